@@ -1,0 +1,3 @@
+"""Diffusion autoencoders in JAX and Flax."""
+
+__version__ = "0.1.0"

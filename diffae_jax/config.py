@@ -1,0 +1,95 @@
+"""The keys of an experiment: what each means, the values of the paper, and what may change between runs."""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from diffae_jax.errors import UserError
+
+# Keys that change no result, and the budget, which may be raised: a run may go on with other values of these.
+FREE_KEYS = ("execution", "report", "evaluation", "train.num_images", "data.path")
+
+
+def default() -> ConfigDict:
+    """Returns the settings that the paper's experiments share (Table 5, column FFHQ 128); configs change the rest."""
+    return ConfigDict(
+        dict(
+            name="",  # of the run; its folder is runs/<name>
+            seed=0,
+            image_shape=(128, 128, 3),  # (*spatial, channels), 1 to 3 spatial axes
+            model=dict(
+                base_channels=128,
+                channel_mults=(1, 1, 2, 3, 4),  # of the UNet, one a level
+                encoder_channel_mults=(1, 1, 2, 3, 4, 4),
+                attention_resolutions=(16,),  # levels whose largest spatial size is listed have attention
+                embed_dim=512,  # width of the time embedding
+                z_dim=512,  # None: the DDIM baseline, without encoder
+                dropout=0.1,
+            ),
+            train=dict(
+                batch_size=128,  # over all devices
+                num_images=130_000_000,  # images seen, repeats counted
+                schedule="linear",  # of the noise: linear or cosine
+                learning_rate=1e-4,
+                weight_decay=0.0,
+                ema_decay=0.9999,
+                max_grad_norm=1.0,
+                precision="auto",  # float32, bfloat16 or float16; auto: what the device computes fastest
+            ),
+            data=dict(
+                kind="folder",  # folder (of image files) or digits (embedded)
+                path="",
+                flip=True,  # mirror images at random; off where left and right mean something
+                held_out_share=0.0,  # of the images, kept from training
+            ),
+            execution=dict(  # how, not what: no value here changes the result beyond rounding
+                sharding="replicated",  # of the state; fsdp: spread over all devices
+                num_microbatches=1,  # gradients of a batch are accumulated over so many parts
+                remat=False,  # compute activations twice instead of keeping them
+                num_workers=0,  # processes that read images; 0: threads
+            ),
+            report=dict(  # intervals in images seen
+                log_every=100_000,
+                health_every=1_000_000,
+                save_every=1_000_000,
+                grid_every=1_000_000,
+                num_grid_images=8,
+                num_grid_steps=20,
+                tensorboard=False,  # needs the extra of that name
+            ),
+            evaluation=dict(
+                num_images=1024,  # at most so many held-out images
+                num_steps=(20, 100),  # of inversion and decoding
+            ),
+        )
+    )
+
+
+def variant(config: ConfigDict, name: str | None) -> ConfigDict:
+    """Applies the variant behind the colon of --config=FILE:VARIANT; "ddim" is the DDIM baseline, without z."""
+    if name:
+        if name != "ddim":
+            raise UserError(f'There is no variant "{name}" of {config.name}: the one there is, is "ddim".')
+        config.name += "_ddim"
+        config.model.z_dim = None
+    return config
+
+
+def differing_keys(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Returns "key: old -> new" for every key whose value differs between two plain configs, free keys aside."""
+    old, new = _flat(old), _flat(new)
+    return [
+        f"{key}: {old.get(key, 'absent')} -> {new.get(key, 'absent')}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key, "absent") != new.get(key, "absent") and not key.startswith(FREE_KEYS)
+    ]
+
+
+def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
+    return flat

@@ -1,0 +1,63 @@
+"""Endless training batches, on the devices ahead of need. Batch k is a function of (seed, k) alone."""
+
+import collections
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import grain
+import jax
+import numpy as np
+from jax.sharding import NamedSharding
+
+from diffae_jax.data.sources import Source
+from diffae_jax.data.transforms import random_flip
+from diffae_jax.errors import UserError
+
+PREFETCHED_BATCHES = 2  # on the devices beside the one in use
+
+
+def training_batches(
+    source: Source,
+    *,
+    batch_size: int,  # over all processes
+    seed: int,
+    first_step: int = 0,
+    flip: bool = False,
+    num_workers: int = 0,  # processes that read images; 0: threads of this one
+    process_index: int = 0,
+    num_processes: int = 1,
+) -> Iterator[dict[str, np.ndarray]]:
+    """Yields this process's part of batch `first_step`, `first_step + 1`, ... as {"image": uint8 [n, *spatial, C]}.
+
+    Every epoch is a new permutation of all images, and batches run on across its end, so that each image comes up
+    exactly once an epoch. The parts of all processes, in their order, are the batch that one process would get.
+    """
+    if len(source) < batch_size:
+        raise UserError(
+            f"{len(source)} training images are fewer than one batch of {batch_size}: "
+            f"add images or set a smaller --config.train.batch_size."
+        )
+    images = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
+    if flip:
+        images = images.random_map(random_flip)
+    parts = images.map(lambda image: {"image": image}).batch(batch_size // num_processes)
+    own = parts.slice(slice(first_step * num_processes + process_index, None, num_processes))
+    batches = own.to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=8))
+    if num_workers:
+        batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
+    return iter(batches)
+
+
+def on_devices(batches: Iterator[Any], sharding: NamedSharding) -> Iterator[Any]:
+    """Yields each batch as global arrays of that sharding, the next ones already on their way to the devices."""
+
+    def transferred():
+        for batch in batches:
+            yield jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
+
+    ahead = transferred()
+    queue = collections.deque(itertools.islice(ahead, PREFETCHED_BATCHES))
+    while queue:
+        queue.extend(itertools.islice(ahead, 1))
+        yield queue.popleft()

@@ -1,0 +1,144 @@
+"""Sources of images: random-access sequences of uint8 arrays with ids and, where there are any, labels."""
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+from sklearn.datasets import load_digits
+from tqdm import tqdm
+
+from diffae_jax.data.transforms import PIL_MODES, resize_and_crop
+from diffae_jax.errors import UserError
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+DIGITS_HELD_OUT = 360  # the last fifth: other writers than the first four
+
+
+class Source(Protocol):
+    """A sequence of uint8 images [*spatial, C]."""
+
+    ids: Sequence[str]
+    labels: np.ndarray | None
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> np.ndarray: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Arrays:
+    """Images that lie in memory: `images` uint8 [N, *spatial, C]."""
+
+    images: np.ndarray
+    ids: Sequence[str]
+    labels: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self.images[index]
+
+
+@dataclasses.dataclass(frozen=True)
+class Files:
+    """Image files of any size, each resized and cropped to `image_shape` when it is read."""
+
+    root: Path
+    ids: Sequence[str]  # paths below root
+    image_shape: tuple[int, int, int]
+    labels: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """Returns one image. Raises UserError with the path of a file that cannot be read or is too small."""
+        path = self.root / self.ids[index]
+        try:
+            with Image.open(path) as image:
+                return resize_and_crop(image, self.image_shape)
+        except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
+            raise UserError(f"{path} cannot be read as an image ({error}): repair or remove it.") from error
+
+
+def open_sources(
+    kind: str, *, path: str, image_shape: tuple[int, ...], held_out_share: float
+) -> tuple[Source, Source]:
+    """Returns the training and the held-out images of a data set. Raises UserError with what is wrong with it."""
+    if kind == "folder":
+        return folder(path, image_shape, held_out_share)
+    if kind != "digits":
+        raise UserError(f'data.kind must be "folder" or "digits", not "{kind}".')
+    training, held_out = digits()
+    if training.images.shape[1:] != tuple(image_shape):
+        raise UserError(f"The digits have image_shape={training.images.shape[1:]}, not {tuple(image_shape)}.")
+    return training, held_out
+
+
+def digits() -> tuple[Arrays, Arrays]:
+    """Returns the 1,797 scanned digits of scikit-learn, 8x8x1, for training and, by other writers, held out."""
+    data = load_digits()
+    images = np.round(data.images * (255 / 16)).astype(np.uint8)[..., None]
+    ids = [f"digit-{i:04d}" for i in range(len(images))]
+    first = len(images) - DIGITS_HELD_OUT
+    return (
+        Arrays(images[:first], ids[:first], data.target[:first]),
+        Arrays(images[first:], ids[first:], data.target[first:]),
+    )
+
+
+def folder(path: str, image_shape: tuple[int, ...], held_out_share: float) -> tuple[Files, Files]:
+    """Returns the images below a folder, the held-out ones chosen by a hash of their names.
+
+    So an image stays on its side when others come or go. Raises UserError where the folder is missing or empty.
+    """
+    if not path:
+        raise UserError("No images were named: give their folder with --config.data.path=FOLDER.")
+    root = Path(path).expanduser()
+    if not root.is_dir():
+        raise UserError(f"{path} is not a folder: give the folder of your images with --config.data.path=FOLDER.")
+    if len(image_shape) != 3 or image_shape[-1] not in PIL_MODES:
+        raise UserError(
+            f"Image files hold [height, width, channels] with 1, 3 or 4 channels, not image_shape={image_shape}."
+        )
+    ids = sorted(
+        os.path.relpath(os.path.join(parent, name), root)
+        for parent, _, names in os.walk(root, followlinks=True)
+        for name in names
+        if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
+    )
+    if not ids:
+        raise UserError(f"{path} holds no image files ({', '.join(IMAGE_SUFFIXES)}), nor do the folders in it.")
+    held_out = [name for name in ids if hash_share(name) < held_out_share]
+    training = [name for name in ids if hash_share(name) >= held_out_share]
+    return Files(root, training, tuple(image_shape)), Files(root, held_out, tuple(image_shape))
+
+
+def hash_share(name: str) -> float:
+    """Returns a number in [0, 1) that depends on the name alone."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
+
+
+def fingerprint(*sources: Files) -> str:
+    """Returns a hash of the names, sizes and times of all files of some sources."""
+    digest = hashlib.sha256()
+    for source in sources:
+        for name in source.ids:
+            stat = (source.root / name).stat()
+            digest.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def check_files(source: Files, show_progress: bool) -> None:
+    """Reads every image once, so that a bad one is met before training. Raises UserError with the first bad path."""
+    with ThreadPoolExecutor() as pool:
+        reads = pool.map(lambda i: source[i] is None, range(len(source)))
+        for _ in tqdm(reads, "checking images", len(source), unit=" images", disable=not show_progress, leave=False):
+            pass

@@ -1,0 +1,41 @@
+"""What happens to an image between its file and the network."""
+
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+from PIL import Image, ImageOps
+
+from diffae_jax.errors import UserError
+
+PIL_MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # by number of channels
+
+
+def resize_and_crop(image: Image.Image, image_shape: tuple[int, int, int]) -> UInt8[np.ndarray, "h w c"]:
+    """Scales an image, with antialiasing, until it just covers (height, width), and crops the centre.
+
+    The camera's orientation tag is applied first. Raises UserError for an image smaller than asked.
+    """
+    height, width, channels = image_shape
+    name = getattr(image, "filename", "") or "an image"
+    image = ImageOps.exif_transpose(image).convert(PIL_MODES[channels])
+    if image.width < width or image.height < height:
+        raise UserError(
+            f"{name} is {image.width}x{image.height} pixels, smaller than the {width}x{height} asked for: "
+            f"remove it, or set a smaller --config.image_shape."
+        )
+    image = ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
+    return np.asarray(image, np.uint8).reshape(image_shape)
+
+
+def random_flip(image: UInt8[np.ndarray, "*spatial c"], rng: np.random.Generator) -> UInt8[np.ndarray, "*spatial c"]:
+    """Mirrors an image left to right with probability 1/2."""
+    return np.flip(image, axis=-2) if rng.random() < 0.5 else image
+
+
+def to_float(images: UInt8[Array, "n *shape"]) -> Float[Array, "n *shape"]:
+    """Scales uint8 to the [-1, 1] of the networks; on the device, so that one byte a value travels there."""
+    return images.astype(np.float32) / 127.5 - 1
+
+
+def to_uint8(images: Float[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
+    """Scales [-1, 1] to uint8, limiting what lies outside."""
+    return np.round((np.clip(np.asarray(images), -1, 1) + 1) * 127.5).astype(np.uint8)

@@ -1,0 +1,33 @@
+"""The training objective (Eq. 6). Noise and time steps are arguments, so it is deterministic."""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+EpsFn = Callable[[Array, Array], Array]
+
+
+def over_samples(values: Float[Array, "n"], like: Float[Array, "n *shape"]) -> Array:
+    """Shapes one value a sample so that it broadcasts against `like`."""
+    return values.reshape(-1, *(1,) * (like.ndim - 1))
+
+
+def q_sample(
+    x_0: Float[Array, "n *shape"], eps: Float[Array, "n *shape"], abar: Float[Array, "n"]
+) -> Float[Array, "n *shape"]:
+    """x_t = sqrt(abar) x_0 + sqrt(1 - abar) eps (Sec. 2), with abar of each sample's time step."""
+    abar = over_samples(abar, x_0)
+    return jnp.sqrt(abar) * x_0 + jnp.sqrt(1 - abar) * eps
+
+
+def l_simple(
+    eps_fn: EpsFn,
+    x_0: Float[Array, "n *shape"],
+    t: Int[Array, "n"],
+    eps: Float[Array, "n *shape"],
+    abar: Float[Array, "1000"],
+) -> Float[Array, "n"]:
+    """L_simple of each sample (Eq. 6): the mean over its elements of (eps_fn(x_t, t) - eps)^2; `abar` of all steps."""
+    error = eps_fn(q_sample(x_0, eps, abar[t]), t) - eps
+    return jnp.square(error).mean(range(1, x_0.ndim))

@@ -1,0 +1,35 @@
+"""Joining the processes of a cluster, before the first question about devices."""
+
+import glob
+import importlib.util
+import os
+
+import jax
+
+from diffae_jax.errors import UserError
+
+
+def on_cluster() -> bool:
+    """Whether this process was started as one of several by SLURM, Open MPI or GKE, or runs on a TPU machine."""
+    environ = os.environ
+    slurm = "SLURM_STEP_NODELIST" in environ and int(environ.get("SLURM_NTASKS", 1)) > 1
+    mpi = int(environ.get("OMPI_COMM_WORLD_SIZE", 1)) > 1
+    gke = "KUBERNETES_SERVICE_HOST" in environ and "JOB_COMPLETION_INDEX" in environ
+    tpu = importlib.util.find_spec("libtpu") is not None and bool(glob.glob("/dev/accel*") + glob.glob("/dev/vfio/*"))
+    return slurm or mpi or gke or tpu
+
+
+def join_cluster(coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None):
+    """Initialises jax.distributed where flags or a cluster say so; alone otherwise.
+
+    Raises UserError where only some of the three flags are given or the coordinator cannot be reached.
+    """
+    given = [value is not None for value in (coordinator, num_processes, process_id)]
+    if any(given) and not all(given):
+        raise UserError("--coordinator, --num_processes and --process_id go together: give all three or none.")
+    if not any(given) and not on_cluster():
+        return
+    try:
+        jax.distributed.initialize(coordinator, num_processes, process_id)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"The other processes could not be joined ({error}).") from error

@@ -1,0 +1,43 @@
+"""Pictures of results."""
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from jaxtyping import Float
+
+matplotlib.use("Agg")  # files only: training runs where there is no screen
+import matplotlib.pyplot as plt  # noqa: E402
+
+
+def as_picture(image: Float[np.ndarray, "*spatial c"]) -> Float[np.ndarray, "h w c2"]:
+    """Turns an image in [-1, 1] of any rank and channels into one that can be shown, in [0, 1].
+
+    A volume is shown by its middle slices, a signal as a strip, and of other than 1 or 3 channels the first.
+    """
+    while image.ndim > 3:
+        image = image[image.shape[0] // 2]
+    if image.ndim == 2:
+        image = np.repeat(image[None], max(1, image.shape[0] // 4), axis=0)
+    if image.shape[-1] not in (1, 3):
+        image = image[..., :1]
+    return (np.clip(image, -1, 1) + 1) / 2
+
+
+def save_rows(path: Path, rows: dict[str, Float[np.ndarray, "n *shape"]]) -> None:
+    """Writes a PNG with a labelled row of images for each entry; the file appears whole or not at all."""
+    columns = len(next(iter(rows.values())))
+    figure, axes = plt.subplots(
+        len(rows), columns, figsize=(1.2 * columns + 1.6, 1.2 * len(rows)), squeeze=False, layout="compressed"
+    )
+    for row, (label, images) in zip(axes, rows.items(), strict=True):
+        for axis, image in zip(row, images, strict=True):
+            picture = as_picture(image)
+            axis.imshow(picture.squeeze(-1) if picture.shape[-1] == 1 else picture, cmap="gray", vmin=0, vmax=1)
+            axis.set(xticks=[], yticks=[])
+        row[0].set_ylabel(label, rotation=0, ha="right", va="center")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_suffix(".tmp.png")
+    figure.savefig(scratch, dpi=100)
+    plt.close(figure)
+    scratch.replace(path)

@@ -1,0 +1,54 @@
+"""Trains a diffusion autoencoder: python -m diffae_jax.main --config=configs/digits.py"""
+
+import os
+import signal
+import sys
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from diffae_jax.errors import UserError
+
+CONFIG = config_flags.DEFINE_config_file(
+    "config", "configs/digits.py", "The experiment; change single keys with --config.KEY=VALUE."
+)
+WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder; by default runs/<config.name>.")
+STAGES = flags.DEFINE_list("stages", None, "The stages to run, by default all: autoencoder,evaluation.")
+COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "HOST:PORT of the first process, to run several where no cluster is found by itself."
+)
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes take part; with --coordinator.")
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "The number of this process from 0; with --coordinator.")
+
+
+def main(argv: list[str]) -> None:
+    """Joins the cluster, if there is one, and runs the stages."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected argument {argv[1]!r}")
+    from diffae_jax.distributed import join_cluster  # jax is imported once the flags are known to be good
+
+    join_cluster(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+    from diffae_jax.stages.chain import run_stages
+    from diffae_jax.training.loop import Stopped
+
+    try:
+        run_stages(CONFIG.value, WORKDIR.value, STAGES.value)
+    except Stopped as stopped:
+        name = signal.Signals(stopped.signal_number).name
+        print(f"\n{name}: saved step {stopped.step:,}. Run the same command again to go on.", flush=True)
+        sys.exit(128 + stopped.signal_number)
+
+
+def run() -> None:
+    """Runs main and tells a user's mistakes in one sentence: exit code 2."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's notes of its inner life
+    logging.set_verbosity(logging.WARNING)
+    try:
+        app.run(main)
+    except UserError as error:
+        print(f"\nError: {error}", file=sys.stderr, flush=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,8 @@
+"""The networks of the paper as plain Flax modules. They know no diffusion: `t` is a number they embed."""
+
+from diffae_jax.models.autoencoder import DiffusionAutoencoder
+from diffae_jax.models.encoder import SemanticEncoder
+from diffae_jax.models.functional import abstract_model, split
+from diffae_jax.models.unet import UNet
+
+__all__ = ["DiffusionAutoencoder", "SemanticEncoder", "UNet", "abstract_model", "split"]

@@ -1,0 +1,222 @@
+"""The blocks that encoder and UNet share: group normalisation, residual block, attention, resampling."""
+
+import math
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import lax
+from jaxtyping import Array, Float, Int, Key
+
+NUM_GROUPS = 32  # of every group normalisation, as in the official networks
+
+Resample = Literal["down", "up"]
+
+
+def uniform_init(fan_in: int) -> nnx.Initializer:
+    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)): how the official framework starts kernels and biases alike."""
+    bound = 1 / math.sqrt(fan_in)
+    return lambda key, shape, dtype=jnp.float32, **_: jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+def initializers(fan_in: int, zero: bool = False) -> dict[str, nnx.Initializer]:
+    """Initialisers of a layer's kernel and bias; `zero` for the layers that must start as "no change"."""
+    init = nnx.initializers.zeros_init() if zero else uniform_init(fan_in)
+    return {"kernel_init": init, "bias_init": init}
+
+
+def linear(in_features: int, out_features: int, *, zero: bool = False, dtype=None, rngs: nnx.Rngs) -> nnx.Linear:
+    """A dense layer over the last axis."""
+    return nnx.Linear(in_features, out_features, dtype=dtype, rngs=rngs, **initializers(in_features, zero))
+
+
+def conv(
+    in_channels: int, out_channels: int, *, rank: int, size: int = 3, zero: bool = False, dtype=None, rngs: nnx.Rngs
+) -> nnx.Conv:
+    """A convolution over `rank` spatial axes that keeps their sizes."""
+    init = initializers(in_channels * size**rank, zero)
+    return nnx.Conv(in_channels, out_channels, (size,) * rank, dtype=dtype, rngs=rngs, **init)
+
+
+def timestep_embedding(t: Int[Array, "n"], dim: int) -> Float[Array, "n {dim}"]:
+    """Sinusoidal encoding psi(t) of Eq. 7: `dim / 2` cosines, then as many sines, periods up to 10000."""
+    half = dim // 2
+    frequencies = jnp.asarray(10000.0 ** (-np.arange(half) / half), jnp.float32)  # float64 until here: t amplifies it
+    angles = t.astype(jnp.float32)[:, None] * frequencies
+    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+
+
+def scale_shift(h: Float[Array, "n *spatial c"], a: Float[Array, "#n c"], b: Float[Array, "#n c"]) -> Array:
+    """`h * a + b` with one factor and one offset a sample and channel, in float32, returned in h's type."""
+    over_space = (slice(None), *(None,) * (h.ndim - 2), slice(None))
+    return (h * a[over_space] + b[over_space]).astype(h.dtype)
+
+
+class GroupNorm(nnx.Module):
+    """Group normalisation over 32 groups, given as the affine map that it is for each sample.
+
+    Statistics are float32 whatever the type of the input, and taken in one pass over it.
+    """
+
+    EPSILON = 1e-5
+
+    def __init__(self, channels: int):
+        if channels % NUM_GROUPS:
+            raise ValueError(
+                f"{channels} channels cannot be split into {NUM_GROUPS} normalisation groups: "
+                f"choose base_channels and channel multipliers whose products are multiples of {NUM_GROUPS}."
+            )
+        self.scale = nnx.Param(jnp.ones(channels))
+        self.bias = nnx.Param(jnp.zeros(channels))
+
+    def affine(self, h: Float[Array, "n *spatial c"]) -> tuple[Float[Array, "n c"], Float[Array, "n c"]]:
+        """Returns (a, b) such that the normalised h is `h * a + b`."""
+        n, channels = h.shape[0], h.shape[-1]
+        spatial = tuple(range(1, h.ndim - 1))
+        h = h.astype(jnp.float32)
+
+        def group_mean(channel_means):
+            return channel_means.reshape(n, NUM_GROUPS, -1).mean(-1)
+
+        mean = group_mean(h.mean(spatial))
+        variance = jnp.maximum(group_mean(jnp.square(h).mean(spatial)) - jnp.square(mean), 0)
+        inverse_std = lax.rsqrt(variance + self.EPSILON)
+        a = jnp.repeat(inverse_std, channels // NUM_GROUPS, axis=-1) * self.scale[...]
+        b = self.bias[...] - jnp.repeat(mean, channels // NUM_GROUPS, axis=-1) * a
+        return a, b
+
+    def __call__(self, h: Float[Array, "n *spatial c"]) -> Float[Array, "n *spatial c"]:
+        return scale_shift(h, *self.affine(h))
+
+
+def adagn(
+    norm: GroupNorm,
+    h: Float[Array, "n *spatial c"],
+    t_scale_shift: Float[Array, "#n two_c"],
+    z_scale: Float[Array, "n c"] | None,
+) -> Float[Array, "n *spatial c"]:
+    """Adaptive group normalisation, Eq. 7: z_s * (t_s * GroupNorm(h) + t_b), with scales given as offsets from 1.
+
+    Normalisation, t and z are first folded into one factor and one offset a sample and channel, so that the
+    feature maps, by far the largest arrays, are read once for the statistics and once for one multiply-add.
+    """
+    a, b = norm.affine(h)
+    t_scale, t_shift = jnp.split(t_scale_shift, 2, axis=-1)
+    a, b = a * (1 + t_scale), b * (1 + t_scale) + t_shift
+    if z_scale is not None:
+        a, b = a * (1 + z_scale), b * (1 + z_scale)
+    return scale_shift(h, a, b)
+
+
+def dropout(h: Float[Array, "n *rest"], rate: float, keys: Key[Array, "n"]) -> Float[Array, "n *rest"]:
+    """Zeroes each element with probability `rate` and scales the others up by 1 / (1 - rate).
+
+    Each sample draws from a key of its own, so that its mask does not depend on how a batch is split over devices
+    or micro-batches.
+    """
+    keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, h.shape[1:]))(keys)
+    return jnp.where(keep, h / (1 - rate), 0).astype(h.dtype)
+
+
+def downsample(h: Float[Array, "n *spatial c"]) -> Float[Array, "n *half c"]:
+    """Halves each spatial axis by averaging pairs."""
+    n, *spatial, channels = h.shape
+    pairs = [length for size in spatial for length in (size // 2, 2)]
+    return h.reshape(n, *pairs, channels).mean(tuple(range(2, 2 * len(spatial) + 1, 2)))
+
+
+def upsample(h: Float[Array, "n *spatial c"]) -> Float[Array, "n *double c"]:
+    """Doubles each spatial axis by repeating each element."""
+    n, *spatial, channels = h.shape
+    single = [length for size in spatial for length in (size, 1)]
+    pairs = [length for size in spatial for length in (size, 2)]
+    repeated = jnp.broadcast_to(h.reshape(n, *single, channels), (n, *pairs, channels))
+    return repeated.reshape(n, *(2 * size for size in spatial), channels)
+
+
+def resampled(h: Float[Array, "n *spatial c"], resample: Resample | None) -> Float[Array, "n *new c"]:
+    """Applies the resampling of that name, if any."""
+    return {None: lambda h: h, "down": downsample, "up": upsample}[resample](h)
+
+
+class Attention(nnx.Module):
+    """Self-attention over all positions, with a residual connection.
+
+    One projection makes heads x (q, k, v), the heads split first; q and k are each scaled by d^(-1/4) so that their
+    product stays small in half precision; the softmax is float32.
+    """
+
+    def __init__(self, channels: int, *, num_heads: int, dtype, rngs: nnx.Rngs):
+        if channels % num_heads:
+            raise ValueError(f"{channels} channels cannot be split into {num_heads} attention heads.")
+        self.num_heads = num_heads
+        self.norm = GroupNorm(channels)
+        self.qkv = linear(channels, 3 * channels, dtype=dtype, rngs=rngs)
+        self.out = linear(channels, channels, zero=True, dtype=dtype, rngs=rngs)
+
+    def __call__(self, h: Float[Array, "n *spatial c"]) -> Float[Array, "n *spatial c"]:
+        n, *_, channels = h.shape
+        d = channels // self.num_heads
+        qkv = self.qkv(self.norm(h)).reshape(n, -1, self.num_heads, 3 * d)
+        q, k, v = jnp.split(qkv, 3, axis=-1)
+        scale = d**-0.25
+        logits = jnp.einsum("nqhd,nkhd->nhqk", q * scale, k * scale, preferred_element_type=jnp.float32)
+        weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
+        attended = jnp.einsum("nhqk,nkhd->nqhd", weights, v).reshape(h.shape)
+        return h + self.out(attended)
+
+
+class ResBlock(nnx.Module):
+    """A residual block, optionally resampling and followed by attention.
+
+    First half: GroupNorm - SiLU - resampling - conv. With `embed_dim` there is a second half, modulated by time and,
+    with `z_dim`, by z: AdaGN (Eq. 7) - SiLU - dropout - conv that starts at zero. The skip is resampled alike and
+    projected where the channel count changes.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        rank: int,
+        embed_dim: int | None = None,  # width of the time embedding; None: no second half (the encoder)
+        z_dim: int | None = None,  # width of z; None: no modulation by z (the DDIM baseline)
+        dropout: float = 0.0,
+        resample: Resample | None = None,
+        num_heads: int = 0,  # of the attention that follows; 0: none
+        dtype=None,
+        rngs: nnx.Rngs,
+    ):
+        layer = {"dtype": dtype, "rngs": rngs}
+        self.resample = resample
+        self.dropout = dropout
+        self.norm1 = GroupNorm(in_channels)
+        self.conv1 = conv(in_channels, out_channels, rank=rank, **layer)
+        self.skip = conv(in_channels, out_channels, rank=rank, size=1, **layer) if in_channels != out_channels else None
+        if embed_dim is not None:
+            self.time_proj = linear(embed_dim, 2 * out_channels, **layer)
+            self.z_proj = linear(z_dim, out_channels, **layer) if z_dim is not None else None
+            self.norm2 = GroupNorm(out_channels)
+            self.conv2 = conv(out_channels, out_channels, rank=rank, zero=True, **layer)
+        self.attention = Attention(out_channels, num_heads=num_heads, **layer) if num_heads else None
+
+    def __call__(
+        self,
+        x: Float[Array, "n *spatial c"],
+        t_scale_shift: Float[Array, "#n two_c"] | None = None,
+        z_scale: Float[Array, "n out"] | None = None,
+        dropout_keys: Key[Array, "n"] | None = None,
+    ) -> Float[Array, "n *new out"]:
+        h = nnx.silu(self.norm1(x))
+        h = self.conv1(resampled(h, self.resample))
+        if t_scale_shift is not None:
+            h = nnx.silu(adagn(self.norm2, h, t_scale_shift, z_scale))
+            if dropout_keys is not None and self.dropout:
+                h = dropout(h, self.dropout, dropout_keys)
+            h = self.conv2(h)
+        x = resampled(x, self.resample)
+        h = h + (x if self.skip is None else self.skip(x))
+        return h if self.attention is None else self.attention(h)

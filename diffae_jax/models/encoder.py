@@ -1,0 +1,55 @@
+"""The semantic encoder z = Enc_phi(x_0) (Sec. 3.2, Table 5)."""
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from diffae_jax.models.blocks import GroupNorm, ResBlock, conv, linear
+from diffae_jax.models.functional import checkpointed
+from diffae_jax.models.unet import BLOCKS_PER_LEVEL, check_divisible
+
+
+class SemanticEncoder(nnx.Module):
+    """Turns an image into the semantic code z: the first half of a UNet without time, averaged over space."""
+
+    def __init__(
+        self,
+        *,
+        image_shape: tuple[int, ...],  # (*spatial, channels), 1 to 3 spatial axes
+        base_channels: int,
+        channel_mults: tuple[int, ...],  # one a level; channels there = mult * base_channels
+        attention_resolutions: tuple[int, ...],  # levels whose largest spatial size is listed have attention
+        z_dim: int,
+        num_heads: int = 1,
+        remat: bool = False,  # compute each block again in the backward pass instead of keeping its activations
+        dtype=None,  # of activations; None: float32. Parameters are float32 always
+        rngs: nnx.Rngs,
+    ):
+        check_divisible(image_shape, len(channel_mults))
+        *spatial, in_channels = image_shape
+        layer = {"rank": len(spatial), "dtype": dtype, "rngs": rngs}
+        self.remat = remat
+        self.dtype = dtype
+
+        channels = base_channels * channel_mults[0]
+        self.conv_in = conv(in_channels, channels, **layer)
+        blocks = []
+        for level, mult in enumerate(channel_mults):
+            heads = num_heads if max(spatial) // 2**level in attention_resolutions else 0
+            if level:
+                blocks.append(ResBlock(channels, channels, resample="down", **layer))
+            for _ in range(BLOCKS_PER_LEVEL):
+                blocks.append(ResBlock(channels, mult * base_channels, num_heads=heads, **layer))
+                channels = mult * base_channels
+        blocks += [ResBlock(channels, channels, num_heads=num_heads, **layer), ResBlock(channels, channels, **layer)]
+        self.blocks = nnx.List(blocks)
+        self.norm_out = GroupNorm(channels)
+        self.out = linear(channels, z_dim, rngs=rngs)  # float32: z is what people measure with
+
+    def __call__(self, x_0: Float[Array, "n *shape"]) -> Float[Array, "n d"]:
+        """Returns z, float32, for images in [-1, 1]."""
+        h = self.conv_in(x_0.astype(self.dtype or x_0.dtype))
+        for block in self.blocks:
+            h = checkpointed(block, h) if self.remat else block(h)
+        h = nnx.silu(self.norm_out(h))
+        return self.out(h.mean(range(1, h.ndim - 1), dtype=jnp.float32))

@@ -1,0 +1,26 @@
+"""Modules as pure functions of their parameters."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from flax import nnx
+
+Params = dict[str, Any]
+
+
+def split(model: nnx.Module) -> tuple[nnx.GraphDef, Params]:
+    """Splits a module into its structure and a nested dict of its parameters; `nnx.merge` joins them again."""
+    graphdef, state = nnx.split(model)
+    return graphdef, nnx.to_pure_dict(state)
+
+
+def abstract_model(build: Callable[[nnx.Rngs], nnx.Module]) -> tuple[nnx.GraphDef, Params]:
+    """Splits the module that `build` would make, with shapes in place of arrays: nothing is allocated."""
+    return split(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
+
+
+def checkpointed(module: nnx.Module, *args: Any) -> Any:
+    """Calls `module`, keeping only its inputs for the backward pass, which computes the rest a second time."""
+    graphdef, params = nnx.split(module)
+    return jax.checkpoint(lambda params, *args: nnx.merge(graphdef, params)(*args))(params, *args)

@@ -1,0 +1,178 @@
+"""The noise predictor eps_theta(x_t, t, z) (Sec. 3.1, Appendix A, Table 5)."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int, Key
+
+from diffae_jax.models.blocks import GroupNorm, ResBlock, conv, linear, timestep_embedding
+from diffae_jax.models.functional import checkpointed
+
+BLOCKS_PER_LEVEL = 2  # on the way down; one more on the way up
+
+
+def check_divisible(image_shape: tuple[int, ...], num_levels: int) -> None:
+    """Raises ValueError where a spatial size cannot be halved between all levels."""
+    factor = 2 ** (num_levels - 1)
+    if any(size % factor for size in image_shape[:-1]):
+        raise ValueError(
+            f"Images of spatial shape {image_shape[:-1]} cannot be halved {num_levels - 1} times: each size must be "
+            f"a multiple of {factor}; resize the images or give fewer channel multipliers."
+        )
+
+
+class UNet(nnx.Module):
+    """Predicts the noise in x_t, given the time step and, unless `z_dim` is None (the DDIM baseline), z.
+
+    Both modulate every residual block through AdaGN (Eq. 7). All that depends on t or z alone is computed by
+    `time_modulation` and `z_modulation`, as one row a time step and one row a sample, so that a sampling loop can
+    do it once, before it starts: see `noise_predictor`.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_shape: tuple[int, ...],  # (*spatial, channels), 1 to 3 spatial axes
+        base_channels: int,
+        channel_mults: tuple[int, ...],  # one a level; channels there = mult * base_channels
+        attention_resolutions: tuple[int, ...],  # levels whose largest spatial size is listed have attention
+        embed_dim: int,  # width of the time embedding
+        z_dim: int | None,
+        num_heads: int = 1,
+        dropout: float = 0.0,
+        remat: bool = False,  # compute each block again in the backward pass instead of keeping its activations
+        dtype=None,  # of activations; None: float32. Parameters are float32 always
+        rngs: nnx.Rngs,
+    ):
+        check_divisible(image_shape, len(channel_mults))
+        *spatial, in_channels = image_shape
+        rank = len(spatial)
+        self.base_channels = base_channels
+        self.remat = remat
+        self.dtype = dtype
+
+        def heads(level):
+            return num_heads if max(spatial) // 2**level in attention_resolutions else 0
+
+        def block(inputs, outputs, *, heads=0, resample=None):
+            return ResBlock(
+                inputs,
+                outputs,
+                rank=rank,
+                embed_dim=embed_dim,
+                z_dim=z_dim,
+                dropout=dropout,
+                resample=resample,
+                num_heads=heads,
+                dtype=dtype,
+                rngs=rngs,
+            )
+
+        self.time_in = linear(base_channels, embed_dim, dtype=dtype, rngs=rngs)
+        self.time_out = linear(embed_dim, embed_dim, dtype=dtype, rngs=rngs)
+        channels = base_channels * channel_mults[0]
+        self.conv_in = conv(in_channels, channels, rank=rank, dtype=dtype, rngs=rngs)
+
+        skips = [channels]
+        down = []
+        for level, mult in enumerate(channel_mults):
+            if level:
+                down.append(block(channels, channels, resample="down"))
+                skips.append(channels)
+            for _ in range(BLOCKS_PER_LEVEL):
+                down.append(block(channels, mult * base_channels, heads=heads(level)))
+                channels = mult * base_channels
+                skips.append(channels)
+
+        middle = [block(channels, channels, heads=num_heads), block(channels, channels)]
+
+        up = []
+        for level, mult in reversed(list(enumerate(channel_mults))):
+            for _ in range(BLOCKS_PER_LEVEL + 1):
+                up.append(block(channels + skips.pop(), mult * base_channels, heads=heads(level)))
+                channels = mult * base_channels
+            if level:
+                up.append(block(channels, channels, resample="up"))
+        assert not skips
+
+        self.down, self.middle, self.up = nnx.List(down), nnx.List(middle), nnx.List(up)
+        self.norm_out = GroupNorm(channels)
+        self.conv_out = conv(channels, in_channels, rank=rank, zero=True, dtype=dtype, rngs=rngs)
+
+    @property
+    def blocks(self) -> list[ResBlock]:
+        """All residual blocks, in the order in which they run and in which the modulations list them."""
+        return [*self.down, *self.middle, *self.up]
+
+    def time_modulation(self, t: Int[Array, "t"]) -> Float[Array, "t modulation"]:
+        """Returns (t_s, t_b) of Eq. 7 of every block, one row a time step."""
+        embedding = self.time_out(nnx.silu(self.time_in(timestep_embedding(t, self.base_channels))))
+        h = nnx.silu(embedding)
+        return jnp.concatenate([block.time_proj(h) for block in self.blocks], axis=-1)
+
+    def z_modulation(self, z: Float[Array, "n d"]) -> Float[Array, "n modulation"]:
+        """Returns z_s of Eq. 7 of every block, one row a sample."""
+        h = nnx.silu(z)
+        return jnp.concatenate([block.z_proj(h) for block in self.blocks], axis=-1)
+
+    def __call__(
+        self,
+        x_t: Float[Array, "n *shape"],
+        t: Int[Array, "n"],
+        z: Float[Array, "n d"] | None = None,
+        dropout_keys: Key[Array, "n"] | None = None,
+    ) -> Float[Array, "n *shape"]:
+        """Returns the predicted noise, float32. Without `dropout_keys` (one a sample) nothing is dropped."""
+        z_modulation = None if z is None else self.z_modulation(z)
+        return self.modulated(x_t, self.time_modulation(t), z_modulation, dropout_keys)
+
+    def noise_predictor(
+        self, timesteps: Int[Array, "t"], z: Float[Array, "n d"] | None = None
+    ) -> Callable[[Array, Array], Array]:
+        """Returns `eps_fn(x_t, t)` for a loop over `timesteps`, with all that does not depend on x_t computed here."""
+        table = self.time_modulation(timesteps)
+        z_modulation = None if z is None else self.z_modulation(z)
+
+        def eps_fn(x_t: Float[Array, "n *shape"], t: Int[Array, ""]) -> Float[Array, "n *shape"]:
+            row = jnp.argmax(timesteps == t)
+            return self.modulated(x_t, table[row][None], z_modulation)
+
+        return eps_fn
+
+    def modulated(
+        self,
+        x_t: Float[Array, "n *shape"],
+        time_modulation: Float[Array, "#n time"],
+        z_modulation: Float[Array, "n z"] | None,
+        dropout_keys: Key[Array, "n"] | None = None,
+    ) -> Float[Array, "n *shape"]:
+        """The part of the network that depends on x_t."""
+        blocks = iter(self._calls(time_modulation, z_modulation, dropout_keys))
+        h = self.conv_in(x_t.astype(self.dtype or x_t.dtype))
+        skips = [h]
+        for _ in self.down:
+            h = next(blocks)(h)
+            skips.append(h)
+        for _ in self.middle:
+            h = next(blocks)(h)
+        for block in self.up:
+            if block.resample is None:
+                h = jnp.concatenate([h, skips.pop()], axis=-1)
+            h = next(blocks)(h)
+        assert not skips
+        return self.conv_out(nnx.silu(self.norm_out(h))).astype(jnp.float32)
+
+    def _calls(self, time_modulation, z_modulation, dropout_keys):
+        """Yields each block as a function of h alone, its modulations and dropout keys bound."""
+        time_start = z_start = 0
+        for index, block in enumerate(self.blocks):
+            width = block.conv2.out_features
+            t_scale_shift = time_modulation[:, time_start : time_start + 2 * width]
+            z_scale = None if z_modulation is None else z_modulation[:, z_start : z_start + width]
+            keys = None if dropout_keys is None else jax.vmap(jax.random.fold_in, (0, None))(dropout_keys, index)
+            time_start += 2 * width
+            z_start += width
+            call = (lambda *args, block=block: checkpointed(block, *args)) if self.remat else block
+            yield lambda h, call=call, args=(t_scale_shift, z_scale, keys): call(h, *args)

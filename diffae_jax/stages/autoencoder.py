@@ -1,0 +1,252 @@
+"""Stage 1: images -> semantic encoder and conditional UNet, trained together (Eq. 6)."""
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Key, UInt8
+from ml_collections import ConfigDict
+
+from diffae_jax.api import DiffAE, builder
+from diffae_jax.data.batches import on_devices, training_batches
+from diffae_jax.data.sources import Files, Source, check_files, fingerprint, open_sources
+from diffae_jax.data.transforms import to_float
+from diffae_jax.diffusion.loss import l_simple
+from diffae_jax.diffusion.schedule import NUM_TIMESTEPS, cumulative_alpha
+from diffae_jax.errors import UserError
+from diffae_jax.evaluation.figures import save_rows
+from diffae_jax.models import abstract_model, split
+from diffae_jax.stages.run_folder import write_json
+from diffae_jax.training.checkpoint import Checkpoints
+from diffae_jax.training.health import describe_z, z_health
+from diffae_jax.training.logging import MetricsWriter, is_main_process, parameter_table, quantity, say
+from diffae_jax.training.loop import Periodic, PeriodicCall, Window, fit, steps_of
+from diffae_jax.training.precision import resolve_precision
+from diffae_jax.training.program import Program, compile_program, run_key
+from diffae_jax.training.sharding import replicated, split_batch
+from diffae_jax.training.state import TrainState, make_optimizer
+from diffae_jax.training.step import LossFn, sample_keys
+
+NUM_HEALTH_IMAGES = 256
+
+
+def autoencoder_loss(graphdef: nnx.GraphDef, schedule: str) -> LossFn:
+    """Returns the loss of encoder and UNet together: L_simple with z = Enc(x_0) (Eq. 6).
+
+    Each sample draws t uniformly, eps ~ N(0, I) and its dropout masks from its own key.
+    """
+
+    def loss_fn(params: Any, batch: dict[str, Array], keys: Key[Array, "n"]) -> Float[Array, "n"]:
+        model = nnx.merge(graphdef, params)
+        x_0 = to_float(batch["image"])
+        z = model.encode(x_0)
+        return loss_given_z(model, x_0, z, keys, schedule, train=True)
+
+    return loss_fn
+
+
+def loss_given_z(
+    model: Any, x_0: Array, z: Array | None, keys: Key[Array, "n"], schedule: str, train: bool
+) -> Float[Array, "n"]:
+    """L_simple of each image with z as given; without `train`, nothing is dropped."""
+    t_keys, eps_keys, dropout_keys = jax.vmap(lambda key: jax.random.split(key, 3), out_axes=1)(keys)
+    t = jax.vmap(lambda key: jax.random.randint(key, (), 0, NUM_TIMESTEPS))(t_keys)
+    eps = jax.vmap(lambda key: jax.random.normal(key, x_0.shape[1:]))(eps_keys)
+    abar = jnp.asarray(cumulative_alpha(schedule), jnp.float32)
+    return l_simple(lambda x_t, t: model(x_t, t, z, dropout_keys if train else None), x_0, t, eps, abar)
+
+
+def autoencoder_program(config: ConfigDict, mesh: Mesh) -> Program:
+    """Compiles the training step of a config. Raises UserError where the model or the batch cannot be."""
+    precision = resolve_precision(config.train.precision)
+    build = builder(config, precision)
+    try:
+        graphdef, _ = abstract_model(build)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    return compile_program(
+        lambda key: split(build(nnx.Rngs(key)))[1],
+        autoencoder_loss(graphdef, config.train.schedule),
+        {"image": jax.ShapeDtypeStruct((config.train.batch_size, *config.image_shape), np.uint8)},
+        mesh=mesh,
+        optimizer=make_optimizer(config.train.learning_rate, config.train.weight_decay),
+        precision=precision,
+        ema_decay=config.train.ema_decay,
+        max_grad_norm=config.train.max_grad_norm,
+        num_microbatches=config.execution.num_microbatches,
+        sharding=config.execution.sharding,
+    )
+
+
+def open_checked(config: ConfigDict, folder: Path) -> tuple[Source, Source]:
+    """Opens the data of a config, reading every image file once, unless this run did and they are the same still."""
+    training, held_out = open_sources(
+        config.data.kind,
+        path=config.data.path,
+        image_shape=tuple(config.image_shape),
+        held_out_share=config.data.held_out_share,
+    )
+    if isinstance(training, Files):
+        record = folder / "data.json"
+        checked = json.loads(record.read_text()) if record.exists() else {}
+        found = {"training": len(training), "held_out": len(held_out), "files": fingerprint(training, held_out)}
+        if checked != found:
+            if checked:
+                say("WARNING: the images are not those that this run began with: the order of training changes.")
+            for source in (training, held_out):
+                check_files(source, show_progress=is_main_process())
+            if is_main_process():
+                write_json(record, found)
+    return training, held_out
+
+
+def describe(config: ConfigDict, program: Program, num_training: int, num_held_out: int, num_steps: int) -> None:
+    """Prints the model, the data and what training will take."""
+    batch_size, devices = config.train.batch_size, jax.devices()
+    precision = resolve_precision(config.train.precision)
+    shape = "x".join(str(size) for size in config.image_shape)
+    say(parameter_table(program.abstract_state.params))
+    say(f"Images: {shape}, {num_training:,} to train on, {num_held_out:,} held out.")
+    say(
+        f"A step: {batch_size} images, {quantity(program.flops, 'FLOP')}, {quantity(program.bytes_per_device, 'B')} "
+        f"on each of {len(devices)} {devices[0].device_kind} in {precision}."
+    )
+    say(
+        f"The run: {num_steps:,} steps, {num_steps * batch_size:,} images "
+        f"({num_steps * batch_size / num_training:,.0f} times each), {quantity(program.flops * num_steps, 'FLOP')}."
+    )
+    limit = (devices[0].memory_stats() or {}).get("bytes_limit")
+    if limit and program.bytes_per_device > limit:
+        say(
+            f"WARNING: a device has {quantity(limit, 'B')}, less than that: set --config.execution.remat=True, "
+            f"a higher --config.execution.num_microbatches or a lower --config.train.batch_size."
+        )
+
+
+def periodic_tasks(config: ConfigDict, folder: Path, mesh: Mesh, images: Source) -> list[Periodic]:
+    """Returns what is done at intervals: the health of z, and a grid of reconstructions, both on `images`."""
+    batch_size = config.train.batch_size
+    tasks = [grid_task(config, folder, mesh, read(images, config.report.num_grid_images))]
+    if config.model.z_dim is not None:
+        # repeated where there are too few, so that they split over the devices as a batch does
+        health_images = read(images, min(NUM_HEALTH_IMAGES, len(images)))
+        rows = np.arange(min(NUM_HEALTH_IMAGES, batch_size)) % len(health_images)
+        tasks.append(health_task(config, mesh, health_images[rows]))
+    return [Periodic(steps_of(every, batch_size), task) for every, task in zip(
+        (config.report.grid_every, config.report.health_every), tasks, strict=False
+    )]
+
+
+def read(images: Source, count: int) -> UInt8[np.ndarray, "n *shape"]:
+    """Reads the first images of a source, at most `count`."""
+    return np.stack([images[i] for i in range(min(count, len(images)))])
+
+
+def health_task(config: ConfigDict, mesh: Mesh, images: UInt8[np.ndarray, "n *shape"]) -> PeriodicCall:
+    """Measures and reports whether z is learning; needs as many images as divide over the mesh."""
+    graphdef, _ = abstract_model(builder(config, resolve_precision(config.train.precision)))
+    batch = jax.make_array_from_callback(images.shape, split_batch(mesh), lambda index: images[index])
+
+    @partial(jax.jit, out_shardings=replicated(mesh))
+    def measure(params, images, key):
+        model, x_0 = nnx.merge(graphdef, params), to_float(images)
+        keys = sample_keys(key, 0, len(x_0))
+        return z_health(
+            model.encode(x_0),
+            lambda z: loss_given_z(model, x_0, z, keys, config.train.schedule, train=False),
+            key,
+        )
+
+    def task(state: TrainState, step: int, metrics: dict[str, float]) -> dict[str, float]:
+        values = {name: float(value) for name, value in measure(state.params, batch, run_key(0, mesh)).items()}
+        say(describe_z({**metrics, **values}, step * config.train.batch_size))
+        return values
+
+    return task
+
+
+def grid_task(config: ConfigDict, folder: Path, mesh: Mesh, images: UInt8[np.ndarray, "n *shape"]) -> PeriodicCall:
+    """Draws what the averaged weights make of `images`: see `reconstructions`."""
+    x_0 = to_float(images)
+
+    def task(state: TrainState, step: int, _: dict[str, float]) -> dict[str, float]:
+        rows = reconstructions(DiffAE(config, state.ema, mesh), x_0, config.report.num_grid_steps)
+        if is_main_process():
+            save_rows(folder / "autoencoder" / "grids" / f"{step * config.train.batch_size:010d}.png", rows)
+        return {}
+
+    return task
+
+
+def reconstructions(
+    model: DiffAE, x_0: Float[np.ndarray, "n *shape"], num_steps: int
+) -> dict[str, Float[np.ndarray, "n *shape"]]:
+    """Returns rows of images: the input, its reconstructions with inferred and with random x_T, and every x_T
+    decoded with the z of the image before; the baseline has no z, so for it the last row is left out."""
+    rows = {"input": x_0}
+    z = None if model.config.model.z_dim is None else model.encode(x_0)
+    x_T = model.invert(x_0, z, num_steps)
+    rows["inferred $x_T$"] = model.decode(z, x_T, num_steps)
+    rows["random $x_T$"] = model.reconstruct(x_0, num_steps, infer_x_T=False)
+    if z is not None:
+        rows["$z$ of the\nimage before"] = model.decode(np.roll(z, 1, axis=0), x_T, num_steps)
+    return rows
+
+
+def run(config: ConfigDict, folder: Path, mesh: Mesh) -> None:
+    """Trains the autoencoder of a run folder, from where it stopped, and leaves its checkpoints and grids there."""
+    batch_size = config.train.batch_size
+    num_steps = steps_of(config.train.num_images, batch_size)
+    checkpoints = Checkpoints(folder / "autoencoder" / "checkpoints")
+    first_step = checkpoints.latest or 0
+    if first_step >= num_steps:
+        say(f"autoencoder: finished, {first_step * batch_size:,} images seen.")
+        return
+
+    training, held_out = open_checked(config, folder)
+    program = autoencoder_program(config, mesh)
+    describe(config, program, len(training), len(held_out), num_steps)
+
+    key = run_key(config.seed, mesh)
+    init_key, step_key = jax.random.split(key)
+    window = Window()
+    if first_step:
+        state, saved_window = checkpoints.restore(first_step, program.abstract_state)
+        window = Window(**saved_window)
+        say(f"Going on after step {first_step:,} ({first_step * batch_size:,} images).")
+    else:
+        state = program.init(init_key)
+    writer = MetricsWriter(folder, first_step, config.report.tensorboard)
+    batches = training_batches(
+        training,
+        batch_size=batch_size,
+        seed=config.seed,
+        first_step=first_step,
+        flip=config.data.flip,
+        num_workers=config.execution.num_workers,
+        process_index=jax.process_index(),
+        num_processes=jax.process_count(),
+    )
+    fit(
+        state,
+        step_fn=program.step,
+        batches=on_devices(batches, split_batch(mesh)),
+        key=step_key,
+        first_step=first_step,
+        num_steps=num_steps,
+        batch_size=batch_size,
+        log_every=steps_of(config.report.log_every, batch_size),
+        save_every=steps_of(config.report.save_every, batch_size),
+        periodic=periodic_tasks(config, folder, mesh, held_out if len(held_out) else training),
+        checkpoints=checkpoints,
+        window=window,
+        writer=writer,
+    )
+    checkpoints.close()
+    writer.close()

@@ -1,0 +1,49 @@
+"""The stages in their order."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from diffae_jax.errors import UserError
+from diffae_jax.stages import autoencoder, evaluation
+from diffae_jax.stages.run_folder import RunFolder
+from diffae_jax.training.logging import say
+from diffae_jax.training.sharding import make_mesh
+
+STAGES: dict[str, Callable[[ConfigDict, Path, Mesh], None]] = {
+    "autoencoder": autoencoder.run,
+    "evaluation": evaluation.run,
+}
+
+
+def run_stages(config: ConfigDict, workdir: str | None = None, stages: list[str] | None = None) -> None:
+    """Runs the named stages, by default all, in a run folder. Raises UserError for a user's mistakes."""
+    unknown = set(stages or ()) - STAGES.keys()
+    if unknown:
+        raise UserError(f"There is no stage {', '.join(sorted(unknown))}: the stages are {', '.join(STAGES)}.")
+    keep_compiled_programs()
+    with RunFolder(workdir or Path("runs") / config.name, config) as folder:
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("run folder is open")
+        for name, run in STAGES.items():
+            if stages is None or name in stages:
+                say(f"Stage {name}, in {folder.path / name}.")
+                run(config, folder.path, make_mesh())
+
+
+def keep_compiled_programs() -> None:
+    """Keeps compiled programs for the next run, in a folder that only this user can read: they are code."""
+    if jax.config.jax_compilation_cache_dir:
+        return
+    cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "diffae_jax" / "compiled"
+    try:
+        cache.mkdir(parents=True, exist_ok=True, mode=0o700)
+        cache.chmod(0o700)
+    except OSError:  # a home that cannot be written costs time, not the run
+        return
+    jax.config.update("jax_compilation_cache_dir", str(cache))

@@ -1,0 +1,93 @@
+"""Last stage: what the trained model does on held-out images, as a table, a JSON file and a picture."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC
+
+from diffae_jax.api import DiffAE
+from diffae_jax.data.sources import Source, open_sources
+from diffae_jax.data.transforms import to_float
+from diffae_jax.evaluation.figures import save_rows
+from diffae_jax.evaluation.metrics import mse
+from diffae_jax.stages.autoencoder import read, reconstructions
+from diffae_jax.stages.run_folder import write_json
+from diffae_jax.training.logging import is_main_process, say
+
+
+def run(config: ConfigDict, folder: Path, mesh: Mesh) -> None:
+    """Measures a trained run and writes evaluation/results.json and evaluation/reconstructions.png."""
+    model = DiffAE.load(folder, mesh)
+    training, held_out = open_sources(
+        config.data.kind,
+        path=config.data.path,
+        image_shape=tuple(config.image_shape),
+        held_out_share=config.data.held_out_share,
+    )
+    if len(held_out):
+        say(f"Evaluation: {min(len(held_out), config.evaluation.num_images):,} held-out images.")
+    else:
+        held_out = training
+        say("Evaluation: no images are held out (--config.data.held_out_share), so on training images.")
+    x_0 = to_float(read(held_out, config.evaluation.num_images))
+
+    results: dict[str, Any] = {"num_images": len(x_0)}
+    decoded = {}
+    for num_steps in config.evaluation.num_steps:
+        inferred = model.reconstruct(x_0, num_steps)
+        decoded[num_steps] = model.reconstruct(x_0, num_steps, infer_x_T=False)
+        results[f"steps_{num_steps}"] = {
+            "mse_inferred_x_T": float(mse(inferred, x_0).mean()),
+            "mse_random_x_T": float(mse(decoded[num_steps], x_0).mean()),
+        }
+        say(
+            f"  {num_steps} steps: MSE {results[f'steps_{num_steps}']['mse_inferred_x_T']:.2e} with inferred x_T, "
+            f"{results[f'steps_{num_steps}']['mse_random_x_T']:.2e} with random x_T (images in [0, 1])"
+        )
+    if held_out.labels is not None and config.model.z_dim is not None:
+        results["labels"] = recognition(model, training, held_out, x_0, decoded)
+    if is_main_process():
+        picture = folder / "evaluation" / "reconstructions.png"
+        save_rows(picture, reconstructions(model, x_0[:12], max(config.evaluation.num_steps)))
+        write_json(folder / "evaluation" / "results.json", results)
+        say(f"  pictures: {picture}\n  figures: {folder / 'evaluation' / 'results.json'}")
+
+
+def recognition(
+    model: DiffAE, training: Source, held_out: Source, x_0: np.ndarray, decoded: dict[int, np.ndarray]
+) -> dict[str, Any]:
+    """Returns how well labels are read off z, off the pixels, and off images decoded with random x_T.
+
+    Classifiers are fitted on training images alone: logistic regression on normalised features (Appendix A.2), and a
+    support vector machine on real images, which then names the decoded ones.
+    """
+    train_x = to_float(read(training, len(training)))
+    labels, truth = training.labels, held_out.labels[: len(x_0)]
+    pixels, held_out_pixels = (images.reshape(len(images), -1) for images in (train_x, x_0))
+
+    def logistic(features, held_out_features):
+        classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000)).fit(features, labels)
+        return float(classifier.score(held_out_features, truth))
+
+    svm = SVC().fit(pixels, labels)
+    results = {
+        "logistic_regression_on_z": logistic(model.encode(train_x), model.encode(x_0)),
+        "logistic_regression_on_pixels": logistic(pixels, held_out_pixels),
+        "svm_on_real_images": float(svm.score(held_out_pixels, truth)),
+    }
+    say(
+        f"  labels read by logistic regression: {results['logistic_regression_on_z']:.1%} from z, "
+        f"{results['logistic_regression_on_pixels']:.1%} from pixels"
+    )
+    say(f"  labels named by an SVM trained on real images: {results['svm_on_real_images']:.1%} of the real images")
+    for num_steps, images in decoded.items():
+        named = float(svm.score(images.reshape(len(images), -1), truth))
+        results[f"svm_on_random_x_T_{num_steps}_steps"] = named
+        say(f"    {named:.1%} of those decoded from z with random x_T in {num_steps} steps")
+    return results

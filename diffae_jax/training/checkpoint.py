@@ -1,0 +1,54 @@
+"""Checkpoints of a run, written in the background; the only file that knows Orbax."""
+
+from pathlib import Path
+from typing import Any
+
+from orbax.checkpoint import v1 as ocp
+
+from diffae_jax.training.state import TrainState
+
+KEPT = 2  # checkpoints; the older is there in case the newer is damaged
+
+
+class Checkpoints:
+    """The checkpoints in a folder, by step. A step is there whole or not at all, whenever the process dies."""
+
+    def __init__(self, folder: Path):
+        self._checkpointer = ocp.training.Checkpointer(
+            folder.absolute(),
+            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),  # the caller decides
+            preservation_policy=ocp.training.preservation_policies.LatestN(KEPT),
+            cleanup_tmp_directories=True,
+        )
+
+    @property
+    def latest(self) -> int | None:
+        """The newest committed step; None where there is none."""
+        latest = self._checkpointer.latest
+        return None if latest is None else latest.step
+
+    def save(self, step: int, state: TrainState, window: dict[str, Any]) -> None:
+        """Saves the state and the sums of an unfinished report; returns once the arrays are copied off the devices."""
+        if self.latest != step:
+            self._checkpointer.save_checkpointables_async(step, {"state": state, "window": window})
+
+    def restore(self, step: int, abstract_state: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        """Returns (state, window) of a step, the arrays laid out as the shardings in `abstract_state` say."""
+        loaded = self._checkpointer.load_checkpointables(step, {"state": abstract_state, "window": None})
+        return loaded["state"], loaded["window"]
+
+    def wait(self) -> None:
+        """Returns once all saves are committed. Raises what a save in the background raised."""
+        self._checkpointer.wait()
+
+    def close(self) -> None:
+        """Waits and frees the threads."""
+        self._checkpointer.close()
+
+
+def load_ema(folder: Path, abstract_state: TrainState) -> Any:
+    """Returns the averaged weights of the newest checkpoint below a folder that no run is writing to."""
+    checkpoints = Checkpoints(folder)
+    state, _ = checkpoints.restore(checkpoints.latest, abstract_state)
+    checkpoints.close()
+    return state.ema

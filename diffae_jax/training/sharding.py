@@ -1,0 +1,67 @@
+"""Where arrays lie: batches split over all devices, state replicated or split too (FSDP)."""
+
+import math
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from diffae_jax.errors import UserError
+
+DATA = "data"  # the one mesh axis: all devices of all processes
+
+MIN_SPLIT_SIZE = 2**16  # smaller arrays cost more to gather than to keep
+
+Sharding = Literal["replicated", "fsdp"]
+
+
+def make_mesh() -> Mesh:
+    """Returns the mesh of all devices."""
+    return jax.make_mesh((jax.device_count(),), (DATA,), axis_types=(AxisType.Auto,))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The whole array on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def split_batch(mesh: Mesh) -> NamedSharding:
+    """The leading axis split over the devices."""
+    return NamedSharding(mesh, PartitionSpec(DATA))
+
+
+def state_shardings(abstract_state: Any, mesh: Mesh, sharding: Sharding) -> Any:
+    """Returns a sharding for each leaf of a state given by its shapes.
+
+    Under fsdp, every array of at least 65,536 elements is split along its largest axis that the number of devices
+    divides; the compiler gathers each where it is used.
+    """
+
+    def spec(leaf) -> PartitionSpec:
+        divisible = [axis for axis, size in enumerate(leaf.shape) if size % mesh.size == 0]
+        if sharding == "replicated" or not divisible or math.prod(leaf.shape) < MIN_SPLIT_SIZE:
+            return PartitionSpec()
+        largest = max(divisible, key=lambda axis: leaf.shape[axis])
+        return PartitionSpec(*(DATA if axis == largest else None for axis in range(largest + 1)))
+
+    return jax.tree.map(lambda leaf: NamedSharding(mesh, spec(leaf)), abstract_state)
+
+
+def check_batch_size(batch_size: int, num_microbatches: int, num_devices: int) -> None:
+    """Raises UserError where a batch cannot be split evenly."""
+    if batch_size % (num_devices * num_microbatches):
+        raise UserError(
+            f"A batch of {batch_size} cannot be split over {num_devices} devices x {num_microbatches} micro-batches: "
+            f"make --config.train.batch_size a multiple of {num_devices * num_microbatches}."
+        )
+
+
+def on_host(tree: Any) -> Any:
+    """Fetches global arrays of any sharding as numpy arrays, on every process alike."""
+    mesh_of = {x.sharding.mesh for x in jax.tree.leaves(tree) if not x.is_fully_addressable}
+    if mesh_of:
+        whole = replicated(mesh_of.pop())
+        tree = jax.jit(lambda tree: tree, out_shardings=whole)(tree)
+        return jax.tree.map(lambda x: np.asarray(x.addressable_data(0)), tree)
+    return jax.device_get(tree)

@@ -1,0 +1,101 @@
+"""One optimisation step: a pure function of state, batch and key."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jaxtyping import Array, Float, Key
+
+from diffae_jax.training.state import Params, TrainState
+
+# (params, batch, keys [N]) -> loss of each sample [N]. Each sample has a key of its own for all that it draws, so
+# that nothing depends on how a batch is split over devices, processes or micro-batches.
+LossFn = Callable[[Params, Any, Key[Array, "n"]], Float[Array, "n"]]
+Metrics = dict[str, Float[Array, ""]]
+
+
+def sample_keys(key: Key[Array, ""], step: Array, num_samples: int) -> Key[Array, "{num_samples}"]:
+    """Returns one key for each sample of the batch of a step."""
+    step_key = jax.random.fold_in(key, step)
+    return jax.vmap(jax.random.fold_in, (None, 0))(step_key, jnp.arange(num_samples))
+
+
+def mean_loss_and_grads(
+    loss_fn: LossFn, params: Params, batch: Any, keys: Key[Array, "n"], scale: Array | float, num_microbatches: int
+) -> tuple[Float[Array, ""], Params]:
+    """Returns the mean loss and its gradient, both in float32, accumulated over micro-batches.
+
+    Micro-batch i takes every `num_microbatches`-th sample from i on, so that each device keeps its own samples.
+    The loss is multiplied by `scale` for the backward pass alone.
+    """
+
+    def scaled_loss(params, batch, keys):
+        loss = loss_fn(params, batch, keys).mean()
+        return loss * scale, loss
+
+    def gradient(batch, keys):
+        (_, loss), grads = jax.value_and_grad(scaled_loss, has_aux=True)(params, batch, keys)
+        return loss, grads
+
+    if num_microbatches > 1:
+        interleaved = jax.tree.map(
+            lambda x: jnp.swapaxes(x.reshape(-1, num_microbatches, *x.shape[1:]), 0, 1), (batch, keys)
+        )
+        zeros = jax.tree.map(jnp.zeros_like, (jnp.zeros(()), params))
+
+        def accumulate(total, microbatch):
+            return jax.tree.map(jnp.add, total, gradient(*microbatch)), None
+
+        loss, grads = lax.scan(accumulate, zeros, interleaved)[0]
+    else:
+        loss, grads = gradient(batch, keys)
+    return loss / num_microbatches, jax.tree.map(lambda g: g / (scale * num_microbatches), grads)
+
+
+def train_step(
+    state: TrainState,
+    batch: Any,
+    key: Key[Array, ""],
+    *,
+    loss_fn: LossFn,
+    optimizer: optax.GradientTransformation,
+    ema_decay: float,
+    max_grad_norm: float,
+    num_microbatches: int = 1,
+) -> tuple[TrainState, Metrics]:
+    """Takes one step on one batch; `key` is the run's.
+
+    Gradients are clipped to a global norm of `max_grad_norm`, after unscaling. Where the gradient is not finite,
+    parameters, average and optimiser stay as they were, on every device alike, and the metric `finite` is 0: with
+    float16 that is how the loss scale finds its level, otherwise it is for the caller to stop.
+    """
+    num_samples = jax.tree.leaves(batch)[0].shape[0]
+    keys = sample_keys(key, state.step, num_samples)
+    scale = 1.0 if state.loss_scale is None else state.loss_scale.scale
+    loss, grads = mean_loss_and_grads(loss_fn, state.params, batch, keys, scale, num_microbatches)
+
+    norms = {f"grad_norm/{name}": optax.global_norm(part) for name, part in grads.items()}
+    norm = jnp.sqrt(sum(jnp.square(n) for n in norms.values()))
+    finite = jnp.isfinite(norm) & jnp.isfinite(loss)
+    clip = jnp.minimum(1, max_grad_norm / jnp.maximum(norm, 1e-12))
+    updates, opt_state = optimizer.update(jax.tree.map(lambda g: g * clip, grads), state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    ema = optax.incremental_update(params, state.ema, 1 - ema_decay)
+
+    def if_finite(new, old):
+        return jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, old)
+
+    new_state = TrainState(
+        step=state.step + 1,
+        params=if_finite(params, state.params),
+        ema=if_finite(ema, state.ema),
+        opt_state=if_finite(opt_state, state.opt_state),
+        loss_scale=None if state.loss_scale is None else state.loss_scale.update(finite),
+    )
+    metrics = {"loss": loss, "grad_norm": norm, **norms, "finite": finite.astype(jnp.float32)}
+    if state.loss_scale is not None:
+        metrics["loss_scale"] = state.loss_scale.scale
+    return new_state, metrics
