@@ -1,6 +1,6 @@
 """The digits of scikit-learn, 8x8: the whole method in minutes.
 
-    python -m diffae_jax.main --config=configs/digits.py
+python -m diffae_jax.main --config=configs/digits.py
 """
 
 from ml_collections import ConfigDict
@@ -23,7 +23,5 @@ def get_config() -> ConfigDict:
     )
     config.train.update(batch_size=64, num_images=150_000, learning_rate=2e-3, ema_decay=0.998)
     config.data.update(kind="digits", flip=False)
-    config.report.update(
-        log_every=5_000, health_every=25_000, save_every=50_000, grid_every=50_000, num_grid_images=12
-    )
+    config.report.update(log_every=5_000, health_every=25_000, save_every=50_000, grid_every=50_000, num_grid_images=12)
     return config

@@ -21,7 +21,7 @@ from diffae_jax.errors import UserError
 from diffae_jax.models import DiffusionAutoencoder, abstract_model
 from diffae_jax.training.checkpoint import load_ema
 from diffae_jax.training.precision import COMPUTE_DTYPES, resolve_precision
-from diffae_jax.training.sharding import make_mesh, on_host, replicated, split_batch
+from diffae_jax.training.sharding import make_mesh, on_host, replicated, split_batch, spread
 from diffae_jax.training.state import TrainState, make_optimizer
 
 BATCH_ELEMENTS = 2**22  # values of the images that one device works on at a time
@@ -155,11 +155,4 @@ class DiffAE:
         sharding = split_batch(self.mesh)
         for start in range(0, n, size):
             rows = np.minimum(np.arange(start, start + size), n - 1)
-            yield [
-                None
-                if array is None
-                else jax.make_array_from_callback(
-                    (size, *array.shape[1:]), sharding, lambda index, batch=np.asarray(array)[rows]: batch[index]
-                )
-                for array in arrays
-            ]
+            yield [None if array is None else spread(np.asarray(array)[rows], sharding) for array in arrays]

@@ -1,8 +1,8 @@
 """Joining the processes of a cluster, before the first question about devices."""
 
-import glob
 import importlib.util
 import os
+from pathlib import Path
 
 import jax
 
@@ -15,7 +15,8 @@ def on_cluster() -> bool:
     slurm = "SLURM_STEP_NODELIST" in environ and int(environ.get("SLURM_NTASKS", 1)) > 1
     mpi = int(environ.get("OMPI_COMM_WORLD_SIZE", 1)) > 1
     gke = "KUBERNETES_SERVICE_HOST" in environ and "JOB_COMPLETION_INDEX" in environ
-    tpu = importlib.util.find_spec("libtpu") is not None and bool(glob.glob("/dev/accel*") + glob.glob("/dev/vfio/*"))
+    tpu_chips = [*Path("/dev").glob("accel*"), *Path("/dev").glob("vfio/*")]
+    tpu = importlib.util.find_spec("libtpu") is not None and bool(tpu_chips)
     return slurm or mpi or gke or tpu
 
 

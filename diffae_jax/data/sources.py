@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -20,6 +20,7 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 DIGITS_HELD_OUT = 360  # the last fifth: other writers than the first four
 
 
+@runtime_checkable
 class Source(Protocol):
     """A sequence of uint8 images [*spatial, C]."""
 
@@ -68,9 +69,7 @@ class Files:
             raise UserError(f"{path} cannot be read as an image ({error}): repair or remove it.") from error
 
 
-def open_sources(
-    kind: str, *, path: str, image_shape: tuple[int, ...], held_out_share: float
-) -> tuple[Source, Source]:
+def open_sources(kind: str, *, path: str, image_shape: tuple[int, ...], held_out_share: float) -> tuple[Source, Source]:
     """Returns the training and the held-out images of a data set. Raises UserError with what is wrong with it."""
     if kind == "folder":
         return folder(path, image_shape, held_out_share)
@@ -109,7 +108,7 @@ def folder(path: str, image_shape: tuple[int, ...], held_out_share: float) -> tu
             f"Image files hold [height, width, channels] with 1, 3 or 4 channels, not image_shape={image_shape}."
         )
     ids = sorted(
-        os.path.relpath(os.path.join(parent, name), root)
+        str((Path(parent) / name).relative_to(root))
         for parent, _, names in os.walk(root, followlinks=True)
         for name in names
         if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 matplotlib.use("Agg")  # files only: training runs where there is no screen
-import matplotlib.pyplot as plt  # noqa: E402
+import matplotlib.pyplot as plt
 
 
 def as_picture(image: Float[np.ndarray, "*spatial c"]) -> Float[np.ndarray, "h w c2"]:

@@ -88,6 +88,7 @@ class GroupNorm(nnx.Module):
         return a, b
 
     def __call__(self, h: Float[Array, "n *spatial c"]) -> Float[Array, "n *spatial c"]:
+        """Returns h normalised."""
         return scale_shift(h, *self.affine(h))
 
 
@@ -157,6 +158,7 @@ class Attention(nnx.Module):
         self.out = linear(channels, channels, zero=True, dtype=dtype, rngs=rngs)
 
     def __call__(self, h: Float[Array, "n *spatial c"]) -> Float[Array, "n *spatial c"]:
+        """Returns h plus what every position gathers from all."""
         n, *_, channels = h.shape
         d = channels // self.num_heads
         qkv = self.qkv(self.norm(h)).reshape(n, -1, self.num_heads, 3 * d)
@@ -210,6 +212,7 @@ class ResBlock(nnx.Module):
         z_scale: Float[Array, "n out"] | None = None,
         dropout_keys: Key[Array, "n"] | None = None,
     ) -> Float[Array, "n *new out"]:
+        """Returns the block's output; the first half alone without `t_scale_shift`."""
         h = nnx.silu(self.norm1(x))
         h = self.conv1(resampled(h, self.resample))
         if t_scale_shift is not None:

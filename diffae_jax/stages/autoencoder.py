@@ -29,11 +29,9 @@ from diffae_jax.training.logging import MetricsWriter, is_main_process, paramete
 from diffae_jax.training.loop import Periodic, PeriodicCall, Window, fit, steps_of
 from diffae_jax.training.precision import resolve_precision
 from diffae_jax.training.program import Program, compile_program, run_key
-from diffae_jax.training.sharding import replicated, split_batch
+from diffae_jax.training.sharding import replicated, split_batch, spread
 from diffae_jax.training.state import TrainState, make_optimizer
 from diffae_jax.training.step import LossFn, sample_keys
-
-NUM_HEALTH_IMAGES = 256
 
 
 def autoencoder_loss(graphdef: nnx.GraphDef, schedule: str) -> LossFn:
@@ -132,15 +130,15 @@ def describe(config: ConfigDict, program: Program, num_training: int, num_held_o
 def periodic_tasks(config: ConfigDict, folder: Path, mesh: Mesh, images: Source) -> list[Periodic]:
     """Returns what is done at intervals: the health of z, and a grid of reconstructions, both on `images`."""
     batch_size = config.train.batch_size
-    tasks = [grid_task(config, folder, mesh, read(images, config.report.num_grid_images))]
+    grid = grid_task(config, folder, mesh, read(images, config.report.num_grid_images))
+    tasks = [Periodic(steps_of(config.report.grid_every, batch_size), grid)]
     if config.model.z_dim is not None:
-        # repeated where there are too few, so that they split over the devices as a batch does
-        health_images = read(images, min(NUM_HEALTH_IMAGES, len(images)))
-        rows = np.arange(min(NUM_HEALTH_IMAGES, batch_size)) % len(health_images)
-        tasks.append(health_task(config, mesh, health_images[rows]))
-    return [Periodic(steps_of(every, batch_size), task) for every, task in zip(
-        (config.report.grid_every, config.report.health_every), tasks, strict=False
-    )]
+        # as many as a micro-batch, which fits the devices and splits over them; repeated where there are fewer
+        count = batch_size // config.execution.num_microbatches
+        health_images = read(images, count)
+        health = health_task(config, mesh, health_images[np.arange(count) % len(health_images)])
+        tasks.append(Periodic(steps_of(config.report.health_every, batch_size), health))
+    return tasks
 
 
 def read(images: Source, count: int) -> UInt8[np.ndarray, "n *shape"]:
@@ -151,7 +149,7 @@ def read(images: Source, count: int) -> UInt8[np.ndarray, "n *shape"]:
 def health_task(config: ConfigDict, mesh: Mesh, images: UInt8[np.ndarray, "n *shape"]) -> PeriodicCall:
     """Measures and reports whether z is learning; needs as many images as divide over the mesh."""
     graphdef, _ = abstract_model(builder(config, resolve_precision(config.train.precision)))
-    batch = jax.make_array_from_callback(images.shape, split_batch(mesh), lambda index: images[index])
+    batch = spread(images, split_batch(mesh))
 
     @partial(jax.jit, out_shardings=replicated(mesh))
     def measure(params, images, key):

@@ -32,9 +32,7 @@ class RunFolder:
                 self.path.mkdir(parents=True, exist_ok=True)
                 self._lock = (self.path / ".lock").open("w")
             except OSError as error:
-                raise UserError(
-                    f"{self.path} cannot be written ({error.strerror}): give another --workdir."
-                ) from error
+                raise UserError(f"{self.path} cannot be written ({error.strerror}): give another --workdir.") from error
             try:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:

@@ -23,12 +23,13 @@ def say(*words: Any) -> None:
 
 
 def parameter_table(params: Any) -> str:
-    """Returns the count of parameters by the parts of a model, two levels deep, as a table."""
-    return parameter_overview.get_parameter_overview(
-        {part: {name: layer for name, layer in layers.items()} for part, layers in params.items()},
-        include_stats=False,
-        max_lines=30,
-    )
+    """Returns the count of parameters of each part of a model, and of each group of layers in it, as lines."""
+    count = parameter_overview.count_parameters
+    lines = []
+    for part, groups in params.items():
+        lines.append(f"{part:24} {count(groups):>12,} parameters")
+        lines += [f"  {name:22} {count(group):>12,}" for name, group in groups.items()]
+    return "\n".join([*lines, f"{'together':24} {count(params):>12,}"])
 
 
 class MetricsWriter:
@@ -55,11 +56,11 @@ class MetricsWriter:
 
             self._tensorboard = SummaryWriter(str(folder / "tensorboard"))
 
-    def write(self, step: int, **values: float) -> None:
-        """Writes one row: the step and its values."""
+    def write(self, step: int, images: int, **values: float) -> None:
+        """Writes one row: the step, the images seen, and values."""
         if self._file is None:
             return
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.write(json.dumps({"step": step, "images": images, **values}) + "\n")
         self._file.flush()
         if self._tensorboard is not None:
             self._tensorboard.write_scalars(step, values)

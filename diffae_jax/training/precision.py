@@ -1,10 +1,11 @@
 """Compute types, and the dynamic loss scale that float16 needs."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool
 
 COMPUTE_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 
@@ -34,8 +35,8 @@ def resolve_precision(name: str) -> str:
 class LossScale:
     """The factor on the loss that keeps float16 gradients above underflow, and the good steps since it changed."""
 
-    scale: Float[Array, ""]
-    good_steps: Int[Array, ""]
+    scale: Any  # float32 scalar; Any, for it is a shape or a sharding in the trees that describe a state
+    good_steps: Any  # int32 scalar
 
     @classmethod
     def create(cls, precision: str) -> "LossScale | None":

@@ -39,7 +39,7 @@ def compile_program(
     num_microbatches: int = 1,
     sharding: Sharding = "replicated",
 ) -> Program:
-    """Compiles the step for a batch shape; the state is donated to it. Raises UserError where the batch cannot be split.
+    """Compiles the step, which takes over the state given to it. Raises UserError where a batch cannot be split.
 
     The step is an executable, not a function to be traced: given another shape it fails instead of compiling again.
     """

@@ -1,6 +1,7 @@
 """Where arrays lie: batches split over all devices, state replicated or split too (FSDP)."""
 
 import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import jax
@@ -16,9 +17,10 @@ MIN_SPLIT_SIZE = 2**16  # smaller arrays cost more to gather than to keep
 Sharding = Literal["replicated", "fsdp"]
 
 
-def make_mesh() -> Mesh:
-    """Returns the mesh of all devices."""
-    return jax.make_mesh((jax.device_count(),), (DATA,), axis_types=(AxisType.Auto,))
+def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Returns the mesh of some devices, by default all of all processes."""
+    devices = jax.devices() if devices is None else devices
+    return jax.make_mesh((len(devices),), (DATA,), axis_types=(AxisType.Auto,), devices=devices)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -55,6 +57,11 @@ def check_batch_size(batch_size: int, num_microbatches: int, num_devices: int) -
             f"A batch of {batch_size} cannot be split over {num_devices} devices x {num_microbatches} micro-batches: "
             f"make --config.train.batch_size a multiple of {num_devices * num_microbatches}."
         )
+
+
+def spread(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
+    """Lays an array that every process holds whole out over the devices."""
+    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
 
 def on_host(tree: Any) -> Any:

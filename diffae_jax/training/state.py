@@ -6,11 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int
 
 from diffae_jax.training.precision import LossScale
 
 Params = Any  # a pytree of float32 arrays
+Leaf = Any  # an array; its shape or its sharding in the trees that describe a state
 
 
 @jax.tree_util.register_dataclass
@@ -18,11 +18,11 @@ Params = Any  # a pytree of float32 arrays
 class TrainState:
     """All that a step reads and replaces, and all that a checkpoint holds."""
 
-    step: Int[Array, ""]
+    step: Leaf  # int32 scalar: steps taken
     params: Params
     ema: Params  # the exponential moving average of params: the weights that are used after training
     opt_state: Any
-    loss_scale: LossScale | None  # float16 only
+    loss_scale: Any  # LossScale with float16, None otherwise
 
     @classmethod
     def create(cls, params: Params, optimizer: optax.GradientTransformation, precision: str) -> "TrainState":

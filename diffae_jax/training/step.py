@@ -77,7 +77,7 @@ def train_step(
     scale = 1.0 if state.loss_scale is None else state.loss_scale.scale
     loss, grads = mean_loss_and_grads(loss_fn, state.params, batch, keys, scale, num_microbatches)
 
-    norms = {f"grad_norm/{name}": optax.global_norm(part) for name, part in grads.items()}
+    norms = {f"grad_norm/{name}": optax.tree.norm(part) for name, part in grads.items()}
     norm = jnp.sqrt(sum(jnp.square(n) for n in norms.values()))
     finite = jnp.isfinite(norm) & jnp.isfinite(loss)
     clip = jnp.minimum(1, max_grad_norm / jnp.maximum(norm, 1e-12))

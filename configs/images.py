@@ -1,0 +1,25 @@
+"""Your own images: a folder of files of any size, resized and cropped to 64x64.
+
+    python -m diffae_jax.main --config=configs/images.py --config.data.path=FOLDER
+
+Another size: --config.image_shape="(128, 128, 3)", a multiple of 16; grey: "(64, 64, 1)". Where left and right mean
+something (text, X-rays): --config.data.flip=False. One run a data set: name it with --config.name=NAME.
+
+Hardware: one GPU with 8 GB; a CPU for trying out. Cost: 10 M images x 22 GFLOP, some hours on a recent GPU.
+Expected: grids in runs/NAME/autoencoder/grids that follow the input within the first million images.
+"""
+
+from ml_collections import ConfigDict
+
+from diffae_jax.config import default
+
+
+def get_config() -> ConfigDict:
+    config = default()
+    config.name = "images"
+    config.image_shape = (64, 64, 3)
+    config.model.update(base_channels=64, channel_mults=(1, 2, 2, 4), encoder_channel_mults=(1, 2, 2, 4, 4))
+    config.train.update(batch_size=64, num_images=10_000_000, ema_decay=0.999)
+    config.data.held_out_share = 0.02
+    config.report.update(log_every=10_000, health_every=100_000, save_every=200_000, grid_every=200_000)
+    return config

@@ -1,0 +1,55 @@
+"""Packaging of diffae_jax. Tools are set up in pyproject.toml."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "diffae_jax" / "__init__.py").read_text()).group(1)
+
+TEST = ["pytest>=8", "pytest-xdist>=3.5", "beartype>=0.20"]
+
+setup(
+    name="diffae_jax",
+    version=VERSION,
+    description="Diffusion autoencoders in JAX and Flax: meaningful and decodable codes of images",
+    long_description=(HERE / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["diffae_jax", "diffae_jax.*"]),
+    python_requires=">=3.11",
+    install_requires=[
+        "jax>=0.10",
+        "flax>=0.12.4",
+        "optax>=0.2.5",
+        "orbax-checkpoint>=0.12,<0.13",  # its v1 API is still settling; used in training/checkpoint.py alone
+        "grain>=0.2.12",
+        "ml-collections>=1.1",
+        "clu>=0.0.12",
+        "tensorflow-datasets>=4.9.9",
+        "absl-py>=2.1",
+        "scikit-learn>=1.5",
+        "pillow>=11",
+        "tqdm>=4.66",
+        "matplotlib>=3.9",
+        "safetensors>=0.5",
+        "jaxtyping>=0.3",
+    ],
+    extras_require={
+        "cuda12": ["jax[cuda12]>=0.10"],
+        "cuda13": ["jax[cuda13]>=0.10"],
+        # the last cuDNN 9 that runs on compute capability 7.0
+        "v100": ["jax[cuda12]>=0.10", "nvidia-cudnn-cu12==9.10.2.21"],
+        "tpu": ["jax[tpu]>=0.10"],
+        "tensorboard": ["tensorflow>=2.16"],  # brings tensorboard; clu writes its files through it
+        "demo": ["gradio>=5"],
+        "test": TEST,
+        "dev": [*TEST, "ruff>=0.14"],
+    },
+    classifiers=[
+        "License :: OSI Approved :: Apache Software License",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)

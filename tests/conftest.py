@@ -1,0 +1,39 @@
+"""Eight virtual devices, the persistent compilation cache, and types checked at run time."""
+
+import os
+from pathlib import Path
+
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".cache" / "compiled"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+from jaxtyping import install_import_hook
+
+install_import_hook("diffae_jax", "beartype.beartype")  # before any module of the package is imported
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+from ml_collections import ConfigDict  # noqa: E402
+
+
+@pytest.fixture
+def tiny_config() -> ConfigDict:
+    """A model that compiles in seconds, on the digits."""
+    from tests.tiny import get_config
+
+    return get_config()
+
+
+@pytest.fixture(scope="session")
+def one_device() -> jax.sharding.Mesh:
+    from diffae_jax.training.sharding import make_mesh
+
+    return make_mesh(jax.devices()[:1])
+
+
+@pytest.fixture(scope="session")
+def eight_devices() -> jax.sharding.Mesh:
+    from diffae_jax.training.sharding import make_mesh
+
+    return make_mesh()
