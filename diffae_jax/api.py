@@ -1,6 +1,5 @@
 """A trained model as one object."""
 
-import json
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -15,6 +14,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
+from diffae_jax.config import from_json
 from diffae_jax.diffusion.samplers import ddim_decode, ddim_encode
 from diffae_jax.diffusion.schedule import ddim_grid
 from diffae_jax.errors import UserError
@@ -78,7 +78,7 @@ class DiffAE:
         checkpoints = path / "autoencoder" / "checkpoints"
         if not (path / "config.json").exists() or not checkpoints.is_dir():
             raise UserError(f"{path} is not the folder of a trained run: it has no config.json with checkpoints.")
-        config = ConfigDict(json.loads((path / "config.json").read_text()))
+        config = from_json(path / "config.json")
         precision = resolve_precision(config.train.precision)
         _, params = abstract_model(builder(config, precision))
         optimizer = make_optimizer(config.train.learning_rate, config.train.weight_decay)

@@ -1,13 +1,36 @@
 """The keys of an experiment: what each means, the values of the paper, and what may change between runs."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from diffae_jax.diffusion.schedule import NUM_TIMESTEPS
 from diffae_jax.errors import UserError
 
 # Keys that change no result, and the budget, which may be raised: a run may go on with other values of these.
 FREE_KEYS = ("execution", "report", "evaluation", "train.num_images", "data.path")
+
+CHOICES = {
+    "train.schedule": ("linear", "cosine"),
+    "train.precision": ("auto", "float32", "bfloat16", "float16"),
+    "data.kind": ("folder", "digits"),
+    "execution.sharding": ("replicated", "fsdp"),
+}
+POSITIVE_KEYS = (
+    "train.batch_size",
+    "train.num_images",
+    "train.learning_rate",
+    "train.max_grad_norm",
+    "execution.num_microbatches",
+    "report.log_every",
+    "report.health_every",
+    "report.save_every",
+    "report.grid_every",
+    "report.num_grid_images",
+    "evaluation.num_images",
+)
 
 
 def default() -> ConfigDict:
@@ -63,6 +86,36 @@ def default() -> ConfigDict:
             ),
         )
     )
+
+
+def check(config: ConfigDict) -> None:
+    """Raises UserError for the first value that no run could use, with those that it could."""
+    values = _flat(config.to_dict())
+    for key, choices in CHOICES.items():
+        if values[key] not in choices:
+            raise UserError(f"{key} must be one of {', '.join(choices)}, not {values[key]!r}.")
+    for key in POSITIVE_KEYS:
+        if values[key] <= 0:
+            raise UserError(f"{key} must be positive, not {values[key]}.")
+    for num_steps in (*config.evaluation.num_steps, config.report.num_grid_steps):
+        if not 1 <= num_steps <= NUM_TIMESTEPS:
+            raise UserError(f"Inversion and decoding take 1 to {NUM_TIMESTEPS} steps, not {num_steps}.")
+
+
+def from_json(path: Path) -> ConfigDict:
+    """Reads the config.json of a run folder. Raises UserError where it is not one."""
+    try:
+        values = json.loads(path.read_text())
+        return ConfigDict(_with_tuples(values))
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"{path} cannot be read as the config of a run ({error}).") from error
+
+
+def _with_tuples(value: Any) -> Any:
+    """JSON has lists alone; the config's sequences are tuples."""
+    if isinstance(value, dict):
+        return {key: _with_tuples(inner) for key, inner in value.items()}
+    return tuple(value) if isinstance(value, list) else value
 
 
 def variant(config: ConfigDict, name: str | None) -> ConfigDict:

@@ -24,7 +24,7 @@ PROCESS_ID = flags.DEFINE_integer("process_id", None, "The number of this proces
 def main(argv: list[str]) -> None:
     """Joins the cluster, if there is one, and runs the stages."""
     if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}")
+        raise UserError(f"{argv[1]!r} was not understood: every argument is a flag, such as --config={argv[1]}.")
     from diffae_jax.distributed import join_cluster  # jax is imported once the flags are known to be good
 
     join_cluster(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
@@ -39,12 +39,21 @@ def main(argv: list[str]) -> None:
         sys.exit(128 + stopped.signal_number)
 
 
+def parse(argv: list[str]) -> list[str]:
+    """Reads the flags and the config file. Raises UserError for what is wrong with them."""
+    try:
+        return flags.FLAGS(argv)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        reason = str(error.args[0] if error.args else error).strip().rstrip(".")
+        raise UserError(f"The flags or the config file they name are not right: {reason}.") from error
+
+
 def run() -> None:
     """Runs main and tells a user's mistakes in one sentence: exit code 2."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's notes of its inner life
     logging.set_verbosity(logging.WARNING)
     try:
-        app.run(main)
+        app.run(main, flags_parser=parse)
     except UserError as error:
         print(f"\nError: {error}", file=sys.stderr, flush=True)
         sys.exit(2)

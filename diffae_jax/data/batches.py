@@ -8,6 +8,7 @@ from typing import Any
 import grain
 import jax
 import numpy as np
+from absl import flags
 from jax.sharding import NamedSharding
 
 from diffae_jax.data.sources import Source
@@ -45,6 +46,8 @@ def training_batches(
     own = parts.slice(slice(first_step * num_processes + process_index, None, num_processes))
     batches = own.to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=8))
     if num_workers:
+        if not flags.FLAGS.is_parsed():  # Grain asks for its flags, which exist in programs run by absl alone
+            flags.FLAGS.mark_as_parsed()
         batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
     return iter(batches)
 

@@ -9,6 +9,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from diffae_jax.config import check
 from diffae_jax.errors import UserError
 from diffae_jax.stages import autoencoder, evaluation
 from diffae_jax.stages.run_folder import RunFolder
@@ -26,6 +27,7 @@ def run_stages(config: ConfigDict, workdir: str | None = None, stages: list[str]
     unknown = set(stages or ()) - STAGES.keys()
     if unknown:
         raise UserError(f"There is no stage {', '.join(sorted(unknown))}: the stages are {', '.join(STAGES)}.")
+    check(config)
     keep_compiled_programs()
     with RunFolder(workdir or Path("runs") / config.name, config) as folder:
         if jax.process_count() > 1:
