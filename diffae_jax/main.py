@@ -54,6 +54,9 @@ def run() -> None:
     logging.set_verbosity(logging.WARNING)
     try:
         app.run(main, flags_parser=parse)
+    except KeyboardInterrupt:
+        print("\nInterrupted; what was saved is good. Run the same command again to go on.", flush=True)
+        sys.exit(128 + signal.SIGINT)
     except UserError as error:
         print(f"\nError: {error}", file=sys.stderr, flush=True)
         sys.exit(2)

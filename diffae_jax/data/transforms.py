@@ -1,7 +1,9 @@
 """What happens to an image between its file and the network."""
 
+from typing import Any
+
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Float, UInt8
 from PIL import Image, ImageOps
 
 from diffae_jax.errors import UserError
@@ -31,7 +33,7 @@ def random_flip(image: UInt8[np.ndarray, "*spatial c"], rng: np.random.Generator
     return np.flip(image, axis=-2) if rng.random() < 0.5 else image
 
 
-def to_float(images: UInt8[Array, "n *shape"]) -> Float[Array, "n *shape"]:
+def to_float(images: UInt8[Any, "n *shape"]) -> Float[Any, "n *shape"]:
     """Scales uint8 to the [-1, 1] of the networks; on the device, so that one byte a value travels there."""
     return images.astype(np.float32) / 127.5 - 1
 

@@ -70,8 +70,8 @@ class UNet(nnx.Module):
                 rngs=rngs,
             )
 
-        self.time_in = linear(base_channels, embed_dim, dtype=dtype, rngs=rngs)
-        self.time_out = linear(embed_dim, embed_dim, dtype=dtype, rngs=rngs)
+        self.time_in = linear(base_channels, embed_dim, rngs=rngs)
+        self.time_out = linear(embed_dim, embed_dim, rngs=rngs)
         channels = base_channels * channel_mults[0]
         self.conv_in = conv(in_channels, channels, rank=rank, dtype=dtype, rngs=rngs)
 

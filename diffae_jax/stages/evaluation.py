@@ -16,9 +16,11 @@ from diffae_jax.data.sources import Source, open_sources
 from diffae_jax.data.transforms import to_float
 from diffae_jax.evaluation.figures import save_rows
 from diffae_jax.evaluation.metrics import mse
-from diffae_jax.stages.autoencoder import read, reconstructions
+from diffae_jax.stages.autoencoder import read
 from diffae_jax.stages.run_folder import write_json
 from diffae_jax.training.logging import is_main_process, say
+
+NUM_PICTURES = 12
 
 
 def run(config: ConfigDict, folder: Path, mesh: Mesh) -> None:
@@ -38,10 +40,12 @@ def run(config: ConfigDict, folder: Path, mesh: Mesh) -> None:
     x_0 = to_float(read(held_out, config.evaluation.num_images))
 
     results: dict[str, Any] = {"num_images": len(x_0)}
-    decoded = {}
+    decoded, rows = {}, {"input": x_0[:NUM_PICTURES]}
     for num_steps in config.evaluation.num_steps:
         inferred = model.reconstruct(x_0, num_steps)
         decoded[num_steps] = model.reconstruct(x_0, num_steps, infer_x_T=False)
+        rows[f"inferred $x_T$,\n{num_steps} steps"] = inferred[:NUM_PICTURES]
+        rows[f"random $x_T$,\n{num_steps} steps"] = decoded[num_steps][:NUM_PICTURES]
         results[f"steps_{num_steps}"] = {
             "mse_inferred_x_T": float(mse(inferred, x_0).mean()),
             "mse_random_x_T": float(mse(decoded[num_steps], x_0).mean()),
@@ -54,7 +58,7 @@ def run(config: ConfigDict, folder: Path, mesh: Mesh) -> None:
         results["labels"] = recognition(model, training, held_out, x_0, decoded)
     if is_main_process():
         picture = folder / "evaluation" / "reconstructions.png"
-        save_rows(picture, reconstructions(model, x_0[:12], max(config.evaluation.num_steps)))
+        save_rows(picture, rows)
         write_json(folder / "evaluation" / "results.json", results)
         say(f"  pictures: {picture}\n  figures: {folder / 'evaluation' / 'results.json'}")
 

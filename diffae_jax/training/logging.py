@@ -46,7 +46,8 @@ class MetricsWriter:
             return
         path = folder / "metrics.jsonl"
         if path.exists():
-            kept = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= first_step]
+            whole_lines = path.read_text().rpartition("\n")[0].splitlines()  # a kill may have cut the last
+            kept = [line for line in whole_lines if json.loads(line)["step"] <= first_step]
             scratch = path.with_suffix(".tmp")
             scratch.write_text("".join(line + "\n" for line in kept))
             scratch.replace(path)

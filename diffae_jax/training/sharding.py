@@ -20,7 +20,8 @@ Sharding = Literal["replicated", "fsdp"]
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Returns the mesh of some devices, by default all of all processes."""
     devices = jax.devices() if devices is None else devices
-    return jax.make_mesh((len(devices),), (DATA,), axis_types=(AxisType.Auto,), devices=devices)
+    # in this order the devices of a process are neighbours, so that its part of a batch is one piece
+    return Mesh(np.asarray(devices), (DATA,), axis_types=(AxisType.Auto,))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

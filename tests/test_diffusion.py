@@ -1,0 +1,277 @@
+"""Schedules, loss and samplers against float64 loops, closed forms and the exact solution for Gaussian data."""
+
+import itertools
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffae_jax.diffusion.loss import l_simple, q_sample
+from diffae_jax.diffusion.samplers import ddim_decode, ddim_encode
+from diffae_jax.diffusion.schedule import cumulative_alpha, ddim_grid, timesteps
+
+SCHEDULES = ("linear", "constant", "cosine")
+
+
+def normal(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+# Schedules and grids.
+
+
+def abar_of(name):
+    """abar of the 1000 steps by the products of the definition, in float64."""
+    abar, product = np.empty(1000), 1.0
+    for t in range(1000):
+        if name == "linear":
+            beta = 1e-4 + (0.02 - 1e-4) * t / 999
+        elif name == "constant":
+            beta = 0.008
+        else:
+            f0, f1 = (np.cos((s / 1000 + 0.008) / 1.008 * np.pi / 2) ** 2 for s in (t, t + 1))
+            beta = min(1 - f1 / f0, 0.999)
+        product *= 1 - beta
+        abar[t] = product
+    return abar
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_cumulative_alpha_equals_its_definition_in_float64(name):
+    abar = cumulative_alpha(name)
+    assert abar.dtype == np.float64
+    np.testing.assert_allclose(abar, abar_of(name), rtol=1e-12)
+    assert (np.diff(abar) < 0).all()
+    assert abar[0] < 1
+    assert abar[-1] > 0
+
+
+def test_cumulative_alpha_ends_where_known():
+    linear, constant, cosine = (cumulative_alpha(name) for name in SCHEDULES)
+    assert linear[0] == 1 - 1e-4
+    assert linear[-1] == pytest.approx(4.0358e-5, rel=1e-4)  # the value of DDPM's schedule
+    assert constant[-1] == pytest.approx(0.992**1000, rel=1e-12)
+    before_the_last = np.cos((0.999 + 0.008) / 1.008 * np.pi / 2) ** 2 / np.cos(0.008 / 1.008 * np.pi / 2) ** 2
+    assert cosine[-1] == pytest.approx(0.001 * before_the_last, rel=1e-9)  # the last beta is limited to 0.999
+
+
+@pytest.mark.parametrize("num_steps", [n for n in range(1, 1001) if 1000 % n == 0])
+def test_timesteps_of_a_divisor_are_the_official_range(num_steps):
+    assert timesteps(num_steps).tolist() == list(range(0, 1000, 1000 // num_steps))
+
+
+def test_timesteps_of_any_number_ascend_evenly_from_zero():
+    for num_steps in range(1, 1001):
+        t = timesteps(num_steps)
+        assert t.dtype == np.int32
+        assert t.shape == (num_steps,)
+        assert t[0] == 0
+        assert t[-1] < 1000
+        gaps = np.diff([*t, 1000])
+        assert gaps.min() >= 1
+        assert gaps.max() - gaps.min() <= 1
+
+
+@pytest.mark.parametrize("num_steps", [-1, 0, 1001])
+def test_impossible_numbers_of_steps_are_refused_with_the_numbers(num_steps):
+    for function in (timesteps, partial(ddim_grid, "linear")):
+        with pytest.raises(ValueError, match=rf"^[^.]* 1 and 1000, not {num_steps}\.$"):
+            function(num_steps)
+
+
+@pytest.mark.parametrize("num_steps", [1, 10, 7])
+def test_grid_reaches_from_the_image_to_the_noise(num_steps):
+    grid = ddim_grid("linear", num_steps)
+    abar = abar_of("linear")[[index * 1000 // num_steps for index in range(num_steps)]]
+    np.testing.assert_allclose(grid.abar, abar, rtol=1e-6)
+    np.testing.assert_allclose(grid.abar_prev, [1, *abar[:-1]], rtol=1e-6)
+    np.testing.assert_allclose(grid.abar_next, [*abar[1:], 0], rtol=1e-6)
+    assert {array.dtype for array in (grid.abar, grid.abar_prev, grid.abar_next)} == {jnp.dtype("float32")}
+
+
+# The loss.
+
+
+@pytest.mark.parametrize("shape", [(7, 1), (4, 6, 3), (2, 4, 2, 5)], ids=["rank 1", "rank 2", "rank 3"])
+def test_q_sample_and_l_simple_equal_float64_reference(shape):
+    x_0, eps = normal(3, *shape, seed=1), normal(3, *shape, seed=2)
+    t, abar = np.array([0, 412, 999]), abar_of("linear")
+    x_t = np.stack([np.sqrt(abar[s]) * x + np.sqrt(1 - abar[s]) * e for s, x, e in zip(t, x_0, eps, strict=True)])
+    loss = [np.mean((np.tanh(x) * s / 500 - e) ** 2) for x, s, e in zip(x_t, t, eps, strict=True)]
+
+    def eps_fn(x_t, t):
+        return jnp.tanh(x_t) * (t / 500).reshape(-1, *(1,) * len(shape))
+
+    schedule = jnp.asarray(abar, jnp.float32)
+    np.testing.assert_allclose(jax.jit(q_sample)(x_0, eps, schedule[t]), x_t, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(jax.jit(partial(l_simple, eps_fn))(x_0, t, eps, schedule), loss, rtol=1e-5)
+
+
+def test_l_simple_of_the_true_noise_is_zero():
+    x_0, eps = jnp.asarray(normal(3, 4, 4, 2)), jnp.asarray(normal(3, 4, 4, 2, seed=1))
+    loss = l_simple(lambda x_t, t: eps, x_0, jnp.array([0, 500, 999]), eps, jnp.full(1000, 0.5))
+    np.testing.assert_array_equal(loss, np.zeros(3))
+
+
+# Eq. 1 and Eq. 8, step by step.
+
+
+def wavy(np_or_jnp, x, t):
+    """A noise predictor that nothing but the loops themselves can undo."""
+    return 0.7 * np_or_jnp.tanh(2 * x) + 0.4 * np_or_jnp.cos(t / 150.0)
+
+
+def ddim64(x, t, abar, abar_to, clip):
+    """One step of Eq. 1 or Eq. 8; returns also how much of x_0 was limited."""
+    eps = wavy(np, x, t)
+    x_0 = (x - np.sqrt(1 - abar) * eps) / np.sqrt(abar)
+    limited = np.mean(abs(x_0) > 1)
+    if clip:
+        x_0 = np.clip(x_0, -1, 1)
+        eps = (x - np.sqrt(abar) * x_0) / np.sqrt(1 - abar)
+    return np.sqrt(abar_to) * x_0 + np.sqrt(1 - abar_to) * eps, limited
+
+
+@pytest.mark.parametrize("clip", [True, False])
+@pytest.mark.parametrize(("name", "num_steps"), [("linear", 20), ("cosine", 7), ("constant", 1)])
+def test_ddim_loops_equal_float64_loops(name, num_steps, clip):
+    abar = abar_of(name)
+    t = [index * 1000 // num_steps for index in range(num_steps)]
+    x_T = decoded = normal(2, 4, 6, 3).astype(np.float64)
+    x_0 = encoded = np.clip(normal(2, 4, 6, 3, seed=1), -1, 1).astype(np.float64)
+    limited = []
+    for index in reversed(range(num_steps)):
+        abar_prev = abar[t[index - 1]] if index else 1.0
+        decoded, share = ddim64(decoded, t[index], abar[t[index]], abar_prev, clip)
+        limited.append(share)
+    for index in range(num_steps):
+        abar_next = abar[t[index + 1]] if index + 1 < num_steps else 0.0
+        encoded, share = ddim64(encoded, t[index], abar[t[index]], abar_next, clip)
+        limited.append(share)
+    assert 0 < np.mean(limited) < 1  # clipping has work to do, and some is left
+
+    grid, eps_fn = ddim_grid(name, num_steps), partial(wavy, jnp)
+    for function, start, expected in ((ddim_decode, x_T, decoded), (ddim_encode, x_0, encoded)):
+        actual = jax.jit(partial(function, eps_fn, clip=clip))(start.astype(np.float32), grid=grid)
+        assert np.linalg.norm(actual - expected) < 1e-5 * np.linalg.norm(expected)
+    if clip:
+        assert abs(decoded).max() <= 1
+
+
+def test_images_are_clipped_unless_told_otherwise():
+    grid, x = ddim_grid("linear", 5), jnp.asarray(normal(2, 3, 1))
+    for function in (ddim_decode, ddim_encode):
+        clipped, free = (function(partial(wavy, jnp), x, grid, clip) for clip in (True, False))
+        np.testing.assert_array_equal(function(partial(wavy, jnp), x, grid), clipped)
+        assert abs(clipped - free).max() > 0.01
+
+
+# Gaussian data N(mu, s^2), whose noise predictor and probability flow are known in closed form.
+
+MU, S = np.array([0.5, -1.0, 0.0, 2.0], np.float32), np.array([1.5, 0.4, 0.7, 0.2], np.float32)
+STEPS = (10, 20, 50, 100, 250, 1000)
+
+
+def gaussian_eps(x_t, t):
+    """E[eps | x_t]: with x_t = sqrt(abar) x_0 + sqrt(1 - abar) eps everything is Gaussian."""
+    abar = jnp.asarray(abar_of("linear"), jnp.float32)[t]
+    return jnp.sqrt(1 - abar) * (x_t - jnp.sqrt(abar) * MU) / (abar * S**2 + 1 - abar)
+
+
+@pytest.fixture(scope="module")
+def gaussian():
+    """x_0 from the data and x_T from the noise, and for each number of steps what the two loops make of them."""
+    x_0, x_T = MU + S * normal(4096, 4, seed=1), normal(4096, 4, seed=2)
+
+    @jax.jit
+    def loops(x_0, x_T, grid):
+        encoded = ddim_encode(gaussian_eps, x_0, grid, clip=False)
+        again = ddim_decode(gaussian_eps, encoded, grid, clip=False)
+        return encoded, again, ddim_decode(gaussian_eps, x_T, grid, clip=False)
+
+    return x_0, x_T, {n: [np.asarray(x) for x in loops(x_0, x_T, ddim_grid("linear", n))] for n in STEPS}
+
+
+def errors_fall_as_the_inverse_of_steps(actual, expected, largest):
+    error = {n: np.sqrt(np.mean((actual[n] - expected) ** 2)) for n in STEPS}
+    assert all(error[few] > error[many] for few, many in itertools.pairwise(STEPS)), error
+    assert error[1000] < largest, error
+    slope = np.polyfit(np.log(STEPS), np.log([error[n] for n in STEPS]), 1)[0]
+    assert -1.3 < slope < -0.7, (slope, error)
+    return True
+
+
+def test_encoding_then_decoding_returns_the_data_ever_closer(gaussian):
+    x_0, _, results = gaussian
+    assert errors_fall_as_the_inverse_of_steps({n: again for n, (_, again, _) in results.items()}, x_0, 0.01)
+
+
+def test_decoding_follows_the_exact_probability_flow(gaussian):
+    _, x_T, results = gaussian
+    decoded = {n: decoded for n, (_, _, decoded) in results.items()}
+    assert errors_fall_as_the_inverse_of_steps(decoded, MU + S * x_T, 0.01)
+
+
+def test_encoding_follows_the_exact_probability_flow(gaussian):
+    x_0, _, results = gaussian
+    encoded = {n: encoded for n, (encoded, _, _) in results.items()}
+    assert errors_fall_as_the_inverse_of_steps(encoded, (x_0 - MU) / S, 0.01)
+
+
+def test_codes_of_gaussian_data_are_standard_normal(gaussian):
+    x_0, _, results = gaussian
+    x_T = results[1000][0]
+    five_sigma = 5 / np.sqrt(len(x_0))
+    np.testing.assert_allclose(x_T.mean(0), np.zeros(4), atol=five_sigma)
+    np.testing.assert_allclose(x_T.std(0), np.ones(4), atol=five_sigma / np.sqrt(2) + 0.01)
+    correlation = np.corrcoef(x_T.T) - np.eye(4)
+    assert abs(correlation).max() < five_sigma
+
+
+# The loops as programs.
+
+
+@pytest.mark.parametrize("function", [ddim_decode, ddim_encode])
+@pytest.mark.parametrize("clip", [True, False])
+def test_gradient_through_a_loop_equals_finite_differences(function, clip):
+    with jax.enable_x64(True):
+        grid = jax.tree.map(lambda a: a.astype(jnp.float64) if a.dtype == jnp.float32 else a, ddim_grid("linear", 8))
+        x, direction = (jnp.asarray(normal(2, 3, 1, seed=seed), jnp.float64) for seed in (0, 1))
+
+        def scalar(x):
+            return jnp.sin(function(partial(wavy, jnp), x, grid, clip)).sum()
+
+        scalar = jax.jit(scalar)
+        gradient = jax.jit(jax.grad(scalar))(x)
+        step = 1e-6
+        finite = (scalar(x + step * direction) - scalar(x - step * direction)) / (2 * step)
+        assert abs(finite) > 0.01
+        assert jnp.vdot(gradient, direction) == pytest.approx(float(finite), rel=1e-6)
+
+
+def equations(jaxpr):
+    """All equations of a jaxpr, those of inner jaxprs included."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for value in equation.params.values():
+            for inner in value if isinstance(value, tuple | list) else [value]:
+                if hasattr(inner, "eqns"):
+                    yield from equations(inner)
+
+
+@pytest.mark.parametrize(("function", "reverse"), [(ddim_decode, True), (ddim_encode, False)])
+def test_a_loop_is_one_scan_whose_body_is_traced_once(function, reverse):
+    calls = []
+
+    def eps_fn(x, t):
+        calls.append((x.shape, t.shape))
+        return x * 0.1
+
+    jaxpr = jax.make_jaxpr(lambda x, grid: function(eps_fn, x, grid))(normal(2, 3, 1), ddim_grid("linear", 37)).jaxpr
+    loops = [equation for equation in equations(jaxpr) if equation.primitive.name in ("scan", "while")]
+    assert [loop.primitive.name for loop in loops] == ["scan"]
+    assert loops[0].params["length"] == 37
+    assert loops[0].params["reverse"] == reverse
+    assert calls == [((2, 3, 1), ())]
