@@ -82,7 +82,7 @@ class DiffAE:
         precision = resolve_precision(config.train.precision)
         _, params = abstract_model(builder(config, precision))
         optimizer = make_optimizer(config.train.learning_rate, config.train.weight_decay)
-        abstract = jax.eval_shape(lambda params: TrainState.create(params, optimizer, precision), params)
+        abstract = jax.eval_shape(lambda params: TrainState.create(params, optimizer), params)
         mesh = mesh or make_mesh()
         whole = replicated(mesh)
         abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=whole), abstract)
@@ -90,7 +90,7 @@ class DiffAE:
 
     def encode(self, images: Float[np.ndarray, "n *shape"]) -> Float[np.ndarray, "n d"]:
         """Returns the semantic code z of each image (Sec. 3.2)."""
-        self._check(images)
+        self._check_images(images)
         if self.config.model.z_dim is None:
             raise UserError(f"{self.config.name} is a DDIM baseline: it has no encoder and no z.")
         return self._in_batches(partial(_encode, graphdef=self._graphdef), images)
@@ -99,7 +99,7 @@ class DiffAE:
         self, images: Float[np.ndarray, "n *shape"], z: Float[np.ndarray, "n d"] | None = None, num_steps: int = 100
     ) -> Float[np.ndarray, "n *shape"]:
         """Returns the stochastic code x_T of each image (Eq. 8), given z, by default its own."""
-        self._check(images)
+        self._check_images(images)
         z = self._own_z(images) if z is None else z
         return self._in_batches(self._sampler(_invert, num_steps), images, z)
 
@@ -115,7 +115,7 @@ class DiffAE:
             if z is None:
                 raise UserError("decode needs z, x_T or both: they say how many images there are.")
             x_T = jax.device_get(_noise(seed, jnp.arange(len(z)), shape=self.image_shape))
-        self._check(x_T)
+        self._check_shape(x_T)
         return self._in_batches(self._sampler(_decode, num_steps), x_T, z)
 
     def reconstruct(
@@ -134,11 +134,20 @@ class DiffAE:
     def _sampler(self, function, num_steps):
         return partial(function, graphdef=self._graphdef, schedule=self.config.train.schedule, num_steps=num_steps)
 
-    def _check(self, images):
-        if tuple(images.shape[1:]) != self.image_shape:
+    def _check_shape(self, images):
+        if tuple(images.shape[1:]) != self.image_shape or not len(images):
             raise UserError(
-                f"Images of shape {tuple(images.shape[1:])} were given to a model of {self.image_shape}: "
-                f"resize them and put the channels last."
+                f"An array of shape {tuple(images.shape)} was given where the model takes (N, *{self.image_shape}): "
+                f"resize the images and put the channels last."
+            )
+
+    def _check_images(self, images):
+        self._check_shape(images)
+        low, high = np.min(images), np.max(images)
+        if not (np.issubdtype(images.dtype, np.floating) and low >= -1.001 and high <= 1.001):
+            raise UserError(
+                f"Images must be floating point numbers in [-1, 1]; these are {images.dtype} from {low} to {high}: "
+                f"for uint8 use diffae_jax.data.transforms.to_float."
             )
 
     def _in_batches(self, function, *arrays):

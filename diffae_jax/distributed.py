@@ -12,10 +12,10 @@ from diffae_jax.errors import UserError
 def on_cluster() -> bool:
     """Whether this process was started as one of several by SLURM, Open MPI or GKE, or runs on a TPU machine."""
     environ = os.environ
-    slurm = "SLURM_STEP_NODELIST" in environ and int(environ.get("SLURM_NTASKS", 1)) > 1
+    slurm = int(environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1
     mpi = int(environ.get("OMPI_COMM_WORLD_SIZE", 1)) > 1
     gke = "KUBERNETES_SERVICE_HOST" in environ and "JOB_COMPLETION_INDEX" in environ
-    tpu_chips = [*Path("/dev").glob("accel*"), *Path("/dev").glob("vfio/*")]
+    tpu_chips = [*Path("/dev").glob("accel*"), *Path("/dev").glob("vfio/[0-9]*")]
     tpu = importlib.util.find_spec("libtpu") is not None and bool(tpu_chips)
     return slurm or mpi or gke or tpu
 
@@ -32,5 +32,8 @@ def join_cluster(coordinator: str | None = None, num_processes: int | None = Non
         return
     try:
         jax.distributed.initialize(coordinator, num_processes, process_id)
-    except (RuntimeError, ValueError) as error:
-        raise UserError(f"The other processes could not be joined ({error}).") from error
+    except (RuntimeError, ValueError, OSError) as error:
+        raise UserError(
+            f"The other processes could not be joined ({error}): start all of them, or name the first with "
+            f"--coordinator=HOST:PORT, --num_processes and --process_id."
+        ) from error

@@ -29,13 +29,14 @@ def main(argv: list[str]) -> None:
 
     join_cluster(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     from diffae_jax.stages.chain import run_stages
+    from diffae_jax.training.logging import say
     from diffae_jax.training.loop import Stopped
 
     try:
         run_stages(CONFIG.value, WORKDIR.value, STAGES.value)
     except Stopped as stopped:
         name = signal.Signals(stopped.signal_number).name
-        print(f"\n{name}: saved step {stopped.step:,}. Run the same command again to go on.", flush=True)
+        say(f"\n{name}: saved step {stopped.step:,}. Run the same command again to go on.")
         sys.exit(128 + stopped.signal_number)
 
 

@@ -34,8 +34,10 @@ if [[ -n $gpus && -n $tasks && $gpus != "$tasks" ]]; then
   refuse "$tasks tasks on a node with $gpus GPUs: make --ntasks-per-node and --gpus-per-node equal."
 fi
 
-python=.venv/bin/python # what make and the README install into; otherwise the environment that is active
-[[ -x $python ]] || python=python3
+python=python3 # of the environment that is active; where none is, of .venv
+if [[ -z ${VIRTUAL_ENV:-}${CONDA_PREFIX:-} && -x .venv/bin/python ]]; then
+  python=.venv/bin/python
+fi
 
 # On several GPUs, O1 lets XLA exchange gradients while it computes; it costs some compile time.
 export JAX_OPTIMIZATION_LEVEL=${JAX_OPTIMIZATION_LEVEL:-O1}

@@ -20,6 +20,7 @@ from PIL import Image
 from diffae_jax.api import DiffAE
 from diffae_jax.data.sources import digits
 from diffae_jax.data.transforms import to_float
+from diffae_jax.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 MANY_STEPS = "--config.train.num_images=640"  # 40 steps: time enough to be killed in
@@ -107,6 +108,18 @@ def test_trained_run_loads_as_a_model(whole):
     alone = model.decode(z[:2], num_steps=5, seed=3)
     np.testing.assert_allclose(alone, model.decode(z, num_steps=5, seed=3)[:2], atol=1e-4)
     assert np.abs(alone - model.decode(z[:2], num_steps=5, seed=4)).max() > 0.01
+
+
+def test_model_refuses_what_it_cannot_take(whole):
+    model = DiffAE.load(whole[0])
+    with pytest.raises(UserError, match=r"uint8 from 0 to 255.*to_float"):
+        model.encode(digits()[1].images[:2])
+    with pytest.raises(UserError, match=r"\(2, 1, 8, 8\).*\(N, \*\(8, 8, 1\)\)"):
+        model.encode(np.zeros((2, 1, 8, 8), np.float32))
+    with pytest.raises(UserError, match=r"from nan to nan"):
+        model.invert(np.full((2, 8, 8, 1), np.nan, np.float32), num_steps=5)
+    with pytest.raises(UserError, match="z, x_T or both"):
+        model.decode(None)
 
 
 def test_killed_again_and_again_ends_bit_identical(whole, tmp_path):

@@ -106,20 +106,20 @@ def open_checked(config: ConfigDict, folder: Path) -> tuple[Source, Source]:
 
 def describe(config: ConfigDict, program: Program, num_training: int, num_held_out: int, num_steps: int) -> None:
     """Prints the model, the data and what training will take."""
-    batch_size, devices = config.train.batch_size, jax.devices()
+    batch_size, device = config.train.batch_size, jax.local_devices()[0]
     precision = resolve_precision(config.train.precision)
     shape = "x".join(str(size) for size in config.image_shape)
     say(parameter_table(program.abstract_state.params))
     say(f"Images: {shape}, {num_training:,} to train on, {num_held_out:,} held out.")
     say(
         f"A step: {batch_size} images, {quantity(program.flops, 'FLOP')}, {quantity(program.bytes_per_device, 'B')} "
-        f"on each of {len(devices)} {devices[0].device_kind} in {precision}."
+        f"on each of {jax.device_count()} {device.device_kind} in {precision}."
     )
     say(
         f"The run: {num_steps:,} steps, {num_steps * batch_size:,} images "
         f"({num_steps * batch_size / num_training:,.0f} times each), {quantity(program.flops * num_steps, 'FLOP')}."
     )
-    limit = (devices[0].memory_stats() or {}).get("bytes_limit")
+    limit = (device.memory_stats() or {}).get("bytes_limit")
     if limit and program.bytes_per_device > limit:
         say(
             f"WARNING: a device has {quantity(limit, 'B')}, less than that: set --config.execution.remat=True, "

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -30,8 +29,6 @@ def run_stages(config: ConfigDict, workdir: str | None = None, stages: list[str]
     check(config)
     keep_compiled_programs()
     with RunFolder(workdir or Path("runs") / config.name, config) as folder:
-        if jax.process_count() > 1:
-            multihost_utils.sync_global_devices("run folder is open")
         for name, run in STAGES.items():
             if stages is None or name in stages:
                 say(f"Stage {name}, in {folder.path / name}.")

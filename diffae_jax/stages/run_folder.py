@@ -7,11 +7,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from diffae_jax.config import differing_keys
+from diffae_jax.config import differing_keys, from_json
 from diffae_jax.errors import UserError
-from diffae_jax.training.logging import is_main_process
+from diffae_jax.training.logging import is_main_process, say
 
 
 class RunFolder:
@@ -24,39 +27,45 @@ class RunFolder:
     def __init__(self, path: str | Path, config: ConfigDict):
         self.path = Path(path)
         self._lock = None
-        self._config = json.loads(config.to_json())
+        self._config = config
 
     def __enter__(self) -> "RunFolder":
-        if is_main_process():
-            try:
-                self.path.mkdir(parents=True, exist_ok=True)
-                self._lock = (self.path / ".lock").open("w")
-            except OSError as error:
-                raise UserError(f"{self.path} cannot be written ({error.strerror}): give another --workdir.") from error
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise UserError(
-                    f"{self.path} is in use by another run: wait for it, or give another --workdir."
-                ) from error
-        self._check_config()
+        problem = self._open() if is_main_process() else None
+        if jax.process_count() > 1:
+            refused = multihost_utils.broadcast_one_to_all(np.asarray(problem is not None))
+            if refused and problem is None:
+                problem = "The first process refused the run; its message says why."
+        if problem is not None:
+            raise UserError(problem)
         return self
+
+    def _open(self) -> str | None:
+        """Locks the folder and writes its config; returns what is in the way of that."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.path / ".lock").open("w")
+        except OSError as error:
+            return f"{self.path} cannot be written ({error.strerror}): give another --workdir."
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return f"{self.path} is in use by another run: wait for it, or give another --workdir."
+        except OSError:
+            say(f"WARNING: the file system of {self.path} has no locks: see to it that no other run uses the folder.")
+        path = self.path / "config.json"
+        if path.exists():
+            keys = differing_keys(from_json(path).to_dict(), self._config.to_dict())
+            if keys:
+                return (
+                    f"{self.path} holds a run of another config ({'; '.join(keys)}): "
+                    f"give another --workdir, or the old values to go on with that run."
+                )
+        write_json(path, json.loads(self._config.to_json()))
+        return None
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._lock is not None:
             self._lock.close()
-
-    def _check_config(self) -> None:
-        path = self.path / "config.json"
-        if path.exists():
-            keys = differing_keys(json.loads(path.read_text()), self._config)
-            if keys:
-                raise UserError(
-                    f"{self.path} holds a run of another config ({'; '.join(keys)}): "
-                    f"give another --workdir, or the old values to go on with that run."
-                )
-        if is_main_process():
-            write_json(path, self._config)
 
 
 def write_json(path: Path, value: Any) -> None:

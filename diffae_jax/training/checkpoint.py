@@ -1,11 +1,14 @@
 """Checkpoints of a run, written in the background; the only file that knows Orbax."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
+import jax
 from orbax.checkpoint import v1 as ocp
 
-from diffae_jax.training.state import TrainState
+from diffae_jax.errors import UserError
+from diffae_jax.training.state import Params, TrainState
 
 KEPT = 2  # checkpoints; the older is there in case the newer is damaged
 
@@ -13,12 +16,12 @@ KEPT = 2  # checkpoints; the older is there in case the newer is damaged
 class Checkpoints:
     """The checkpoints in a folder, by step. A step is there whole or not at all, whenever the process dies."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, read_only: bool = False):
         self._checkpointer = ocp.training.Checkpointer(
             folder.absolute(),
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),  # the caller decides
             preservation_policy=ocp.training.preservation_policies.LatestN(KEPT),
-            cleanup_tmp_directories=True,
+            cleanup_tmp_directories=not read_only,  # a reader must not clear away what a running save is writing
         )
 
     @property
@@ -46,9 +49,15 @@ class Checkpoints:
         self._checkpointer.close()
 
 
-def load_ema(folder: Path, abstract_state: TrainState) -> Any:
-    """Returns the averaged weights of the newest checkpoint below a folder that no run is writing to."""
-    checkpoints = Checkpoints(folder)
-    state, _ = checkpoints.restore(checkpoints.latest, abstract_state)
+def load_ema(folder: Path, abstract_state: TrainState) -> Params:
+    """Returns the averaged weights of the newest checkpoint, and reads nothing else; a run may go on meanwhile.
+
+    Raises UserError where there is no checkpoint.
+    """
+    checkpoints = Checkpoints(folder, read_only=True)
+    if checkpoints.latest is None:
+        raise UserError(f"{folder} holds no checkpoint yet: let the run go on until its first save.")
+    skipped = jax.tree.map(lambda _: ocp.PLACEHOLDER, abstract_state)
+    state, _ = checkpoints.restore(checkpoints.latest, dataclasses.replace(skipped, ema=abstract_state.ema))
     checkpoints.close()
     return state.ema

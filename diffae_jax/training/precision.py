@@ -33,16 +33,17 @@ def resolve_precision(name: str) -> str:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class LossScale:
-    """The factor on the loss that keeps float16 gradients above underflow, and the good steps since it changed."""
+    """The factor on the loss that keeps float16 gradients above underflow, and the good steps since it changed.
+
+    It is part of every state, so that a run can go on in another precision; types with more range leave it alone.
+    """
 
     scale: Any  # float32 scalar; Any, for it is a shape or a sharding in the trees that describe a state
     good_steps: Any  # int32 scalar
 
     @classmethod
-    def create(cls, precision: str) -> "LossScale | None":
-        """Returns the initial loss scale of float16; None for types whose range needs none."""
-        if precision != "float16":
-            return None
+    def create(cls) -> "LossScale":
+        """Returns the initial loss scale."""
         return cls(jnp.asarray(INITIAL_SCALE, jnp.float32), jnp.asarray(0, jnp.int32))
 
     def update(self, finite: Bool[Array, ""]) -> "LossScale":

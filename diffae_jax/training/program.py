@@ -47,7 +47,7 @@ def compile_program(
     check_batch_size(batch_size, num_microbatches, mesh.size)
 
     def init(key):
-        return TrainState.create(init_params(key), optimizer, precision)
+        return TrainState.create(init_params(key), optimizer)
 
     def located(tree, shardings):
         return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), tree, shardings)
@@ -61,6 +61,7 @@ def compile_program(
         optimizer=optimizer,
         ema_decay=ema_decay,
         max_grad_norm=max_grad_norm,
+        scale_loss=precision == "float16",
         num_microbatches=num_microbatches,
     )
     step.__name__ = "train_step"

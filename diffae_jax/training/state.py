@@ -22,14 +22,14 @@ class TrainState:
     params: Params
     ema: Params  # the exponential moving average of params: the weights that are used after training
     opt_state: Any
-    loss_scale: Any  # LossScale with float16, None otherwise
+    loss_scale: Leaf  # LossScale, used with float16
 
     @classmethod
-    def create(cls, params: Params, optimizer: optax.GradientTransformation, precision: str) -> "TrainState":
+    def create(cls, params: Params, optimizer: optax.GradientTransformation) -> "TrainState":
         """Returns the state at step 0, the average starting at the parameters themselves."""
         ema = jax.tree.map(jnp.copy, params)  # a copy: step donates both
         step = jnp.asarray(0, jnp.int32)
-        return cls(step, params, ema, optimizer.init(params), LossScale.create(precision))
+        return cls(step, params, ema, optimizer.init(params), LossScale.create())
 
 
 def make_optimizer(learning_rate: float, weight_decay: float = 0.0) -> optax.GradientTransformation:

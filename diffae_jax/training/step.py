@@ -64,17 +64,18 @@ def train_step(
     optimizer: optax.GradientTransformation,
     ema_decay: float,
     max_grad_norm: float,
+    scale_loss: bool = False,
     num_microbatches: int = 1,
 ) -> tuple[TrainState, Metrics]:
     """Takes one step on one batch; `key` is the run's.
 
     Gradients are clipped to a global norm of `max_grad_norm`, after unscaling. Where the gradient is not finite,
     parameters, average and optimiser stay as they were, on every device alike, and the metric `finite` is 0: with
-    float16 that is how the loss scale finds its level, otherwise it is for the caller to stop.
+    `scale_loss` (float16) that is how the loss scale finds its level, otherwise it is for the caller to stop.
     """
     num_samples = jax.tree.leaves(batch)[0].shape[0]
     keys = sample_keys(key, state.step, num_samples)
-    scale = 1.0 if state.loss_scale is None else state.loss_scale.scale
+    scale = state.loss_scale.scale if scale_loss else 1.0
     loss, grads = mean_loss_and_grads(loss_fn, state.params, batch, keys, scale, num_microbatches)
 
     norms = {f"grad_norm/{name}": optax.tree.norm(part) for name, part in grads.items()}
@@ -93,9 +94,9 @@ def train_step(
         params=if_finite(params, state.params),
         ema=if_finite(ema, state.ema),
         opt_state=if_finite(opt_state, state.opt_state),
-        loss_scale=None if state.loss_scale is None else state.loss_scale.update(finite),
+        loss_scale=state.loss_scale.update(finite) if scale_loss else state.loss_scale,
     )
     metrics = {"loss": loss, "grad_norm": norm, **norms, "finite": finite.astype(jnp.float32)}
-    if state.loss_scale is not None:
+    if scale_loss:
         metrics["loss_scale"] = state.loss_scale.scale
     return new_state, metrics
