@@ -275,7 +275,7 @@ def test_training_flops_of_ffhq128_are_three_times_the_forward_ones():
     optimizer = make_optimizer(1e-4)
     loss_fn = autoencoder_loss(graphdef, "linear")
     step = partial(train_step, loss_fn=loss_fn, optimizer=optimizer, ema_decay=0.9999, max_grad_norm=1.0)
-    state = jax.eval_shape(lambda params: TrainState.create(params, optimizer, "float32"), params)
+    state = jax.eval_shape(lambda params: TrainState.create(params, optimizer), params)
     key = jax.eval_shape(jax.random.key, 0)
     per_image = gigaflops(step, state, {"image": images128(8, jnp.uint8)}, key) / 8
     assert per_image == pytest.approx(500, rel=0.03)
