@@ -8,7 +8,7 @@ __all__ = ["DiffAE"]
 
 
 def __getattr__(name: str) -> Any:
-    """Imports DiffAE, and with it jax, when it is first asked for: flags can be read before."""
+    """Imports DiffAE, and with it jax, when it is first asked for."""
     if name == "DiffAE":
         from diffae_jax.api import DiffAE
 

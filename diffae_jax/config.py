@@ -34,7 +34,10 @@ POSITIVE_KEYS = (
 
 
 def default() -> ConfigDict:
-    """Returns the settings that the paper's experiments share (Table 5, column FFHQ 128); configs change the rest."""
+    """Returns the settings that the paper's experiments share (Table 5, column FFHQ 128); configs change the rest.
+
+    It is locked: a key that is not here is an error, in a config file as on the command line.
+    """
     return ConfigDict(
         dict(
             name="",  # of the run; its folder is runs/<name>
@@ -85,7 +88,7 @@ def default() -> ConfigDict:
                 num_steps=(20, 100),  # of inversion and decoding
             ),
         )
-    )
+    ).lock()
 
 
 def check(config: ConfigDict) -> None:
@@ -134,8 +137,12 @@ def differing_keys(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     return [
         f"{key}: {old.get(key, 'absent')} -> {new.get(key, 'absent')}"
         for key in sorted(old.keys() | new.keys())
-        if old.get(key, "absent") != new.get(key, "absent") and not key.startswith(FREE_KEYS)
+        if old.get(key, "absent") != new.get(key, "absent") and not _is_free(key)
     ]
+
+
+def _is_free(key: str) -> bool:
+    return any(key == free or key.startswith(free + ".") for free in FREE_KEYS)
 
 
 def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -25,8 +25,9 @@ def main(argv: list[str]) -> None:
     """Joins the cluster, if there is one, and runs the stages."""
     if len(argv) > 1:
         raise UserError(f"{argv[1]!r} was not understood: every argument is a flag, such as --config={argv[1]}.")
-    from diffae_jax.distributed import join_cluster  # jax is imported once the flags are known to be good
+    from diffae_jax.distributed import join_cluster
 
+    # before the modules below, so that nothing can ask for devices first
     join_cluster(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     from diffae_jax.stages.chain import run_stages
     from diffae_jax.training.logging import say

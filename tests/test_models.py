@@ -307,7 +307,7 @@ def test_multiply_adds_of_ffhq128_equal_the_official_networks():
 
 @pytest.mark.parametrize(
     ("mean", "tolerance"),
-    [(0, 1e-6), (3, 3e-6), (30, 1e-4)],  # one pass: an error of (mean / std)^2 roundings
+    [(0, 1e-6), (3, 1e-6), (30, 5e-6), (300, 5e-5)],  # what remains is the rounding of h itself
 )
 @pytest.mark.parametrize("shape", [(2, 40, 64), (3, 8, 8, 32), (2, 4, 4, 4, 96)])
 def test_groupnorm_equals_float64_reference(shape, mean, tolerance):
@@ -544,6 +544,7 @@ def test_noise_predictor_equals_plain_call_at_every_step(model, unet):
     predict = jax.jit(lambda params, x_t, t, z: nnx.merge(graphdef, params).noise_predictor(GRID, z)(x_t, t))
     for t in GRID:
         assert relative_error(predict(params, X_T, t, Z), unet(X_T, np.full(2, t), Z)) < 1e-6
+    assert np.isnan(predict(params, X_T, np.int32(GRID[0] + 1), Z)).all(), "a step outside the grid must not pass"
 
 
 def test_sampling_loop_computes_only_what_depends_on_x_t(model):

@@ -57,7 +57,9 @@ def scale_shift(h: Float[Array, "n *spatial c"], a: Float[Array, "#n c"], b: Flo
 class GroupNorm(nnx.Module):
     """Group normalisation over 32 groups, given as the affine map that it is for each sample.
 
-    Statistics are float32 whatever the type of the input, and taken in one pass over it.
+    Statistics are float32 whatever the type of the input, and taken in one pass over it. So that mean(h^2) - mean(h)^2
+    does not cancel where the mean is large, both are taken of h less a value that is typical of the group: its mean at
+    the first position.
     """
 
     EPSILON = 1e-5
@@ -73,18 +75,20 @@ class GroupNorm(nnx.Module):
 
     def affine(self, h: Float[Array, "n *spatial c"]) -> tuple[Float[Array, "n c"], Float[Array, "n c"]]:
         """Returns (a, b) such that the normalised h is `h * a + b`."""
-        n, channels = h.shape[0], h.shape[-1]
-        spatial = tuple(range(1, h.ndim - 1))
+        n, *spatial, channels = h.shape
+        over_space = tuple(range(1, 1 + len(spatial)))
         h = h.astype(jnp.float32)
 
-        def group_mean(channel_means):
-            return channel_means.reshape(n, NUM_GROUPS, -1).mean(-1)
+        def group_mean(values):
+            means = values.reshape(n, NUM_GROUPS, -1).mean(-1)
+            return jnp.repeat(means, channels // NUM_GROUPS, axis=-1)
 
-        mean = group_mean(h.mean(spatial))
-        variance = jnp.maximum(group_mean(jnp.square(h).mean(spatial)) - jnp.square(mean), 0)
-        inverse_std = lax.rsqrt(variance + self.EPSILON)
-        a = jnp.repeat(inverse_std, channels // NUM_GROUPS, axis=-1) * self.scale[...]
-        b = self.bias[...] - jnp.repeat(mean, channels // NUM_GROUPS, axis=-1) * a
+        typical = lax.stop_gradient(group_mean(h.reshape(n, -1, channels)[:, 0]))
+        offset = h - typical.reshape(n, *(1,) * len(spatial), channels)
+        mean = group_mean(offset.mean(over_space))
+        variance = group_mean(jnp.square(offset).mean(over_space)) - jnp.square(mean)
+        a = lax.rsqrt(jnp.maximum(variance, 0) + self.EPSILON) * self.scale[...]
+        b = self.bias[...] - (typical + mean) * a
         return a, b
 
     def __call__(self, h: Float[Array, "n *spatial c"]) -> Float[Array, "n *spatial c"]:

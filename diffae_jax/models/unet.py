@@ -136,8 +136,9 @@ class UNet(nnx.Module):
         z_modulation = None if z is None else self.z_modulation(z)
 
         def eps_fn(x_t: Float[Array, "n *shape"], t: Int[Array, ""]) -> Float[Array, "n *shape"]:
-            row = jnp.argmax(timesteps == t)
-            return self.modulated(x_t, table[row][None], z_modulation)
+            found = timesteps == t
+            row = jnp.where(found.any(), table[jnp.argmax(found)], jnp.nan)  # another t must not pass unnoticed
+            return self.modulated(x_t, row[None], z_modulation)
 
         return eps_fn
 
