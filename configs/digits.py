@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
         z_dim=128,
         dropout=0.0,
     )
-    config.train.update(batch_size=32, num_images=120_000, schedule="cosine", learning_rate=2e-3, ema_decay=0.998)
+    config.train.update(batch_size=32, num_images=90_000, schedule="cosine", learning_rate=2e-3, ema_decay=0.998)
     config.data.update(kind="digits", flip=False)
     config.report.update(log_every=5_000, health_every=25_000, save_every=50_000, grid_every=50_000, num_grid_images=12)
     return config
