@@ -5,7 +5,7 @@
 Another size: --config.image_shape="(128, 128, 3)", a multiple of 16; grey: "(64, 64, 1)". Where left and right mean
 something (text, X-rays): --config.data.flip=False. One run a data set: name it with --config.name=NAME.
 
-Hardware: one GPU with 8 GB; a CPU for trying out. Cost: 10 M images x 22 GFLOP, some hours on a recent GPU.
+Hardware: one GPU; a CPU for trying out. Cost: 10 M images x 49 GFLOP = 0.5 EFLOP. Not yet trained here at that length.
 Expected: grids in runs/NAME/autoencoder/grids that follow the input within the first million images.
 """
 

@@ -101,6 +101,7 @@ class DiffAE:
         """Returns the stochastic code x_T of each image (Eq. 8), given z, by default its own."""
         self._check_images(images)
         z = self._own_z(images) if z is None else z
+        self._check_z(z, len(images))
         return self._in_batches(self._sampler(_invert, num_steps), images, z)
 
     def decode(
@@ -116,6 +117,7 @@ class DiffAE:
                 raise UserError("decode needs z, x_T or both: they say how many images there are.")
             x_T = jax.device_get(_noise(seed, jnp.arange(len(z)), shape=self.image_shape))
         self._check_shape(x_T)
+        self._check_z(z, len(x_T))
         return self._in_batches(self._sampler(_decode, num_steps), x_T, z)
 
     def reconstruct(
@@ -140,6 +142,12 @@ class DiffAE:
                 f"An array of shape {tuple(images.shape)} was given where the model takes (N, *{self.image_shape}): "
                 f"resize the images and put the channels last."
             )
+
+    def _check_z(self, z, num_images):
+        z_dim = self.config.model.z_dim
+        given, taken = (None if z is None else tuple(np.shape(z))), (None if z_dim is None else (num_images, z_dim))
+        if given != taken:
+            raise UserError(f"This model decodes {num_images} images from z of shape {taken}, not {given}.")
 
     def _check_images(self, images):
         self._check_shape(images)

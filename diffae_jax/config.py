@@ -1,5 +1,6 @@
 """The keys of an experiment: what each means, the values of the paper, and what may change between runs."""
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,17 @@ CHOICES = {
     "data.kind": ("folder", "digits"),
     "execution.sharding": ("replicated", "fsdp"),
 }
+RANGES = {
+    "seed": (0, 2**31 - 1),
+    "model.dropout": (0.0, 0.99),
+    "train.weight_decay": (0.0, 1.0),
+    "train.ema_decay": (0.0, 1.0),
+    "data.held_out_share": (0.0, 0.99),
+    "execution.num_workers": (0, 1024),
+}
 POSITIVE_KEYS = (
+    "model.base_channels",
+    "model.embed_dim",
     "train.batch_size",
     "train.num_images",
     "train.learning_rate",
@@ -100,6 +111,18 @@ def check(config: ConfigDict) -> None:
     for key in POSITIVE_KEYS:
         if values[key] <= 0:
             raise UserError(f"{key} must be positive, not {values[key]}.")
+    for key, (low, high) in RANGES.items():
+        if not low <= values[key] <= high:
+            raise UserError(f"{key} must be between {low} and {high}, not {values[key]}.")
+    for key in ("image_shape", "model.channel_mults", "model.encoder_channel_mults"):
+        if not values[key] or min(values[key]) < 1:
+            raise UserError(f"{key} must be a tuple of positive numbers, not {tuple(values[key])}.")
+    if config.model.z_dim is not None and config.model.z_dim < 1:
+        raise UserError(f"model.z_dim must be positive, or None for the baseline without z, not {config.model.z_dim}.")
+    if config.report.tensorboard and importlib.util.find_spec("tensorflow") is None:
+        raise UserError('report.tensorboard needs TensorFlow: pip install "diffae_jax[tensorboard]", or leave it off.')
+    if not config.name:
+        raise UserError("name is empty, but the run's folder is called by it: give one with --config.name=NAME.")
     for num_steps in (*config.evaluation.num_steps, config.report.num_grid_steps):
         if not 1 <= num_steps <= NUM_TIMESTEPS:
             raise UserError(f"Inversion and decoding take 1 to {NUM_TIMESTEPS} steps, not {num_steps}.")

@@ -10,14 +10,18 @@ from diffae_jax.errors import UserError
 
 
 def on_cluster() -> bool:
-    """Whether this process was started as one of several by SLURM, Open MPI or GKE, or runs on a TPU machine."""
+    """Whether this process was started as one of several by SLURM, Open MPI or GKE."""
     environ = os.environ
     slurm = int(environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1
     mpi = int(environ.get("OMPI_COMM_WORLD_SIZE", 1)) > 1
     gke = "KUBERNETES_SERVICE_HOST" in environ and "JOB_COMPLETION_INDEX" in environ
-    tpu_chips = [*Path("/dev").glob("accel*"), *Path("/dev").glob("vfio/[0-9]*")]
-    tpu = importlib.util.find_spec("libtpu") is not None and bool(tpu_chips)
-    return slurm or mpi or gke or tpu
+    return slurm or mpi or gke
+
+
+def on_tpu() -> bool:
+    """Whether this machine has TPU chips; it may be one of a pod, or alone."""
+    chips = [*Path("/dev").glob("accel*"), *Path("/dev").glob("vfio/[0-9]*")]
+    return importlib.util.find_spec("libtpu") is not None and bool(chips)
 
 
 def join_cluster(coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None):
@@ -28,11 +32,14 @@ def join_cluster(coordinator: str | None = None, num_processes: int | None = Non
     given = [value is not None for value in (coordinator, num_processes, process_id)]
     if any(given) and not all(given):
         raise UserError("--coordinator, --num_processes and --process_id go together: give all three or none.")
-    if not any(given) and not on_cluster():
+    must_join = any(given) or on_cluster()
+    if not must_join and not on_tpu():
         return
     try:
         jax.distributed.initialize(coordinator, num_processes, process_id)
     except (RuntimeError, ValueError, OSError) as error:
+        if not must_join:
+            return  # a TPU machine that is not part of a pod
         raise UserError(
             f"The other processes could not be joined ({error}): start all of them, or name the first with "
             f"--coordinator=HOST:PORT, --num_processes and --process_id."

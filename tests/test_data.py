@@ -141,6 +141,22 @@ def test_orientation_tag_is_applied(tmp_path):
     assert (image[:, 8:] == 255).all()
 
 
+def test_sixteen_bits_are_scaled_and_transparency_is_white(tmp_path):
+    ramp = np.linspace(0, 65535, 256).round().astype(np.uint16).reshape(16, 16)
+    Image.fromarray(ramp).save(tmp_path / "xray.png")
+    (image,) = folder(str(tmp_path), (16, 16, 1), 0.0)[0]
+    np.testing.assert_array_equal(image.ravel(), np.arange(256))
+    clear = np.zeros((16, 16, 4), np.uint8)
+    clear[:8, :, 3] = 255
+    Image.fromarray(clear).save(tmp_path / "xray.png")
+    (image,) = folder(str(tmp_path), (16, 16, 3), 0.0)[0]
+    assert (image[:8] == 0).all()
+    assert (image[8:] == 255).all()
+    Image.fromarray(np.ones((16, 16), np.float32)).save(tmp_path / "float.tif")
+    with pytest.raises(UserError, match=r"float.tif has pixels of 32 bits"):
+        check_files(folder(str(tmp_path), (16, 16, 1), 0.0)[0], show_progress=False)
+
+
 def test_held_out_images_stay_on_their_side_when_others_come(photos):
     _, before = folder(str(photos), (16, 16, 3), held_out_share=0.5)
     assert 0 < len(before) < 12

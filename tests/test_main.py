@@ -1,8 +1,10 @@
 """The command itself, as real processes: whole, killed, stopped, by two processes, and with mistakes."""
 
+import collections
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -44,8 +46,10 @@ def finish(process, code=0, timeout=300):
 
 
 def wait_for_checkpoint(process, workdir, step):
+    deadline = time.monotonic() + 300
     while not list((workdir / "autoencoder" / "checkpoints").glob(f"{step}/_CHECKPOINT_METADATA")):
         assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < deadline, "no checkpoint came"
         time.sleep(0.005)
 
 
@@ -90,11 +94,12 @@ def test_run_leaves_everything_that_was_promised(whole):
         assert promise in output, promise
 
 
-def test_finished_run_is_not_trained_again(whole):
+def test_finished_run_is_not_repeated(whole):
     workdir, _ = whole
     before = (workdir / "metrics.jsonl").read_bytes()
-    output = finish(start(workdir, MANY_STEPS, "--stages=autoencoder"))
-    assert "finished, 640 images seen" in output
+    output = finish(start(workdir, MANY_STEPS))
+    assert "autoencoder: finished, 640 images seen" in output
+    assert "evaluation: finished" in output
     assert (workdir / "metrics.jsonl").read_bytes() == before
 
 
@@ -178,6 +183,29 @@ def test_two_processes_equal_one_and_can_be_stopped_and_continued_by_one(whole, 
     assert max(jax.tree.leaves(lengths["params"])) < 1e-3
 
 
+def test_two_processes_with_fsdp_and_accumulation_equal_one(tmp_path):
+    wide = ("--config.model.base_channels=64", "--config.model.channel_mults=(1,)", "--stages=autoencoder")
+    for process in two_processes(
+        tmp_path / "two", *wide, "--config.execution.sharding=fsdp", "--config.execution.num_microbatches=2"
+    ):
+        finish(process)
+    finish(start(tmp_path / "one", *wide))
+    losses = [[row["loss"] for row in rows(tmp_path / name) if "loss" in row] for name in ("two", "one")]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
+    assert len(losses[0]) == 3
+
+
+def test_every_program_is_compiled_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_LOG_COMPILES", "1")
+    output = finish(start(tmp_path))
+    compilations = re.findall(r"Compiling (?:jit\()?(\w+)\)? with global shapes and types (.*)", output)
+    ours = {"train_step", "init", "measure", "_encode", "_invert", "_decode"}
+    counts = collections.Counter(compilation for compilation in compilations if compilation[0] in ours)
+    assert {name for name, _ in counts} == ours
+    assert set(counts.values()) == {1}, counts
+    assert sum(name == "train_step" for name, _ in counts) == 1
+
+
 def test_second_run_on_a_folder_in_use_is_refused(tmp_path):
     first = start(tmp_path, MANY_STEPS)
     wait_for_checkpoint(first, tmp_path, 4)
@@ -205,6 +233,21 @@ def image_folder(tmp_path_factory):
     return folder
 
 
+def test_mended_mistake_is_accepted_in_the_same_folder(tmp_path):
+    finish(start(tmp_path, "--config.model.base_channels=40"), code=2)
+    finish(start(tmp_path, "--stages=autoencoder"))
+
+
+def test_other_images_are_refused(image_folder, tmp_path):
+    arguments = ["--config.data.kind=folder", "--stages=autoencoder"]
+    finish(start(tmp_path / "run", *arguments, f"--config.data.path={image_folder}"))
+    others = tmp_path / "others"
+    shutil.copytree(image_folder, others)
+    (others / "3.png").unlink()
+    output = finish(start(tmp_path / "run", *arguments, f"--config.data.path={others}"), code=2)
+    assert "trained on other images (20 then, 19 now" in output
+
+
 @pytest.mark.parametrize(
     ("arguments", "devices", "message"),
     [
@@ -228,6 +271,9 @@ def image_folder(tmp_path_factory):
         (["--config.train.batch_size=0"], 1, "batch_size"),
         (["--config.train.num_images=0"], 1, "num_images"),
         (["--config.evaluation.num_steps=(2000,)"], 1, "2000"),
+        (["--config.model.channel_mults=()"], 1, "channel_mults"),
+        (["--config.seed=-1"], 1, "seed"),
+        (["--config.report.tensorboard=True"], 1, "tensorboard"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -17,7 +17,7 @@ from diffae_jax.training import health, precision
 from diffae_jax.training.checkpoint import Checkpoints
 from diffae_jax.training.logging import MetricsWriter
 from diffae_jax.training.loop import Periodic, Window, fit
-from diffae_jax.training.program import compile_program, run_key
+from diffae_jax.training.program import compile_program, count_flops, run_key
 from diffae_jax.training.sharding import on_host, split_batch, spread, state_shardings
 from diffae_jax.training.state import make_optimizer
 
@@ -309,7 +309,7 @@ def test_effective_rank_counts_equally_strong_directions():
 
 def test_z_health_gives_every_image_the_z_of_another():
     z = jnp.arange(6.0)[:, None] * jnp.ones((6, 2))
-    values = health.z_health(z, lambda given: jnp.abs(given - z).mean(1), jax.random.key(0))
+    values = health.z_health(z, lambda given: jnp.abs(given - z).mean(1))
     assert float(values["z/loss_own"]) == 0
     assert float(values["z/loss_shuffled"]) >= 1
 
@@ -321,6 +321,18 @@ def test_health_line_warns_when_z_is_ignored():
         values, 100
     )
     assert "learning" in health.describe_z({**values, "z/loss_shuffled": 0.2}, images=100_000)
+
+
+def test_flops_are_counted_or_unknown_where_the_compiler_does_not_tell(one_device):
+    class Silent:
+        def cost_analysis(self):
+            return None
+
+    lowered = jax.jit(lambda a: a @ a).lower(jax.ShapeDtypeStruct((8, 8), jnp.float32))
+    compiled = lowered.compile()
+    assert count_flops(lowered, compiled, num_devices=4, num_microbatches=3) == 3 * 2 * 8**3
+    assert count_flops(Silent(), compiled, num_devices=4, num_microbatches=3) == 4 * 3 * 2 * 8**3
+    assert count_flops(Silent(), Silent(), num_devices=4, num_microbatches=3) is None
 
 
 def test_float16_without_a_working_scale_stops():

@@ -109,9 +109,9 @@ def folder(path: str, image_shape: tuple[int, ...], held_out_share: float) -> tu
         )
     ids = sorted(
         str((Path(parent) / name).relative_to(root))
-        for parent, _, names in os.walk(root, followlinks=True)
+        for parent, _, names in os.walk(root)
         for name in names
-        if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
+        if name.lower().endswith(IMAGE_SUFFIXES) and "/." not in f"/{(Path(parent) / name).relative_to(root)}"
     )
     if not ids:
         raise UserError(f"{path} holds no image files ({', '.join(IMAGE_SUFFIXES)}), nor do the folders in it.")
@@ -126,12 +126,12 @@ def hash_share(name: str) -> float:
 
 
 def fingerprint(*sources: Files) -> str:
-    """Returns a hash of the names, sizes and times of all files of some sources."""
+    """Returns a hash of the names and sizes of all files of some sources: a copy of a folder has that of the folder."""
     digest = hashlib.sha256()
     for source in sources:
         for name in source.ids:
-            stat = (source.root / name).stat()
-            digest.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+            digest.update(f"{name}\0{(source.root / name).stat().st_size}\n".encode())
+        digest.update(b"\n")
     return digest.hexdigest()
 
 

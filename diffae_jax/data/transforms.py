@@ -18,7 +18,7 @@ def resize_and_crop(image: Image.Image, image_shape: tuple[int, int, int]) -> UI
     """
     height, width, channels = image_shape
     name = getattr(image, "filename", "") or "an image"
-    image = ImageOps.exif_transpose(image).convert(PIL_MODES[channels])
+    image = with_channels(ImageOps.exif_transpose(image), channels, name)
     if image.width < width or image.height < height:
         raise UserError(
             f"{name} is {image.width}x{image.height} pixels, smaller than the {width}x{height} asked for: "
@@ -26,6 +26,21 @@ def resize_and_crop(image: Image.Image, image_shape: tuple[int, int, int]) -> UI
         )
     image = ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
     return np.asarray(image, np.uint8).reshape(image_shape)
+
+
+def with_channels(image: Image.Image, channels: int, name: str) -> Image.Image:
+    """Converts an image to 8 bits and 1, 3 or 4 channels: 16 bits are scaled down, transparency is laid on white.
+
+    Raises UserError for pixels of 32 bits, whose range nothing tells.
+    """
+    if image.mode in ("I", "F"):
+        raise UserError(f"{name} has pixels of 32 bits, whose range is not known: save it with 8 or 16 bits.")
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image, np.uint16) / 257).round().astype(np.uint8))
+    if channels != 4 and image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert(PIL_MODES[channels])
 
 
 def random_flip(image: UInt8[np.ndarray, "*spatial c"], rng: np.random.Generator) -> UInt8[np.ndarray, "*spatial c"]:

@@ -150,30 +150,33 @@ class UNet(nnx.Module):
         dropout_keys: Key[Array, "n"] | None = None,
     ) -> Float[Array, "n *shape"]:
         """The part of the network that depends on x_t."""
-        blocks = iter(self._calls(time_modulation, z_modulation, dropout_keys))
+        calls = zip(self.blocks, self._modulations(time_modulation, z_modulation, dropout_keys), strict=True)
+
+        def call_next(h):
+            block, modulations = next(calls)
+            return checkpointed(block, h, *modulations) if self.remat else block(h, *modulations)
+
         h = self.conv_in(x_t.astype(self.dtype or x_t.dtype))
         skips = [h]
         for _ in self.down:
-            h = next(blocks)(h)
+            h = call_next(h)
             skips.append(h)
         for _ in self.middle:
-            h = next(blocks)(h)
+            h = call_next(h)
         for block in self.up:
             if block.resample is None:
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
-            h = next(blocks)(h)
+            h = call_next(h)
         assert not skips
         return self.conv_out(nnx.silu(self.norm_out(h))).astype(jnp.float32)
 
-    def _calls(self, time_modulation, z_modulation, dropout_keys):
-        """Yields each block as a function of h alone, its modulations and dropout keys bound."""
-        time_start = z_start = 0
+    def _modulations(self, time_modulation, z_modulation, dropout_keys):
+        """Yields each block's part of the modulations, and its dropout keys."""
+        start = 0
         for index, block in enumerate(self.blocks):
-            width = block.conv2.out_features
-            t_scale_shift = time_modulation[:, time_start : time_start + 2 * width]
-            z_scale = None if z_modulation is None else z_modulation[:, z_start : z_start + width]
+            stop = start + block.conv2.out_features
+            t_scale_shift = time_modulation[:, 2 * start : 2 * stop]
+            z_scale = None if z_modulation is None else z_modulation[:, start:stop]
             keys = None if dropout_keys is None else jax.vmap(jax.random.fold_in, (0, None))(dropout_keys, index)
-            time_start += 2 * width
-            z_start += width
-            call = (lambda *args, block=block: checkpointed(block, *args)) if self.remat else block
-            yield lambda h, call=call, args=(t_scale_shift, z_scale, keys): call(h, *args)
+            yield t_scale_shift, z_scale, keys
+            start = stop

@@ -1,6 +1,6 @@
 """Stage 1: images -> semantic encoder and conditional UNet, trained together (Eq. 6)."""
 
-import json
+import contextlib
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,21 +15,21 @@ from ml_collections import ConfigDict
 
 from diffae_jax.api import DiffAE, builder
 from diffae_jax.data.batches import on_devices, training_batches
-from diffae_jax.data.sources import Files, Source, check_files, fingerprint, open_sources
+from diffae_jax.data.sources import Source
 from diffae_jax.data.transforms import to_float
 from diffae_jax.diffusion.loss import l_simple
 from diffae_jax.diffusion.schedule import NUM_TIMESTEPS, cumulative_alpha
 from diffae_jax.errors import UserError
 from diffae_jax.evaluation.figures import save_rows
 from diffae_jax.models import abstract_model, split
-from diffae_jax.stages.run_folder import write_json
+from diffae_jax.stages.data import check_data, open_data, read
 from diffae_jax.training.checkpoint import Checkpoints
 from diffae_jax.training.health import describe_z, z_health
 from diffae_jax.training.logging import MetricsWriter, is_main_process, parameter_table, quantity, say
 from diffae_jax.training.loop import Periodic, PeriodicCall, Window, fit, steps_of
 from diffae_jax.training.precision import resolve_precision
 from diffae_jax.training.program import Program, compile_program, run_key
-from diffae_jax.training.sharding import replicated, split_batch, spread
+from diffae_jax.training.sharding import check_batch_size, replicated, split_batch, spread
 from diffae_jax.training.state import TrainState, make_optimizer
 from diffae_jax.training.step import LossFn, sample_keys
 
@@ -60,14 +60,19 @@ def loss_given_z(
     return l_simple(lambda x_t, t: model(x_t, t, z, dropout_keys if train else None), x_0, t, eps, abar)
 
 
-def autoencoder_program(config: ConfigDict, mesh: Mesh) -> Program:
-    """Compiles the training step of a config. Raises UserError where the model or the batch cannot be."""
-    precision = resolve_precision(config.train.precision)
-    build = builder(config, precision)
+def check_model(config: ConfigDict) -> None:
+    """Raises UserError where the model of a config cannot be built."""
     try:
-        graphdef, _ = abstract_model(build)
+        abstract_model(builder(config, "float32"))
     except ValueError as error:
         raise UserError(str(error)) from error
+
+
+def autoencoder_program(config: ConfigDict, mesh: Mesh) -> Program:
+    """Compiles the training step of a config."""
+    precision = resolve_precision(config.train.precision)
+    build = builder(config, precision)
+    graphdef, _ = abstract_model(build)
     return compile_program(
         lambda key: split(build(nnx.Rngs(key)))[1],
         autoencoder_loss(graphdef, config.train.schedule),
@@ -82,42 +87,24 @@ def autoencoder_program(config: ConfigDict, mesh: Mesh) -> Program:
     )
 
 
-def open_checked(config: ConfigDict, folder: Path) -> tuple[Source, Source]:
-    """Opens the data of a config, reading every image file once, unless this run did and they are the same still."""
-    training, held_out = open_sources(
-        config.data.kind,
-        path=config.data.path,
-        image_shape=tuple(config.image_shape),
-        held_out_share=config.data.held_out_share,
-    )
-    if isinstance(training, Files):
-        record = folder / "data.json"
-        checked = json.loads(record.read_text()) if record.exists() else {}
-        found = {"training": len(training), "held_out": len(held_out), "files": fingerprint(training, held_out)}
-        if checked != found:
-            if checked:
-                say("WARNING: the images are not those that this run began with: the order of training changes.")
-            for source in (training, held_out):
-                check_files(source, show_progress=is_main_process())
-            if is_main_process():
-                write_json(record, found)
-    return training, held_out
-
-
 def describe(config: ConfigDict, program: Program, num_training: int, num_held_out: int, num_steps: int) -> None:
     """Prints the model, the data and what training will take."""
     batch_size, device = config.train.batch_size, jax.local_devices()[0]
     precision = resolve_precision(config.train.precision)
+
+    def work(num_steps):
+        return "FLOP unknown" if program.flops is None else quantity(program.flops * num_steps, "FLOP")
+
     shape = "x".join(str(size) for size in config.image_shape)
     say(parameter_table(program.abstract_state.params))
     say(f"Images: {shape}, {num_training:,} to train on, {num_held_out:,} held out.")
     say(
-        f"A step: {batch_size} images, {quantity(program.flops, 'FLOP')}, {quantity(program.bytes_per_device, 'B')} "
+        f"A step: {batch_size} images, {work(1)}, {quantity(program.bytes_per_device, 'B')} "
         f"on each of {jax.device_count()} {device.device_kind} in {precision}."
     )
     say(
         f"The run: {num_steps:,} steps, {num_steps * batch_size:,} images "
-        f"({num_steps * batch_size / num_training:,.0f} times each), {quantity(program.flops * num_steps, 'FLOP')}."
+        f"({num_steps * batch_size / num_training:,.0f} times each), {work(num_steps)}."
     )
     limit = (device.memory_stats() or {}).get("bytes_limit")
     if limit and program.bytes_per_device > limit:
@@ -133,23 +120,17 @@ def periodic_tasks(config: ConfigDict, folder: Path, mesh: Mesh, images: Source)
     grid = grid_task(config, folder, mesh, read(images, config.report.num_grid_images))
     tasks = [Periodic(steps_of(config.report.grid_every, batch_size), grid)]
     if config.model.z_dim is not None:
-        # as many as a micro-batch, which fits the devices and splits over them; repeated where there are fewer
-        count = batch_size // config.execution.num_microbatches
-        health_images = read(images, count)
-        health = health_task(config, mesh, health_images[np.arange(count) % len(health_images)])
-        tasks.append(Periodic(steps_of(config.report.health_every, batch_size), health))
+        health_images = read(images, batch_size // config.execution.num_microbatches)  # so many fit the devices
+        if len(health_images) > 1:
+            health = health_task(config, mesh, health_images)
+            tasks.append(Periodic(steps_of(config.report.health_every, batch_size), health))
     return tasks
 
 
-def read(images: Source, count: int) -> UInt8[np.ndarray, "n *shape"]:
-    """Reads the first images of a source, at most `count`."""
-    return np.stack([images[i] for i in range(min(count, len(images)))])
-
-
 def health_task(config: ConfigDict, mesh: Mesh, images: UInt8[np.ndarray, "n *shape"]) -> PeriodicCall:
-    """Measures and reports whether z is learning; needs as many images as divide over the mesh."""
+    """Measures and reports whether z is learning, on at least two images."""
     graphdef, _ = abstract_model(builder(config, resolve_precision(config.train.precision)))
-    batch = spread(images, split_batch(mesh))
+    batch = spread(images, replicated(mesh) if len(images) % mesh.size else split_batch(mesh))
 
     @partial(jax.jit, out_shardings=replicated(mesh))
     def measure(params, images, key):
@@ -158,7 +139,6 @@ def health_task(config: ConfigDict, mesh: Mesh, images: UInt8[np.ndarray, "n *sh
         return z_health(
             model.encode(x_0),
             lambda z: loss_given_z(model, x_0, z, keys, config.train.schedule, train=False),
-            key,
         )
 
     def task(state: TrainState, step: int, metrics: dict[str, float]) -> dict[str, float]:
@@ -201,50 +181,51 @@ def run(config: ConfigDict, folder: Path, mesh: Mesh) -> None:
     """Trains the autoencoder of a run folder, from where it stopped, and leaves its checkpoints and grids there."""
     batch_size = config.train.batch_size
     num_steps = steps_of(config.train.num_images, batch_size)
-    checkpoints = Checkpoints(folder / "autoencoder" / "checkpoints")
-    first_step = checkpoints.latest or 0
-    if first_step >= num_steps:
-        say(f"autoencoder: finished, {first_step * batch_size:,} images seen.")
-        return
+    training, held_out = open_data(config, folder)
+    with contextlib.ExitStack() as stack:
+        checkpoints = stack.enter_context(contextlib.closing(Checkpoints(folder / "autoencoder" / "checkpoints")))
+        first_step = checkpoints.latest or 0
+        if first_step >= num_steps:
+            say(f"autoencoder: finished, {first_step * batch_size:,} images seen.")
+            return
+        batches = training_batches(
+            training,
+            batch_size=batch_size,
+            seed=config.seed,
+            first_step=first_step,
+            flip=config.data.flip,
+            num_workers=config.execution.num_workers,
+            process_index=jax.process_index(),
+            num_processes=jax.process_count(),
+        )
+        check_model(config)
+        check_batch_size(batch_size, config.execution.num_microbatches, mesh.size)
+        check_data(folder, training, held_out)
+        program = autoencoder_program(config, mesh)
+        describe(config, program, len(training), len(held_out), num_steps)
 
-    training, held_out = open_checked(config, folder)
-    program = autoencoder_program(config, mesh)
-    describe(config, program, len(training), len(held_out), num_steps)
-
-    key = run_key(config.seed, mesh)
-    init_key, step_key = jax.random.split(key)
-    window = Window()
-    if first_step:
-        state, saved_window = checkpoints.restore(first_step, program.abstract_state)
-        window = Window(**saved_window)
-        say(f"Going on after step {first_step:,} ({first_step * batch_size:,} images).")
-    else:
-        state = program.init(init_key)
-    writer = MetricsWriter(folder, first_step, config.report.tensorboard)
-    batches = training_batches(
-        training,
-        batch_size=batch_size,
-        seed=config.seed,
-        first_step=first_step,
-        flip=config.data.flip,
-        num_workers=config.execution.num_workers,
-        process_index=jax.process_index(),
-        num_processes=jax.process_count(),
-    )
-    fit(
-        state,
-        step_fn=program.step,
-        batches=on_devices(batches, split_batch(mesh)),
-        key=step_key,
-        first_step=first_step,
-        num_steps=num_steps,
-        batch_size=batch_size,
-        log_every=steps_of(config.report.log_every, batch_size),
-        save_every=steps_of(config.report.save_every, batch_size),
-        periodic=periodic_tasks(config, folder, mesh, held_out if len(held_out) else training),
-        checkpoints=checkpoints,
-        window=window,
-        writer=writer,
-    )
-    checkpoints.close()
-    writer.close()
+        init_key, step_key = jax.random.split(run_key(config.seed, mesh))
+        window = Window()
+        if first_step:
+            state, saved_window = checkpoints.restore(first_step, program.abstract_state)
+            window = Window(**saved_window)
+            say(f"Going on after step {first_step:,} ({first_step * batch_size:,} images).")
+        else:
+            state = program.init(init_key)
+        writer = MetricsWriter(folder, first_step, config.report.tensorboard)
+        stack.enter_context(contextlib.closing(writer))
+        fit(
+            state,
+            step_fn=program.step,
+            batches=on_devices(batches, split_batch(mesh)),
+            key=step_key,
+            first_step=first_step,
+            num_steps=num_steps,
+            batch_size=batch_size,
+            log_every=steps_of(config.report.log_every, batch_size),
+            save_every=steps_of(config.report.save_every, batch_size),
+            periodic=periodic_tasks(config, folder, mesh, held_out if len(held_out) else training),
+            checkpoints=checkpoints,
+            window=window,
+            writer=writer,
+        )

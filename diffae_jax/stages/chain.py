@@ -32,7 +32,16 @@ def run_stages(config: ConfigDict, workdir: str | None = None, stages: list[str]
         for name, run in STAGES.items():
             if stages is None or name in stages:
                 say(f"Stage {name}, in {folder.path / name}.")
-                run(config, folder.path, make_mesh())
+                try:
+                    run(config, folder.path, make_mesh())
+                except jax.errors.JaxRuntimeError as error:
+                    if "RESOURCE_EXHAUSTED" not in str(error):
+                        raise
+                    raise UserError(
+                        f"The devices have too little memory for {config.train.batch_size} images at a time: set "
+                        f"--config.execution.remat=True, a higher --config.execution.num_microbatches (now "
+                        f"{config.execution.num_microbatches}) or a lower --config.train.batch_size."
+                    ) from error
 
 
 def keep_compiled_programs() -> None:

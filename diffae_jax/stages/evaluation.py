@@ -1,5 +1,6 @@
 """Last stage: what the trained model does on held-out images, as a table, a JSON file and a picture."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,12 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
 from diffae_jax.api import DiffAE
-from diffae_jax.data.sources import Source, open_sources
+from diffae_jax.data.sources import Source
 from diffae_jax.data.transforms import to_float
 from diffae_jax.evaluation.figures import save_rows
 from diffae_jax.evaluation.metrics import mse
-from diffae_jax.stages.autoencoder import read
-from diffae_jax.stages.run_folder import write_json
+from diffae_jax.stages.data import open_data, read
+from diffae_jax.stages.run_folder import latest_step, write_json
 from diffae_jax.training.logging import is_main_process, say
 
 NUM_PICTURES = 12
@@ -26,13 +27,13 @@ NUM_PICTURES = 12
 
 def run(config: ConfigDict, folder: Path, mesh: Mesh) -> None:
     """Measures a trained run and writes evaluation/results.json and evaluation/reconstructions.png."""
+    training, held_out = open_data(config, folder)
+    path = folder / "evaluation" / "results.json"
+    measured = {"step": latest_step(folder), **json.loads(config.evaluation.to_json())}
+    if path.exists() and json.loads(path.read_text())["measured"] == measured:
+        say(f"evaluation: finished, figures in {path}.")
+        return
     model = DiffAE.load(folder, mesh)
-    training, held_out = open_sources(
-        config.data.kind,
-        path=config.data.path,
-        image_shape=tuple(config.image_shape),
-        held_out_share=config.data.held_out_share,
-    )
     if len(held_out):
         say(f"Evaluation: {min(len(held_out), config.evaluation.num_images):,} held-out images.")
     else:
@@ -40,7 +41,7 @@ def run(config: ConfigDict, folder: Path, mesh: Mesh) -> None:
         say("Evaluation: no images are held out (--config.data.held_out_share), so on training images.")
     x_0 = to_float(read(held_out, config.evaluation.num_images))
 
-    results: dict[str, Any] = {"num_images": len(x_0)}
+    results: dict[str, Any] = {"measured": measured, "num_images": len(x_0)}
     decoded, rows = {}, {"input": x_0[:NUM_PICTURES]}
     for num_steps in config.evaluation.num_steps:
         inferred = model.reconstruct(x_0, num_steps)
@@ -60,8 +61,8 @@ def run(config: ConfigDict, folder: Path, mesh: Mesh) -> None:
     if is_main_process():
         picture = folder / "evaluation" / "reconstructions.png"
         save_rows(picture, rows)
-        write_json(folder / "evaluation" / "results.json", results)
-        say(f"  pictures: {picture}\n  figures: {folder / 'evaluation' / 'results.json'}")
+        write_json(path, results)
+        say(f"  pictures: {picture}\n  figures: {path}")
 
 
 def recognition(

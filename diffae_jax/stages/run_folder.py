@@ -30,7 +30,14 @@ class RunFolder:
         self._config = config
 
     def __enter__(self) -> "RunFolder":
-        problem = self._open() if is_main_process() else None
+        problem = None
+        if is_main_process():
+            try:
+                self._open()
+            except UserError as error:
+                problem = str(error)
+            except OSError as error:
+                problem = f"{self.path} cannot be written ({error.strerror}): give another --workdir."
         if jax.process_count() > 1:
             refused = multihost_utils.broadcast_one_to_all(np.asarray(problem is not None))
             if refused and problem is None:
@@ -39,33 +46,35 @@ class RunFolder:
             raise UserError(problem)
         return self
 
-    def _open(self) -> str | None:
-        """Locks the folder and writes its config; returns what is in the way of that."""
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.path / ".lock").open("w")
-        except OSError as error:
-            return f"{self.path} cannot be written ({error.strerror}): give another --workdir."
+    def _open(self) -> None:
+        """Locks the folder and writes its config. Raises UserError or OSError for what is in the way of that."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = (self.path / ".lock").open("w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return f"{self.path} is in use by another run: wait for it, or give another --workdir."
+        except BlockingIOError as error:
+            raise UserError(f"{self.path} is in use by another run: wait for it, or give another --workdir.") from error
         except OSError:
             say(f"WARNING: the file system of {self.path} has no locks: see to it that no other run uses the folder.")
         path = self.path / "config.json"
-        if path.exists():
+        if path.exists() and latest_step(self.path) is not None:  # before there are any, a config can still be mended
             keys = differing_keys(from_json(path).to_dict(), self._config.to_dict())
             if keys:
-                return (
+                raise UserError(
                     f"{self.path} holds a run of another config ({'; '.join(keys)}): "
                     f"give another --workdir, or the old values to go on with that run."
                 )
         write_json(path, json.loads(self._config.to_json()))
-        return None
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._lock is not None:
             self._lock.close()
+
+
+def latest_step(path: Path) -> int | None:
+    """Returns the step of the newest checkpoint of a run folder; None before the first."""
+    names = [folder.name for folder in (path / "autoencoder" / "checkpoints").glob("[0-9]*")]
+    return max((int(name) for name in names if name.isdigit()), default=None)
 
 
 def write_json(path: Path, value: Any) -> None:

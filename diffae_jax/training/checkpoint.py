@@ -10,7 +10,7 @@ from orbax.checkpoint import v1 as ocp
 from diffae_jax.errors import UserError
 from diffae_jax.training.state import Params, TrainState
 
-KEPT = 2  # checkpoints; the older is there in case the newer is damaged
+KEPT = 2  # checkpoints
 
 
 class Checkpoints:

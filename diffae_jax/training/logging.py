@@ -76,13 +76,13 @@ class MetricsWriter:
 class Progress:
     """A progress bar over images on a terminal, a line at each report elsewhere."""
 
-    def __init__(self, num_images: int, first_image: int, unit: str = " images"):
+    def __init__(self, num_images: int, first_image: int):
         self._on_terminal = sys.stdout.isatty()
         self._num_images = num_images
         self._bar = tqdm(
             total=num_images,
             initial=first_image,
-            unit=unit,
+            unit=" images",
             unit_scale=True,
             file=sys.stdout,
             disable=not (is_main_process() and self._on_terminal),

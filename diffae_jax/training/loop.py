@@ -157,7 +157,8 @@ def fit(
                     means = window.take_means()
                     writer.write(step, images=step * batch_size, **means, images_per_second=speed)
                     progress.report(step * batch_size, means.get("loss", float("nan")), speed)
-                for task in periodic:
+                stopping = stop.reached(step)
+                for task in () if stopping else periodic:
                     if step % task.every == 0 or step == num_steps:
                         collect()
                         paused = time.monotonic()
@@ -165,10 +166,9 @@ def fit(
                         reported_at += time.monotonic() - paused
                         if values:
                             writer.write(step, images=step * batch_size, **values)
-                stopping = stop.reached(step)
                 if step % save_every == 0 or step == num_steps or stopping:
                     save(step)
-                if stopping and step < num_steps:
+                if stopping:
                     checkpoints.wait()
                     raise Stopped(step, stop.number)
         checkpoints.wait()

@@ -1,6 +1,7 @@
 """A training step compiled once for a mesh, with what it costs, before any array is allocated."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -22,7 +23,7 @@ class Program:
     abstract_state: TrainState  # shapes and shardings
     init: Callable[[Key[Array, ""]], TrainState]
     step: Callable[[TrainState, Any, Key[Array, ""]], tuple[TrainState, Metrics]]
-    flops: float  # of one step, over all devices
+    flops: float | None  # of one step, over all devices; None where the compiler does not tell
     bytes_per_device: int  # state, batch and activations, as the compiler lays them out
 
 
@@ -76,7 +77,7 @@ def compile_program(
         abstract_state=located(abstract_state, shardings),
         init=jax.jit(init, out_shardings=shardings),
         step=compiled,
-        flops=lowered.cost_analysis()["flops"] * num_microbatches,  # XLA counts the body of a scan once
+        flops=count_flops(lowered, compiled, mesh.size, num_microbatches),
         bytes_per_device=memory.argument_size_in_bytes
         + memory.output_size_in_bytes
         - memory.alias_size_in_bytes
@@ -84,6 +85,21 @@ def compile_program(
     )
 
 
+def count_flops(
+    lowered: jax.stages.Lowered, compiled: jax.stages.Compiled, num_devices: int, num_microbatches: int
+) -> float | None:
+    """Returns XLA's count for a step: of the program as written, or of what was compiled where it counts that only.
+
+    The body of the scan over micro-batches is counted once, so the count is multiplied by their number.
+    """
+    analysis, copies = lowered.cost_analysis(), 1
+    if analysis is None:  # GPU and TPU
+        analysis, copies = compiled.cost_analysis() or {}, num_devices
+    flops = analysis.get("flops")
+    return None if flops is None else flops * copies * num_microbatches
+
+
+@functools.cache
 def run_key(seed: int, mesh: Mesh) -> Key[Array, ""]:
     """Returns the key that all randomness of a run comes from, on every device."""
     return jax.jit(lambda: jax.random.key(seed), out_shardings=replicated(mesh))()

@@ -1,7 +1,8 @@
 """Where arrays lie: batches split over all devices, state replicated or split too (FSDP)."""
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax
@@ -65,11 +66,15 @@ def spread(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
     return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
 
+@functools.cache
+def _gather(mesh: Mesh) -> Callable[[Any], Any]:
+    return jax.jit(lambda tree: tree, out_shardings=replicated(mesh))
+
+
 def on_host(tree: Any) -> Any:
     """Fetches global arrays of any sharding as numpy arrays, on every process alike."""
     mesh_of = {x.sharding.mesh for x in jax.tree.leaves(tree) if not x.is_fully_addressable}
     if mesh_of:
-        whole = replicated(mesh_of.pop())
-        tree = jax.jit(lambda tree: tree, out_shardings=whole)(tree)
+        tree = _gather(mesh_of.pop())(tree)
         return jax.tree.map(lambda x: np.asarray(x.addressable_data(0)), tree)
     return jax.device_get(tree)
