@@ -8,7 +8,7 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "diffae_jax" / "__init__.py").read_text()).group(1)
 
-TEST = ["pytest>=8", "pytest-xdist>=3.5", "beartype>=0.20"]
+TEST = ["pytest>=8", "beartype>=0.20"]
 
 setup(
     name="diffae_jax",
@@ -27,13 +27,13 @@ setup(
         "grain>=0.2.12",
         "ml-collections>=1.1",
         "clu>=0.0.12",
-        "tensorflow-datasets>=4.9.9",
+        "tensorflow-datasets>=4.9.9",  # for its data sets, which are to come
         "absl-py>=2.1",
         "scikit-learn>=1.5",
         "pillow>=11",
         "tqdm>=4.66",
         "matplotlib>=3.9",
-        "safetensors>=0.5",
+        "safetensors>=0.5",  # for bundles, which are to come
         "jaxtyping>=0.3",
     ],
     extras_require={
@@ -43,7 +43,7 @@ setup(
         "v100": ["jax[cuda12]>=0.10", "nvidia-cudnn-cu12==9.10.2.21"],
         "tpu": ["jax[tpu]>=0.10"],
         "tensorboard": ["tensorflow>=2.16"],  # brings tensorboard; clu writes its files through it
-        "demo": ["gradio>=5"],
+        "demo": ["gradio>=5"],  # for the web page, which is to come
         "test": TEST,
         "dev": [*TEST, "ruff>=0.14"],
     },

@@ -3,7 +3,8 @@
     python -m diffae_jax.main --config=configs/celeba64.py --config.data.path=FOLDER
 
 The folder holds the images cropped as D2C does: 128x128 around (x 89, y 121) of the aligned 178x218.
-Hardware: one GPU with 16 GB or more. Cost: 72 M images x 89 GFLOP = 6.4 EFLOP. Not yet trained here.
+Hardware: the paper used V100s; the run prints the memory it needs.
+Cost: 72 M images x 89 GFLOP = 6.4 EFLOP. Not yet trained here.
 Expected: FID 5.30 unconditional at T = 100 (Table 4), once a latent DDIM is trained.
 The DDIM baseline of the same size, without z: --config=configs/celeba64.py:ddim
 """

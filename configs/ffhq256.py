@@ -2,8 +2,9 @@
 
     python -m diffae_jax.main --config=configs/ffhq256.py --config.data.path=FOLDER
 
-Hardware: four GPUs with 32 GB; with less memory add --config.execution.remat=True. Cost: 90 M images x 1876
-GFLOP = 169 EFLOP; the official code trains 10.08 images/s on a V100, which is 2480 hours of one. Not yet trained here.
+Hardware: the paper used V100s; the run prints the memory it needs (less: --config.execution.remat=True).
+Cost: 90 M images x 1876 GFLOP = 169 EFLOP; the official code trains 10.08 images/s on a V100, which is 2480 hours of
+one. Not yet trained here.
 Expected: Figures 1 and 5 of the paper; it gives no table for this size.
 The DDIM baseline of the same size, without z: --config=configs/ffhq256.py:ddim
 """

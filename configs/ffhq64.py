@@ -2,8 +2,8 @@
 
     python -m diffae_jax.main --config=configs/ffhq64.py --config.data.path=FOLDER
 
-Hardware: one GPU with 16 GB or more. Cost: 48 M images x 89 GFLOP = 4.3 EFLOP; the official code trains 128
-images/s on a V100, which is 104 hours of one or 26 of four. Not yet trained here.
+Hardware: the paper used V100s; the run prints the memory it needs. Cost: 48 M images x 89 GFLOP = 4.3 EFLOP; the
+official code trains 128 images/s on a V100, which is 104 hours of one or 26 of four. Not yet trained here.
 Expected: Table 4 of the paper, FFHQ.
 The DDIM baseline of the same size, without z: --config=configs/ffhq64.py:ddim
 """

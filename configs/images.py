@@ -6,7 +6,7 @@ Another size: --config.image_shape="(128, 128, 3)", a multiple of 16; grey: "(64
 something (text, X-rays): --config.data.flip=False. One run a data set: name it with --config.name=NAME.
 
 Hardware: one GPU; a CPU for trying out. Cost: 10 M images x 49 GFLOP = 0.5 EFLOP. Not yet trained here at that length.
-Expected: grids in runs/NAME/autoencoder/grids that follow the input within the first million images.
+Expected: grids in runs/NAME/autoencoder/grids whose second row follows the first, and later the third its meaning.
 """
 
 from ml_collections import ConfigDict

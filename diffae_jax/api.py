@@ -60,7 +60,7 @@ class DiffAE:
     """A diffusion autoencoder with its averaged weights.
 
     Images are float [N, *spatial, C] in [-1, 1], z is [N, D], x_T is [N, *spatial, C]. Work is split over all devices
-    and done in batches; each method compiles once per batch shape and number of steps.
+    and done in batches that fit them; each method compiles once per batch shape and number of steps.
     """
 
     def __init__(self, config: ConfigDict, params: Any, mesh: Mesh | None = None):

@@ -77,7 +77,7 @@ def compile_program(
         abstract_state=located(abstract_state, shardings),
         init=jax.jit(init, out_shardings=shardings),
         step=compiled,
-        flops=count_flops(lowered, compiled, mesh.size, num_microbatches),
+        flops=count_flops(lowered.cost_analysis(), compiled.cost_analysis(), mesh.size, num_microbatches),
         bytes_per_device=memory.argument_size_in_bytes
         + memory.output_size_in_bytes
         - memory.alias_size_in_bytes
@@ -86,15 +86,15 @@ def compile_program(
 
 
 def count_flops(
-    lowered: jax.stages.Lowered, compiled: jax.stages.Compiled, num_devices: int, num_microbatches: int
+    written: dict[str, float] | None, compiled: dict[str, float] | None, num_devices: int, num_microbatches: int
 ) -> float | None:
-    """Returns XLA's count for a step: of the program as written, or of what was compiled where it counts that only.
+    """Returns XLA's count for a step from its analyses of the program as written and, of one device, as compiled.
+
+    GPU and TPU analyse only what was compiled; where neither tells, the count is None.
 
     The body of the scan over micro-batches is counted once, so the count is multiplied by their number.
     """
-    analysis, copies = lowered.cost_analysis(), 1
-    if analysis is None:  # GPU and TPU
-        analysis, copies = compiled.cost_analysis() or {}, num_devices
+    analysis, copies = (compiled or {}, num_devices) if written is None else (written, 1)
     flops = analysis.get("flops")
     return None if flops is None else flops * copies * num_microbatches
 
