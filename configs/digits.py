@@ -1,6 +1,16 @@
 """The digits of scikit-learn, 8x8: the whole method in minutes.
 
-python -m diffae_jax.main --config=configs/digits.py
+    python -m diffae_jax.main --config=configs/digits.py
+
+Hardware: two CPU cores, 7 minutes of training and one of measuring. Cost: 120,000 images x 136 MFLOP = 16 TFLOP.
+Expected on the 360 held-out digits, by other writers: MSE 4.8e-4 at 20 steps and 2.5e-5 at 100 with inferred x_T
+(images in [0, 1]); labels read by logistic regression 90.6 % from z, 89.7 % from pixels; an SVM trained on real digits
+names 89.7 % of the reconstructions with random x_T correctly, and 94.2 % of the real digits. Other processors round
+differently: a second run had 4.8e-4, 2.5e-5, 91.4 % and 90.3 %.
+
+The schedule is the cosine, for with the linear one 20 steps make an MSE of 1.3e-3: it does half of its steps where
+nothing but noise is left of so small an image. The encoder ends at 128 channels, so that each of its 32 normalisation
+groups has several (see docs/architecture.md).
 """
 
 from ml_collections import ConfigDict
@@ -21,7 +31,7 @@ def get_config() -> ConfigDict:
         z_dim=128,
         dropout=0.0,
     )
-    config.train.update(batch_size=32, num_images=90_000, schedule="cosine", learning_rate=2e-3, ema_decay=0.998)
+    config.train.update(batch_size=32, num_images=120_000, schedule="cosine", learning_rate=2e-3, ema_decay=0.998)
     config.data.update(kind="digits", flip=False)
     config.report.update(log_every=5_000, health_every=25_000, save_every=50_000, grid_every=50_000, num_grid_images=12)
     return config
