@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 from ml_collections import ConfigDict
 
 from diffae_jax.config import from_json
@@ -88,7 +88,7 @@ class DiffAE:
         abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=whole), abstract)
         return cls(config, load_ema(checkpoints, abstract), mesh)
 
-    def encode(self, images: Float[np.ndarray, "n *shape"]) -> Float[np.ndarray, "n d"]:
+    def encode(self, images: Shaped[Any, "n *shape"]) -> Float[np.ndarray, "n d"]:
         """Returns the semantic code z of each image (Sec. 3.2)."""
         self._check_images(images)
         if self.config.model.z_dim is None:
@@ -96,7 +96,7 @@ class DiffAE:
         return self._in_batches(partial(_encode, graphdef=self._graphdef), images)
 
     def invert(
-        self, images: Float[np.ndarray, "n *shape"], z: Float[np.ndarray, "n d"] | None = None, num_steps: int = 100
+        self, images: Shaped[Any, "n *shape"], z: Float[np.ndarray, "n d"] | None = None, num_steps: int = 100
     ) -> Float[np.ndarray, "n *shape"]:
         """Returns the stochastic code x_T of each image (Eq. 8), given z, by default its own."""
         self._check_images(images)
@@ -121,7 +121,7 @@ class DiffAE:
         return self._in_batches(self._sampler(_decode, num_steps), x_T, z)
 
     def reconstruct(
-        self, images: Float[np.ndarray, "n *shape"], num_steps: int = 100, infer_x_T: bool = True, seed: int = 0
+        self, images: Shaped[Any, "n *shape"], num_steps: int = 100, infer_x_T: bool = True, seed: int = 0
     ) -> Float[np.ndarray, "n *shape"]:
         """Encodes and decodes images, with the x_T that is theirs or with random ones (Sec. 5.4)."""
         z = self._own_z(images)
