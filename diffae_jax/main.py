@@ -9,8 +9,9 @@ from ml_collections import config_flags
 
 from diffae_jax.errors import UserError
 
+DEFAULT_CONFIG = "configs/digits.py"
 CONFIG = config_flags.DEFINE_config_file(
-    "config", "configs/digits.py", "The experiment; change single keys with --config.KEY=VALUE."
+    "config", None, f"The experiment, by default {DEFAULT_CONFIG}; change single keys with --config.KEY=VALUE."
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder; by default runs/<config.name>.")
 STAGES = flags.DEFINE_list("stages", None, "The stages to run, by default all: autoencoder,evaluation.")
@@ -43,10 +44,14 @@ def main(argv: list[str]) -> None:
 
 def parse(argv: list[str]) -> list[str]:
     """Reads the flags and the config file. Raises UserError for what is wrong with them."""
+    if not any(argument.split("=")[0] in ("--config", "-config") for argument in argv):
+        argv = [argv[0], f"--config={DEFAULT_CONFIG}", *argv[1:]]
     try:
-        return flags.FLAGS(argv)
+        arguments = flags.FLAGS(argv)
+        _ = CONFIG.value.name  # raises what kept the file from being read
+        return arguments
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        reason = str(error.args[0] if error.args else error).strip().rstrip(".")
+        reason = " ".join(str(error.args[-1] if isinstance(error, KeyError) else error).split()).rstrip(".")
         raise UserError(f"The flags or the config file they name are not right: {reason}.") from error
 
 
