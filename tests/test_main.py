@@ -26,6 +26,7 @@ from diffae_jax.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 MANY_STEPS = "--config.train.num_images=640"  # 40 steps: time enough to be killed in
+TRAINING = "--stages=autoencoder"
 
 
 def start(workdir, *arguments, devices=1, **popen):
@@ -130,20 +131,20 @@ def test_model_refuses_what_it_cannot_take(whole):
 def test_killed_again_and_again_ends_bit_identical(whole, tmp_path):
     moments = random.Random(0)
     for step in (4, 12, 24):
-        process = start(tmp_path, MANY_STEPS)
+        process = start(tmp_path, MANY_STEPS, TRAINING)
         wait_for_checkpoint(process, tmp_path, step)
         time.sleep(moments.uniform(0, 0.05))
         process.send_signal(signal.SIGKILL)
         process.communicate()
         assert rows(tmp_path)[-1]["step"] < 40, "it was killed too late to show anything"
-    output = finish(start(tmp_path, MANY_STEPS))
+    output = finish(start(tmp_path, MANY_STEPS, TRAINING))
     assert "Going on after step" in output
     assert_same_run(tmp_path, whole[0])
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signal_saves_and_says_how_to_go_on(whole, tmp_path, number, code):
-    process = start(tmp_path, MANY_STEPS)
+    process = start(tmp_path, MANY_STEPS, TRAINING)
     wait_for_checkpoint(process, tmp_path, 4)
     process.send_signal(number)
     sent = time.monotonic()
@@ -151,7 +152,7 @@ def test_signal_saves_and_says_how_to_go_on(whole, tmp_path, number, code):
     assert time.monotonic() - sent < 10
     assert "Traceback" not in output
     assert "Run the same command again to go on." in output
-    finish(start(tmp_path, MANY_STEPS))
+    finish(start(tmp_path, MANY_STEPS, TRAINING))
     assert_same_run(tmp_path, whole[0])
 
 
@@ -166,14 +167,14 @@ def two_processes(workdir, *arguments):
 
 
 def test_two_processes_equal_one_and_can_be_stopped_and_continued_by_one(whole, tmp_path):
-    processes = two_processes(tmp_path, MANY_STEPS)
+    processes = two_processes(tmp_path, MANY_STEPS, TRAINING)
     wait_for_checkpoint(processes[0], tmp_path, 12)
     processes[1].send_signal(signal.SIGTERM)  # one is told; all must save the same step
     outputs = [finish(process, code=143) for process in processes]
     assert "Run the same command again to go on." in outputs[0]
     assert "images/s" not in outputs[1], "one process reports"
     stopped_at = rows(tmp_path)[-1]["step"]
-    finish(start(tmp_path, MANY_STEPS))
+    finish(start(tmp_path, MANY_STEPS, TRAINING))
     ours, expected = rows(tmp_path), rows(whole[0])
     assert stopped_at < 40
     assert [row["step"] for row in ours] == [row["step"] for row in expected]
