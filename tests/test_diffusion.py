@@ -11,6 +11,7 @@ import pytest
 from diffae_jax.diffusion.loss import l_simple, q_sample
 from diffae_jax.diffusion.samplers import ddim_decode, ddim_encode
 from diffae_jax.diffusion.schedule import cumulative_alpha, ddim_grid, timesteps
+from tests.jaxprs import equations
 
 SCHEDULES = ("linear", "constant", "cosine")
 
@@ -249,16 +250,6 @@ def test_gradient_through_a_loop_equals_finite_differences(function, clip):
         finite = (scalar(x + step * direction) - scalar(x - step * direction)) / (2 * step)
         assert abs(finite) > 0.01
         assert jnp.vdot(gradient, direction) == pytest.approx(float(finite), rel=1e-6)
-
-
-def equations(jaxpr):
-    """All equations of a jaxpr, those of inner jaxprs included."""
-    for equation in jaxpr.eqns:
-        yield equation
-        for value in equation.params.values():
-            for inner in value if isinstance(value, tuple | list) else [value]:
-                if hasattr(inner, "eqns"):
-                    yield from equations(inner)
 
 
 @pytest.mark.parametrize(("function", "reverse"), [(ddim_decode, True), (ddim_encode, False)])

@@ -237,6 +237,7 @@ def image_folder(tmp_path_factory):
 def test_mended_mistake_is_accepted_in_the_same_folder(tmp_path):
     finish(start(tmp_path, "--config.model.base_channels=40"), code=2)
     finish(start(tmp_path, "--stages=autoencoder"))
+    assert rows(tmp_path)[-1]["step"] == 12
 
 
 def test_other_images_are_refused(image_folder, tmp_path):

@@ -30,6 +30,7 @@ from diffae_jax.models.blocks import (
 from diffae_jax.stages.autoencoder import autoencoder_loss
 from diffae_jax.training.state import TrainState, make_optimizer
 from diffae_jax.training.step import train_step
+from tests.jaxprs import equations
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 TINY = dict(
@@ -84,16 +85,6 @@ def relative_error(actual, expected):
     actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
     assert actual.shape == expected.shape
     return np.linalg.norm(actual - expected) / np.linalg.norm(expected)
-
-
-def equations(jaxpr):
-    """All equations of a jaxpr, those of inner jaxprs included."""
-    for equation in jaxpr.eqns:
-        yield equation
-        for value in equation.params.values():
-            for inner in value if isinstance(value, tuple | list) else [value]:
-                if hasattr(inner, "eqns"):
-                    yield from equations(inner)
 
 
 def primitives(jaxpr):
