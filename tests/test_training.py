@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -278,6 +279,20 @@ def test_non_finite_loss_stops_naming_the_step_and_keeps_the_last_good_checkpoin
     state, _ = checkpoints.restore(4, quadratic_program(one_device).abstract_state)
     checkpoints.close()
     assert np.isfinite(state.params["part"]["w"]).all()
+
+
+def test_what_a_killed_save_left_is_gone_at_once_but_not_for_a_reader(tmp_path):
+    unfinished = tmp_path / "3.orbax-checkpoint-tmp-1"
+    unfinished.mkdir()
+    (unfinished / "part").write_text("half")
+    Checkpoints(tmp_path, read_only=True).close()
+    assert unfinished.exists()
+    threads = threading.active_count()
+    checkpoints = Checkpoints(tmp_path)
+    assert not unfinished.exists()
+    assert threading.active_count() == threads, "a thread that outlives the program prints a traceback"
+    assert checkpoints.latest is None
+    checkpoints.close()
 
 
 def test_checkpoint_of_fsdp_on_eight_devices_loads_on_one(wide_config, one_device, eight_devices, tmp_path):

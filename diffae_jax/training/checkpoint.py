@@ -1,6 +1,7 @@
 """Checkpoints of a run, written in the background; the only file that knows Orbax."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from diffae_jax.errors import UserError
+from diffae_jax.training.logging import is_main_process
 from diffae_jax.training.state import Params, TrainState
 
 KEPT = 2  # checkpoints
@@ -17,11 +19,14 @@ class Checkpoints:
     """The checkpoints in a folder, by step. A step is there whole or not at all, whenever the process dies."""
 
     def __init__(self, folder: Path, read_only: bool = False):
+        if not read_only and is_main_process():  # a reader must not clear away what a running save is writing
+            # Orbax would do this in a thread that nothing waits for, which fails where the program ends before it
+            for unfinished in folder.glob("*.orbax-checkpoint-tmp*"):
+                shutil.rmtree(unfinished)
         self._checkpointer = ocp.training.Checkpointer(
             folder.absolute(),
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),  # the caller decides
             preservation_policy=ocp.training.preservation_policies.LatestN(KEPT),
-            cleanup_tmp_directories=not read_only,  # a reader must not clear away what a running save is writing
         )
 
     @property
