@@ -18,22 +18,24 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["diffae_jax", "diffae_jax.*"]),
+    entry_points={"console_scripts": ["diffae = diffae_jax.cli:run"]},
     python_requires=">=3.11",
     install_requires=[
         "jax>=0.10",
         "flax>=0.12.4",
         "optax>=0.2.5",
-        "orbax-checkpoint>=0.12,<0.13",  # its v1 API is still settling; used in training/checkpoint.py alone
+        "orbax-checkpoint>=0.12.8,<0.13",  # its v1 API is still settling; used in training/checkpoint.py alone
         "grain>=0.2.12",
         "ml-collections>=1.1",
         "clu>=0.0.12",
         "tensorflow-datasets>=4.9.9",  # for its data sets, which are to come
         "absl-py>=2.1",
         "scikit-learn>=1.5",
+        "scipy>=1.13",
         "pillow>=11",
         "tqdm>=4.66",
         "matplotlib>=3.9",
-        "safetensors>=0.5",  # for bundles, which are to come
+        "safetensors>=0.5",
         "jaxtyping>=0.3",
     ],
     extras_require={

@@ -1,7 +1,7 @@
 """A trained model as one object."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,19 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Shaped
 from ml_collections import ConfigDict
 
+from diffae_jax.bundle import MANIFEST, Bundle, read_bundle, write_bundle
 from diffae_jax.config import from_json
+from diffae_jax.data.latents import LatentStatistics
 from diffae_jax.diffusion.samplers import ddim_decode, ddim_encode
 from diffae_jax.diffusion.schedule import ddim_grid
 from diffae_jax.errors import UserError
-from diffae_jax.models import DiffusionAutoencoder, abstract_model
+from diffae_jax.models import DiffusionAutoencoder, LatentMLP, abstract_model
+from diffae_jax.models.functional import Params, flatten
+from diffae_jax.probes import Probe
 from diffae_jax.training.checkpoint import load_ema
+from diffae_jax.training.logging import is_main_process
 from diffae_jax.training.precision import COMPUTE_DTYPES, resolve_precision
 from diffae_jax.training.sharding import make_mesh, on_host, replicated, split_batch, spread
-from diffae_jax.training.state import TrainState, make_optimizer
 
 BATCH_ELEMENTS = 2**22  # values of the images that one device works on at a time
 
@@ -33,19 +37,55 @@ def builder(config: ConfigDict, precision: str) -> Callable[[nnx.Rngs], Diffusio
     return lambda rngs: DiffusionAutoencoder(**settings, **config.model, rngs=rngs)
 
 
+def prior_builder(config: ConfigDict, precision: str) -> Callable[[nnx.Rngs], LatentMLP]:
+    """Returns the function that makes the latent DDIM's network of a config, computing in that precision."""
+    settings = dict(z_dim=config.model.z_dim, num_layers=config.prior.num_layers, width=config.prior.width)
+    return lambda rngs: LatentMLP(**settings, dtype=COMPUTE_DTYPES[precision], rngs=rngs)
+
+
+def abstract_weights(config: ConfigDict, mesh: Mesh) -> dict[str, Params]:
+    """Returns shapes, types and places of the weights of a config: "autoencoder" and, unless it has no z, "prior"."""
+    builders = {"autoencoder": builder} | ({} if config.model.z_dim is None else {"prior": prior_builder})
+    whole = replicated(mesh)
+    return {
+        name: jax.tree.map(
+            lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=whole), abstract_model(make(config, "float32"))[1]
+        )
+        for name, make in builders.items()
+    }
+
+
+def check_weights(weights: Params, expected: Params) -> None:
+    """Raises UserError, with the first names, unless both have the same leaves of the same shapes and types."""
+    found, wanted = ({k: (v.shape, str(v.dtype)) for k, v in flatten(tree).items()} for tree in (weights, expected))
+    for problem, names in (
+        ("lacks", wanted.keys() - found.keys()),
+        ("has, beyond what the config describes,", found.keys() - wanted.keys()),
+        ("has in another shape or type", {k for k in found.keys() & wanted.keys() if found[k] != wanted[k]}),
+    ):
+        if names:
+            raise UserError(f"The model {problem} {name_some(names)}.")
+
+
+def name_some(names: Iterable[str]) -> str:
+    """Returns the first three of some names, and how many more there are."""
+    names = sorted(names)
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
 @partial(jax.jit, static_argnames="graphdef")
-def _encode(params: Any, x_0: Array, *, graphdef: nnx.GraphDef) -> Array:
+def _encode(params: Params, x_0: Array, *, graphdef: nnx.GraphDef) -> Array:
     return nnx.merge(graphdef, params).encode(x_0)
 
 
 @partial(jax.jit, static_argnames=("graphdef", "schedule", "num_steps"))
-def _invert(params: Any, x_0: Array, z: Array | None, *, graphdef, schedule: str, num_steps: int) -> Array:
+def _invert(params: Params, x_0: Array, z: Array | None, *, graphdef, schedule: str, num_steps: int) -> Array:
     grid = ddim_grid(schedule, num_steps)
     return ddim_encode(nnx.merge(graphdef, params).noise_predictor(grid.t, z), x_0, grid)
 
 
 @partial(jax.jit, static_argnames=("graphdef", "schedule", "num_steps"))
-def _decode(params: Any, x_T: Array, z: Array | None, *, graphdef, schedule: str, num_steps: int) -> Array:
+def _decode(params: Params, x_T: Array, z: Array | None, *, graphdef, schedule: str, num_steps: int) -> Array:
     grid = ddim_grid(schedule, num_steps)
     return ddim_decode(nnx.merge(graphdef, params).noise_predictor(grid.t, z), x_T, grid)
 
@@ -57,36 +97,79 @@ def _noise(seed: Array, indices: Array, *, shape: tuple[int, ...]) -> Array:
 
 
 class DiffAE:
-    """A diffusion autoencoder with its averaged weights.
+    """A diffusion autoencoder with its averaged weights, and what was fitted to its z.
 
     Images are float [N, *spatial, C] in [-1, 1], z is [N, D], x_T is [N, *spatial, C]. Work is split over all devices
     and done in batches that fit them; each method compiles once per batch shape and number of steps.
     """
 
-    def __init__(self, config: ConfigDict, params: Any, mesh: Mesh | None = None):
+    def __init__(
+        self,
+        config: ConfigDict,
+        params: Params,
+        *,
+        statistics: LatentStatistics | None = None,  # of z over the training images
+        prior: Params | None = None,  # of the latent DDIM
+        probes: dict[str, Probe] | None = None,
+        origin: dict[str, Any] | None = None,  # what the model was made from: plain values, for people
+        mesh: Mesh | None = None,
+    ):
+        if prior is not None and statistics is None:
+            raise UserError("A latent DDIM works on normalised z: it needs the mean and deviation of z beside it.")
         self.config = config
         self.image_shape = tuple(config.image_shape)
         self.mesh = mesh or make_mesh()
         self.params = params
+        self.statistics = statistics
+        self.prior = prior
+        self.probes = dict(probes or {})
+        self.origin = dict(origin or {})
         precision = resolve_precision(config.train.precision)
         self._graphdef, _ = abstract_model(builder(config, precision))
 
     @classmethod
     def load(cls, path: str | Path, mesh: Mesh | None = None) -> "DiffAE":
-        """Loads the averaged weights of the newest checkpoint of a run folder. Raises UserError where there is none."""
-        path = Path(path)
+        """Loads a bundle, or the averaged weights of the newest checkpoint of a run folder.
+
+        Raises UserError for a path that is neither, and for a bundle that is damaged or of a newer format.
+        """
+        path, mesh = Path(path), mesh or make_mesh()
+        if (path / MANIFEST).exists():
+            return cls.from_bundle(read_bundle(path), mesh)
         checkpoints = path / "autoencoder" / "checkpoints"
         if not (path / "config.json").exists() or not checkpoints.is_dir():
-            raise UserError(f"{path} is not the folder of a trained run: it has no config.json with checkpoints.")
+            raise UserError(
+                f"{path} is neither a bundle nor the folder of a trained run: it has no {MANIFEST}, "
+                f"and no config.json with checkpoints."
+            )
         config = from_json(path / "config.json")
-        precision = resolve_precision(config.train.precision)
-        _, params = abstract_model(builder(config, precision))
-        optimizer = make_optimizer(config.train.learning_rate, config.train.weight_decay)
-        abstract = jax.eval_shape(lambda params: TrainState.create(params, optimizer), params)
+        return cls(config, load_ema(checkpoints, abstract_weights(config, mesh)["autoencoder"]), mesh=mesh)
+
+    @classmethod
+    def from_bundle(cls, bundle: Bundle, mesh: Mesh | None = None) -> "DiffAE":
+        """Puts what a bundle holds on the devices. Raises UserError where its weights are not those of its config."""
         mesh = mesh or make_mesh()
-        whole = replicated(mesh)
-        abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=whole), abstract)
-        return cls(config, load_ema(checkpoints, abstract), mesh)
+        expected = abstract_weights(bundle.config, mesh)
+        if "prior" not in bundle.weights:
+            expected.pop("prior", None)
+        check_weights(bundle.weights, expected)
+        weights = jax.tree.map(lambda array: spread(array, replicated(mesh)), bundle.weights)
+        return cls(
+            bundle.config,
+            weights["autoencoder"],
+            statistics=bundle.statistics,
+            prior=weights.get("prior"),
+            probes=bundle.probes,
+            origin=bundle.origin,
+            mesh=mesh,
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Writes the model as a bundle. Raises UserError where the path holds anything but a bundle."""
+        weights = {"autoencoder": self.params} | ({} if self.prior is None else {"prior": self.prior})
+        weights = on_host(weights)  # a collective, so every process takes part
+        if is_main_process():
+            write_bundle(Path(path), Bundle(self.config, weights, self.statistics, self.probes, self.origin))
 
     def encode(self, images: Shaped[Any, "n *shape"]) -> Float[np.ndarray, "n d"]:
         """Returns the semantic code z of each image (Sec. 3.2)."""

@@ -15,6 +15,8 @@ FREE_KEYS = ("execution", "report", "evaluation", "train.num_images", "data.path
 
 CHOICES = {
     "train.schedule": ("linear", "cosine"),
+    "prior.schedule": ("constant", "linear", "cosine"),
+    "prior.loss": ("l1", "mse"),
     "train.precision": ("auto", "float32", "bfloat16", "float16"),
     "data.kind": ("folder", "digits"),
     "execution.sharding": ("replicated", "fsdp"),
@@ -24,16 +26,25 @@ RANGES = {
     "model.dropout": (0.0, 0.99),
     "train.weight_decay": (0.0, 1.0),
     "train.ema_decay": (0.0, 1.0),
+    "prior.num_layers": (2, 1000),
+    "prior.weight_decay": (0.0, 1.0),
+    "prior.ema_decay": (0.0, 1.0),
     "data.held_out_share": (0.0, 0.99),
     "execution.num_workers": (0, 1024),
 }
 POSITIVE_KEYS = (
     "model.base_channels",
     "model.embed_dim",
+    "model.num_heads",
     "train.batch_size",
     "train.num_images",
     "train.learning_rate",
     "train.max_grad_norm",
+    "prior.width",
+    "prior.batch_size",
+    "prior.num_latents",
+    "prior.learning_rate",
+    "prior.max_grad_norm",
     "execution.num_microbatches",
     "report.log_every",
     "report.health_every",
@@ -61,6 +72,7 @@ def default() -> ConfigDict:
                 attention_resolutions=(16,),  # levels whose largest spatial size is listed have attention
                 embed_dim=512,  # width of the time embedding
                 z_dim=512,  # None: the DDIM baseline, without encoder
+                num_heads=1,  # of attention
                 dropout=0.1,
             ),
             train=dict(
@@ -72,6 +84,18 @@ def default() -> ConfigDict:
                 ema_decay=0.9999,
                 max_grad_norm=1.0,
                 precision="auto",  # float32, bfloat16 or float16; auto: what the device computes fastest
+            ),
+            prior=dict(  # the latent DDIM (Table 6, column FFHQ)
+                num_layers=10,
+                width=2048,
+                schedule="constant",  # of the noise: constant, linear or cosine
+                loss="l1",  # or mse
+                batch_size=256,  # over all devices
+                num_latents=100_000_000,  # z seen, repeats counted
+                learning_rate=1e-4,
+                weight_decay=0.01,
+                ema_decay=0.9999,
+                max_grad_norm=1.0,
             ),
             data=dict(
                 kind="folder",  # folder (of image files) or digits (embedded)
@@ -129,12 +153,26 @@ def check(config: ConfigDict) -> None:
 
 
 def from_json(path: Path) -> ConfigDict:
-    """Reads the config.json of a run folder. Raises UserError where it is not one."""
+    """Reads a config.json. Raises UserError where it is not one."""
     try:
         values = json.loads(path.read_text())
-        return ConfigDict(_with_tuples(values))
-    except (OSError, ValueError, AttributeError) as error:
-        raise UserError(f"{path} cannot be read as the config of a run ({error}).") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as a config ({error}).") from error
+    return from_dict(values, path)
+
+
+def from_dict(values: Any, path: Path) -> ConfigDict:
+    """Makes a config of plain values read from `path`; keys that they lack have their default values.
+
+    Raises UserError for keys that there are not and for values of the wrong type.
+    """
+    config = default()
+    try:
+        config.update(_with_tuples(values))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        reason = " ".join(str(error.args[0] if error.args else error).split())
+        raise UserError(f"{path} is not a config of this version of diffae_jax ({reason}).") from error
+    return config
 
 
 def _with_tuples(value: Any) -> Any:

@@ -21,6 +21,17 @@ def q_sample(
     return jnp.sqrt(abar) * x_0 + jnp.sqrt(1 - abar) * eps
 
 
+def noise_error(
+    eps_fn: EpsFn,
+    x_0: Float[Array, "n *shape"],
+    t: Int[Array, "n"],
+    eps: Float[Array, "n *shape"],
+    abar: Float[Array, "1000"],
+) -> Float[Array, "n *shape"]:
+    """eps_fn(x_t, t) - eps, with `abar` of all steps."""
+    return eps_fn(q_sample(x_0, eps, abar[t]), t) - eps
+
+
 def l_simple(
     eps_fn: EpsFn,
     x_0: Float[Array, "n *shape"],
@@ -28,6 +39,16 @@ def l_simple(
     eps: Float[Array, "n *shape"],
     abar: Float[Array, "1000"],
 ) -> Float[Array, "n"]:
-    """L_simple of each sample (Eq. 6): the mean over its elements of (eps_fn(x_t, t) - eps)^2; `abar` of all steps."""
-    error = eps_fn(q_sample(x_0, eps, abar[t]), t) - eps
-    return jnp.square(error).mean(range(1, x_0.ndim))
+    """L_simple of each sample (Eq. 6): the mean over its elements of the squared error of the noise."""
+    return jnp.square(noise_error(eps_fn, x_0, t, eps, abar)).mean(range(1, x_0.ndim))
+
+
+def l_latent(
+    eps_fn: EpsFn,
+    z_0: Float[Array, "n d"],
+    t: Int[Array, "n"],
+    eps: Float[Array, "n d"],
+    abar: Float[Array, "1000"],
+) -> Float[Array, "n"]:
+    """L_latent of each code (Eq. 9): the mean over its dimensions of the absolute error of the noise."""
+    return jnp.abs(noise_error(eps_fn, z_0, t, eps, abar)).mean(-1)

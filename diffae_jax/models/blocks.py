@@ -48,6 +48,14 @@ def timestep_embedding(t: Int[Array, "n"], dim: int) -> Float[Array, "n {dim}"]:
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
 
+def row_of_time(
+    table: Float[Array, "t modulation"], timesteps: Int[Array, "t"], t: Int[Array, ""]
+) -> Float[Array, "modulation"]:
+    """Returns the table's row of time step t; NaN where it has none, so that this cannot pass unseen."""
+    found = timesteps == t
+    return jnp.where(found.any(), table[jnp.argmax(found)], jnp.nan)
+
+
 def scale_shift(h: Float[Array, "n *spatial c"], a: Float[Array, "#n c"], b: Float[Array, "#n c"]) -> Array:
     """`h * a + b` with one factor and one offset a sample and channel, in float32, returned in h's type."""
     over_space = (slice(None), *(None,) * (h.ndim - 2), slice(None))

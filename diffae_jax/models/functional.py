@@ -6,7 +6,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-Params = dict[str, Any]
+Params = dict[str | int, Any]  # nested; a list of modules is a dict by place
 
 
 def split(model: nnx.Module) -> tuple[nnx.GraphDef, Params]:
@@ -18,6 +18,27 @@ def split(model: nnx.Module) -> tuple[nnx.GraphDef, Params]:
 def abstract_model(build: Callable[[nnx.Rngs], nnx.Module]) -> tuple[nnx.GraphDef, Params]:
     """Splits the module that `build` would make, with shapes in place of arrays: nothing is allocated."""
     return split(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
+
+
+def flatten(params: Params) -> dict[str, Any]:
+    """Names every leaf by its path: {"unet.down.0.conv1.kernel": ...}."""
+    flat = {}
+    for key, value in params.items():
+        inner = {"": value} if not isinstance(value, dict) else flatten(value)
+        flat |= {f"{key}.{name}".rstrip("."): leaf for name, leaf in inner.items()}
+    return flat
+
+
+def unflatten(flat: dict[str, Any]) -> Params:
+    """The inverse of `flatten`; numbers in a path are places in a list."""
+    params: Params = {}
+    for name, leaf in flat.items():
+        *parents, last = (int(part) if part.isdigit() else part for part in name.split("."))
+        node = params
+        for part in parents:
+            node = node.setdefault(part, {})
+        node[last] = leaf
+    return params
 
 
 def checkpointed(module: nnx.Module, *args: Any) -> Any:

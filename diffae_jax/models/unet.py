@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
-from diffae_jax.models.blocks import GroupNorm, ResBlock, conv, linear, timestep_embedding
+from diffae_jax.models.blocks import GroupNorm, ResBlock, conv, linear, row_of_time, timestep_embedding
 from diffae_jax.models.functional import checkpointed
 
 BLOCKS_PER_LEVEL = 2  # on the way down; one more on the way up
@@ -136,9 +136,7 @@ class UNet(nnx.Module):
         z_modulation = None if z is None else self.z_modulation(z)
 
         def eps_fn(x_t: Float[Array, "n *shape"], t: Int[Array, ""]) -> Float[Array, "n *shape"]:
-            found = timesteps == t
-            row = jnp.where(found.any(), table[jnp.argmax(found)], jnp.nan)  # another t must not pass unnoticed
-            return self.modulated(x_t, row[None], z_modulation)
+            return self.modulated(x_t, row_of_time(table, timesteps, t)[None], z_modulation)
 
         return eps_fn
 

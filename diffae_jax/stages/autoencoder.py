@@ -154,7 +154,7 @@ def grid_task(config: ConfigDict, folder: Path, mesh: Mesh, images: UInt8[np.nda
     x_0 = to_float(images)
 
     def task(state: TrainState, step: int, _: dict[str, float]) -> dict[str, float]:
-        rows = reconstructions(DiffAE(config, state.ema, mesh), x_0, config.report.num_grid_steps)
+        rows = reconstructions(DiffAE(config, state.ema, mesh=mesh), x_0, config.report.num_grid_steps)
         if is_main_process():
             save_rows(folder / "autoencoder" / "grids" / f"{step * config.train.batch_size:010d}.png", rows)
         return {}

@@ -1,11 +1,10 @@
 """Checkpoints of a run, written in the background; the only file that knows Orbax."""
 
-import dataclasses
+import contextlib
 import shutil
 from pathlib import Path
 from typing import Any
 
-import jax
 from orbax.checkpoint import v1 as ocp
 
 from diffae_jax.errors import UserError
@@ -40,7 +39,7 @@ class Checkpoints:
         if self.latest != step:
             self._checkpointer.save_checkpointables_async(step, {"state": state, "window": window})
 
-    def restore(self, step: int, abstract_state: TrainState) -> tuple[TrainState, dict[str, Any]]:
+    def restore(self, step: int, abstract_state: Any) -> tuple[Any, dict[str, Any]]:
         """Returns (state, window) of a step, the arrays laid out as the shardings in `abstract_state` say."""
         loaded = self._checkpointer.load_checkpointables(step, {"state": abstract_state, "window": None})
         return loaded["state"], loaded["window"]
@@ -54,15 +53,17 @@ class Checkpoints:
         self._checkpointer.close()
 
 
-def load_ema(folder: Path, abstract_state: TrainState) -> Params:
+def load_ema(folder: Path, abstract_params: Params) -> Params:
     """Returns the averaged weights of the newest checkpoint, and reads nothing else; a run may go on meanwhile.
 
     Raises UserError where there is no checkpoint.
     """
     checkpoints = Checkpoints(folder, read_only=True)
-    if checkpoints.latest is None:
-        raise UserError(f"{folder} holds no checkpoint yet: let the run go on until its first save.")
-    skipped = jax.tree.map(lambda _: ocp.PLACEHOLDER, abstract_state)
-    state, _ = checkpoints.restore(checkpoints.latest, dataclasses.replace(skipped, ema=abstract_state.ema))
-    checkpoints.close()
-    return state.ema
+    with contextlib.closing(checkpoints):
+        if checkpoints.latest is None:
+            raise UserError(f"{folder} holds no checkpoint yet: let the run go on until its first save.")
+        only_what_is_named = ocp.Context()
+        only_what_is_named.pytree.loading.partial_load = True
+        with only_what_is_named:
+            state, _ = checkpoints.restore(checkpoints.latest, {"ema": abstract_params})
+        return state["ema"]

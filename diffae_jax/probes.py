@@ -1,0 +1,42 @@
+"""Linear probes: an attribute of images as a direction of z (Sec. 5.3, Appendix A.2)."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from diffae_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Probe:
+    """A linear classifier of one attribute over normalised z: its logit is `z @ weights + bias`."""
+
+    name: str
+    weights: Float[np.ndarray, "d"]
+    bias: float
+
+    def logits(self, z: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n"]:
+        """Returns the logit of the attribute for each normalised z."""
+        return z @ self.weights + np.float32(self.bias)
+
+    def move(self, z: Float[np.ndarray, "n d"], strength: float) -> Float[np.ndarray, "n d"]:
+        """Moves each normalised z by `strength * sqrt(D)` along the attribute's direction."""
+        direction = self.weights / np.linalg.norm(self.weights)
+        return z + np.float32(strength * np.sqrt(len(direction))) * direction
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns plain values that `from_json` takes."""
+        return {"name": self.name, "weights": [float(w) for w in self.weights], "bias": self.bias}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Probe":
+        """Raises UserError for values that are not those of a probe."""
+        try:
+            probe = cls(str(values["name"]), np.asarray(values["weights"], np.float32), float(values["bias"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"A probe holds name, weights and bias; this one does not ({error!r}).") from error
+        if probe.weights.ndim != 1 or not np.isfinite([*probe.weights, probe.bias]).all():
+            raise UserError(f"The weights of probe {probe.name} must be one row of finite numbers.")
+        return probe

@@ -1,0 +1,166 @@
+"""Number for number what the official implementation computes, on the small random model of the parity fixture.
+
+The fixture lies beside the project, in ../shared/parity/tiny32. `pytest tests/test_parity.py -s` prints the figures.
+"""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from diffae_jax.api import builder, prior_builder
+from diffae_jax.convert import import_official
+from diffae_jax.convert.names import autoencoder_names, to_ours
+from diffae_jax.diffusion.interpolation import lerp, slerp
+from diffae_jax.diffusion.loss import l_latent, l_simple
+from diffae_jax.diffusion.samplers import ddim_decode
+from diffae_jax.diffusion.schedule import cumulative_alpha, ddim_grid
+from diffae_jax.evaluation import metrics
+from diffae_jax.models import abstract_model
+from diffae_jax.models.functional import flatten
+
+FIXTURE = Path(__file__).parents[2] / "shared" / "parity" / "tiny32"
+SINGLE_PASS, LOOP = 1e-5, 1e-4  # relative
+STEPS = 10
+
+pytestmark = pytest.mark.skipif(
+    not FIXTURE.exists(), reason="the parity fixture is not beside the project, in ../shared/parity/tiny32"
+)
+
+
+@pytest.fixture(scope="module")
+def expected():
+    """Inputs and outputs of the official implementation, images with their channels last."""
+    with np.load(FIXTURE / "expected.npz") as arrays:
+        return {name: np.moveaxis(a, 1, -1) if a.ndim == 4 and "grad" not in name else a for name, a in arrays.items()}
+
+
+@pytest.fixture(scope="module")
+def model(one_device):
+    return import_official(
+        FIXTURE / "autoenc_latent.ckpt",
+        latents=FIXTURE / "latent.pkl",
+        classifier=FIXTURE / "classifier.ckpt",
+        mesh=one_device,
+    )
+
+
+@pytest.fixture(scope="module")
+def networks(model):
+    """Autoencoder and prior as modules."""
+    build = {"autoencoder": builder(model.config, "float32"), "prior": prior_builder(model.config, "float32")}
+    graphdefs = {name: abstract_model(make)[0] for name, make in build.items()}
+    return nnx.merge(graphdefs["autoencoder"], model.params), nnx.merge(graphdefs["prior"], model.prior)
+
+
+def difference(name, ours, theirs):
+    error = float(np.linalg.norm(np.asarray(ours, np.float64) - theirs) / np.linalg.norm(theirs))
+    print(f"{name}: {error:.1e}")
+    return error
+
+
+def test_single_passes(model, networks, expected):
+    autoencoder, _ = networks
+    z = expected["z_sem"]
+    assert difference("z_sem", model.encode(expected["x0"]), z) <= SINGLE_PASS
+    assert (
+        difference("stylespace", autoencoder.unet.z_modulation(jnp.asarray(z)), expected["stylespace"]) <= SINGLE_PASS
+    )
+    eps = jax.jit(autoencoder)(expected["x_t"], expected["t"].astype(np.int32), z)
+    assert difference("eps_pred", eps, expected["eps_pred"]) <= SINGLE_PASS
+
+
+def test_loss_and_gradients(model, expected):
+    graphdef, _ = abstract_model(builder(model.config, "float32"))
+    abar = jnp.asarray(cumulative_alpha("linear"), jnp.float32)
+    x_0, t, eps = (jnp.asarray(expected[name]) for name in ("x0", "t", "eps"))
+
+    @jax.jit
+    def losses_and_grads(params):
+        def mean_loss(params):
+            network = nnx.merge(graphdef, params)
+            z = network.encode(x_0)
+            losses = l_simple(lambda x_t, t: network(x_t, t, z), x_0, t, eps, abar)
+            return losses.mean(), losses
+
+        grads, losses = jax.grad(mean_loss, has_aux=True)(params)
+        return losses, grads
+
+    losses, grads = losses_and_grads(model.params)
+    assert difference("loss", losses, expected["loss"]) <= SINGLE_PASS
+    grads = flatten(grads)
+    names = autoencoder_names(model.params)
+    compared = 0
+    for ours, official in names.items():
+        if f"grad/{official}" in expected:
+            theirs = to_ours(expected[f"grad/{official}"], ours, grads[ours].shape)
+            assert difference(f"grad/{official}", grads[ours], theirs) <= LOOP
+            compared += 1
+    assert compared == sum(name.startswith("grad/") for name in expected) > 0
+
+
+def test_loops(model, networks, expected):
+    autoencoder, _ = networks
+    x_T, z = expected["x_T"], expected["z_sem"]
+    grid = ddim_grid("linear", STEPS)
+    np.testing.assert_array_equal(grid.t, expected["timesteps"])
+    assert difference("decode", model.decode(z, x_T, STEPS), expected["decode"]) <= LOOP
+    unclipped = jax.jit(
+        lambda x: ddim_decode(autoencoder.noise_predictor(grid.t, jnp.asarray(z)), x, grid, clip=False)
+    )(x_T)
+    assert difference("decode_unclipped", unclipped, expected["decode_unclipped"]) <= LOOP
+    own_x_T = model.invert(expected["x0"], z, STEPS)
+    assert difference("encode_x_T", own_x_T, expected["encode_x_T"]) <= LOOP
+    roundtrip = model.decode(z, expected["encode_x_T"], STEPS)
+    assert difference("roundtrip", roundtrip, expected["roundtrip"]) <= LOOP
+    # A network of random weights amplifies: a difference of 5e-6 between two x_T grows some 27-fold on the way back.
+    assert difference("roundtrip from our own x_T", model.decode(z, own_x_T, STEPS), expected["roundtrip"]) <= 3e-4
+
+
+def test_latent_ddim(model, networks, expected):
+    _, prior = networks
+    z_t, t = jnp.asarray(expected["latent_in"]), jnp.asarray(expected["t"], jnp.int32)
+    assert difference("latent_eps_pred", jax.jit(prior)(z_t, t), expected["latent_eps_pred"]) <= SINGLE_PASS
+    abar = jnp.asarray(cumulative_alpha("constant"), jnp.float32)
+    loss = l_latent(prior, z_t, t, jnp.asarray(expected["latent_noise"]), abar)
+    assert difference("latent_loss", loss, expected["latent_loss"]) <= SINGLE_PASS
+    grid = ddim_grid("constant", STEPS)
+    sample = jax.jit(lambda z: ddim_decode(prior.noise_predictor(grid.t), z, grid, clip=False))(z_t)
+    assert difference("latent_sample", sample, expected["latent_sample"]) <= LOOP
+    z = model.statistics.denormalize(np.asarray(sample))
+    assert difference("unconditional", model.decode(z, expected["x_T"], STEPS), expected["unconditional"]) <= LOOP
+
+
+def test_statistics_probes_and_edits(model, expected):
+    assert difference("conds_mean", model.statistics.mean, expected["conds_mean"]) == 0
+    assert difference("conds_std", model.statistics.std, expected["conds_std"]) == 0
+    z = model.statistics.normalize(expected["z_sem"])
+    logits = np.stack([probe.logits(z) for probe in model.probes.values()], axis=-1)
+    assert difference("classifier_logits", logits, expected["classifier_logits"]) <= SINGLE_PASS
+    moved = model.statistics.denormalize(model.probes["Bags_Under_Eyes"].move(z, 0.3))
+    assert difference("manipulated_z_cls3_0.3", moved, expected["manipulated_z_cls3_0.3"]) <= SINGLE_PASS
+
+
+def test_paths_and_metrics(expected):
+    weights = jnp.linspace(0, 1, 5)
+    assert (
+        difference("slerp_x_T", slerp(*jnp.asarray(expected["x_T"][:2]), weights), expected["slerp_x_T"]) <= SINGLE_PASS
+    )
+    assert difference("lerp_z", lerp(*jnp.asarray(expected["z_sem"][:2]), weights), expected["lerp_z"]) <= SINGLE_PASS
+    for name in ("ssim", "mse", "psnr"):
+        value = getattr(metrics, name)(expected["x0"], expected["decode"])
+        assert difference(name, value, expected[name]) <= SINGLE_PASS
+
+
+def test_baseline(expected, one_device):
+    baseline = import_official(FIXTURE / "ddpm.ckpt", mesh=one_device)
+    assert baseline.config.model.z_dim is None
+    network = nnx.merge(abstract_model(builder(baseline.config, "float32"))[0], baseline.params)
+    eps = jax.jit(network)(expected["x_t"], expected["t"].astype(np.int32))
+    assert difference("ddim_eps_pred", eps, expected["ddim_eps_pred"]) <= SINGLE_PASS
+    assert difference("ddim_decode", baseline.decode(None, expected["x_T"], STEPS), expected["ddim_decode"]) <= LOOP
+    x_T = baseline.invert(expected["x0"], num_steps=STEPS)
+    assert difference("ddim_encode_x_T", x_T, expected["ddim_encode_x_T"]) <= LOOP
