@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Float, Shaped
 from ml_collections import ConfigDict
 
@@ -119,9 +119,9 @@ class DiffAE:
         self.config = config
         self.image_shape = tuple(config.image_shape)
         self.mesh = mesh or make_mesh()
-        self.params = params
+        self.params = self._placed(params)
         self.statistics = statistics
-        self.prior = prior
+        self.prior = None if prior is None else self._placed(prior)
         self.probes = dict(probes or {})
         self.origin = dict(origin or {})
         precision = resolve_precision(config.train.precision)
@@ -153,12 +153,11 @@ class DiffAE:
         if "prior" not in bundle.weights:
             expected.pop("prior", None)
         check_weights(bundle.weights, expected)
-        weights = jax.tree.map(lambda array: spread(array, replicated(mesh)), bundle.weights)
         return cls(
             bundle.config,
-            weights["autoencoder"],
+            bundle.weights["autoencoder"],
             statistics=bundle.statistics,
-            prior=weights.get("prior"),
+            prior=bundle.weights.get("prior"),
             probes=bundle.probes,
             origin=bundle.origin,
             mesh=mesh,
@@ -212,6 +211,13 @@ class DiffAE:
             return self.decode(z, self.invert(images, z, num_steps), num_steps)
         x_T = jax.device_get(_noise(seed, jnp.arange(len(images)), shape=self.image_shape))
         return self.decode(z, x_T, num_steps)
+
+    def _placed(self, params):
+        """Puts weights on every device; those that a run has laid out over its mesh stay as they are."""
+        whole = replicated(self.mesh)
+        return jax.tree.map(
+            lambda a: a if isinstance(getattr(a, "sharding", None), NamedSharding) else spread(a, whole), params
+        )
 
     def _own_z(self, images):
         return None if self.config.model.z_dim is None else self.encode(images)

@@ -132,6 +132,7 @@ def _checked_files(path: Path, entries: Any) -> list[str]:
         parts = PurePosixPath(name).parts
         if len(parts) > 2 or ".." in parts or PurePosixPath(name).is_absolute() or not isinstance(entry, dict):
             raise UserError(f"{path / MANIFEST} lists {name!r}, which no bundle holds.")
+    for name, entry in entries.items():
         file = path / name
         if not file.is_file():
             raise UserError(f"{file} is missing: get the bundle again.")

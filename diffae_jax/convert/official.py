@@ -181,9 +181,10 @@ def describe(model: DiffAE) -> str:
         sizes[part] += leaf.size
     kind = "DDIM baseline" if model.config.model.z_dim is None else "diffusion autoencoder"
     shape = "x".join(str(size) for size in model.image_shape)
+    images_seen = model.origin.get("images_seen")
     lines = [
         f"{model.config.name}: a {kind} for images of {shape}",
-        f"  images seen: {model.origin.get('images_seen', 'not told')}",
+        f"  images seen: {'not told' if images_seen is None else f'{images_seen:,}'}",
         *(f"  parameters of the {part}: {size:,}" for part, size in sizes.items() if size),
         f"  statistics of z: {'yes' if model.statistics else 'no, so z cannot be normalised'}",
     ]

@@ -15,9 +15,19 @@ def split(model: nnx.Module) -> tuple[nnx.GraphDef, Params]:
     return graphdef, nnx.to_pure_dict(state)
 
 
+class _OneKey(nnx.Rngs):
+    """One and the same key for every parameter: where only shapes are wanted, counting keys takes most of the time."""
+
+    def __init__(self):
+        pass
+
+    def params(self) -> jax.Array:
+        return jax.random.key(0)
+
+
 def abstract_model(build: Callable[[nnx.Rngs], nnx.Module]) -> tuple[nnx.GraphDef, Params]:
     """Splits the module that `build` would make, with shapes in place of arrays: nothing is allocated."""
-    return split(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
+    return split(nnx.eval_shape(lambda: build(_OneKey())))
 
 
 def flatten(params: Params) -> dict[str, Any]:

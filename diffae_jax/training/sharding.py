@@ -61,7 +61,7 @@ def check_batch_size(batch_size: int, num_microbatches: int, num_devices: int) -
         )
 
 
-def spread(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
+def spread(array: np.ndarray | jax.Array, sharding: NamedSharding) -> jax.Array:
     """Lays an array that every process holds whole out over the devices."""
     return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 

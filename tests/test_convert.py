@@ -1,0 +1,258 @@
+"""Importing official checkpoints: every weight in its place, and nothing half imported."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from diffae_jax import DiffAE
+from diffae_jax.convert import import_official
+from diffae_jax.convert.names import CELEBA_ATTRIBUTES
+from diffae_jax.errors import UserError
+from diffae_jax.models.functional import flatten
+from tests.official import official_checkpoint, official_state
+from tests.torch_files import Foreign, write_checkpoint
+
+STEPS = 2
+
+
+@pytest.fixture(scope="module")
+def state():
+    return official_state()
+
+
+@pytest.fixture(scope="module")
+def checkpoint(state, tmp_path_factory):
+    path = tmp_path_factory.mktemp("official") / "last.ckpt"
+    tree = official_checkpoint(state)
+    tree["callbacks"] = {Foreign("pytorch_lightning.callbacks.model_checkpoint", "ModelCheckpoint"): {"best": None}}
+    write_checkpoint(path, tree)
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(checkpoint, one_device):
+    return import_official(checkpoint, mesh=one_device)
+
+
+def write(tmp_path, tree, name="last.ckpt"):
+    write_checkpoint(tmp_path / name, tree)
+    return tmp_path / name
+
+
+def test_config_is_read_off_the_file(model):
+    config = model.config
+    assert config.name == "made_here"
+    assert config.image_shape == (16, 16, 3)
+    assert config.model.to_dict() == dict(
+        base_channels=32,
+        channel_mults=(1, 2),
+        encoder_channel_mults=(1, 2, 2),
+        attention_resolutions=(8,),
+        embed_dim=48,
+        z_dim=24,
+        num_heads=1,
+        dropout=0.1,
+    )
+    assert (config.prior.num_layers, config.prior.width, config.prior.schedule) == (3, 40, "constant")
+    assert config.train.schedule == "linear"
+    assert model.origin["images_seen"] == 128_000
+
+
+@pytest.mark.parametrize("hyper", [{}, {"img_size": "wide", "net_ch": 7, "net_ch_mult": None, "name": 3}, None])
+def test_weights_alone_tell_the_shape_where_hyper_parameters_are_missing_or_odd(
+    state, tmp_path, one_device, model, hyper
+):
+    tree = official_checkpoint(state, hyper=hyper or {})
+    if hyper is None:
+        del tree["hyper_parameters"]
+    config = import_official(write(tmp_path, tree), mesh=one_device).config
+    assert (config.image_shape, config.model.to_dict()) == (model.config.image_shape, model.config.model.to_dict())
+
+
+@pytest.mark.parametrize(
+    ("ours", "official"),
+    [
+        ("unet.conv_in.kernel", "input_blocks.0.0.weight"),
+        ("unet.down.2.conv1.kernel", "input_blocks.3.0.in_layers.2.weight"),
+        ("unet.down.3.attention.qkv.kernel", "input_blocks.4.1.qkv.weight"),
+        ("unet.middle.1.conv2.kernel", "middle_block.2.out_layers.3.weight"),
+        ("unet.up.2.z_proj.kernel", "output_blocks.2.0.cond_emb_layers.1.weight"),
+        ("unet.up.3.conv1.kernel", "output_blocks.2.2.in_layers.2.weight"),
+        ("unet.up.4.skip.kernel", "output_blocks.3.0.skip_connection.weight"),
+        ("encoder.blocks.9.norm1.scale", "encoder.middle_block.2.in_layers.0.weight"),
+        ("encoder.out.bias", "encoder.out.3.bias"),
+    ],
+)
+def test_weights_stand_where_they_belong(model, state, ours, official):
+    array = state[official]
+    expected = np.moveaxis(array, (0, 1), (-1, -2)) if ours.endswith("kernel") else array
+    found = np.asarray(flatten(model.params)[ours])
+    np.testing.assert_array_equal(found, expected.reshape(found.shape))
+
+
+def test_every_weight_is_used_once(model, state):
+    filled = [np.asarray(a) for a in jax.tree.leaves((model.params, model.prior))]
+    theirs = [array for name, array in state.items() if "cond_layers" not in name]
+    assert sorted(float(a.astype(np.float64).sum()) for a in filled) == pytest.approx(
+        sorted(float(a.astype(np.float64).sum()) for a in theirs)
+    )
+    assert sum(model.origin["unused"].values()) == len(state) + 3 + 4  # model.*, x_T and conds_*, second names
+
+
+def test_import_save_load_decode_is_bit_identical(model, tmp_path, one_device):
+    z, x_T = model.statistics.mean[None] + np.zeros((2, 1), np.float32), np.zeros((2, 16, 16, 3), np.float32)
+    model.save(tmp_path / "bundle")
+    loaded = DiffAE.load(tmp_path / "bundle", one_device)
+    np.testing.assert_array_equal(loaded.decode(z, x_T, STEPS), model.decode(z, x_T, STEPS))
+    assert loaded.origin == model.origin
+
+
+def test_deeper_and_wider_models_and_the_baseline(tmp_path, one_device):
+    layout = dict(base=32, mults=(1, 1, 2), size=32, attention=(16, 8), z=None)
+    tree = official_checkpoint(official_state(**layout), z=None, size=32)
+    baseline = import_official(write(tmp_path, tree), mesh=one_device)
+    assert baseline.config.model.z_dim is None
+    assert baseline.config.model.attention_resolutions == (16, 8)
+    assert baseline.prior is None
+    assert baseline.statistics is None
+
+
+def test_latents_and_classifier(state, tmp_path, one_device):
+    path = write(tmp_path, official_checkpoint(official_state(latent=None), statistics=False))
+    assert import_official(path, mesh=one_device).statistics is None
+    mean, std = np.arange(24, dtype=np.float32), np.full(24, 2, np.float32)
+    latents = write(
+        tmp_path, {"conds": np.zeros((5, 24), np.float32), "conds_mean": mean, "conds_std": std}, "latent.pkl"
+    )
+    weight, bias = (
+        np.random.default_rng(0).normal(size=(40, 25)).astype(np.float32)[:, :24],
+        np.arange(40.0, dtype="f4"),
+    )
+    tensors = {
+        "classifier.weight": weight + 1,
+        "classifier.bias": bias + 1,
+        "conds_mean": mean[None],
+        "conds_std": std[None],
+    }
+    tensors |= {"ema_classifier.weight": weight.copy(), "ema_classifier.bias": bias, "ema_model.out.0.bias": bias}
+    classifier = write(tmp_path, {"state_dict": tensors}, "cls.ckpt")
+    model = import_official(path, latents, classifier, mesh=one_device)
+    np.testing.assert_array_equal(model.statistics.mean, mean)
+    assert tuple(model.probes) == CELEBA_ATTRIBUTES
+    np.testing.assert_array_equal(model.probes["Smiling"].weights, weight[31])
+    assert model.probes["Young"].bias == 39
+
+    other = write(tmp_path, {"conds_mean": mean + 1, "conds_std": std}, "other.pkl")
+    with pytest.raises(UserError, match="belongs to another autoencoder"):
+        import_official(path, other, classifier)
+    fewer = write(tmp_path, {"conds_mean": mean[:9], "conds_std": std[:9]}, "fewer.pkl")
+    with pytest.raises(UserError, match=r"9 dimensions and the z of .* 24"):
+        import_official(path, fewer)
+    flat = write(tmp_path, {"conds_mean": mean, "conds_std": std * 0}, "flat.pkl")
+    with pytest.raises(UserError, match="positive deviations"):
+        import_official(path, flat)
+    with pytest.raises(UserError, match="lacks conds_mean"):
+        import_official(path, path)
+    with pytest.raises(UserError, match="holds no state_dict"):
+        import_official(latents)
+    with pytest.raises(UserError, match=r"no averaged weights|lacks ema_model"):
+        import_official(classifier)
+    with pytest.raises(UserError, match="lacks ema_classifier"):
+        import_official(path, classifier=path)
+
+
+def without(name):
+    return lambda tree: tree["state_dict"].pop(name)
+
+
+def entry(name, value):
+    return lambda tree: tree["state_dict"].update({name: value})
+
+
+def hyper(**values):
+    return lambda tree: tree["hyper_parameters"].update(values)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            without("ema_model.output_blocks.2.2.in_layers.2.weight"),
+            r"lacks ema_model\.output_blocks\.2\.2\.in_layers\.2\.weight",
+        ),
+        (without("ema_model.time_embed.time_embed.0.weight"), r"lacks ema_model\.time_embed"),
+        (without("ema_model.encoder.out.3.weight"), r"lacks ema_model\.encoder\.out\.3\.weight"),
+        (without("ema_model.latent_net.layers.2.linear.bias"), r"latent_net\.layers\.2\.linear\.bias"),
+        (entry("ema_model.noise_net.weight", np.zeros(3, np.float32)), r"unknown weights ema_model\.noise_net\.weight"),
+        (entry("surprise", np.zeros(3, np.float32)), "unknown weights surprise"),
+        (
+            entry("ema_model.out.2.weight", np.zeros((3, 33, 3, 3), np.float32)),
+            r"out\.2\.weight of shape \(3, 33, 3, 3\)",
+        ),
+        (entry("note", "text"), "not tensors: note"),
+        (without("conds_mean"), "lacks conds_mean or conds_std"),
+        (hyper(T=4000), "T = 4000"),
+        (hyper(net_latent_condition_bias=0), "net_latent_condition_bias"),
+        (hyper(beta_scheduler="sigmoid"), "'sigmoid'"),
+        (hyper(img_size=15), "15"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_another_model_is_refused_by_name(state, tmp_path, change, message):
+    tree = official_checkpoint(state)
+    change(tree)
+    with pytest.raises(UserError, match=message) as refusal:
+        import_official(write(tmp_path, tree))
+    assert "\n" not in str(refusal.value)
+
+
+def test_prior_without_statistics_asks_for_them(state, tmp_path):
+    with pytest.raises(UserError, match="--latents"):
+        import_official(write(tmp_path, official_checkpoint(state, statistics=False)))
+
+
+def diffae(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "diffae_jax.cli", *map(str, arguments)],
+        cwd=Path(__file__).parents[1],
+        env=os.environ | {"XLA_FLAGS": ""},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_command_writes_a_bundle_and_says_what_it_found(checkpoint, tmp_path):
+    done = diffae("import", checkpoint, "--out", tmp_path / "bundle")
+    assert done.returncode == 0, done.stderr
+    for text in ("made_here", "16x16x3", "images seen: 128,000", "latent DDIM", "statistics of z: yes", "unused"):
+        assert text in done.stdout
+    assert DiffAE.load(tmp_path / "bundle").image_shape == (16, 16, 3)
+
+
+def test_command_tells_mistakes_in_one_sentence(checkpoint, tmp_path):
+    (tmp_path / "no.ckpt").write_text("no checkpoint")
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "photo.png").write_text("")
+    for arguments, message in (
+        ((tmp_path / "no.ckpt", "--out", tmp_path / "b"), "is not a zip"),
+        ((checkpoint, "--out", tmp_path / "taken"), "is no bundle"),
+        ((checkpoint, "--image-size", "15", "--out", tmp_path / "b"), "15"),
+    ):
+        done = diffae("import", *arguments)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert re.fullmatch(r"Error: [^\n]*" + re.escape(message) + r"[^\n]*\n", done.stderr), done.stderr
+    assert not (tmp_path / "b").exists()
+    assert diffae("import").returncode == 2
+    assert "--latents" in diffae("import", "--help").stdout
+
+
+def test_neither_pytorch_nor_lightning_is_needed():
+    import importlib.util
+
+    assert all(importlib.util.find_spec(name) is None for name in ("torch", "pytorch_lightning", "lightning"))
