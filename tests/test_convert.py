@@ -198,7 +198,7 @@ def hyper(**values):
         (entry("note", "text"), "not tensors: note"),
         (without("conds_mean"), "lacks conds_mean or conds_std"),
         (hyper(T=4000), "T = 4000"),
-        (hyper(net_latent_condition_bias=0), "net_latent_condition_bias"),
+        (hyper(net_latent_condition_bias=0.0), "net_latent_condition_bias"),
         (hyper(beta_scheduler="sigmoid"), "'sigmoid'"),
         (hyper(img_size=15), "15"),
     ],

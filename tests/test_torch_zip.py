@@ -14,8 +14,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from diffae_jax.convert import torch_zip
-from diffae_jax.convert.torch_zip import Inert, StoredTensor, read_checkpoint
+from diffae_jax.convert import instructions, stored, torch_zip
+from diffae_jax.convert.instructions import Inert
+from diffae_jax.convert.stored import StoredTensor
+from diffae_jax.convert.torch_zip import read_checkpoint
 from diffae_jax.errors import UserError
 from tests.torch_files import (
     REBUILD,
@@ -298,7 +300,7 @@ HOSTILE = {
     "within a stand-in": (of_tree(Call(LIGHTNING, (SYSTEM,))), "asks for os.system"),
     "state of a stand-in": (of_pickle(pickled(Call(LIGHTNING, ()))[0] + pickled(SYSTEM)[0] + b"b"), "os.system"),
     "new object": (of_pickle(pickled(Foreign("subprocess", "Popen"))[0] + b")\x81"), "asks for subprocess.Popen"),
-    "new ordered dict": (of_pickle(b"ccollections\nOrderedDict\n)\x81"), "takes a _Known for a Inert"),
+    "new ordered dict": (of_pickle(b"ccollections\nOrderedDict\n)\x81"), "takes a Known for a Inert"),
     "state of a dict": (of_pickle(b"}}b"), "takes a dict for a Inert"),
     "call of a string": (of_pickle(text("os.system") + text("touch marker") + b"\x85R"), "calls something"),
     "call of a storage type": (of_tree(Call(Foreign("torch", "FloatStorage"), (10**12,))), "calls something"),
@@ -387,7 +389,7 @@ HOSTILE = {
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_wrong_file_is_refused_at_once_in_one_sentence(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(torch_zip, "MAX_INSTRUCTIONS", 1000)  # tracing and type checks make each of them slow here
+    monkeypatch.setattr(instructions, "MAX_INSTRUCTIONS", 1000)  # tracing and type checks make each of them slow here
     make, pattern = HOSTILE[name]
     path = tmp_path / "model.ckpt"
     make(path)
@@ -471,7 +473,8 @@ def test_no_damage_leads_to_another_error(tmp_path):
 
 
 def test_the_reader_imports_no_pickle():
-    tree = ast.parse(Path(torch_zip.__file__).read_text())
-    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
-    assert not names & {"pickle", "_pickle", "marshal", "shelve", "importlib"}
-    assert not {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} & {"eval", "exec", "__import__"}
+    for module in (instructions, stored, torch_zip):
+        tree = ast.parse(Path(module.__file__).read_text())
+        names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+        assert not names & {"pickle", "_pickle", "marshal", "shelve", "importlib"}
+        assert not {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} & {"eval", "exec", "__import__"}

@@ -1,6 +1,7 @@
 """Official checkpoints as DiffAE: every weight of a file is used or known to be of no use, every parameter filled."""
 
 import collections
+import math
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,7 +21,8 @@ from diffae_jax.convert.names import (
     to_ours,
 )
 from diffae_jax.convert.settings import State, read_settings
-from diffae_jax.convert.torch_zip import StoredTensor, read_checkpoint
+from diffae_jax.convert.stored import StoredTensor
+from diffae_jax.convert.torch_zip import read_checkpoint
 from diffae_jax.data.latents import LatentStatistics
 from diffae_jax.errors import UserError
 from diffae_jax.models.functional import Params, flatten, unflatten
@@ -77,8 +79,9 @@ def import_official(
         raise UserError(f"{file} has a latent DDIM but no statistics of z: give its latent.pkl with --latents.")
 
     origin = {"imported_from": Path(checkpoint).name, "unused": unused}
-    if isinstance(tree.get("global_step"), int) and isinstance(hyper.get("batch_size"), int):
-        origin["images_seen"] = tree["global_step"] * hyper["batch_size"]
+    counts = tree.get("global_step"), hyper.get("batch_size"), hyper.get("accum_batches", 1)
+    if all(isinstance(count, int) for count in counts):
+        origin["images_seen"] = math.prod(counts)  # by what was trained last: the latent DDIM, where there is one
     return DiffAE.from_bundle(Bundle(config, weights, statistics, probes, origin), mesh)
 
 
@@ -104,10 +107,14 @@ def _fill(state: State, shapes: dict[str, Params], file: str) -> tuple[dict[str,
             used.add(official)
             if official not in state:
                 missing.append(official)
-            elif (array := to_ours(state[official].numpy(), ours, shape)) is None:
-                misshapen.append(f"{official} of shape {state[official].shape} for {shape}")
-            else:
-                filled[ours] = array
+                continue
+            tensor = state[official]
+            array = None
+            if math.prod(tensor.shape) == math.prod(shape):  # otherwise it is not even read
+                array = to_ours(tensor.numpy(), ours, shape)
+            if array is None:
+                misshapen.append(f"{official} of shape {tensor.shape} for {shape}")
+            filled[ours] = array
         weights[part] = filled
     for problem, names in (("lacks", missing), ("has", misshapen)):
         if names:

@@ -6,7 +6,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from diffae_jax.config import default
-from diffae_jax.convert.torch_zip import StoredTensor
+from diffae_jax.convert.stored import StoredTensor
 from diffae_jax.diffusion.schedule import NUM_TIMESTEPS
 from diffae_jax.errors import UserError
 from diffae_jax.models.unet import BLOCKS_PER_LEVEL
@@ -15,13 +15,8 @@ OFFICIAL_ATTENTION = 16  # the one resolution with attention in all published mo
 SCHEDULES = {"linear": "linear", "const0.008": "constant", "cosine": "cosine"}
 
 # What our networks take for granted: with other values the same weights would give other numbers.
-TAKEN_FOR_GRANTED = {
-    "T": str(NUM_TIMESTEPS),
-    "net_latent_condition_bias": "1",
-    "net_latent_activation": "silu",
-    "net_enc_pool": "adaptivenonzero",
-    "model_mean_type": "eps",
-}
+TAKEN_FOR_GRANTED = {"T": NUM_TIMESTEPS, "net_enc_pool": "adaptivenonzero"}
+TAKEN_FOR_GRANTED_OF_PRIOR = {"net_latent_condition_bias": 1}  # 0 in the files of autoencoders, where it means nothing
 
 State = dict[str, StoredTensor]
 
@@ -31,9 +26,10 @@ def read_settings(state: State, hyper: dict[str, Any], file: str, image_size: in
 
     Raises UserError for a network that ours is not, naming the key that shows it.
     """
-    for key, value in TAKEN_FOR_GRANTED.items():
+    has_prior = any(name.startswith("latent_net.") for name in state)
+    for key, value in (TAKEN_FOR_GRANTED | (TAKEN_FOR_GRANTED_OF_PRIOR if has_prior else {})).items():
         found = hyper.get(key, value)
-        if isinstance(found, str | int | float) and str(found).rsplit(".", 1)[-1] != value:
+        if isinstance(found, type(value) | float) and found != value:
             raise UserError(f"{file} has {key} = {found}, and only models with {value} can be imported.")
 
     def shape(name: str) -> tuple[int, ...]:
@@ -82,10 +78,9 @@ def read_settings(state: State, hyper: dict[str, Any], file: str, image_size: in
     )
     config.model.z_dim = shape("encoder.out.3.weight")[0] if has_encoder else None
     config.train.schedule = _schedule(hyper, "beta_scheduler", "linear", file)
-    config.prior.schedule = _schedule(hyper, "latent_beta_scheduler", "const0.008", file)
-    num_layers = count("latent_net.layers.")
-    if num_layers:
-        config.prior.num_layers = num_layers
+    if has_prior:
+        config.prior.schedule = _schedule(hyper, "latent_beta_scheduler", "const0.008", file)
+        config.prior.num_layers = count("latent_net.layers.")
         config.prior.width = shape("latent_net.layers.0.linear.weight")[0]
     return config
 
