@@ -23,6 +23,7 @@ from diffae_jax.api import DiffAE
 from diffae_jax.data.sources import digits
 from diffae_jax.data.transforms import to_float
 from diffae_jax.errors import UserError
+from diffae_jax.models.functional import flatten
 
 ROOT = Path(__file__).parent.parent
 MANY_STEPS = "--config.train.num_images=640"  # 40 steps: time enough to be killed in
@@ -180,8 +181,12 @@ def test_two_processes_equal_one_and_can_be_stopped_and_continued_by_one(whole, 
     assert [row["step"] for row in ours] == [row["step"] for row in expected]
     losses = [[row["loss"] for row in run if "loss" in row] for run in (ours, expected)]
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
-    lengths = jax.tree.map(lambda a, b: np.abs(a - b).max(), final_state(tmp_path), final_state(whole[0]))
-    assert max(jax.tree.leaves(lengths["params"])) < 1e-3
+    ours, expected = (flatten(final_state(run)["params"]) for run in (tmp_path, whole[0]))
+    for name in ours:
+        # The next normalisation takes the biases of the last block away again, for its groups have one channel each. So
+        # their gradients are rounding errors, which Adam makes as large as any.
+        if not re.fullmatch(r"unet\.up\.2\.(conv1|conv2|skip)\.bias", name):
+            assert np.abs(ours[name] - expected[name]).max() < 1e-3, name
 
 
 def test_two_processes_with_fsdp_and_accumulation_equal_one(tmp_path):

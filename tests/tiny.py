@@ -11,7 +11,7 @@ def get_config() -> ConfigDict:
     config.image_shape = (8, 8, 1)
     config.model.update(
         base_channels=32,
-        channel_mults=(1, 2),
+        channel_mults=(1,),
         encoder_channel_mults=(1,),
         attention_resolutions=(),
         embed_dim=32,
