@@ -44,15 +44,17 @@ def prior_builder(config: ConfigDict, precision: str) -> Callable[[nnx.Rngs], La
 
 
 def abstract_weights(config: ConfigDict, mesh: Mesh) -> dict[str, Params]:
-    """Returns shapes, types and places of the weights of a config: "autoencoder" and, unless it has no z, "prior"."""
+    """Returns shapes, types and places of the weights of a config: "autoencoder" and, unless it has no z, "prior".
+
+    Raises UserError where its networks cannot be built.
+    """
     builders = {"autoencoder": builder} | ({} if config.model.z_dim is None else {"prior": prior_builder})
+    try:
+        shapes = {name: abstract_model(make(config, "float32"))[1] for name, make in builders.items()}
+    except ValueError as error:
+        raise UserError(str(error)) from error
     whole = replicated(mesh)
-    return {
-        name: jax.tree.map(
-            lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=whole), abstract_model(make(config, "float32"))[1]
-        )
-        for name, make in builders.items()
-    }
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=whole), shapes)
 
 
 def check_weights(weights: Params, expected: Params) -> None:

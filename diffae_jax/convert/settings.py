@@ -32,10 +32,13 @@ def read_settings(state: State, hyper: dict[str, Any], file: str, image_size: in
         if isinstance(found, type(value) | float) and found != value:
             raise UserError(f"{file} has {key} = {found}, and only models with {value} can be imported.")
 
-    def shape(name: str) -> tuple[int, ...]:
+    def shape(name: str, ndim: int) -> tuple[int, ...]:
         if name not in state:
             raise UserError(f"{file} lacks ema_model.{name}: it is not a checkpoint of a diffusion autoencoder.")
-        return state[name].shape
+        found = state[name].shape
+        if len(found) != ndim or 0 in found:
+            raise UserError(f"{file} has ema_model.{name} of shape {found}, where {ndim} dimensions are expected.")
+        return found
 
     def count(prefix: str) -> int:
         """Returns how many numbered modules there are below a prefix."""
@@ -43,7 +46,7 @@ def read_settings(state: State, hyper: dict[str, Any], file: str, image_size: in
 
     has_encoder = any(name.startswith("encoder.") for name in state)
     time_embed = "time_embed.time_embed" if has_encoder else "time_embed"
-    embed_dim, base_channels = shape(f"{time_embed}.0.weight")
+    embed_dim, base_channels = shape(f"{time_embed}.0.weight", 2)
 
     def levels(prefix: str) -> tuple[tuple[int, ...], list[int]]:
         """Returns the channel multipliers of the way down and the levels that have attention."""
@@ -55,19 +58,19 @@ def read_settings(state: State, hyper: dict[str, Any], file: str, image_size: in
                 f"level can be imported."
             )
         first = [f"{prefix}input_blocks.{per_level * level + 1}" for level in range(num_blocks // per_level)]
-        channels = [shape(f"{block}.0.in_layers.2.weight")[0] for block in first]
+        channels = [shape(f"{block}.0.in_layers.2.weight", 4)[0] for block in first]
         if any(c % base_channels for c in channels):
             raise UserError(f"{file} has levels of {channels} channels, which are not multiples of {base_channels}.")
         attention = [level for level, block in enumerate(first) if f"{block}.1.qkv.weight" in state]
         return tuple(c // base_channels for c in channels), attention
 
     channel_mults, attention = levels("")
-    conv_in = shape("input_blocks.0.0.weight")
+    conv_in = shape("input_blocks.0.0.weight", 4)
     size = _image_size(state, hyper, len(channel_mults), attention, file, image_size)
 
     config = default()
     config.name = re.sub(r"[^\w.-]", "_", str(hyper.get("name") or "official"))
-    config.image_shape = (*(size,) * (len(conv_in) - 2), conv_in[1])
+    config.image_shape = (size, size, conv_in[1])
     config.model.update(
         base_channels=base_channels,
         channel_mults=channel_mults,
@@ -76,12 +79,12 @@ def read_settings(state: State, hyper: dict[str, Any], file: str, image_size: in
         embed_dim=embed_dim,
         num_heads=_positive(hyper.get("net_beatgans_attn_head")) or 1,
     )
-    config.model.z_dim = shape("encoder.out.3.weight")[0] if has_encoder else None
+    config.model.z_dim = shape("encoder.out.3.weight", 4)[0] if has_encoder else None
     config.train.schedule = _schedule(hyper, "beta_scheduler", "linear", file)
     if has_prior:
         config.prior.schedule = _schedule(hyper, "latent_beta_scheduler", "const0.008", file)
         config.prior.num_layers = count("latent_net.layers.")
-        config.prior.width = shape("latent_net.layers.0.linear.weight")[0]
+        config.prior.width = shape("latent_net.layers.0.linear.weight", 2)[0]
     return config
 
 
@@ -89,12 +92,12 @@ def _image_size(
     state: State, hyper: dict[str, Any], num_levels: int, attention: list[int], file: str, given: int | None
 ) -> int:
     """The weights do not depend on it, but the places of attention do: what was trained is wanted."""
-    found = given or _positive(hyper.get("img_size"))
-    if not found and "x_T" in state:
+    found = given if given is not None else _positive(hyper.get("img_size"))
+    if found is None and "x_T" in state and len(state["x_T"].shape) == 4:
         found = state["x_T"].shape[-1]
-    if not found and len(attention) == 1:
+    if found is None and len(attention) == 1:
         found = OFFICIAL_ATTENTION * 2 ** attention[0]
-    if not found or found % 2 ** (num_levels - 1):
+    if found is None or found < 1 or found % 2 ** (num_levels - 1):
         raise UserError(
             f"{file} does not tell the size of its images (found: {found}): give --image-size, "
             f"a multiple of {2 ** (num_levels - 1)}."

@@ -13,13 +13,12 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key, UInt8
 from ml_collections import ConfigDict
 
-from diffae_jax.api import DiffAE, builder
+from diffae_jax.api import DiffAE, abstract_weights, builder
 from diffae_jax.data.batches import on_devices, training_batches
 from diffae_jax.data.sources import Source
 from diffae_jax.data.transforms import to_float
 from diffae_jax.diffusion.loss import l_simple
 from diffae_jax.diffusion.schedule import NUM_TIMESTEPS, cumulative_alpha
-from diffae_jax.errors import UserError
 from diffae_jax.evaluation.figures import save_rows
 from diffae_jax.models import abstract_model, split
 from diffae_jax.stages.data import check_data, open_data, read
@@ -58,14 +57,6 @@ def loss_given_z(
     eps = jax.vmap(lambda key: jax.random.normal(key, x_0.shape[1:]))(eps_keys)
     abar = jnp.asarray(cumulative_alpha(schedule), jnp.float32)
     return l_simple(lambda x_t, t: model(x_t, t, z, dropout_keys if train else None), x_0, t, eps, abar)
-
-
-def check_model(config: ConfigDict) -> None:
-    """Raises UserError where the model of a config cannot be built."""
-    try:
-        abstract_model(builder(config, "float32"))
-    except ValueError as error:
-        raise UserError(str(error)) from error
 
 
 def autoencoder_program(config: ConfigDict, mesh: Mesh) -> Program:
@@ -198,7 +189,7 @@ def run(config: ConfigDict, folder: Path, mesh: Mesh) -> None:
             process_index=jax.process_index(),
             num_processes=jax.process_count(),
         )
-        check_model(config)
+        abstract_weights(config, mesh)  # refuses a model that cannot be built
         check_batch_size(batch_size, config.execution.num_microbatches, mesh.size)
         check_data(folder, training, held_out)
         program = autoencoder_program(config, mesh)
