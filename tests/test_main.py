@@ -268,7 +268,7 @@ def test_other_images_are_refused(image_folder, tmp_path):
         (["--config.data.kind=folder"], 1, "--config.data.path=FOLDER"),
         (["--config.data.kind=folder", "--config.data.path=/nowhere"], 1, "/nowhere is not a folder"),
         (["--config.data.kind=folder", "--config.data.path=IMAGES", "--config.image_shape=(16, 16, 1)"], 1, "12x12"),
-        (["--stages=evaluation"], 1, "not the folder of a trained run"),
+        (["--stages=evaluation"], 1, "nor the folder of a trained run"),
         (["--workdir=/proc/nowhere"], 1, "cannot be written"),
         (["--num_processes=2"], 1, "go together"),
         (["digits"], 1, "digits"),
