@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Shaped
 from ml_collections import ConfigDict
 
 from diffae_jax.bundle import MANIFEST, Bundle, read_bundle, write_bundle
-from diffae_jax.config import from_json
+from diffae_jax.config import check, from_json
 from diffae_jax.data.latents import LatentStatistics
 from diffae_jax.diffusion.samplers import ddim_decode, ddim_encode
 from diffae_jax.diffusion.schedule import ddim_grid
@@ -118,6 +118,11 @@ class DiffAE:
     ):
         if prior is not None and statistics is None:
             raise UserError("A latent DDIM works on normalised z: it needs the mean and deviation of z beside it.")
+        rows = {"the statistics": statistics.mean} if statistics else {}
+        rows |= {f"probe {probe.name}": probe.weights for probe in (probes or {}).values()}
+        for name, row in rows.items():
+            if row.shape != (config.model.z_dim,):
+                raise UserError(f"The z of this model has {config.model.z_dim} dimensions, and {name} {len(row)}.")
         self.config = config
         self.image_shape = tuple(config.image_shape)
         self.mesh = mesh or make_mesh()
@@ -150,6 +155,7 @@ class DiffAE:
     @classmethod
     def from_bundle(cls, bundle: Bundle, mesh: Mesh | None = None) -> "DiffAE":
         """Puts what a bundle holds on the devices. Raises UserError where its weights are not those of its config."""
+        check(bundle.config)
         mesh = mesh or make_mesh()
         expected = abstract_weights(bundle.config, mesh)
         if "prior" not in bundle.weights:

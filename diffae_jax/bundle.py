@@ -102,7 +102,7 @@ def read_bundle(path: Path) -> Bundle:
     Raises UserError for a file that is missing, changed or not what a bundle holds, and for a newer format.
     """
     manifest = _parsed(path / MANIFEST, lambda file: json.loads(file.read_text()))
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("format"), int):
+    if not isinstance(manifest, dict) or type(manifest.get("format")) is not int or manifest["format"] < 1:
         raise UserError(f"{path / MANIFEST} is not the manifest of a bundle.")
     if manifest["format"] > FORMAT:
         raise UserError(
@@ -113,15 +113,20 @@ def read_bundle(path: Path) -> Bundle:
     config = from_dict(_parsed(path / CONFIG, lambda file: json.loads(file.read_text())), path / CONFIG)
     statistics = None
     if LATENTS in names:
-        arrays = _parsed(path / LATENTS, lambda file: dict(np.load(file, allow_pickle=False)))
-        statistics = LatentStatistics(*(np.asarray(arrays[name], np.float32) for name in ("mean", "std")))
+        statistics = _parsed(path / LATENTS, _read_statistics)
     probes = {}
     for name in names:
         if PurePosixPath(name).parts[0] == PROBES:
             probe = Probe.from_json(_parsed(path / name, lambda file: json.loads(file.read_text())))
             probes[probe.name] = probe
-    weights = unflatten(_parsed(path / WEIGHTS, load_file))
-    return Bundle(config, weights, statistics, probes, dict(manifest.get("origin") or {}))
+    weights = _parsed(path / WEIGHTS, lambda file: unflatten(load_file(file)))
+    origin = manifest.get("origin")
+    return Bundle(config, weights, statistics, probes, origin if isinstance(origin, dict) else {})
+
+
+def _read_statistics(file: Path) -> LatentStatistics:
+    with np.load(file, allow_pickle=False) as arrays:
+        return LatentStatistics(*(arrays[name].astype(np.float32) for name in ("mean", "std")))
 
 
 def _checked_files(path: Path, entries: Any) -> list[str]:
@@ -155,5 +160,5 @@ def _parsed(file: Path, parse: Callable[[Path], Any]) -> Any:
     """Reads a file. Raises UserError where it is not what it should be."""
     try:
         return parse(file)
-    except (OSError, ValueError, KeyError, SafetensorError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, RecursionError, SafetensorError, zipfile.BadZipFile) as error:
         raise UserError(f"{file} cannot be read as part of a bundle ({error}).") from error

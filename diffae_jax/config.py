@@ -138,9 +138,10 @@ def check(config: ConfigDict) -> None:
     for key, (low, high) in RANGES.items():
         if not low <= values[key] <= high:
             raise UserError(f"{key} must be between {low} and {high}, not {values[key]}.")
-    for key in ("image_shape", "model.channel_mults", "model.encoder_channel_mults"):
-        if not values[key] or min(values[key]) < 1:
-            raise UserError(f"{key} must be a tuple of positive numbers, not {tuple(values[key])}.")
+    for key in ("image_shape", "model.channel_mults", "model.encoder_channel_mults", "model.attention_resolutions"):
+        empty = not values[key] and key != "model.attention_resolutions"
+        if empty or not all(isinstance(value, int) and value > 0 for value in values[key]):
+            raise UserError(f"{key} must be a tuple of positive whole numbers, not {tuple(values[key])}.")
     if config.model.z_dim is not None and config.model.z_dim < 1:
         raise UserError(f"model.z_dim must be positive, or None for the baseline without z, not {config.model.z_dim}.")
     if config.report.tensorboard and importlib.util.find_spec("tensorflow") is None:
@@ -156,7 +157,7 @@ def from_json(path: Path) -> ConfigDict:
     """Reads a config.json. Raises UserError where it is not one."""
     try:
         values = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as a config ({error}).") from error
     return from_dict(values, path)
 

@@ -1,5 +1,7 @@
 """Bundles: the same model after saving and loading, and no byte of another taken for it."""
 
+import hashlib
+import io
 import json
 import shutil
 
@@ -89,12 +91,22 @@ def edit(bundle, **changes):
 
 def rewritten(bundle, name, text):
     """Writes a file of a bundle anew, with a manifest that agrees: damage that no hash shows."""
-    import hashlib
-
     (bundle / name).write_bytes(text)
     files = json.loads((bundle / "manifest.json").read_text())["files"]
     files[name] = {"bytes": len(text), "sha256": hashlib.sha256(text).hexdigest()}
     edit(bundle, files=files)
+
+
+def changed(bundle, **model):
+    config = json.loads((bundle / "config.json").read_text())
+    config["model"] |= model
+    return json.dumps(config).encode()
+
+
+def npz(**arrays):
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    return file.getvalue()
 
 
 @pytest.mark.parametrize(
@@ -111,7 +123,18 @@ def rewritten(bundle, name, text):
         (lambda b: rewritten(b, "weights.safetensors", b"\x02\0\0\0\0\0\0\0{}"), "lacks"),
         (lambda b: rewritten(b, "config.json", b"{"), "cannot be read"),
         (lambda b: rewritten(b, "config.json", b'{"surprise": 1}'), "surprise"),
+        (lambda b: rewritten(b, "config.json", b"[" * 100_000), "cannot be read"),
+        (lambda b: rewritten(b, "config.json", changed(b, base_channels=0)), "base_channels must be positive"),
+        (lambda b: rewritten(b, "config.json", changed(b, base_channels=40)), "40 channels cannot be split"),
+        (lambda b: rewritten(b, "config.json", changed(b, channel_mults=["a"])), "positive whole numbers"),
         (lambda b: rewritten(b, "latents.npz", b"PK no"), "cannot be read"),
+        (lambda b: rewritten(b, "latents.npz", npz(mean=np.zeros(8))), "std is not a file"),
+        (lambda b: rewritten(b, "latents.npz", npz(mean=np.zeros(8), std=np.zeros(8))), "positive deviations"),
+        (lambda b: rewritten(b, "latents.npz", npz(mean=np.zeros(3), std=np.ones(3))), "8 dimensions, and the stat"),
+        (lambda b: rewritten(b, "latents.npz", npz(mean=np.array([{}]), std=np.ones(8))), "Object arrays"),
+        (lambda b: rewritten(b, "probes/a.json", b'{"name": "a", "weights": [1], "bias": 0}'), "probe a 1"),
+        (lambda b: rewritten(b, "probes/a.json", b'{"name": "a", "weights": [NaN], "bias": 0}'), "finite"),
+        (lambda b: edit(b, format=True), "is not the manifest"),
         (lambda b: rewritten(b, "probes/hair%2Fcolour%20%C3%A9.json", b"{}"), "name, weights and bias"),
     ],
 )

@@ -152,7 +152,7 @@ def test_latents_and_classifier(state, tmp_path, one_device):
     with pytest.raises(UserError, match="belongs to another autoencoder"):
         import_official(path, other, classifier)
     fewer = write(tmp_path, {"conds_mean": mean[:9], "conds_std": std[:9]}, "fewer.pkl")
-    with pytest.raises(UserError, match=r"9 dimensions and the z of .* 24"):
+    with pytest.raises(UserError, match="z of this model has 24 dimensions, and the statistics 9"):
         import_official(path, fewer)
     flat = write(tmp_path, {"conds_mean": mean, "conds_std": std * 0}, "flat.pkl")
     with pytest.raises(UserError, match="positive deviations"):

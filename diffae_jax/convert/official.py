@@ -72,9 +72,6 @@ def import_official(
     if classifier is not None:
         found, probes = _classifier(classifier)
         statistics = _agreed(statistics, found, str(classifier))
-    z_dim = config.model.z_dim
-    if statistics is not None and statistics.mean.shape != (z_dim,):
-        raise UserError(f"The statistics have {statistics.mean.shape[-1]} dimensions and the z of {file} {z_dim}.")
     if "prior" in weights and statistics is None:
         raise UserError(f"{file} has a latent DDIM but no statistics of z: give its latent.pkl with --latents.")
 
@@ -143,12 +140,7 @@ def _statistics(tree: Any, file: str) -> LatentStatistics:
     tensors = [tree.get(name) if isinstance(tree, dict) else None for name in ("conds_mean", "conds_std")]
     if not all(isinstance(tensor, StoredTensor) for tensor in tensors):
         raise UserError(f"{file} lacks conds_mean or conds_std: it does not hold the statistics of z.")
-    mean, std = (tensor.numpy().astype(np.float32).reshape(-1) for tensor in tensors)
-    if mean.shape != std.shape or not np.isfinite(mean).all() or not (np.isfinite(std) & (std > 0)).all():
-        raise UserError(
-            f"{file} has statistics of z that are not finite, positive deviations and means alike in number."
-        )
-    return LatentStatistics(mean, std)
+    return LatentStatistics(*(tensor.numpy().astype(np.float32).reshape(-1) for tensor in tensors))
 
 
 def _agreed(ours: LatentStatistics | None, others: LatentStatistics, file: str) -> LatentStatistics:

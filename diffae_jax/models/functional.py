@@ -40,13 +40,17 @@ def flatten(params: Params) -> dict[str, Any]:
 
 
 def unflatten(flat: dict[str, Any]) -> Params:
-    """The inverse of `flatten`; numbers in a path are places in a list."""
+    """The inverse of `flatten`; numbers in a path are places in a list. Raises ValueError for a path within a leaf."""
     params: Params = {}
     for name, leaf in flat.items():
-        *parents, last = (int(part) if part.isdigit() else part for part in name.split("."))
+        *parents, last = (int(part) if part.isdecimal() else part for part in name.split("."))
         node = params
         for part in parents:
             node = node.setdefault(part, {})
+            if not isinstance(node, dict):
+                raise ValueError(f"{name} lies within another parameter")
+        if last in node:
+            raise ValueError(f"{name} holds another parameter")
         node[last] = leaf
     return params
 
