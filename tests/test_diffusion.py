@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffae_jax.diffusion.loss import l_simple, q_sample
+from diffae_jax.diffusion.interpolation import lerp, slerp
+from diffae_jax.diffusion.loss import l_latent, l_simple, q_sample
 from diffae_jax.diffusion.samplers import ddim_decode, ddim_encode
 from diffae_jax.diffusion.schedule import cumulative_alpha, ddim_grid, timesteps
 from tests.jaxprs import equations
@@ -266,3 +267,33 @@ def test_a_loop_is_one_scan_whose_body_is_traced_once(function, reverse):
     assert loops[0].params["length"] == 37
     assert loops[0].params["reverse"] == reverse
     assert calls == [((2, 3, 1), ())]
+
+
+def test_slerp_follows_the_arc_and_lerp_the_line():
+    a, b = jnp.asarray([[3.0, 0.0]]), jnp.asarray([[0.0, 3.0]])
+    weights = jnp.linspace(0, 1, 5)
+    angles = np.linspace(0, np.pi / 2, 5)
+    arc = 3 * np.stack([np.cos(angles), np.sin(angles)], axis=-1)[:, None]
+    np.testing.assert_allclose(slerp(a, b, weights), arc, atol=1e-6)
+    line = np.linspace([3, 0], [0, 3], 5)
+    np.testing.assert_allclose(lerp(a[0], b[0], weights), line, atol=1e-6)
+
+
+def test_slerp_keeps_the_ends_and_the_norm_of_noise_and_takes_parallel_maps():
+    a, b = jax.random.normal(jax.random.key(0), (2, 16, 16, 3))
+    path = slerp(a, b, jnp.linspace(0, 1, 7))
+    np.testing.assert_allclose(path[0], a, atol=1e-6)
+    np.testing.assert_allclose(path[-1], b, atol=1e-6)
+    norms = np.linalg.norm(path.reshape(7, -1), axis=-1)
+    assert norms.max() / norms.min() < 1.1
+    np.testing.assert_allclose(slerp(a, 2 * a, jnp.asarray([0.5]))[0], 1.5 * a, rtol=1e-3)
+    np.testing.assert_allclose(slerp(a, a, jnp.asarray([0.3]))[0], a, rtol=1e-3)
+
+
+def test_l_latent_is_the_mean_absolute_error():
+    z, eps = jax.random.normal(jax.random.key(0), (2, 3, 4))
+    abar = jnp.asarray(cumulative_alpha("constant"), jnp.float32)
+    t = jnp.asarray([0, 500, 999])
+    loss = l_latent(lambda z_t, t: z_t, z, t, eps, abar)
+    z_t = np.sqrt(abar[t])[:, None] * z + np.sqrt(1 - abar[t])[:, None] * eps
+    np.testing.assert_allclose(loss, np.abs(z_t - eps).mean(-1), rtol=1e-6)

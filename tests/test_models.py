@@ -14,7 +14,7 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 
 from diffae_jax.api import builder
-from diffae_jax.models import DiffusionAutoencoder, UNet, abstract_model, split
+from diffae_jax.models import DiffusionAutoencoder, LatentMLP, UNet, abstract_model, split
 from diffae_jax.models.blocks import (
     Attention,
     GroupNorm,
@@ -694,3 +694,38 @@ def test_impossible_models_are_refused_in_one_sentence_with_the_numbers(changes,
     assert message.count(". ") == 0
     assert message.endswith(".")
     assert all(number in message for number in numbers)
+
+
+@pytest.mark.parametrize(("num_layers", "millions"), [(10, 54.11), (20, 117.11)])
+def test_latent_mlp_has_the_official_number_of_parameters(num_layers, millions):
+    _, params = abstract_model(lambda rngs: LatentMLP(z_dim=512, num_layers=num_layers, width=2048, rngs=rngs))
+    assert round(sum(leaf.size for leaf in jax.tree.leaves(params)) / 1e6, 2) == millions
+
+
+def test_latent_mlp_is_what_the_paper_draws():
+    """Fig. 8 written out in float64: every layer but the first sees the input, and time scales all but the last."""
+    model = LatentMLP(z_dim=6, num_layers=3, width=10, rngs=nnx.Rngs(0))
+    z, t = jax.random.normal(jax.random.key(1), (2, 6)), jnp.asarray([7, 900])
+    p = jax.tree.map(lambda a: np.asarray(a, np.float64), split(model)[1])
+
+    def dense(x, layer):
+        return x @ layer["kernel"] + layer["bias"]
+
+    def silu(x):
+        return x / (1 + np.exp(-x))
+
+    angles = np.asarray(t)[:, None] * 10000.0 ** (-np.arange(32) / 32)
+    embedding = np.concatenate([np.cos(angles), np.sin(angles)], axis=-1)
+    embedding = dense(silu(dense(embedding, p["time_in"])), p["time_out"])
+    x = np.asarray(z, np.float64)
+    h = x
+    for i in range(2):
+        inputs = x if i == 0 else np.concatenate([h, x], axis=-1)
+        h = dense(inputs, p["layers"][i]["linear"]) * (1 + dense(silu(embedding), p["layers"][i]["time_proj"]))
+        h = (h - h.mean(-1, keepdims=True)) / np.sqrt(h.var(-1, keepdims=True) + 1e-5)
+        h = silu(h * p["layers"][i]["norm"]["scale"] + p["layers"][i]["norm"]["bias"])
+    expected = dense(np.concatenate([h, x], axis=-1), p["out"])
+    np.testing.assert_allclose(model(z, t), expected, rtol=1e-4, atol=1e-5)
+    eps_fn = model.noise_predictor(jnp.asarray([7, 900]))
+    np.testing.assert_allclose(eps_fn(z, jnp.asarray(900))[1], expected[1], rtol=1e-4, atol=1e-5)
+    assert np.isnan(eps_fn(z, jnp.asarray(8))).all()
