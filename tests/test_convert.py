@@ -102,7 +102,7 @@ def test_every_weight_is_used_once(model, state):
     assert sorted(float(a.astype(np.float64).sum()) for a in filled) == pytest.approx(
         sorted(float(a.astype(np.float64).sum()) for a in theirs)
     )
-    assert sum(model.origin["unused"].values()) == len(state) + 3 + 4  # model.*, x_T and conds_*, second names
+    assert sum(model.origin["unused"].values()) == len(state) + 1 + 4  # model.*, x_T, second names
 
 
 def test_import_save_load_decode_is_bit_identical(model, tmp_path, one_device):

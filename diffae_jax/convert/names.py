@@ -26,7 +26,9 @@ ATTENTION = {"norm": "norm", "qkv": "qkv", "out": "proj_out"}
 LATENT_LAYER = {"linear": "linear", "time_proj": "linear_emb", "norm": "norm"}
 LEAF = {"kernel": "weight", "scale": "weight", "bias": "bias"}
 
-# In a file beside the averaged weights, and of no use here.
+STATISTICS = ("conds_mean", "conds_std")  # of z
+
+# In a file beside averaged weights and statistics, and of no use here.
 UNUSED = {
     "the weights before averaging": re.compile(r"(model|classifier)\..+"),
     "second names of the latent DDIM's time projections": re.compile(
@@ -34,7 +36,6 @@ UNUSED = {
     ),
     "noise for sample grids": re.compile(r"x_T"),
     "z of the training images": re.compile(r"conds"),
-    "statistics of z": re.compile(r"conds_mean|conds_std"),  # read by themselves
 }
 UNUSED_OF_CLASSIFIER = UNUSED | {"the autoencoder, which the classifier does not need": re.compile(r"ema_model\..+")}
 

@@ -14,6 +14,7 @@ from diffae_jax.api import DiffAE, abstract_weights, name_some
 from diffae_jax.bundle import Bundle
 from diffae_jax.convert.names import (
     CELEBA_ATTRIBUTES,
+    STATISTICS,
     UNUSED,
     UNUSED_OF_CLASSIFIER,
     autoencoder_names,
@@ -94,7 +95,7 @@ def _state_dict(tree: Any, file: str) -> State:
 
 def _fill(state: State, shapes: dict[str, Params], file: str) -> tuple[dict[str, Params], dict[str, int]]:
     """Returns weights for all of `shapes`, and how many of the file's tensors were left unused for which reason."""
-    missing, misshapen, used, weights = [], [], set(), {}
+    missing, misshapen, used, weights = [], [], set(STATISTICS), {}
     for part, names_of in (("autoencoder", autoencoder_names), ("prior", prior_names)):
         if part not in shapes:
             continue
@@ -132,12 +133,12 @@ def _reasons(names: Iterable[str], reasons: dict[str, re.Pattern], file: str) ->
 
 
 def _own_statistics(state: State, file: str) -> LatentStatistics | None:
-    return _statistics(state, file) if "conds_mean" in state or "conds_std" in state else None
+    return _statistics(state, file) if state.keys() & set(STATISTICS) else None
 
 
 def _statistics(tree: Any, file: str) -> LatentStatistics:
     """Reads conds_mean and conds_std of a state_dict or a latent.pkl."""
-    tensors = [tree.get(name) if isinstance(tree, dict) else None for name in ("conds_mean", "conds_std")]
+    tensors = [tree.get(name) if isinstance(tree, dict) else None for name in STATISTICS]
     if not all(isinstance(tensor, StoredTensor) for tensor in tensors):
         raise UserError(f"{file} lacks conds_mean or conds_std: it does not hold the statistics of z.")
     return LatentStatistics(*(tensor.numpy().astype(np.float32).reshape(-1) for tensor in tensors))
@@ -161,7 +162,7 @@ def _classifier(path: str | Path) -> tuple[LatentStatistics, dict[str, Probe]]:
     tensors = {name: state.get(f"ema_classifier.{name}") for name in ("weight", "bias")}
     if None in tensors.values():
         raise UserError(f"{file} lacks ema_classifier.weight or ema_classifier.bias: it is no official classifier.")
-    _reasons(state.keys() - {f"ema_classifier.{name}" for name in tensors}, UNUSED_OF_CLASSIFIER, file)
+    _reasons(state.keys() - {*STATISTICS, *(f"ema_classifier.{name}" for name in tensors)}, UNUSED_OF_CLASSIFIER, file)
     weight, bias = (tensors[name].numpy().astype(np.float32) for name in ("weight", "bias"))
     if weight.ndim != 2 or bias.shape != (len(CELEBA_ATTRIBUTES),) or len(weight) != len(bias):
         raise UserError(
