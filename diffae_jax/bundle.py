@@ -52,8 +52,14 @@ class Bundle:
 
 def check_free(path: Path) -> None:
     """Raises UserError unless a bundle may be written to `path`: it is free, an empty folder or another bundle."""
-    if path.exists() and not (path / MANIFEST).exists() and (not path.is_dir() or any(path.iterdir())):
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return
+    if not (path / MANIFEST).is_file():
         raise UserError(f"{path} is there and is no bundle: give a path that is free.")
+    files = _read_manifest(path)["files"]  # other programs have manifests, too
+    others = {file.relative_to(path).as_posix() for file in path.rglob("*") if not file.is_dir()} - {MANIFEST, *files}
+    if others:
+        raise UserError(f"{path} holds {min(others)}, which is no part of a bundle: give a path that is free.")
 
 
 def write_bundle(path: Path, bundle: Bundle) -> None:
@@ -61,6 +67,7 @@ def write_bundle(path: Path, bundle: Bundle) -> None:
 
     Raises UserError for a path that holds anything else or cannot be written.
     """
+    path = path.resolve()  # "." has no name of its own
     check_free(path)
     scratch = path.with_name(f".{path.name}.new")
     try:
@@ -101,15 +108,13 @@ def read_bundle(path: Path) -> Bundle:
 
     Raises UserError for a file that is missing, changed or not what a bundle holds, and for a newer format.
     """
-    manifest = _parsed(path / MANIFEST, lambda file: json.loads(file.read_text()))
-    if not isinstance(manifest, dict) or type(manifest.get("format")) is not int or manifest["format"] < 1:
-        raise UserError(f"{path / MANIFEST} is not the manifest of a bundle.")
+    manifest = _read_manifest(path)
     if manifest["format"] > FORMAT:
         raise UserError(
             f"{path} is a bundle of format {manifest['format']} and this version reads up to {FORMAT}: "
             f"pip install --upgrade diffae_jax."
         )
-    names = _checked_files(path, manifest.get("files"))
+    names = _checked_files(path, manifest["files"])
     config = from_dict(_parsed(path / CONFIG, lambda file: json.loads(file.read_text())), path / CONFIG)
     statistics = None
     if LATENTS in names:
@@ -129,9 +134,22 @@ def _read_statistics(file: Path) -> LatentStatistics:
         return LatentStatistics(*(arrays[name].astype(np.float32) for name in ("mean", "std")))
 
 
-def _checked_files(path: Path, entries: Any) -> list[str]:
+def _read_manifest(path: Path) -> dict[str, Any]:
+    """Returns a manifest, of whichever format. Raises UserError for the manifest of something else."""
+    manifest = _parsed(path / MANIFEST, lambda file: json.loads(file.read_text()))
+    if (
+        not isinstance(manifest, dict)
+        or type(manifest.get("format")) is not int
+        or manifest["format"] < 1
+        or not isinstance(manifest.get("files"), dict)
+    ):
+        raise UserError(f"{path / MANIFEST} is not the manifest of a bundle.")
+    return manifest
+
+
+def _checked_files(path: Path, entries: dict[str, Any]) -> list[str]:
     """Returns the names of a bundle's files after comparing each with its entry, sizes first: they cost nothing."""
-    if not isinstance(entries, dict) or not {CONFIG, WEIGHTS} <= entries.keys():
+    if not {CONFIG, WEIGHTS} <= entries.keys():
         raise UserError(f"{path / MANIFEST} does not list {CONFIG} and {WEIGHTS}: it is damaged.")
     for name, entry in entries.items():
         parts = PurePosixPath(name).parts

@@ -163,6 +163,14 @@ def test_bundle_is_replaced_by_a_bundle_and_nothing_else_is(model, bundle, tmp_p
     with pytest.raises(UserError, match="is no bundle"):
         model.save(other)
     assert (other / "cat.png").read_bytes() == b"cat"
+    (other / "manifest.json").write_text('{"name": "a web page", "icons": []}')
+    with pytest.raises(UserError, match="is not the manifest"):
+        model.save(other)
+    assert (other / "cat.png").read_bytes() == b"cat"
+    (bundle / "probes" / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"holds probes/notes\.txt, which is no part"):
+        model.save(bundle)
+    (bundle / "probes" / "notes.txt").unlink()
     with pytest.raises(UserError, match="cannot be written"):
         model.save("/proc/nowhere/bundle")
     shutil.rmtree(bundle)
