@@ -11,7 +11,8 @@ import dataclasses
 import hashlib
 import json
 import os
-import shutil
+import re
+import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
@@ -57,6 +58,9 @@ def check_free(path: Path) -> None:
     if not (path / MANIFEST).is_file():
         raise UserError(f"{path} is there and is no bundle: give a path that is free.")
     files = _read_manifest(path)["files"]  # other programs have manifests, too
+    own = {CONFIG, WEIGHTS, LATENTS, *(name for name in files if re.fullmatch(rf"{PROBES}/[^/]+\.json", name))}
+    if not {CONFIG, WEIGHTS} <= files.keys() <= own:
+        raise UserError(f"{path} is there and is no bundle: give a path that is free.")
     others = {file.relative_to(path).as_posix() for file in path.rglob("*") if not file.is_dir()} - {MANIFEST, *files}
     if others:
         raise UserError(f"{path} holds {min(others)}, which is no part of a bundle: give a path that is free.")
@@ -69,19 +73,25 @@ def write_bundle(path: Path, bundle: Bundle) -> None:
     """
     path = path.resolve()  # "." has no name of its own
     check_free(path)
-    scratch = path.with_name(f".{path.name}.new")
     try:
-        shutil.rmtree(scratch, ignore_errors=True)
-        (scratch / PROBES).mkdir(parents=True)
-        _write_files(scratch, bundle)
-        replaced = path.with_name(f".{path.name}.old")
-        shutil.rmtree(replaced, ignore_errors=True)
-        if path.exists():
-            path.rename(replaced)
-        scratch.rename(path)
-        shutil.rmtree(replaced, ignore_errors=True)
-    except OSError as error:
-        raise UserError(f"The bundle {path} cannot be written ({error.strerror}).") from error
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # a folder of a new name, beside the bundle so that renaming is enough, and gone whatever happens
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch:
+            new, old = Path(scratch) / "new", Path(scratch) / "old"
+            (new / PROBES).mkdir(parents=True)
+            _write_files(new, bundle)
+            if path.exists():
+                path.rename(old)
+            try:
+                new.rename(path)
+            except OSError:
+                if old.exists():
+                    old.rename(path)
+                raise
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"The bundle {path} cannot be written ({getattr(error, 'strerror', None) or error})."
+        ) from error
 
 
 def _write_files(folder: Path, bundle: Bundle) -> None:

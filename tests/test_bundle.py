@@ -3,7 +3,9 @@
 import hashlib
 import io
 import json
+import resource
 import shutil
+import signal
 
 import jax
 import numpy as np
@@ -178,10 +180,30 @@ def test_bundle_is_replaced_by_a_bundle_and_nothing_else_is(model, bundle, tmp_p
         DiffAE.load(bundle)
 
 
-def test_a_save_that_was_killed_leaves_the_old_bundle(model, bundle, tmp_path):
-    (tmp_path / ".bundle.new").mkdir()  # what a killed save leaves
-    (tmp_path / ".bundle.new" / "half").write_text("half")
-    DiffAE.load(bundle)
+def test_save_touches_nothing_beside_its_place(model, bundle, tmp_path):
+    for name in (".bundle.new", ".bundle.old", ".bundle.abc"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mine").write_text("mine")
     model.save(bundle)
-    assert not (tmp_path / ".bundle.new").exists()
+    DiffAE.load(bundle)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".bundle.abc", ".bundle.new", ".bundle.old", "bundle"]
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "thesis.txt").write_text("mine")
+    (foreign / "manifest.json").write_text('{"format": 1, "files": {"thesis.txt": {}}}')
+    with pytest.raises(UserError, match="is no bundle"):
+        model.save(foreign)
+    assert (foreign / "thesis.txt").read_text() == "mine"
+
+
+def test_full_disk_is_told_and_leaves_nothing(model, bundle, tmp_path):
+    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(UserError, match="cannot be written"):
+            model.save(bundle)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
     DiffAE.load(bundle)
