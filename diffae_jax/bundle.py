@@ -15,7 +15,7 @@ import re
 import tempfile
 import zipfile
 from collections.abc import Callable
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -58,12 +58,16 @@ def check_free(path: Path) -> None:
     if not (path / MANIFEST).is_file():
         raise UserError(f"{path} is there and is no bundle: give a path that is free.")
     files = _read_manifest(path)["files"]  # other programs have manifests, too
-    own = {CONFIG, WEIGHTS, LATENTS, *(name for name in files if re.fullmatch(rf"{PROBES}/[^/]+\.json", name))}
-    if not {CONFIG, WEIGHTS} <= files.keys() <= own:
+    if not ({CONFIG, WEIGHTS} <= files.keys() and all(map(_belongs, files))):
         raise UserError(f"{path} is there and is no bundle: give a path that is free.")
     others = {file.relative_to(path).as_posix() for file in path.rglob("*") if not file.is_dir()} - {MANIFEST, *files}
     if others:
         raise UserError(f"{path} holds {min(others)}, which is no part of a bundle: give a path that is free.")
+
+
+def _belongs(name: str) -> bool:
+    """Whether a file of this name, below the folder, is one that a bundle may hold beside its manifest."""
+    return name in (CONFIG, WEIGHTS, LATENTS) or re.fullmatch(rf"{PROBES}/[^/]+\.json", name) is not None
 
 
 def write_bundle(path: Path, bundle: Bundle) -> None:
@@ -131,7 +135,7 @@ def read_bundle(path: Path) -> Bundle:
         statistics = _parsed(path / LATENTS, _read_statistics)
     probes = {}
     for name in names:
-        if PurePosixPath(name).parts[0] == PROBES:
+        if name.startswith(f"{PROBES}/"):
             probe = Probe.from_json(_parsed(path / name, lambda file: json.loads(file.read_text())))
             probes[probe.name] = probe
     weights = _parsed(path / WEIGHTS, lambda file: unflatten(load_file(file)))
@@ -162,8 +166,7 @@ def _checked_files(path: Path, entries: dict[str, Any]) -> list[str]:
     if not {CONFIG, WEIGHTS} <= entries.keys():
         raise UserError(f"{path / MANIFEST} does not list {CONFIG} and {WEIGHTS}: it is damaged.")
     for name, entry in entries.items():
-        parts = PurePosixPath(name).parts
-        if len(parts) > 2 or ".." in parts or PurePosixPath(name).is_absolute() or not isinstance(entry, dict):
+        if not (_belongs(name) and isinstance(entry, dict)):
             raise UserError(f"{path / MANIFEST} lists {name!r}, which no bundle holds.")
     for name, entry in entries.items():
         file = path / name

@@ -11,11 +11,18 @@ from diffae_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Probe:
-    """A linear classifier of one attribute over normalised z: its logit is `z @ weights + bias`."""
+    """A linear classifier of one attribute over normalised z: its logit is `z @ weights + bias`.
+
+    Raises UserError unless the weights are one row of finite numbers, and the bias is finite.
+    """
 
     name: str
-    weights: Float[np.ndarray, "d"]
+    weights: Float[np.ndarray, "*d"]
     bias: float
+
+    def __post_init__(self):
+        if self.weights.ndim != 1 or not np.isfinite([*self.weights, self.bias]).all():
+            raise UserError(f"The weights of probe {self.name} must be one row of finite numbers.")
 
     def logits(self, z: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n"]:
         """Returns the logit of the attribute for each normalised z."""
@@ -34,9 +41,6 @@ class Probe:
     def from_json(cls, values: dict[str, Any]) -> "Probe":
         """Raises UserError for values that are not those of a probe."""
         try:
-            probe = cls(str(values["name"]), np.asarray(values["weights"], np.float32), float(values["bias"]))
+            return cls(str(values["name"]), np.asarray(values["weights"], np.float32), float(values["bias"]))
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"A probe holds name, weights and bias; this one does not ({error!r}).") from error
-        if probe.weights.ndim != 1 or not np.isfinite([*probe.weights, probe.bias]).all():
-            raise UserError(f"The weights of probe {probe.name} must be one row of finite numbers.")
-        return probe

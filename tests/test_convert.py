@@ -163,6 +163,10 @@ def test_latents_and_classifier(state, tmp_path, one_device):
         import_official(latents)
     with pytest.raises(UserError, match=r"no averaged weights|lacks ema_model"):
         import_official(classifier)
+    tensors["ema_classifier.bias"] = bias * np.nan
+    broken = write(tmp_path, {"state_dict": tensors}, "broken.ckpt")
+    with pytest.raises(UserError, match="must be one row of finite numbers"):
+        import_official(path, latents, broken)
     with pytest.raises(UserError, match="lacks ema_classifier"):
         import_official(path, classifier=path)
 
@@ -262,4 +266,6 @@ sys.modules.update(torch=None, pytorch_lightning=None, lightning=None)  # import
 from diffae_jax.convert import import_official
 assert import_official(sys.argv[1]).prior is not None
 """
-    subprocess.run([sys.executable, "-c", program, checkpoint], cwd=Path(__file__).parents[1], check=True)
+    command = [sys.executable, "-c", program, checkpoint]
+    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from diffae_jax.api import DiffAE, abstract_weights, name_some
-from diffae_jax.bundle import Bundle
+from diffae_jax.config import check
 from diffae_jax.convert.names import (
     CELEBA_ATTRIBUTES,
     STATISTICS,
@@ -59,6 +59,7 @@ def import_official(
         )
     buffers = {name: tensor for name, tensor in state.items() if "." not in name}
     config = read_settings({**buffers, **averaged}, hyper, file, image_size)
+    check(config)
 
     mesh = mesh or make_mesh()
     shapes = abstract_weights(config, mesh)
@@ -66,7 +67,7 @@ def import_official(
         shapes.pop("prior", None)
     weights, unused = _fill(state, shapes, file)
 
-    statistics = _own_statistics(state, file)
+    statistics = _statistics(state, file) if state.keys() & set(STATISTICS) else None
     probes = {}
     if latents is not None:
         statistics = _agreed(statistics, _statistics(read_checkpoint(latents), str(latents)), str(latents))
@@ -80,7 +81,15 @@ def import_official(
     counts = tree.get("global_step"), hyper.get("batch_size"), hyper.get("accum_batches", 1)
     if all(isinstance(count, int) for count in counts):
         origin["images_seen"] = math.prod(counts)  # by what was trained last: the latent DDIM, where there is one
-    return DiffAE.from_bundle(Bundle(config, weights, statistics, probes, origin), mesh)
+    return DiffAE(
+        config,
+        weights["autoencoder"],
+        statistics=statistics,
+        prior=weights.get("prior"),
+        probes=probes,
+        origin=origin,
+        mesh=mesh,
+    )
 
 
 def _state_dict(tree: Any, file: str) -> State:
@@ -130,10 +139,6 @@ def _reasons(names: Iterable[str], reasons: dict[str, re.Pattern], file: str) ->
     if unknown:
         raise UserError(f"{file} has unknown weights {name_some(unknown)}: it is not a model of the official code.")
     return dict(sorted(counts.items()))
-
-
-def _own_statistics(state: State, file: str) -> LatentStatistics | None:
-    return _statistics(state, file) if state.keys() & set(STATISTICS) else None
 
 
 def _statistics(tree: Any, file: str) -> LatentStatistics:
