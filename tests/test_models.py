@@ -385,6 +385,16 @@ def test_resblock_equals_float64_reference(channels, settings):
     assert relative_error(compiled(block)(x, t_scale_shift, z_scale), expected) < 1e-6
 
 
+@pytest.mark.parametrize("spatial", [(1,), (2,), (2, 2), (1, 2), (2, 1, 2), (2, 2, 2), (2, 3), (4,)], ids=str)
+def test_convolution_of_the_smallest_maps_is_one_matrix_product(spatial):
+    layer = conv(5, 7, rank=len(spatial), rngs=nnx.Rngs(0))
+    h = normal(3, *spatial, 5)
+    operations = [equation.primitive.name for equation in equations(jax.make_jaxpr(layer)(h).jaxpr)]
+    assert operations.count("conv_general_dilated") == (max(spatial) > 2)
+    assert operations.count("dot_general") == (max(spatial) <= 2)
+    assert relative_error(layer(h), conv64(layer, h.astype(np.float64))) < 1e-6
+
+
 # Initialisation.
 
 
