@@ -15,15 +15,15 @@ from jaxtyping import Array, Float, Shaped
 from ml_collections import ConfigDict
 
 from diffae_jax.bundle import MANIFEST, Bundle, read_bundle, write_bundle
-from diffae_jax.config import check, from_json
-from diffae_jax.data.latents import LatentStatistics
+from diffae_jax.config import check, check_num_steps, from_json
+from diffae_jax.data.latents import STATISTICS, LatentStatistics, read_statistics
 from diffae_jax.diffusion.samplers import ddim_decode, ddim_encode
 from diffae_jax.diffusion.schedule import ddim_grid
 from diffae_jax.errors import UserError
 from diffae_jax.models import DiffusionAutoencoder, LatentMLP, abstract_model
-from diffae_jax.models.functional import Params, flatten
+from diffae_jax.models.functional import Params, digest, flatten
 from diffae_jax.probes import Probe
-from diffae_jax.training.checkpoint import load_ema
+from diffae_jax.training.checkpoint import latest_step, load_ema
 from diffae_jax.training.logging import is_main_process
 from diffae_jax.training.precision import COMPUTE_DTYPES, resolve_precision
 from diffae_jax.training.sharding import make_mesh, on_host, replicated, split_batch, spread
@@ -92,10 +92,42 @@ def _decode(params: Params, x_T: Array, z: Array | None, *, graphdef, schedule: 
     return ddim_decode(nnx.merge(graphdef, params).noise_predictor(grid.t, z), x_T, grid)
 
 
+def _keys(seed: Array, indices: Array) -> tuple[Array, Array]:
+    """Keys for the x_T and for the z of each image, which depend on the seed and its number alone."""
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), indices)
+    return jax.vmap(jax.random.split, out_axes=1)(keys)
+
+
+def _normal(keys: Array, shape: tuple[int, ...]) -> Array:
+    return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+
+
 @partial(jax.jit, static_argnames="shape")
 def _noise(seed: Array, indices: Array, *, shape: tuple[int, ...]) -> Array:
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), indices)
-    return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+    return _normal(_keys(seed, indices)[0], shape)
+
+
+@partial(jax.jit, static_argnames=("graphdefs", "shape", "schedules", "num_steps"))
+def _sample(
+    params: Params,
+    indices: Array,
+    prior: Params,
+    statistics: tuple[Array, Array],  # mean and std of z
+    seed: Array,
+    *,
+    graphdefs: tuple[nnx.GraphDef, nnx.GraphDef],  # here and below: of images, of z
+    shape: tuple[int, ...],
+    schedules: tuple[str, str],
+    num_steps: tuple[int, int],
+) -> Array:
+    """Draws z from the latent DDIM and x_T from N(0, I), and decodes them (Sec. 4)."""
+    mean, std = statistics
+    grid, latent_grid = (ddim_grid(name, steps) for name, steps in zip(schedules, num_steps, strict=True))
+    x_keys, z_keys = _keys(seed, indices)
+    z_T = _normal(z_keys, mean.shape)
+    z = ddim_decode(nnx.merge(graphdefs[1], prior).noise_predictor(latent_grid.t), z_T, latent_grid, clip=False)
+    eps_fn = nnx.merge(graphdefs[0], params).noise_predictor(grid.t, z * std + mean)
+    return ddim_decode(eps_fn, _normal(x_keys, shape), grid)
 
 
 class DiffAE:
@@ -133,12 +165,15 @@ class DiffAE:
         self.origin = dict(origin or {})
         precision = resolve_precision(config.train.precision)
         self._graphdef, _ = abstract_model(builder(config, precision))
+        if prior is not None:
+            self._prior_graphdef, _ = abstract_model(prior_builder(config, precision))
 
     @classmethod
     def load(cls, path: str | Path, mesh: Mesh | None = None) -> "DiffAE":
-        """Loads a bundle, or the averaged weights of the newest checkpoint of a run folder.
+        """Loads a bundle, or the averaged weights of the newest checkpoints of a run folder.
 
-        Raises UserError for a path that is neither, and for a bundle that is damaged or of a newer format.
+        Raises UserError for a path that is neither, for a bundle that is damaged or of a newer format, and for a run
+        whose latents are those of another autoencoder.
         """
         path, mesh = Path(path), mesh or make_mesh()
         if (path / MANIFEST).exists():
@@ -150,7 +185,14 @@ class DiffAE:
                 f"and no config.json with checkpoints."
             )
         config = from_json(path / "config.json")
-        return cls(config, load_ema(checkpoints, abstract_weights(config, mesh)["autoencoder"]), mesh=mesh)
+        expected = abstract_weights(config, mesh)
+        params = load_ema(checkpoints, expected["autoencoder"])
+        prior, statistics = None, None
+        if (path / "latents" / STATISTICS).exists():
+            statistics = read_statistics(path / "latents", digest(on_host(params)))
+            if latest_step(path / "prior" / "checkpoints") is not None:
+                prior = load_ema(path / "prior" / "checkpoints", expected["prior"])
+        return cls(config, params, statistics=statistics, prior=prior, mesh=mesh)
 
     @classmethod
     def from_bundle(cls, bundle: Bundle, mesh: Mesh | None = None) -> "DiffAE":
@@ -220,6 +262,38 @@ class DiffAE:
         x_T = jax.device_get(_noise(seed, jnp.arange(len(images)), shape=self.image_shape))
         return self.decode(z, x_T, num_steps)
 
+    def sample(
+        self, num_images: int, seed: int = 0, num_steps: int = 100, num_latent_steps: int = 100
+    ) -> Float[np.ndarray, "n *shape"]:
+        """Draws new images (Sec. 4, 5.7): z from the latent DDIM, x_T from N(0, I). The DDIM baseline needs x_T alone.
+
+        Image i depends on the seed and on i, not on how many there are or on the devices. Raises UserError for a model
+        without latent DDIM.
+        """
+        if num_images < 1:
+            raise UserError(f"At least one image has to be sampled, not {num_images}.")
+        if self.config.model.z_dim is None:
+            x_T = jax.device_get(_noise(seed, jnp.arange(num_images), shape=self.image_shape))
+            return self.decode(None, x_T, num_steps)
+        if self.prior is None:
+            raise UserError(
+                f"{self.config.name} has no latent DDIM, and new images need z drawn from one: train it with "
+                f"--stages=latents,prior, or import a checkpoint that has it (NAME_autoenc_latent)."
+            )
+        check_num_steps(num_steps)
+        check_num_steps(num_latent_steps)
+        draw = partial(
+            _sample,
+            prior=self.prior,
+            statistics=(self.statistics.mean, self.statistics.std),
+            seed=seed,
+            graphdefs=(self._graphdef, self._prior_graphdef),
+            shape=self.image_shape,
+            schedules=(self.config.train.schedule, self.config.prior.schedule),
+            num_steps=(num_steps, num_latent_steps),
+        )
+        return self._in_batches(draw, np.arange(num_images))
+
     def _placed(self, params):
         """Puts weights on every device; those that a run has laid out over its mesh stay as they are."""
         whole = replicated(self.mesh)
@@ -231,6 +305,7 @@ class DiffAE:
         return None if self.config.model.z_dim is None else self.encode(images)
 
     def _sampler(self, function, num_steps):
+        check_num_steps(num_steps)
         return partial(function, graphdef=self._graphdef, schedule=self.config.train.schedule, num_steps=num_steps)
 
     def _check_shape(self, images):

@@ -11,7 +11,7 @@ from diffae_jax.diffusion.schedule import NUM_TIMESTEPS
 from diffae_jax.errors import UserError
 
 # Keys that change no result, and the budget, which may be raised: a run may go on with other values of these.
-FREE_KEYS = ("execution", "report", "evaluation", "train.num_images", "data.path")
+FREE_KEYS = ("execution", "report", "evaluation", "train.num_images", "prior.num_latents", "data.path")
 
 CHOICES = {
     "train.schedule": ("linear", "cosine"),
@@ -46,12 +46,18 @@ POSITIVE_KEYS = (
     "prior.learning_rate",
     "prior.max_grad_norm",
     "execution.num_microbatches",
+    "execution.steps_per_dispatch",
     "report.log_every",
     "report.health_every",
     "report.save_every",
     "report.grid_every",
     "report.num_grid_images",
+    "report.prior_log_every",
+    "report.prior_save_every",
+    "report.prior_grid_every",
+    "report.num_sample_images",
     "evaluation.num_images",
+    "evaluation.num_samples",
 )
 
 
@@ -108,19 +114,26 @@ def default() -> ConfigDict:
                 num_microbatches=1,  # gradients of a batch are accumulated over so many parts
                 remat=False,  # compute activations twice instead of keeping them
                 num_workers=0,  # processes that read images; 0: threads
+                steps_per_dispatch=10,  # of the latent DDIM, so that no step waits for the host
             ),
-            report=dict(  # intervals in images seen
+            report=dict(  # intervals in images seen; those of the prior in z seen
                 log_every=100_000,
                 health_every=1_000_000,
                 save_every=1_000_000,
                 grid_every=1_000_000,
                 num_grid_images=8,
                 num_grid_steps=20,
+                prior_log_every=1_000_000,
+                prior_save_every=10_000_000,
+                prior_grid_every=10_000_000,
+                num_sample_images=64,  # in a grid of samples
                 tensorboard=False,  # needs the extra of that name
             ),
             evaluation=dict(
                 num_images=1024,  # at most so many held-out images
                 num_steps=(20, 100),  # of inversion and decoding
+                num_samples=1000,  # unconditional ones
+                num_sample_steps=100,  # of the latent DDIM and of decoding them
             ),
         )
     ).lock()
@@ -148,9 +161,15 @@ def check(config: ConfigDict) -> None:
         raise UserError('report.tensorboard needs TensorFlow: pip install "diffae_jax[tensorboard]", or leave it off.')
     if not config.name:
         raise UserError("name is empty, but the run's folder is called by it: give one with --config.name=NAME.")
-    for num_steps in (*config.evaluation.num_steps, config.report.num_grid_steps):
-        if not 1 <= num_steps <= NUM_TIMESTEPS:
-            raise UserError(f"Inversion and decoding take 1 to {NUM_TIMESTEPS} steps, not {num_steps}.")
+    evaluation = config.evaluation
+    for num_steps in (*evaluation.num_steps, evaluation.num_sample_steps, config.report.num_grid_steps):
+        check_num_steps(num_steps)
+
+
+def check_num_steps(num_steps: int) -> None:
+    """Raises UserError for a number of steps that no sampler takes."""
+    if not 1 <= num_steps <= NUM_TIMESTEPS:
+        raise UserError(f"Inversion, decoding and sampling take 1 to {NUM_TIMESTEPS} steps, not {num_steps}.")
 
 
 def from_json(path: Path) -> ConfigDict:
@@ -193,18 +212,16 @@ def variant(config: ConfigDict, name: str | None) -> ConfigDict:
     return config
 
 
-def differing_keys(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+def differing_keys(old: dict[str, Any], new: dict[str, Any], also_free: tuple[str, ...] = ()) -> list[str]:
     """Returns "key: old -> new" for every key whose value differs between two plain configs, free keys aside."""
     old, new = _flat(old), _flat(new)
+    free_keys = FREE_KEYS + also_free
     return [
         f"{key}: {old.get(key, 'absent')} -> {new.get(key, 'absent')}"
         for key in sorted(old.keys() | new.keys())
-        if old.get(key, "absent") != new.get(key, "absent") and not _is_free(key)
+        if old.get(key, "absent") != new.get(key, "absent")
+        and not any(key == free or key.startswith(free + ".") for free in free_keys)
     ]
-
-
-def _is_free(key: str) -> bool:
-    return any(key == free or key.startswith(free + ".") for free in FREE_KEYS)
 
 
 def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:

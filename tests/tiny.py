@@ -18,7 +18,9 @@ def get_config() -> ConfigDict:
         z_dim=8,
     )
     config.train.update(batch_size=16, num_images=12 * 16, learning_rate=1e-3, ema_decay=0.9)
+    config.prior.update(num_layers=3, width=32, batch_size=32, num_latents=24 * 32, learning_rate=1e-3, ema_decay=0.9)
     config.data.update(kind="digits")
+    config.execution.steps_per_dispatch = 4
     config.report.update(
         log_every=5 * 16,
         health_every=6 * 16,
@@ -26,6 +28,10 @@ def get_config() -> ConfigDict:
         grid_every=12 * 16,
         num_grid_images=4,
         num_grid_steps=2,
+        prior_log_every=10 * 32,
+        prior_save_every=8 * 32,
+        prior_grid_every=24 * 32,
+        num_sample_images=4,
     )
-    config.evaluation.update(num_images=16, num_steps=(2,))
+    config.evaluation.update(num_images=16, num_steps=(2,), num_samples=16, num_sample_steps=2)
     return config

@@ -1,6 +1,7 @@
 """Endless training batches, on the devices ahead of need. Batch k is a function of (seed, k) alone."""
 
 import collections
+import functools
 import itertools
 from collections.abc import Iterator
 from typing import Any
@@ -10,6 +11,7 @@ import jax
 import numpy as np
 from absl import flags
 from jax.sharding import NamedSharding
+from jaxtyping import Int32, UInt8
 
 from diffae_jax.data.sources import Source
 from diffae_jax.data.transforms import random_flip
@@ -50,6 +52,42 @@ def training_batches(
             flags.FLAGS.mark_as_parsed()
         batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
     return iter(batches)
+
+
+def ordered_batches(
+    source: Source, start: int, stop: int, batch_size: int
+) -> Iterator[UInt8[np.ndarray, "{batch_size} *shape"]]:
+    """Yields the images from number `start` to `stop` in order, the last batch filled up with its last image."""
+    images = grain.MapDataset.source(source).slice(slice(start, stop)).batch(batch_size)
+    for batch in images.to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=8)):
+        missing = batch_size - len(batch)
+        yield np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)]) if missing else batch
+
+
+def batches_of_rows(
+    num_rows: int,
+    *,
+    batch_size: int,  # over all processes
+    steps: int,
+    seed: int,
+    first_step: int = 0,
+    process_index: int = 0,
+    num_processes: int = 1,
+) -> Iterator[Int32[np.ndarray, "{steps} part"]]:
+    """Yields which rows of an array make up this process's part of the next `steps` batches, from `first_step` on.
+
+    The order is as that of `training_batches`: a new permutation each epoch, batches running on across its end.
+    """
+
+    @functools.lru_cache(maxsize=2)
+    def order(epoch):
+        return np.random.default_rng((seed, epoch)).permutation(num_rows).astype(np.int32)
+
+    own = batch_size // num_processes
+    for start in itertools.count(first_step * batch_size, steps * batch_size):
+        epochs, places = np.divmod(np.arange(start, start + steps * batch_size), num_rows)
+        rows = np.concatenate([order(epoch)[places[epochs == epoch]] for epoch in np.unique(epochs).tolist()])
+        yield rows.reshape(steps, batch_size)[:, process_index * own : (process_index + 1) * own]
 
 
 def on_devices(batches: Iterator[Any], sharding: NamedSharding) -> Iterator[Any]:

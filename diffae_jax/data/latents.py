@@ -1,11 +1,24 @@
-"""Semantic codes of a data set: their statistics."""
+"""Semantic codes of a data set: the files that hold them, and their statistics.
+
+inputs.json              what they were made from: the autoencoder, and how many images of either split
+training-00000.npz ...   ids and z of every training image in order, 1,024 a file; held_out-* those of the others
+statistics.npz           mean and std of z over the training images
+"""
 
 import dataclasses
+import json
+import os
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
 from diffae_jax.errors import UserError
+
+PART_SIZE = 1024  # images
+INPUTS, STATISTICS = "inputs.json", "statistics.npz"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -26,6 +39,30 @@ class LatentStatistics:
         if not (np.isfinite(self.mean).all() and np.isfinite(self.std).all() and (self.std > 0).all()):
             raise UserError("The statistics of z must be finite, with positive deviations.")
 
+    @classmethod
+    def of(cls, parts: Iterable[Float[np.ndarray, "_ d"]]) -> "LatentStatistics":
+        """Takes the statistics of z that come in parts, in float64.
+
+        Raises UserError for fewer than two z, and for dimensions in which all are the same.
+        """
+        count, mean, squares = 0, 0.0, 0.0  # squares: of the distances from the mean
+        for part in parts:
+            part_mean = part.mean(0, dtype=np.float64)
+            part_squares = np.square(part - part_mean).sum(0)
+            distance, total = part_mean - mean, count + len(part)
+            squares = squares + part_squares + np.square(distance) * (count * len(part) / total)
+            mean, count = mean + distance * (len(part) / total), total
+        if count < 2:
+            raise UserError(f"Statistics of z take at least two images, not {count}.")
+        std = np.sqrt(squares / (count - 1))
+        same = np.flatnonzero(std <= np.finfo(np.float32).eps * np.abs(mean))
+        if len(same):
+            raise UserError(
+                f"All {count:,} images have the same value in {len(same)} of the {len(std)} dimensions of z (first in "
+                f"{same[0]}), so z cannot be normalised: train the autoencoder longer, or one of smaller model.z_dim."
+            )
+        return cls(mean.astype(np.float32), std.astype(np.float32))
+
     def normalize(self, z: Float[np.ndarray, "*n d"]) -> Float[np.ndarray, "*n d"]:
         """Returns z with mean 0 and standard deviation 1 in every dimension."""
         return (z - self.mean) / self.std
@@ -33,3 +70,74 @@ class LatentStatistics:
     def denormalize(self, z: Float[np.ndarray, "*n d"]) -> Float[np.ndarray, "*n d"]:
         """The inverse of `normalize`."""
         return z * self.std + self.mean
+
+    def save(self, path: Path) -> None:
+        """Writes both rows as an npz."""
+        _save(path, mean=self.mean, std=self.std)
+
+    @classmethod
+    def load(cls, path: Path) -> "LatentStatistics":
+        """Reads what `save` wrote. Raises UserError where it is damaged."""
+        return cls(**_load(path, "mean", "std"))
+
+
+def part_starts(num_images: int) -> range:
+    """Returns the number of the first image of every part."""
+    return range(0, num_images, PART_SIZE)
+
+
+def part_path(folder: Path, split: str, start: int) -> Path:
+    """Returns the file of the images from number `start` on; split is training or held_out."""
+    return folder / f"{split}-{start // PART_SIZE:05d}.npz"
+
+
+def write_part(path: Path, ids: Sequence[str], z: Float[np.ndarray, "n d"]) -> None:
+    """Writes a part, which is there whole or not at all. Raises UserError, with its id, for a z that is not finite."""
+    bad = np.flatnonzero(~np.isfinite(z).all(1))
+    if len(bad):
+        raise UserError(
+            f"{len(bad)} of {len(z)} z are not finite, the first that of {ids[bad[0]]}: look at that image, or use "
+            f"--config.train.precision=float32."
+        )
+    _save(path, ids=np.asarray(ids), z=z)
+
+
+def read_statistics(folder: Path, autoencoder: str) -> LatentStatistics | None:
+    """Returns the statistics of the z in a folder, where they are taken already.
+
+    Raises UserError unless the z are those of the autoencoder of that digest.
+    """
+    if not (folder / STATISTICS).exists():
+        return None
+    if json.loads((folder / INPUTS).read_text())["autoencoder"] != autoencoder:
+        raise UserError(f"The z in {folder} are those of another autoencoder than the one beside it: remove {folder}.")
+    return LatentStatistics.load(folder / STATISTICS)
+
+
+def read_parts(folder: Path, split: str) -> Iterator[tuple[list[str], Float[np.ndarray, "n d"]]]:
+    """Yields ids and z of every part of a split in order. Raises UserError for a part that is missing or damaged."""
+    num_images = json.loads((folder / INPUTS).read_text())[split]
+    for start in part_starts(num_images):
+        path = part_path(folder, split, start)
+        part = _load(path, "ids", "z")
+        wanted = min(PART_SIZE, num_images - start)
+        if not (len(part["ids"]) == len(part["z"]) == wanted and np.isfinite(part["z"]).all()):
+            raise UserError(f"{path} does not hold {wanted} finite z: remove it and run the stage latents again.")
+        yield part["ids"].tolist(), part["z"]
+
+
+def _save(path: Path, **arrays: np.ndarray) -> None:
+    scratch = path.with_suffix(".tmp")
+    with scratch.open("wb") as file:
+        np.savez(file, **arrays)
+        file.flush()
+        os.fsync(file.fileno())
+    scratch.replace(path)
+
+
+def _load(path: Path, *names: str) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in names}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is missing or damaged: remove it and run the stage latents again.") from error

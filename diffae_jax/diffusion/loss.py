@@ -2,8 +2,11 @@
 
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
+
+from diffae_jax.diffusion.schedule import NUM_TIMESTEPS
 
 EpsFn = Callable[[Array, Array], Array]
 
@@ -11,6 +14,15 @@ EpsFn = Callable[[Array, Array], Array]
 def over_samples(values: Float[Array, "n"], like: Float[Array, "n *shape"]) -> Array:
     """Shapes one value a sample so that it broadcasts against `like`."""
     return values.reshape(-1, *(1,) * (like.ndim - 1))
+
+
+def draw_t_and_eps(
+    keys: Key[Array, "n"], x_0: Float[Array, "n *shape"]
+) -> tuple[Int[Array, "n"], Float[Array, "n *shape"]]:
+    """Draws what the objective of each sample is measured at, from a key of its own: t uniformly and eps ~ N(0, I)."""
+    t_keys, eps_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
+    t = jax.vmap(lambda key: jax.random.randint(key, (), 0, NUM_TIMESTEPS))(t_keys)
+    return t, jax.vmap(lambda key: jax.random.normal(key, x_0.shape[1:]))(eps_keys)
 
 
 def q_sample(

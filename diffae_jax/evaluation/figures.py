@@ -1,13 +1,18 @@
 """Pictures of results."""
 
+import math
+from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 from jaxtyping import Float
+from PIL import Image
 
 matplotlib.use("Agg")  # files only: training runs where there is no screen
 import matplotlib.pyplot as plt
+
+SMALLEST_GRID = 600  # pixels on the longer side, below which a grid is enlarged
 
 
 def as_picture(image: Float[np.ndarray, "*spatial c"]) -> Float[np.ndarray, "h w c2"]:
@@ -36,8 +41,33 @@ def save_rows(path: Path, rows: dict[str, Float[np.ndarray, "n *shape"]]) -> Non
             axis.imshow(picture.squeeze(-1) if picture.shape[-1] == 1 else picture, cmap="gray", vmin=0, vmax=1)
             axis.set(xticks=[], yticks=[])
         row[0].set_ylabel(label, rotation=0, ha="right", va="center")
+    _save(path, lambda scratch: figure.savefig(scratch, dpi=100))
+    plt.close(figure)
+
+
+def image_grid(images: Float[np.ndarray, "n *shape"], gap: int = 1) -> Float[np.ndarray, "h w c"]:
+    """Lays images in [-1, 1] out on a square, in rows, as a picture in [0, 1]; places left over are white."""
+    pictures = np.stack([as_picture(image) for image in images])
+    n, height, width, channels = pictures.shape
+    columns = math.ceil(math.sqrt(n))
+    rows = math.ceil(n / columns)
+    cells = np.ones((rows * columns, height + gap, width + gap, channels))
+    cells[:n, :height, :width] = pictures
+    grid = cells.reshape(rows, columns, height + gap, width + gap, channels).swapaxes(1, 2)
+    return grid.reshape(rows * (height + gap), columns * (width + gap), channels)[: -gap or None, : -gap or None]
+
+
+def save_grid(path: Path, images: Float[np.ndarray, "n *shape"]) -> None:
+    """Writes a PNG of images in rows; small ones are enlarged, pixel by pixel. It appears whole or not at all."""
+    grid = (image_grid(images) * 255).round().astype(np.uint8)
+    picture = Image.fromarray(grid.squeeze(-1) if grid.shape[-1] == 1 else grid)
+    factor = max(1, SMALLEST_GRID // max(picture.size))
+    picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+    _save(path, picture.save)
+
+
+def _save(path: Path, write: Callable[[Path], None]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_suffix(".tmp.png")
-    figure.savefig(scratch, dpi=100)
-    plt.close(figure)
+    write(scratch)
     scratch.replace(path)

@@ -1,9 +1,11 @@
 """Modules as pure functions of their parameters."""
 
+import hashlib
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 from flax import nnx
 
 Params = dict[str | int, Any]  # nested; a list of modules is a dict by place
@@ -53,6 +55,15 @@ def unflatten(flat: dict[str, Any]) -> Params:
             raise ValueError(f"{name} holds another parameter")
         node[last] = leaf
     return params
+
+
+def digest(params: Params) -> str:
+    """Returns the SHA-256 of all parameters, given on the host: it tells one model from another."""
+    sha256 = hashlib.sha256()
+    for name, leaf in sorted(flatten(params).items()):
+        sha256.update(f"{name} {leaf.dtype} {leaf.shape}\n".encode())
+        sha256.update(np.ascontiguousarray(leaf))
+    return sha256.hexdigest()
 
 
 def checkpointed(module: nnx.Module, *args: Any) -> Any:

@@ -17,15 +17,16 @@ from diffae_jax.api import DiffAE, abstract_weights, builder
 from diffae_jax.data.batches import on_devices, training_batches
 from diffae_jax.data.sources import Source
 from diffae_jax.data.transforms import to_float
-from diffae_jax.diffusion.loss import l_simple
-from diffae_jax.diffusion.schedule import NUM_TIMESTEPS, cumulative_alpha
+from diffae_jax.diffusion.loss import draw_t_and_eps, l_simple
+from diffae_jax.diffusion.schedule import cumulative_alpha
+from diffae_jax.errors import UserError
 from diffae_jax.evaluation.figures import save_rows
 from diffae_jax.models import abstract_model, split
 from diffae_jax.stages.data import check_data, open_data, read
 from diffae_jax.training.checkpoint import Checkpoints
 from diffae_jax.training.health import describe_z, z_health
 from diffae_jax.training.logging import MetricsWriter, is_main_process, parameter_table, quantity, say
-from diffae_jax.training.loop import Periodic, PeriodicCall, Window, fit, steps_of
+from diffae_jax.training.loop import Intervals, Periodic, PeriodicCall, fit, steps_of
 from diffae_jax.training.precision import resolve_precision
 from diffae_jax.training.program import Program, compile_program, run_key
 from diffae_jax.training.sharding import check_batch_size, replicated, split_batch, spread
@@ -52,9 +53,8 @@ def loss_given_z(
     model: Any, x_0: Array, z: Array | None, keys: Key[Array, "n"], schedule: str, train: bool
 ) -> Float[Array, "n"]:
     """L_simple of each image with z as given; without `train`, nothing is dropped."""
-    t_keys, eps_keys, dropout_keys = jax.vmap(lambda key: jax.random.split(key, 3), out_axes=1)(keys)
-    t = jax.vmap(lambda key: jax.random.randint(key, (), 0, NUM_TIMESTEPS))(t_keys)
-    eps = jax.vmap(lambda key: jax.random.normal(key, x_0.shape[1:]))(eps_keys)
+    draw_keys, dropout_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
+    t, eps = draw_t_and_eps(draw_keys, x_0)
     abar = jnp.asarray(cumulative_alpha(schedule), jnp.float32)
     return l_simple(lambda x_t, t: model(x_t, t, z, dropout_keys if train else None), x_0, t, eps, abar)
 
@@ -64,10 +64,11 @@ def autoencoder_program(config: ConfigDict, mesh: Mesh) -> Program:
     precision = resolve_precision(config.train.precision)
     build = builder(config, precision)
     graphdef, _ = abstract_model(build)
+    batch_shape = config.train.batch_size, *config.image_shape
     return compile_program(
         lambda key: split(build(nnx.Rngs(key)))[1],
         autoencoder_loss(graphdef, config.train.schedule),
-        {"image": jax.ShapeDtypeStruct((config.train.batch_size, *config.image_shape), np.uint8)},
+        {"image": jax.ShapeDtypeStruct(batch_shape, np.uint8, sharding=split_batch(mesh))},
         mesh=mesh,
         optimizer=make_optimizer(config.train.learning_rate, config.train.weight_decay),
         precision=precision,
@@ -169,16 +170,24 @@ def reconstructions(
 
 
 def run(config: ConfigDict, folder: Path, mesh: Mesh) -> None:
-    """Trains the autoencoder of a run folder, from where it stopped, and leaves its checkpoints and grids there."""
+    """Trains the autoencoder of a run folder, from where it stopped, and leaves its checkpoints and grids there.
+
+    Raises UserError for more training under latents that were made already.
+    """
     batch_size = config.train.batch_size
-    num_steps = steps_of(config.train.num_images, batch_size)
+    intervals = Intervals(
+        num_steps=steps_of(config.train.num_images, batch_size),
+        log_every=steps_of(config.report.log_every, batch_size),
+        save_every=steps_of(config.report.save_every, batch_size),
+    )
     training, held_out = open_data(config, folder)
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(contextlib.closing(Checkpoints(folder / "autoencoder" / "checkpoints")))
         first_step = checkpoints.latest or 0
-        if first_step >= num_steps:
+        if first_step >= intervals.num_steps:
             say(f"autoencoder: finished, {first_step * batch_size:,} images seen.")
             return
+        refuse_to_train_under(folder, first_step, intervals.num_steps)
         batches = training_batches(
             training,
             batch_size=batch_size,
@@ -190,33 +199,30 @@ def run(config: ConfigDict, folder: Path, mesh: Mesh) -> None:
             num_processes=jax.process_count(),
         )
         abstract_weights(config, mesh)  # refuses a model that cannot be built
-        check_batch_size(batch_size, config.execution.num_microbatches, mesh.size)
+        check_batch_size("train.batch_size", batch_size, mesh.size, config.execution.num_microbatches)
         check_data(folder, training, held_out)
         program = autoencoder_program(config, mesh)
-        describe(config, program, len(training), len(held_out), num_steps)
-
-        init_key, step_key = jax.random.split(run_key(config.seed, mesh))
-        window = Window()
+        describe(config, program, len(training), len(held_out), intervals.num_steps)
         if first_step:
-            state, saved_window = checkpoints.restore(first_step, program.abstract_state)
-            window = Window(**saved_window)
             say(f"Going on after step {first_step:,} ({first_step * batch_size:,} images).")
-        else:
-            state = program.init(init_key)
-        writer = MetricsWriter(folder, first_step, config.report.tensorboard)
-        stack.enter_context(contextlib.closing(writer))
+        writer = MetricsWriter(folder, "autoencoder", "images", first_step, config.report.tensorboard)
         fit(
-            state,
-            step_fn=program.step,
+            program,
             batches=on_devices(batches, split_batch(mesh)),
-            key=step_key,
-            first_step=first_step,
-            num_steps=num_steps,
             batch_size=batch_size,
-            log_every=steps_of(config.report.log_every, batch_size),
-            save_every=steps_of(config.report.save_every, batch_size),
+            key=run_key(config.seed, mesh),
+            intervals=intervals,
             periodic=periodic_tasks(config, folder, mesh, held_out if len(held_out) else training),
             checkpoints=checkpoints,
-            window=window,
-            writer=writer,
+            writer=stack.enter_context(contextlib.closing(writer)),
+        )
+
+
+def refuse_to_train_under(folder: Path, step: int, num_steps: int) -> None:
+    """Raises UserError where latents of the autoencoder as it is would be left without it."""
+    made_from_it = [str(folder / name) for name in ("latents", "prior") if (folder / name).exists()]
+    if made_from_it:
+        raise UserError(
+            f"Training the autoencoder from step {step:,} on to {num_steps:,} would make {' and '.join(made_from_it)}, "
+            f"which it was used for, useless: remove them first, or keep the old --config.train.num_images."
         )

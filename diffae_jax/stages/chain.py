@@ -1,5 +1,6 @@
 """The stages in their order."""
 
+import dataclasses
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,14 +11,49 @@ from ml_collections import ConfigDict
 
 from diffae_jax.config import check
 from diffae_jax.errors import UserError
-from diffae_jax.stages import autoencoder, evaluation
+from diffae_jax.stages import autoencoder, evaluation, export, latents, prior
 from diffae_jax.stages.run_folder import RunFolder
 from diffae_jax.training.logging import say
 from diffae_jax.training.sharding import make_mesh
 
-STAGES: dict[str, Callable[[ConfigDict, Path, Mesh], None]] = {
-    "autoencoder": autoencoder.run,
-    "evaluation": evaluation.run,
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A link of the chain: what it does in a run folder, and what it reads and writes there."""
+
+    run: Callable[[ConfigDict, Path, Mesh], None]
+    reads: str
+    writes: str
+    less_memory: str  # flags that make it need less
+
+
+STAGES = {
+    "autoencoder": Stage(
+        autoencoder.run,
+        "the images",
+        "autoencoder/",
+        "--config.execution.remat=True, a higher --config.execution.num_microbatches or a lower "
+        "--config.train.batch_size",
+    ),
+    "latents": Stage(
+        latents.run,
+        "the images, autoencoder/",
+        "latents/",
+        "a higher --config.execution.num_microbatches",
+    ),
+    "prior": Stage(
+        prior.run,
+        "latents/, autoencoder/",
+        "prior/",
+        "a lower --config.prior.batch_size, or more devices with --config.execution.sharding=fsdp",
+    ),
+    "evaluation": Stage(
+        evaluation.run,
+        "the images, autoencoder/, latents/, prior/",
+        "evaluation/",
+        "a lower --config.evaluation.num_images",
+    ),
+    "export": Stage(export.run, "autoencoder/, latents/, prior/", "bundle/", "a device with more memory"),
 }
 
 
@@ -29,18 +65,16 @@ def run_stages(config: ConfigDict, workdir: str | None = None, stages: list[str]
     check(config)
     keep_compiled_programs()
     with RunFolder(workdir or Path("runs") / config.name, config) as folder:
-        for name, run in STAGES.items():
+        for name, stage in STAGES.items():
             if stages is None or name in stages:
-                say(f"Stage {name}, in {folder.path / name}.")
+                say(f"Stage {name}: reads {stage.reads} and writes {folder.path / stage.writes}")
                 try:
-                    run(config, folder.path, make_mesh())
+                    stage.run(config, folder.path, make_mesh())
                 except jax.errors.JaxRuntimeError as error:
                     if "RESOURCE_EXHAUSTED" not in str(error):
                         raise
                     raise UserError(
-                        f"The devices have too little memory for {config.train.batch_size} images at a time: set "
-                        f"--config.execution.remat=True, a higher --config.execution.num_microbatches (now "
-                        f"{config.execution.num_microbatches}) or a lower --config.train.batch_size."
+                        f"The devices have too little memory for the stage {name}: give it {stage.less_memory}."
                     ) from error
 
 

@@ -9,7 +9,8 @@ from ml_collections import ConfigDict
 
 from diffae_jax.data.sources import Files, Source, check_files, fingerprint, open_sources
 from diffae_jax.errors import UserError
-from diffae_jax.stages.run_folder import latest_step, write_json
+from diffae_jax.stages.run_folder import write_json
+from diffae_jax.training.checkpoint import latest_step
 from diffae_jax.training.logging import is_main_process
 
 
@@ -25,7 +26,7 @@ def open_data(config: ConfigDict, folder: Path) -> tuple[Source, Source]:
         held_out_share=config.data.held_out_share,
     )
     record = folder / "data.json"
-    if latest_step(folder) is not None and record.exists():
+    if latest_step(folder / "autoencoder" / "checkpoints") is not None and record.exists():
         began_with, found = json.loads(record.read_text()), describe_files(*sources)
         if found != began_with:
             raise UserError(

@@ -13,7 +13,9 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from diffae_jax.config import differing_keys, from_json
+from diffae_jax.data.latents import INPUTS
 from diffae_jax.errors import UserError
+from diffae_jax.training.checkpoint import latest_step
 from diffae_jax.training.logging import is_main_process, say
 
 
@@ -57,24 +59,45 @@ class RunFolder:
         except OSError:
             say(f"WARNING: the file system of {self.path} has no locks: see to it that no other run uses the folder.")
         path = self.path / "config.json"
-        if path.exists() and latest_step(self.path) is not None:  # before there are any, a config can still be mended
-            keys = differing_keys(from_json(path).to_dict(), self._config.to_dict())
-            if keys:
-                raise UserError(
-                    f"{self.path} holds a run of another config ({'; '.join(keys)}): "
-                    f"give another --workdir, or the old values to go on with that run."
-                )
+        if path.exists() and latest_step(self.path / "autoencoder" / "checkpoints") is not None:
+            self._check_unchanged(from_json(path).to_dict())  # before a checkpoint, a config can still be mended
         write_json(path, json.loads(self._config.to_json()))
+
+    def _check_unchanged(self, old: dict[str, Any]) -> None:
+        """Raises UserError where the config differs from that of the run; the prior's keys count once it is trained."""
+        prior = self.path / "prior"
+        prior_is_begun = latest_step(prior / "checkpoints") is not None
+        keys = differing_keys(old, self._config.to_dict(), () if prior_is_begun else ("prior",))
+        if keys:
+            remedy = "give another --workdir, or the old values to go on with that run"
+            if all(key.startswith("prior.") for key in keys):
+                remedy += f"; removing {prior} makes room for another prior of the same autoencoder"
+            raise UserError(f"{self.path} holds a run of another config ({'; '.join(keys)}): {remedy}.")
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._lock is not None:
             self._lock.close()
 
 
-def latest_step(path: Path) -> int | None:
-    """Returns the step of the newest checkpoint of a run folder; None before the first."""
-    names = [folder.name for folder in (path / "autoencoder" / "checkpoints").glob("[0-9]*")]
-    return max((int(name) for name in names if name.isdigit()), default=None)
+def check_inputs(folder: Path, inputs: dict[str, Any]) -> None:
+    """Records what a stage's folder is made from. Raises UserError where it was begun from something else."""
+    record = folder / INPUTS
+    if not record.exists():
+        if is_main_process():
+            write_json(record, inputs)
+        return
+    began_with = json.loads(record.read_text())
+    changed = [name for name in inputs if inputs[name] != began_with.get(name)]
+    if changed:
+        told = "; ".join(f"{name}: {_short(began_with.get(name))} then, {_short(inputs[name])} now" for name in changed)
+        raise UserError(
+            f"{folder} was made from something else than there is now ({told}): remove {folder} to make it anew, or "
+            f"give another --workdir."
+        )
+
+
+def _short(value: Any) -> str:
+    return str(value)[:16]
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -53,6 +53,12 @@ class Checkpoints:
         self._checkpointer.close()
 
 
+def latest_step(folder: Path) -> int | None:
+    """Returns the newest step in a folder of checkpoints without opening it; None before the first."""
+    names = [path.name for path in folder.glob("[0-9]*")]
+    return max((int(name) for name in names if name.isdigit()), default=None)
+
+
 def load_ema(folder: Path, abstract_params: Params) -> Params:
     """Returns the averaged weights of the newest checkpoint, and reads nothing else; a run may go on meanwhile.
 

@@ -2,12 +2,15 @@
 
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import jax
 from clu import parameter_overview
 from tqdm import tqdm
+
+WARM_UP_CALLS = 5  # of the step, before which the first ones still fill the queue
 
 
 def is_main_process() -> bool:
@@ -33,21 +36,23 @@ def parameter_table(params: Any) -> str:
 
 
 class MetricsWriter:
-    """Appends rows to metrics.jsonl and, if asked, to TensorBoard; on the main process only.
+    """Appends a stage's rows to the metrics.jsonl of a run and, if asked, to TensorBoard; on the main process only.
 
-    A run that resumes at a step first drops the rows after it, so that the file is the one that an uninterrupted run
-    would have written.
+    A stage that resumes at a step first drops its rows after it, so that the file is the one that an uninterrupted run
+    would have written. `unit` is what the stage trains on: images or latents.
     """
 
-    def __init__(self, folder: Path, first_step: int, tensorboard: bool):
+    def __init__(self, folder: Path, stage: str, unit: str, first_step: int, tensorboard: bool):
+        self.stage, self.unit = stage, unit
         self._file = None
         self._tensorboard = None
         if not is_main_process():
             return
         path = folder / "metrics.jsonl"
         if path.exists():
-            whole_lines = path.read_text().rpartition("\n")[0].splitlines()  # a kill may have cut the last
-            kept = [line for line in whole_lines if json.loads(line)["step"] <= first_step]
+            kept = [
+                json.dumps(row) for row in read_metrics(folder) if row["stage"] != stage or row["step"] <= first_step
+            ]
             scratch = path.with_suffix(".tmp")
             scratch.write_text("".join(line + "\n" for line in kept))
             scratch.replace(path)
@@ -55,13 +60,14 @@ class MetricsWriter:
         if tensorboard:
             from clu.metric_writers import SummaryWriter  # imports TensorFlow
 
-            self._tensorboard = SummaryWriter(str(folder / "tensorboard"))
+            self._tensorboard = SummaryWriter(str(folder / "tensorboard" / stage))
 
-    def write(self, step: int, images: int, **values: float) -> None:
-        """Writes one row: the step, the images seen, and values."""
+    def write(self, step: int, samples: int, **values: float) -> None:
+        """Writes one row: the step, the images or latents seen, and values."""
         if self._file is None:
             return
-        self._file.write(json.dumps({"step": step, "images": images, **values}) + "\n")
+        row = {"stage": self.stage, "step": step, self.unit: samples, **values}
+        self._file.write(json.dumps(row) + "\n")
         self._file.flush()
         if self._tensorboard is not None:
             self._tensorboard.write_scalars(step, values)
@@ -73,34 +79,56 @@ class MetricsWriter:
                 file.close()
 
 
-class Progress:
-    """A progress bar over images on a terminal, a line at each report elsewhere."""
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """Returns the rows of a run's metrics.jsonl; a kill may have cut the last, which is left out."""
+    path = folder / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().rpartition("\n")[0].splitlines()] if path.exists() else []
 
-    def __init__(self, num_images: int, first_image: int):
+
+def last_speed(folder: Path, unit: str) -> float | None:
+    """Returns how many images or latents a second a run last trained on; None where it did not."""
+    speeds = [row[f"{unit}_per_second"] for row in read_metrics(folder) if f"{unit}_per_second" in row]
+    return speeds[-1] if speeds else None
+
+
+class Progress:
+    """A progress bar over images or latents on a terminal, a line at each report elsewhere."""
+
+    def __init__(self, unit: str, num_samples: int, first_sample: int):
         self._on_terminal = sys.stdout.isatty()
-        self._num_images = num_images
+        self._unit, self._num_samples, self._done = unit, num_samples, first_sample
+        self._calls, self._timed_from = 0, (0, 0.0)
         self._bar = tqdm(
-            total=num_images,
-            initial=first_image,
-            unit=" images",
+            total=num_samples,
+            initial=first_sample,
+            unit=f" {unit}",
             unit_scale=True,
             file=sys.stdout,
             disable=not (is_main_process() and self._on_terminal),
             dynamic_ncols=True,
         )
 
-    def advance(self, images: int) -> None:
-        """Counts images done."""
-        self._bar.update(images)
+    def advance(self, samples: int) -> None:
+        """Counts samples done; says once, when the speed is known, how long the rest will take."""
+        self._bar.update(samples)
+        self._done += samples
+        self._calls += 1
+        if self._calls == WARM_UP_CALLS:
+            self._timed_from = self._done, time.monotonic()
+        elif self._calls == 4 * WARM_UP_CALLS and not self._on_terminal:
+            done, began = self._timed_from
+            per_second = (self._done - done) / (time.monotonic() - began)
+            left = max(0, self._num_samples - self._done) / per_second
+            say(f"About {duration(left)} to go, at {per_second:,.0f} {self._unit}/s.")
 
-    def report(self, images: int, loss: float, images_per_second: float) -> None:
+    def report(self, samples: int, loss: float, per_second: float) -> None:
         """Shows the loss, the speed and the time left."""
         self._bar.set_postfix(loss=f"{loss:.4f}")
         if not self._on_terminal:
-            left = (self._num_images - images) / images_per_second
+            left = max(0.0, self._num_samples - samples) / per_second
             say(
-                f"{images:,} of {self._num_images:,} images, loss {loss:.4f}, "
-                f"{images_per_second:,.0f} images/s, {duration(left)} left"
+                f"{samples:,} of {self._num_samples:,} {self._unit}, loss {loss:.4f}, "
+                f"{per_second:,.0f} {self._unit}/s, {duration(left)} left"
             )
 
     def close(self) -> None:

@@ -9,12 +9,14 @@ from types import FrameType
 from typing import Any
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import Array, Key
 
 from diffae_jax.training.checkpoint import Checkpoints
 from diffae_jax.training.health import check_finite
 from diffae_jax.training.logging import MetricsWriter, Progress
+from diffae_jax.training.program import Program
 from diffae_jax.training.state import TrainState
 from diffae_jax.training.step import Metrics
 
@@ -98,76 +100,99 @@ class StopSignal:
         return False
 
 
-def steps_of(images: int, batch_size: int) -> int:
-    """Turns an interval or budget in images into steps, at least one."""
-    return max(1, round(images / batch_size))
+def steps_of(samples: int, batch_size: int) -> int:
+    """Turns an interval or budget in samples into steps, at least one."""
+    return max(1, round(samples / batch_size))
+
+
+@dataclasses.dataclass(frozen=True)
+class Intervals:
+    """What a stage trains for, and how often it does what; all in steps."""
+
+    num_steps: int
+    log_every: int
+    save_every: int
+
+
+def begin(program: Program, checkpoints: Checkpoints, key: Key[Array, ""]) -> tuple[TrainState, Window]:
+    """Returns the state and the unfinished report of the newest checkpoint; where there is none, those of step 0."""
+    if checkpoints.latest is None:
+        return program.init(key), Window()
+    state, window = checkpoints.restore(checkpoints.latest, program.abstract_state)
+    return state, Window(**window)
 
 
 def fit(
-    state: TrainState,
+    program: Program,
     *,
-    step_fn: Callable[[TrainState, Any, Key[Array, ""]], tuple[TrainState, Metrics]],
     batches: Iterator[Any],
-    key: Key[Array, ""],
-    first_step: int,
-    num_steps: int,
     batch_size: int,
-    log_every: int,
-    save_every: int,
+    key: Key[Array, ""],
+    intervals: Intervals,
     periodic: list[Periodic],
     checkpoints: Checkpoints,
-    window: Window,
     writer: MetricsWriter,
 ) -> TrainState:
-    """Trains from `first_step` to `num_steps` (intervals in steps) and returns the last state, saved.
+    """Trains from the newest checkpoint on and returns the last state, saved.
 
-    `batches` starts at the batch of `first_step`. Metrics stay on the devices until a report, so that the host never
-    waits for a step. Raises Stopped after a signal, UserError after a non-finite step; both leave good checkpoints.
+    `batches` starts where the checkpoint ends. A call of the program may take several steps: what is due within one is
+    done after it. Metrics stay on the devices until a report, so that the host never waits for a step. Raises Stopped
+    after a signal, UserError after a non-finite step; both leave good checkpoints.
     """
-    pending: collections.deque[tuple[int, Metrics]] = collections.deque()
-    progress = Progress(num_steps * batch_size, first_step * batch_size)
-    reported_step, reported_at = first_step, time.monotonic()
+    init_key, step_key = jax.random.split(key)
+    step = checkpoints.latest or 0
+    state, window = begin(program, checkpoints, init_key)
+    pending: collections.deque[tuple[int, Metrics]] = collections.deque()  # (steps before the call, metrics)
+    progress = Progress(writer.unit, intervals.num_steps * batch_size, step * batch_size)
+    reported_step, reported_at = step, time.monotonic()
     last = {}
 
     def collect():
         while pending:
-            step, metrics = pending.popleft()
-            values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-            check_finite(step, values, checkpoints.latest)
-            window.add(values)
-            last.update(values)
+            step_before, metrics = pending.popleft()
+            columns = {name: np.atleast_1d(values).tolist() for name, values in jax.device_get(metrics).items()}
+            for offset, row in enumerate(zip(*columns.values(), strict=True), start=1):
+                values = dict(zip(columns, row, strict=True))
+                check_finite(step_before + offset, values, checkpoints.latest)
+                window.add(values)
+                last.update(values)
 
-    def save(step):
+    def save():
         collect()
         checkpoints.save(step, state, dataclasses.asdict(window))
 
+    def is_due(every):
+        return finished or step // every > step_before // every
+
     try:
         with StopSignal() as stop:
-            for step in range(first_step + 1, num_steps + 1):
-                state, metrics = step_fn(state, next(batches), key)
-                pending.append((step, metrics))
+            while step < intervals.num_steps:
+                step_before, step = step, step + program.steps_per_call
+                finished = step >= intervals.num_steps
+                state, metrics = program.step(state, next(batches), step_key)
+                pending.append((step_before, metrics))
                 if len(pending) > STEPS_IN_FLIGHT:
                     jax.block_until_ready(pending[-STEPS_IN_FLIGHT][1])
-                progress.advance(batch_size)
+                progress.advance((step - step_before) * batch_size)
 
-                if step % log_every == 0 or step == num_steps:
+                if is_due(intervals.log_every):
                     collect()
                     speed = (step - reported_step) * batch_size / (time.monotonic() - reported_at)
                     reported_step, reported_at = step, time.monotonic()
                     means = window.take_means()
-                    writer.write(step, images=step * batch_size, **means, images_per_second=speed)
+                    writer.write(step, step * batch_size, **means, **{f"{writer.unit}_per_second": speed})
                     progress.report(step * batch_size, means.get("loss", float("nan")), speed)
                 stopping = stop.reached(step)
                 for task in () if stopping else periodic:
-                    if step % task.every == 0 or step == num_steps:
+                    if is_due(task.every):
                         collect()
                         paused = time.monotonic()
                         values = task.call(state, step, last)
                         reported_at += time.monotonic() - paused
                         if values:
-                            writer.write(step, images=step * batch_size, **values)
-                if step % save_every == 0 or step == num_steps or stopping:
-                    save(step)
+                            writer.write(step, step * batch_size, **values)
+                if is_due(intervals.save_every) or stopping:
+                    save()
                 if stopping:
                     checkpoints.wait()
                     raise Stopped(step, stop.number)

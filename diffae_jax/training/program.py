@@ -11,18 +11,19 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
-from diffae_jax.training.sharding import Sharding, check_batch_size, replicated, split_batch, state_shardings
+from diffae_jax.training.sharding import Sharding, replicated, state_shardings
 from diffae_jax.training.state import Params, TrainState
-from diffae_jax.training.step import LossFn, Metrics, train_step
+from diffae_jax.training.step import LossFn, StepFn, train_step, train_steps
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """How the state is born, and one step; and what they cost."""
+    """How the state is born, and how it is trained; and what a step costs."""
 
     abstract_state: TrainState  # shapes and shardings
     init: Callable[[Key[Array, ""]], TrainState]
-    step: Callable[[TrainState, Any, Key[Array, ""]], tuple[TrainState, Metrics]]
+    step: StepFn  # an executable; takes `steps_per_call` steps
+    steps_per_call: int
     flops: float | None  # of one step, over all devices; None where the compiler does not tell
     bytes_per_device: int  # state, batch and activations, as the compiler lays them out
 
@@ -30,7 +31,7 @@ class Program:
 def compile_program(
     init_params: Callable[[Key[Array, ""]], Params],
     loss_fn: LossFn,
-    abstract_batch: Any,  # shapes of the global batch, samples first
+    abstract_batch: Any,  # shapes and shardings of the global batch, samples first; of (data, rows) for several steps
     *,
     mesh: Mesh,
     optimizer: optax.GradientTransformation,
@@ -39,13 +40,12 @@ def compile_program(
     max_grad_norm: float,
     num_microbatches: int = 1,
     sharding: Sharding = "replicated",
+    steps_per_call: int | None = None,  # a number: the batch is that of `train_steps`
 ) -> Program:
-    """Compiles the step, which takes over the state given to it. Raises UserError where a batch cannot be split.
+    """Compiles the step, which takes over the state given to it.
 
     The step is an executable, not a function to be traced: given another shape it fails instead of compiling again.
     """
-    batch_size = jax.tree.leaves(abstract_batch)[0].shape[0]
-    check_batch_size(batch_size, num_microbatches, mesh.size)
 
     def init(key):
         return TrainState.create(init_params(key), optimizer)
@@ -65,10 +65,12 @@ def compile_program(
         scale_loss=precision == "float16",
         num_microbatches=num_microbatches,
     )
+    if steps_per_call is not None:
+        step = partial(train_steps, step=step)
     step.__name__ = "train_step"
     lowered = jax.jit(step, donate_argnums=0, out_shardings=(shardings, replicated(mesh))).lower(
         located(abstract_state, shardings),
-        located(abstract_batch, jax.tree.map(lambda _: split_batch(mesh), abstract_batch)),
+        abstract_batch,
         located(abstract_key, replicated(mesh)),
     )
     compiled = lowered.compile()
@@ -77,6 +79,7 @@ def compile_program(
         abstract_state=located(abstract_state, shardings),
         init=jax.jit(init, out_shardings=shardings),
         step=compiled,
+        steps_per_call=steps_per_call or 1,
         flops=count_flops(lowered.cost_analysis(), compiled.cost_analysis(), mesh.size, num_microbatches),
         bytes_per_device=memory.argument_size_in_bytes
         + memory.output_size_in_bytes
@@ -92,7 +95,8 @@ def count_flops(
 
     GPU and TPU analyse only what was compiled; where neither tells, the count is None.
 
-    The body of the scan over micro-batches is counted once, so the count is multiplied by their number.
+    The body of a scan is counted once, so the count is that of one step where a call takes several, and has to be
+    multiplied by the number of micro-batches.
     """
     analysis, copies = (compiled or {}, num_devices) if written is None else (written, 1)
     flops = analysis.get("flops")
@@ -100,6 +104,6 @@ def count_flops(
 
 
 @functools.cache
-def run_key(seed: int, mesh: Mesh) -> Key[Array, ""]:
-    """Returns the key that all randomness of a run comes from, on every device."""
-    return jax.jit(lambda: jax.random.key(seed), out_shardings=replicated(mesh))()
+def run_key(seed: int, mesh: Mesh, stage: int = 0) -> Key[Array, ""]:
+    """Returns the key that all randomness of a training stage of a run comes from, on every device."""
+    return jax.jit(lambda: jax.random.fold_in(jax.random.key(seed), stage), out_shardings=replicated(mesh))()

@@ -30,9 +30,9 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def split_batch(mesh: Mesh) -> NamedSharding:
-    """The leading axis split over the devices."""
-    return NamedSharding(mesh, PartitionSpec(DATA))
+def split_batch(mesh: Mesh, axis: int = 0) -> NamedSharding:
+    """The axis of the samples, by default the first, split over the devices."""
+    return NamedSharding(mesh, PartitionSpec(*(None,) * axis, DATA))
 
 
 def state_shardings(abstract_state: Any, mesh: Mesh, sharding: Sharding) -> Any:
@@ -52,12 +52,12 @@ def state_shardings(abstract_state: Any, mesh: Mesh, sharding: Sharding) -> Any:
     return jax.tree.map(lambda leaf: NamedSharding(mesh, spec(leaf)), abstract_state)
 
 
-def check_batch_size(batch_size: int, num_microbatches: int, num_devices: int) -> None:
-    """Raises UserError where a batch cannot be split evenly."""
+def check_batch_size(key: str, batch_size: int, num_devices: int, num_microbatches: int = 1) -> None:
+    """Raises UserError, with the config's key of the batch size, where a batch cannot be split evenly."""
     if batch_size % (num_devices * num_microbatches):
         raise UserError(
             f"A batch of {batch_size} cannot be split over {num_devices} devices x {num_microbatches} micro-batches: "
-            f"make --config.train.batch_size a multiple of {num_devices * num_microbatches}."
+            f"make --config.{key} a multiple of {num_devices * num_microbatches}."
         )
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from diffae_jax.training.state import Params, TrainState
 
@@ -15,6 +15,9 @@ from diffae_jax.training.state import Params, TrainState
 # that nothing depends on how a batch is split over devices, processes or micro-batches.
 LossFn = Callable[[Params, Any, Key[Array, "n"]], Float[Array, "n"]]
 Metrics = dict[str, Float[Array, ""]]
+
+
+StepFn = Callable[[TrainState, Any, Key[Array, ""]], tuple[TrainState, Metrics]]
 
 
 def sample_keys(key: Key[Array, ""], step: Array, num_samples: int) -> Key[Array, "{num_samples}"]:
@@ -100,3 +103,19 @@ def train_step(
     if scale_loss:
         metrics["loss_scale"] = state.loss_scale.scale
     return new_state, metrics
+
+
+def train_steps(
+    state: TrainState, batch: tuple[Any, Int[Array, "steps n"]], key: Key[Array, ""], *, step: StepFn
+) -> tuple[TrainState, Metrics]:
+    """Takes one step for each row of indices; each metric comes as [steps].
+
+    `batch` is (data, rows): the samples of a step are the rows of `data` that it names. So data that fit the devices
+    stay there, and a network too small to keep them busy between two calls of the host gets many steps a call.
+    """
+    data, rows = batch
+
+    def body(state, rows_of_step):
+        return step(state, jax.tree.map(lambda a: a[rows_of_step], data), key)
+
+    return lax.scan(body, state, rows)

@@ -1,0 +1,106 @@
+"""Stage 2: images -> z of every image of the data set, by the averaged encoder, and their statistics (Sec. 4)."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+from jaxtyping import Float
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from diffae_jax.api import abstract_weights, builder
+from diffae_jax.data.batches import on_devices, ordered_batches
+from diffae_jax.data.latents import (
+    PART_SIZE,
+    STATISTICS,
+    LatentStatistics,
+    part_path,
+    part_starts,
+    read_parts,
+    write_part,
+)
+from diffae_jax.data.sources import Source
+from diffae_jax.data.transforms import to_float
+from diffae_jax.models import abstract_model
+from diffae_jax.models.functional import Params, digest
+from diffae_jax.stages.data import describe_files, open_data
+from diffae_jax.stages.run_folder import check_inputs
+from diffae_jax.training.checkpoint import latest_step, load_ema
+from diffae_jax.training.logging import duration, is_main_process, last_speed, say
+from diffae_jax.training.precision import resolve_precision
+from diffae_jax.training.sharding import make_mesh, on_host, replicated, split_batch, spread
+
+Encode = Callable[[Source, int, int], Float[np.ndarray, "n d"]]
+
+
+def run(config: ConfigDict, folder: Path, mesh: Mesh) -> None:
+    """Encodes the training and the held-out images, without flips, part by part; parts that are there are kept.
+
+    Each process encodes parts of its own on its own devices, so none waits for another until the statistics are taken.
+    Raises UserError where there is no autoencoder, and for latents that another one made.
+    """
+    if config.model.z_dim is None:
+        say("latents: a DDIM baseline has no z, so there is nothing to do.")
+        return
+    splits = dict(zip(("training", "held_out"), open_data(config, folder), strict=True))
+    checkpoints, own = folder / "autoencoder" / "checkpoints", folder / "latents"
+    params = on_host(load_ema(checkpoints, abstract_weights(config, mesh)["autoencoder"]))
+    made_from = {"autoencoder_step": latest_step(checkpoints), "autoencoder": digest(params)}
+    check_inputs(own, {**made_from, **describe_files(*splits.values())})
+    num_images = sum(len(source) for source in splits.values())
+    missing = [
+        (split, source, start)
+        for split, source in splits.items()
+        for start in part_starts(len(source))
+        if not part_path(own, split, start).exists()
+    ]
+    if not missing and (own / STATISTICS).exists():
+        say(f"latents: finished, z of {num_images:,} images.")
+        return
+    speed = last_speed(folder, "images")  # of training, which encodes each image as a third of its work or less
+    say(
+        f"{num_images:,} images, z of {config.model.z_dim} dimensions, {len(missing)} parts of {PART_SIZE:,} to go"
+        + (f": {duration(len(missing) * PART_SIZE / speed / 3)} at the most." if speed else ".")
+    )
+    encode = encoder(config, params)
+    mine = missing[jax.process_index() :: jax.process_count()]
+    for split, source, start in tqdm(
+        mine, "encoding", unit=" parts", disable=None if is_main_process() else True, leave=False
+    ):
+        stop = min(start + PART_SIZE, len(source))
+        write_part(part_path(own, split, start), source.ids[start:stop], encode(source, start, stop))
+    wait_for_all("parts of z written")
+    if is_main_process():
+        LatentStatistics.of(z for _, z in read_parts(own, "training")).save(own / STATISTICS)
+    wait_for_all("statistics of z written")
+
+
+def encoder(config: ConfigDict, params: Params) -> Encode:
+    """Returns what encodes the images from one number to another on the devices of this process alone."""
+    mesh = make_mesh(jax.local_devices())
+    graphdef, _ = abstract_model(builder(config, resolve_precision(config.train.precision)))
+    whole = replicated(mesh)
+    params = jax.tree.map(lambda a: spread(a, whole), params)
+    share = config.train.batch_size // (config.execution.num_microbatches * jax.process_count())
+    batch_size = min(PART_SIZE, -(-max(1, share) // mesh.size) * mesh.size)
+
+    @jax.jit
+    def encode(params, images):
+        return nnx.merge(graphdef, params).encode(to_float(images))
+
+    def encode_range(source, start, stop):
+        batches = on_devices(ordered_batches(source, start, stop, batch_size), split_batch(mesh))
+        z = [encode(params, images) for images in batches]  # none waits for another: z are small
+        return np.concatenate(jax.device_get(z))[: stop - start]
+
+    return encode_range
+
+
+def wait_for_all(what: str) -> None:
+    """Returns once every process has come here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(what)

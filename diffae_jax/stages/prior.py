@@ -1,0 +1,154 @@
+"""Stage 3: z -> the latent DDIM, from which z can be sampled (Eq. 9, Table 6)."""
+
+import contextlib
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Key
+from ml_collections import ConfigDict
+
+from diffae_jax.api import DiffAE, prior_builder
+from diffae_jax.data.batches import batches_of_rows, on_devices
+from diffae_jax.data.latents import read_parts
+from diffae_jax.diffusion.loss import draw_t_and_eps, l_latent, l_simple
+from diffae_jax.diffusion.schedule import cumulative_alpha
+from diffae_jax.errors import UserError
+from diffae_jax.evaluation.figures import save_grid
+from diffae_jax.models import abstract_model, split
+from diffae_jax.models.functional import digest
+from diffae_jax.stages.run_folder import check_inputs
+from diffae_jax.training.checkpoint import Checkpoints
+from diffae_jax.training.logging import MetricsWriter, is_main_process, parameter_table, quantity, say
+from diffae_jax.training.loop import Intervals, Periodic, fit, steps_of
+from diffae_jax.training.precision import resolve_precision
+from diffae_jax.training.program import Program, compile_program, run_key
+from diffae_jax.training.sharding import check_batch_size, replicated, split_batch, spread
+from diffae_jax.training.state import TrainState, make_optimizer
+from diffae_jax.training.step import LossFn
+
+STAGE = 1  # sets the randomness of this stage apart from that of the autoencoder
+LOSSES = {"l1": l_latent, "mse": l_simple}
+LOSS_OF_NOTHING = {"l1": np.sqrt(2 / np.pi), "mse": 1.0}  # of a network that always says 0
+
+
+def prior_loss(graphdef: nnx.GraphDef, schedule: str, loss: str) -> LossFn:
+    """Returns the loss of the latent DDIM on normalised z (Eq. 9); each draws t and eps from its own key."""
+    abar = jnp.asarray(cumulative_alpha(schedule), jnp.float32)
+
+    def loss_fn(params: Any, z_0: Float[Array, "n d"], keys: Key[Array, "n"]) -> Float[Array, "n"]:
+        t, eps = draw_t_and_eps(keys, z_0)
+        return LOSSES[loss](nnx.merge(graphdef, params), z_0, t, eps, abar)
+
+    return loss_fn
+
+
+def prior_program(config: ConfigDict, mesh: Mesh, num_latents: int) -> Program:
+    """Compiles the training step of the latent DDIM of a config, over so many z that stay on the devices."""
+    precision, steps = resolve_precision(config.train.precision), config.execution.steps_per_dispatch
+    build = prior_builder(config, precision)
+    graphdef, _ = abstract_model(build)
+    data = jax.ShapeDtypeStruct((num_latents, config.model.z_dim), np.float32, sharding=replicated(mesh))
+    rows = jax.ShapeDtypeStruct((steps, config.prior.batch_size), np.int32, sharding=split_batch(mesh, axis=1))
+    return compile_program(
+        lambda key: split(build(nnx.Rngs(key)))[1],
+        prior_loss(graphdef, config.prior.schedule, config.prior.loss),
+        (data, rows),
+        mesh=mesh,
+        optimizer=make_optimizer(config.prior.learning_rate, config.prior.weight_decay),
+        precision=precision,
+        ema_decay=config.prior.ema_decay,
+        max_grad_norm=config.prior.max_grad_norm,
+        sharding=config.execution.sharding,
+        steps_per_call=steps,
+    )
+
+
+def run(config: ConfigDict, folder: Path, mesh: Mesh) -> None:
+    """Trains the latent DDIM of a run folder, from where it stopped, and leaves its checkpoints and grids there.
+
+    Raises UserError where there are no latents, and for a prior that was begun on others.
+    """
+    if config.model.z_dim is None:
+        say("prior: a DDIM baseline has no z, so there is nothing to do.")
+        return
+    own, batch_size = folder / "prior", config.prior.batch_size
+    intervals = Intervals(
+        num_steps=steps_of(config.prior.num_latents, batch_size),
+        log_every=steps_of(config.report.prior_log_every, batch_size),
+        save_every=steps_of(config.report.prior_save_every, batch_size),
+    )
+    model = DiffAE.load(folder, mesh)
+    if model.statistics is None:
+        raise UserError(f"{folder} holds no z to learn from: run the stage latents first (--stages=latents,prior).")
+    check_inputs(own, {"statistics_of_z": digest(dataclasses.asdict(model.statistics))})
+    with contextlib.ExitStack() as stack:
+        checkpoints = stack.enter_context(contextlib.closing(Checkpoints(own / "checkpoints")))
+        first_step = checkpoints.latest or 0
+        if first_step >= intervals.num_steps:
+            say(f"prior: finished, {first_step * batch_size:,} z seen.")
+            return
+        check_batch_size("prior.batch_size", batch_size, mesh.size)
+        z = np.concatenate([z for _, z in read_parts(folder / "latents", "training")])
+        program = prior_program(config, mesh, len(z))
+        describe(config, program, len(z), intervals.num_steps)
+        if first_step:
+            say(f"Going on after step {first_step:,} ({first_step * batch_size:,} z).")
+        writer = MetricsWriter(folder, "prior", "latents", first_step, config.report.tensorboard)
+        resident = spread(model.statistics.normalize(z), replicated(mesh))
+        rows = batches_of_rows(
+            len(z),
+            batch_size=batch_size,
+            steps=program.steps_per_call,
+            seed=config.seed,
+            first_step=first_step,
+            process_index=jax.process_index(),
+            num_processes=jax.process_count(),
+        )
+        fit(
+            program,
+            batches=((resident, rows) for rows in on_devices(rows, split_batch(mesh, axis=1))),
+            batch_size=batch_size,
+            key=run_key(config.seed, mesh, STAGE),
+            intervals=intervals,
+            periodic=[sample_task(model, own)],
+            checkpoints=checkpoints,
+            writer=stack.enter_context(contextlib.closing(writer)),
+        )
+
+
+def describe(config: ConfigDict, program: Program, num_latents: int, num_steps: int) -> None:
+    """Prints the network, the data and what training will take."""
+    batch_size = config.prior.batch_size
+    say(parameter_table({"latent DDIM": program.abstract_state.params}))
+    say(
+        f"{num_latents:,} z of {config.model.z_dim} dimensions. A step: {batch_size} z"
+        + ("" if program.flops is None else f", {quantity(program.flops, 'FLOP')}")
+        + f", {quantity(program.bytes_per_device, 'B')} on each device, {program.steps_per_call} steps a call."
+    )
+    say(
+        f"The run: {num_steps:,} steps, {num_steps * batch_size:,} z "
+        f"({num_steps * batch_size / num_latents:,.0f} times each). The loss of a network that has learned nothing: "
+        f"{LOSS_OF_NOTHING[config.prior.loss]:.2f}."
+    )
+
+
+def sample_task(model: DiffAE, own: Path) -> Periodic:
+    """Draws a grid of unconditional samples with the averaged weights."""
+    config, num_steps = model.config, model.config.report.num_grid_steps
+
+    def task(state: TrainState, step: int, _: dict[str, float]) -> dict[str, float]:
+        trained = DiffAE(config, model.params, statistics=model.statistics, prior=state.ema, mesh=model.mesh)
+        images = trained.sample(
+            config.report.num_sample_images, config.seed, num_steps=num_steps, num_latent_steps=num_steps
+        )
+        if is_main_process():
+            save_grid(own / "grids" / f"{step * config.prior.batch_size:010d}.png", images)
+        return {}
+
+    return Periodic(steps_of(config.report.prior_grid_every, config.prior.batch_size), task)
