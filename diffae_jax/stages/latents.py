@@ -68,9 +68,8 @@ def run(config: ConfigDict, folder: Path, mesh: Mesh) -> None:
     )
     encode = encoder(config, params)
     mine = missing[jax.process_index() :: jax.process_count()]
-    for split, source, start in tqdm(
-        mine, "encoding", unit=" parts", disable=None if is_main_process() else True, leave=False
-    ):
+    shown = None if is_main_process() else True  # None: on a terminal alone
+    for split, source, start in tqdm(mine, "encoding", unit=" parts", disable=shown, leave=False):
         stop = min(start + PART_SIZE, len(source))
         write_part(part_path(own, split, start), source.ids[start:stop], encode(source, start, stop))
     wait_for_all("parts of z written")
