@@ -1,4 +1,4 @@
-"""Faces at 128x128: FFHQ 128 of Table 5, the paper's main model.
+"""Faces at 128x128: FFHQ 128 of Table 5, the paper's main model; FFHQ of Table 6.
 
     python -m diffae_jax.main --config=configs/ffhq128.py --config.data.path=FOLDER
 

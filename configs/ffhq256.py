@@ -1,4 +1,4 @@
-"""Faces at 256x256: FFHQ 256 of Table 5.
+"""Faces at 256x256: FFHQ 256 of Table 5, FFHQ of Table 6.
 
     python -m diffae_jax.main --config=configs/ffhq256.py --config.data.path=FOLDER
 

@@ -1,4 +1,4 @@
-"""Faces at 64x64: FFHQ 64 of Table 5.
+"""Faces at 64x64: FFHQ 64 of Table 5, FFHQ of Table 6.
 
     python -m diffae_jax.main --config=configs/ffhq64.py --config.data.path=FOLDER
 

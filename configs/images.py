@@ -20,6 +20,8 @@ def get_config() -> ConfigDict:
     config.image_shape = (64, 64, 3)
     config.model.update(base_channels=64, channel_mults=(1, 2, 2, 4), encoder_channel_mults=(1, 2, 2, 4, 4))
     config.train.update(batch_size=64, num_images=10_000_000, ema_decay=0.999)
+    config.prior.update(num_latents=10_000_000, ema_decay=0.999)
     config.data.held_out_share = 0.02
     config.report.update(log_every=10_000, health_every=100_000, save_every=200_000, grid_every=200_000)
+    config.report.update(prior_log_every=500_000, prior_save_every=2_000_000, prior_grid_every=2_000_000)
     return config

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import threading
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +16,11 @@ from diffae_jax.data.batches import on_devices
 from diffae_jax.errors import UserError
 from diffae_jax.stages.autoencoder import autoencoder_program
 from diffae_jax.training import health, precision
-from diffae_jax.training.checkpoint import Checkpoints
+from diffae_jax.training.checkpoint import Checkpoints, latest_step
 from diffae_jax.training.logging import MetricsWriter
-from diffae_jax.training.loop import Periodic, Window, fit
+from diffae_jax.training.loop import Intervals, Periodic, Window, fit
 from diffae_jax.training.program import compile_program, count_flops, run_key
-from diffae_jax.training.sharding import on_host, split_batch, spread, state_shardings
+from diffae_jax.training.sharding import on_host, replicated, split_batch, spread, state_shardings
 from diffae_jax.training.state import make_optimizer
 
 BATCH = 16
@@ -35,15 +36,21 @@ def quadratic_batches(seed=0):
     rng = np.random.default_rng(seed)
     while True:
         x = rng.normal(size=(BATCH, 3)).astype(np.float32)
-        yield {"x": x, "y": (x @ [1.0, -2.0, 3.0]).astype(np.float32)}
+        yield {"x": x, "y": (x @ np.float32([1, -2, 3])).astype(np.float32)}
 
 
-def quadratic_program(mesh, loss_fn=quadratic_loss, type_="float32", weight_decay=0.0, **overrides):
+def abstract(array, sharding):
+    return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
+
+
+def quadratic_program(
+    mesh, loss_fn=quadratic_loss, type_="float32", weight_decay=0.0, abstract_batch=None, **overrides
+):
     settings = dict(ema_decay=0.9, max_grad_norm=1.0) | overrides
     return compile_program(
         lambda key: {"part": {"w": jnp.zeros(3)}},
         loss_fn,
-        {"x": jax.ShapeDtypeStruct((BATCH, 3), np.float32), "y": jax.ShapeDtypeStruct((BATCH,), np.float32)},
+        abstract_batch or jax.tree.map(lambda a: abstract(a, split_batch(mesh)), next(quadratic_batches())),
         mesh=mesh,
         optimizer=make_optimizer(0.1, weight_decay),
         precision=type_,
@@ -202,32 +209,21 @@ def test_fsdp_splits_only_large_arrays_along_their_largest_divisible_axis(eight_
 # --- the loop ---------------------------------------------------------------------------------------------------
 
 
-def run_loop(folder, mesh, num_steps, batches=None, periodic=(), log_every=3, save_every=4):
-    program = quadratic_program(mesh)
+def run_loop(folder, mesh, num_steps, batches=None, periodic=(), log_every=3, save_every=4, program=None):
     checkpoints = Checkpoints(folder / "checkpoints")
     first_step = checkpoints.latest or 0
-    key = run_key(0, mesh)
-    window = Window()
-    if first_step:
-        state, saved = checkpoints.restore(first_step, program.abstract_state)
-        window = Window(**saved)
-    else:
-        state = program.init(key)
-    writer = MetricsWriter(folder, first_step, tensorboard=False)
+    if batches is None:
+        batches = on_devices(itertools.islice(quadratic_batches(), first_step, None), split_batch(mesh))
+    writer = MetricsWriter(folder, "test", "images", first_step, tensorboard=False)
     try:
         return fit(
-            state,
-            step_fn=program.step,
-            batches=on_devices(itertools.islice(batches or quadratic_batches(), first_step, None), split_batch(mesh)),
-            key=key,
-            first_step=first_step,
-            num_steps=num_steps,
+            program or quadratic_program(mesh),
+            batches=batches,
             batch_size=BATCH,
-            log_every=log_every,
-            save_every=save_every,
+            key=run_key(0, mesh),
+            intervals=Intervals(num_steps, log_every, save_every),
             periodic=list(periodic),
             checkpoints=checkpoints,
-            window=window,
             writer=writer,
         )
     finally:
@@ -252,6 +248,63 @@ def test_resumed_loop_writes_the_same_metrics_and_state(tmp_path, one_device):
     assert rows(tmp_path / "parts")[-2:] == expected[-2:]
 
 
+@pytest.fixture(scope="module")
+def three_steps_a_call(one_device):
+    """A program of three steps a call, on rows of data that stay on the device, and the batches of its calls."""
+    samples = jax.tree.map(lambda *parts: np.concatenate(parts), *itertools.islice(quadratic_batches(), 12))
+    rows = np.arange(12 * BATCH, dtype=np.int32).reshape(4, 3, BATCH)
+    whole, split = replicated(one_device), split_batch(one_device, axis=1)
+    data = jax.tree.map(lambda a: spread(a, whole), samples)
+    shapes = (jax.tree.map(lambda a: abstract(a, whole), samples), abstract(rows[0], split))
+    program = quadratic_program(one_device, abstract_batch=shapes, steps_per_call=3)
+    return program, lambda first_step: ((data, spread(r, split)) for r in rows[first_step // 3 :])
+
+
+def test_several_steps_a_call_equal_single_steps(tmp_path, one_device, three_steps_a_call):
+    program, calls_from = three_steps_a_call
+    for name in ("single", "several"):
+        (tmp_path / name).mkdir()
+    single = run_loop(tmp_path / "single", one_device, 12)
+    run_loop(tmp_path / "several", one_device, 5, batches=calls_from(0), program=program)  # ends after the second call
+    several = run_loop(tmp_path / "several", one_device, 12, batches=calls_from(6), program=program)
+    assert int(several.step) == 12
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), jax.device_get(several), jax.device_get(single))
+    ours, expected = rows(tmp_path / "several"), rows(tmp_path / "single")
+    assert [row["step"] for row in ours] == [row["step"] for row in expected] == [3, 6, 9, 12]
+    np.testing.assert_allclose([row["loss"] for row in ours], [row["loss"] for row in expected], rtol=1e-5)
+
+
+def test_what_is_due_within_a_call_is_done_after_it(tmp_path, one_device, three_steps_a_call):
+    program, calls_from = three_steps_a_call
+    seen = []
+    task = Periodic(4, lambda state, step, metrics: seen.append(step) or {})
+    run_loop(tmp_path, one_device, 12, calls_from(0), [task], log_every=2, save_every=5, program=program)
+    assert seen == [6, 9, 12]
+    assert [row["step"] for row in rows(tmp_path)] == [3, 6, 9, 12]
+    assert latest_step(tmp_path / "checkpoints") == 12
+    assert (tmp_path / "checkpoints" / "6").exists()
+
+
+def test_non_finite_step_within_a_call_is_named(tmp_path, one_device, three_steps_a_call):
+    program, calls_from = three_steps_a_call
+    data, _ = next(calls_from(0))
+    poisoned = {**data, "y": data["y"].at[7 * BATCH].set(np.nan)}  # of step 8
+    calls = ((poisoned, rows) for _, rows in calls_from(0))
+    with pytest.raises(UserError, match=r"Step 8: the loss is nan.*step 6 is saved and good"):
+        run_loop(tmp_path, one_device, 12, batches=calls, program=program)
+
+
+def test_rows_of_other_stages_are_kept_when_one_resumes(tmp_path):
+    for stage, unit, steps in (("autoencoder", "images", (1, 2, 3)), ("prior", "latents", (1, 2, 3, 4))):
+        writer = MetricsWriter(tmp_path, stage, unit, 0, tensorboard=False)
+        for step in steps:
+            writer.write(step, 16 * step, loss=0.5)
+        writer.close()
+    MetricsWriter(tmp_path, "prior", "latents", 2, tensorboard=False).close()
+    seen = [(row["stage"], row["step"], row.get("images"), row.get("latents")) for row in rows(tmp_path)]
+    assert seen == [("autoencoder", s, 16 * s, None) for s in (1, 2, 3)] + [("prior", s, None, 16 * s) for s in (1, 2)]
+
+
 def test_periodic_tasks_run_at_their_steps_and_after_the_last(tmp_path, one_device):
     seen = []
 
@@ -273,7 +326,7 @@ def test_non_finite_loss_stops_naming_the_step_and_keeps_the_last_good_checkpoin
             yield batch
 
     with pytest.raises(UserError, match=r"Step 7: the loss is nan.*step 4 is saved and good"):
-        run_loop(tmp_path, one_device, 10, batches=poisoned_batches())
+        run_loop(tmp_path, one_device, 10, batches=on_devices(poisoned_batches(), split_batch(one_device)))
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     assert checkpoints.latest == 4
     state, _ = checkpoints.restore(4, quadratic_program(one_device).abstract_state)

@@ -1,8 +1,13 @@
-"""How close two images are, on the scale [0, 1], as the paper measures it (Table 1)."""
+"""How close two images are, on the scale [0, 1], as the paper measures it (Table 1), and two sets of images."""
+
+from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Float, Float64
 from scipy.ndimage import gaussian_filter
+from sklearn.decomposition import PCA
+
+from diffae_jax.errors import UserError
 
 
 def _unit(images: Float[np.ndarray, "n *shape"]) -> Float64[np.ndarray, "n *shape"]:
@@ -40,3 +45,35 @@ def ssim(images: Float[np.ndarray, "n *shape"], others: Float[np.ndarray, "n *sh
     similarity = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
     similarity /= (mean_x**2 + mean_y**2 + c1) * (variance_x + variance_y + c2)
     return similarity.reshape(len(similarity), -1).mean(-1)
+
+
+def principal_components(
+    images: Float[np.ndarray, "n *shape"], num_components: int
+) -> Callable[[Float[np.ndarray, "m *shape"]], Float[np.ndarray, "m d"]]:
+    """Returns what maps images to their first principal components, those of the images given here.
+
+    There are fewer components where there are fewer images or values.
+    """
+    pixels = images.reshape(len(images), -1)
+    pca = PCA(min(num_components, *pixels.shape), random_state=0).fit(pixels)
+    return lambda others: pca.transform(others.reshape(len(others), -1))
+
+
+def frechet_distance(features: Float[np.ndarray, "n d"], others: Float[np.ndarray, "m d"]) -> float:
+    """Returns the squared Frechet distance |m - m'|^2 + tr(C + C' - 2 (C C')^(1/2)) of Gaussians fitted to two sets.
+
+    In float64; the root is taken of symmetric matrices alone, so that it is real. Raises UserError for features that
+    are not finite and for sets of fewer than two.
+    """
+    moments = []
+    for values in (features, others):
+        values = np.asarray(values, np.float64)
+        if len(values) < 2 or not np.isfinite(values).all():
+            raise UserError(f"A Frechet distance takes at least two rows of finite features, not {values.shape}.")
+        moments.append((values.mean(0), np.atleast_2d(np.cov(values, rowvar=False))))
+    (mean, covariance), (other_mean, other_covariance) = moments
+    scale, axes = np.linalg.eigh(covariance)
+    root = axes * np.sqrt(np.maximum(scale, 0)) @ axes.T
+    overlap = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ other_covariance @ root), 0)).sum()
+    distance = np.square(mean - other_mean).sum() + np.trace(covariance) + np.trace(other_covariance) - 2 * overlap
+    return float(distance)

@@ -76,6 +76,32 @@ def run_stages(config: ConfigDict, workdir: str | None = None, stages: list[str]
                     raise UserError(
                         f"The devices have too little memory for the stage {name}: give it {stage.less_memory}."
                     ) from error
+        if stages is None:
+            say(closing_words(folder.path))
+
+
+def closing_words(folder: Path) -> str:
+    """Says where the results of a finished run are, and what to try next."""
+    pictures = {
+        "evaluation/reconstructions.png": "held-out images and what comes back of them",
+        "evaluation/samples.png": "new images",
+        "autoencoder/grids": "reconstructions during training",
+        "prior/grids": "samples during training",
+    }
+    found = [f"  {folder / name}: {what}" for name, what in pictures.items() if (folder / name).exists()]
+    bundle = folder / "bundle"
+    return "\n".join(
+        [
+            "\nPictures:",
+            *found,
+            f"The model: {bundle}, one folder to keep and to share. To go on:",
+            "  from diffae_jax import DiffAE",
+            f'  model = DiffAE.load("{bundle}")',
+            "  z = model.encode(images)                # what your images mean",
+            "  again = model.reconstruct(images)       # almost the same images",
+            *(["  new = model.sample(16, seed=1)"] if (folder / "prior").exists() else []),
+        ]
+    )
 
 
 def keep_compiled_programs() -> None:

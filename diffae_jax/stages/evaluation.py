@@ -1,4 +1,4 @@
-"""Last stage: what the trained model does on held-out images, as a table, a JSON file and a picture."""
+"""Stage 5: what the trained model does on held-out images, as a table, a JSON file and a picture."""
 
 import json
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Float
 from ml_collections import ConfigDict
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
@@ -16,20 +17,23 @@ from sklearn.svm import SVC
 from diffae_jax.api import DiffAE
 from diffae_jax.data.sources import Source
 from diffae_jax.data.transforms import to_float
-from diffae_jax.evaluation.figures import save_rows
-from diffae_jax.evaluation.metrics import mse
+from diffae_jax.evaluation.figures import save_grid, save_rows
+from diffae_jax.evaluation.metrics import frechet_distance, mse, principal_components
 from diffae_jax.stages.data import open_data, read
-from diffae_jax.stages.run_folder import latest_step, write_json
+from diffae_jax.stages.run_folder import write_json
+from diffae_jax.training.checkpoint import latest_step
 from diffae_jax.training.logging import is_main_process, say
 
-NUM_PICTURES = 12
+NUM_PICTURES = 12  # a row
+NUM_COMPONENTS = 32  # principal components of the images, in which samples are compared with real ones
 
 
 def run(config: ConfigDict, folder: Path, mesh: Mesh) -> None:
-    """Measures a trained run and writes evaluation/results.json and evaluation/reconstructions.png."""
+    """Measures a trained run; writes evaluation/results.json, reconstructions.png and, with a prior, samples.png."""
     training, held_out = open_data(config, folder)
     path = folder / "evaluation" / "results.json"
-    measured = {"step": latest_step(folder), **json.loads(config.evaluation.to_json())}
+    steps = {name: latest_step(folder / name / "checkpoints") for name in ("autoencoder", "prior")}
+    measured = {**steps, **json.loads(config.evaluation.to_json())}
     if path.exists() and json.loads(path.read_text())["measured"] == measured:
         say(f"evaluation: finished, figures in {path}.")
         return
@@ -42,27 +46,68 @@ def run(config: ConfigDict, folder: Path, mesh: Mesh) -> None:
     x_0 = to_float(read(held_out, config.evaluation.num_images))
 
     results: dict[str, Any] = {"measured": measured, "num_images": len(x_0)}
+    decoded = reconstruction(model, x_0, results, path.parent)
+    if held_out.labels is not None and config.model.z_dim is not None:
+        results["labels"] = recognition(model, training, held_out, x_0, decoded)
+    if model.prior is not None:
+        results["samples"] = sampling(model, training, x_0, path.parent)
+    if is_main_process():
+        write_json(path, results)
+        say(f"  figures: {path}")
+
+
+def reconstruction(
+    model: DiffAE, x_0: Float[np.ndarray, "n *shape"], results: dict[str, Any], folder: Path
+) -> dict[int, Float[np.ndarray, "n *shape"]]:
+    """Measures how close images come back with inferred and with random x_T (Sec. 5.4), and draws some.
+
+    The figures go into `results`; what was decoded with random x_T is returned, by number of steps.
+    """
     decoded, rows = {}, {"input": x_0[:NUM_PICTURES]}
-    for num_steps in config.evaluation.num_steps:
+    for num_steps in model.config.evaluation.num_steps:
         inferred = model.reconstruct(x_0, num_steps)
         decoded[num_steps] = model.reconstruct(x_0, num_steps, infer_x_T=False)
         rows[f"inferred $x_T$,\n{num_steps} steps"] = inferred[:NUM_PICTURES]
         rows[f"random $x_T$,\n{num_steps} steps"] = decoded[num_steps][:NUM_PICTURES]
-        results[f"steps_{num_steps}"] = {
+        errors = {
             "mse_inferred_x_T": float(mse(inferred, x_0).mean()),
             "mse_random_x_T": float(mse(decoded[num_steps], x_0).mean()),
         }
+        results[f"steps_{num_steps}"] = errors
         say(
-            f"  {num_steps} steps: MSE {results[f'steps_{num_steps}']['mse_inferred_x_T']:.2e} with inferred x_T, "
-            f"{results[f'steps_{num_steps}']['mse_random_x_T']:.2e} with random x_T (images in [0, 1])"
+            f"  {num_steps} steps: MSE {errors['mse_inferred_x_T']:.2e} with inferred x_T, "
+            f"{errors['mse_random_x_T']:.2e} with random x_T (images in [0, 1])"
         )
-    if held_out.labels is not None and config.model.z_dim is not None:
-        results["labels"] = recognition(model, training, held_out, x_0, decoded)
     if is_main_process():
-        picture = folder / "evaluation" / "reconstructions.png"
-        save_rows(picture, rows)
-        write_json(path, results)
-        say(f"  pictures: {picture}\n  figures: {path}")
+        save_rows(folder / "reconstructions.png", rows)
+    return decoded
+
+
+def sampling(model: DiffAE, training: Source, x_0: Float[np.ndarray, "n *shape"], folder: Path) -> dict[str, Any]:
+    """Measures how far unconditional samples are from real images, and draws some (Sec. 5.7).
+
+    As yardsticks the same distance of training images, which no model is expected to undercut by much, and of images
+    decoded from z of the right mean and deviation but without the latent DDIM.
+    """
+    config, statistics = model.config.evaluation, model.statistics
+    num_images, num_steps = config.num_samples, config.num_sample_steps
+    real = to_float(read(training, max(config.num_images, config.num_samples)))
+    components = principal_components(real, NUM_COMPONENTS)
+    samples = model.sample(num_images, model.config.seed, num_steps, num_steps)
+    z = np.random.default_rng(model.config.seed).normal(size=(num_images, len(statistics.mean)))
+    from_gaussian = model.decode(statistics.denormalize(z.astype(np.float32)), None, num_steps, model.config.seed)
+    distances = {
+        name: frechet_distance(components(images), components(x_0))
+        for name, images in (("samples", samples), ("training_images", real), ("gaussian_z", from_gaussian))
+    }
+    say(
+        f"  {num_images:,} samples in {num_steps} steps; Frechet distance to the held-out images in the "
+        f"{NUM_COMPONENTS} principal components of the images: {distances['samples']:.2f}, of training images "
+        f"{distances['training_images']:.2f}, of images from Gaussian z {distances['gaussian_z']:.2f}"
+    )
+    if is_main_process():
+        save_grid(folder / "samples.png", samples[:64])
+    return {"num_samples": num_images, "num_steps": num_steps, "frechet_distance_in_principal_components": distances}
 
 
 def recognition(

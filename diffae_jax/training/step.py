@@ -14,7 +14,7 @@ from diffae_jax.training.state import Params, TrainState
 # (params, batch, keys [N]) -> loss of each sample [N]. Each sample has a key of its own for all that it draws, so
 # that nothing depends on how a batch is split over devices, processes or micro-batches.
 LossFn = Callable[[Params, Any, Key[Array, "n"]], Float[Array, "n"]]
-Metrics = dict[str, Float[Array, ""]]
+Metrics = dict[str, Float[Array, "*steps"]]  # a number each; where a call takes several steps, one a step
 
 
 StepFn = Callable[[TrainState, Any, Key[Array, ""]], tuple[TrainState, Metrics]]
