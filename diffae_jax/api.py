@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Float, Int, Key, Shaped
 from ml_collections import ConfigDict
 
 from diffae_jax.bundle import MANIFEST, Bundle, read_bundle, write_bundle
@@ -92,7 +92,7 @@ def _decode(params: Params, x_T: Array, z: Array | None, *, graphdef, schedule: 
     return ddim_decode(nnx.merge(graphdef, params).noise_predictor(grid.t, z), x_T, grid)
 
 
-def _keys(seed: Array, indices: Array) -> tuple[Array, Array]:
+def _keys(seed: Array, indices: Int[Array, "n"]) -> Key[Array, "2 n"]:
     """Keys for the x_T and for the z of each image, which depend on the seed and its number alone."""
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), indices)
     return jax.vmap(jax.random.split, out_axes=1)(keys)
