@@ -14,7 +14,9 @@ CONFIG = config_flags.DEFINE_config_file(
     "config", None, f"The experiment, by default {DEFAULT_CONFIG}; change single keys with --config.KEY=VALUE."
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder; by default runs/<config.name>.")
-STAGES = flags.DEFINE_list("stages", None, "The stages to run, by default all: autoencoder,evaluation.")
+STAGES = flags.DEFINE_list(
+    "stages", None, "The stages to run, by default all: autoencoder,latents,prior,evaluation,export."
+)
 COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "HOST:PORT of the first process, to run several where no cluster is found by itself."
 )

@@ -20,6 +20,7 @@ from orbax.checkpoint import v1 as ocp
 from PIL import Image
 
 from diffae_jax.api import DiffAE
+from diffae_jax.data.latents import read_parts
 from diffae_jax.data.sources import digits
 from diffae_jax.data.transforms import to_float
 from diffae_jax.errors import UserError
@@ -47,28 +48,43 @@ def finish(process, code=0, timeout=300):
     return output
 
 
-def wait_for_checkpoint(process, workdir, step):
+def wait_for(process, workdir, pattern):
+    """Waits until a path of that pattern is in a run's folder."""
     deadline = time.monotonic() + 300
-    while not list((workdir / "autoencoder" / "checkpoints").glob(f"{step}/_CHECKPOINT_METADATA")):
+    while not list(workdir.glob(pattern)):
         assert process.poll() is None, process.stdout.read()
-        assert time.monotonic() < deadline, "no checkpoint came"
-        time.sleep(0.005)
+        assert time.monotonic() < deadline, f"no {pattern} came"
+        time.sleep(0.002)
+
+
+def wait_for_checkpoint(process, workdir, step):
+    wait_for(process, workdir, f"autoencoder/checkpoints/{step}/_CHECKPOINT_METADATA")
 
 
 def rows(workdir):
     """The rows of metrics.jsonl without what depends on the clock."""
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name != "images_per_second"} for line in lines]
+    return [{name: value for name, value in line.items() if not name.endswith("_per_second")} for line in lines]
 
 
-def final_state(workdir):
-    steps = [int(path.name) for path in (workdir / "autoencoder" / "checkpoints").glob("[0-9]*")]
-    return ocp.load_checkpointables(workdir / "autoencoder" / "checkpoints" / str(max(steps)))["state"]
+def rows_of(workdir, stage):
+    return [row for row in rows(workdir) if row["stage"] == stage]
 
 
-def assert_same_run(workdir, other):
-    assert rows(workdir) == rows(other)
-    jax.tree.map(np.testing.assert_array_equal, final_state(workdir), final_state(other))
+def final_state(workdir, stage="autoencoder"):
+    steps = [int(path.name) for path in (workdir / stage / "checkpoints").glob("[0-9]*")]
+    return ocp.load_checkpointables(workdir / stage / "checkpoints" / str(max(steps)))["state"]
+
+
+def assert_same_run(workdir, other, stage="autoencoder"):
+    assert rows_of(workdir, stage) == rows_of(other, stage)
+    jax.tree.map(np.testing.assert_array_equal, final_state(workdir, stage), final_state(other, stage))
+
+
+def files(folder):
+    """The bytes of every file below a folder but the lock."""
+    paths = (path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +97,7 @@ def whole(tmp_path_factory):
 def test_run_leaves_everything_that_was_promised(whole):
     workdir, output = whole
     assert json.loads((workdir / "config.json").read_text())["name"] == "tiny"
-    logged = rows(workdir)
+    logged = rows_of(workdir, "autoencoder")
     assert [row["step"] for row in logged if "loss" in row] == [5, 10, 15, 20, 25, 30, 35, 40]
     assert all(np.isfinite(row["loss"]) for row in logged if "loss" in row)
     assert logged[0]["images"] == 80
@@ -96,13 +112,55 @@ def test_run_leaves_everything_that_was_promised(whole):
         assert promise in output, promise
 
 
+def test_run_goes_on_from_z_to_samples_and_a_bundle(whole):
+    workdir, output = whole
+    logged = rows_of(workdir, "prior")
+    # ten steps lie within a call of four: what is due within one comes after it
+    assert [row["step"] for row in logged] == [12, 20, 32, 40, 52, 60, 72, 80]
+    assert logged[0]["latents"] == 12 * 32
+    assert logged[-1]["loss"] < logged[0]["loss"]
+    for picture in ("prior/grids/0000002560.png", "evaluation/samples.png"):
+        assert np.asarray(Image.open(workdir / picture).convert("L")).std() > 10
+    distances = json.loads((workdir / "evaluation" / "results.json").read_text())["samples"]
+    assert distances["num_samples"] == 16
+    assert set(distances["frechet_distance_in_principal_components"]) == {"samples", "training_images", "gaussian_z"}
+    for promise in ("z of 8 dimensions, 3 parts", "at the most", "latents/s", "Frechet distance", "samples.png"):
+        assert promise in output, promise
+    assert f'DiffAE.load("{workdir / "bundle"}")' in output.splitlines()[-4]
+
+
+def test_z_of_every_image_is_there_once_in_order_and_without_flips(whole):
+    workdir, _ = whole
+    model = DiffAE.load(workdir)
+    for split, source in zip(("training", "held_out"), digits(), strict=True):
+        parts = list(read_parts(workdir / "latents", split))
+        assert [name for ids, _ in parts for name in ids] == list(source.ids)
+        z = np.concatenate([z for _, z in parts])
+        np.testing.assert_allclose(z, model.encode(to_float(source.images)), atol=1e-5)
+        if split == "training":
+            np.testing.assert_allclose(model.statistics.mean, z.astype(np.float64).mean(0), rtol=1e-6)
+            np.testing.assert_allclose(model.statistics.std, z.astype(np.float64).std(0, ddof=1), rtol=1e-6)
+
+
+def test_bundle_of_a_run_is_the_model_of_the_run(whole):
+    workdir, _ = whole
+    run, bundle = DiffAE.load(workdir), DiffAE.load(workdir / "bundle")
+    settings = dict(seed=3, num_steps=3, num_latent_steps=4)
+    np.testing.assert_array_equal(bundle.sample(4, **settings), run.sample(4, **settings))
+    assert bundle.origin["images_seen"] == 640
+    assert bundle.origin["latents_seen"] == 2560
+
+
 def test_finished_run_is_not_repeated(whole):
     workdir, _ = whole
-    before = (workdir / "metrics.jsonl").read_bytes()
+    before = files(workdir)
     output = finish(start(workdir, MANY_STEPS))
     assert "autoencoder: finished, 640 images seen" in output
+    assert "latents: finished, z of 1,797 images" in output
+    assert "prior: finished, 2,560 z seen" in output
     assert "evaluation: finished" in output
-    assert (workdir / "metrics.jsonl").read_bytes() == before
+    assert "export: finished" in output
+    assert files(workdir) == before
 
 
 def test_trained_run_loads_as_a_model(whole):
@@ -131,16 +189,30 @@ def test_model_refuses_what_it_cannot_take(whole):
 
 def test_killed_again_and_again_ends_bit_identical(whole, tmp_path):
     moments = random.Random(0)
-    for step in (4, 12, 24):
-        process = start(tmp_path, MANY_STEPS, TRAINING)
-        wait_for_checkpoint(process, tmp_path, step)
-        time.sleep(moments.uniform(0, 0.05))
+    for pattern in (
+        "autoencoder/checkpoints/4/_CHECKPOINT_METADATA",
+        "autoencoder/checkpoints/24/_CHECKPOINT_METADATA",
+        "latents/training-00000.npz",
+        "prior/checkpoints/16/_CHECKPOINT_METADATA",
+        "evaluation/reconstructions.png",
+        ".bundle.*/new/weights.safetensors",
+    ):
+        process = start(tmp_path, MANY_STEPS)
+        wait_for(process, tmp_path, pattern)
+        time.sleep(moments.uniform(0, 0.05) if "checkpoints" in pattern else 0)
         process.send_signal(signal.SIGKILL)
         process.communicate()
-        assert rows(tmp_path)[-1]["step"] < 40, "it was killed too late to show anything"
-    output = finish(start(tmp_path, MANY_STEPS, TRAINING))
-    assert "Going on after step" in output
-    assert_same_run(tmp_path, whole[0])
+        assert not (tmp_path / "bundle").exists(), "it was killed too late to show anything"
+        if pattern.startswith("latents"):
+            assert not (tmp_path / "latents" / "statistics.npz").exists(), "all parts were there already"
+        if pattern.startswith("prior"):
+            assert rows_of(tmp_path, "prior")[-1]["step"] < 80
+    output = finish(start(tmp_path, MANY_STEPS))
+    assert "prior: finished" in output
+    for stage in ("autoencoder", "prior"):
+        assert_same_run(tmp_path, whole[0], stage)
+    assert files(tmp_path / "bundle") == files(whole[0] / "bundle")
+    assert not list(tmp_path.glob(".bundle*")), "what a killed export left"
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -205,11 +277,11 @@ def test_every_program_is_compiled_once(tmp_path, monkeypatch):
     monkeypatch.setenv("JAX_LOG_COMPILES", "1")
     output = finish(start(tmp_path))
     compilations = re.findall(r"Compiling (?:jit\()?(\w+)\)? with global shapes and types (.*)", output)
-    ours = {"train_step", "init", "measure", "_encode", "_invert", "_decode"}
+    ours = {"train_step", "init", "measure", "encode", "_encode", "_invert", "_decode", "_sample"}
     counts = collections.Counter(compilation for compilation in compilations if compilation[0] in ours)
     assert {name for name, _ in counts} == ours
     assert set(counts.values()) == {1}, counts
-    assert sum(name == "train_step" for name, _ in counts) == 1
+    assert sum(name == "train_step" for name, _ in counts) == 2, "one of the autoencoder, one of the latent DDIM"
 
 
 def test_second_run_on_a_folder_in_use_is_refused(tmp_path):
@@ -224,11 +296,57 @@ def test_second_run_on_a_folder_in_use_is_refused(tmp_path):
 
 def test_other_config_is_refused_and_nothing_is_lost(whole):
     workdir, _ = whole
-    before = {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file() and path.name != ".lock"}
+    before = files(workdir)
     output = finish(start(workdir, "--config.train.learning_rate=0.5", "--config.model.z_dim=9"), code=2)
     assert "model.z_dim: 8 -> 9; train.learning_rate: 0.001 -> 0.5" in output
     assert "Traceback" not in output
-    assert before == {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file() and path.name != ".lock"}
+    output = finish(start(workdir, MANY_STEPS, "--config.prior.width=33"), code=2)
+    assert re.search(r"prior.width: 32 -> 33.*removing .*/prior makes room for another prior", output)
+    output = finish(start(workdir, "--config.train.num_images=800"), code=2)
+    assert re.search(r"from step 40 on to 50 would make .*/latents and .*/prior, .* useless", output)
+    assert files(workdir) == before
+
+
+def test_another_prior_of_the_same_autoencoder_is_trained_once_the_old_one_is_removed(whole, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(whole[0], workdir)
+    shutil.rmtree(workdir / "prior")
+    finish(start(workdir, MANY_STEPS, "--config.prior.width=33", "--stages=prior,export"))
+    model = DiffAE.load(workdir / "bundle")
+    assert model.config.prior.width == 33
+    assert model.prior["layers"][0]["linear"]["kernel"].shape == (8, 33)
+
+
+def test_latents_of_another_autoencoder_are_refused(whole, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(whole[0], workdir)
+    shutil.rmtree(workdir / "autoencoder" / "checkpoints" / "40")
+    before = files(workdir)
+    for stages, message in (
+        ("latents", r"autoencoder_step: 40 then, 36 now.*remove .*/latents"),
+        ("prior", r"those of another autoencoder than the one beside it: remove .*/latents"),
+    ):
+        output = finish(start(workdir, MANY_STEPS, f"--stages={stages}"), code=2)
+        assert re.search(message, output)
+        assert "Traceback" not in output
+    assert files(workdir) == before
+
+
+def test_two_processes_encode_the_z_of_one(whole, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(whole[0], workdir)
+    shutil.rmtree(workdir / "latents")
+    shutil.rmtree(workdir / "prior")
+    for process in two_processes(workdir, MANY_STEPS, "--stages=latents,prior"):
+        finish(process)
+    assert files(workdir / "latents").keys() == files(whole[0] / "latents").keys()
+    for split in ("training", "held_out"):
+        ours, expected = (list(read_parts(run / "latents", split)) for run in (workdir, whole[0]))
+        assert [ids for ids, _ in ours] == [ids for ids, _ in expected]
+        for (_, z), (_, expected_z) in zip(ours, expected, strict=True):
+            np.testing.assert_allclose(z, expected_z, atol=1e-5)
+    losses = [[row["loss"] for row in rows_of(run, "prior")] for run in (workdir, whole[0])]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-3)
 
 
 @pytest.fixture(scope="module")
@@ -261,7 +379,12 @@ def test_other_images_are_refused(image_folder, tmp_path):
         (["--config.train.batchsize=3"], 1, "batchsize"),
         (["--config=configs/nowhere.py"], 1, "configs/nowhere.py"),
         (["--config=configs/ffhq64.py:dim"], 1, '"ddim"'),
-        (["--stages=encoder"], 1, "the stages are autoencoder, evaluation"),
+        (["--stages=encoder"], 1, "the stages are autoencoder, latents, prior, evaluation, export"),
+        (["--stages=latents"], 1, "--stages=autoencoder"),
+        (["--stages=prior"], 1, "nor the folder of a trained run"),
+        (["--config.prior.batch_size=20", "--stages=autoencoder"], 8, "--config.prior.batch_size a multiple of 8"),
+        (["--config.prior.loss=l2"], 1, "l2"),
+        (["--config.execution.steps_per_dispatch=0"], 1, "steps_per_dispatch"),
         (["--config.train.batch_size=12"], 8, "A batch of 12 cannot be split over 8 devices"),
         (["--config.train.batch_size=2000"], 1, "1437 training images are fewer than one batch of 2000"),
         (["--config.model.base_channels=40"], 1, "40 channels cannot be split into 32 normalisation groups"),

@@ -1,4 +1,4 @@
-"""The smallest run that has every part: 12 steps on the digits."""
+"""The smallest run that has every part: 12 steps of the autoencoder on the digits, 80 of the latent DDIM."""
 
 from ml_collections import ConfigDict
 
@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
         z_dim=8,
     )
     config.train.update(batch_size=16, num_images=12 * 16, learning_rate=1e-3, ema_decay=0.9)
-    config.prior.update(num_layers=3, width=32, batch_size=32, num_latents=24 * 32, learning_rate=1e-3, ema_decay=0.9)
+    config.prior.update(num_layers=3, width=32, batch_size=32, num_latents=80 * 32, learning_rate=1e-3, ema_decay=0.9)
     config.data.update(kind="digits")
     config.execution.steps_per_dispatch = 4
     config.report.update(
@@ -30,7 +30,7 @@ def get_config() -> ConfigDict:
         num_grid_steps=2,
         prior_log_every=10 * 32,
         prior_save_every=8 * 32,
-        prior_grid_every=24 * 32,
+        prior_grid_every=80 * 32,
         num_sample_images=4,
     )
     config.evaluation.update(num_images=16, num_steps=(2,), num_samples=16, num_sample_steps=2)

@@ -14,7 +14,7 @@ from diffae_jax.errors import UserError
 from diffae_jax.stages import autoencoder, evaluation, export, latents, prior
 from diffae_jax.stages.run_folder import RunFolder
 from diffae_jax.training.logging import say
-from diffae_jax.training.sharding import make_mesh
+from diffae_jax.training.sharding import check_batch_size, make_mesh
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,12 +64,15 @@ def run_stages(config: ConfigDict, workdir: str | None = None, stages: list[str]
         raise UserError(f"There is no stage {', '.join(sorted(unknown))}: the stages are {', '.join(STAGES)}.")
     check(config)
     keep_compiled_programs()
+    mesh = make_mesh()
+    if config.model.z_dim is not None and (stages is None or "prior" in stages):  # not after days of training
+        check_batch_size("prior.batch_size", config.prior.batch_size, mesh.size)
     with RunFolder(workdir or Path("runs") / config.name, config) as folder:
         for name, stage in STAGES.items():
             if stages is None or name in stages:
                 say(f"Stage {name}: reads {stage.reads} and writes {folder.path / stage.writes}")
                 try:
-                    stage.run(config, folder.path, make_mesh())
+                    stage.run(config, folder.path, mesh)
                 except jax.errors.JaxRuntimeError as error:
                     if "RESOURCE_EXHAUSTED" not in str(error):
                         raise

@@ -1,5 +1,6 @@
 """Last stage: the run -> one portable bundle."""
 
+import shutil
 from pathlib import Path
 
 from jax.sharding import Mesh
@@ -11,13 +12,16 @@ from diffae_jax.bundle import MANIFEST
 from diffae_jax.bundle import _read_manifest as read_manifest
 from diffae_jax.models.functional import digest
 from diffae_jax.training.checkpoint import latest_step
-from diffae_jax.training.logging import say
+from diffae_jax.training.logging import is_main_process, say
 from diffae_jax.training.sharding import on_host
 
 
 def run(config: ConfigDict, folder: Path, mesh: Mesh) -> None:
     """Writes the model of a run as a bundle, unless the one that is there holds the same."""
     bundle = folder / "bundle"
+    if is_main_process():
+        for unfinished in folder.glob(f".{bundle.name}.*"):  # of a process that was killed while it wrote
+            shutil.rmtree(unfinished)
     model = DiffAE.load(folder, mesh)
     weights = on_host({"autoencoder": model.params} | ({} if model.prior is None else {"prior": model.prior}))
     model.origin = {

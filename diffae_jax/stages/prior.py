@@ -28,7 +28,7 @@ from diffae_jax.training.logging import MetricsWriter, is_main_process, paramete
 from diffae_jax.training.loop import Intervals, Periodic, fit, steps_of
 from diffae_jax.training.precision import resolve_precision
 from diffae_jax.training.program import Program, compile_program, run_key
-from diffae_jax.training.sharding import check_batch_size, replicated, split_batch, spread
+from diffae_jax.training.sharding import replicated, split_batch, spread
 from diffae_jax.training.state import TrainState, make_optimizer
 from diffae_jax.training.step import LossFn
 
@@ -93,7 +93,6 @@ def run(config: ConfigDict, folder: Path, mesh: Mesh) -> None:
         if first_step >= intervals.num_steps:
             say(f"prior: finished, {first_step * batch_size:,} z seen.")
             return
-        check_batch_size("prior.batch_size", batch_size, mesh.size)
         z = np.concatenate([z for _, z in read_parts(folder / "latents", "training")])
         program = prior_program(config, mesh, len(z))
         describe(config, program, len(z), intervals.num_steps)

@@ -67,7 +67,10 @@ def load_ema(folder: Path, abstract_params: Params) -> Params:
     checkpoints = Checkpoints(folder, read_only=True)
     with contextlib.closing(checkpoints):
         if checkpoints.latest is None:
-            raise UserError(f"{folder} holds no checkpoint yet: let the run go on until its first save.")
+            raise UserError(
+                f"{folder} holds no checkpoint yet: run the stage that makes it (--stages={folder.parent.name}), or let it "
+                f"go on until its first save."
+            )
         only_what_is_named = ocp.Context()
         only_what_is_named.pytree.loading.partial_load = True
         with only_what_is_named:
