@@ -68,8 +68,8 @@ def load_ema(folder: Path, abstract_params: Params) -> Params:
     with contextlib.closing(checkpoints):
         if checkpoints.latest is None:
             raise UserError(
-                f"{folder} holds no checkpoint yet: run the stage that makes it (--stages={folder.parent.name}), or let it "
-                f"go on until its first save."
+                f"{folder} holds no checkpoint yet: run the stage that makes it (--stages={folder.parent.name}) or "
+                f"let it go on until its first save."
             )
         only_what_is_named = ocp.Context()
         only_what_is_named.pytree.loading.partial_load = True
