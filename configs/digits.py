@@ -36,5 +36,5 @@ def get_config() -> ConfigDict:
     config.data.update(kind="digits", flip=False)
     config.report.update(log_every=5_000, health_every=25_000, save_every=50_000, grid_every=50_000, num_grid_images=12)
     config.report.update(prior_log_every=40_000, prior_save_every=100_000, prior_grid_every=100_000)
-    config.evaluation.num_sample_steps = 20
+    config.evaluation.update(num_images=2_000, num_sample_steps=20)
     return config
