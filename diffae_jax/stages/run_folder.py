@@ -30,6 +30,7 @@ class RunFolder:
         self.path = Path(path)
         self._lock = None
         self._config = config
+        self._previous: str | None = None  # content of config.json
 
     def __enter__(self) -> "RunFolder":
         problem = None
@@ -61,6 +62,7 @@ class RunFolder:
         path = self.path / "config.json"
         if path.exists() and latest_step(self.path / "autoencoder" / "checkpoints") is not None:
             self._check_unchanged(from_json(path).to_dict())  # before a checkpoint, a config can still be mended
+            self._previous = path.read_text()
         write_json(path, json.loads(self._config.to_json()))
 
     def _check_unchanged(self, old: dict[str, Any]) -> None:
@@ -75,6 +77,8 @@ class RunFolder:
             raise UserError(f"{self.path} holds a run of another config ({'; '.join(keys)}): {remedy}.")
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if isinstance(error, UserError) and self._previous is not None:  # a stage refused what was asked for
+            write_json(self.path / "config.json", json.loads(self._previous))
         if self._lock is not None:
             self._lock.close()
 
