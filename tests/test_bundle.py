@@ -126,7 +126,10 @@ def npz(**arrays):
         (lambda b: rewritten(b, "config.json", b"{"), "cannot be read"),
         (lambda b: rewritten(b, "config.json", b'{"surprise": 1}'), "surprise"),
         (lambda b: rewritten(b, "config.json", b"[" * 100_000), "cannot be read"),
-        (lambda b: rewritten(b, "config.json", changed(b, base_channels=0)), "base_channels must be positive"),
+        (
+            lambda b: rewritten(b, "config.json", changed(b, base_channels=0)),
+            "base_channels must be between 1 and 4096",
+        ),
         (lambda b: rewritten(b, "config.json", changed(b, base_channels=40)), "40 channels cannot be split"),
         (lambda b: rewritten(b, "config.json", changed(b, channel_mults=["a"])), "positive whole numbers"),
         (lambda b: rewritten(b, "latents.npz", b"PK no"), "cannot be read"),

@@ -165,7 +165,7 @@ def test_latents_and_classifier(state, tmp_path, one_device):
         import_official(classifier)
     tensors["ema_classifier.bias"] = bias * np.nan
     broken = write(tmp_path, {"state_dict": tensors}, "broken.ckpt")
-    with pytest.raises(UserError, match="must be one row of finite numbers"):
+    with pytest.raises(UserError, match=r"has numbers in ema_classifier\.bias that are not finite"):
         import_official(path, latents, broken)
     with pytest.raises(UserError, match="lacks ema_classifier"):
         import_official(path, classifier=path)
@@ -206,7 +206,7 @@ def hyper(**values):
         (without("conds_mean"), "lacks conds_mean or conds_std"),
         (hyper(T=4000), "T = 4000"),
         (hyper(net_latent_condition_bias=0.0), "net_latent_condition_bias"),
-        (hyper(beta_scheduler="sigmoid"), "'sigmoid'"),
+        (hyper(beta_scheduler="sigmoid"), "= sigmoid"),
         (hyper(img_size=15), "15"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

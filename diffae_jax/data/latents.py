@@ -12,14 +12,14 @@ from diffae_jax.errors import UserError
 class LatentStatistics:
     """Mean and sample standard deviation (n - 1) of every dimension of z over a data set, float32.
 
-    Raises UserError unless both are finite rows of one length and all deviations positive.
+    Raises UserError unless both are finite rows of one length that is not 0, and all deviations positive.
     """
 
     mean: Float[np.ndarray, "*d"]
     std: Float[np.ndarray, "*d"]
 
     def __post_init__(self):
-        if self.mean.ndim != 1 or self.mean.shape != self.std.shape:
+        if self.mean.ndim != 1 or self.mean.shape != self.std.shape or not self.mean.size:
             raise UserError(
                 f"The statistics of z have shapes {self.mean.shape} and {self.std.shape}, not one row each."
             )
