@@ -120,7 +120,7 @@ class DiffAE:
         if prior is not None and statistics is None:
             raise UserError("A latent DDIM works on normalised z: it needs the mean and deviation of z beside it.")
         rows = {"the statistics": statistics.mean} if statistics else {}
-        rows |= {f"probe {probe.name}": probe.weights for probe in (probes or {}).values()}
+        rows |= {f"probe {shown(probe.name)}": probe.weights for probe in (probes or {}).values()}
         for name, row in rows.items():
             if row.shape != (config.model.z_dim,):
                 raise UserError(f"The z of this model has {config.model.z_dim} dimensions, and {name} {len(row)}.")

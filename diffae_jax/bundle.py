@@ -77,7 +77,10 @@ def write_bundle(path: Path, bundle: Bundle) -> None:
     Raises UserError for a path that holds anything else or cannot be written.
     """
     check_free(path)
-    path = path.resolve()  # "." has no name of its own
+    try:
+        path = path.resolve()  # "." has no name of its own
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"{path} cannot be written: it is a link that leads to itself.") from error
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # a folder of a new name, beside the bundle so that renaming is enough, and gone whatever happens
@@ -94,9 +97,8 @@ def write_bundle(path: Path, bundle: Bundle) -> None:
                     old.rename(path)
                 raise
     except (OSError, SafetensorError) as error:
-        raise UserError(
-            f"The bundle {path} cannot be written ({getattr(error, 'strerror', None) or error})."
-        ) from error
+        reason = getattr(error, "strerror", None) or shown(str(error))
+        raise UserError(f"The bundle {path} cannot be written ({reason}).") from error
 
 
 def _write_files(folder: Path, bundle: Bundle) -> None:
