@@ -292,7 +292,7 @@ def test_hostile_bundle_is_refused_at_once(bundle, one_device, file, name):
     start = time.perf_counter()
     with pytest.raises(UserError, match=message) as refusal:
         DiffAE.load(bundle, one_device)
-    assert time.perf_counter() - start < 2
+    assert time.perf_counter() - start < 5
     assert_is_one_sentence(refusal.value)
 
 
