@@ -19,9 +19,10 @@ from diffae_jax.config import check, check_num_steps, from_json
 from diffae_jax.data.latents import STATISTICS, LatentStatistics, read_statistics
 from diffae_jax.diffusion.samplers import ddim_decode, ddim_encode
 from diffae_jax.diffusion.schedule import ddim_grid
-from diffae_jax.errors import UserError
+from diffae_jax.errors import UserError, shown
+from diffae_jax.files import told
 from diffae_jax.models import DiffusionAutoencoder, LatentMLP, abstract_model
-from diffae_jax.models.functional import Params, digest, flatten
+from diffae_jax.models.functional import Params, digest, flatten, unflatten
 from diffae_jax.probes import Probe
 from diffae_jax.training.checkpoint import latest_step, load_ema
 from diffae_jax.training.logging import is_main_process
@@ -57,9 +58,9 @@ def abstract_weights(config: ConfigDict, mesh: Mesh) -> dict[str, Params]:
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=whole), shapes)
 
 
-def check_weights(weights: Params, expected: Params) -> None:
-    """Raises UserError, with the first names, unless both have the same leaves of the same shapes and types."""
-    found, wanted = ({k: (v.shape, str(v.dtype)) for k, v in flatten(tree).items()} for tree in (weights, expected))
+def check_weights(weights: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Raises UserError, with the first names, unless both have the same flat names, shapes and types."""
+    found, wanted = ({k: (v.shape, str(v.dtype)) for k, v in flat.items()} for flat in (weights, expected))
     for problem, names in (
         ("lacks", wanted.keys() - found.keys()),
         ("has, beyond what the config describes,", found.keys() - wanted.keys()),
@@ -72,7 +73,7 @@ def check_weights(weights: Params, expected: Params) -> None:
 def name_some(names: Iterable[str]) -> str:
     """Returns the first three of some names, and how many more there are."""
     names = sorted(names)
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return ", ".join(map(shown, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 @partial(jax.jit, static_argnames="graphdef")
@@ -151,7 +152,7 @@ class DiffAE:
         if prior is not None and statistics is None:
             raise UserError("A latent DDIM works on normalised z: it needs the mean and deviation of z beside it.")
         rows = {"the statistics": statistics.mean} if statistics else {}
-        rows |= {f"probe {probe.name}": probe.weights for probe in (probes or {}).values()}
+        rows |= {f"probe {shown(probe.name)}": probe.weights for probe in (probes or {}).values()}
         for name, row in rows.items():
             if row.shape != (config.model.z_dim,):
                 raise UserError(f"The z of this model has {config.model.z_dim} dimensions, and {name} {len(row)}.")
@@ -176,15 +177,19 @@ class DiffAE:
         whose latents are those of another autoencoder.
         """
         path, mesh = Path(path), mesh or make_mesh()
-        if (path / MANIFEST).exists():
-            return cls.from_bundle(read_bundle(path), mesh)
         checkpoints = path / "autoencoder" / "checkpoints"
-        if not (path / "config.json").exists() or not checkpoints.is_dir():
+        with told(path):
+            is_bundle = (path / MANIFEST).exists()
+            is_run = (path / "config.json").exists() and checkpoints.is_dir()
+        if is_bundle:
+            return cls.from_bundle(read_bundle(path), mesh)
+        if not is_run:
             raise UserError(
                 f"{path} is neither a bundle nor the folder of a trained run: it has no {MANIFEST}, "
                 f"and no config.json with checkpoints."
             )
         config = from_json(path / "config.json")
+        check(config)
         expected = abstract_weights(config, mesh)
         params = load_ema(checkpoints, expected["autoencoder"])
         prior, statistics = None, None
@@ -200,14 +205,15 @@ class DiffAE:
         check(bundle.config)
         mesh = mesh or make_mesh()
         expected = abstract_weights(bundle.config, mesh)
-        if "prior" not in bundle.weights:
+        if not any(name.startswith("prior.") for name in bundle.weights):
             expected.pop("prior", None)
-        check_weights(bundle.weights, expected)
+        check_weights(bundle.weights, flatten(expected))
+        weights = unflatten(bundle.weights)
         return cls(
             bundle.config,
-            bundle.weights["autoencoder"],
+            weights["autoencoder"],
             statistics=bundle.statistics,
-            prior=bundle.weights.get("prior"),
+            prior=weights.get("prior"),
             probes=bundle.probes,
             origin=bundle.origin,
             mesh=mesh,
@@ -216,7 +222,7 @@ class DiffAE:
     def save(self, path: str | Path) -> None:
         """Writes the model as a bundle. Raises UserError where the path holds anything but a bundle."""
         weights = {"autoencoder": self.params} | ({} if self.prior is None else {"prior": self.prior})
-        weights = on_host(weights)  # a collective, so every process takes part
+        weights = flatten(on_host(weights))  # a collective, so every process takes part
         if is_main_process():
             write_bundle(Path(path), Bundle(self.config, weights, self.statistics, self.probes, self.origin))
 

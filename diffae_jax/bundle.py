@@ -13,8 +13,6 @@ import json
 import os
 import re
 import tempfile
-import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -24,13 +22,14 @@ from ml_collections import ConfigDict
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from diffae_jax.config import from_dict
+from diffae_jax.config import from_json
 from diffae_jax.data.latents import LatentStatistics
-from diffae_jax.errors import UserError
-from diffae_jax.models.functional import Params, flatten, unflatten
+from diffae_jax.errors import UserError, shown
+from diffae_jax.files import parse_json, read_json, told
 from diffae_jax.probes import Probe
 
 FORMAT = 1
+MAX_HEADER_BYTES = 4 * 2**20  # of the weights
 MANIFEST, CONFIG, WEIGHTS, LATENTS, PROBES = (
     "manifest.json",
     "config.json",
@@ -45,7 +44,7 @@ class Bundle:
     """What a bundle holds, in memory."""
 
     config: ConfigDict
-    weights: dict[str, Params]  # "autoencoder" and perhaps "prior", numpy arrays
+    weights: dict[str, np.ndarray]  # "autoencoder.*" and, where there is one, "prior.*"
     statistics: LatentStatistics | None
     probes: dict[str, Probe]
     origin: dict[str, Any]  # what it was made from: plain values, for people
@@ -53,16 +52,18 @@ class Bundle:
 
 def check_free(path: Path) -> None:
     """Raises UserError unless a bundle may be written to `path`: it is free, an empty folder or another bundle."""
-    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
-        return
-    if not (path / MANIFEST).is_file():
-        raise UserError(f"{path} is there and is no bundle: give a path that is free.")
-    files = _read_manifest(path)["files"]  # other programs have manifests, too
-    if not ({CONFIG, WEIGHTS} <= files.keys() and all(map(_belongs, files))):
-        raise UserError(f"{path} is there and is no bundle: give a path that is free.")
-    others = {file.relative_to(path).as_posix() for file in path.rglob("*") if not file.is_dir()} - {MANIFEST, *files}
+    with told(path, "written"):
+        if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+            return
+        if not (path / MANIFEST).is_file():
+            raise UserError(f"{path} is there and is no bundle: give a path that is free.")
+        files = read_manifest(path)["files"]  # other programs have manifests, too
+        if not ({CONFIG, WEIGHTS} <= files.keys() and all(map(_belongs, files))):
+            raise UserError(f"{path} is there and is no bundle: give a path that is free.")
+        found = {file.relative_to(path).as_posix() for file in path.rglob("*") if not file.is_dir()}
+    others = found - {MANIFEST, *files}
     if others:
-        raise UserError(f"{path} holds {min(others)}, which is no part of a bundle: give a path that is free.")
+        raise UserError(f"{path} holds {shown(min(others))}, which is no part of a bundle: give a path that is free.")
 
 
 def _belongs(name: str) -> bool:
@@ -75,8 +76,11 @@ def write_bundle(path: Path, bundle: Bundle) -> None:
 
     Raises UserError for a path that holds anything else or cannot be written.
     """
-    path = path.resolve()  # "." has no name of its own
     check_free(path)
+    try:
+        path = path.resolve()  # "." has no name of its own
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"{path} cannot be written: it is a link that leads to itself.") from error
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # a folder of a new name, beside the bundle so that renaming is enough, and gone whatever happens
@@ -93,19 +97,18 @@ def write_bundle(path: Path, bundle: Bundle) -> None:
                     old.rename(path)
                 raise
     except (OSError, SafetensorError) as error:
-        raise UserError(
-            f"The bundle {path} cannot be written ({getattr(error, 'strerror', None) or error})."
-        ) from error
+        reason = getattr(error, "strerror", None) or shown(str(error))
+        raise UserError(f"The bundle {path} cannot be written ({reason}).") from error
 
 
 def _write_files(folder: Path, bundle: Bundle) -> None:
     (folder / CONFIG).write_text(json.dumps(json.loads(bundle.config.to_json()), indent=2) + "\n")
-    save_file(flatten(bundle.weights), folder / WEIGHTS)
+    save_file(bundle.weights, folder / WEIGHTS)
     (folder / WEIGHTS).chmod((folder / CONFIG).stat().st_mode)  # safetensors lets nobody else read it
     if bundle.statistics is not None:
         np.savez(folder / LATENTS, mean=bundle.statistics.mean, std=bundle.statistics.std)
     for probe in bundle.probes.values():
-        (folder / PROBES / f"{quote(probe.name, safe='')}.json").write_text(json.dumps(probe.as_json()))
+        (folder / _probe_file(probe)).write_text(json.dumps(probe.as_json()))
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     entries = {
         file.relative_to(folder).as_posix(): {"bytes": file.stat().st_size, "sha256": _hash(file)} for file in files
@@ -117,40 +120,58 @@ def _write_files(folder: Path, bundle: Bundle) -> None:
             os.fsync(handle.fileno())
 
 
+def _probe_file(probe: Probe) -> str:
+    """The name of a probe's file in a bundle."""
+    return f"{PROBES}/{quote(probe.name, safe='', errors='surrogatepass')}.json"
+
+
 def read_bundle(path: Path) -> Bundle:
-    """Reads a bundle, every byte of it checked against the manifest.
+    """Reads a bundle, every byte of it checked against the manifest. Links are followed, to regular files alone.
 
     Raises UserError for a file that is missing, changed or not what a bundle holds, and for a newer format.
     """
-    manifest = _read_manifest(path)
+    manifest = read_manifest(path)
     if manifest["format"] > FORMAT:
         raise UserError(
-            f"{path} is a bundle of format {manifest['format']} and this version reads up to {FORMAT}: "
+            f"{path} is a bundle of format {shown(manifest['format'])} and this version reads up to {FORMAT}: "
             f"pip install --upgrade diffae_jax."
         )
     names = _checked_files(path, manifest["files"])
-    config = from_dict(_parsed(path / CONFIG, lambda file: json.loads(file.read_text())), path / CONFIG)
-    statistics = None
-    if LATENTS in names:
-        statistics = _parsed(path / LATENTS, _read_statistics)
+    config = from_json(path / CONFIG)
+    statistics = LatentStatistics.load(path / LATENTS) if LATENTS in names else None
     probes = {}
     for name in names:
         if name.startswith(f"{PROBES}/"):
-            probe = Probe.from_json(_parsed(path / name, lambda file: json.loads(file.read_text())))
+            probe = Probe.from_json(read_json(path / name))
+            if name != _probe_file(probe):
+                raise UserError(f"{path / name} holds the probe {shown(probe.name)}, which belongs in another file.")
             probes[probe.name] = probe
-    weights = _parsed(path / WEIGHTS, lambda file: unflatten(load_file(file)))
     origin = manifest.get("origin")
-    return Bundle(config, weights, statistics, probes, origin if isinstance(origin, dict) else {})
+    return Bundle(config, _read_weights(path / WEIGHTS), statistics, probes, origin if isinstance(origin, dict) else {})
 
 
-def _read_statistics(file: Path) -> LatentStatistics:
-    with np.load(file, allow_pickle=False) as arrays:
-        return LatentStatistics(*(arrays[name].astype(np.float32) for name in ("mean", "std")))
+def _read_weights(file: Path) -> dict[str, np.ndarray]:
+    """Reads weights by their flat names, the list of them first: of no other type than float32, and of sane length."""
+    with told(file), file.open("rb") as handle:
+        size = int.from_bytes(handle.read(8), "little")
+        if size > MAX_HEADER_BYTES:
+            raise UserError(f"{file} cannot be read: it lists its weights in {size:,} bytes, so it is damaged.")
+        header = parse_json(handle.read(size), file)
+    entries = (
+        {name: entry for name, entry in header.items() if name != "__metadata__"} if isinstance(header, dict) else {}
+    )
+    for name, entry in entries.items():
+        if not isinstance(entry, dict) or entry.get("dtype") != "F32":
+            raise UserError(f"{file} cannot be read: its {shown(name)} is not a weight of type F32.")
+    try:
+        return load_file(file)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(f"{file} cannot be read: {shown(str(error))}.") from error
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
+def read_manifest(path: Path) -> dict[str, Any]:
     """Returns a manifest, of whichever format. Raises UserError for the manifest of something else."""
-    manifest = _parsed(path / MANIFEST, lambda file: json.loads(file.read_text()))
+    manifest = read_json(path / MANIFEST)
     if (
         not isinstance(manifest, dict)
         or type(manifest.get("format")) is not int
@@ -167,17 +188,20 @@ def _checked_files(path: Path, entries: dict[str, Any]) -> list[str]:
         raise UserError(f"{path / MANIFEST} does not list {CONFIG} and {WEIGHTS}: it is damaged.")
     for name, entry in entries.items():
         if not (_belongs(name) and isinstance(entry, dict)):
-            raise UserError(f"{path / MANIFEST} lists {name!r}, which no bundle holds.")
+            raise UserError(f"{path / MANIFEST} lists {shown(name)}, which no bundle holds.")
     for name, entry in entries.items():
         file = path / name
-        if not file.is_file():
-            raise UserError(f"{file} is missing: get the bundle again.")
-        if file.stat().st_size != entry.get("bytes"):
-            raise UserError(
-                f"{file} has {file.stat().st_size} bytes instead of {entry.get('bytes')}: get the bundle again."
-            )
+        with told(file):
+            if not file.is_file():
+                raise UserError(f"{file} is missing: get the bundle again.")
+            size = file.stat().st_size
+        if size != entry.get("bytes"):
+            wanted = shown(entry.get("bytes"))
+            raise UserError(f"{file} has {size} bytes instead of {wanted}: get the bundle again.")
     for name, entry in entries.items():
-        if _hash(path / name) != entry.get("sha256"):
+        with told(path / name):
+            digest = _hash(path / name)
+        if digest != entry.get("sha256"):
             raise UserError(f"{path / name} is not what the manifest says (SHA-256 differs): get the bundle again.")
     return list(entries)
 
@@ -185,11 +209,3 @@ def _checked_files(path: Path, entries: dict[str, Any]) -> list[str]:
 def _hash(file: Path) -> str:
     with file.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def _parsed(file: Path, parse: Callable[[Path], Any]) -> Any:
-    """Reads a file. Raises UserError where it is not what it should be."""
-    try:
-        return parse(file)
-    except (OSError, ValueError, KeyError, RecursionError, SafetensorError, zipfile.BadZipFile) as error:
-        raise UserError(f"{file} cannot be read as part of a bundle ({error}).") from error

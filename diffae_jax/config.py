@@ -1,14 +1,15 @@
 """The keys of an experiment: what each means, the values of the paper, and what may change between runs."""
 
 import importlib.util
-import json
+import math
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from diffae_jax.diffusion.schedule import NUM_TIMESTEPS
-from diffae_jax.errors import UserError
+from diffae_jax.errors import UserError, shown
+from diffae_jax.files import read_json
 
 # Keys that change no result, and the budget, which may be raised: a run may go on with other values of these.
 FREE_KEYS = ("execution", "report", "evaluation", "train.num_images", "prior.num_latents", "data.path")
@@ -21,26 +22,39 @@ CHOICES = {
     "data.kind": ("folder", "digits"),
     "execution.sharding": ("replicated", "fsdp"),
 }
-RANGES = {
+MAX_LEVELS = 10  # of a network
+MAX_PRIOR_LAYERS = 50
+RANGES = {  # of sizes, what no network of today comes near: a config from elsewhere must not keep anybody busy
     "seed": (0, 2**31 - 1),
+    "model.base_channels": (1, 4096),
+    "model.embed_dim": (1, 65_536),
+    "model.num_heads": (1, 1024),
     "model.dropout": (0.0, 0.99),
     "train.weight_decay": (0.0, 1.0),
     "train.ema_decay": (0.0, 1.0),
-    "prior.num_layers": (2, 1000),
+    "prior.num_layers": (2, MAX_PRIOR_LAYERS),
+    "prior.width": (1, 65_536),
     "prior.weight_decay": (0.0, 1.0),
     "prior.ema_decay": (0.0, 1.0),
     "data.held_out_share": (0.0, 0.99),
     "execution.num_workers": (0, 1024),
 }
+KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", list: "a list", tuple: "a list"}
+MAX_NUMBER = 1e18
+SEQUENCES = {  # of whole numbers: the fewest and the most, and the greatest
+    "image_shape": (2, 4, 65_536),
+    "model.channel_mults": (1, MAX_LEVELS, 64),
+    "model.encoder_channel_mults": (1, MAX_LEVELS, 64),
+    "model.attention_resolutions": (0, MAX_LEVELS, 65_536),
+    "evaluation.num_steps": (0, 100, NUM_TIMESTEPS),
+}
+MAX_IMAGE_VALUES = 2**30
+MAX_Z_DIM = 65_536
 POSITIVE_KEYS = (
-    "model.base_channels",
-    "model.embed_dim",
-    "model.num_heads",
     "train.batch_size",
     "train.num_images",
     "train.learning_rate",
     "train.max_grad_norm",
-    "prior.width",
     "prior.batch_size",
     "prior.num_latents",
     "prior.learning_rate",
@@ -142,21 +156,28 @@ def default() -> ConfigDict:
 def check(config: ConfigDict) -> None:
     """Raises UserError for the first value that no run could use, with those that it could."""
     values = _flat(config.to_dict())
+    for key, usual in _flat(default().to_dict()).items():
+        _check_type(key, values[key], usual)
     for key, choices in CHOICES.items():
         if values[key] not in choices:
-            raise UserError(f"{key} must be one of {', '.join(choices)}, not {values[key]!r}.")
+            raise UserError(f"{key} must be one of {', '.join(choices)}, not {shown(values[key])}.")
     for key in POSITIVE_KEYS:
-        if values[key] <= 0:
-            raise UserError(f"{key} must be positive, not {values[key]}.")
+        if not values[key] > 0:
+            raise UserError(f"{key} must be positive, not {shown(values[key])}.")
     for key, (low, high) in RANGES.items():
         if not low <= values[key] <= high:
-            raise UserError(f"{key} must be between {low} and {high}, not {values[key]}.")
-    for key in ("image_shape", "model.channel_mults", "model.encoder_channel_mults", "model.attention_resolutions"):
-        empty = not values[key] and key != "model.attention_resolutions"
-        if empty or not all(isinstance(value, int) and value > 0 for value in values[key]):
-            raise UserError(f"{key} must be a tuple of positive whole numbers, not {tuple(values[key])}.")
-    if config.model.z_dim is not None and config.model.z_dim < 1:
-        raise UserError(f"model.z_dim must be positive, or None for the baseline without z, not {config.model.z_dim}.")
+            raise UserError(f"{key} must be between {low} and {high}, not {shown(values[key])}.")
+    for key, (fewest, most, greatest) in SEQUENCES.items():
+        if not fewest <= len(values[key]) <= most:
+            raise UserError(f"{key} must have {fewest} to {most} values, not {len(values[key])}.")
+        for value in values[key]:
+            if type(value) is not int or not 1 <= value <= greatest:
+                raise UserError(f"{key} must be positive whole numbers up to {greatest}, not {shown(value)}.")
+    if math.prod(config.image_shape) > MAX_IMAGE_VALUES:
+        raise UserError(f"image_shape {config.image_shape} has more than {MAX_IMAGE_VALUES:,} values.")
+    if config.model.z_dim is not None and not 1 <= config.model.z_dim <= MAX_Z_DIM:
+        told = shown(config.model.z_dim)
+        raise UserError(f"model.z_dim must be from 1 to {MAX_Z_DIM}, or None for the baseline without z, not {told}.")
     if config.report.tensorboard and importlib.util.find_spec("tensorflow") is None:
         raise UserError('report.tensorboard needs TensorFlow: pip install "diffae_jax[tensorboard]", or leave it off.')
     if not config.name:
@@ -172,34 +193,45 @@ def check_num_steps(num_steps: int) -> None:
         raise UserError(f"Inversion, decoding and sampling take 1 to {NUM_TIMESTEPS} steps, not {num_steps}.")
 
 
+def _check_type(key: str, value: Any, usual: Any) -> None:
+    """Raises UserError for a value of another type than the usual one, and for numbers that are not finite."""
+    if key == "model.z_dim" and value is None:
+        return
+    if type(value) is not type(usual):
+        raise UserError(f"{key} must be {KINDS[type(usual)]}, not {shown(value)}.")
+    if type(value) in (int, float) and not abs(value) < MAX_NUMBER:
+        raise UserError(f"{key} must be finite and less than {MAX_NUMBER:.0e}, not {shown(value)}.")
+
+
 def from_json(path: Path) -> ConfigDict:
-    """Reads a config.json. Raises UserError where it is not one."""
-    try:
-        values = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read as a config ({error}).") from error
-    return from_dict(values, path)
+    """Reads a config.json; keys that it lacks have their default values, and the values are not checked.
 
-
-def from_dict(values: Any, path: Path) -> ConfigDict:
-    """Makes a config of plain values read from `path`; keys that they lack have their default values.
-
-    Raises UserError for keys that there are not and for values of the wrong type.
+    Raises UserError where it is no config: for keys that there are not and for values of the wrong type.
     """
     config = default()
-    try:
-        config.update(_with_tuples(values))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        reason = " ".join(str(error.args[0] if error.args else error).split())
-        raise UserError(f"{path} is not a config of this version of diffae_jax ({reason}).") from error
+    _update(config, read_json(path), path)
     return config
 
 
-def _with_tuples(value: Any) -> Any:
-    """JSON has lists alone; the config's sequences are tuples."""
-    if isinstance(value, dict):
-        return {key: _with_tuples(inner) for key, inner in value.items()}
-    return tuple(value) if isinstance(value, list) else value
+def _update(config: ConfigDict, values: Any, path: Path, prefix: str = "") -> None:
+    """Sets what a config has; what it has not is refused before anybody looks into it."""
+    if not isinstance(values, dict):
+        raise UserError(
+            f"{path} is not a config: {prefix.rstrip('.') or 'it'} is no group of keys, but {shown(values)}."
+        )
+    for key, value in values.items():
+        if key not in config:
+            raise UserError(
+                f"{path} has the key {shown(prefix + key)}, which this version of diffae_jax does not know."
+            )
+        if isinstance(config[key], ConfigDict):
+            _update(config[key], value, path, f"{prefix}{key}.")
+            continue
+        try:
+            config[key] = tuple(value) if isinstance(value, list) else value  # JSON has lists alone
+        except (TypeError, OverflowError) as error:
+            kind = KINDS[type(config[key])]
+            raise UserError(f"{path} has {prefix}{key} = {shown(value)}, where {kind} is expected.") from error
 
 
 def variant(config: ConfigDict, name: str | None) -> ConfigDict:

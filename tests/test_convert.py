@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -16,7 +17,7 @@ from diffae_jax.convert.names import CELEBA_ATTRIBUTES
 from diffae_jax.errors import UserError
 from diffae_jax.models.functional import flatten
 from tests.official import official_checkpoint, official_state
-from tests.torch_files import Foreign, write_checkpoint
+from tests.torch_files import Foreign, Raw, write_checkpoint
 
 STEPS = 2
 
@@ -165,7 +166,7 @@ def test_latents_and_classifier(state, tmp_path, one_device):
         import_official(classifier)
     tensors["ema_classifier.bias"] = bias * np.nan
     broken = write(tmp_path, {"state_dict": tensors}, "broken.ckpt")
-    with pytest.raises(UserError, match="must be one row of finite numbers"):
+    with pytest.raises(UserError, match=r"has numbers in ema_classifier\.bias that are not finite"):
         import_official(path, latents, broken)
     with pytest.raises(UserError, match="lacks ema_classifier"):
         import_official(path, classifier=path)
@@ -206,7 +207,7 @@ def hyper(**values):
         (without("conds_mean"), "lacks conds_mean or conds_std"),
         (hyper(T=4000), "T = 4000"),
         (hyper(net_latent_condition_bias=0.0), "net_latent_condition_bias"),
-        (hyper(beta_scheduler="sigmoid"), "'sigmoid'"),
+        (hyper(beta_scheduler="sigmoid"), "= sigmoid"),
         (hyper(img_size=15), "15"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -217,6 +218,86 @@ def test_another_model_is_refused_by_name(state, tmp_path, change, message):
     with pytest.raises(UserError, match=message) as refusal:
         import_official(write(tmp_path, tree))
     assert "\n" not in str(refusal.value)
+
+
+DEEP = Raw(b"]" * 5_000 + b"a" * 4_999)  # a list in a list, and so on
+OUT = "ema_model.out.2.bias"
+
+
+def many(name):
+    """Adds a small tensor under thousands of numbers."""
+    weight = np.zeros((32, 1, 1, 1), np.float32)
+    return lambda tree: tree["state_dict"].update({name.format(i): weight for i in range(3000)})
+
+
+HOSTILE = {
+    "layers without end": (many("ema_model.latent_net.layers.{}.linear.weight"), r"has 3,000 latent_net\.layers"),
+    "levels without end": (many("ema_model.input_blocks.{}.0.in_layers.2.weight"), "has 3000 input_blocks"),
+    "levels of the encoder": (many("ema_model.encoder.input_blocks.{}.0.x"), r"has 3000 encoder\.input_blocks"),
+    "deep schedule": (hyper(beta_scheduler=DEEP), "beta_scheduler = a list"),
+    "deep entry": (entry("note", DEEP), "not tensors: note"),
+    "long schedule": (hyper(beta_scheduler="x" * 10**6), "beta_scheduler = x{120};"),
+    "schedule of two lines": (hyper(beta_scheduler="a\nb\x1b[2J"), r"beta_scheduler = a\\nb\\x1b\[2J;"),
+    "steps without end": (hyper(T=2**2000), "T = an integer of 2,001 bits"),
+    "size without end": (hyper(img_size=2**2000), "image_shape must be positive whole numbers up to 65536"),
+    "heads without end": (hyper(net_beatgans_attn_head=2**2000), "num_heads must be finite"),
+    "long name": (entry("ema_model." + "x" * 10**6, np.zeros(3, np.float32)), "unknown weights ema_model.x{100}"),
+    "name of two lines": (entry("ema_model.\n\x1b", np.zeros(3, np.float32)), r"unknown weights ema_model.\\n\\x1b"),
+    "long entry": (entry("x" * 10**6, 1), "not tensors: x{120}:|not tensors: x{120}"),
+    "not a number": (
+        entry(OUT, np.full(3, np.nan, np.float32)),
+        r"numbers in ema_model\.out\.2\.bias that are not finite",
+    ),
+    "infinity": (entry(OUT, np.full(3, -np.inf, np.float32)), "that are not finite"),
+    "beyond float32": (entry(OUT, np.full(3, 1e300)), "that are not finite"),
+    "whole numbers": (entry(OUT, np.zeros(3, np.int64)), r"ema_model\.out\.2\.bias of type int64"),
+    "truth": (entry(OUT, np.zeros(3, bool)), r"ema_model\.out\.2\.bias of type bool"),
+    "whole statistics": (entry("conds_std", np.ones((1, 24), np.int32)), "conds_std of type int32"),
+    "empty statistics": (
+        lambda tree: tree["state_dict"].update(dict.fromkeys(("conds_mean", "conds_std"), np.zeros(0, np.float32))),
+        "not one row each",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_file_is_refused_at_once_in_one_sentence(state, tmp_path, one_device, name):
+    change, message = HOSTILE[name]
+    tree = official_checkpoint(state)
+    change(tree)
+    path = write(tmp_path, tree)
+    start = time.perf_counter()
+    with pytest.raises(UserError, match=message) as refusal:
+        import_official(path, mesh=one_device)
+    assert time.perf_counter() - start < 5
+    assert str(refusal.value).isprintable()
+    assert len(str(refusal.value)) <= 400
+
+
+@pytest.mark.parametrize(
+    ("step", "seen"),
+    [(True, None), (2**2000, None), (-1, None), (1.5, None), (DEEP, None), (7, 7 * 128)],
+    ids=["truth", "without end", "negative", "float", "deep", "good"],
+)
+def test_odd_values_for_people_do_not_hinder_saving(state, tmp_path, one_device, step, seen):
+    tree = official_checkpoint(state, hyper=dict(img_size=16, batch_size=128, name=DEEP))
+    tree["global_step"] = step
+    model = import_official(write(tmp_path, tree), mesh=one_device)
+    assert (model.origin.get("images_seen"), model.config.name) == (seen, "official")
+    model.save(tmp_path / "bundle")
+    assert DiffAE.load(tmp_path / "bundle", one_device).origin == model.origin
+
+
+def test_every_flipped_bit_of_a_weight_is_noticed(checkpoint, state, tmp_path, one_device):
+    whole, dice = checkpoint.read_bytes(), np.random.default_rng(0)
+    for name in ("out.2.bias", "input_blocks.1.0.in_layers.2.weight", "latent_net.layers.0.linear.weight"):
+        content = state[name].tobytes()
+        flipped = bytearray(whole)
+        assert whole.count(content) == 1
+        flipped[whole.index(content) + dice.integers(len(content))] ^= 1 << dice.integers(8)
+        (tmp_path / "flipped.ckpt").write_bytes(flipped)
+        with pytest.raises(UserError, match=r"has a damaged tensor at byte .*: download or copy it again"):
+            import_official(tmp_path / "flipped.ckpt", mesh=one_device)
 
 
 def test_prior_without_statistics_asks_for_them(state, tmp_path):

@@ -29,6 +29,7 @@ LAYERS = (
     ("diffusion",),
     ("models",),
     ("distributed",),
+    ("files",),
     ("errors",),
 )
 DEPTH = {room: depth for depth, rooms in enumerate(LAYERS) for room in rooms}

@@ -293,7 +293,7 @@ HOSTILE = {
     "numpy": (of_tree(Foreign("numpy.core.multiarray", "_reconstruct")), "numpy.core.multiarray._reconstruct"),
     "other torch": (of_tree(Foreign("torch._utils", "_rebuild_tensor_v3")), "torch._utils._rebuild_tensor_v3"),
     "like Lightning": (of_tree(Foreign("pytorch_lightning_x", "f")), "pytorch_lightning_x.f"),
-    "long name": (of_tree(Foreign("x" * 10**6, "f")), "asks for x{100},"),
+    "long name": (of_tree(Foreign("x" * 10**6, "f")), "asks for x{120},"),
     "name of two lines": (of_pickle(text("a\nb") + text("c") + b"\x93"), r"asks for a\\nb.c"),
     "stack global": (of_pickle(text("os") + text("system") + b"\x93" + text("touch marker") + b"\x85R"), "os.system"),
     "stack global of numbers": (of_pickle(b"K\x01K\x02\x93"), "names a global by something else"),

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from diffae_jax.convert.stored import STORAGE_TYPES, Refusal, Storage, StoredTensor, extent, shown
+from diffae_jax.convert.stored import STORAGE_TYPES, Entry, Refusal, Storage, StoredTensor, extent
+from diffae_jax.errors import shown
 
 # A tensor takes some 30 instructions. At these limits the worst of files takes a second to refuse.
 MAX_INSTRUCTIONS = 500_000
@@ -54,7 +55,7 @@ class Known:
 class Machine:
     """Follows the instructions of a pickle as far as they make plain data and tensors."""
 
-    def __init__(self, path: Path, identity: tuple[int, ...], entries: dict[str, tuple[int, int]]):
+    def __init__(self, path: Path, identity: tuple[int, ...], entries: dict[str, Entry]):
         self.path, self.identity, self.entries = path, identity, entries
         self.frames: list[list] = [[]]  # a mark begins a new frame, so that nobody takes what lies below it
         self.memo: dict[int, Any] = {}
@@ -181,11 +182,11 @@ class Machine:
             raise Refusal(f"takes {type_.name} for a type of storage.")
         if f"data/{key}" not in self.entries:
             raise Refusal(f"lacks the entry data/{shown(key)}: download or copy it again.")
-        start, size = self.entries[f"data/{key}"]
+        start, size, checksum = self.entries[f"data/{key}"]
         if elements * np.dtype(STORAGE_TYPES[type_.name]).itemsize != size:
             told = f"{shown(elements)} elements of {type_.name}"
             raise Refusal(f"declares {told} for data/{shown(key)}, which has {size:,} bytes.")
-        self.push(Storage(self.path, self.identity, start, elements, type_.name))
+        self.push(Storage(self.path, self.identity, start, elements, type_.name, checksum))
 
 
 def _types(values: Any) -> list[type]:

@@ -25,12 +25,13 @@ from diffae_jax.convert.settings import State, read_settings
 from diffae_jax.convert.stored import StoredTensor
 from diffae_jax.convert.torch_zip import read_checkpoint
 from diffae_jax.data.latents import LatentStatistics
-from diffae_jax.errors import UserError
+from diffae_jax.errors import UserError, shown
 from diffae_jax.models.functional import Params, flatten, unflatten
 from diffae_jax.probes import Probe
 from diffae_jax.training.sharding import make_mesh
 
 EMA = "ema_model."
+MAX_COUNT = 2**40  # of steps, and of images in one
 
 
 def import_official(
@@ -79,7 +80,7 @@ def import_official(
 
     origin = {"imported_from": Path(checkpoint).name, "unused": unused}
     counts = tree.get("global_step"), hyper.get("batch_size"), hyper.get("accum_batches", 1)
-    if all(isinstance(count, int) for count in counts):
+    if all(type(count) is int and 0 <= count < MAX_COUNT for count in counts):
         origin["images_seen"] = math.prod(counts)  # by what was trained last: the latent DDIM, where there is one
     return DiffAE(
         config,
@@ -98,7 +99,7 @@ def _state_dict(tree: Any, file: str) -> State:
         raise UserError(f"{file} holds no state_dict: it is not a checkpoint of the official code.")
     odd = [name for name, value in state.items() if not (isinstance(name, str) and isinstance(value, StoredTensor))]
     if odd:
-        raise UserError(f"{file} has entries in its state_dict that are not tensors: {name_some(map(str, odd))}.")
+        raise UserError(f"{file} has entries in its state_dict that are not tensors: {name_some(map(shown, odd))}.")
     return state
 
 
@@ -118,7 +119,7 @@ def _fill(state: State, shapes: dict[str, Params], file: str) -> tuple[dict[str,
             tensor = state[official]
             array = None
             if math.prod(tensor.shape) == math.prod(shape):  # otherwise it is not even read
-                array = to_ours(tensor.numpy(), ours, shape)
+                array = to_ours(_numbers(tensor, official, file), ours, shape)
             if array is None:
                 misshapen.append(f"{official} of shape {tensor.shape} for {shape}")
             filled[ours] = array
@@ -143,10 +144,21 @@ def _reasons(names: Iterable[str], reasons: dict[str, re.Pattern], file: str) ->
 
 def _statistics(tree: Any, file: str) -> LatentStatistics:
     """Reads conds_mean and conds_std of a state_dict or a latent.pkl."""
-    tensors = [tree.get(name) if isinstance(tree, dict) else None for name in STATISTICS]
-    if not all(isinstance(tensor, StoredTensor) for tensor in tensors):
+    tensors = {name: tree.get(name) if isinstance(tree, dict) else None for name in STATISTICS}
+    if not all(isinstance(tensor, StoredTensor) for tensor in tensors.values()):
         raise UserError(f"{file} lacks conds_mean or conds_std: it does not hold the statistics of z.")
-    return LatentStatistics(*(tensor.numpy().astype(np.float32).reshape(-1) for tensor in tensors))
+    return LatentStatistics(*(_numbers(tensor, name, file).reshape(-1) for name, tensor in tensors.items()))
+
+
+def _numbers(tensor: StoredTensor, name: str, file: str) -> np.ndarray:
+    """Reads a tensor as float32. Raises UserError, with its name, unless it holds finite floating point numbers."""
+    if tensor.dtype.kind != "f":
+        raise UserError(f"{file} has {name} of type {tensor.dtype}, where floating point numbers are expected.")
+    with np.errstate(over="ignore"):  # what float32 does not hold becomes infinite
+        array = tensor.numpy().astype(np.float32, copy=False)
+    if not np.isfinite(array).all():
+        raise UserError(f"{file} has numbers in {name} that are not finite: that model broke in training.")
+    return array
 
 
 def _agreed(ours: LatentStatistics | None, others: LatentStatistics, file: str) -> LatentStatistics:
@@ -168,7 +180,7 @@ def _classifier(path: str | Path) -> tuple[LatentStatistics, dict[str, Probe]]:
     if None in tensors.values():
         raise UserError(f"{file} lacks ema_classifier.weight or ema_classifier.bias: it is no official classifier.")
     _reasons(state.keys() - {*STATISTICS, *(f"ema_classifier.{name}" for name in tensors)}, UNUSED_OF_CLASSIFIER, file)
-    weight, bias = (tensors[name].numpy().astype(np.float32) for name in ("weight", "bias"))
+    weight, bias = (_numbers(tensor, f"ema_classifier.{name}", file) for name, tensor in tensors.items())
     if weight.ndim != 2 or bias.shape != (len(CELEBA_ATTRIBUTES),) or len(weight) != len(bias):
         raise UserError(
             f"{file} has a classifier of shape {weight.shape}, and only those of the {len(CELEBA_ATTRIBUTES)} "

@@ -5,10 +5,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from diffae_jax.config import default
+from diffae_jax.config import MAX_LEVELS, MAX_PRIOR_LAYERS, default
 from diffae_jax.convert.stored import StoredTensor
 from diffae_jax.diffusion.schedule import NUM_TIMESTEPS
-from diffae_jax.errors import UserError
+from diffae_jax.errors import UserError, shown
 from diffae_jax.models.unet import BLOCKS_PER_LEVEL
 
 OFFICIAL_ATTENTION = 16  # the one resolution with attention in all published models
@@ -30,7 +30,7 @@ def read_settings(state: State, hyper: dict[str, Any], file: str, image_size: in
     for key, value in (TAKEN_FOR_GRANTED | (TAKEN_FOR_GRANTED_OF_PRIOR if has_prior else {})).items():
         found = hyper.get(key, value)
         if isinstance(found, type(value) | float) and found != value:
-            raise UserError(f"{file} has {key} = {found}, and only models with {value} can be imported.")
+            raise UserError(f"{file} has {key} = {shown(found)}, and only models with {value} can be imported.")
 
     def shape(name: str, ndim: int) -> tuple[int, ...]:
         if name not in state:
@@ -52,10 +52,10 @@ def read_settings(state: State, hyper: dict[str, Any], file: str, image_size: in
         """Returns the channel multipliers of the way down and the levels that have attention."""
         per_level = BLOCKS_PER_LEVEL + 1  # the resampling block counted, or, on the first level, the first convolution
         num_blocks = count(f"{prefix}input_blocks.")
-        if num_blocks % per_level or not num_blocks:
+        if num_blocks % per_level or not 1 <= num_blocks // per_level <= MAX_LEVELS:
             raise UserError(
                 f"{file} has {num_blocks} {prefix}input_blocks; only models of {BLOCKS_PER_LEVEL} residual blocks a "
-                f"level can be imported."
+                f"level and 1 to {MAX_LEVELS} levels can be imported."
             )
         first = [f"{prefix}input_blocks.{per_level * level + 1}" for level in range(num_blocks // per_level)]
         channels = [shape(f"{block}.0.in_layers.2.weight", 4)[0] for block in first]
@@ -69,7 +69,8 @@ def read_settings(state: State, hyper: dict[str, Any], file: str, image_size: in
     size = _image_size(state, hyper, len(channel_mults), attention, file, image_size)
 
     config = default()
-    config.name = re.sub(r"[^\w.-]", "_", str(hyper.get("name") or "official"))
+    name = hyper.get("name")
+    config.name = re.sub(r"[^\w.-]", "_", name[:100]) if isinstance(name, str) and name else "official"
     config.image_shape = (size, size, conv_in[1])
     config.model.update(
         base_channels=base_channels,
@@ -84,6 +85,11 @@ def read_settings(state: State, hyper: dict[str, Any], file: str, image_size: in
     if has_prior:
         config.prior.schedule = _schedule(hyper, "latent_beta_scheduler", "const0.008", file)
         config.prior.num_layers = count("latent_net.layers.")
+        if config.prior.num_layers > MAX_PRIOR_LAYERS:
+            raise UserError(
+                f"{file} has {config.prior.num_layers:,} latent_net.layers; only models of up to {MAX_PRIOR_LAYERS} "
+                f"can be imported."
+            )
         config.prior.width = shape("latent_net.layers.0.linear.weight", 2)[0]
     return config
 
@@ -99,7 +105,7 @@ def _image_size(
         found = OFFICIAL_ATTENTION * 2 ** attention[0]
     if found is None or found < 1 or found % 2 ** (num_levels - 1):
         raise UserError(
-            f"{file} does not tell the size of its images (found: {found}): give --image-size, "
+            f"{file} does not tell the size of its images (found: {shown(found)}): give --image-size, "
             f"a multiple of {2 ** (num_levels - 1)}."
         )
     return found
@@ -112,5 +118,5 @@ def _positive(value: Any) -> int | None:
 def _schedule(hyper: dict[str, Any], key: str, usual: str, file: str) -> str:
     name = hyper.get(key, usual)
     if not isinstance(name, str) or name not in SCHEDULES:
-        raise UserError(f"{file} has {key} = {name!r}; schedules that can be imported: {', '.join(SCHEDULES)}.")
+        raise UserError(f"{file} has {key} = {shown(name)}; schedules that can be imported: {', '.join(SCHEDULES)}.")
     return SCHEDULES[name]

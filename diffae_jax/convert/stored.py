@@ -2,8 +2,9 @@
 
 import dataclasses
 import os
+import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,6 +29,14 @@ class Refusal(Exception):
     """What is wrong with a file, as the end of a sentence that begins with its path."""
 
 
+class Entry(NamedTuple):
+    """Where the bytes of an entry of the zip lie."""
+
+    start: int
+    size: int
+    checksum: int  # CRC-32
+
+
 @dataclasses.dataclass(frozen=True)
 class Storage:
     """The elements of one entry of a file, as a storage type sees them."""
@@ -37,6 +46,7 @@ class Storage:
     start: int  # byte in the file
     elements: int
     type_name: str
+    checksum: int  # CRC-32 of the entry
 
     @property
     def dtype(self) -> np.dtype:
@@ -44,7 +54,11 @@ class Storage:
         return np.dtype(GIVEN_AS.get(self.type_name, STORAGE_TYPES[self.type_name])).newbyteorder("=")
 
     def read(self, first: int, count: int) -> np.ndarray:
-        """Returns elements in one dimension. Raises UserError where the file is no longer the one that was checked."""
+        """Returns elements in one dimension.
+
+        Raises UserError where the file is no longer the one that was checked, and where all elements together are not
+        what was once written: of a part nothing tells.
+        """
         raw = np.empty(count, STORAGE_TYPES[self.type_name])
         try:
             with self.path.open("rb") as file:
@@ -55,6 +69,8 @@ class Storage:
             raise UserError(f"{self.path} cannot be read any more ({error.strerror}).") from error
         if not (complete and unchanged):
             raise UserError(f"{self.path} has changed since it was opened: run the command again.")
+        if count == self.elements and zlib.crc32(raw.view(np.uint8)) != self.checksum:
+            raise UserError(f"{self.path} has a damaged tensor at byte {self.start:,}: download or copy it again.")
         if self.type_name == "torch.BFloat16Storage":
             return (raw.astype(np.uint32) << 16).view(np.float32)
         return raw.astype(self.dtype, copy=False)
@@ -81,11 +97,6 @@ def identity_of(file: Any) -> tuple[int, ...]:
     """Returns what an open file does not share with another, or with itself after a change."""
     status = os.fstat(file.fileno())
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
-
-
-def shown(value: Any) -> str:
-    """Text of a file as it may stand in a message: short, in one line."""
-    return str(value)[:100].encode("unicode_escape").decode()
 
 
 def extent(shape: tuple[int, ...], strides: tuple[int, ...]) -> int:

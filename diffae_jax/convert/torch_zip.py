@@ -9,12 +9,14 @@ import io
 import os
 import struct
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
 from diffae_jax.convert.instructions import Machine
-from diffae_jax.convert.stored import Refusal, identity_of, shown
-from diffae_jax.errors import UserError
+from diffae_jax.convert.stored import Entry, Refusal, identity_of
+from diffae_jax.errors import UserError, shown
+from diffae_jax.files import told
 
 # A tensor takes an entry. At these limits the worst of files takes a second to refuse.
 MAX_ENTRIES = 20_000
@@ -32,17 +34,18 @@ def read_checkpoint(path: str | Path) -> Any:
     """
     path = Path(path)
     try:
-        if not path.is_file():  # to open a pipe would wait for its writer
-            raise Refusal("is a folder or device, not a file." if path.exists() else "does not exist: check the path.")
-        with path.open("rb", buffering=0) as file:
-            identity, entries = identity_of(file), _entries(file)
-            if "byteorder" in entries and _read_entry(file, entries["byteorder"]) != b"little":
-                raise Refusal("was written on a big-endian machine: save it again on a little-endian one.")
-            return Machine(path, identity, entries).run(_read_entry(file, entries["data.pkl"]))
+        with told(path):
+            if not path.is_file():  # to open a pipe would wait for its writer
+                raise Refusal(
+                    "is a folder or device, not a file." if path.exists() else "does not exist: check the path."
+                )
+            with path.open("rb", buffering=0) as file:
+                identity, entries = identity_of(file), _entries(file)
+                if "byteorder" in entries and _read_entry(file, entries["byteorder"]) != b"little":
+                    raise Refusal("was written on a big-endian machine: save it again on a little-endian one.")
+                return Machine(path, identity, entries).run(_read_entry(file, entries["data.pkl"]))
     except Refusal as refusal:
         raise UserError(f"{path} {refusal}") from refusal
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}).") from error
 
 
 class _DirectoryReads(io.FileIO):
@@ -54,8 +57,8 @@ class _DirectoryReads(io.FileIO):
         return super().read(size)
 
 
-def _entries(file: io.FileIO) -> dict[str, tuple[int, int]]:
-    """Returns where the bytes of each entry lie: name below the root folder -> (start, size)."""
+def _entries(file: io.FileIO) -> dict[str, Entry]:
+    """Returns where the bytes of each entry lie, by its name below the root folder."""
     _check_kind(file.read(64))
     try:
         with zipfile.ZipFile(_DirectoryReads(file.fileno(), closefd=False)) as archive:
@@ -90,7 +93,7 @@ def _check_kind(head: bytes) -> None:
         raise Refusal("is not a zip, as the files of torch.save are.")
 
 
-def _spans(file: io.FileIO, infos: list[zipfile.ZipInfo]) -> dict[str, tuple[int, int]]:
+def _spans(file: io.FileIO, infos: list[zipfile.ZipInfo]) -> dict[str, Entry]:
     """Returns the spans of the entries, having seen that they lie in the file, plain and side by side."""
     spans, end, length = {}, 0, file.seek(0, os.SEEK_END)
     for info in sorted(infos, key=lambda info: info.header_offset):
@@ -111,13 +114,16 @@ def _spans(file: io.FileIO, infos: list[zipfile.ZipInfo]) -> dict[str, tuple[int
         end = start + info.file_size
         if end > length:
             raise Refusal(f"is cut short: {name} would end at byte {end:,} of {length:,}.")
-        spans[info.filename.partition("/")[2]] = start, info.file_size
+        spans[info.filename.partition("/")[2]] = Entry(start, info.file_size, info.CRC)
     return spans
 
 
-def _read_entry(file: io.FileIO, span: tuple[int, int]) -> bytes:
-    start, size = span
+def _read_entry(file: io.FileIO, entry: Entry) -> bytes:
+    start, size, checksum = entry
     if size > MAX_PICKLE_BYTES:
         raise Refusal(f"describes its tensors in {size:,} bytes, more than the {MAX_PICKLE_BYTES:,} that are read.")
     file.seek(start)
-    return file.read(size)
+    content = file.read(size)
+    if zlib.crc32(content) != checksum:
+        raise Refusal(f"is damaged at byte {start:,}, where its tensors are described: download or copy it again.")
+    return content

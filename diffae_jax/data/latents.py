@@ -6,7 +6,6 @@ statistics.npz           mean and std of z over the training images
 """
 
 import dataclasses
-import json
 import os
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,6 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from diffae_jax.errors import UserError
+from diffae_jax.files import read_json, read_rows
 
 PART_SIZE = 1024  # images
 INPUTS, STATISTICS = "inputs.json", "statistics.npz"
@@ -25,14 +25,14 @@ INPUTS, STATISTICS = "inputs.json", "statistics.npz"
 class LatentStatistics:
     """Mean and sample standard deviation (n - 1) of every dimension of z over a data set, float32.
 
-    Raises UserError unless both are finite rows of one length and all deviations positive.
+    Raises UserError unless both are finite rows of one length that is not 0, and all deviations positive.
     """
 
     mean: Float[np.ndarray, "*d"]
     std: Float[np.ndarray, "*d"]
 
     def __post_init__(self):
-        if self.mean.ndim != 1 or self.mean.shape != self.std.shape:
+        if self.mean.ndim != 1 or self.mean.shape != self.std.shape or not self.mean.size:
             raise UserError(
                 f"The statistics of z have shapes {self.mean.shape} and {self.std.shape}, not one row each."
             )
@@ -78,7 +78,7 @@ class LatentStatistics:
     @classmethod
     def load(cls, path: Path) -> "LatentStatistics":
         """Reads what `save` wrote. Raises UserError where it is damaged."""
-        return cls(**_load(path, "mean", "std"))
+        return cls(*read_rows(path, ("mean", "std")))
 
 
 def part_starts(num_images: int) -> range:
@@ -109,21 +109,21 @@ def read_statistics(folder: Path, autoencoder: str) -> LatentStatistics | None:
     """
     if not (folder / STATISTICS).exists():
         return None
-    if json.loads((folder / INPUTS).read_text())["autoencoder"] != autoencoder:
+    if read_json(folder / INPUTS)["autoencoder"] != autoencoder:
         raise UserError(f"The z in {folder} are those of another autoencoder than the one beside it: remove {folder}.")
     return LatentStatistics.load(folder / STATISTICS)
 
 
 def read_parts(folder: Path, split: str) -> Iterator[tuple[list[str], Float[np.ndarray, "n d"]]]:
     """Yields ids and z of every part of a split in order. Raises UserError for a part that is missing or damaged."""
-    num_images = json.loads((folder / INPUTS).read_text())[split]
+    num_images = read_json(folder / INPUTS)[split]
     for start in part_starts(num_images):
         path = part_path(folder, split, start)
-        part = _load(path, "ids", "z")
+        ids, z = _load_part(path)
         wanted = min(PART_SIZE, num_images - start)
-        if not (len(part["ids"]) == len(part["z"]) == wanted and np.isfinite(part["z"]).all()):
+        if not (len(ids) == len(z) == wanted and np.isfinite(z).all()):
             raise UserError(f"{path} does not hold {wanted} finite z: remove it and run the stage latents again.")
-        yield part["ids"].tolist(), part["z"]
+        yield ids.tolist(), z
 
 
 def _save(path: Path, **arrays: np.ndarray) -> None:
@@ -135,9 +135,9 @@ def _save(path: Path, **arrays: np.ndarray) -> None:
     scratch.replace(path)
 
 
-def _load(path: Path, *names: str) -> dict[str, np.ndarray]:
+def _load_part(path: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in names}
+            return arrays["ids"], arrays["z"]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} is missing or damaged: remove it and run the stage latents again.") from error

@@ -8,8 +8,7 @@ from ml_collections import ConfigDict
 
 from diffae_jax import __version__
 from diffae_jax.api import DiffAE
-from diffae_jax.bundle import MANIFEST
-from diffae_jax.bundle import _read_manifest as read_manifest
+from diffae_jax.bundle import MANIFEST, read_manifest
 from diffae_jax.models.functional import digest
 from diffae_jax.training.checkpoint import latest_step
 from diffae_jax.training.logging import is_main_process, say

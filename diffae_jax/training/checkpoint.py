@@ -7,7 +7,8 @@ from typing import Any
 
 from orbax.checkpoint import v1 as ocp
 
-from diffae_jax.errors import UserError
+from diffae_jax.errors import UserError, shown
+from diffae_jax.models.functional import flatten
 from diffae_jax.training.logging import is_main_process
 from diffae_jax.training.state import Params, TrainState
 
@@ -44,6 +45,11 @@ class Checkpoints:
         loaded = self._checkpointer.load_checkpointables(step, {"state": abstract_state, "window": None})
         return loaded["state"], loaded["window"]
 
+    def ema_shapes(self, step: int) -> dict[str, tuple[int, ...]]:
+        """Returns the shapes of the averaged weights of a step by their flat names. Raises KeyError where none are."""
+        state = self._checkpointer.checkpointables_metadata(step).metadata["state"] or {}  # None where it is damaged
+        return {name: tuple(array.shape) for name, array in flatten(state["ema"]).items()}
+
     def wait(self) -> None:
         """Returns once all saves are committed. Raises what a save in the background raised."""
         self._checkpointer.wait()
@@ -62,17 +68,31 @@ def latest_step(folder: Path) -> int | None:
 def load_ema(folder: Path, abstract_params: Params) -> Params:
     """Returns the averaged weights of the newest checkpoint, and reads nothing else; a run may go on meanwhile.
 
-    Raises UserError where there is no checkpoint.
+    Raises UserError where there is no checkpoint, and where it is damaged or of another model.
     """
     checkpoints = Checkpoints(folder, read_only=True)
     with contextlib.closing(checkpoints):
-        if checkpoints.latest is None:
+        step = checkpoints.latest
+        if step is None:
             raise UserError(
                 f"{folder} holds no checkpoint yet: run the stage that makes it (--stages={folder.parent.name}) or "
                 f"let it go on until its first save."
             )
         only_what_is_named = ocp.Context()
         only_what_is_named.pytree.loading.partial_load = True
-        with only_what_is_named:
-            state, _ = checkpoints.restore(checkpoints.latest, {"ema": abstract_params})
-        return state["ema"]
+        try:
+            found = checkpoints.ema_shapes(step)
+            wanted = {name: leaf.shape for name, leaf in flatten(abstract_params).items()}
+            differing = sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
+            if differing:
+                raise UserError(
+                    f"{folder} holds another model than the config.json of the run describes, first in "
+                    f"{shown(differing[0])}: bring back the config.json that it was trained with."
+                )
+            with only_what_is_named:
+                state, _ = checkpoints.restore(step, {"ema": abstract_params})
+            return state["ema"]
+        except (KeyError, ValueError, OSError) as error:  # Orbax raises KeyError, whatever is wrong with its files
+            raise UserError(
+                f"{folder / str(step)} is damaged: remove it, and the checkpoint before it is taken."
+            ) from error

@@ -1,0 +1,97 @@
+"""Opens files that others wrote: regular files alone, of no more bytes and depth than what they should be needs."""
+
+import contextlib
+import io
+import json
+import re
+import struct
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffae_jax.errors import UserError, shown
+
+MAX_JSON_BYTES = 4 * 2**20
+MAX_JSON_DEPTH = 16
+MAX_ROWS_BYTES = 4 * 2**20
+ROW_HEADER = re.compile(
+    rb"\x93NUMPY\x01\x00..\{'descr': '<(f4|f8)', 'fortran_order': False, 'shape': \((\d{1,9}),\), \} *\n", re.S
+)
+
+
+@contextlib.contextmanager
+def told(path: Path, verb: str = "read") -> Iterator[None]:
+    """Turns what the system says about a path into a UserError: no permission, a name too long, a broken disk."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path} cannot be {verb} ({error.strerror or shown(str(error))}).") from error
+
+
+def read_bytes(path: Path, limit: int) -> bytes:
+    """Returns the content of a regular file, or of one that a link leads to.
+
+    Raises UserError for anything else, and for one of more than `limit` bytes.
+    """
+    with told(path):
+        if not path.is_file():  # to open a pipe would wait for its writer
+            raise UserError(f"{path} is {'not a file' if path.exists() else 'missing: check the path'}.")
+        with path.open("rb") as file:
+            content = file.read(limit + 1)
+    if len(content) > limit:
+        raise UserError(f"{path} cannot be read: it has more than the {limit:,} bytes that such a file may have.")
+    return content
+
+
+def read_json(path: Path) -> Any:
+    """Returns the value of a JSON file. Raises UserError where it is none, or is long or deep beyond need."""
+    return parse_json(read_bytes(path, MAX_JSON_BYTES), path)
+
+
+def parse_json(content: bytes, path: Path) -> Any:
+    """Returns the value of JSON that was found in `path`. Raises UserError where it is none or deep beyond need."""
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read as JSON ({shown(str(error))}): it is damaged.") from error
+    level = [value]
+    for _ in range(MAX_JSON_DEPTH):
+        level = [inner for outer in level if isinstance(outer, dict | list) for inner in _within(outer)]
+    if level:
+        raise UserError(f"{path} cannot be read: its JSON is nested more than {MAX_JSON_DEPTH} levels deep.")
+    return value
+
+
+def _within(value: dict | list) -> Any:
+    return value.values() if isinstance(value, dict) else value
+
+
+def read_rows(path: Path, names: tuple[str, ...]) -> list[np.ndarray]:
+    """Returns, as float32, the rows of floating point numbers that np.savez wrote under these names and no others.
+
+    Raises UserError for any other file. numpy would follow what the file says of itself, to any size or type.
+    """
+    content = io.BytesIO(read_bytes(path, MAX_ROWS_BYTES))
+    wanted = [f"{name}.npy" for name in names]
+    try:
+        with zipfile.ZipFile(content) as archive:
+            infos = archive.infolist()
+            plain = all(info.compress_type == zipfile.ZIP_STORED and not info.flag_bits & 1 for info in infos)
+            if not plain or [info.filename for info in infos] != wanted:
+                raise UserError(
+                    f"{path} cannot be read: it does not hold {' and '.join(names)} as np.savez writes them."
+                )
+            return [_row(archive.read(info), path, info.filename) for info in infos]
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError, EOFError, struct.error) as error:
+        raise UserError(f"{path} cannot be read: it is not a file of np.savez, or damaged.") from error
+
+
+def _row(content: bytes, path: Path, name: str) -> np.ndarray:
+    header = ROW_HEADER.match(content)
+    if header is None or len(content) - header.end() != int(header[2]) * int(header[1][1:]):
+        raise UserError(f"{path} cannot be read: its {name} is not a row of floating point numbers.")
+    with np.errstate(over="ignore"):  # what float32 does not hold becomes infinite, which is refused
+        return np.frombuffer(content, f"<{header[1].decode()}", offset=header.end()).astype(np.float32)
