@@ -1,5 +1,6 @@
 """A trained model as one object."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -15,7 +16,7 @@ from jaxtyping import Array, Float, Int, Key, Shaped
 from ml_collections import ConfigDict
 
 from diffae_jax.bundle import MANIFEST, Bundle, read_bundle, write_bundle
-from diffae_jax.config import check, check_num_steps, from_json
+from diffae_jax.config import check, check_num_steps, check_seed, from_json
 from diffae_jax.data.latents import STATISTICS, LatentStatistics, read_statistics
 from diffae_jax.diffusion.samplers import ddim_decode, ddim_encode
 from diffae_jax.diffusion.schedule import ddim_grid
@@ -226,6 +227,12 @@ class DiffAE:
         if is_main_process():
             write_bundle(Path(path), Bundle(self.config, weights, self.statistics, self.probes, self.origin))
 
+    def digest(self) -> str:
+        """Returns a SHA-256 of weights and statistics, which tells this model from another."""
+        parts = {"autoencoder": self.params} | ({} if self.prior is None else {"prior": self.prior})
+        statistics = {} if self.statistics is None else {"statistics": dataclasses.asdict(self.statistics)}
+        return digest(on_host(parts) | statistics)
+
     def encode(self, images: Shaped[Any, "n *shape"]) -> Float[np.ndarray, "n d"]:
         """Returns the semantic code z of each image (Sec. 3.2)."""
         self._check_images(images)
@@ -253,7 +260,7 @@ class DiffAE:
         if x_T is None:
             if z is None:
                 raise UserError("decode needs z, x_T or both: they say how many images there are.")
-            x_T = jax.device_get(_noise(seed, jnp.arange(len(z)), shape=self.image_shape))
+            x_T = self._drawn_noise(len(z), seed)
         self._check_shape(x_T)
         self._check_z(z, len(x_T))
         return self._in_batches(self._sampler(_decode, num_steps), x_T, z)
@@ -265,8 +272,7 @@ class DiffAE:
         z = self._own_z(images)
         if infer_x_T:
             return self.decode(z, self.invert(images, z, num_steps), num_steps)
-        x_T = jax.device_get(_noise(seed, jnp.arange(len(images)), shape=self.image_shape))
-        return self.decode(z, x_T, num_steps)
+        return self.decode(z, self._drawn_noise(len(images), seed), num_steps)
 
     def sample(
         self, num_images: int, seed: int = 0, num_steps: int = 100, num_latent_steps: int = 100
@@ -279,15 +285,15 @@ class DiffAE:
         if num_images < 1:
             raise UserError(f"At least one image has to be sampled, not {num_images}.")
         if self.config.model.z_dim is None:
-            x_T = jax.device_get(_noise(seed, jnp.arange(num_images), shape=self.image_shape))
-            return self.decode(None, x_T, num_steps)
+            return self.decode(None, self._drawn_noise(num_images, seed), num_steps)
         if self.prior is None:
             raise UserError(
                 f"{self.config.name} has no latent DDIM, and new images need z drawn from one: train it with "
                 f"--stages=latents,prior, or import a checkpoint that has it (NAME_autoenc_latent)."
             )
-        check_num_steps(num_steps)
-        check_num_steps(num_latent_steps)
+        for steps in (num_steps, num_latent_steps):
+            check_num_steps(steps)
+        check_seed(seed)
         draw = partial(
             _sample,
             prior=self.prior,
@@ -306,6 +312,10 @@ class DiffAE:
         return jax.tree.map(
             lambda a: a if isinstance(getattr(a, "sharding", None), NamedSharding) else spread(a, whole), params
         )
+
+    def _drawn_noise(self, num_images, seed):
+        check_seed(seed)
+        return jax.device_get(_noise(seed, jnp.arange(num_images), shape=self.image_shape))
 
     def _own_z(self, images):
         return None if self.config.model.z_dim is None else self.encode(images)

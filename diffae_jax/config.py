@@ -38,6 +38,7 @@ RANGES = {  # of sizes, what no network of today comes near: a config from elsew
     "prior.ema_decay": (0.0, 1.0),
     "data.held_out_share": (0.0, 0.99),
     "execution.num_workers": (0, 1024),
+    "evaluation.num_samples": (2, 10_000_000),
 }
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", list: "a list", tuple: "a list"}
 MAX_NUMBER = 1e18
@@ -71,7 +72,6 @@ POSITIVE_KEYS = (
     "report.prior_grid_every",
     "report.num_sample_images",
     "evaluation.num_images",
-    "evaluation.num_samples",
 )
 
 
@@ -201,6 +201,13 @@ def _check_type(key: str, value: Any, usual: Any) -> None:
         raise UserError(f"{key} must be {KINDS[type(usual)]}, not {shown(value)}.")
     if type(value) in (int, float) and not abs(value) < MAX_NUMBER:
         raise UserError(f"{key} must be finite and less than {MAX_NUMBER:.0e}, not {shown(value)}.")
+
+
+def check_seed(seed: int) -> None:
+    """Raises UserError for a seed that the random generator does not take."""
+    low, high = RANGES["seed"]
+    if not low <= seed <= high:
+        raise UserError(f"The seed must be between {low} and {high}, not {seed}.")
 
 
 def from_json(path: Path) -> ConfigDict:

@@ -1,10 +1,14 @@
-"""Joining the processes of a cluster, before the first question about devices."""
+"""Joining the processes of a cluster, before the first question about devices, and keeping them together."""
 
+import contextlib
 import importlib.util
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 from diffae_jax.errors import UserError
 
@@ -44,3 +48,22 @@ def join_cluster(coordinator: str | None = None, num_processes: int | None = Non
             f"The other processes could not be joined ({error}): start all of them, or name the first with "
             f"--coordinator=HOST:PORT, --num_processes and --process_id."
         ) from error
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """Lets all processes leave a block at the same time, and raises UserError on all where it was raised on one.
+
+    Otherwise the others would wait for that one for ever, in the next thing that they do together.
+    """
+    problem = None
+    try:
+        yield
+    except UserError as error:
+        problem = error
+    if jax.process_count() > 1:
+        refused = multihost_utils.process_allgather(np.asarray(problem is not None))
+        if problem is None and refused.any():
+            problem = UserError("Another process could not go on; its message says why.")
+    if problem is not None:
+        raise problem

@@ -124,7 +124,7 @@ def test_run_goes_on_from_z_to_samples_and_a_bundle(whole):
     distances = json.loads((workdir / "evaluation" / "results.json").read_text())["samples"]
     assert distances["num_samples"] == 16
     assert set(distances["frechet_distance_in_principal_components"]) == {"samples", "training_images", "gaussian_z"}
-    for promise in ("z of 8 dimensions, 3 parts", "at the most", "latents/s", "Frechet distance", "samples.png"):
+    for promise in ("z of 8 dimensions; 1,797 images to go, less than", "latents/s", "Frechet distance", "samples.png"):
         assert promise in output, promise
     assert f'DiffAE.load("{workdir / "bundle"}")' in output.splitlines()[-4]
 
@@ -313,10 +313,48 @@ def test_another_prior_of_the_same_autoencoder_is_trained_once_the_old_one_is_re
     workdir = tmp_path / "run"
     shutil.copytree(whole[0], workdir)
     shutil.rmtree(workdir / "prior")
-    finish(start(workdir, MANY_STEPS, "--config.prior.width=33", "--stages=prior,export"))
+    output = finish(start(workdir, MANY_STEPS, "--config.prior.width=33"))
+    assert "evaluation: finished" not in output, "its samples are those of the old prior"
     model = DiffAE.load(workdir / "bundle")
     assert model.config.prior.width == 33
     assert model.prior["layers"][0]["linear"]["kernel"].shape == (8, 33)
+    shutil.rmtree(workdir / "prior")
+    finish(start(workdir, MANY_STEPS, "--config.prior.width=33", "--stages=evaluation,export"))
+    assert DiffAE.load(workdir / "bundle").prior is None
+    assert not (workdir / "evaluation" / "samples.png").exists()
+    shutil.rmtree(workdir / "latents")
+    finish(start(workdir, MANY_STEPS, "--config.prior.width=33", "--stages=export"))
+    assert DiffAE.load(workdir / "bundle").statistics is None
+
+
+def test_damaged_bundle_of_a_run_is_written_anew(whole, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(whole[0], workdir)
+    weights = workdir / "bundle" / "weights.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    output = finish(start(workdir, MANY_STEPS, "--stages=export"))
+    assert "SHA-256 differs" in output
+    assert files(workdir / "bundle") == files(whole[0] / "bundle")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda latents: (latents / "inputs.json").unlink(), "nothing tells what it was made from"),
+        (lambda latents: (latents / "inputs.json").write_text("{"), "cannot be read as JSON"),
+        (lambda latents: (latents / "inputs.json").write_text("[]"), "inputs.json is damaged"),
+        (lambda latents: (latents / "statistics.npz").write_bytes(b"PK"), "statistics.npz cannot be read"),
+    ],
+    ids=["no record", "cut record", "other record", "statistics"],
+)
+def test_damaged_latents_are_told_in_one_sentence(whole, tmp_path, damage, message):
+    workdir = tmp_path / "run"
+    shutil.copytree(whole[0], workdir)
+    damage(workdir / "latents")
+    output = finish(start(workdir, MANY_STEPS, "--stages=latents,prior"), code=2)
+    assert message in output
+    assert "Traceback" not in output
 
 
 def test_latents_of_another_autoencoder_are_refused(whole, tmp_path):
@@ -332,6 +370,33 @@ def test_latents_of_another_autoencoder_are_refused(whole, tmp_path):
         assert re.search(message, output)
         assert "Traceback" not in output
     assert files(workdir) == before
+
+
+def test_prior_of_two_processes_stops_on_a_signal_to_one(whole, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(whole[0], workdir)
+    shutil.rmtree(workdir / "prior")
+    longer = "--config.prior.num_latents=200_000"
+    processes = two_processes(workdir, MANY_STEPS, longer, "--stages=prior")
+    wait_for(processes[0], workdir, "prior/checkpoints/16/_CHECKPOINT_METADATA")
+    processes[0].send_signal(signal.SIGTERM)
+    sent = time.monotonic()
+    outputs = [finish(process, code=143) for process in processes]
+    assert time.monotonic() - sent < 10
+    assert "Run the same command again to go on." in outputs[0]
+
+
+def test_what_stops_one_process_stops_the_others(tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    for i in range(20):
+        Image.new("L", (8, 8), 100).save(images / f"{i}.png")
+    processes = two_processes(tmp_path / "run", "--config.data.kind=folder", f"--config.data.path={images}")
+    outputs = [finish(process, code=2, timeout=120) for process in processes]
+    assert "All 20 images have the same value in 8 of the 8 dimensions of z" in outputs[0]
+    assert "Another process could not go on" in outputs[1]
+    assert not (tmp_path / "run" / "latents" / "statistics.npz").exists()
+    assert not (tmp_path / "run" / "prior").exists()
 
 
 def test_two_processes_encode_the_z_of_one(whole, tmp_path):
@@ -420,7 +485,17 @@ def test_mistakes_are_told_in_one_sentence(arguments, devices, message, tmp_path
 def test_folder_of_images_trains(image_folder, tmp_path):
     output = finish(start(tmp_path, "--config.data.kind=folder", f"--config.data.path={image_folder}"))
     assert "8x8x1, 20 to train on, 0 held out" in output
-    assert "no images are held out" in output
+    assert "No images are held out" in output
+    assert re.search(r"16 samples in 2 steps: Frechet distance .* to 10 other training images, in", output)
+    assert "held-out images" not in output
+    distances = json.loads((tmp_path / "evaluation" / "results.json").read_text())["samples"]
+    assert distances["frechet_distance_in_principal_components"]["training_images"] > 0.1
+    (tmp_path / "one").mkdir()
+    arguments = "--config.data.kind=folder", f"--config.data.path={image_folder}", "--config.data.held_out_share=0.07"
+    output = finish(start(tmp_path / "one", *arguments))
+    assert "19 to train on, 1 held out" in output
+    assert "too few real images (1 held-out images)" in output
+    assert (tmp_path / "one" / "bundle" / "manifest.json").exists()
     assert len(list((tmp_path / "autoencoder" / "grids").glob("*.png"))) == 1
     shutil.rmtree(tmp_path / "evaluation")
     moved = tmp_path / "moved"

@@ -10,12 +10,13 @@ import os
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from diffae_jax.errors import UserError
-from diffae_jax.files import read_json, read_rows
+from diffae_jax.files import read_json, read_rows, told
 
 PART_SIZE = 1024  # images
 INPUTS, STATISTICS = "inputs.json", "statistics.npz"
@@ -102,6 +103,14 @@ def write_part(path: Path, ids: Sequence[str], z: Float[np.ndarray, "n d"]) -> N
     _save(path, ids=np.asarray(ids), z=z)
 
 
+def read_inputs(folder: Path) -> dict[str, Any]:
+    """Returns what a stage's folder was made from. Raises UserError where the record of it is damaged."""
+    inputs = read_json(folder / INPUTS)
+    if not isinstance(inputs, dict):
+        raise UserError(f"{folder / INPUTS} is damaged: remove {folder}, and it is made anew.")
+    return inputs
+
+
 def read_statistics(folder: Path, autoencoder: str) -> LatentStatistics | None:
     """Returns the statistics of the z in a folder, where they are taken already.
 
@@ -109,14 +118,14 @@ def read_statistics(folder: Path, autoencoder: str) -> LatentStatistics | None:
     """
     if not (folder / STATISTICS).exists():
         return None
-    if read_json(folder / INPUTS)["autoencoder"] != autoencoder:
+    if read_inputs(folder).get("autoencoder") != autoencoder:
         raise UserError(f"The z in {folder} are those of another autoencoder than the one beside it: remove {folder}.")
     return LatentStatistics.load(folder / STATISTICS)
 
 
 def read_parts(folder: Path, split: str) -> Iterator[tuple[list[str], Float[np.ndarray, "n d"]]]:
     """Yields ids and z of every part of a split in order. Raises UserError for a part that is missing or damaged."""
-    num_images = read_json(folder / INPUTS)[split]
+    num_images = read_inputs(folder).get(split, 0)
     for start in part_starts(num_images):
         path = part_path(folder, split, start)
         ids, z = _load_part(path)
@@ -128,16 +137,17 @@ def read_parts(folder: Path, split: str) -> Iterator[tuple[list[str], Float[np.n
 
 def _save(path: Path, **arrays: np.ndarray) -> None:
     scratch = path.with_suffix(".tmp")
-    with scratch.open("wb") as file:
-        np.savez(file, **arrays)
-        file.flush()
-        os.fsync(file.fileno())
-    scratch.replace(path)
+    with told(path, "written"):
+        with scratch.open("wb") as file:
+            np.savez(file, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        scratch.replace(path)
 
 
 def _load_part(path: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return arrays["ids"], arrays["z"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} is missing or damaged: remove it and run the stage latents again.") from error

@@ -25,7 +25,7 @@ from diffae_jax.models import abstract_model, split
 from diffae_jax.stages.data import check_data, open_data, read
 from diffae_jax.training.checkpoint import Checkpoints
 from diffae_jax.training.health import describe_z, z_health
-from diffae_jax.training.logging import MetricsWriter, is_main_process, parameter_table, quantity, say
+from diffae_jax.training.logging import MetricsWriter, is_main_process, parameter_table, quantity, say, warn_of_memory
 from diffae_jax.training.loop import Intervals, Periodic, PeriodicCall, fit, steps_of
 from diffae_jax.training.precision import resolve_precision
 from diffae_jax.training.program import Program, compile_program, run_key
@@ -98,21 +98,24 @@ def describe(config: ConfigDict, program: Program, num_training: int, num_held_o
         f"The run: {num_steps:,} steps, {num_steps * batch_size:,} images "
         f"({num_steps * batch_size / num_training:,.0f} times each), {work(num_steps)}."
     )
-    limit = (device.memory_stats() or {}).get("bytes_limit")
-    if limit and program.bytes_per_device > limit:
-        say(
-            f"WARNING: a device has {quantity(limit, 'B')}, less than that: set --config.execution.remat=True, "
-            f"a higher --config.execution.num_microbatches or a lower --config.train.batch_size."
-        )
+    warn_of_memory(
+        program.bytes_per_device,
+        "set --config.execution.remat=True, a higher --config.execution.num_microbatches or a lower "
+        "--config.train.batch_size",
+    )
 
 
 def periodic_tasks(config: ConfigDict, folder: Path, mesh: Mesh, images: Source) -> list[Periodic]:
     """Returns what is done at intervals: the health of z, and a grid of reconstructions, both on `images`."""
     batch_size = config.train.batch_size
-    grid = grid_task(config, folder, mesh, read(images, config.report.num_grid_images))
+
+    def some(count):
+        return read(images, range(min(count, len(images))))
+
+    grid = grid_task(config, folder, mesh, some(config.report.num_grid_images))
     tasks = [Periodic(steps_of(config.report.grid_every, batch_size), grid)]
     if config.model.z_dim is not None:
-        health_images = read(images, batch_size // config.execution.num_microbatches)  # so many fit the devices
+        health_images = some(batch_size // config.execution.num_microbatches)  # so many fit the devices
         if len(health_images) > 1:
             health = health_task(config, mesh, health_images)
             tasks.append(Periodic(steps_of(config.report.health_every, batch_size), health))

@@ -45,15 +45,15 @@ STAGES = {
         prior.run,
         "latents/, autoencoder/",
         "prior/",
-        "a lower --config.prior.batch_size, or more devices with --config.execution.sharding=fsdp",
+        "a lower --config.prior.batch_size or --config.report.num_sample_images; z of all images have to fit",
     ),
     "evaluation": Stage(
         evaluation.run,
         "the images, autoencoder/, latents/, prior/",
         "evaluation/",
-        "a lower --config.evaluation.num_images",
+        "devices with more memory",
     ),
-    "export": Stage(export.run, "autoencoder/, latents/, prior/", "bundle/", "a device with more memory"),
+    "export": Stage(export.run, "autoencoder/, latents/, prior/", "bundle/", "devices with more memory"),
 }
 
 
@@ -80,13 +80,14 @@ def run_stages(config: ConfigDict, workdir: str | None = None, stages: list[str]
                         f"The devices have too little memory for the stage {name}: give it {stage.less_memory}."
                     ) from error
         if stages is None:
-            say(closing_words(folder.path))
+            say(closing_words(config, folder.path))
 
 
-def closing_words(folder: Path) -> str:
+def closing_words(config: ConfigDict, folder: Path) -> str:
     """Says where the results of a finished run are, and what to try next."""
+    has_z = config.model.z_dim is not None
     pictures = {
-        "evaluation/reconstructions.png": "held-out images and what comes back of them",
+        "evaluation/reconstructions.png": "images and what comes back of them",
         "evaluation/samples.png": "new images",
         "autoencoder/grids": "reconstructions during training",
         "prior/grids": "samples during training",
@@ -100,9 +101,9 @@ def closing_words(folder: Path) -> str:
             f"The model: {bundle}, one folder to keep and to share. To go on:",
             "  from diffae_jax import DiffAE",
             f'  model = DiffAE.load("{bundle}")',
-            "  z = model.encode(images)                # what your images mean",
-            "  again = model.reconstruct(images)       # almost the same images",
-            *(["  new = model.sample(16, seed=1)"] if (folder / "prior").exists() else []),
+            *(["  z = model.encode(images)           # what your images mean"] if has_z else []),
+            "  again = model.reconstruct(images)  # almost the same images",
+            "  new = model.sample(16, seed=1)     # new ones",
         ]
     )
 

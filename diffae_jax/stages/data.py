@@ -1,6 +1,8 @@
 """The data of a run, the same from its first step to its last."""
 
 import json
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +56,14 @@ def describe_files(training: Source, held_out: Source) -> dict[str, int | str]:
     return {"training": len(training), "held_out": len(held_out), "files": fingerprint(*files)}
 
 
-def read(images: Source, count: int) -> UInt8[np.ndarray, "n *shape"]:
-    """Reads the first images of a source, at most `count`."""
-    return np.stack([images[i] for i in range(min(count, len(images)))])
+def choose(num_images: int, count: int, seed: int) -> np.ndarray:
+    """Returns the numbers of at most `count` images, in order, chosen at random: neighbours may be of one kind."""
+    if num_images <= count:
+        return np.arange(num_images)
+    return np.sort(np.random.default_rng(seed).choice(num_images, count, replace=False))
+
+
+def read(images: Source, numbers: Iterable[int]) -> UInt8[np.ndarray, "n *shape"]:
+    """Reads some images of a source."""
+    with ThreadPoolExecutor() as pool:
+        return np.stack(list(pool.map(images.__getitem__, numbers)))

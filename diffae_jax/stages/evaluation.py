@@ -17,12 +17,13 @@ from sklearn.svm import SVC
 from diffae_jax.api import DiffAE
 from diffae_jax.data.sources import Source
 from diffae_jax.data.transforms import to_float
+from diffae_jax.distributed import together
 from diffae_jax.evaluation.figures import save_grid, save_rows
 from diffae_jax.evaluation.metrics import frechet_distance, mse, principal_components
-from diffae_jax.stages.data import open_data, read
+from diffae_jax.files import read_json
+from diffae_jax.stages.data import choose, open_data, read
 from diffae_jax.stages.run_folder import write_json
-from diffae_jax.training.checkpoint import latest_step
-from diffae_jax.training.logging import is_main_process, say
+from diffae_jax.training.logging import duration, is_main_process, last_speed, say
 
 NUM_PICTURES = 12  # a row
 NUM_COMPONENTS = 32  # principal components of the images, in which samples are compared with real ones
@@ -32,28 +33,46 @@ def run(config: ConfigDict, folder: Path, mesh: Mesh) -> None:
     """Measures a trained run; writes evaluation/results.json, reconstructions.png and, with a prior, samples.png."""
     training, held_out = open_data(config, folder)
     path = folder / "evaluation" / "results.json"
-    steps = {name: latest_step(folder / name / "checkpoints") for name in ("autoencoder", "prior")}
-    measured = {**steps, **json.loads(config.evaluation.to_json())}
-    if path.exists() and json.loads(path.read_text())["measured"] == measured:
+    model = DiffAE.load(folder, mesh)
+    measured = {"model": model.digest(), **json.loads(config.evaluation.to_json())}
+    with together():  # nobody writes before all have looked
+        finished = path.exists() and read_json(path)["measured"] == measured
+    if finished:
         say(f"evaluation: finished, figures in {path}.")
         return
-    model = DiffAE.load(folder, mesh)
-    if len(held_out):
-        say(f"Evaluation: {min(len(held_out), config.evaluation.num_images):,} held-out images.")
-    else:
+    if not len(held_out):
         held_out = training
-        say("Evaluation: no images are held out (--config.data.held_out_share), so on training images.")
-    x_0 = to_float(read(held_out, config.evaluation.num_images))
+        say("No images are held out (--config.data.held_out_share), so what follows is measured on training images.")
+    chosen = choose(len(held_out), config.evaluation.num_images, config.seed)
+    x_0 = to_float(read(held_out, chosen))
+    say(f"{len(x_0):,} images{expected_time(model, folder, len(x_0))}")
 
     results: dict[str, Any] = {"measured": measured, "num_images": len(x_0)}
     decoded = reconstruction(model, x_0, results, path.parent)
     if held_out.labels is not None and config.model.z_dim is not None:
-        results["labels"] = recognition(model, training, held_out, x_0, decoded)
+        results["labels"] = recognition(model, training, x_0, held_out.labels[chosen], decoded)
     if model.prior is not None:
-        results["samples"] = sampling(model, training, x_0, path.parent)
+        unseen = x_0 if held_out is not training else None
+        results["samples"] = sampling(model, training, unseen, path.parent)
+    elif is_main_process():
+        (path.parent / "samples.png").unlink(missing_ok=True)  # of a latent DDIM that is gone
     if is_main_process():
         write_json(path, results)
         say(f"  figures: {path}")
+
+
+def expected_time(model: DiffAE, folder: Path, num_images: int) -> str:
+    """Ends a sentence with the time that evaluation takes, going by the speed of training.
+
+    A training step takes three times as long as the prediction of the noise alone, or longer.
+    """
+    speed, evaluation = last_speed(folder, "images"), model.config.evaluation
+    if not speed:
+        return "."
+    predictions = 3 * num_images * sum(evaluation.num_steps)
+    if model.prior is not None:
+        predictions += 2 * evaluation.num_samples * evaluation.num_sample_steps
+    return f": about {duration(predictions / (3 * speed) + 1)} or less."
 
 
 def reconstruction(
@@ -83,43 +102,54 @@ def reconstruction(
     return decoded
 
 
-def sampling(model: DiffAE, training: Source, x_0: Float[np.ndarray, "n *shape"], folder: Path) -> dict[str, Any]:
+def sampling(
+    model: DiffAE, training: Source, unseen: Float[np.ndarray, "n *shape"] | None, folder: Path
+) -> dict[str, Any]:
     """Measures how far unconditional samples are from real images, and draws some (Sec. 5.7).
 
-    As yardsticks the same distance of training images, which no model is expected to undercut by much, and of images
-    decoded from z of the right mean and deviation but without the latent DDIM.
+    The real ones are held out, or, where none are, one half of a choice of training images. As yardsticks the same
+    distance of other training images, as many as there are samples, below which no sample is expected to come, and of
+    images decoded from z of the right mean and deviation but without the latent DDIM.
     """
-    config, statistics = model.config.evaluation, model.statistics
+    config, statistics, seed = model.config.evaluation, model.statistics, model.config.seed
     num_images, num_steps = config.num_samples, config.num_sample_steps
-    real = to_float(read(training, max(config.num_images, config.num_samples)))
-    components = principal_components(real, NUM_COMPONENTS)
-    samples = model.sample(num_images, model.config.seed, num_steps, num_steps)
-    z = np.random.default_rng(model.config.seed).normal(size=(num_images, len(statistics.mean)))
-    from_gaussian = model.decode(statistics.denormalize(z.astype(np.float32)), None, num_steps, model.config.seed)
-    distances = {
-        name: frechet_distance(components(images), components(x_0))
-        for name, images in (("samples", samples), ("training_images", real), ("gaussian_z", from_gaussian))
-    }
-    say(
-        f"  {num_images:,} samples in {num_steps} steps; Frechet distance to the held-out images in the "
-        f"{NUM_COMPONENTS} principal components of the images: {distances['samples']:.2f}, of training images "
-        f"{distances['training_images']:.2f}, of images from Gaussian z {distances['gaussian_z']:.2f}"
-    )
+    samples = model.sample(num_images, seed, num_steps, num_steps)
     if is_main_process():
         save_grid(folder / "samples.png", samples[:64])
-    return {"num_samples": num_images, "num_steps": num_steps, "frechet_distance_in_principal_components": distances}
+    results = {"num_samples": num_images, "num_steps": num_steps}
+
+    chosen = choose(len(training), num_images if unseen is not None else 2 * num_images, seed)
+    real, name = to_float(read(training, np.random.default_rng(seed).permutation(chosen))), "held-out images"
+    if unseen is None:
+        real, unseen, name = real[::2], real[1::2], "other training images"
+    if min(len(real), len(unseen)) < 2:
+        say(f"  {num_images:,} samples; too few real images ({len(unseen)} {name}) to compare them with.")
+        return results
+    components = principal_components(real, NUM_COMPONENTS)
+    z = np.random.default_rng(seed).normal(size=(num_images, len(statistics.mean)))
+    from_gaussian = model.decode(statistics.denormalize(z.astype(np.float32)), None, num_steps, seed)
+    distances = {
+        kind: frechet_distance(components(images), components(unseen))
+        for kind, images in (("samples", samples), ("training_images", real), ("gaussian_z", from_gaussian))
+    }
+    say(
+        f"  {num_images:,} samples in {num_steps} steps: Frechet distance {distances['samples']:.2f} to "
+        f"{len(unseen):,} {name}, in {NUM_COMPONENTS} principal components; of {len(real):,} training images "
+        f"{distances['training_images']:.2f}, of images from Gaussian z {distances['gaussian_z']:.2f}"
+    )
+    return {**results, "reference": name, "frechet_distance_in_principal_components": distances}
 
 
 def recognition(
-    model: DiffAE, training: Source, held_out: Source, x_0: np.ndarray, decoded: dict[int, np.ndarray]
+    model: DiffAE, training: Source, x_0: np.ndarray, truth: np.ndarray, decoded: dict[int, np.ndarray]
 ) -> dict[str, Any]:
     """Returns how well labels are read off z, off the pixels, and off images decoded with random x_T.
 
+    The labels of `x_0` are `truth`.
     Classifiers are fitted on training images alone: logistic regression on normalised features (Appendix A.2), and a
     support vector machine on real images, which then names the decoded ones.
     """
-    train_x = to_float(read(training, len(training)))
-    labels, truth = training.labels, held_out.labels[: len(x_0)]
+    train_x, labels = to_float(read(training, range(len(training)))), training.labels
     pixels, held_out_pixels = (images.reshape(len(images), -1) for images in (train_x, x_0))
 
     def logistic(features, held_out_features):

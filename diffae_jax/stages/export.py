@@ -2,17 +2,18 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from diffae_jax import __version__
 from diffae_jax.api import DiffAE
-from diffae_jax.bundle import MANIFEST, read_manifest
-from diffae_jax.models.functional import digest
+from diffae_jax.bundle import MANIFEST, read_bundle
+from diffae_jax.distributed import together
+from diffae_jax.errors import UserError
 from diffae_jax.training.checkpoint import latest_step
 from diffae_jax.training.logging import is_main_process, say
-from diffae_jax.training.sharding import on_host
 
 
 def run(config: ConfigDict, folder: Path, mesh: Mesh) -> None:
@@ -22,16 +23,29 @@ def run(config: ConfigDict, folder: Path, mesh: Mesh) -> None:
         for unfinished in folder.glob(f".{bundle.name}.*"):  # of a process that was killed while it wrote
             shutil.rmtree(unfinished)
     model = DiffAE.load(folder, mesh)
-    weights = on_host({"autoencoder": model.params} | ({} if model.prior is None else {"prior": model.prior}))
     model.origin = {
         "run": config.name,
         "diffae_jax": __version__,
         "images_seen": config.train.batch_size * latest_step(folder / "autoencoder" / "checkpoints"),
         "latents_seen": config.prior.batch_size * (latest_step(folder / "prior" / "checkpoints") or 0),
-        "weights": digest(weights),
+        "digest": model.digest(),
     }
-    if (bundle / MANIFEST).exists() and read_manifest(bundle).get("origin") == model.origin:
+    with together():  # nobody writes before all have looked
+        finished = is_there(bundle, model.origin)
+    if finished:
         say(f"export: finished, {bundle}.")
         return
-    model.save(bundle)
+    with together():
+        model.save(bundle)
     say(f"Wrote {bundle}: DiffAE.load opens it anywhere.")
+
+
+def is_there(bundle: Path, origin: dict[str, Any]) -> bool:
+    """Whether a bundle of that origin is there, undamaged."""
+    if not (bundle / MANIFEST).exists():
+        return False
+    try:
+        return read_bundle(bundle).origin == origin
+    except UserError as error:
+        say(f"{error} It is written anew.")
+        return False

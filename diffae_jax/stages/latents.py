@@ -1,16 +1,15 @@
 """Stage 2: images -> z of every image of the data set, by the averaged encoder, and their statistics (Sec. 4)."""
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import numpy as np
 from flax import nnx
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jaxtyping import Float
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 from diffae_jax.api import abstract_weights, builder
 from diffae_jax.data.batches import on_devices, ordered_batches
@@ -25,12 +24,13 @@ from diffae_jax.data.latents import (
 )
 from diffae_jax.data.sources import Source
 from diffae_jax.data.transforms import to_float
+from diffae_jax.distributed import together
 from diffae_jax.models import abstract_model
 from diffae_jax.models.functional import Params, digest
 from diffae_jax.stages.data import describe_files, open_data
 from diffae_jax.stages.run_folder import check_inputs
 from diffae_jax.training.checkpoint import latest_step, load_ema
-from diffae_jax.training.logging import duration, is_main_process, last_speed, say
+from diffae_jax.training.logging import Progress, duration, is_main_process, last_speed, say
 from diffae_jax.training.precision import resolve_precision
 from diffae_jax.training.sharding import make_mesh, on_host, replicated, split_batch, spread
 
@@ -52,30 +52,38 @@ def run(config: ConfigDict, folder: Path, mesh: Mesh) -> None:
     made_from = {"autoencoder_step": latest_step(checkpoints), "autoencoder": digest(params)}
     check_inputs(own, {**made_from, **describe_files(*splits.values())})
     num_images = sum(len(source) for source in splits.values())
-    missing = [
-        (split, source, start)
-        for split, source in splits.items()
-        for start in part_starts(len(source))
-        if not part_path(own, split, start).exists()
-    ]
-    if not missing and (own / STATISTICS).exists():
+    parts = [(split, source, start) for split, source in splits.items() for start in part_starts(len(source))]
+    with together():  # nobody writes before all have looked
+        missing = [i for i, (split, _, start) in enumerate(parts) if not part_path(own, split, start).exists()]
+        finished = not missing and (own / STATISTICS).exists()
+    if finished:
         say(f"latents: finished, z of {num_images:,} images.")
         return
-    speed = last_speed(folder, "images")  # of training, which encodes each image as a third of its work or less
-    say(
-        f"{num_images:,} images, z of {config.model.z_dim} dimensions, {len(missing)} parts of {PART_SIZE:,} to go"
-        + (f": {duration(len(missing) * PART_SIZE / speed / 3)} at the most." if speed else ".")
-    )
-    encode = encoder(config, params)
-    mine = missing[jax.process_index() :: jax.process_count()]
-    shown = None if is_main_process() else True  # None: on a terminal alone
-    for split, source, start in tqdm(mine, "encoding", unit=" parts", disable=shown, leave=False):
-        stop = min(start + PART_SIZE, len(source))
-        write_part(part_path(own, split, start), source.ids[start:stop], encode(source, start, stop))
-    wait_for_all("parts of z written")
-    if is_main_process():
-        LatentStatistics.of(z for _, z in read_parts(own, "training")).save(own / STATISTICS)
-    wait_for_all("statistics of z written")
+    to_go = sum(min(PART_SIZE, len(source) - start) for _, source, start in (parts[i] for i in missing))
+    found = f"{num_images:,} images, z of {config.model.z_dim} dimensions; {to_go:,} images to go"
+    say(found + expected_time(folder, to_go))
+    mine = [parts[i] for i in missing if i % jax.process_count() == jax.process_index()]
+    with together():
+        encode_parts(own, mine, encoder(config, params))
+    with together():
+        if is_main_process() and not (own / STATISTICS).exists():
+            LatentStatistics.of(z for _, z in read_parts(own, "training")).save(own / STATISTICS)
+
+
+def expected_time(folder: Path, num_images: int) -> str:
+    """Ends a sentence with the time that it takes to encode images: less than training on them took."""
+    speed = last_speed(folder, "images")
+    return f", less than {duration(num_images / speed + 1)}." if speed else "."
+
+
+def encode_parts(own: Path, parts: list[tuple[str, Source, int]], encode: Encode) -> None:
+    """Encodes and writes parts, given by split, source and number of the first image."""
+    stops = [min(start + PART_SIZE, len(source)) for _, source, start in parts]
+    sizes = [stop - start for stop, (_, _, start) in zip(stops, parts, strict=True)]
+    with contextlib.closing(Progress("images", sum(sizes), 0)) as progress:
+        for (split, source, start), stop, size in zip(parts, stops, sizes, strict=True):
+            write_part(part_path(own, split, start), source.ids[start:stop], encode(source, start, stop))
+            progress.advance(size)
 
 
 def encoder(config: ConfigDict, params: Params) -> Encode:
@@ -85,7 +93,7 @@ def encoder(config: ConfigDict, params: Params) -> Encode:
     whole = replicated(mesh)
     params = jax.tree.map(lambda a: spread(a, whole), params)
     share = config.train.batch_size // (config.execution.num_microbatches * jax.process_count())
-    batch_size = min(PART_SIZE, -(-max(1, share) // mesh.size) * mesh.size)
+    batch_size = max(1, min(PART_SIZE, share) // mesh.size) * mesh.size
 
     @jax.jit
     def encode(params, images):
@@ -97,9 +105,3 @@ def encoder(config: ConfigDict, params: Params) -> Encode:
         return np.concatenate(jax.device_get(z))[: stop - start]
 
     return encode_range
-
-
-def wait_for_all(what: str) -> None:
-    """Returns once every process has come here."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(what)

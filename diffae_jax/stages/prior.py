@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from diffae_jax.api import DiffAE, prior_builder
 from diffae_jax.data.batches import batches_of_rows, on_devices
-from diffae_jax.data.latents import read_parts
+from diffae_jax.data.latents import LatentStatistics, read_inputs, read_parts
 from diffae_jax.diffusion.loss import draw_t_and_eps, l_latent, l_simple
 from diffae_jax.diffusion.schedule import cumulative_alpha
 from diffae_jax.errors import UserError
@@ -24,7 +24,7 @@ from diffae_jax.models import abstract_model, split
 from diffae_jax.models.functional import digest
 from diffae_jax.stages.run_folder import check_inputs
 from diffae_jax.training.checkpoint import Checkpoints
-from diffae_jax.training.logging import MetricsWriter, is_main_process, parameter_table, quantity, say
+from diffae_jax.training.logging import MetricsWriter, is_main_process, parameter_table, quantity, say, warn_of_memory
 from diffae_jax.training.loop import Intervals, Periodic, fit, steps_of
 from diffae_jax.training.precision import resolve_precision
 from diffae_jax.training.program import Program, compile_program, run_key
@@ -93,15 +93,17 @@ def run(config: ConfigDict, folder: Path, mesh: Mesh) -> None:
         if first_step >= intervals.num_steps:
             say(f"prior: finished, {first_step * batch_size:,} z seen.")
             return
-        z = np.concatenate([z for _, z in read_parts(folder / "latents", "training")])
-        program = prior_program(config, mesh, len(z))
-        describe(config, program, len(z), intervals.num_steps)
+        z = normalized(model.statistics, folder / "latents")
+        num_latents = len(z)
+        program = prior_program(config, mesh, num_latents)
+        describe(config, program, num_latents, intervals.num_steps)
         if first_step:
             say(f"Going on after step {first_step:,} ({first_step * batch_size:,} z).")
         writer = MetricsWriter(folder, "prior", "latents", first_step, config.report.tensorboard)
-        resident = spread(model.statistics.normalize(z), replicated(mesh))
+        resident = spread(z, replicated(mesh))
+        del z  # of large data sets, gigabytes
         rows = batches_of_rows(
-            len(z),
+            num_latents,
             batch_size=batch_size,
             steps=program.steps_per_call,
             seed=config.seed,
@@ -121,6 +123,16 @@ def run(config: ConfigDict, folder: Path, mesh: Mesh) -> None:
         )
 
 
+def normalized(statistics: LatentStatistics, latents: Path) -> Float[np.ndarray, "n d"]:
+    """Reads all z of the training images, normalised; part by part, for they may be a large part of the memory."""
+    z = np.empty((read_inputs(latents)["training"], len(statistics.mean)), np.float32)
+    filled = 0
+    for ids, part in read_parts(latents, "training"):
+        z[filled : filled + len(ids)] = statistics.normalize(part)
+        filled += len(ids)
+    return z
+
+
 def describe(config: ConfigDict, program: Program, num_latents: int, num_steps: int) -> None:
     """Prints the network, the data and what training will take."""
     batch_size = config.prior.batch_size
@@ -135,6 +147,7 @@ def describe(config: ConfigDict, program: Program, num_latents: int, num_steps: 
         f"({num_steps * batch_size / num_latents:,.0f} times each). The loss of a network that has learned nothing: "
         f"{LOSS_OF_NOTHING[config.prior.loss]:.2f}."
     )
+    warn_of_memory(program.bytes_per_device, "set a lower --config.prior.batch_size or --config.prior.width")
 
 
 def sample_task(model: DiffAE, own: Path) -> Periodic:

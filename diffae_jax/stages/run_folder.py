@@ -7,14 +7,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import jax
-import numpy as np
-from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from diffae_jax.config import differing_keys, from_json
-from diffae_jax.data.latents import INPUTS
+from diffae_jax.data.latents import INPUTS, read_inputs
+from diffae_jax.distributed import together
 from diffae_jax.errors import UserError
+from diffae_jax.files import told
 from diffae_jax.training.checkpoint import latest_step
 from diffae_jax.training.logging import is_main_process, say
 
@@ -30,23 +29,13 @@ class RunFolder:
         self.path = Path(path)
         self._lock = None
         self._config = config
-        self._previous: str | None = None  # content of config.json
+        self._before: tuple[str, list[int | None]] | None = None  # config.json and the steps that there were
 
     def __enter__(self) -> "RunFolder":
-        problem = None
-        if is_main_process():
-            try:
-                self._open()
-            except UserError as error:
-                problem = str(error)
-            except OSError as error:
-                problem = f"{self.path} cannot be written ({error.strerror}): give another --workdir."
-        if jax.process_count() > 1:
-            refused = multihost_utils.broadcast_one_to_all(np.asarray(problem is not None))
-            if refused and problem is None:
-                problem = "The first process refused the run; its message says why."
-        if problem is not None:
-            raise UserError(problem)
+        with together():
+            if is_main_process():
+                with told(self.path, "written"):
+                    self._open()
         return self
 
     def _open(self) -> None:
@@ -62,7 +51,7 @@ class RunFolder:
         path = self.path / "config.json"
         if path.exists() and latest_step(self.path / "autoencoder" / "checkpoints") is not None:
             self._check_unchanged(from_json(path).to_dict())  # before a checkpoint, a config can still be mended
-            self._previous = path.read_text()
+            self._before = path.read_text(), self._steps()
         write_json(path, json.loads(self._config.to_json()))
 
     def _check_unchanged(self, old: dict[str, Any]) -> None:
@@ -77,31 +66,38 @@ class RunFolder:
             raise UserError(f"{self.path} holds a run of another config ({'; '.join(keys)}): {remedy}.")
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if isinstance(error, UserError) and self._previous is not None:  # a stage refused what was asked for
-            write_json(self.path / "config.json", json.loads(self._previous))
+        if isinstance(error, UserError) and self._before is not None and self._before[1] == self._steps():
+            # a stage refused what was asked for, and nothing was made with the new config
+            write_json(self.path / "config.json", json.loads(self._before[0]))
         if self._lock is not None:
             self._lock.close()
+
+    def _steps(self) -> list[int | None]:
+        return [latest_step(self.path / stage / "checkpoints") for stage in ("autoencoder", "prior")]
 
 
 def check_inputs(folder: Path, inputs: dict[str, Any]) -> None:
     """Records what a stage's folder is made from. Raises UserError where it was begun from something else."""
+    with together():
+        if is_main_process():
+            _check_inputs(folder, inputs)
+
+
+def _check_inputs(folder: Path, inputs: dict[str, Any]) -> None:
     record = folder / INPUTS
     if not record.exists():
-        if is_main_process():
-            write_json(record, inputs)
+        if folder.is_dir() and any(folder.iterdir()):
+            raise UserError(f"{folder} has no {INPUTS}, so nothing tells what it was made from: remove {folder}.")
+        write_json(record, inputs)
         return
-    began_with = json.loads(record.read_text())
+    began_with = read_inputs(folder)
     changed = [name for name in inputs if inputs[name] != began_with.get(name)]
     if changed:
-        told = "; ".join(f"{name}: {_short(began_with.get(name))} then, {_short(inputs[name])} now" for name in changed)
+        then_and_now = [f"{name}: {began_with.get(name)!s:.16} then, {inputs[name]!s:.16} now" for name in changed]
         raise UserError(
-            f"{folder} was made from something else than there is now ({told}): remove {folder} to make it anew, or "
-            f"give another --workdir."
+            f"{folder} was made from something else than there is now ({'; '.join(then_and_now)}): "
+            f"remove {folder} to make it anew, or give another --workdir."
         )
-
-
-def _short(value: Any) -> str:
-    return str(value)[:16]
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -35,6 +35,13 @@ def parameter_table(params: Any) -> str:
     return "\n".join([*lines, f"{'together':24} {count(params):>12,}"])
 
 
+def warn_of_memory(bytes_per_device: int, remedy: str) -> None:
+    """Says so where a program needs more memory than a device has."""
+    limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+    if limit and bytes_per_device > limit:
+        say(f"WARNING: a device has {quantity(limit, 'B')}, less than that: {remedy}.")
+
+
 class MetricsWriter:
     """Appends a stage's rows to the metrics.jsonl of a run and, if asked, to TensorBoard; on the main process only.
 
@@ -51,7 +58,9 @@ class MetricsWriter:
         path = folder / "metrics.jsonl"
         if path.exists():
             kept = [
-                json.dumps(row) for row in read_metrics(folder) if row["stage"] != stage or row["step"] <= first_step
+                json.dumps(row)
+                for row in read_metrics(folder)
+                if row.get("stage", "autoencoder") != stage or row["step"] <= first_step
             ]
             scratch = path.with_suffix(".tmp")
             scratch.write_text("".join(line + "\n" for line in kept))

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import itertools
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +20,8 @@ from diffae_jax.training.logging import MetricsWriter, Progress
 from diffae_jax.training.program import Program
 from diffae_jax.training.state import TrainState
 from diffae_jax.training.step import Metrics
+
+_SYNC_POINTS = itertools.count()  # JAX stops all processes at the first of these numbers that none has passed
 
 STEPS_IN_FLIGHT = 3  # dispatched ahead of the one that runs; more would only hold their batches in memory
 
@@ -90,11 +93,11 @@ class StopSignal:
         if jax.process_count() > 1:
             signal.raise_signal(signal.SIGTERM)
 
-    def reached(self, step: int) -> bool:
-        """Whether to stop after this step; all processes get the same answer."""
+    def reached(self) -> bool:
+        """Whether to stop now; all processes ask equally often and get the same answer."""
         if jax.process_count() == 1:
             return self.number is not None
-        if multihost_utils.reached_preemption_sync_point(step):
+        if multihost_utils.reached_preemption_sync_point(next(_SYNC_POINTS)):
             self.number = self.number or signal.SIGTERM
             return True
         return False
@@ -182,7 +185,7 @@ def fit(
                     means = window.take_means()
                     writer.write(step, step * batch_size, **means, **{f"{writer.unit}_per_second": speed})
                     progress.report(step * batch_size, means.get("loss", float("nan")), speed)
-                stopping = stop.reached(step)
+                stopping = stop.reached()
                 for task in () if stopping else periodic:
                     if is_due(task.every):
                         collect()
