@@ -59,7 +59,7 @@ def ordered_batches(
 ) -> Iterator[UInt8[np.ndarray, "{batch_size} *shape"]]:
     """Yields the images from number `start` to `stop` in order, the last batch filled up with its last image."""
     images = grain.MapDataset.source(source).slice(slice(start, stop)).batch(batch_size)
-    for batch in images.to_iter_dataset(grain.ReadOptions(num_threads=16, prefetch_buffer_size=8)):
+    for batch in images.to_iter_dataset(grain.ReadOptions(num_threads=8, prefetch_buffer_size=8)):
         missing = batch_size - len(batch)
         yield np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)]) if missing else batch
 
