@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,126 +10,26 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax.sharding import Mesh, NamedSharding
-from jaxtyping import Array, Float, Int, Key, Shaped
+from jaxtyping import Float, Shaped
 from ml_collections import ConfigDict
 
+from diffae_jax import inference
 from diffae_jax.bundle import MANIFEST, Bundle, read_bundle, write_bundle
 from diffae_jax.config import check, check_num_steps, check_seed, from_json
 from diffae_jax.data.latents import STATISTICS, LatentStatistics, read_statistics
-from diffae_jax.diffusion.samplers import ddim_decode, ddim_encode
-from diffae_jax.diffusion.schedule import ddim_grid
 from diffae_jax.errors import UserError, shown
 from diffae_jax.files import told
-from diffae_jax.models import DiffusionAutoencoder, LatentMLP, abstract_model
+from diffae_jax.models import abstract_model
 from diffae_jax.models.functional import Params, digest, flatten, unflatten
+from diffae_jax.networks import abstract_weights, builder, check_weights, prior_builder
 from diffae_jax.probes import Probe
 from diffae_jax.training.checkpoint import latest_step, load_ema
 from diffae_jax.training.logging import is_main_process
-from diffae_jax.training.precision import COMPUTE_DTYPES, resolve_precision
+from diffae_jax.training.precision import resolve_precision
 from diffae_jax.training.sharding import make_mesh, on_host, replicated, split_batch, spread
 
 BATCH_ELEMENTS = 2**22  # values of the images that one device works on at a time
-
-
-def builder(config: ConfigDict, precision: str) -> Callable[[nnx.Rngs], DiffusionAutoencoder]:
-    """Returns the function that makes the model of a config, computing in that precision."""
-    settings = dict(image_shape=config.image_shape, remat=config.execution.remat, dtype=COMPUTE_DTYPES[precision])
-    return lambda rngs: DiffusionAutoencoder(**settings, **config.model, rngs=rngs)
-
-
-def prior_builder(config: ConfigDict, precision: str) -> Callable[[nnx.Rngs], LatentMLP]:
-    """Returns the function that makes the latent DDIM's network of a config, computing in that precision."""
-    settings = dict(z_dim=config.model.z_dim, num_layers=config.prior.num_layers, width=config.prior.width)
-    return lambda rngs: LatentMLP(**settings, dtype=COMPUTE_DTYPES[precision], rngs=rngs)
-
-
-def abstract_weights(config: ConfigDict, mesh: Mesh) -> dict[str, Params]:
-    """Returns shapes, types and places of the weights of a config: "autoencoder" and, unless it has no z, "prior".
-
-    Raises UserError where its networks cannot be built.
-    """
-    builders = {"autoencoder": builder} | ({} if config.model.z_dim is None else {"prior": prior_builder})
-    try:
-        shapes = {name: abstract_model(make(config, "float32"))[1] for name, make in builders.items()}
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    whole = replicated(mesh)
-    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=whole), shapes)
-
-
-def check_weights(weights: dict[str, Any], expected: dict[str, Any]) -> None:
-    """Raises UserError, with the first names, unless both have the same flat names, shapes and types."""
-    found, wanted = ({k: (v.shape, str(v.dtype)) for k, v in flat.items()} for flat in (weights, expected))
-    for problem, names in (
-        ("lacks", wanted.keys() - found.keys()),
-        ("has, beyond what the config describes,", found.keys() - wanted.keys()),
-        ("has in another shape or type", {k for k in found.keys() & wanted.keys() if found[k] != wanted[k]}),
-    ):
-        if names:
-            raise UserError(f"The model {problem} {name_some(names)}.")
-
-
-def name_some(names: Iterable[str]) -> str:
-    """Returns the first three of some names, and how many more there are."""
-    names = sorted(names)
-    return ", ".join(map(shown, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-@partial(jax.jit, static_argnames="graphdef")
-def _encode(params: Params, x_0: Array, *, graphdef: nnx.GraphDef) -> Array:
-    return nnx.merge(graphdef, params).encode(x_0)
-
-
-@partial(jax.jit, static_argnames=("graphdef", "schedule", "num_steps"))
-def _invert(params: Params, x_0: Array, z: Array | None, *, graphdef, schedule: str, num_steps: int) -> Array:
-    grid = ddim_grid(schedule, num_steps)
-    return ddim_encode(nnx.merge(graphdef, params).noise_predictor(grid.t, z), x_0, grid)
-
-
-@partial(jax.jit, static_argnames=("graphdef", "schedule", "num_steps"))
-def _decode(params: Params, x_T: Array, z: Array | None, *, graphdef, schedule: str, num_steps: int) -> Array:
-    grid = ddim_grid(schedule, num_steps)
-    return ddim_decode(nnx.merge(graphdef, params).noise_predictor(grid.t, z), x_T, grid)
-
-
-def _keys(seed: Array, indices: Int[Array, "n"]) -> Key[Array, "2 n"]:
-    """Keys for the x_T and for the z of each image, which depend on the seed and its number alone."""
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), indices)
-    return jax.vmap(jax.random.split, out_axes=1)(keys)
-
-
-def _normal(keys: Array, shape: tuple[int, ...]) -> Array:
-    return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
-
-
-@partial(jax.jit, static_argnames="shape")
-def _noise(seed: Array, indices: Array, *, shape: tuple[int, ...]) -> Array:
-    return _normal(_keys(seed, indices)[0], shape)
-
-
-@partial(jax.jit, static_argnames=("graphdefs", "shape", "schedules", "num_steps"))
-def _sample(
-    params: Params,
-    indices: Array,
-    prior: Params,
-    statistics: tuple[Array, Array],  # mean and std of z
-    seed: Array,
-    *,
-    graphdefs: tuple[nnx.GraphDef, nnx.GraphDef],  # here and below: of images, of z
-    shape: tuple[int, ...],
-    schedules: tuple[str, str],
-    num_steps: tuple[int, int],
-) -> Array:
-    """Draws z from the latent DDIM and x_T from N(0, I), and decodes them (Sec. 4)."""
-    mean, std = statistics
-    grid, latent_grid = (ddim_grid(name, steps) for name, steps in zip(schedules, num_steps, strict=True))
-    x_keys, z_keys = _keys(seed, indices)
-    z_T = _normal(z_keys, mean.shape)
-    z = ddim_decode(nnx.merge(graphdefs[1], prior).noise_predictor(latent_grid.t), z_T, latent_grid, clip=False)
-    eps_fn = nnx.merge(graphdefs[0], params).noise_predictor(grid.t, z * std + mean)
-    return ddim_decode(eps_fn, _normal(x_keys, shape), grid)
 
 
 class DiffAE:
@@ -238,7 +138,7 @@ class DiffAE:
         self._check_images(images)
         if self.config.model.z_dim is None:
             raise UserError(f"{self.config.name} is a DDIM baseline: it has no encoder and no z.")
-        return self._in_batches(partial(_encode, graphdef=self._graphdef), images)
+        return self._in_batches(partial(inference.encode, graphdef=self._graphdef), images)
 
     def invert(
         self, images: Shaped[Any, "n *shape"], z: Float[np.ndarray, "n d"] | None = None, num_steps: int = 100
@@ -247,7 +147,7 @@ class DiffAE:
         self._check_images(images)
         z = self._own_z(images) if z is None else z
         self._check_z(z, len(images))
-        return self._in_batches(self._sampler(_invert, num_steps), images, z)
+        return self._in_batches(self._sampler(inference.invert, num_steps), images, z)
 
     def decode(
         self,
@@ -263,7 +163,7 @@ class DiffAE:
             x_T = self._drawn_noise(len(z), seed)
         self._check_shape(x_T)
         self._check_z(z, len(x_T))
-        return self._in_batches(self._sampler(_decode, num_steps), x_T, z)
+        return self._in_batches(self._sampler(inference.decode, num_steps), x_T, z)
 
     def reconstruct(
         self, images: Shaped[Any, "n *shape"], num_steps: int = 100, infer_x_T: bool = True, seed: int = 0
@@ -295,7 +195,7 @@ class DiffAE:
             check_num_steps(steps)
         check_seed(seed)
         draw = partial(
-            _sample,
+            inference.sample,
             prior=self.prior,
             statistics=(self.statistics.mean, self.statistics.std),
             seed=seed,
@@ -315,7 +215,7 @@ class DiffAE:
 
     def _drawn_noise(self, num_images, seed):
         check_seed(seed)
-        return jax.device_get(_noise(seed, jnp.arange(num_images), shape=self.image_shape))
+        return jax.device_get(inference.noise(seed, jnp.arange(num_images), shape=self.image_shape))
 
     def _own_z(self, images):
         return None if self.config.model.z_dim is None else self.encode(images)

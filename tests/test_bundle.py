@@ -20,11 +20,11 @@ import pytest
 from flax import nnx
 
 from diffae_jax import DiffAE
-from diffae_jax.api import builder, prior_builder
 from diffae_jax.bundle import read_bundle
 from diffae_jax.data.latents import LatentStatistics
 from diffae_jax.errors import UserError
 from diffae_jax.models import split
+from diffae_jax.networks import builder, prior_builder
 from diffae_jax.probes import Probe
 from diffae_jax.training.checkpoint import Checkpoints
 from diffae_jax.training.state import TrainState

@@ -12,11 +12,11 @@ import pytest
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from diffae_jax.api import builder
 from diffae_jax.config import default, differing_keys
 from diffae_jax.diffusion.schedule import NUM_TIMESTEPS
 from diffae_jax.errors import UserError
 from diffae_jax.models import abstract_model
+from diffae_jax.networks import builder
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 FILES = sorted(CONFIGS.glob("*.py"))

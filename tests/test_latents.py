@@ -9,7 +9,6 @@ import pytest
 from flax import nnx
 
 from diffae_jax import DiffAE
-from diffae_jax.api import builder, prior_builder
 from diffae_jax.data.batches import batches_of_rows, on_devices, ordered_batches
 from diffae_jax.data.latents import LatentStatistics, part_path, part_starts, read_parts, write_part
 from diffae_jax.data.sources import Arrays
@@ -18,6 +17,7 @@ from diffae_jax.diffusion.schedule import ddim_grid
 from diffae_jax.errors import UserError
 from diffae_jax.models import abstract_model, split
 from diffae_jax.models.functional import digest
+from diffae_jax.networks import builder, prior_builder
 from diffae_jax.stages.prior import LOSS_OF_NOTHING, prior_loss, prior_program
 from diffae_jax.stages.run_folder import write_json
 from diffae_jax.training.program import run_key
@@ -261,13 +261,13 @@ def test_samples_depend_on_seed_and_number_alone(weights, one_device, eight_devi
 
 
 def test_sampling_is_one_program_compiled_once(weights, one_device):
-    from diffae_jax import api
+    from diffae_jax import inference
 
     model = model_on(one_device, weights)
-    before = api._sample._cache_size()
+    before = inference.sample._cache_size()
     for seed in range(3):
         model.sample(5, seed=seed, num_steps=2, num_latent_steps=2)
-    assert api._sample._cache_size() == before + 1
+    assert inference.sample._cache_size() == before + 1
 
 
 def test_baseline_samples_from_noise_alone(weights, one_device):

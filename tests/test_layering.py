@@ -21,6 +21,8 @@ LAYERS = (
     ("convert",),
     ("api",),
     ("bundle",),
+    ("inference",),
+    ("networks",),
     ("evaluation",),
     ("training",),
     ("probes",),

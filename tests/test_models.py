@@ -13,7 +13,6 @@ from flax import nnx
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
-from diffae_jax.api import builder
 from diffae_jax.models import DiffusionAutoencoder, LatentMLP, UNet, abstract_model, split
 from diffae_jax.models.blocks import (
     Attention,
@@ -27,6 +26,7 @@ from diffae_jax.models.blocks import (
     timestep_embedding,
     upsample,
 )
+from diffae_jax.networks import builder
 from diffae_jax.stages.autoencoder import autoencoder_loss
 from diffae_jax.training.state import TrainState, make_optimizer
 from diffae_jax.training.step import train_step

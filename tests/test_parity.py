@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from diffae_jax.api import builder, prior_builder
 from diffae_jax.convert import import_official
 from diffae_jax.convert.names import autoencoder_names, to_ours
 from diffae_jax.diffusion.interpolation import lerp, slerp
@@ -21,6 +20,7 @@ from diffae_jax.diffusion.schedule import cumulative_alpha, ddim_grid
 from diffae_jax.evaluation import metrics
 from diffae_jax.models import abstract_model
 from diffae_jax.models.functional import flatten
+from diffae_jax.networks import builder, prior_builder
 
 FIXTURE = Path(__file__).parents[2] / "shared" / "parity" / "tiny32"
 SINGLE_PASS, LOOP = 1e-5, 1e-4  # relative

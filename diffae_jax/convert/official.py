@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from diffae_jax.api import DiffAE, abstract_weights, name_some
+from diffae_jax.api import DiffAE
 from diffae_jax.config import check
 from diffae_jax.convert.names import (
     CELEBA_ATTRIBUTES,
@@ -27,6 +27,7 @@ from diffae_jax.convert.torch_zip import read_checkpoint
 from diffae_jax.data.latents import LatentStatistics
 from diffae_jax.errors import UserError, shown
 from diffae_jax.models.functional import Params, flatten, unflatten
+from diffae_jax.networks import abstract_weights, name_some
 from diffae_jax.probes import Probe
 from diffae_jax.training.sharding import make_mesh
 

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key, UInt8
 from ml_collections import ConfigDict
 
-from diffae_jax.api import DiffAE, abstract_weights, builder
+from diffae_jax.api import DiffAE
 from diffae_jax.data.batches import on_devices, training_batches
 from diffae_jax.data.sources import Source
 from diffae_jax.data.transforms import to_float
@@ -22,6 +22,7 @@ from diffae_jax.diffusion.schedule import cumulative_alpha
 from diffae_jax.errors import UserError
 from diffae_jax.evaluation.figures import save_rows
 from diffae_jax.models import abstract_model, split
+from diffae_jax.networks import abstract_weights, builder
 from diffae_jax.stages.data import check_data, open_data, read
 from diffae_jax.training.checkpoint import Checkpoints
 from diffae_jax.training.health import describe_z, z_health

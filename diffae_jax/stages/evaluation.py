@@ -134,8 +134,8 @@ def sampling(
     }
     say(
         f"  {num_images:,} samples in {num_steps} steps: Frechet distance {distances['samples']:.2f} to "
-        f"{len(unseen):,} {name}, in {components(real[:1]).shape[1]} principal components; of {len(real):,} training images "
-        f"{distances['training_images']:.2f}, of images from Gaussian z {distances['gaussian_z']:.2f}"
+        f"{len(unseen):,} {name}, in {components(real[:1]).shape[1]} principal components; of {len(real):,} training "
+        f"images {distances['training_images']:.2f}, of images from Gaussian z {distances['gaussian_z']:.2f}"
     )
     return {**results, "reference": name, "frechet_distance_in_principal_components": distances}
 

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
-from diffae_jax.api import abstract_weights, builder
+from diffae_jax import inference
 from diffae_jax.data.batches import on_devices, ordered_batches
 from diffae_jax.data.latents import (
     PART_SIZE,
@@ -23,10 +22,10 @@ from diffae_jax.data.latents import (
     write_part,
 )
 from diffae_jax.data.sources import Source
-from diffae_jax.data.transforms import to_float
 from diffae_jax.distributed import together
 from diffae_jax.models import abstract_model
 from diffae_jax.models.functional import Params, digest
+from diffae_jax.networks import abstract_weights, builder
 from diffae_jax.stages.data import describe_files, open_data
 from diffae_jax.stages.run_folder import check_inputs
 from diffae_jax.training.checkpoint import latest_step, load_ema
@@ -95,13 +94,11 @@ def encoder(config: ConfigDict, params: Params) -> Encode:
     share = config.train.batch_size // (config.execution.num_microbatches * jax.process_count())
     batch_size = max(1, min(PART_SIZE, share) // mesh.size) * mesh.size
 
-    @jax.jit
-    def encode(params, images):
-        return nnx.merge(graphdef, params).encode(to_float(images))
-
     def encode_range(source, start, stop):
         batches = on_devices(ordered_batches(source, start, stop, batch_size), split_batch(mesh))
-        z = [encode(params, images) for images in batches]  # none waits for another: z are small
+        z = [
+            inference.encode(params, images, graphdef=graphdef) for images in batches
+        ]  # none waits for another: z are small
         return np.concatenate(jax.device_get(z))[: stop - start]
 
     return encode_range

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key
 from ml_collections import ConfigDict
 
-from diffae_jax.api import DiffAE, prior_builder
+from diffae_jax.api import DiffAE
 from diffae_jax.data.batches import batches_of_rows, on_devices
 from diffae_jax.data.latents import LatentStatistics, read_inputs, read_parts
 from diffae_jax.diffusion.loss import draw_t_and_eps, l_latent, l_simple
@@ -22,6 +22,7 @@ from diffae_jax.errors import UserError
 from diffae_jax.evaluation.figures import save_grid
 from diffae_jax.models import abstract_model, split
 from diffae_jax.models.functional import digest
+from diffae_jax.networks import prior_builder
 from diffae_jax.stages.run_folder import check_inputs
 from diffae_jax.training.checkpoint import Checkpoints
 from diffae_jax.training.logging import MetricsWriter, is_main_process, parameter_table, quantity, say, warn_of_memory
