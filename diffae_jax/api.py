@@ -54,6 +54,10 @@ class DiffAE:
             raise UserError("A latent DDIM works on normalised z: it needs the mean and deviation of z beside it.")
         rows = {"the statistics": statistics.mean} if statistics else {}
         rows |= {f"probe {shown(probe.name)}": probe.weights for probe in (probes or {}).values()}
+        if rows and config.model.z_dim is None:
+            raise UserError(
+                f"{shown(config.name)} is a DDIM baseline: it has no z, so leave statistics and probes off."
+            )
         for name, row in rows.items():
             if row.shape != (config.model.z_dim,):
                 raise UserError(f"The z of this model has {config.model.z_dim} dimensions, and {name} {len(row)}.")

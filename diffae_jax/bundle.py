@@ -29,6 +29,7 @@ from diffae_jax.files import parse_json, read_json, told
 from diffae_jax.probes import Probe
 
 FORMAT = 1
+LONGEST_PROBE_FILE = 250  # characters, which file systems allow; other than letters take up to twelve each
 MAX_HEADER_BYTES = 4 * 2**20  # of the weights
 MANIFEST, CONFIG, WEIGHTS, LATENTS, PROBES = (
     "manifest.json",
@@ -77,6 +78,9 @@ def write_bundle(path: Path, bundle: Bundle) -> None:
     Raises UserError for a path that holds anything else or cannot be written.
     """
     check_free(path)
+    for probe in bundle.probes.values():
+        if len(_probe_file(probe)) > LONGEST_PROBE_FILE:
+            raise UserError(f"The name of probe {shown(probe.name)} is too long for a file: give it a shorter one.")
     try:
         path = path.resolve()  # "." has no name of its own
     except (OSError, RuntimeError) as error:
@@ -164,9 +168,13 @@ def _read_weights(file: Path) -> dict[str, np.ndarray]:
         if not isinstance(entry, dict) or entry.get("dtype") != "F32":
             raise UserError(f"{file} cannot be read: its {shown(name)} is not a weight of type F32.")
     try:
-        return load_file(file)
+        weights = load_file(file)
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"{file} cannot be read: {shown(str(error))}.") from error
+    for name, array in weights.items():
+        if not np.isfinite(array).all():
+            raise UserError(f"{file} cannot be used: its {shown(name)} holds numbers that are not finite.")
+    return weights
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

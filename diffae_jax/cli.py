@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from diffae_jax.errors import UserError
+from diffae_jax.errors import UserError, shown
 
 EXAMPLES = """examples:
   diffae import checkpoints/ffhq128_autoenc_latent/last.ckpt --out ffhq128
@@ -23,7 +23,7 @@ def import_(arguments: argparse.Namespace) -> None:
     check_free(arguments.out)
     model = import_official(arguments.file, arguments.latents, arguments.classifier, image_size=arguments.image_size)
     model.save(arguments.out)
-    print(f"{describe(model)}\nBundle: {arguments.out}")
+    print(f"{describe(model)}\nBundle: {shown(str(arguments.out))}")
 
 
 def parser() -> argparse.ArgumentParser:

@@ -154,7 +154,7 @@ def default() -> ConfigDict:
 
 
 def check(config: ConfigDict) -> None:
-    """Raises UserError for the first value that no run could use, with those that it could."""
+    """Raises UserError for the first value that no model or run could use, with those that it could."""
     values = _flat(config.to_dict())
     for key, usual in _flat(default().to_dict()).items():
         _check_type(key, values[key], usual)
@@ -178,13 +178,18 @@ def check(config: ConfigDict) -> None:
     if config.model.z_dim is not None and not 1 <= config.model.z_dim <= MAX_Z_DIM:
         told = shown(config.model.z_dim)
         raise UserError(f"model.z_dim must be from 1 to {MAX_Z_DIM}, or None for the baseline without z, not {told}.")
+    evaluation = config.evaluation
+    for num_steps in (*evaluation.num_steps, evaluation.num_sample_steps, config.report.num_grid_steps):
+        check_num_steps(num_steps)
+
+
+def check_run(config: ConfigDict) -> None:
+    """Raises UserError for what keeps a run from beginning here, but would keep nobody from using its model."""
+    check(config)
     if config.report.tensorboard and importlib.util.find_spec("tensorflow") is None:
         raise UserError('report.tensorboard needs TensorFlow: pip install "diffae_jax[tensorboard]", or leave it off.')
     if not config.name:
         raise UserError("name is empty, but the run's folder is called by it: give one with --config.name=NAME.")
-    evaluation = config.evaluation
-    for num_steps in (*evaluation.num_steps, evaluation.num_sample_steps, config.report.num_grid_steps):
-        check_num_steps(num_steps)
 
 
 def check_num_steps(num_steps: int) -> None:

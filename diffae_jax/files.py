@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import os
 import re
 import struct
 import zipfile
@@ -25,6 +26,12 @@ ROW_HEADER = re.compile(
 @contextlib.contextmanager
 def told(path: Path, verb: str = "read") -> Iterator[None]:
     """Turns what the system says about a path into a UserError: no permission, a name too long, a broken disk."""
+    try:
+        possible = b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        possible = False
+    if not possible:
+        raise UserError(f"{path} cannot be {verb}: it has characters that no path may have.")
     try:
         yield
     except OSError as error:

@@ -430,6 +430,15 @@ def cut(file):
     file.write_bytes(file.read_bytes()[:10])
 
 
+def with_a_scalar(file):
+    """Says of the first averaged weight that it is a number."""
+    metadata = json.loads(file.read_text())
+    tree = metadata["tree_metadata"]
+    name = next(name for name in tree if "'ema'" in name)
+    tree[name]["value_metadata"]["value_type"] = "scalar"
+    file.write_text(json.dumps(metadata))
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -447,6 +456,8 @@ def cut(file):
         (on_files("state/ocdbt.process_0/d/*", Path.unlink), r"checkpoints/3 is damaged: remove it"),
         (on_files("state/_METADATA", cut), r"checkpoints/3 is damaged: remove it"),
         (on_files("state/manifest.ocdbt", Path.unlink), r"checkpoints/3 is damaged: remove it"),
+        (on_files("_CHECKPOINT_METADATA", lambda file: file.write_text("[]")), r"checkpoints/3 is damaged: remove it"),
+        (on_files("state/_METADATA", with_a_scalar), r"checkpoints/3 is damaged: remove it"),
         (lambda run: shutil.rmtree(run / "autoencoder/checkpoints/3/state"), r"checkpoints/3 is damaged: remove it"),
         (lambda run: shutil.rmtree(run / "autoencoder/checkpoints/3"), "holds no checkpoint yet"),
     ],
@@ -531,3 +542,39 @@ def test_full_disk_is_told_and_leaves_nothing(model, bundle, tmp_path):
         signal.signal(signal.SIGXFSZ, handler)
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
     DiffAE.load(bundle)
+
+
+def test_what_only_a_run_needs_keeps_nobody_from_loading(model, tmp_path, one_device):
+    config = model.config.copy_and_resolve_references()
+    config.report.tensorboard = True  # TensorFlow is not installed
+    config.name = ""
+    DiffAE(config, model.params, mesh=one_device).save(tmp_path / "bundle")
+    assert DiffAE.load(tmp_path / "bundle", one_device).config.report.tensorboard
+
+
+def test_weights_that_are_not_finite_are_refused(model, tmp_path, one_device):
+    params = jax.tree.map(np.array, jax.device_get(model.params))
+    params["unet"]["conv_in"]["bias"][1] = np.nan
+    DiffAE(model.config, params, mesh=one_device).save(tmp_path / "bundle")
+    with pytest.raises(UserError, match=r"autoencoder\.unet\.conv_in\.bias holds numbers that are not finite"):
+        DiffAE.load(tmp_path / "bundle", one_device)
+
+
+def test_names_that_no_file_can_have_are_told(model, tmp_path, one_device):
+    for name in ("a\0b", "a\ud800b"):
+        with pytest.raises(UserError, match="characters that no path may have"):
+            model.save(tmp_path / name)
+        with pytest.raises(UserError, match="characters that no path may have"):
+            DiffAE.load(tmp_path / name, one_device)
+    probes = {"long": Probe("\u6f22" * 30, np.ones(8, np.float32), 0.0)}
+    with pytest.raises(UserError, match=r"name of probe .* is too long for a file"):
+        DiffAE(model.config, model.params, probes=probes, mesh=one_device).save(tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_baseline_takes_no_statistics(model, one_device):
+    config = model.config.copy_and_resolve_references()
+    with config.unlocked():
+        config.model.z_dim = None
+    with pytest.raises(UserError, match=r"tiny is a DDIM baseline.*leave statistics and probes off"):
+        DiffAE(config, model.params, statistics=model.statistics, mesh=one_device)

@@ -77,15 +77,43 @@ def test_parts_come_back_whole_and_in_order(parts):
         lambda path: path.write_bytes(b""),
         lambda path: path.write_bytes(path.read_bytes().replace(b"\x00\x00", b"\x00\x01", 50)),
         lambda path: np.savez(path, ids=np.asarray(["a"]), z=np.zeros((1, 3), np.float32)),
+        lambda path: np.savez_compressed(path, ids=np.asarray(["a"] * 1024), z=np.zeros((1024, 3), np.float32)),
+        lambda path: np.savez(path, ids=np.asarray(["a"] * 1024), z=np.asarray(["a"] * 1024)),
+        lambda path: np.savez(path, ids=np.asarray(["a"] * 1024), z=np.zeros(1024, np.float32)),
         lambda path: np.savez(path, ids=np.asarray(["a"] * 1024), z=np.full((1024, 3), np.nan, np.float32)),
     ],
-    ids=["missing", "cut", "empty", "changed", "too short", "not finite"],
+    ids=["missing", "cut", "empty", "changed", "too short", "packed", "text", "flat", "not finite"],
 )
 def test_damaged_part_is_named(parts, damage):
     folder, _, _ = parts
     damage(folder / "training-00001.npz")
     with pytest.raises(UserError, match=r"training-00001.npz .*run the stage latents again"):
         list(read_parts(folder, "training"))
+
+
+def test_damaged_record_is_told(parts):
+    folder, _, _ = parts
+    for count in ("many", 2.5, -1, None, 10**15):
+        write_json(folder / "inputs.json", {"training": count})
+        with pytest.raises(UserError, match=r"inputs.json is damaged: remove that folder"):
+            list(read_parts(folder, "training"))
+
+
+def test_no_flipped_bit_of_a_part_leads_to_another_error(parts):
+    folder, _, _ = parts
+    write_part(folder / "training-00002.npz", ["a"] * 452, np.zeros((452, 3), np.float32))
+    content = (folder / "training-00002.npz").read_bytes()
+    rng = np.random.default_rng(0)
+    headers = [*range(300), *range(len(content) - 300, len(content))]
+    for at in rng.choice(headers, 150, replace=False):
+        for bit in range(8):
+            damaged = bytearray(content)
+            damaged[at] ^= 1 << bit
+            (folder / "training-00002.npz").write_bytes(damaged)
+            try:
+                list(read_parts(folder, "training"))
+            except UserError as error:
+                assert "training-00002.npz" in str(error)  # noqa: PT017 - some bits are of no account
 
 
 def test_z_that_is_not_finite_is_refused_with_its_image_and_not_written(tmp_path):

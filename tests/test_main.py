@@ -363,8 +363,8 @@ def test_latents_of_another_autoencoder_are_refused(whole, tmp_path):
     shutil.rmtree(workdir / "autoencoder" / "checkpoints" / "40")
     before = files(workdir)
     for stages, message in (
-        ("latents", r"autoencoder_step: 40 then, 36 now.*remove .*/latents"),
-        ("prior", r"those of another autoencoder than the one beside it: remove .*/latents"),
+        ("latents", r"latents was made from .*autoencoder_step: 40 then, 36 now.*remove that folder"),
+        ("prior", r"those of another autoencoder than the one beside it: remove that folder"),
     ):
         output = finish(start(workdir, MANY_STEPS, f"--stages={stages}"), code=2)
         assert re.search(message, output)

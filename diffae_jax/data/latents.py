@@ -107,7 +107,7 @@ def read_inputs(folder: Path) -> dict[str, Any]:
     """Returns what a stage's folder was made from. Raises UserError where the record of it is damaged."""
     inputs = read_json(folder / INPUTS)
     if not isinstance(inputs, dict):
-        raise UserError(f"{folder / INPUTS} is damaged: remove {folder}, and it is made anew.")
+        raise UserError(f"{folder / INPUTS} is damaged: remove that folder, and it is made anew.")
     return inputs
 
 
@@ -119,18 +119,29 @@ def read_statistics(folder: Path, autoencoder: str) -> LatentStatistics | None:
     if not (folder / STATISTICS).exists():
         return None
     if read_inputs(folder).get("autoencoder") != autoencoder:
-        raise UserError(f"The z in {folder} are those of another autoencoder than the one beside it: remove {folder}.")
+        raise UserError(
+            f"The z in {folder} are those of another autoencoder than the one beside it: remove that folder."
+        )
     return LatentStatistics.load(folder / STATISTICS)
+
+
+def count_of(folder: Path, split: str) -> int:
+    """Returns how many images of a split the z in a folder are of. Raises UserError where the record is damaged."""
+    count = read_inputs(folder).get(split)
+    if type(count) is not int or not 0 <= count < 2**40:
+        raise UserError(f"{folder / INPUTS} is damaged: remove that folder, and it is made anew.")
+    return count
 
 
 def read_parts(folder: Path, split: str) -> Iterator[tuple[list[str], Float[np.ndarray, "n d"]]]:
     """Yields ids and z of every part of a split in order. Raises UserError for a part that is missing or damaged."""
-    num_images = read_inputs(folder).get(split, 0)
+    num_images = count_of(folder, split)
     for start in part_starts(num_images):
         path = part_path(folder, split, start)
         ids, z = _load_part(path)
         wanted = min(PART_SIZE, num_images - start)
-        if not (len(ids) == len(z) == wanted and np.isfinite(z).all()):
+        rows = z.dtype.kind == "f" and z.ndim == 2 and ids.ndim == 1 and len(ids) == len(z) == wanted
+        if not (rows and np.isfinite(z).all()):
             raise UserError(f"{path} does not hold {wanted} finite z: remove it and run the stage latents again.")
         yield ids.tolist(), z
 
@@ -147,7 +158,11 @@ def _save(path: Path, **arrays: np.ndarray) -> None:
 
 def _load_part(path: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
+        with zipfile.ZipFile(path) as archive:
+            if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):  # of any size, unpacked
+                raise zipfile.BadZipFile("compressed")
         with np.load(path, allow_pickle=False) as arrays:
             return arrays["ids"], arrays["z"]
-    except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
+    # what numpy raises depends on the byte that is wrong
+    except (OSError, ValueError, KeyError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} is missing or damaged: remove it and run the stage latents again.") from error

@@ -9,7 +9,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from diffae_jax.config import check
+from diffae_jax.config import check_run
 from diffae_jax.errors import UserError
 from diffae_jax.stages import autoencoder, evaluation, export, latents, prior
 from diffae_jax.stages.run_folder import RunFolder
@@ -62,7 +62,7 @@ def run_stages(config: ConfigDict, workdir: str | None = None, stages: list[str]
     unknown = set(stages or ()) - STAGES.keys()
     if unknown:
         raise UserError(f"There is no stage {', '.join(sorted(unknown))}: the stages are {', '.join(STAGES)}.")
-    check(config)
+    check_run(config)
     keep_compiled_programs()
     mesh = make_mesh()
     if config.model.z_dim is not None and (stages is None or "prior" in stages):  # not after days of training

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from diffae_jax.api import DiffAE
 from diffae_jax.data.batches import batches_of_rows, on_devices
-from diffae_jax.data.latents import LatentStatistics, read_inputs, read_parts
+from diffae_jax.data.latents import LatentStatistics, count_of, read_parts
 from diffae_jax.diffusion.loss import draw_t_and_eps, l_latent, l_simple
 from diffae_jax.diffusion.schedule import cumulative_alpha
 from diffae_jax.errors import UserError
@@ -126,7 +126,7 @@ def run(config: ConfigDict, folder: Path, mesh: Mesh) -> None:
 
 def normalized(statistics: LatentStatistics, latents: Path) -> Float[np.ndarray, "n d"]:
     """Reads all z of the training images, normalised; part by part, for they may be a large part of the memory."""
-    z = np.empty((read_inputs(latents)["training"], len(statistics.mean)), np.float32)
+    z = np.empty((count_of(latents, "training"), len(statistics.mean)), np.float32)
     filled = 0
     for ids, part in read_parts(latents, "training"):
         z[filled : filled + len(ids)] = statistics.normalize(part)

@@ -87,7 +87,7 @@ def _check_inputs(folder: Path, inputs: dict[str, Any]) -> None:
     record = folder / INPUTS
     if not record.exists():
         if folder.is_dir() and any(folder.iterdir()):
-            raise UserError(f"{folder} has no {INPUTS}, so nothing tells what it was made from: remove {folder}.")
+            raise UserError(f"{folder} has no {INPUTS}, so nothing tells what it was made from: remove that folder.")
         write_json(record, inputs)
         return
     began_with = read_inputs(folder)
@@ -96,7 +96,7 @@ def _check_inputs(folder: Path, inputs: dict[str, Any]) -> None:
         then_and_now = [f"{name}: {began_with.get(name)!s:.16} then, {inputs[name]!s:.16} now" for name in changed]
         raise UserError(
             f"{folder} was made from something else than there is now ({'; '.join(then_and_now)}): "
-            f"remove {folder} to make it anew, or give another --workdir."
+            f"remove that folder to make it anew, or give another --workdir."
         )
 
 

@@ -45,6 +45,13 @@ class Checkpoints:
         loaded = self._checkpointer.load_checkpointables(step, {"state": abstract_state, "window": None})
         return loaded["state"], loaded["window"]
 
+    def restore_ema(self, step: int, abstract_params: Params) -> Params:
+        """Returns the averaged weights of a step, and reads nothing else."""
+        only_what_is_named = ocp.Context()
+        only_what_is_named.pytree.loading.partial_load = True
+        with only_what_is_named:
+            return self._checkpointer.load_checkpointables(step, {"state": {"ema": abstract_params}})["state"]["ema"]
+
     def ema_shapes(self, step: int) -> dict[str, tuple[int, ...]]:
         """Returns the shapes of the averaged weights of a step by their flat names. Raises KeyError where none are."""
         state = self._checkpointer.checkpointables_metadata(step).metadata["state"] or {}  # None where it is damaged
@@ -70,29 +77,26 @@ def load_ema(folder: Path, abstract_params: Params) -> Params:
 
     Raises UserError where there is no checkpoint, and where it is damaged or of another model.
     """
-    checkpoints = Checkpoints(folder, read_only=True)
-    with contextlib.closing(checkpoints):
-        step = checkpoints.latest
-        if step is None:
-            raise UserError(
-                f"{folder} holds no checkpoint yet: run the stage that makes it (--stages={folder.parent.name}) or "
-                f"let it go on until its first save."
-            )
-        only_what_is_named = ocp.Context()
-        only_what_is_named.pytree.loading.partial_load = True
-        try:
+    step = latest_step(folder)
+    if step is None:
+        raise UserError(
+            f"{folder} holds no checkpoint yet: run the stage that makes it (--stages={folder.parent.name}) or "
+            f"let it go on until its first save."
+        )
+    wanted = {name: leaf.shape for name, leaf in flatten(abstract_params).items()}
+    try:
+        with contextlib.closing(Checkpoints(folder, read_only=True)) as checkpoints:
+            step = checkpoints.latest or step
             found = checkpoints.ema_shapes(step)
-            wanted = {name: leaf.shape for name, leaf in flatten(abstract_params).items()}
             differing = sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
             if differing:
                 raise UserError(
                     f"{folder} holds another model than the config.json of the run describes, first in "
                     f"{shown(differing[0])}: bring back the config.json that it was trained with."
                 )
-            with only_what_is_named:
-                state, _ = checkpoints.restore(step, {"ema": abstract_params})
-            return state["ema"]
-        except (KeyError, ValueError, OSError) as error:  # Orbax raises KeyError, whatever is wrong with its files
-            raise UserError(
-                f"{folder / str(step)} is damaged: remove it, and the checkpoint before it is taken."
-            ) from error
+            return checkpoints.restore_ema(step, abstract_params)
+    # what Orbax raises depends on the byte that is wrong
+    except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        raise UserError(
+            f"{folder / str(step)} is damaged: remove it, and the checkpoint before it is taken."
+        ) from error
