@@ -1,6 +1,7 @@
 """The training loop: steps, reports, checkpoints, stop signals. One loop for every network."""
 
 import collections
+import contextlib
 import dataclasses
 import itertools
 import signal
@@ -125,6 +126,51 @@ def begin(program: Program, checkpoints: Checkpoints, key: Key[Array, ""]) -> tu
     return state, Window(**window)
 
 
+class Reports:
+    """Metrics on their way to metrics.jsonl; they stay on the devices until they are asked for."""
+
+    def __init__(self, window: Window, writer: MetricsWriter, checkpoints: Checkpoints, batch_size: int, step: int):
+        self.window, self.last = window, {}  # last: the metrics of the last step
+        self._writer, self._checkpoints, self._batch_size = writer, checkpoints, batch_size
+        self._pending: collections.deque[tuple[int, Metrics]] = collections.deque()  # (steps before the call, metrics)
+        self._reported_step, self._reported_at = step, time.monotonic()
+
+    def add(self, step_before: int, metrics: Metrics) -> None:
+        """Takes the metrics of a call, and waits where too many calls are under way."""
+        self._pending.append((step_before, metrics))
+        if len(self._pending) > STEPS_IN_FLIGHT:
+            jax.block_until_ready(self._pending[-STEPS_IN_FLIGHT][1])
+
+    def collect(self) -> None:
+        """Fetches what is on the devices. Raises UserError for a step that was not finite."""
+        while self._pending:
+            step_before, metrics = self._pending.popleft()
+            columns = {name: np.atleast_1d(values).tolist() for name, values in jax.device_get(metrics).items()}
+            for offset, row in enumerate(zip(*columns.values(), strict=True), start=1):
+                values = dict(zip(columns, row, strict=True))
+                check_finite(step_before + offset, values, self._checkpoints.latest)
+                self.window.add(values)
+                self.last.update(values)
+
+    def write(self, step: int, progress: Progress) -> None:
+        """Reports the means since the last report, and the speed."""
+        self.collect()
+        speed = (step - self._reported_step) * self._batch_size / (time.monotonic() - self._reported_at)
+        self._reported_step, self._reported_at = step, time.monotonic()
+        means, samples = self.window.take_means(), step * self._batch_size
+        self._writer.write(step, samples, **means, **{f"{self._writer.unit}_per_second": speed})
+        progress.report(samples, means.get("loss", float("nan")), speed)
+
+    def run(self, task: Periodic, state: TrainState, step: int) -> None:
+        """Runs a task, whose time does not count as training, and writes what it measured."""
+        self.collect()
+        paused = time.monotonic()
+        values = task.call(state, step, self.last)
+        self._reported_at += time.monotonic() - paused
+        if values:
+            self._writer.write(step, step * self._batch_size, **values)
+
+
 def fit(
     program: Program,
     *,
@@ -145,61 +191,30 @@ def fit(
     init_key, step_key = jax.random.split(key)
     step = checkpoints.latest or 0
     state, window = begin(program, checkpoints, init_key)
-    pending: collections.deque[tuple[int, Metrics]] = collections.deque()  # (steps before the call, metrics)
+    reports = Reports(window, writer, checkpoints, batch_size, step)
     progress = Progress(writer.unit, intervals.num_steps * batch_size, step * batch_size)
-    reported_step, reported_at = step, time.monotonic()
-    last = {}
-
-    def collect():
-        while pending:
-            step_before, metrics = pending.popleft()
-            columns = {name: np.atleast_1d(values).tolist() for name, values in jax.device_get(metrics).items()}
-            for offset, row in enumerate(zip(*columns.values(), strict=True), start=1):
-                values = dict(zip(columns, row, strict=True))
-                check_finite(step_before + offset, values, checkpoints.latest)
-                window.add(values)
-                last.update(values)
-
-    def save():
-        collect()
-        checkpoints.save(step, state, dataclasses.asdict(window))
 
     def is_due(every):
         return finished or step // every > step_before // every
 
-    try:
-        with StopSignal() as stop:
-            while step < intervals.num_steps:
-                step_before, step = step, step + program.steps_per_call
-                finished = step >= intervals.num_steps
-                state, metrics = program.step(state, next(batches), step_key)
-                pending.append((step_before, metrics))
-                if len(pending) > STEPS_IN_FLIGHT:
-                    jax.block_until_ready(pending[-STEPS_IN_FLIGHT][1])
-                progress.advance((step - step_before) * batch_size)
-
-                if is_due(intervals.log_every):
-                    collect()
-                    speed = (step - reported_step) * batch_size / (time.monotonic() - reported_at)
-                    reported_step, reported_at = step, time.monotonic()
-                    means = window.take_means()
-                    writer.write(step, step * batch_size, **means, **{f"{writer.unit}_per_second": speed})
-                    progress.report(step * batch_size, means.get("loss", float("nan")), speed)
-                stopping = stop.reached()
-                for task in () if stopping else periodic:
-                    if is_due(task.every):
-                        collect()
-                        paused = time.monotonic()
-                        values = task.call(state, step, last)
-                        reported_at += time.monotonic() - paused
-                        if values:
-                            writer.write(step, step * batch_size, **values)
-                if is_due(intervals.save_every) or stopping:
-                    save()
-                if stopping:
-                    checkpoints.wait()
-                    raise Stopped(step, stop.number)
+    with contextlib.closing(progress), StopSignal() as stop:
+        while step < intervals.num_steps:
+            step_before, step = step, step + program.steps_per_call
+            finished = step >= intervals.num_steps
+            state, metrics = program.step(state, next(batches), step_key)
+            reports.add(step_before, metrics)
+            progress.advance((step - step_before) * batch_size)
+            if is_due(intervals.log_every):
+                reports.write(step, progress)
+            stopping = stop.reached()
+            for task in () if stopping else periodic:
+                if is_due(task.every):
+                    reports.run(task, state, step)
+            if is_due(intervals.save_every) or stopping:
+                reports.collect()
+                checkpoints.save(step, state, dataclasses.asdict(window))
+            if stopping:
+                checkpoints.wait()
+                raise Stopped(step, stop.number)
         checkpoints.wait()
-    finally:
-        progress.close()
     return state
