@@ -14,6 +14,7 @@ import pytest
 from diffae_jax import DiffAE
 from diffae_jax.convert import import_official
 from diffae_jax.convert.names import CELEBA_ATTRIBUTES
+from diffae_jax.convert.stored import Storage
 from diffae_jax.errors import UserError
 from diffae_jax.models.functional import flatten
 from tests.official import official_checkpoint, official_state
@@ -153,10 +154,10 @@ def test_latents_and_classifier(state, tmp_path, one_device):
     with pytest.raises(UserError, match="belongs to another autoencoder"):
         import_official(path, other, classifier)
     fewer = write(tmp_path, {"conds_mean": mean[:9], "conds_std": std[:9]}, "fewer.pkl")
-    with pytest.raises(UserError, match="z of this model has 24 dimensions, and the statistics 9"):
+    with pytest.raises(UserError, match=r"fewer\.pkl has statistics of 9 and 9 dimensions, and the model z of 24"):
         import_official(path, fewer)
     flat = write(tmp_path, {"conds_mean": mean, "conds_std": std * 0}, "flat.pkl")
-    with pytest.raises(UserError, match="positive deviations"):
+    with pytest.raises(UserError, match=r"flat\.pkl cannot be used: .*positive deviations"):
         import_official(path, flat)
     with pytest.raises(UserError, match="lacks conds_mean"):
         import_official(path, path)
@@ -168,6 +169,12 @@ def test_latents_and_classifier(state, tmp_path, one_device):
     broken = write(tmp_path, {"state_dict": tensors}, "broken.ckpt")
     with pytest.raises(UserError, match=r"has numbers in ema_classifier\.bias that are not finite"):
         import_official(path, latents, broken)
+    tensors["ema_classifier.bias"], tensors["ema_classifier.weight"] = bias, weight * (np.arange(40) != 3)[:, None]
+    with pytest.raises(UserError, match=r"flat\.ckpt cannot be used: The weights of probe Bags_Under_Eyes have no dir"):
+        import_official(path, latents, write(tmp_path, {"state_dict": tensors}, "flat.ckpt"))
+    tensors["ema_classifier.weight"] = np.ones((40, 23), np.float32)
+    with pytest.raises(UserError, match=r"narrow\.ckpt has ema_classifier\.weight of shape \(40, 23\)"):
+        import_official(path, latents, write(tmp_path, {"state_dict": tensors}, "narrow.ckpt"))
     with pytest.raises(UserError, match="lacks ema_classifier"):
         import_official(path, classifier=path)
 
@@ -255,7 +262,7 @@ HOSTILE = {
     "whole statistics": (entry("conds_std", np.ones((1, 24), np.int32)), "conds_std of type int32"),
     "empty statistics": (
         lambda tree: tree["state_dict"].update(dict.fromkeys(("conds_mean", "conds_std"), np.zeros(0, np.float32))),
-        "not one row each",
+        "has statistics of 0 and 0 dimensions",
     ),
 }
 
@@ -303,6 +310,59 @@ def test_every_flipped_bit_of_a_weight_is_noticed(checkpoint, state, tmp_path, o
 def test_prior_without_statistics_asks_for_them(state, tmp_path):
     with pytest.raises(UserError, match="--latents"):
         import_official(write(tmp_path, official_checkpoint(state, statistics=False)))
+
+
+def nothing(tree):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("change", "other", "message"),
+    [
+        (without(OUT), {}, "lacks ema_model.out.2.bias"),
+        (entry("ema_model.noise_net.weight", np.zeros(3, np.float32)), {}, "unknown weights"),
+        (entry(OUT, np.zeros(4, np.float32)), {}, "of shape"),
+        (entry(OUT, np.zeros(3, np.int32)), {}, "of type int32"),
+        (nothing, {"latents": "no.pkl"}, "does not exist"),
+        (nothing, {"latents": "last.ckpt"}, "lacks conds_mean"),
+        (nothing, {"classifier": "no.ckpt"}, "does not exist"),
+        (nothing, {"classifier": "last.ckpt"}, "lacks ema_classifier"),
+        (lambda tree: [without(name)(tree) for name in ("conds_mean", "conds_std")], {}, "--latents"),
+    ],
+    ids=[
+        "missing",
+        "extra",
+        "size",
+        "type",
+        "no latents",
+        "wrong latents",
+        "no classifier",
+        "wrong classifier",
+        "none",
+    ],
+)
+def test_what_can_be_told_without_the_weights_is_told_before_they_are_read(
+    state, tmp_path, one_device, monkeypatch, change, other, message
+):
+    tree, reads, read = official_checkpoint(state), [], Storage.read
+    change(tree)
+    path = write(tmp_path, tree)
+    monkeypatch.setattr(Storage, "read", lambda self, *span: reads.append(self.elements) or read(self, *span))
+    with pytest.raises(UserError, match=message):
+        import_official(path, mesh=one_device, **{key: tmp_path / name for key, name in other.items()})
+    assert set(reads) <= {24}, "more was read than statistics"
+
+
+def test_weights_that_lie_apart_are_refused_and_turned_ones_are_not(state, tmp_path, one_device, model, monkeypatch):
+    name = "ema_model.latent_net.layers.0.linear.weight"  # (40, 24)
+    tree = official_checkpoint(state)
+    tree["state_dict"][name] = np.asfortranarray(state["latent_net.layers.0.linear.weight"])
+    turned = import_official(write(tmp_path, tree), mesh=one_device)
+    np.testing.assert_array_equal(*(flatten(m.prior)["layers.0.linear.kernel"] for m in (turned, model)))
+    tree["state_dict"][name] = np.zeros((40, 25), np.float32)[:, :24]
+    monkeypatch.setattr(Storage, "read", None)  # nothing is read
+    with pytest.raises(UserError, match=r"layers\.0\.linear\.weight with gaps between its numbers"):
+        import_official(write(tmp_path, tree), mesh=one_device)
 
 
 def diffae(*arguments):
