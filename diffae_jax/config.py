@@ -22,7 +22,7 @@ CHOICES = {
     "data.kind": ("folder", "digits"),
     "execution.sharding": ("replicated", "fsdp"),
 }
-MAX_LEVELS = 10  # of a network
+MAX_LEVELS = 8  # of a network; the published ones have at most 7
 MAX_PRIOR_LAYERS = 50
 RANGES = {  # of sizes, what no network of today comes near: a config from elsewhere must not keep anybody busy
     "seed": (0, 2**31 - 1),

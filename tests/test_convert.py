@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import time
+import tracemalloc
 from pathlib import Path
 
 import jax
@@ -12,8 +13,10 @@ import numpy as np
 import pytest
 
 from diffae_jax import DiffAE
+from diffae_jax.config import MAX_LEVELS, MAX_PRIOR_LAYERS
 from diffae_jax.convert import import_official
 from diffae_jax.convert.names import CELEBA_ATTRIBUTES
+from diffae_jax.convert.stored import Storage
 from diffae_jax.errors import UserError
 from diffae_jax.models.functional import flatten
 from tests.official import official_checkpoint, official_state
@@ -153,10 +156,10 @@ def test_latents_and_classifier(state, tmp_path, one_device):
     with pytest.raises(UserError, match="belongs to another autoencoder"):
         import_official(path, other, classifier)
     fewer = write(tmp_path, {"conds_mean": mean[:9], "conds_std": std[:9]}, "fewer.pkl")
-    with pytest.raises(UserError, match="z of this model has 24 dimensions, and the statistics 9"):
+    with pytest.raises(UserError, match=r"fewer\.pkl has statistics of 9 and 9 dimensions, and the model z of 24"):
         import_official(path, fewer)
     flat = write(tmp_path, {"conds_mean": mean, "conds_std": std * 0}, "flat.pkl")
-    with pytest.raises(UserError, match="positive deviations"):
+    with pytest.raises(UserError, match=r"flat\.pkl cannot be used: .*positive deviations"):
         import_official(path, flat)
     with pytest.raises(UserError, match="lacks conds_mean"):
         import_official(path, path)
@@ -168,6 +171,12 @@ def test_latents_and_classifier(state, tmp_path, one_device):
     broken = write(tmp_path, {"state_dict": tensors}, "broken.ckpt")
     with pytest.raises(UserError, match=r"has numbers in ema_classifier\.bias that are not finite"):
         import_official(path, latents, broken)
+    tensors["ema_classifier.bias"], tensors["ema_classifier.weight"] = bias, weight * (np.arange(40) != 3)[:, None]
+    with pytest.raises(UserError, match=r"flat\.ckpt cannot be used: The weights of probe Bags_Under_Eyes have no dir"):
+        import_official(path, latents, write(tmp_path, {"state_dict": tensors}, "flat.ckpt"))
+    tensors["ema_classifier.weight"] = np.ones((40, 23), np.float32)
+    with pytest.raises(UserError, match=r"narrow\.ckpt has ema_classifier\.weight of shape \(40, 23\)"):
+        import_official(path, latents, write(tmp_path, {"state_dict": tensors}, "narrow.ckpt"))
     with pytest.raises(UserError, match="lacks ema_classifier"):
         import_official(path, classifier=path)
 
@@ -207,6 +216,13 @@ def hyper(**values):
         (without("conds_mean"), "lacks conds_mean or conds_std"),
         (hyper(T=4000), "T = 4000"),
         (hyper(net_latent_condition_bias=0.0), "net_latent_condition_bias"),
+        (hyper(beatgans_rescale_timesteps=True), "beatgans_rescale_timesteps = True"),
+        (hyper(net_enc_tanh=True), "net_enc_tanh = True"),
+        (hyper(net_beatgans_resnet_condition_scale_bias=0), "net_beatgans_resnet_condition_scale_bias = 0"),
+        (hyper(latent_znormalize=False), "latent_znormalize = False"),
+        (hyper(latent_clip_sample=True), "latent_clip_sample = True"),
+        (hyper(latent_rescale_timesteps=True), "latent_rescale_timesteps = True"),
+        (hyper(net_latent_time_last_act=True), "net_latent_time_last_act = True"),
         (hyper(beta_scheduler="sigmoid"), "= sigmoid"),
         (hyper(img_size=15), "15"),
     ],
@@ -230,7 +246,25 @@ def many(name):
     return lambda tree: tree["state_dict"].update({name.format(i): weight for i in range(3000)})
 
 
+def greatest(tree):
+    """Makes of a file the names of the greatest network that is built to compare it, and nothing of that network."""
+    weight = np.zeros((32, 1, 1, 1), np.float32)
+    names = [
+        f"{prefix}input_blocks.{3 * level + place}.{name}"
+        for prefix in ("", "encoder.")
+        for level in range(MAX_LEVELS)
+        for place, name in ((0, "x"), (1, "0.in_layers.2.weight"), (1, "1.qkv.weight"), (2, "x"))
+    ]
+    names += [f"latent_net.layers.{i}.x" for i in range(MAX_PRIOR_LAYERS)]
+    names += ["input_blocks.0.0.weight", "encoder.out.3.weight"]
+    tensors = dict.fromkeys((f"ema_model.{name}" for name in names), weight)
+    tensors["ema_model.time_embed.time_embed.0.weight"] = np.zeros((32, 32), np.float32)
+    tensors["ema_model.latent_net.layers.0.linear.weight"] = np.zeros((32, 32), np.float32)
+    tree.update(state_dict=tensors, hyper_parameters={"img_size": 2**MAX_LEVELS})
+
+
 HOSTILE = {
+    "greatest of all": (greatest, "lacks ema_model"),
     "layers without end": (many("ema_model.latent_net.layers.{}.linear.weight"), r"has 3,000 latent_net\.layers"),
     "levels without end": (many("ema_model.input_blocks.{}.0.in_layers.2.weight"), "has 3000 input_blocks"),
     "levels of the encoder": (many("ema_model.encoder.input_blocks.{}.0.x"), r"has 3000 encoder\.input_blocks"),
@@ -255,7 +289,7 @@ HOSTILE = {
     "whole statistics": (entry("conds_std", np.ones((1, 24), np.int32)), "conds_std of type int32"),
     "empty statistics": (
         lambda tree: tree["state_dict"].update(dict.fromkeys(("conds_mean", "conds_std"), np.zeros(0, np.float32))),
-        "not one row each",
+        "has statistics of 0 and 0 dimensions",
     ),
 }
 
@@ -266,10 +300,10 @@ def test_hostile_file_is_refused_at_once_in_one_sentence(state, tmp_path, one_de
     tree = official_checkpoint(state)
     change(tree)
     path = write(tmp_path, tree)
-    start = time.perf_counter()
+    start = time.process_time()  # of other processes' work the reader is not to blame
     with pytest.raises(UserError, match=message) as refusal:
         import_official(path, mesh=one_device)
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 4  # of it the type checks of the tests take the most
     assert str(refusal.value).isprintable()
     assert len(str(refusal.value)) <= 400
 
@@ -300,9 +334,89 @@ def test_every_flipped_bit_of_a_weight_is_noticed(checkpoint, state, tmp_path, o
             import_official(tmp_path / "flipped.ckpt", mesh=one_device)
 
 
+def test_settings_of_a_latent_ddim_mean_nothing_without_one(tmp_path, one_device):
+    hyper = dict(
+        img_size=16,
+        net_latent_condition_bias=0.0,  # as in the official code's defaults
+        latent_znormalize=False,
+        latent_clip_sample=True,
+        beatgans_rescale_timesteps=False,
+        net_enc_tanh=False,
+        net_beatgans_resnet_condition_scale_bias=1.0,
+    )
+    tree = official_checkpoint(official_state(latent=None), hyper=hyper)
+    assert import_official(write(tmp_path, tree), mesh=one_device).prior is None
+
+
+def test_counting_blocks_keeps_no_copies_of_long_names(state, tmp_path):
+    tree = official_checkpoint(state)
+    tree["state_dict"]["ema_model.input_blocks.0." + "." * 9_000_000] = np.zeros(1, np.float32)
+    path = write(tmp_path, tree)
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match="unknown weights"):
+            import_official(path)
+        assert tracemalloc.get_traced_memory()[1] < 100e6
+    finally:
+        tracemalloc.stop()
+
+
 def test_prior_without_statistics_asks_for_them(state, tmp_path):
     with pytest.raises(UserError, match="--latents"):
         import_official(write(tmp_path, official_checkpoint(state, statistics=False)))
+
+
+def nothing(tree):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("change", "other", "message"),
+    [
+        (without(OUT), {}, "lacks ema_model.out.2.bias"),
+        (entry("ema_model.noise_net.weight", np.zeros(3, np.float32)), {}, "unknown weights"),
+        (entry(OUT, np.zeros(4, np.float32)), {}, "of shape"),
+        (entry(OUT, np.zeros(3, np.int32)), {}, "of type int32"),
+        (nothing, {"latents": "no.pkl"}, "does not exist"),
+        (nothing, {"latents": "last.ckpt"}, "lacks conds_mean"),
+        (nothing, {"classifier": "no.ckpt"}, "does not exist"),
+        (nothing, {"classifier": "last.ckpt"}, "lacks ema_classifier"),
+        (lambda tree: [without(name)(tree) for name in ("conds_mean", "conds_std")], {}, "--latents"),
+    ],
+    ids=[
+        "missing",
+        "extra",
+        "size",
+        "type",
+        "no latents",
+        "wrong latents",
+        "no classifier",
+        "wrong classifier",
+        "none",
+    ],
+)
+def test_what_can_be_told_without_the_weights_is_told_before_they_are_read(
+    state, tmp_path, one_device, monkeypatch, change, other, message
+):
+    tree, reads, read = official_checkpoint(state), [], Storage.read
+    change(tree)
+    path = write(tmp_path, tree)
+    monkeypatch.setattr(Storage, "read", lambda self, *span: reads.append(self.elements) or read(self, *span))
+    with pytest.raises(UserError, match=message):
+        import_official(path, mesh=one_device, **{key: tmp_path / name for key, name in other.items()})
+    assert set(reads) <= {24}, "more was read than statistics"
+
+
+def test_weights_that_lie_apart_are_refused_and_turned_ones_are_not(state, tmp_path, one_device, model, monkeypatch):
+    name = "ema_model.latent_net.layers.0.linear.weight"  # (40, 24)
+    tree = official_checkpoint(state)
+    tree["state_dict"][name] = np.asfortranarray(state["latent_net.layers.0.linear.weight"])
+    turned = import_official(write(tmp_path, tree), mesh=one_device)
+    np.testing.assert_array_equal(*(flatten(m.prior)["layers.0.linear.kernel"] for m in (turned, model)))
+    tree["state_dict"][name] = np.zeros((40, 25), np.float32)[:, :24]
+    monkeypatch.setattr(Storage, "read", None)  # nothing is read
+    with pytest.raises(UserError, match=r"layers\.0\.linear\.weight with gaps between its numbers"):
+        import_official(write(tmp_path, tree), mesh=one_device)
 
 
 def diffae(*arguments):

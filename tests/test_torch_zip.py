@@ -4,7 +4,10 @@ import ast
 import os
 import pickle
 import random
+import re
 import struct
+import subprocess
+import sys
 import time
 import tracemalloc
 from collections import OrderedDict
@@ -251,6 +254,10 @@ def text(value):
     return b"\x8c" + bytes([len(value)]) + value.encode()
 
 
+def long_text(value):
+    return b"X" + struct.pack("<I", len(value)) + value.encode()
+
+
 TOUCH = ("touch marker",)
 SYSTEM = Call(Foreign("os", "system"), TOUCH)
 GETATTR = Call(Foreign("builtins", "getattr"), (Foreign("os", "path"), "os"))
@@ -416,6 +423,53 @@ def test_the_hostile_calls_would_be_carried_out_by_pickle(tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     pickle.loads(b"\x80\x02" + pickled(SYSTEM)[0] + b".")
     assert (tmp_path / "marker").exists()
+
+
+GREAT = (2**2030,) * 8  # strides that lead nowhere
+WITHIN_LIMITS = {  # what is repeated as often as instructions are read, and the instructions of each repetition
+    "one long global": (text("f") + b"q\0" + long_text("pytorch_lightning." + "x" * 15_000_000), b"h\1h\0\x930", 4),
+    "globals": (text("f") + b"q\0" + text("pytorch_lightning.x"), b"h\1h\0\x930", 4),
+    "tensors of great strides": (
+        pickled(REBUILD)[0]
+        + b"q\0"
+        + pickled((storage("FloatStorage", "0", 24), 0, (1,) * 8, GREAT, True, OrderedDict()))[0],
+        b"h\0h\1R0",
+        4,
+    ),
+    "storages": (pickled(("storage", Foreign("torch", "FloatStorage"), "0", "cpu", 24))[0], b"h\1Q0", 3),
+}
+
+
+def test_a_file_of_as_many_instructions_as_are_read_takes_a_second(tmp_path):
+    for name, (made, repeated, count) in WITHIN_LIMITS.items():
+        pickle = b"\x80\x04" + made + b"q\1(" + repeated * (instructions.MAX_INSTRUCTIONS // count + 1) + b"]."
+        write_zip(tmp_path / name, checkpoint_entries(pickle, [DATA.view(np.uint8)]))
+    program = """
+import sys, time
+from diffae_jax.convert.torch_zip import read_checkpoint
+from diffae_jax.errors import UserError
+for path in sys.argv[1:]:
+    start = time.perf_counter()
+    try:
+        read_checkpoint(path)
+    except UserError as error:
+        print(time.perf_counter() - start, error)
+"""  # a process of its own: the type checks of the tests would take most of the time
+    command = [sys.executable, "-c", program, *(tmp_path / name for name in WITHIN_LIMITS)]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert len(lines) == len(WITHIN_LIMITS)
+    for line in lines:
+        assert re.search("200,000 instructions|name of 15,000,019 characters", line), line
+        assert float(line.split()[0]) < 2, line
+
+
+def test_a_storage_of_a_long_name_is_refused_however_often_it_is_recalled(tmp_path):
+    key = "x" * 60_000
+    described = pickled(("storage", Foreign("torch", "FloatStorage"), key, "cpu", 24))[0]
+    pickle = b"\x80\x04" + described + b"q\1(" + b"h\1Q0" * 60_000 + b"]."
+    write_zip(tmp_path / "f", [*checkpoint_entries(pickle), Entry(f"archive/data/{key}", DATA.view(np.uint8))])
+    with pytest.raises(UserError, match="lacks the entry data/xxx"):
+        read_checkpoint(tmp_path / "f")
 
 
 def test_too_many_entries_are_refused(tmp_path):

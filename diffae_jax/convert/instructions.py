@@ -18,7 +18,8 @@ from diffae_jax.convert.stored import STORAGE_TYPES, Entry, Refusal, Storage, St
 from diffae_jax.errors import shown
 
 # A tensor takes some 30 instructions. At these limits the worst of files takes a second to refuse.
-MAX_INSTRUCTIONS = 500_000
+MAX_INSTRUCTIONS = 200_000
+LONGEST_NAME = 500  # of a global or a storage: a text may be recalled often, and to put it in another copies it
 MAX_DIMENSIONS = 8
 MAX_EMPTY = 2**32  # product of a tensor's other dimensions where one is 0
 MAX_INTEGER_KEY = 2**60  # greater integers can share one hash, and then a dict of n keys takes n^2 steps
@@ -138,6 +139,9 @@ class Machine:
         """Pushes what stands for a global. It is looked up here by its name, and never imported."""
         if type(module) is not str or type(name) is not str:
             raise Refusal("has a damaged data.pkl, which names a global by something else than text.")
+        if len(module) + len(name) > LONGEST_NAME:
+            told = shown(f"{module[:LONGEST_NAME]}.{name[:LONGEST_NAME]}")
+            raise Refusal(f"asks for {told}, a name of {len(module) + len(name):,} characters: nothing of it was run.")
         full_name = f"{module}.{name}"
         if full_name in KNOWN_NAMES:
             self.push(Known(full_name))
@@ -180,7 +184,7 @@ class Machine:
         _, type_, key, _, elements = description
         if type_.name not in STORAGE_TYPES:
             raise Refusal(f"takes {type_.name} for a type of storage.")
-        if f"data/{key}" not in self.entries:
+        if len(key) > LONGEST_NAME or f"data/{key}" not in self.entries:
             raise Refusal(f"lacks the entry data/{shown(key)}: download or copy it again.")
         start, size, checksum = self.entries[f"data/{key}"]
         if elements * np.dtype(STORAGE_TYPES[type_.name]).itemsize != size:
@@ -214,11 +218,14 @@ def _rebuilt_tensor(arguments: Any) -> StoredTensor:
         raise Refusal(f"holds a tensor of {len(shape):,} dimensions with {len(strides):,} strides.")
     if any(type(n) is not int or n < 0 for n in (offset, *shape, *strides)):
         raise Refusal("holds a tensor whose offset, shape or strides are no natural numbers.")
-    told = shown(f"a tensor of shape {shape} with strides {strides} at {offset}")
+    problem = None
     if math.prod(n or 1 for n in shape) > max(storage.elements, MAX_EMPTY if 0 in shape else 1):
-        raise Refusal(f"declares {told}, but its storage has {storage.elements:,} elements.")
-    if offset + extent(shape, strides) > storage.elements:
-        raise Refusal(f"declares {told}, which lies outside of its storage of {storage.elements:,} elements.")
+        problem = f"but its storage has {storage.elements:,} elements"
+    elif offset + extent(shape, strides) > storage.elements:
+        problem = f"which lies outside of its storage of {storage.elements:,} elements"
+    if problem:  # only now, because great numbers take their time to become text
+        told = shown(f"a tensor of shape {shape} with strides {strides} at {offset}")
+        raise Refusal(f"declares {told}, {problem}.")
     # A stride that leads nowhere may be any number, also one that numpy cannot hold.
     strides = tuple(stride if n > 1 and 0 not in shape else 0 for n, stride in zip(shape, strides, strict=True))
     return StoredTensor(shape, storage.dtype, storage, offset, strides)

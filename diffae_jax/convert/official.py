@@ -1,9 +1,10 @@
 """Official checkpoints as DiffAE: every weight of a file is used or known to be of no use, every parameter filled."""
 
 import collections
+import contextlib
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from diffae_jax.convert.names import (
     to_ours,
 )
 from diffae_jax.convert.settings import State, read_settings
-from diffae_jax.convert.stored import StoredTensor
+from diffae_jax.convert.stored import StoredTensor, extent
 from diffae_jax.convert.torch_zip import read_checkpoint
 from diffae_jax.data.latents import LatentStatistics
 from diffae_jax.errors import UserError, shown
@@ -67,17 +68,20 @@ def import_official(
     shapes = abstract_weights(config, mesh)
     if not any(name.startswith("latent_net.") for name in averaged):
         shapes.pop("prior", None)
-    weights, unused = _fill(state, shapes, file)
-
-    statistics = _statistics(state, file) if state.keys() & set(STATISTICS) else None
-    probes = {}
-    if latents is not None:
-        statistics = _agreed(statistics, _statistics(read_checkpoint(latents), str(latents)), str(latents))
-    if classifier is not None:
-        found, probes = _classifier(classifier)
-        statistics = _agreed(statistics, found, str(classifier))
-    if "prior" in weights and statistics is None:
+    places, unused = _places(state, shapes, file)
+    # The weights, which may be gigabytes, are read when all else is known to be good.
+    has_statistics = bool(state.keys() & set(STATISTICS))
+    if "prior" in shapes and not has_statistics and latents is None and classifier is None:
         raise UserError(f"{file} has a latent DDIM but no statistics of z: give its latent.pkl with --latents.")
+    z_dim, probes = config.model.z_dim, {}
+    statistics = _statistics(state, file, z_dim) if has_statistics else None
+    if latents is not None:
+        others = _statistics(read_checkpoint(latents), str(latents), z_dim)
+        statistics = _agreed(statistics, others, str(latents))
+    if classifier is not None:
+        others, probes = _classifier(classifier, z_dim)
+        statistics = _agreed(statistics, others, str(classifier))
+    weights = {part: _filled(state, shapes[part], names, file) for part, names in places.items()}
 
     origin = {"imported_from": Path(checkpoint).name, "unused": unused}
     counts = tree.get("global_step"), hyper.get("batch_size"), hyper.get("accum_batches", 1)
@@ -104,32 +108,49 @@ def _state_dict(tree: Any, file: str) -> State:
     return state
 
 
-def _fill(state: State, shapes: dict[str, Params], file: str) -> tuple[dict[str, Params], dict[str, int]]:
-    """Returns weights for all of `shapes`, and how many of the file's tensors were left unused for which reason."""
-    missing, misshapen, used, weights = [], [], set(STATISTICS), {}
+def _places(state: State, shapes: dict[str, Params], file: str) -> tuple[dict[str, dict[str, str]], dict[str, int]]:
+    """Returns {our flat name: official name} for each part, and the number of unused tensors by reason.
+
+    Raises UserError for what can be told without reading: names, numbers of elements and types that do not fit.
+    """
+    missing, misshapen, used, places = [], [], set(STATISTICS), {}
     for part, names_of in (("autoencoder", autoencoder_names), ("prior", prior_names)):
         if part not in shapes:
             continue
-        flat_shapes, filled = flatten(shapes[part]), {}
-        for ours, name in names_of(shapes[part]).items():
-            official, shape = EMA + name, flat_shapes[ours].shape
-            used.add(official)
+        places[part] = {ours: EMA + name for ours, name in names_of(shapes[part]).items()}
+        used |= set(places[part].values())
+        flat_shapes = flatten(shapes[part])
+        for ours, official in places[part].items():
             if official not in state:
                 missing.append(official)
-                continue
-            tensor = state[official]
-            array = None
-            if math.prod(tensor.shape) == math.prod(shape):  # otherwise it is not even read
-                array = to_ours(_numbers(tensor, official, file), ours, shape)
-            if array is None:
-                misshapen.append(f"{official} of shape {tensor.shape} for {shape}")
-            filled[ours] = array
-        weights[part] = filled
-    for problem, names in (("lacks", missing), ("has", misshapen)):
-        if names:
-            raise UserError(f"{file} {problem} {name_some(names)}: it is not a model of the official code.")
+            elif math.prod(state[official].shape) != math.prod(flat_shapes[ours].shape):
+                misshapen.append(_misshapen(state[official], official, flat_shapes[ours].shape))
+    _refuse(missing, "lacks", file)
+    _refuse(misshapen, "has", file)
     unused = _reasons(state.keys() - used, UNUSED, file)
-    return {part: unflatten(filled) for part, filled in weights.items()}, unused
+    for official in used & state.keys():
+        _check(state[official], official, file)
+    return places, unused
+
+
+def _filled(state: State, shapes: Params, names: dict[str, str], file: str) -> Params:
+    """Reads the weights of one part."""
+    filled, misshapen, flat_shapes = {}, [], flatten(shapes)
+    for ours, official in names.items():
+        filled[ours] = to_ours(_numbers(state[official], official, file), ours, flat_shapes[ours].shape)
+        if filled[ours] is None:
+            misshapen.append(_misshapen(state[official], official, flat_shapes[ours].shape))
+    _refuse(misshapen, "has", file)
+    return unflatten(filled)
+
+
+def _misshapen(tensor: StoredTensor, name: str, shape: tuple[int, ...]) -> str:
+    return f"{name} of shape {tensor.shape} for {shape}"
+
+
+def _refuse(names: list[str], problem: str, file: str) -> None:
+    if names:
+        raise UserError(f"{file} {problem} {name_some(names)}: it is not a model of the official code.")
 
 
 def _reasons(names: Iterable[str], reasons: dict[str, re.Pattern], file: str) -> dict[str, int]:
@@ -143,18 +164,40 @@ def _reasons(names: Iterable[str], reasons: dict[str, re.Pattern], file: str) ->
     return dict(sorted(counts.items()))
 
 
-def _statistics(tree: Any, file: str) -> LatentStatistics:
+def _statistics(tree: Any, file: str, z_dim: int | None) -> LatentStatistics:
     """Reads conds_mean and conds_std of a state_dict or a latent.pkl."""
     tensors = {name: tree.get(name) if isinstance(tree, dict) else None for name in STATISTICS}
     if not all(isinstance(tensor, StoredTensor) for tensor in tensors.values()):
         raise UserError(f"{file} lacks conds_mean or conds_std: it does not hold the statistics of z.")
-    return LatentStatistics(*(_numbers(tensor, name, file).reshape(-1) for name, tensor in tensors.items()))
+    sizes = [math.prod(tensor.shape) for tensor in tensors.values()]
+    if sizes != [z_dim, z_dim]:
+        has = "no z" if z_dim is None else f"z of {z_dim} dimensions"
+        raise UserError(f"{file} has statistics of {sizes[0]:,} and {sizes[1]:,} dimensions, and the model {has}.")
+    mean, std = (_numbers(tensor, name, file).reshape(-1) for name, tensor in tensors.items())
+    with _naming(file):
+        return LatentStatistics(mean, std)
+
+
+@contextlib.contextmanager
+def _naming(file: str) -> Iterator[None]:
+    """Puts the file in front of what is wrong with its numbers."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{file} cannot be used: {error}") from error
+
+
+def _check(tensor: StoredTensor, name: str, file: str) -> None:
+    """Raises UserError for a tensor that is not of floating point, or whose elements do not lie side by side."""
+    if tensor.dtype.kind != "f":
+        raise UserError(f"{file} has {name} of type {tensor.dtype}, where floating point numbers are expected.")
+    if extent(tensor.shape, tensor.strides) > math.prod(tensor.shape):  # to read it would take more than it holds
+        raise UserError(f"{file} has {name} with gaps between its numbers, as no official file has: save a copy of it.")
 
 
 def _numbers(tensor: StoredTensor, name: str, file: str) -> np.ndarray:
     """Reads a tensor as float32. Raises UserError, with its name, unless it holds finite floating point numbers."""
-    if tensor.dtype.kind != "f":
-        raise UserError(f"{file} has {name} of type {tensor.dtype}, where floating point numbers are expected.")
+    _check(tensor, name, file)
     with np.errstate(over="ignore"):  # what float32 does not hold becomes infinite
         array = tensor.numpy().astype(np.float32, copy=False)
     if not np.isfinite(array).all():
@@ -173,7 +216,7 @@ def _agreed(ours: LatentStatistics | None, others: LatentStatistics, file: str) 
     return ours
 
 
-def _classifier(path: str | Path) -> tuple[LatentStatistics, dict[str, Probe]]:
+def _classifier(path: str | Path, z_dim: int | None) -> tuple[LatentStatistics, dict[str, Probe]]:
     """Reads the official linear classifier as probes, with the statistics of the z that it was fitted to."""
     file = str(path)
     state = _state_dict(read_checkpoint(path), file)
@@ -181,14 +224,17 @@ def _classifier(path: str | Path) -> tuple[LatentStatistics, dict[str, Probe]]:
     if None in tensors.values():
         raise UserError(f"{file} lacks ema_classifier.weight or ema_classifier.bias: it is no official classifier.")
     _reasons(state.keys() - {*STATISTICS, *(f"ema_classifier.{name}" for name in tensors)}, UNUSED_OF_CLASSIFIER, file)
-    weight, bias = (_numbers(tensor, f"ema_classifier.{name}", file) for name, tensor in tensors.items())
-    if weight.ndim != 2 or bias.shape != (len(CELEBA_ATTRIBUTES),) or len(weight) != len(bias):
-        raise UserError(
-            f"{file} has a classifier of shape {weight.shape}, and only those of the {len(CELEBA_ATTRIBUTES)} "
-            f"attributes of CelebA can be imported."
-        )
-    probes = {name: Probe(name, weight[i], float(bias[i])) for i, name in enumerate(CELEBA_ATTRIBUTES)}
-    return _statistics(state, file), probes
+    statistics = _statistics(state, file, z_dim)
+    wanted = {"weight": (len(CELEBA_ATTRIBUTES), z_dim), "bias": (len(CELEBA_ATTRIBUTES),)}
+    for name, shape in wanted.items():
+        if tensors[name].shape != shape:
+            raise UserError(
+                f"{file} has ema_classifier.{name} of shape {tensors[name].shape}, and only classifiers of the "
+                f"{len(CELEBA_ATTRIBUTES)} attributes of CelebA can be imported, where it is {shape}."
+            )
+    weight, bias = (_numbers(tensors[name], f"ema_classifier.{name}", file) for name in wanted)
+    with _naming(file):
+        return statistics, {name: Probe(name, weight[i], float(bias[i])) for i, name in enumerate(CELEBA_ATTRIBUTES)}
 
 
 def describe(model: DiffAE) -> str:

@@ -15,8 +15,20 @@ OFFICIAL_ATTENTION = 16  # the one resolution with attention in all published mo
 SCHEDULES = {"linear": "linear", "const0.008": "constant", "cosine": "cosine"}
 
 # What our networks take for granted: with other values the same weights would give other numbers.
-TAKEN_FOR_GRANTED = {"T": NUM_TIMESTEPS, "net_enc_pool": "adaptivenonzero"}
-TAKEN_FOR_GRANTED_OF_PRIOR = {"net_latent_condition_bias": 1}  # 0 in the files of autoencoders, where it means nothing
+TAKEN_FOR_GRANTED = {
+    "T": NUM_TIMESTEPS,
+    "beatgans_rescale_timesteps": False,
+    "net_enc_pool": "adaptivenonzero",
+    "net_enc_tanh": False,
+    "net_beatgans_resnet_condition_scale_bias": 1,
+}
+TAKEN_FOR_GRANTED_OF_PRIOR = {  # other values stand in the files of autoencoders, where they mean nothing
+    "net_latent_condition_bias": 1,
+    "net_latent_time_last_act": False,
+    "latent_znormalize": True,
+    "latent_clip_sample": False,
+    "latent_rescale_timesteps": False,
+}
 
 State = dict[str, StoredTensor]
 
@@ -42,7 +54,7 @@ def read_settings(state: State, hyper: dict[str, Any], file: str, image_size: in
 
     def count(prefix: str) -> int:
         """Returns how many numbered modules there are below a prefix."""
-        return len({name.removeprefix(prefix).split(".")[0] for name in state if name.startswith(prefix)})
+        return len({name.removeprefix(prefix).partition(".")[0] for name in state if name.startswith(prefix)})
 
     has_encoder = any(name.startswith("encoder.") for name in state)
     time_embed = "time_embed.time_embed" if has_encoder else "time_embed"
