@@ -126,16 +126,14 @@ class DiffAE:
 
     def save(self, path: str | Path) -> None:
         """Writes the model as a bundle. Raises UserError where the path holds anything but a bundle."""
-        weights = {"autoencoder": self.params} | ({} if self.prior is None else {"prior": self.prior})
-        weights = flatten(on_host(weights))  # a collective, so every process takes part
+        weights = flatten(self._weights_on_host())
         if is_main_process():
             write_bundle(Path(path), Bundle(self.config, weights, self.statistics, self.probes, self.origin))
 
     def digest(self) -> str:
         """Returns a SHA-256 of weights and statistics, which tells this model from another."""
-        parts = {"autoencoder": self.params} | ({} if self.prior is None else {"prior": self.prior})
         statistics = {} if self.statistics is None else {"statistics": dataclasses.asdict(self.statistics)}
-        return digest(on_host(parts) | statistics)
+        return digest(self._weights_on_host() | statistics)
 
     def encode(self, images: Shaped[Any, "n *shape"]) -> Float[np.ndarray, "n d"]:
         """Returns the semantic code z of each image (Sec. 3.2)."""
@@ -209,6 +207,10 @@ class DiffAE:
             num_steps=(num_steps, num_latent_steps),
         )
         return self._in_batches(draw, np.arange(num_images))
+
+    def _weights_on_host(self):
+        """A collective: every process takes part."""
+        return on_host({"autoencoder": self.params} | ({} if self.prior is None else {"prior": self.prior}))
 
     def _placed(self, params):
         """Puts weights on every device; those that a run has laid out over its mesh stay as they are."""

@@ -4,7 +4,11 @@ import itertools
 
 import numpy as np
 import pytest
+import scipy.linalg
 
+from diffae_jax.errors import UserError
+from diffae_jax.evaluation import metrics
+from diffae_jax.evaluation.figures import image_grid
 from diffae_jax.evaluation.metrics import mse, psnr, ssim
 
 
@@ -49,3 +53,38 @@ def test_ssim_of_any_rank_and_channels(shape):
     ]
     np.testing.assert_allclose(ssim(x, y), expected, rtol=1e-9)
     np.testing.assert_allclose(ssim(x, x), 1)
+
+
+def test_frechet_distance_is_that_of_the_general_matrix_root():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(500, 6)) @ rng.normal(size=(6, 6)) + 2, rng.normal(size=(300, 6)) @ rng.normal(size=(6, 6))
+    covariances = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    root = scipy.linalg.sqrtm(covariances[0] @ covariances[1]).real
+    expected = np.square(a.mean(0) - b.mean(0)).sum() + np.trace(sum(covariances) - 2 * root)
+    np.testing.assert_allclose(metrics.frechet_distance(a, b), expected, rtol=1e-9)
+    np.testing.assert_allclose(metrics.frechet_distance(a, a + 3), 6 * 9, rtol=1e-9)
+    np.testing.assert_allclose(metrics.frechet_distance(a - a.mean(0), 2 * (a - a.mean(0))), np.trace(covariances[0]))
+
+
+@pytest.mark.parametrize("bad", [np.ones((1, 3)), np.full((4, 3), np.nan)], ids=["one row", "not finite"])
+def test_frechet_distance_refuses_what_has_no_gaussian(bad):
+    with pytest.raises(UserError, match="at least two rows of finite features"):
+        metrics.frechet_distance(np.random.default_rng(0).normal(size=(9, 3)), bad)
+
+
+def test_principal_components_are_the_strongest_directions_of_the_first_images():
+    first = np.random.default_rng(0).normal(size=(50, 4, 3, 1)).astype(np.float32)
+    others = first[:7] + 1
+    flat = first.reshape(50, -1).astype(np.float64)
+    directions = np.linalg.svd(flat - flat.mean(0), full_matrices=False)[2][:5]
+    expected = (others.reshape(7, -1) - flat.mean(0)) @ directions.T
+    found = metrics.principal_components(first, 5)(others)
+    np.testing.assert_allclose(np.abs(found), np.abs(expected), rtol=1e-3, atol=1e-4)
+
+
+def test_image_grid_lays_images_out_in_rows():
+    grid = image_grid(np.stack([np.full((2, 2, 1), value, np.float32) for value in (-1, 0, 1, -1, 1)]))
+    assert grid.shape == (5, 8, 1)  # two rows of three, a pixel between
+    assert [grid[0, 0], grid[0, 3], grid[0, 6], grid[3, 0], grid[3, 3]] == [0, 0.5, 1, 0, 1]
+    assert (grid[2] == 1).all()
+    assert (grid[3:, 6:] == 1).all(), "places left over are white"
