@@ -45,8 +45,13 @@ def save_rows(path: Path, rows: dict[str, Float[np.ndarray, "n *shape"]]) -> Non
     plt.close(figure)
 
 
-def image_grid(images: Float[np.ndarray, "n *shape"], gap: int = 1) -> Float[np.ndarray, "h w c"]:
-    """Lays images in [-1, 1] out on a square, in rows, as a picture in [0, 1]; places left over are white."""
+def to_pil(images: Float[np.ndarray, "n *shape"]) -> list[Image.Image]:
+    """Returns each of some images in [-1, 1] as a PIL image, grey or RGB."""
+    return [_pil(as_picture(image)) for image in images]
+
+
+def image_grid(images: Float[np.ndarray, "n *shape"], gap: int = 1) -> Image.Image:
+    """Lays images in [-1, 1] out on a square, in rows, as one PIL image; places left over are white."""
     pictures = np.stack([as_picture(image) for image in images])
     n, height, width, channels = pictures.shape
     columns = math.ceil(math.sqrt(n))
@@ -54,16 +59,25 @@ def image_grid(images: Float[np.ndarray, "n *shape"], gap: int = 1) -> Float[np.
     cells = np.ones((rows * columns, height + gap, width + gap, channels))
     cells[:n, :height, :width] = pictures
     grid = cells.reshape(rows, columns, height + gap, width + gap, channels).swapaxes(1, 2)
-    return grid.reshape(rows * (height + gap), columns * (width + gap), channels)[: -gap or None, : -gap or None]
+    grid = grid.reshape(rows * (height + gap), columns * (width + gap), channels)
+    return _pil(grid[: -gap or None, : -gap or None])
 
 
 def save_grid(path: Path, images: Float[np.ndarray, "n *shape"]) -> None:
     """Writes a PNG of images in rows; small ones are enlarged, pixel by pixel. It appears whole or not at all."""
-    grid = (image_grid(images) * 255).round().astype(np.uint8)
-    picture = Image.fromarray(grid.squeeze(-1) if grid.shape[-1] == 1 else grid)
+    _save(path, enlarged(image_grid(images)).save)
+
+
+def enlarged(picture: Image.Image) -> Image.Image:
+    """Enlarges a small picture, pixel by pixel, by a whole factor."""
     factor = max(1, SMALLEST_GRID // max(picture.size))
-    picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
-    _save(path, picture.save)
+    return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+
+
+def _pil(picture: Float[np.ndarray, "h w c"]) -> Image.Image:
+    """Returns a picture in [0, 1] as a PIL image."""
+    values = (picture * 255).round().astype(np.uint8)
+    return Image.fromarray(values.squeeze(-1) if values.shape[-1] == 1 else values)
 
 
 def _save(path: Path, write: Callable[[Path], None]) -> None:
