@@ -5,14 +5,14 @@ import math
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from ml_collections import ConfigDict
 
 from diffae_jax import inference
@@ -24,10 +24,11 @@ from diffae_jax.data.transforms import to_float
 from diffae_jax.diffusion.interpolation import lerp, slerp
 from diffae_jax.errors import UserError, shown
 from diffae_jax.files import told
+from diffae_jax.fitting import components, fit
 from diffae_jax.models import DiffusionAutoencoder, abstract_model
 from diffae_jax.models.functional import Params, digest, flatten, unflatten
-from diffae_jax.networks import abstract_weights, builder, check_weights, prior_builder
-from diffae_jax.probes import Probe
+from diffae_jax.networks import abstract_weights, builder, check_weights, name_some, prior_builder
+from diffae_jax.probes import ClassProbe, Probe, directions, find
 from diffae_jax.training.checkpoint import latest_step, load_ema
 from diffae_jax.training.logging import is_main_process, say
 from diffae_jax.training.precision import resolve_precision
@@ -60,7 +61,7 @@ class DiffAE:
         *,
         statistics: LatentStatistics | None = None,  # of z over the training images
         prior: Params | None = None,  # of the latent DDIM
-        probes: dict[str, Probe] | None = None,
+        probes: dict[str, Probe | ClassProbe] | None = None,
         origin: dict[str, Any] | None = None,  # what the model was made from: plain values, for people
         mesh: Mesh | None = None,
     ):
@@ -72,10 +73,8 @@ class DiffAE:
             raise UserError(
                 f"{shown(config.name)} is a DDIM baseline: it has no z, so leave statistics and probes off."
             )
-        for name, row in rows.items():
-            if row.shape != (config.model.z_dim,):
-                raise UserError(f"The z of this model has {config.model.z_dim} dimensions, and {name} {len(row)}.")
         self.config = config
+        self._check_rows(rows)
         self.image_shape = tuple(config.image_shape)
         self._told: set[str] = set()  # notes on converted images
         self.mesh = mesh or make_mesh()
@@ -245,10 +244,10 @@ class DiffAE:
         self,
         images: Any,
         probe: str | Probe,
-        strength: float | None = None,
+        strength: float | int | None = None,
         num_steps: int = 100,
         *,
-        to: float | None = None,
+        to: float | int | None = None,
     ) -> Float[np.ndarray, "n *shape"]:
         """Moves the z of images as `move` does, and decodes it with their own x_T (Sec. 5.3).
 
@@ -262,7 +261,12 @@ class DiffAE:
         return self.decode(self.move(z, probe, strength, to=to), x_T, num_steps)
 
     def move(
-        self, z: Float[np.ndarray, "n d"], probe: str | Probe, strength: float | None = None, *, to: float | None = None
+        self,
+        z: Float[np.ndarray, "n d"],
+        probe: str | Probe,
+        strength: float | int | None = None,
+        *,
+        to: float | int | None = None,
     ) -> Float[np.ndarray, "n d"]:
         """Moves z along a probe's direction (Sec. 5.3).
 
@@ -352,6 +356,39 @@ class DiffAE:
         x_T = jax.device_get(inference.noise(seed, jnp.asarray(numbers), shape=self.image_shape))
         return self.decode(self.statistics.denormalize(z), x_T, num_steps)
 
+    def fit_probe(
+        self,
+        name: str,
+        z: Float[Any, "n d"],
+        labels: Any,
+        *,
+        kind: Literal["binary", "classes", "continuous"] | None = None,
+        positive_unlabelled: bool = False,
+        held_out: tuple[Any, Any] | None = None,
+    ) -> Probe | ClassProbe:
+        """Fits a probe of labels [N] to z [N, D], keeps it in `probes` and says how well it reads other labels.
+
+        Arguments and errors are those of `fitting.fit`, but for z, here and in `held_out`, which are those of `encode`.
+        """
+        self._check_normalised()
+        self._check_rows({"the z of these labels": z} | ({} if held_out is None else {"the held-out z": held_out[0]}))
+        normalize = self.statistics.normalize
+        held_out = None if held_out is None else (normalize(held_out[0]), held_out[1])
+        settings = dict(kind=kind, positive_unlabelled=positive_unlabelled, held_out=held_out)
+        probe = fit(name, normalize(z), labels, **settings)
+        self.probes[name] = probe
+        say(probe.describe(), file=sys.stderr)
+        return probe
+
+    def predict(self, z: Float[Any, "n d"], probe: str | Probe | ClassProbe) -> Shaped[np.ndarray, "n"]:
+        """Returns what a probe reads off each z: a probability, a class, or the value of a continuous label."""
+        return self._probe(probe).predict(self.statistics.normalize(z))
+
+    def principal_components(self, z: Float[Any, "n d"], count: int) -> list[Probe]:
+        """Returns the directions in which z varies most, which need no labels, to edit along."""
+        self._check_normalised()
+        return components(self.statistics.normalize(z), count)
+
     def _weights_on_host(self):
         """A collective: every process takes part."""
         return on_host({"autoencoder": self.params} | ({} if self.prior is None else {"prior": self.prior}))
@@ -424,7 +461,30 @@ class DiffAE:
 
     def _direction(self, probe):
         """Returns the one direction that a probe or its name stands for."""
-        return self.probes[probe] if isinstance(probe, str) else probe  # TEMP
+        probe = self._probe(probe)
+        if isinstance(probe, ClassProbe):
+            names = name_some(directions({probe.name: probe}))
+            raise UserError(f"The probe {shown(probe.name)} has a direction for each class: name one ({names}).")
+        return probe
+
+    def _probe(self, probe):
+        self._check_normalised()
+        probe = find(self.probes, probe) if isinstance(probe, str) else probe
+        self._check_rows({f"probe {shown(probe.name)}": probe.weights})
+        return probe
+
+    def _check_normalised(self):
+        if self.statistics is None:
+            raise UserError(
+                f"{self.config.name} has no mean and deviation of z, which probes need: take them over many images "
+                f"with model.statistics = LatentStatistics.of([z]), or import a checkpoint with its latent.pkl."
+            )
+
+    def _check_rows(self, rows):
+        z_dim = self.config.model.z_dim
+        for name, row in rows.items():
+            if row.shape[-1] != z_dim:
+                raise UserError(f"The z of this model has {z_dim} dimensions, and {name} {row.shape[-1]}.")
 
     def _sampler(self, function, num_steps, **settings):
         check_num_steps(num_steps)
