@@ -146,8 +146,8 @@ def main() -> None:
     arguments = parser.parse_args()
     keep_compiled_programs()
     model, (training, held_out) = DiffAE.load(arguments.bundle), digits()
-    images, labels = to_float(held_out.images), held_out.labels
-    svm = SVC().fit(to_float(training.images).reshape(len(training), -1), training.labels)
+    images, labels = to_float(held_out.images), held_out.labels["digit"]
+    svm = SVC().fit(to_float(training.images).reshape(len(training), -1), training.labels["digit"])
     parts = {
         "encode": lambda out: encode(model, images, labels, out),
         "reconstruct": lambda out: reconstruct(model, images, out),

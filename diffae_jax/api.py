@@ -5,7 +5,7 @@ import math
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,19 +16,18 @@ from jaxtyping import Float, Shaped
 from ml_collections import ConfigDict
 
 from diffae_jax import inference
-from diffae_jax.bundle import MANIFEST, Bundle, read_bundle, write_bundle
+from diffae_jax.bundle import MANIFEST, PROBES, Bundle, read_bundle, read_run_probes, write_bundle
 from diffae_jax.config import check, check_num_steps, check_seed, from_json
 from diffae_jax.data.inputs import as_images
 from diffae_jax.data.latents import STATISTICS, LatentStatistics, read_statistics
 from diffae_jax.data.transforms import to_float
 from diffae_jax.diffusion.interpolation import lerp, slerp
-from diffae_jax.errors import UserError, shown
+from diffae_jax.errors import UserError, name_some, shown
 from diffae_jax.files import told
-from diffae_jax.fitting import components, fit
 from diffae_jax.models import DiffusionAutoencoder, abstract_model
 from diffae_jax.models.functional import Params, digest, flatten, unflatten
-from diffae_jax.networks import abstract_weights, builder, check_weights, name_some, prior_builder
-from diffae_jax.probes import ClassProbe, Probe, directions, find
+from diffae_jax.networks import abstract_weights, builder, check_weights, prior_builder
+from diffae_jax.probes import ClassProbe, Probe, components, describe, find, fit
 from diffae_jax.training.checkpoint import latest_step, load_ema
 from diffae_jax.training.logging import is_main_process, say
 from diffae_jax.training.precision import resolve_precision
@@ -67,14 +66,16 @@ class DiffAE:
     ):
         if prior is not None and statistics is None:
             raise UserError("A latent DDIM works on normalised z: it needs the mean and deviation of z beside it.")
-        rows = {"the statistics": statistics.mean} if statistics else {}
-        rows |= {f"probe {shown(probe.name)}": probe.weights for probe in (probes or {}).values()}
-        if rows and config.model.z_dim is None:
+        sizes = [("the statistics", len(statistics.mean))] if statistics else []
+        sizes += [(f"probe {shown(probe.name)}", probe.z_dim) for probe in (probes or {}).values()]
+        if sizes and config.model.z_dim is None:
             raise UserError(
                 f"{shown(config.name)} is a DDIM baseline: it has no z, so leave statistics and probes off."
             )
+        for name, size in sizes:
+            if size != config.model.z_dim:
+                raise UserError(f"The z of this model has {config.model.z_dim} dimensions, and {name} {size}.")
         self.config = config
-        self._check_rows(rows)
         self.image_shape = tuple(config.image_shape)
         self._told: set[str] = set()  # notes on converted images
         self.mesh = mesh or make_mesh()
@@ -111,12 +112,14 @@ class DiffAE:
         check(config)
         expected = abstract_weights(config, mesh)
         params = load_ema(checkpoints, expected["autoencoder"])
-        prior, statistics = None, None
+        prior, statistics, probes = None, None, {}
         if (path / "latents" / STATISTICS).exists():
-            statistics = read_statistics(path / "latents", digest(on_host(params)))
+            encoded_by = digest(on_host(params))
+            statistics = read_statistics(path / "latents", encoded_by)
+            probes = read_run_probes(path / PROBES, encoded_by)
             if latest_step(path / "prior" / "checkpoints") is not None:
                 prior = load_ema(path / "prior" / "checkpoints", expected["prior"])
-        return cls(config, params, statistics=statistics, prior=prior, mesh=mesh)
+        return cls(config, params, statistics=statistics, prior=prior, probes=probes, mesh=mesh)
 
     @classmethod
     def from_bundle(cls, bundle: Bundle, mesh: Mesh | None = None) -> "DiffAE":
@@ -280,9 +283,41 @@ class DiffAE:
         if to is None:
             strengths = np.full(len(z), 0.3 if strength is None else strength)
         else:
-            strengths = probe.strength_to_reach(self.statistics.normalize(z), to)
+            strengths = probe.strength_to_reach(self._normalized(z), to)
         # as a change of z, which is nothing at strength 0; to normalise and back would round
         return z + strengths[:, None].astype(np.float32) * (probe.shift(1.0) * self.statistics.std)
+
+    def fit_probe(
+        self,
+        name: str,
+        z: Float[np.ndarray, "n d"],
+        labels: Any,
+        *,
+        kind: str | None = None,
+        positive_unlabelled: bool = False,
+        held_out: tuple[Float[np.ndarray, "m d"], Any] | None = None,
+    ) -> Probe | ClassProbe:
+        """Fits a probe of labels [N] to z, as `probes.fit` does to normalised z, and keeps it (Appendix A.2).
+
+        Raises UserError as that does, and for a model without statistics of z.
+        """
+        z = self._normalized(z)
+        held_out = held_out and (self._normalized(held_out[0]), held_out[1])
+        probe = fit(name, z, labels, kind=kind, positive_unlabelled=positive_unlabelled, held_out=held_out)
+        self.probes[name] = probe
+        say(describe(probe), file=sys.stderr)
+        return probe
+
+    def predict(self, z: Float[np.ndarray, "n d"], probe: str | Probe | ClassProbe) -> Shaped[np.ndarray, "n"]:
+        """Returns what a probe, or that of a name, reads off each z: a probability, a value or the name of a class.
+
+        Raises UserError for a probe that there is not, and for a model without statistics of z.
+        """
+        return self._probe(probe).predict(self._normalized(z))
+
+    def principal_components(self, z: Float[np.ndarray, "n d"], count: int) -> list[Probe]:
+        """Returns the principal directions of normalised z, as `probes.components` does; they need no labels."""
+        return components(self._normalized(z), count)
 
     def sample(
         self, num_images: int, seed: int = 0, num_steps: int = 100, num_latent_steps: int = 100
@@ -356,39 +391,6 @@ class DiffAE:
         x_T = jax.device_get(inference.noise(seed, jnp.asarray(numbers), shape=self.image_shape))
         return self.decode(self.statistics.denormalize(z), x_T, num_steps)
 
-    def fit_probe(
-        self,
-        name: str,
-        z: Float[Any, "n d"],
-        labels: Any,
-        *,
-        kind: Literal["binary", "classes", "continuous"] | None = None,
-        positive_unlabelled: bool = False,
-        held_out: tuple[Any, Any] | None = None,
-    ) -> Probe | ClassProbe:
-        """Fits a probe of labels [N] to z [N, D], keeps it in `probes` and says how well it reads other labels.
-
-        Arguments and errors are those of `fitting.fit`, but for z, here and in `held_out`, which are those of `encode`.
-        """
-        self._check_normalised()
-        self._check_rows({"the z of these labels": z} | ({} if held_out is None else {"the held-out z": held_out[0]}))
-        normalize = self.statistics.normalize
-        held_out = None if held_out is None else (normalize(held_out[0]), held_out[1])
-        settings = dict(kind=kind, positive_unlabelled=positive_unlabelled, held_out=held_out)
-        probe = fit(name, normalize(z), labels, **settings)
-        self.probes[name] = probe
-        say(probe.describe(), file=sys.stderr)
-        return probe
-
-    def predict(self, z: Float[Any, "n d"], probe: str | Probe | ClassProbe) -> Shaped[np.ndarray, "n"]:
-        """Returns what a probe reads off each z: a probability, a class, or the value of a continuous label."""
-        return self._probe(probe).predict(self.statistics.normalize(z))
-
-    def principal_components(self, z: Float[Any, "n d"], count: int) -> list[Probe]:
-        """Returns the directions in which z varies most, which need no labels, to edit along."""
-        self._check_normalised()
-        return components(self.statistics.normalize(z), count)
-
     def _weights_on_host(self):
         """A collective: every process takes part."""
         return on_host({"autoencoder": self.params} | ({} if self.prior is None else {"prior": self.prior}))
@@ -448,6 +450,19 @@ class DiffAE:
                 f"--stages=latents,prior, or import a checkpoint that has it (NAME_autoenc_latent)."
             )
 
+    def _check_normalised(self):
+        if self.statistics is None:
+            raise UserError(
+                f"{shown(self.config.name)} has no mean and deviation of z, and probes read normalised z: make them "
+                f"with --stages=latents, or import a checkpoint with its latent.pkl."
+            )
+
+    def _normalized(self, z):
+        self._check_normalised()
+        if np.ndim(z) != 2 or np.shape(z)[1] != self.config.model.z_dim:
+            raise UserError(f"Probes take z of shape (N, {self.config.model.z_dim}), not {np.shape(z)}.")
+        return self.statistics.normalize(z)
+
     def _check_move(self, probe, strength, to):
         """Returns the direction of an edit that is possible."""
         probe = self._direction(probe)
@@ -463,28 +478,17 @@ class DiffAE:
         """Returns the one direction that a probe or its name stands for."""
         probe = self._probe(probe)
         if isinstance(probe, ClassProbe):
-            names = name_some(directions({probe.name: probe}))
+            names = name_some(each.name for each in probe.classes.values())
             raise UserError(f"The probe {shown(probe.name)} has a direction for each class: name one ({names}).")
         return probe
 
     def _probe(self, probe):
         self._check_normalised()
         probe = find(self.probes, probe) if isinstance(probe, str) else probe
-        self._check_rows({f"probe {shown(probe.name)}": probe.weights})
+        if probe.z_dim != self.config.model.z_dim:
+            told = f"{shown(probe.name)} {probe.z_dim}"
+            raise UserError(f"The z of this model has {self.config.model.z_dim} dimensions, and probe {told}.")
         return probe
-
-    def _check_normalised(self):
-        if self.statistics is None:
-            raise UserError(
-                f"{self.config.name} has no mean and deviation of z, which probes need: take them over many images "
-                f"with model.statistics = LatentStatistics.of([z]), or import a checkpoint with its latent.pkl."
-            )
-
-    def _check_rows(self, rows):
-        z_dim = self.config.model.z_dim
-        for name, row in rows.items():
-            if row.shape[-1] != z_dim:
-                raise UserError(f"The z of this model has {z_dim} dimensions, and {name} {row.shape[-1]}.")
 
     def _sampler(self, function, num_steps, **settings):
         check_num_steps(num_steps)
