@@ -92,7 +92,7 @@ class Probe:
         """Moves each normalised z by `strength * sqrt(D)` along the direction."""
         return z + self.shift(strength)
 
-    def strength_to_reach(self, z: Float[np.ndarray, "n d"], to: float) -> Float[np.ndarray, "n"]:
+    def strength_to_reach(self, z: Float[np.ndarray, "n d"], to: float | int) -> Float[np.ndarray, "n"]:
         """Returns the strength that takes each normalised z to where `predict` gives `to`, in closed form.
 
         Raises UserError for a probability that is not between 0 and 1, and for a value that is not finite.
