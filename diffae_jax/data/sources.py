@@ -103,10 +103,7 @@ def folder(path: str, image_shape: tuple[int, ...], held_out_share: float) -> tu
     root = Path(path).expanduser()
     if not root.is_dir():
         raise UserError(f"{path} is not a folder: give the folder of your images with --config.data.path=FOLDER.")
-    if len(image_shape) != 3 or image_shape[-1] not in PIL_MODES:
-        raise UserError(
-            f"Image files hold [height, width, channels] with 1, 3 or 4 channels, not image_shape={image_shape}."
-        )
+    check_shape(image_shape)
     ids = sorted(
         str((Path(parent) / name).relative_to(root))
         for parent, _, names in os.walk(root)
@@ -118,6 +115,14 @@ def folder(path: str, image_shape: tuple[int, ...], held_out_share: float) -> tu
     held_out = [name for name in ids if hash_share(name) < held_out_share]
     training = [name for name in ids if hash_share(name) >= held_out_share]
     return Files(root, training, tuple(image_shape)), Files(root, held_out, tuple(image_shape))
+
+
+def check_shape(image_shape: tuple[int, ...]) -> None:
+    """Raises UserError for images that no image file holds."""
+    if len(image_shape) != 3 or image_shape[-1] not in PIL_MODES:
+        raise UserError(
+            f"Image files hold [height, width, channels] with 1, 3 or 4 channels, not image_shape={image_shape}."
+        )
 
 
 def hash_share(name: str) -> float:

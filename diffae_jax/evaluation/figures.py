@@ -59,11 +59,27 @@ def image_grid(images: Float[np.ndarray, "n *shape"], gap: int = 1) -> Float[np.
 
 def save_grid(path: Path, images: Float[np.ndarray, "n *shape"]) -> None:
     """Writes a PNG of images in rows; small ones are enlarged, pixel by pixel. It appears whole or not at all."""
-    grid = (image_grid(images) * 255).round().astype(np.uint8)
-    picture = Image.fromarray(grid.squeeze(-1) if grid.shape[-1] == 1 else grid)
+    _save(path, _enlarged(image_grid(images)).save)
+
+
+def _enlarged(grid: Float[np.ndarray, "h w c"]) -> Image.Image:
+    pixels = (grid * 255).round().astype(np.uint8)
+    picture = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
     factor = max(1, SMALLEST_GRID // max(picture.size))
-    picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
-    _save(path, picture.save)
+    return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+
+
+def save_gif(path: Path, frames: Float[np.ndarray, "t *shape"], milliseconds: int = 120) -> None:
+    """Writes frames in [-1, 1] as a GIF that runs without end, each shown so long; small ones are enlarged as in grids.
+
+    It appears whole or not at all.
+    """
+    pictures = [_enlarged(image_grid(frame[None])) for frame in frames]
+
+    def write(scratch):
+        pictures[0].save(scratch, "GIF", save_all=True, append_images=pictures[1:], duration=milliseconds, loop=0)
+
+    _save(path, write)
 
 
 def _save(path: Path, write: Callable[[Path], None]) -> None:
