@@ -2,22 +2,25 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator
+import sys
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from diffae_jax import inference
 from diffae_jax.bundle import MANIFEST, Bundle, read_bundle, write_bundle
 from diffae_jax.config import check, check_num_steps, check_seed, from_json
+from diffae_jax.data.inputs import as_images
 from diffae_jax.data.latents import STATISTICS, LatentStatistics, read_statistics
+from diffae_jax.data.transforms import to_float
+from diffae_jax.diffusion.interpolation import lerp, slerp
 from diffae_jax.errors import UserError, shown
 from diffae_jax.files import told
 from diffae_jax.models import abstract_model
@@ -25,18 +28,28 @@ from diffae_jax.models.functional import Params, digest, flatten, unflatten
 from diffae_jax.networks import abstract_weights, builder, check_weights, prior_builder
 from diffae_jax.probes import Probe
 from diffae_jax.training.checkpoint import latest_step, load_ema
-from diffae_jax.training.logging import is_main_process
+from diffae_jax.training.logging import is_main_process, say
 from diffae_jax.training.precision import resolve_precision
 from diffae_jax.training.sharding import make_mesh, on_host, replicated, split_batch, spread
 
-BATCH_ELEMENTS = 2**22  # values of the images that one device works on at a time
+MAX_TRIES = 2**30  # z drawn for conditional samples
+
+
+class Variations(NamedTuple):
+    """Images of one z and several x_T, [N, variations, *spatial, C], with mean and standard deviation over these."""
+
+    images: Float[np.ndarray, "n variations *shape"]
+    mean: Float[np.ndarray, "n *shape"]
+    std: Float[np.ndarray, "n *shape"]
 
 
 class DiffAE:
     """A diffusion autoencoder with its averaged weights, and what was fitted to its z.
 
-    Images are float [N, *spatial, C] in [-1, 1], z is [N, D], x_T is [N, *spatial, C]. Work is split over all devices
-    and done in batches that fit them; each method compiles once per batch shape and number of steps.
+    z is [N, D], x_T is [N, *spatial, C], images come back as float32 [N, *spatial, C] in [-1, 1]. They are taken as
+    uint8 or float arrays, PIL images, paths of files or of a folder, and what was converted is said; see
+    `data.inputs.as_images`. Work is split over all devices and done in batches that fit them; each method compiles once
+    per batch shape and number of steps.
     """
 
     def __init__(
@@ -63,6 +76,7 @@ class DiffAE:
                 raise UserError(f"The z of this model has {config.model.z_dim} dimensions, and {name} {len(row)}.")
         self.config = config
         self.image_shape = tuple(config.image_shape)
+        self._told: set[str] = set()  # notes on converted images
         self.mesh = mesh or make_mesh()
         self.params = self._placed(params)
         self.statistics = statistics
@@ -135,46 +149,115 @@ class DiffAE:
         statistics = {} if self.statistics is None else {"statistics": dataclasses.asdict(self.statistics)}
         return digest(self._weights_on_host() | statistics)
 
-    def encode(self, images: Shaped[Any, "n *shape"]) -> Float[np.ndarray, "n d"]:
+    def encode(self, images: Any) -> Float[Any, "n d"]:
         """Returns the semantic code z of each image (Sec. 3.2)."""
-        self._check_images(images)
         if self.config.model.z_dim is None:
             raise UserError(f"{self.config.name} is a DDIM baseline: it has no encoder and no z.")
-        return self._in_batches(partial(inference.encode, graphdef=self._graphdef), images)
+        return self._apply(partial(inference.encode, graphdef=self._graphdef), self._images(images), what="encoding")
 
-    def invert(
-        self, images: Shaped[Any, "n *shape"], z: Float[np.ndarray, "n d"] | None = None, num_steps: int = 100
-    ) -> Float[np.ndarray, "n *shape"]:
+    def invert(self, images: Any, z: Float[Any, "n d"] | None = None, num_steps: int = 100) -> Float[Any, "n *shape"]:
         """Returns the stochastic code x_T of each image (Eq. 8), given z, by default its own."""
-        self._check_images(images)
+        images = self._images(images)
         z = self._own_z(images) if z is None else z
         self._check_z(z, len(images))
-        return self._in_batches(self._sampler(inference.invert, num_steps), images, z)
+        return self._apply(self._sampler(inference.invert, num_steps), images, z, what="inverting")
 
     def decode(
+        self,
+        z: Float[Any, "n d"] | None,
+        x_T: Float[Any, "n *shape"] | None = None,
+        num_steps: int = 100,
+        seed: int = 0,
+    ) -> Float[Any, "n *shape"]:
+        """Decodes z and x_T to images (Eq. 1); without x_T, image i gets noise that depends on seed and i alone.
+
+        Within `jax.grad`, `jax.jit` and `jax.vmap` it is a function of z and x_T like any other; the memory of its
+        gradient grows with the square root of the steps.
+        """
+        z, x_T = self._codes(z, x_T, seed)
+        return self._apply(self._sampler(inference.decode, num_steps, remat=_traced(z, x_T)), x_T, z, what="decoding")
+
+    def progress(
         self,
         z: Float[np.ndarray, "n d"] | None,
         x_T: Float[np.ndarray, "n *shape"] | None = None,
         num_steps: int = 100,
         seed: int = 0,
-    ) -> Float[np.ndarray, "n *shape"]:
-        """Decodes z and x_T to images (Eq. 1); without x_T, image i gets noise that depends on seed and i alone."""
-        if x_T is None:
-            if z is None:
-                raise UserError("decode needs z, x_T or both: they say how many images there are.")
-            x_T = self._drawn_noise(len(z), seed)
-        self._check_shape(x_T)
-        self._check_z(z, len(x_T))
-        return self._in_batches(self._sampler(inference.decode, num_steps), x_T, z)
+    ) -> Float[np.ndarray, "n steps *shape"]:
+        """Returns, for each image that `decode` makes, the x_0 that each of its steps predicts (Fig. 6)."""
+        z, x_T = self._codes(z, x_T, seed)
+        return self._apply(self._sampler(inference.progress, num_steps), x_T, z, what="decoding")
 
     def reconstruct(
-        self, images: Shaped[Any, "n *shape"], num_steps: int = 100, infer_x_T: bool = True, seed: int = 0
+        self, images: Any, num_steps: int = 100, infer_x_T: bool = True, seed: int = 0
     ) -> Float[np.ndarray, "n *shape"]:
         """Encodes and decodes images, with the x_T that is theirs or with random ones (Sec. 5.4)."""
+        images = self._images(images)
         z = self._own_z(images)
         if infer_x_T:
             return self.decode(z, self.invert(images, z, num_steps), num_steps)
         return self.decode(z, self._drawn_noise(len(images), seed), num_steps)
+
+    def variations(self, images: Any, num_variations: int = 8, num_steps: int = 100, seed: int = 0) -> Variations:
+        """Decodes the z of each image with several random x_T: what z leaves open (Sec. 5.1, Fig. 3, App. D)."""
+        _check_count("variation", num_variations)
+        images = self._images(images)
+        z = self.encode(images)
+        decoded = self.decode(np.repeat(z, num_variations, axis=0), None, num_steps, seed)
+        decoded = decoded.reshape(len(z), num_variations, *self.image_shape)
+        return Variations(decoded, decoded.mean(axis=1), decoded.std(axis=1))
+
+    def interpolate(
+        self, image_a: Any, image_b: Any, num_frames: int = 8, num_steps: int = 100
+    ) -> Float[np.ndarray, "frames *shape"]:
+        """Returns the way from one image to another: z on the line, x_T on the arc between theirs (Sec. 5.2).
+
+        The first and the last frame are the reconstructions of the two images.
+        """
+        _check_count("frame", num_frames)
+        pair = [self._images(image) for image in (image_a, image_b)]
+        if any(len(image) != 1 for image in pair):
+            raise UserError(f"interpolate takes one image and one other, not {len(pair[0])} and {len(pair[1])}.")
+        both = np.concatenate([to_float(image) if image.dtype == np.uint8 else image for image in pair])
+        z = self._own_z(both)
+        x_T = self.invert(both, z, num_steps)
+        weights = jnp.linspace(0, 1, num_frames)
+        path_of_z = None if z is None else np.asarray(lerp(jnp.asarray(z[0]), jnp.asarray(z[1]), weights))
+        path_of_x_T = np.asarray(slerp(jnp.asarray(x_T[0]), jnp.asarray(x_T[1]), weights))
+        return self.decode(path_of_z, path_of_x_T, num_steps)
+
+    def edit(
+        self,
+        images: Any,
+        probe: str | Probe,
+        strength: float | None = None,
+        num_steps: int = 100,
+        *,
+        to: float | None = None,
+    ) -> Float[np.ndarray, "n *shape"]:
+        """Moves the z of images along a probe's direction and decodes it with their own x_T (Sec. 5.3).
+
+        `strength`, 0.3 unless given, is in units of sqrt(D) standard deviations of z; negative ones move away from
+        the attribute, and 0 gives the reconstruction. Instead, `to` moves each image until the probe reads that
+        probability, or that value where its labels are numbers.
+
+        Raises UserError for a probe that there is not, and for a value that the probe cannot reach.
+        """
+        probe = self._direction(probe)
+        if strength is not None and to is not None:
+            raise UserError(f"An edit takes a strength or a value to reach, not both ({strength} and to={to}).")
+        if strength is not None and not np.isfinite(strength):
+            raise UserError(f"The strength of an edit must be a finite number, not {strength}.")
+        check_num_steps(num_steps)
+        images = self._images(images)
+        z = self.encode(images)
+        if to is None:
+            strengths = np.full(len(z), 0.3 if strength is None else strength)
+        else:
+            strengths = probe.strength_to_reach(self.statistics.normalize(z), to)
+        # as a change of z, which is nothing at strength 0; to normalise and back would round
+        change = strengths[:, None].astype(np.float32) * (probe.shift(1.0) * self.statistics.std)
+        return self.decode(z + change, self.invert(images, z, num_steps), num_steps)
 
     def sample(
         self, num_images: int, seed: int = 0, num_steps: int = 100, num_latent_steps: int = 100
@@ -184,18 +267,9 @@ class DiffAE:
         Image i depends on the seed and on i, not on how many there are or on the devices. Raises UserError for a model
         without latent DDIM.
         """
-        if num_images < 1:
-            raise UserError(f"At least one image has to be sampled, not {num_images}.")
+        self._check_sampling(num_images, seed, num_steps, num_latent_steps)
         if self.config.model.z_dim is None:
             return self.decode(None, self._drawn_noise(num_images, seed), num_steps)
-        if self.prior is None:
-            raise UserError(
-                f"{self.config.name} has no latent DDIM, and new images need z drawn from one: train it with "
-                f"--stages=latents,prior, or import a checkpoint that has it (NAME_autoenc_latent)."
-            )
-        for steps in (num_steps, num_latent_steps):
-            check_num_steps(steps)
-        check_seed(seed)
         draw = partial(
             inference.sample,
             prior=self.prior,
@@ -206,7 +280,56 @@ class DiffAE:
             schedules=(self.config.train.schedule, self.config.prior.schedule),
             num_steps=(num_steps, num_latent_steps),
         )
-        return self._in_batches(draw, np.arange(num_images))
+        return self._apply(draw, np.arange(num_images), what="sampling")
+
+    def sample_class(
+        self,
+        num_images: int,
+        probe: str | Probe,
+        positive: bool = True,
+        seed: int = 0,
+        num_steps: int = 100,
+        num_latent_steps: int = 100,
+        max_tries: int = 1000,
+    ) -> Float[np.ndarray, "n *shape"]:
+        """Draws new images of a probe's attribute, or, unless `positive`, of those without it (Sec. 5.6).
+
+        z comes from the latent DDIM and is accepted where the probe gives it a probability of more than 0.5, with that
+        probability. What is accepted are images of `sample` with the same seed, in their order. `max_tries` bounds how
+        many z are drawn for each image wanted. Says the share that was accepted.
+
+        Raises UserError for a model without latent DDIM, for a probe that is none of a class, and where z run out.
+        """
+        self._check_sampling(num_images, seed, num_steps, num_latent_steps)
+        probe = self._direction(probe)
+        if probe.kind != "binary":
+            raise UserError(f"{shown(probe.name)} reads numbers; conditional samples need a probe of a class.")
+        if not 1 <= max_tries * num_images < MAX_TRIES:
+            raise UserError(f"max_tries x num_images must be from 1 to {MAX_TRIES:,}, not {max_tries * num_images}.")
+        sign = 1 if positive else -1
+        z, numbers, accepted, tried = on_host(
+            inference.latents_of_class(
+                self.prior,
+                sign * probe.weights,
+                np.float32(sign * probe.bias),
+                seed,
+                max_tries * num_images,
+                graphdef=self._prior_graphdef,
+                schedule=self.config.prior.schedule,
+                num_steps=num_latent_steps,
+                num_images=num_images,
+                split=split_batch(self.mesh),
+            )
+        )
+        what = f"{'' if positive else 'not '}{shown(probe.name)}"
+        if accepted < num_images:
+            raise UserError(
+                f"{accepted:,} of {tried:,} z drawn are {what}, and {num_images:,} were wanted: ask for fewer images "
+                f"or set a higher max_tries."
+            )
+        say(f"{accepted:,} of {tried:,} z drawn are {what} ({accepted / tried:.1%}).", file=sys.stderr)
+        x_T = jax.device_get(inference.noise(seed, jnp.asarray(numbers), shape=self.image_shape))
+        return self.decode(self.statistics.denormalize(z), x_T, num_steps)
 
     def _weights_on_host(self):
         """A collective: every process takes part."""
@@ -223,19 +346,32 @@ class DiffAE:
         check_seed(seed)
         return jax.device_get(inference.noise(seed, jnp.arange(num_images), shape=self.image_shape))
 
+    def _images(self, images):
+        """Takes whatever people call images; says once what was converted. Traced arrays stay as they are."""
+        if _traced(images):
+            return images
+        images, notes = as_images(images, self.image_shape)
+        for note in notes:
+            if note not in self._told:
+                say(f"Note: {note}", file=sys.stderr)
+                self._told.add(note)
+        return images
+
     def _own_z(self, images):
         return None if self.config.model.z_dim is None else self.encode(images)
 
-    def _sampler(self, function, num_steps):
-        check_num_steps(num_steps)
-        return partial(function, graphdef=self._graphdef, schedule=self.config.train.schedule, num_steps=num_steps)
-
-    def _check_shape(self, images):
-        if tuple(images.shape[1:]) != self.image_shape or not len(images):
-            raise UserError(
-                f"An array of shape {tuple(images.shape)} was given where the model takes (N, *{self.image_shape}): "
-                f"resize the images and put the channels last."
-            )
+    def _codes(self, z, x_T, seed):
+        if x_T is None:
+            if z is None:
+                raise UserError("decode needs z, x_T or both: they say how many images there are.")
+            x_T = self._drawn_noise(len(z), seed)
+        if tuple(x_T.shape[1:]) != self.image_shape or not len(x_T):
+            raise UserError(f"x_T must have the shape (N, *{self.image_shape}), not {tuple(x_T.shape)}.")
+        self._check_z(z, len(x_T))
+        for name, code in (("z", z), ("x_T", x_T)):
+            if code is not None and not _traced(code) and not np.isfinite(code).all():
+                raise UserError(f"{name} holds numbers that are not finite, so there is nothing to decode.")
+        return z, x_T
 
     def _check_z(self, z, num_images):
         z_dim = self.config.model.z_dim
@@ -243,27 +379,38 @@ class DiffAE:
         if given != taken:
             raise UserError(f"This model decodes {num_images} images from z of shape {taken}, not {given}.")
 
-    def _check_images(self, images):
-        self._check_shape(images)
-        low, high = np.min(images), np.max(images)
-        if not (np.issubdtype(images.dtype, np.floating) and low >= -1.001 and high <= 1.001):
+    def _check_sampling(self, num_images, seed, num_steps, num_latent_steps):
+        _check_count("image", num_images)
+        check_seed(seed)
+        for steps in (num_steps, num_latent_steps):
+            check_num_steps(steps)
+        if self.prior is None and self.config.model.z_dim is not None:
             raise UserError(
-                f"Images must be floating point numbers in [-1, 1]; these are {images.dtype} from {low} to {high}: "
-                f"for uint8 use diffae_jax.data.transforms.to_float."
+                f"{self.config.name} has no latent DDIM, and new images need z drawn from one: train it with "
+                f"--stages=latents,prior, or import a checkpoint that has it (NAME_autoenc_latent)."
             )
 
-    def _in_batches(self, function, *arrays):
-        """Applies `function(params, *arrays)` to batches of one size over all devices; returns one host array."""
-        results = [on_host(function(self.params, *batch)) for batch in self._batches(*arrays)]
-        return np.concatenate(results)[: len(arrays[0])]
+    def _direction(self, probe):
+        """Returns the one direction that a probe or its name stands for."""
+        raise NotImplementedError
 
-    def _batches(self, *arrays) -> Iterator[list]:
-        """Yields equal batches as global arrays, the last filled up by repeating its last sample."""
-        devices = self.mesh.size
-        n = len(arrays[0])
-        largest = devices * max(1, BATCH_ELEMENTS // math.prod(self.image_shape))
-        size = min(largest, -(-n // devices) * devices)
-        sharding = split_batch(self.mesh)
-        for start in range(0, n, size):
-            rows = np.minimum(np.arange(start, start + size), n - 1)
-            yield [None if array is None else spread(np.asarray(array)[rows], sharding) for array in arrays]
+    def _sampler(self, function, num_steps, **settings):
+        check_num_steps(num_steps)
+        schedule = self.config.train.schedule
+        return partial(function, graphdef=self._graphdef, schedule=schedule, num_steps=num_steps, **settings)
+
+    def _apply(self, function, *arrays, what):
+        """Applies a program to arrays in batches over all devices or, to traced ones, at once."""
+        if _traced(*arrays):
+            return function(self.params, *arrays)
+        return inference.in_batches(function, self.params, self.mesh, math.prod(self.image_shape), *arrays, what=what)
+
+
+def _traced(*arrays: Any) -> bool:
+    """Whether a transformation of JAX is tracing a function of these."""
+    return any(isinstance(array, jax.core.Tracer) for array in arrays)
+
+
+def _check_count(what: str, count: int) -> None:
+    if count < 1:
+        raise UserError(f"At least one {what} has to be made, not {count}.")

@@ -1,9 +1,10 @@
 """Sources of images: random-access sequences of uint8 arrays with ids and, where there are any, labels."""
 
+import contextlib
 import dataclasses
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -13,8 +14,8 @@ from PIL import Image, UnidentifiedImageError
 from sklearn.datasets import load_digits
 from tqdm import tqdm
 
-from diffae_jax.data.transforms import PIL_MODES, resize_and_crop
-from diffae_jax.errors import UserError
+from diffae_jax.data.transforms import check_picture_shape, resize_and_crop
+from diffae_jax.errors import UserError, shown
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 DIGITS_HELD_OUT = 360  # the last fifth: other writers than the first four
@@ -62,11 +63,17 @@ class Files:
     def __getitem__(self, index: int) -> np.ndarray:
         """Returns one image. Raises UserError with the path of a file that cannot be read or is too small."""
         path = self.root / self.ids[index]
-        try:
-            with Image.open(path) as image:
-                return resize_and_crop(image, self.image_shape)
-        except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
-            raise UserError(f"{path} cannot be read as an image ({error}): repair or remove it.") from error
+        with told_image(path), Image.open(path) as image:
+            return resize_and_crop(image, self.image_shape)
+
+
+@contextlib.contextmanager
+def told_image(name: str | Path) -> Iterator[None]:
+    """Turns what Pillow says about an image file into a UserError with its name."""
+    try:
+        yield
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"{name} cannot be read as an image ({shown(str(error))}): repair or remove it.") from error
 
 
 def open_sources(kind: str, *, path: str, image_shape: tuple[int, ...], held_out_share: float) -> tuple[Source, Source]:
@@ -103,7 +110,7 @@ def folder(path: str, image_shape: tuple[int, ...], held_out_share: float) -> tu
     root = Path(path).expanduser()
     if not root.is_dir():
         raise UserError(f"{path} is not a folder: give the folder of your images with --config.data.path=FOLDER.")
-    check_shape(image_shape)
+    check_picture_shape(image_shape)
     ids = sorted(
         str((Path(parent) / name).relative_to(root))
         for parent, _, names in os.walk(root)
@@ -115,14 +122,6 @@ def folder(path: str, image_shape: tuple[int, ...], held_out_share: float) -> tu
     held_out = [name for name in ids if hash_share(name) < held_out_share]
     training = [name for name in ids if hash_share(name) >= held_out_share]
     return Files(root, training, tuple(image_shape)), Files(root, held_out, tuple(image_shape))
-
-
-def check_shape(image_shape: tuple[int, ...]) -> None:
-    """Raises UserError for images that no image file holds."""
-    if len(image_shape) != 3 or image_shape[-1] not in PIL_MODES:
-        raise UserError(
-            f"Image files hold [height, width, channels] with 1, 3 or 4 channels, not image_shape={image_shape}."
-        )
 
 
 def hash_share(name: str) -> float:

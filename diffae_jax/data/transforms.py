@@ -11,6 +11,15 @@ from diffae_jax.errors import UserError
 PIL_MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # by number of channels
 
 
+def check_picture_shape(image_shape: tuple[int, ...]) -> None:
+    """Raises UserError unless image files can hold images of that shape."""
+    if len(image_shape) != 3 or image_shape[-1] not in PIL_MODES:
+        raise UserError(
+            f"Image files hold [height, width, channels] with 1, 3 or 4 channels, not image_shape={image_shape}: "
+            f"give such images as arrays."
+        )
+
+
 def resize_and_crop(image: Image.Image, image_shape: tuple[int, int, int]) -> UInt8[np.ndarray, "h w c"]:
     """Scales an image, with antialiasing, until it just covers (height, width), and crops the centre.
 

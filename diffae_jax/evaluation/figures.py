@@ -45,8 +45,13 @@ def save_rows(path: Path, rows: dict[str, Float[np.ndarray, "n *shape"]]) -> Non
     plt.close(figure)
 
 
-def image_grid(images: Float[np.ndarray, "n *shape"], gap: int = 1) -> Float[np.ndarray, "h w c"]:
-    """Lays images in [-1, 1] out on a square, in rows, as a picture in [0, 1]; places left over are white."""
+def to_pil(images: Float[np.ndarray, "n *shape"]) -> list[Image.Image]:
+    """Returns each of some images in [-1, 1] as a PIL image, grey or RGB."""
+    return [_pil(as_picture(image)) for image in images]
+
+
+def image_grid(images: Float[np.ndarray, "n *shape"], gap: int = 1) -> Image.Image:
+    """Lays images in [-1, 1] out on a square, in rows, as one PIL image; places left over are white."""
     pictures = np.stack([as_picture(image) for image in images])
     n, height, width, channels = pictures.shape
     columns = math.ceil(math.sqrt(n))
@@ -54,17 +59,17 @@ def image_grid(images: Float[np.ndarray, "n *shape"], gap: int = 1) -> Float[np.
     cells = np.ones((rows * columns, height + gap, width + gap, channels))
     cells[:n, :height, :width] = pictures
     grid = cells.reshape(rows, columns, height + gap, width + gap, channels).swapaxes(1, 2)
-    return grid.reshape(rows * (height + gap), columns * (width + gap), channels)[: -gap or None, : -gap or None]
+    grid = grid.reshape(rows * (height + gap), columns * (width + gap), channels)
+    return _pil(grid[: -gap or None, : -gap or None])
 
 
 def save_grid(path: Path, images: Float[np.ndarray, "n *shape"]) -> None:
     """Writes a PNG of images in rows; small ones are enlarged, pixel by pixel. It appears whole or not at all."""
-    _save(path, _enlarged(image_grid(images)).save)
+    _save(path, enlarged(image_grid(images)).save)
 
 
-def _enlarged(grid: Float[np.ndarray, "h w c"]) -> Image.Image:
-    pixels = (grid * 255).round().astype(np.uint8)
-    picture = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
+def enlarged(picture: Image.Image) -> Image.Image:
+    """Enlarges a small picture, pixel by pixel, by a whole factor."""
     factor = max(1, SMALLEST_GRID // max(picture.size))
     return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
 
@@ -74,12 +79,18 @@ def save_gif(path: Path, frames: Float[np.ndarray, "t *shape"], milliseconds: in
 
     It appears whole or not at all.
     """
-    pictures = [_enlarged(image_grid(frame[None])) for frame in frames]
+    pictures = [enlarged(picture) for picture in to_pil(frames)]
 
     def write(scratch):
         pictures[0].save(scratch, "GIF", save_all=True, append_images=pictures[1:], duration=milliseconds, loop=0)
 
     _save(path, write)
+
+
+def _pil(picture: Float[np.ndarray, "h w c"]) -> Image.Image:
+    """Returns a picture in [0, 1] as a PIL image."""
+    values = (picture * 255).round().astype(np.uint8)
+    return Image.fromarray(values.squeeze(-1) if values.shape[-1] == 1 else values)
 
 
 def _save(path: Path, write: Callable[[Path], None]) -> None:

@@ -4,7 +4,7 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import jax
 from clu import parameter_overview
@@ -18,11 +18,12 @@ def is_main_process() -> bool:
     return jax.process_index() == 0
 
 
-def say(*words: Any) -> None:
-    """Prints a line once, whatever the number of processes, without breaking a progress bar."""
+def say(*words: Any, file: TextIO | None = None) -> None:
+    """Prints a line once, whatever the number of processes, without breaking a progress bar; by default to stdout."""
     if is_main_process():
-        tqdm.write(" ".join(str(word) for word in words), file=sys.stdout)
-        sys.stdout.flush()
+        file = file or sys.stdout
+        tqdm.write(" ".join(str(word) for word in words), file=file)
+        file.flush()
 
 
 def parameter_table(params: Any) -> str:
