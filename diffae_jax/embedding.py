@@ -15,7 +15,7 @@ from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from diffae_jax import inference
-from diffae_jax.api import BATCH_ELEMENTS, DiffAE
+from diffae_jax.api import DiffAE
 from diffae_jax.data.batches import on_devices, ordered_batches
 from diffae_jax.data.latents import INPUTS, PART_SIZE, part_path, part_starts, read_inputs, read_parts, write_part
 from diffae_jax.data.sources import Arrays, Files, Source, check_files, digits, fingerprint, folder
@@ -77,14 +77,14 @@ def open_images(path: str | Path, image_shape: tuple[int, ...]) -> Source:
             raise UserError(
                 f"The digits have the shape {training.images.shape[1:]}, and this model takes {image_shape}."
             )
-        return Arrays(
-            *(np.concatenate([getattr(part, name) for part in (training, held_out)]) for name in ("images", "ids")),
-            np.concatenate([training.labels, held_out.labels]),
+        images, labels = (
+            np.concatenate([getattr(part, name) for part in (training, held_out)]) for name in ("images", "labels")
         )
+        return Arrays(images, [*training.ids, *held_out.ids], labels)
     path = Path(path).expanduser()
     with told(path):
         if path.is_dir():
-            return folder(str(path), image_shape, held_out_share=0)[0]
+            return folder(str(path), image_shape, held_out_share=0.0)[0]
         if not path.is_file():
             raise UserError(f"{path} is {'not a file' if path.exists() else 'missing: check the path'}.")
     check_picture_shape(image_shape)
@@ -106,7 +106,7 @@ def embed(model: DiffAE, source: Source, out: Path) -> None:
         missing = [start for start in part_starts(len(source)) if not part_path(own, SPLIT, start).exists()]
         to_go = sum(min(PART_SIZE, len(source) - start) for start in missing)
         say(f"{len(source):,} images, z of {model.config.model.z_dim} dimensions; {to_go:,} images to go.")
-        per_device = max(1, BATCH_ELEMENTS // math.prod(model.image_shape))
+        per_device = max(1, inference.BATCH_ELEMENTS // math.prod(model.image_shape))
         batch_size = min(per_device * jax.local_device_count(), len(source))
         if missing:
             encode = encoder(model.config, on_host(model.params), batch_size)

@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from diffae_jax.data.sources import Files, Source
 from diffae_jax.errors import UserError
-from diffae_jax.evaluation.figures import to_pil
+from diffae_jax.evaluation.figures import save_grid, to_pil
 from diffae_jax.files import replacing, told
 
 
@@ -32,7 +32,8 @@ def check_free(out: Path, suffixes: Sequence[str], *, folder: bool = False, over
             raise UserError(f"{out} is there and is no folder: give another.")
         if not overwrite and out.exists() and (is_file or any(out.iterdir())):
             raise UserError(f"{out} is there already: give another path, or --overwrite.")
-        nearest = next(path for path in (out.parent.absolute(), *out.parent.absolute().parents) if path.exists())
+        above = out.absolute().parents
+        nearest = out if out.is_dir() else next(path for path in above if path.exists())
         with tempfile.TemporaryFile(dir=nearest):  # rights alone tell little: of a disk that can only be read, say
             pass
     return is_file
@@ -69,14 +70,20 @@ def picture_names(ids: Sequence[str]) -> list[str]:
 
 @contextlib.contextmanager
 def filling(folder: Path) -> Iterator[Path]:
-    """Yields a scratch folder whose files are moved into `folder` when all went well, and are gone otherwise."""
+    """Yields a scratch folder whose files come to lie in `folder` when all went well, and are gone otherwise."""
     with told(folder, "written"):
         folder = folder.absolute()
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
-            yield Path(scratch)
-            for parent, _, names in os.walk(scratch):
-                target = folder / Path(parent).relative_to(scratch)
+        beside = folder if folder.is_dir() else folder.parent
+        with tempfile.TemporaryDirectory(prefix=".diffae.", dir=beside) as scratch:
+            new = Path(scratch) / "new"
+            new.mkdir()
+            yield new
+            if not folder.exists():
+                new.rename(folder)
+                return
+            for parent, _, names in os.walk(new):
+                target = folder / Path(parent).relative_to(new)
                 target.mkdir(parents=True, exist_ok=True)
                 for name in names:
                     (Path(parent) / name).replace(target / name)
@@ -84,10 +91,21 @@ def filling(folder: Path) -> Iterator[Path]:
 
 def write_pictures(folder: Path, names: Sequence[str], images: Float[np.ndarray, "n *shape"]) -> None:
     """Writes images in [-1, 1] as PNG files, pixel for pixel, under these names below a folder."""
-    for name, picture in zip(names, to_pil(images), strict=True):
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(path)
+    with filling(folder) as new:
+        for name, picture in zip(names, to_pil(images), strict=True):
+            path = new / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            picture.save(path)
+
+
+def write_picture(out: Path, images: Float[np.ndarray, "n *shape"]) -> None:
+    """Writes one image pixel for pixel, and several in rows, as one PNG."""
+    with told(out, "written"):
+        if len(images) > 1:
+            save_grid(out, images)
+        else:
+            with replacing(out) as scratch:
+                to_pil(images)[0].save(scratch)
 
 
 def write_table(out: Path, rows: Iterable[Sequence[object]]) -> None:

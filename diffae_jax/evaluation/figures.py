@@ -12,6 +12,8 @@ from PIL import Image
 matplotlib.use("Agg")  # files only: training runs where there is no screen
 import matplotlib.pyplot as plt
 
+from diffae_jax.files import replacing
+
 SMALLEST_GRID = 600  # pixels on the longer side, below which a grid is enlarged
 
 
@@ -81,10 +83,8 @@ def save_gif(path: Path, frames: Float[np.ndarray, "t *shape"], milliseconds: in
     """
     pictures = [enlarged(picture) for picture in to_pil(frames)]
 
-    def write(scratch):
-        pictures[0].save(scratch, "GIF", save_all=True, append_images=pictures[1:], duration=milliseconds, loop=0)
-
-    _save(path, write)
+    settings = dict(save_all=True, append_images=pictures[1:], duration=milliseconds, loop=0)
+    _save(path, lambda scratch: pictures[0].save(scratch, "GIF", **settings))
 
 
 def _pil(picture: Float[np.ndarray, "h w c"]) -> Image.Image:
@@ -94,7 +94,5 @@ def _pil(picture: Float[np.ndarray, "h w c"]) -> Image.Image:
 
 
 def _save(path: Path, write: Callable[[Path], None]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_suffix(".tmp.png")
-    write(scratch)
-    scratch.replace(path)
+    with replacing(path) as scratch:
+        write(scratch)
