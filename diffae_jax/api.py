@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Float
 from ml_collections import ConfigDict
@@ -23,7 +24,7 @@ from diffae_jax.data.transforms import to_float
 from diffae_jax.diffusion.interpolation import lerp, slerp
 from diffae_jax.errors import UserError, shown
 from diffae_jax.files import told
-from diffae_jax.models import abstract_model
+from diffae_jax.models import DiffusionAutoencoder, abstract_model
 from diffae_jax.models.functional import Params, digest, flatten, unflatten
 from diffae_jax.networks import abstract_weights, builder, check_weights, prior_builder
 from diffae_jax.probes import Probe
@@ -84,9 +85,9 @@ class DiffAE:
         self.probes = dict(probes or {})
         self.origin = dict(origin or {})
         precision = resolve_precision(config.train.precision)
-        self._graphdef, _ = abstract_model(builder(config, precision))
+        self.graphdef, _ = abstract_model(builder(config, precision))
         if prior is not None:
-            self._prior_graphdef, _ = abstract_model(prior_builder(config, precision))
+            self.prior_graphdef, _ = abstract_model(prior_builder(config, precision))
 
     @classmethod
     def load(cls, path: str | Path, mesh: Mesh | None = None) -> "DiffAE":
@@ -144,6 +145,11 @@ class DiffAE:
         if is_main_process():
             write_bundle(Path(path), Bundle(self.config, weights, self.statistics, self.probes, self.origin))
 
+    @property
+    def network(self) -> DiffusionAutoencoder:
+        """Encoder and UNet as one Flax module, for those who build on it."""
+        return nnx.merge(self.graphdef, self.params)
+
     def digest(self) -> str:
         """Returns a SHA-256 of weights and statistics, which tells this model from another."""
         statistics = {} if self.statistics is None else {"statistics": dataclasses.asdict(self.statistics)}
@@ -153,7 +159,7 @@ class DiffAE:
         """Returns the semantic code z of each image (Sec. 3.2)."""
         if self.config.model.z_dim is None:
             raise UserError(f"{self.config.name} is a DDIM baseline: it has no encoder and no z.")
-        return self._apply(partial(inference.encode, graphdef=self._graphdef), self._images(images), what="encoding")
+        return self._apply(partial(inference.encode, graphdef=self.graphdef), self._images(images), what="encoding")
 
     def invert(self, images: Any, z: Float[Any, "n d"] | None = None, num_steps: int = 100) -> Float[Any, "n *shape"]:
         """Returns the stochastic code x_T of each image (Eq. 8), given z, by default its own."""
@@ -214,17 +220,26 @@ class DiffAE:
 
         The first and the last frame are the reconstructions of the two images.
         """
-        _check_count("frame", num_frames)
+        _check_count("frame", num_frames)  # before the work
+        check_num_steps(num_steps)
         pair = [self._images(image) for image in (image_a, image_b)]
         if any(len(image) != 1 for image in pair):
             raise UserError(f"interpolate takes one image and one other, not {len(pair[0])} and {len(pair[1])}.")
         both = np.concatenate([to_float(image) if image.dtype == np.uint8 else image for image in pair])
         z = self._own_z(both)
         x_T = self.invert(both, z, num_steps)
+        z, x_T = self.path(z, x_T, num_frames)
+        return self.decode(z, x_T, num_steps)
+
+    @staticmethod
+    def path(
+        z: Float[np.ndarray, "2 d"] | None, x_T: Float[np.ndarray, "2 *shape"], num_frames: int
+    ) -> tuple[Float[np.ndarray, "frames d"] | None, Float[np.ndarray, "frames *shape"]]:
+        """Returns codes from those of one image to those of another: z on the line, x_T on the arc (Sec. 5.2)."""
+        _check_count("frame", num_frames)
         weights = jnp.linspace(0, 1, num_frames)
-        path_of_z = None if z is None else np.asarray(lerp(jnp.asarray(z[0]), jnp.asarray(z[1]), weights))
-        path_of_x_T = np.asarray(slerp(jnp.asarray(x_T[0]), jnp.asarray(x_T[1]), weights))
-        return self.decode(path_of_z, path_of_x_T, num_steps)
+        z = None if z is None else np.asarray(lerp(jnp.asarray(z[0]), jnp.asarray(z[1]), weights))
+        return z, np.asarray(slerp(jnp.asarray(x_T[0]), jnp.asarray(x_T[1]), weights))
 
     def edit(
         self,
@@ -235,29 +250,35 @@ class DiffAE:
         *,
         to: float | None = None,
     ) -> Float[np.ndarray, "n *shape"]:
-        """Moves the z of images along a probe's direction and decodes it with their own x_T (Sec. 5.3).
+        """Moves the z of images as `move` does, and decodes it with their own x_T (Sec. 5.3).
 
-        `strength`, 0.3 unless given, is in units of sqrt(D) standard deviations of z; negative ones move away from
-        the attribute, and 0 gives the reconstruction. Instead, `to` moves each image until the probe reads that
-        probability, or that value where its labels are numbers.
-
-        Raises UserError for a probe that there is not, and for a value that the probe cannot reach.
+        Strength 0 gives exactly the reconstruction. Raises UserError as `move` does.
         """
-        probe = self._direction(probe)
-        if strength is not None and to is not None:
-            raise UserError(f"An edit takes a strength or a value to reach, not both ({strength} and to={to}).")
-        if strength is not None and not np.isfinite(strength):
-            raise UserError(f"The strength of an edit must be a finite number, not {strength}.")
+        self._check_move(probe, strength, to)
         check_num_steps(num_steps)
         images = self._images(images)
         z = self.encode(images)
+        x_T = self.invert(images, z, num_steps)
+        return self.decode(self.move(z, probe, strength, to=to), x_T, num_steps)
+
+    def move(
+        self, z: Float[np.ndarray, "n d"], probe: str | Probe, strength: float | None = None, *, to: float | None = None
+    ) -> Float[np.ndarray, "n d"]:
+        """Moves z along a probe's direction (Sec. 5.3).
+
+        `strength`, 0.3 unless given, is in units of sqrt(D) standard deviations of z; negative ones move away from
+        the attribute. Instead, `to` moves each z until the probe reads that probability, or that value where its
+        labels are numbers.
+
+        Raises UserError for a probe that there is not, and for a value that the probe cannot reach.
+        """
+        probe = self._check_move(probe, strength, to)
         if to is None:
             strengths = np.full(len(z), 0.3 if strength is None else strength)
         else:
             strengths = probe.strength_to_reach(self.statistics.normalize(z), to)
         # as a change of z, which is nothing at strength 0; to normalise and back would round
-        change = strengths[:, None].astype(np.float32) * (probe.shift(1.0) * self.statistics.std)
-        return self.decode(z + change, self.invert(images, z, num_steps), num_steps)
+        return z + strengths[:, None].astype(np.float32) * (probe.shift(1.0) * self.statistics.std)
 
     def sample(
         self, num_images: int, seed: int = 0, num_steps: int = 100, num_latent_steps: int = 100
@@ -275,7 +296,7 @@ class DiffAE:
             prior=self.prior,
             statistics=(self.statistics.mean, self.statistics.std),
             seed=seed,
-            graphdefs=(self._graphdef, self._prior_graphdef),
+            graphdefs=(self.graphdef, self.prior_graphdef),
             shape=self.image_shape,
             schedules=(self.config.train.schedule, self.config.prior.schedule),
             num_steps=(num_steps, num_latent_steps),
@@ -314,7 +335,7 @@ class DiffAE:
                 np.float32(sign * probe.bias),
                 seed,
                 max_tries * num_images,
-                graphdef=self._prior_graphdef,
+                graphdef=self.prior_graphdef,
                 schedule=self.config.prior.schedule,
                 num_steps=num_latent_steps,
                 num_images=num_images,
@@ -390,14 +411,25 @@ class DiffAE:
                 f"--stages=latents,prior, or import a checkpoint that has it (NAME_autoenc_latent)."
             )
 
+    def _check_move(self, probe, strength, to):
+        """Returns the direction of an edit that is possible."""
+        probe = self._direction(probe)
+        if strength is not None and to is not None:
+            raise UserError(f"An edit takes a strength or a value to reach, not both ({strength} and to={to}).")
+        if strength is not None and not np.isfinite(strength):
+            raise UserError(f"The strength of an edit must be a finite number, not {strength}.")
+        if to is not None:
+            probe.strength_to_reach(np.zeros((0, len(probe.weights)), np.float32), to)
+        return probe
+
     def _direction(self, probe):
         """Returns the one direction that a probe or its name stands for."""
-        raise NotImplementedError
+        return self.probes[probe] if isinstance(probe, str) else probe  # TEMP
 
     def _sampler(self, function, num_steps, **settings):
         check_num_steps(num_steps)
         schedule = self.config.train.schedule
-        return partial(function, graphdef=self._graphdef, schedule=schedule, num_steps=num_steps, **settings)
+        return partial(function, graphdef=self.graphdef, schedule=schedule, num_steps=num_steps, **settings)
 
     def _apply(self, function, *arrays, what):
         """Applies a program to arrays in batches over all devices or, to traced ones, at once."""

@@ -10,7 +10,7 @@ import pytest
 
 from diffae_jax.diffusion.interpolation import lerp, slerp
 from diffae_jax.diffusion.loss import l_latent, l_simple, q_sample
-from diffae_jax.diffusion.samplers import ddim_decode, ddim_encode
+from diffae_jax.diffusion.samplers import ddim_decode, ddim_encode, ddim_progress
 from diffae_jax.diffusion.schedule import cumulative_alpha, ddim_grid, timesteps
 from tests.jaxprs import equations
 
@@ -267,6 +267,58 @@ def test_a_loop_is_one_scan_whose_body_is_traced_once(function, reverse):
     assert loops[0].params["length"] == 37
     assert loops[0].params["reverse"] == reverse
     assert calls == [((2, 3, 1), ())]
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 3, 7, 12, 20])
+def test_remat_changes_neither_images_nor_gradients(num_steps):
+    grid, x, scale = ddim_grid("linear", num_steps), jnp.asarray(normal(2, 3, 1)), jnp.float32(0.7)
+
+    def scalar(x, scale, remat):
+        images = ddim_decode(lambda x, t: wavy(jnp, x * scale, t), x, grid, remat=remat)
+        return jnp.sin(images).sum(), images
+
+    (plain, checkpointed) = (jax.grad(partial(scalar, remat=r), (0, 1), has_aux=True)(x, scale) for r in (False, True))
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), checkpointed, plain)
+    assert np.abs(plain[0][1]) > 1e-3, "what eps_fn closes over has a gradient, too"
+
+
+def test_memory_of_a_gradient_grows_with_the_root_of_the_steps():
+    x = jnp.asarray(normal(64, 32, 32, 1))
+    kept, compiled = {}, {}
+    for remat, num_steps in itertools.product((False, True), (25, 100, 400)):
+        grid = ddim_grid("linear", num_steps)
+
+        def scalar(x, grid=grid, remat=remat):
+            return jnp.square(ddim_decode(partial(wavy, jnp), x, grid, remat=remat)).sum()
+
+        leaves = jax.tree.leaves(jax.eval_shape(lambda x, scalar=scalar: jax.vjp(scalar, x)[1], x))
+        kept[remat, num_steps] = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves) / x.nbytes
+        memory = jax.jit(jax.grad(scalar)).lower(x).compile().memory_analysis()
+        compiled[remat, num_steps] = memory.temp_size_in_bytes / x.nbytes
+    print("\nmemory of a gradient, in images:", {k: round(v, 1) for k, v in compiled.items()})
+    assert kept[False, 400] > 14 * kept[False, 25], "without remat it grows with the steps"
+    for bytes_of in (kept, compiled):
+        assert bytes_of[True, 100] < 2.2 * bytes_of[True, 25]
+        assert bytes_of[True, 400] < 2.2 * bytes_of[True, 100]
+    assert compiled[True, 400] < 60
+
+
+@pytest.mark.parametrize("clip", [True, False])
+def test_progress_is_the_predicted_x_0_of_every_step(clip):
+    grid, x_t = ddim_grid("linear", 6), normal(2, 3, 1).astype(np.float64)
+    abar, abar_prev = (np.asarray(a, np.float64) for a in (grid.abar, grid.abar_prev))
+    expected = []
+    for i in reversed(range(6)):
+        eps = wavy(np, x_t, int(grid.t[i]))
+        x_0 = (x_t - np.sqrt(1 - abar[i]) * eps) / np.sqrt(abar[i])
+        x_0 = np.clip(x_0, -1, 1) if clip else x_0
+        eps = (x_t - np.sqrt(abar[i]) * x_0) / np.sqrt(1 - abar[i])
+        x_t = np.sqrt(abar_prev[i]) * x_0 + np.sqrt(1 - abar_prev[i]) * eps
+        expected.append(x_0)
+    eps_fn, x_T = partial(wavy, jnp), jnp.asarray(normal(2, 3, 1))
+    progress = ddim_progress(eps_fn, x_T, grid, clip)
+    np.testing.assert_allclose(progress, expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(progress[-1], ddim_decode(eps_fn, x_T, grid, clip), rtol=1e-5, atol=1e-5)
 
 
 def test_slerp_follows_the_arc_and_lerp_the_line():

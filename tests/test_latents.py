@@ -269,7 +269,7 @@ def test_sample_is_latent_ddim_then_decoder_one_by_one(weights, one_device):
     config, _, prior, statistics = weights
     sampled = model.sample(3, seed=5, num_steps=4, num_latent_steps=7)
     grid = ddim_grid(config.prior.schedule, 7)
-    network = nnx.merge(model._prior_graphdef, prior)
+    network = nnx.merge(model.prior_graphdef, prior)
     for i in range(3):
         x_key, z_key = jax.random.split(jax.random.fold_in(jax.random.key(5), i))
         z_T = jax.random.normal(z_key, (1, config.model.z_dim))

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import scipy.linalg
 
+from diffae_jax.data.transforms import to_uint8
 from diffae_jax.errors import UserError
 from diffae_jax.evaluation import metrics
-from diffae_jax.evaluation.figures import image_grid
+from diffae_jax.evaluation.figures import image_grid, to_pil
 from diffae_jax.evaluation.metrics import mse, psnr, ssim
 
 
@@ -83,8 +84,20 @@ def test_principal_components_are_the_strongest_directions_of_the_first_images()
 
 
 def test_image_grid_lays_images_out_in_rows():
-    grid = image_grid(np.stack([np.full((2, 2, 1), value, np.float32) for value in (-1, 0, 1, -1, 1)]))
-    assert grid.shape == (5, 8, 1)  # two rows of three, a pixel between
-    assert [grid[0, 0], grid[0, 3], grid[0, 6], grid[3, 0], grid[3, 3]] == [0, 0.5, 1, 0, 1]
-    assert (grid[2] == 1).all()
-    assert (grid[3:, 6:] == 1).all(), "places left over are white"
+    grid = np.asarray(image_grid(np.stack([np.full((2, 2, 1), value, np.float32) for value in (-1, 0, 1, -1, 1)])))
+    assert grid.shape == (5, 8)  # two rows of three, a pixel between
+    assert [grid[0, 0], grid[0, 3], grid[0, 6], grid[3, 0], grid[3, 3]] == [0, 128, 255, 0, 255]
+    assert (grid[2] == 255).all()
+    assert (grid[3:, 6:] == 255).all(), "places left over are white"
+
+
+@pytest.mark.parametrize(
+    ("shape", "mode", "size"),
+    [((4, 6, 1), "L", (6, 4)), ((4, 6, 3), "RGB", (6, 4)), ((9, 4, 6, 1), "L", (6, 4)), ((8, 2), "L", (8, 2))],
+)
+def test_to_pil_shows_images_of_every_rank(shape, mode, size):
+    images = np.linspace(-1, 1, 2 * np.prod(shape)).reshape(2, *shape).astype(np.float32)
+    pictures = to_pil(images)
+    assert [(picture.mode, picture.size) for picture in pictures] == [(mode, size)] * 2
+    if len(shape) == 3:
+        np.testing.assert_array_equal(np.asarray(pictures[1]).reshape(shape), to_uint8(images[1]))

@@ -49,12 +49,12 @@ def _ddim(
     return loop(step, x, (t, abar, abar_to), reverse=reverse)
 
 
-def _checkpointed_scan(step: Callable, x: Array, steps: tuple[Array, ...], *, reverse: bool) -> tuple[Array, Array]:
+def _checkpointed_scan(step: Callable, x: Array, steps: tuple[Array, ...], *, reverse: bool) -> tuple[Array, None]:
     """A scan whose backward pass keeps x at some 2 sqrt(T) of T steps, and computes each step a second and third time.
 
     Steps are grouped into sqrt(T) segments of sqrt(T) steps: the pass over the segments keeps x at the start of each,
-    and that within one, made anew when it is needed, x at each of its steps. Steps left over are a segment of their
-    own, the last or first of the grid.
+    and that within one, made anew when it is needed, x at each of its steps. Steps left over, the last of the grid,
+    are a segment of their own. Only where the scan ends is returned.
     """
     num_steps = len(steps[0])
     length = math.isqrt(num_steps)
@@ -65,19 +65,13 @@ def _checkpointed_scan(step: Callable, x: Array, steps: tuple[Array, ...], *, re
         return lax.scan(jax.checkpoint(step), x, steps, reverse=reverse)
 
     def segments(x):
-        grouped = jax.tree.map(lambda a: a[:whole].reshape(-1, length, *a.shape[1:]), steps)
-        x, outputs = lax.scan(segment, x, grouped, reverse=reverse)
-        return x, jax.tree.map(lambda a: a.reshape(whole, *a.shape[2:]), outputs)
+        grouped = jax.tree.map(lambda a: a[:whole].reshape(-1, length), steps)
+        return lax.scan(segment, x, grouped, reverse=reverse)[0]
 
     def rest(x):
-        return segment(x, jax.tree.map(lambda a: a[whole:], steps))
+        return segment(x, jax.tree.map(lambda a: a[whole:], steps))[0] if whole < num_steps else x
 
-    if whole == num_steps:
-        return segments(x)
-    x, first = (rest if reverse else segments)(x)
-    x, second = (segments if reverse else rest)(x)
-    in_order = (second, first) if reverse else (first, second)
-    return x, jax.tree.map(lambda *parts: jnp.concatenate(parts), *in_order)
+    return (segments(rest(x)) if reverse else rest(segments(x))), None
 
 
 def ddim_decode(

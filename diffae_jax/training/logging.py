@@ -4,7 +4,7 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import jax
 from clu import parameter_overview
@@ -18,7 +18,7 @@ def is_main_process() -> bool:
     return jax.process_index() == 0
 
 
-def say(*words: Any, file: TextIO | None = None) -> None:
+def say(*words: Any, file: Any = None) -> None:
     """Prints a line once, whatever the number of processes, without breaking a progress bar; by default to stdout."""
     if is_main_process():
         file = file or sys.stdout

@@ -1,0 +1,165 @@
+"""The pictures and figures of the docs, made with the model of the digits.
+
+    python -m benchmarks.digits runs/digits/bundle --out docs
+
+Prints how many edited images, by strength, and how many conditional samples an SVM trained on real digits recognises.
+"""
+
+import argparse
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import matplotlib
+import numpy as np
+import optax
+from sklearn.svm import SVC
+
+from diffae_jax import DiffAE
+from diffae_jax.data.sources import digits
+from diffae_jax.data.transforms import to_float
+from diffae_jax.evaluation.figures import save_rows
+from diffae_jax.evaluation.metrics import principal_components
+from diffae_jax.stages.chain import keep_compiled_programs
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+STRENGTHS = (-0.3, 0.0, 0.3, 0.6, 0.9, 1.2, 1.5)
+STEPS = 20
+NUM_EDITED = 100  # held-out images, each edited to be every digit
+NUM_CONDITIONAL = 50  # samples of each digit
+CLASSES = [f"digit={digit}" for digit in range(10)]
+
+
+def encode(model: DiffAE, images: np.ndarray, labels: np.ndarray, out: Path) -> None:
+    """Draws z of held-out digits in two of its principal components."""
+    z = model.statistics.normalize(model.encode(images))
+    places = principal_components(z, 2)(z)
+    figure, axes = plt.subplots(figsize=(6, 5), layout="compressed")
+    points = axes.scatter(*places.T, c=labels, cmap="tab10", s=12)
+    axes.legend(*points.legend_elements(), title="digit", loc="center left", bbox_to_anchor=(1, 0.5))
+    axes.set(xlabel="first principal component of z", ylabel="second")
+    figure.savefig(out / "encode.png", dpi=100)
+    plt.close(figure)
+
+
+def reconstruct(model: DiffAE, images: np.ndarray, out: Path) -> None:
+    """Draws digits, what comes back of them, what z leaves open, and how a decoder gets there."""
+    shown = images[:12]
+    variations, mean, std = model.variations(shown, num_variations=16, num_steps=STEPS)
+    rows = {
+        "input": shown,
+        "own $x_T$,\n100 steps": model.reconstruct(shown, 100),
+        **{f"random $x_T$ ({i})": variations[:, i] for i in (0, 1, 2)},
+        "mean of 16": mean,
+        "deviation of 16\n(white: 0.5)": np.clip(4 * std - 1, -1, 1),
+    }
+    save_rows(out / "reconstruct.png", rows)
+    z = model.encode(images[:4])
+    progress = model.progress(z, model.invert(images[:4], z, STEPS), STEPS)
+    kept = [0, 2, 4, 6, 8, 10, 12, 14, 16, 17, 18, 19]
+    save_rows(out / "progress.png", {f"image {i}": progress[i, kept] for i in range(4)})
+
+
+def interpolate(model: DiffAE, images: np.ndarray, labels: np.ndarray, out: Path) -> None:
+    """Draws the ways between digits."""
+    first = {digit: images[labels == digit][0] for digit in range(10)}
+    pairs = [(1, 7), (3, 8), (0, 6), (4, 9), (2, 5)]
+    ways = {f"{a} to {b}": model.interpolate(first[a], first[b], 10, 100) for a, b in pairs}
+    save_rows(out / "interpolate.png", ways)
+    for (a, b), frames in zip(pairs, ways.values(), strict=True):
+        ends = model.reconstruct(np.stack([first[a], first[b]]), 100)
+        print(f"{a} to {b}: the ends differ from the reconstructions by {np.abs(frames[[0, -1]] - ends).max():.1e}")
+
+
+def edit(model: DiffAE, images: np.ndarray, labels: np.ndarray, svm: SVC, out: Path) -> None:
+    """Draws edits, and the share of them that are recognised as the digit asked for."""
+    first = np.stack([images[labels == digit][0] for digit in (0, 1, 3, 4, 5, 6, 7, 8, 9)])
+    rows = {"input": first}
+    rows |= {f"to 2,\nstrength {s:g}": model.edit(first, "digit=2", s, STEPS) for s in STRENGTHS}
+    save_rows(out / "edit.png", rows)
+    same = np.array_equal(model.edit(first, "digit=2", 0.0, STEPS), model.reconstruct(first, STEPS))
+    print(f"strength 0 gives exactly the reconstruction: {same}")
+
+    chosen = np.random.default_rng(0).choice(len(images), NUM_EDITED, replace=False)
+    edited, z = images[chosen], model.encode(images[chosen])
+    x_T = model.invert(edited, z, STEPS)
+    curve = []
+    for strength in STRENGTHS:
+        moved = np.concatenate([model.move(z, name, strength) for name in CLASSES])
+        decoded = model.decode(moved, np.tile(x_T, (10, 1, 1, 1)), STEPS)
+        named = svm.predict(decoded.reshape(len(decoded), -1)).reshape(10, -1)
+        others = labels[chosen][None] != np.arange(10)[:, None]  # those that are not yet the digit asked for
+        hit = named == np.arange(10)[:, None]
+        curve.append((hit[others].mean(), hit.mean(), [hit[d][others[d]].mean() for d in range(10)]))
+        print(f"strength {strength:+.1f}: {curve[-1][0]:.1%} of other digits recognised as the target, {hit.mean():.1%}"
+              f" of all; by target {' '.join(f'{share:.0%}' for share in curve[-1][2])}")  # fmt: skip
+    figure, axes = plt.subplots(figsize=(6, 4), layout="compressed")
+    axes.plot(STRENGTHS, np.array([each for *_, each in curve]), color="0.8", label=["each target"] + [None] * 9)
+    axes.plot(STRENGTHS, [share for share, *_ in curve], "o-", label="mean over the ten targets")
+    axes.axhline(0.6, color="k", lw=0.5)
+    axes.set(xlabel="strength of the edit", ylabel="recognised as the target", ylim=(0, 1))
+    axes.legend()
+    figure.savefig(out / "edit_curve.png", dpi=100)
+    plt.close(figure)
+
+
+def sample(model: DiffAE, svm: SVC, out: Path) -> None:
+    """Draws new images of each digit, and prints how many are recognised."""
+    rows, shares = {}, []
+    for digit, name in enumerate(CLASSES):
+        images = model.sample_class(NUM_CONDITIONAL, name, seed=1, num_steps=STEPS)
+        shares.append((svm.predict(images.reshape(len(images), -1)) == digit).mean())
+        rows[name] = images[:12]
+        print(f"{name}: {shares[-1]:.0%} of {NUM_CONDITIONAL} conditional samples recognised")
+    print(f"conditional samples recognised, over all digits: {np.mean(shares):.1%}")
+    save_rows(out / "sample_class.png", rows)
+
+
+def differentiate(model: DiffAE, images: np.ndarray, labels: np.ndarray, out: Path) -> None:
+    """Draws what gradients through the decoder find: z with which one digit's x_T decodes to another digit."""
+    start, target = (np.stack([images[labels == d][0] for d in row]) for row in ((0, 1, 3, 4), (6, 7, 8, 9)))
+    z = jnp.asarray(model.encode(start))
+    x_T = jnp.asarray(model.invert(start, z, STEPS))
+
+    @jax.jit
+    def gradient(z):
+        return jax.grad(lambda z: jnp.square(model.decode(z, x_T, STEPS) - target).mean())(z)
+
+    optimizer = optax.adam(0.03)
+    state, rows = optimizer.init(z), {"start": start}
+    for step in range(41):
+        if step % 10 == 0:
+            rows[f"after {step} steps"] = model.decode(z, x_T, STEPS)
+        updates, state = optimizer.update(gradient(z), state)
+        z = optax.apply_updates(z, updates)
+    save_rows(out / "gradient.png", rows | {"target": target})
+
+
+def main() -> None:
+    """Makes all pictures, or those that are named."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--only", nargs="*", help="encode, reconstruct, interpolate, edit, sample, differentiate")
+    arguments = parser.parse_args()
+    keep_compiled_programs()
+    model, (training, held_out) = DiffAE.load(arguments.bundle), digits()
+    images, labels = to_float(held_out.images), held_out.labels["digit"]
+    svm = SVC().fit(to_float(training.images).reshape(len(training), -1), training.labels["digit"])
+    parts = {
+        "encode": lambda out: encode(model, images, labels, out),
+        "reconstruct": lambda out: reconstruct(model, images, out),
+        "interpolate": lambda out: interpolate(model, images, labels, out),
+        "edit": lambda out: edit(model, images, labels, svm, out),
+        "sample": lambda out: sample(model, svm, out),
+        "differentiate": lambda out: differentiate(model, images, labels, out),
+    }
+    for name, make in parts.items():
+        if not arguments.only or name in arguments.only:
+            make(arguments.out)
+
+
+if __name__ == "__main__":
+    main()
