@@ -1,73 +1,15 @@
 """Uses a trained model from the shell: diffae encode MODEL photos --out z.npz"""
 
 import argparse
-import math
 import os
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
 
-from diffae_jax.errors import UserError, shown
+from diffae_jax.arguments import Parser, checked, number, whole, within
+from diffae_jax.errors import UserError
 
 IMAGES = "a folder of image files, one image file, or the word digits: the 1,797 digits of scikit-learn"
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser that tells what it does not understand in one sentence: exit code 2."""
-
-    def error(self, message: str) -> NoReturn:
-        """Says what is wrong and where help is."""
-        sentence = UserError(f"{message.rstrip('.')} ({self.prog} --help tells more).")
-        self.exit(2, f"Error: {sentence}\n")
-
-
-def whole(text: str) -> int:
-    """Reads a whole number."""
-    try:
-        return int(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{shown(text)!r} is no whole number") from error
-
-
-def checked(name: str) -> Callable[[str], int]:
-    """Returns what reads a whole number that the function of that name in `config` accepts."""
-
-    def read(text: str) -> int:
-        from diffae_jax import config
-
-        value = whole(text)
-        try:
-            getattr(config, name)(value)
-        except UserError as error:
-            raise argparse.ArgumentTypeError(str(error)) from error
-        return value
-
-    return read
-
-
-def within(low: int, high: int) -> Callable[[str], int]:
-    """Returns what reads a whole number within limits."""
-
-    def read(text: str) -> int:
-        value = whole(text)
-        if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"it must be from {low:,} to {high:,}, not {shown(value)}")
-        return value
-
-    return read
-
-
-def number(text: str) -> float:
-    """Reads a finite number."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"{shown(text)!r} is no finite number")
-    return value
 
 
 def parser() -> argparse.ArgumentParser:
@@ -191,11 +133,11 @@ def add_sample(commands: argparse._SubParsersAction) -> None:
     """Adds the command sample."""
     added = command(
         commands,
-        "edit",
-        "edit",
-        text,
-        "ffhq128 photos --probe Smiling --strength 0.3 --out smiling",
-        "ffhq128 her.jpg --probe Young --to 0.9 --out younger.png",
+        "sample",
+        "sample",
+        "draw new images, if asked of an attribute",
+        "ffhq128 --num 64 --out new.png",
+        "ffhq128 --probe Smiling --negative --out serious",
     )
     add_model(added)
     added.add_argument("--num", metavar="N", type=within(1, 100_000), default=16, help="images, by default 16")
