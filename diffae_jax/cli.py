@@ -198,7 +198,7 @@ def run(argv: list[str] | None = None) -> None:
         getattr(commands, arguments.function)(arguments)
     except KeyboardInterrupt:
         print("\nInterrupted: the result was not written.", file=sys.stderr, flush=True)
-        sys.exit(128 + signal.SIGINT)
+        os._exit(128 + signal.SIGINT)  # an exit in order would wait for the devices to finish what they are at
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -13,7 +13,7 @@ from diffae_jax.data.inputs import as_images
 from diffae_jax.data.sources import Files, Source
 from diffae_jax.data.transforms import to_float
 from diffae_jax.embedding import FORMATS, check_format, embed, open_images
-from diffae_jax.errors import shown
+from diffae_jax.errors import UserError, shown
 from diffae_jax.evaluation.figures import save_gif, save_grid
 from diffae_jax.evaluation.metrics import mse, psnr
 from diffae_jax.files import told
@@ -43,7 +43,7 @@ def info(arguments: argparse.Namespace) -> None:
     model = load(arguments.model)
     with told(arguments.model):
         size = sum(path.stat().st_size for path in arguments.model.rglob("*") if path.is_file())
-    print(f"{describe(model)}\n  on the disk: {quantity(size, 'B')}")
+    print(f"{describe(model)}\n  on the disk: {quantity(float(size), 'B')}")
 
 
 def encode(arguments: argparse.Namespace) -> None:
@@ -105,6 +105,8 @@ def edit(arguments: argparse.Namespace) -> None:
 
 def sample(arguments: argparse.Namespace) -> None:
     """Writes new images, of a probe's attribute where one is named."""
+    if arguments.negative and arguments.probe is None:
+        raise UserError("--negative needs --probe: the attribute that the images are not to have.")
     is_file = outputs.check_free(arguments.out, (".png",), folder=True, overwrite=arguments.overwrite)
     model = load(arguments.model)
     steps = (arguments.steps, arguments.latent_steps)
@@ -147,6 +149,7 @@ def describe(model: DiffAE) -> str:
         f"  latent DDIM: {'yes' if model.prior else 'no, so no new images can be sampled'}",
         f"  statistics of z: {'yes' if model.statistics else 'no, so z cannot be normalised'}",
     ]
+    lines += [f"  probe {shown(name)}" for name in model.probes]
     for key, value in model.origin.items():
         if isinstance(value, dict):
             lines += [f"  {shown(key)}: {shown(name)} ({shown(inner)})" for name, inner in value.items()]

@@ -5,6 +5,7 @@ import hashlib
 import importlib.util
 import math
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -164,7 +165,7 @@ def _check_inputs(own: Path, inputs: dict[str, Any], source: Source) -> None:
         if own.is_dir() and any(own.iterdir()):
             raise UserError(f"{own} has no {INPUTS}, so nothing tells what it was made from: remove that folder.")
         if isinstance(source, Files):
-            check_files(source, show_progress=True)
+            check_files(source, show_progress=sys.stderr.isatty())
         write_json(own / INPUTS, inputs)
     began_with = read_inputs(own)
     for name, what in (("model", "another model"), (SPLIT, "other images"), ("content", "other images")):
