@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from ml_collections import ConfigDict
 
 from diffae_jax import inference
-from diffae_jax.bundle import MANIFEST, Bundle, read_bundle, write_bundle
+from diffae_jax.bundle import MANIFEST, PROBES, Bundle, read_bundle, read_run_probes, write_bundle
 from diffae_jax.config import check, check_num_steps, check_seed, from_json
 from diffae_jax.data.inputs import as_images
 from diffae_jax.data.latents import STATISTICS, LatentStatistics, read_statistics
@@ -27,7 +27,7 @@ from diffae_jax.files import told
 from diffae_jax.models import DiffusionAutoencoder, abstract_model
 from diffae_jax.models.functional import Params, digest, flatten, unflatten
 from diffae_jax.networks import abstract_weights, builder, check_weights, prior_builder
-from diffae_jax.probes import Probe
+from diffae_jax.probes import ClassProbe, Probe, components, describe, find, fit
 from diffae_jax.training.checkpoint import latest_step, load_ema
 from diffae_jax.training.logging import is_main_process, say
 from diffae_jax.training.precision import resolve_precision
@@ -60,21 +60,21 @@ class DiffAE:
         *,
         statistics: LatentStatistics | None = None,  # of z over the training images
         prior: Params | None = None,  # of the latent DDIM
-        probes: dict[str, Probe] | None = None,
+        probes: dict[str, Probe | ClassProbe] | None = None,
         origin: dict[str, Any] | None = None,  # what the model was made from: plain values, for people
         mesh: Mesh | None = None,
     ):
         if prior is not None and statistics is None:
             raise UserError("A latent DDIM works on normalised z: it needs the mean and deviation of z beside it.")
-        rows = {"the statistics": statistics.mean} if statistics else {}
-        rows |= {f"probe {shown(probe.name)}": probe.weights for probe in (probes or {}).values()}
-        if rows and config.model.z_dim is None:
+        sizes = [("the statistics", len(statistics.mean))] if statistics else []
+        sizes += [(f"probe {shown(probe.name)}", probe.z_dim) for probe in (probes or {}).values()]
+        if sizes and config.model.z_dim is None:
             raise UserError(
                 f"{shown(config.name)} is a DDIM baseline: it has no z, so leave statistics and probes off."
             )
-        for name, row in rows.items():
-            if row.shape != (config.model.z_dim,):
-                raise UserError(f"The z of this model has {config.model.z_dim} dimensions, and {name} {len(row)}.")
+        for name, size in sizes:
+            if size != config.model.z_dim:
+                raise UserError(f"The z of this model has {config.model.z_dim} dimensions, and {name} {size}.")
         self.config = config
         self.image_shape = tuple(config.image_shape)
         self._told: set[str] = set()  # notes on converted images
@@ -112,12 +112,14 @@ class DiffAE:
         check(config)
         expected = abstract_weights(config, mesh)
         params = load_ema(checkpoints, expected["autoencoder"])
-        prior, statistics = None, None
+        prior, statistics, probes = None, None, {}
         if (path / "latents" / STATISTICS).exists():
-            statistics = read_statistics(path / "latents", digest(on_host(params)))
+            encoded_by = digest(on_host(params))
+            statistics = read_statistics(path / "latents", encoded_by)
+            probes = read_run_probes(path / PROBES, encoded_by)
             if latest_step(path / "prior" / "checkpoints") is not None:
                 prior = load_ema(path / "prior" / "checkpoints", expected["prior"])
-        return cls(config, params, statistics=statistics, prior=prior, mesh=mesh)
+        return cls(config, params, statistics=statistics, prior=prior, probes=probes, mesh=mesh)
 
     @classmethod
     def from_bundle(cls, bundle: Bundle, mesh: Mesh | None = None) -> "DiffAE":
@@ -280,6 +282,38 @@ class DiffAE:
         # as a change of z, which is nothing at strength 0; to normalise and back would round
         return z + strengths[:, None].astype(np.float32) * (probe.shift(1.0) * self.statistics.std)
 
+    def fit_probe(
+        self,
+        name: str,
+        z: Float[np.ndarray, "n d"],
+        labels: Any,
+        *,
+        kind: str | None = None,
+        positive_unlabelled: bool = False,
+        held_out: tuple[Float[np.ndarray, "m d"], Any] | None = None,
+    ) -> Probe | ClassProbe:
+        """Fits a probe of labels [N] to z, as `probes.fit` does to normalised z, and keeps it (Appendix A.2).
+
+        Raises UserError as that does, and for a model without statistics of z.
+        """
+        z = self._normalized(z)
+        held_out = held_out and (self._normalized(held_out[0]), held_out[1])
+        probe = fit(name, z, labels, kind=kind, positive_unlabelled=positive_unlabelled, held_out=held_out)
+        self.probes[name] = probe
+        say(describe(probe), file=sys.stderr)
+        return probe
+
+    def predict(self, z: Float[np.ndarray, "n d"], probe: str | Probe | ClassProbe) -> Shaped[np.ndarray, "n"]:
+        """Returns what a probe, or that of a name, reads off each z: a probability, a value or the name of a class.
+
+        Raises UserError for a probe that there is not, and for a model without statistics of z.
+        """
+        return (find(self.probes, probe) if isinstance(probe, str) else probe).predict(self._normalized(z))
+
+    def principal_components(self, z: Float[np.ndarray, "n d"], count: int) -> list[Probe]:
+        """Returns the principal directions of normalised z, as `probes.components` does; they need no labels."""
+        return components(self._normalized(z), count)
+
     def sample(
         self, num_images: int, seed: int = 0, num_steps: int = 100, num_latent_steps: int = 100
     ) -> Float[np.ndarray, "n *shape"]:
@@ -410,6 +444,16 @@ class DiffAE:
                 f"{self.config.name} has no latent DDIM, and new images need z drawn from one: train it with "
                 f"--stages=latents,prior, or import a checkpoint that has it (NAME_autoenc_latent)."
             )
+
+    def _normalized(self, z):
+        if self.statistics is None:
+            raise UserError(
+                f"{shown(self.config.name)} has no statistics of z, and probes read normalised z: make them with "
+                f"--stages=latents, or import a checkpoint that has them (NAME_autoenc_latent)."
+            )
+        if np.ndim(z) != 2 or np.shape(z)[1] != self.config.model.z_dim:
+            raise UserError(f"Probes take z of shape (N, {self.config.model.z_dim}), not {np.shape(z)}.")
+        return self.statistics.normalize(z)
 
     def _check_move(self, probe, strength, to):
         """Returns the direction of an edit that is possible."""

@@ -13,6 +13,7 @@ import json
 import os
 import re
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -23,10 +24,11 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from diffae_jax.config import from_json
-from diffae_jax.data.latents import LatentStatistics
+from diffae_jax.data.latents import INPUTS, LatentStatistics, read_inputs
 from diffae_jax.errors import UserError, shown
-from diffae_jax.files import parse_json, read_json, told
-from diffae_jax.probes import Probe
+from diffae_jax.files import MAX_JSON_BYTES, parse_json, read_json, told
+from diffae_jax.probes import ClassProbe, Probe
+from diffae_jax.probes import from_json as probe_from_json
 
 FORMAT = 1
 LONGEST_PROBE_FILE = 250  # characters, which file systems allow; other than letters take up to twelve each
@@ -47,7 +49,7 @@ class Bundle:
     config: ConfigDict
     weights: dict[str, np.ndarray]  # "autoencoder.*" and, where there is one, "prior.*"
     statistics: LatentStatistics | None
-    probes: dict[str, Probe]
+    probes: dict[str, Probe | ClassProbe]
     origin: dict[str, Any]  # what it was made from: plain values, for people
 
 
@@ -78,9 +80,7 @@ def write_bundle(path: Path, bundle: Bundle) -> None:
     Raises UserError for a path that holds anything else or cannot be written.
     """
     check_free(path)
-    for probe in bundle.probes.values():
-        if len(_probe_file(probe)) > LONGEST_PROBE_FILE:
-            raise UserError(f"The name of probe {shown(probe.name)} is too long for a file: give it a shorter one.")
+    contents = probe_files(bundle.probes.values())
     try:
         path = path.resolve()  # "." has no name of its own
     except (OSError, RuntimeError) as error:
@@ -91,7 +91,7 @@ def write_bundle(path: Path, bundle: Bundle) -> None:
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch:
             new, old = Path(scratch) / "new", Path(scratch) / "old"
             (new / PROBES).mkdir(parents=True)
-            _write_files(new, bundle)
+            _write_files(new, bundle, contents)
             if path.exists():
                 path.rename(old)
             try:
@@ -105,14 +105,14 @@ def write_bundle(path: Path, bundle: Bundle) -> None:
         raise UserError(f"The bundle {path} cannot be written ({reason}).") from error
 
 
-def _write_files(folder: Path, bundle: Bundle) -> None:
+def _write_files(folder: Path, bundle: Bundle, contents: dict[str, str]) -> None:
     (folder / CONFIG).write_text(json.dumps(json.loads(bundle.config.to_json()), indent=2) + "\n")
     save_file(bundle.weights, folder / WEIGHTS)
     (folder / WEIGHTS).chmod((folder / CONFIG).stat().st_mode)  # safetensors lets nobody else read it
     if bundle.statistics is not None:
         np.savez(folder / LATENTS, mean=bundle.statistics.mean, std=bundle.statistics.std)
-    for probe in bundle.probes.values():
-        (folder / _probe_file(probe)).write_text(json.dumps(probe.as_json()))
+    for name, content in contents.items():
+        (folder / PROBES / name).write_text(content)
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     entries = {
         file.relative_to(folder).as_posix(): {"bytes": file.stat().st_size, "sha256": _hash(file)} for file in files
@@ -124,9 +124,46 @@ def _write_files(folder: Path, bundle: Bundle) -> None:
             os.fsync(handle.fileno())
 
 
-def _probe_file(probe: Probe) -> str:
-    """The name of a probe's file in a bundle."""
-    return f"{PROBES}/{quote(probe.name, safe='', errors='surrogatepass')}.json"
+def probe_files(probes: Iterable[Probe | ClassProbe]) -> dict[str, str]:
+    """Returns the content of the file of each probe, by its name in the folder of probes of a bundle or a run.
+
+    Raises UserError for a name and for a content that is too long for a file.
+    """
+    contents = {}
+    for probe in probes:
+        file, content = _probe_file(probe), json.dumps(probe.as_json())
+        if len(file) > LONGEST_PROBE_FILE:
+            raise UserError(f"The name of probe {shown(probe.name)} is too long for a file: give it a shorter one.")
+        if len(content) > MAX_JSON_BYTES:
+            raise UserError(
+                f"Probe {shown(probe.name)} takes {len(content):,} bytes, more than the {MAX_JSON_BYTES:,} of a file: "
+                f"fit it to fewer classes."
+            )
+        contents[file] = content
+    return contents
+
+
+def _probe_file(probe: Probe | ClassProbe) -> str:
+    return f"{quote(probe.name, safe='', errors='surrogatepass')}.json"
+
+
+def read_probe(file: Path) -> Probe | ClassProbe:
+    """Reads one of `probe_files`. Raises UserError for what is no probe, and for that of another file."""
+    probe = probe_from_json(read_json(file))
+    if file.name != _probe_file(probe):
+        raise UserError(f"{file} holds the probe {shown(probe.name)}, which belongs in another file.")
+    return probe
+
+
+def read_run_probes(folder: Path, autoencoder: str) -> dict[str, Probe | ClassProbe]:
+    """Returns the probes that a run has, none where they were fitted to z of another autoencoder: they are made anew.
+
+    `autoencoder` is the digest of the weights. Raises UserError for what is damaged.
+    """
+    if not (folder / INPUTS).exists() or read_inputs(folder).get("autoencoder") != autoencoder:
+        return {}
+    probes = [read_probe(file) for file in sorted(folder.glob("*.json")) if file.name != INPUTS]
+    return {probe.name: probe for probe in probes}
 
 
 def read_bundle(path: Path) -> Bundle:
@@ -143,13 +180,8 @@ def read_bundle(path: Path) -> Bundle:
     names = _checked_files(path, manifest["files"])
     config = from_json(path / CONFIG)
     statistics = LatentStatistics.load(path / LATENTS) if LATENTS in names else None
-    probes = {}
-    for name in names:
-        if name.startswith(f"{PROBES}/"):
-            probe = Probe.from_json(read_json(path / name))
-            if name != _probe_file(probe):
-                raise UserError(f"{path / name} holds the probe {shown(probe.name)}, which belongs in another file.")
-            probes[probe.name] = probe
+    read = [read_probe(path / name) for name in names if name.startswith(f"{PROBES}/")]
+    probes = {probe.name: probe for probe in read}
     origin = manifest.get("origin")
     return Bundle(config, _read_weights(path / WEIGHTS), statistics, probes, origin if isinstance(origin, dict) else {})
 

@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from diffae_jax import DiffAE, bundle, outputs
+from diffae_jax import DiffAE, bundle, outputs, probes
 from diffae_jax.convert import import_official
 from diffae_jax.data.inputs import as_images
+from diffae_jax.data.labels import read_labels
 from diffae_jax.data.sources import Files, Source
 from diffae_jax.data.transforms import to_float
 from diffae_jax.embedding import FORMATS, check_format, embed, open_images
-from diffae_jax.errors import UserError, shown
+from diffae_jax.errors import UserError, name_some, shown
 from diffae_jax.evaluation.figures import save_gif, save_grid
 from diffae_jax.evaluation.metrics import mse, psnr
 from diffae_jax.files import told
@@ -126,6 +127,46 @@ def write(out: Path, is_file: bool, names: list[str], images: Float[np.ndarray, 
     print(f"{len(images):,} images: {shown(str(out))}")
 
 
+def probe(arguments: argparse.Namespace) -> None:
+    """Writes a model with probes of labels or, without labels, what the probes that there are read off images."""
+    if arguments.labels is not None:
+        return fit_probes(arguments)
+    if arguments.column or arguments.positive_unlabelled:
+        raise UserError("--column and --positive-unlabelled need --labels: the table that probes are fitted to.")
+    outputs.check_free(arguments.out, (".csv",), overwrite=arguments.overwrite)
+    model = load(arguments.model)
+    if not model.probes:
+        raise UserError(f"{arguments.model} has no probes to read with: fit some with --labels FILE.csv.")
+    source = open_images(arguments.images, model.image_shape)
+    z = model.encode(read(source))
+    readings = [model.predict(z, name) for name in model.probes]
+    outputs.write_table(arguments.out, [("id", *model.probes), *zip(source.ids, *readings, strict=True)])
+    print(f"{len(z):,} images, {len(readings)} probes: {shown(str(arguments.out))}")
+
+
+def fit_probes(arguments: argparse.Namespace) -> None:
+    """Fits a probe to each column of labels and writes the model with all of them."""
+    if arguments.out.resolve() != arguments.model.resolve():
+        outputs.check_free(arguments.out, (), folder=True, overwrite=arguments.overwrite)
+    bundle.check_free(arguments.out)
+    labels = read_labels(arguments.labels)
+    unknown = [name for name in arguments.column or () if name not in labels.columns]
+    if unknown:
+        there_are = name_some(labels.columns)
+        raise UserError(f"{arguments.labels} has no column {name_some(unknown)}; there are {there_are}.")
+    model = load(arguments.model)
+    source = open_images(arguments.images, model.image_shape)
+    columns, unmatched = labels.of(source.ids), labels.unmatched(source.ids)
+    if unmatched:
+        rows = f"{len(unmatched):,} rows of {arguments.labels} are"
+        say(f"Note: {rows} of none of the images ({name_some(unmatched)}).", file=sys.stderr)
+    z = model.encode(read(source))
+    for name in arguments.column or columns:
+        model.fit_probe(name, z, columns[name], positive_unlabelled=arguments.positive_unlabelled)
+    model.save(arguments.out)
+    print(f"Bundle: {shown(str(arguments.out))}")
+
+
 def import_(arguments: argparse.Namespace) -> None:
     """Writes an official checkpoint as a bundle, and says what it found."""
     bundle.check_free(arguments.out)
@@ -149,7 +190,7 @@ def describe(model: DiffAE) -> str:
         f"  latent DDIM: {'yes' if model.prior else 'no, so no new images can be sampled'}",
         f"  statistics of z: {'yes' if model.statistics else 'no, so z cannot be normalised'}",
     ]
-    lines += [f"  probe {shown(name)}" for name in model.probes]
+    lines += [f"  probe {probes.describe(probe)}" for probe in model.probes.values()]
     for key, value in model.origin.items():
         if isinstance(value, dict):
             lines += [f"  {shown(key)}: {shown(name)} ({shown(inner)})" for name, inner in value.items()]

@@ -12,7 +12,7 @@ from diffae_jax.errors import UserError, shown
 from diffae_jax.files import read_json
 
 # Keys that change no result, and the budget, which may be raised: a run may go on with other values of these.
-FREE_KEYS = ("execution", "report", "evaluation", "train.num_images", "prior.num_latents", "data.path")
+FREE_KEYS = ("execution", "report", "evaluation", "train.num_images", "prior.num_latents", "data.path", "data.labels")
 
 CHOICES = {
     "train.schedule": ("linear", "cosine"),
@@ -120,6 +120,7 @@ def default() -> ConfigDict:
             data=dict(
                 kind="folder",  # folder (of image files) or digits (embedded)
                 path="",
+                labels="",  # CSV of the folder's images: file name, then a column for each label; for probes
                 flip=True,  # mirror images at random; off where left and right mean something
                 held_out_share=0.0,  # of the images, kept from training
             ),

@@ -78,10 +78,8 @@ def open_images(path: str | Path, image_shape: tuple[int, ...]) -> Source:
             raise UserError(
                 f"The digits have the shape {training.images.shape[1:]}, and this model takes {image_shape}."
             )
-        images, labels = (
-            np.concatenate([getattr(part, name) for part in (training, held_out)]) for name in ("images", "labels")
-        )
-        return Arrays(images, [*training.ids, *held_out.ids], labels)
+        labels = {name: np.concatenate([values, held_out.labels[name]]) for name, values in training.labels.items()}
+        return Arrays(np.concatenate([training.images, held_out.images]), [*training.ids, *held_out.ids], labels)
     path = Path(path).expanduser()
     with told(path):
         if path.is_dir():
@@ -135,8 +133,8 @@ def describe(source: Source) -> dict[str, int | str]:
 
 
 def label_columns(source: Source) -> dict[str, np.ndarray]:
-    """Returns the labels of a source by their names."""
-    return {} if source.labels is None else {"label": source.labels}
+    """Returns the labels of a source by their names, text as an array of text."""
+    return {name: values.astype(str) if values.dtype == object else values for name, values in source.labels.items()}
 
 
 def write_npz(out: Path, ids: list[str], z: Float[np.ndarray, "n d"], columns: dict[str, np.ndarray]) -> None:

@@ -1,5 +1,6 @@
 """The error of a user's making, told in one sentence with the numbers and the remedy."""
 
+from collections.abc import Iterable
 from typing import Any
 
 LONGEST_MESSAGE = 400
@@ -27,6 +28,12 @@ def shown(value: Any) -> str:
     if not isinstance(value, str | int | float | None):
         return f"a {type(value).__name__}"
     return _in_one_line(str(value)[:LONGEST_VALUE])
+
+
+def name_some(names: Iterable[str]) -> str:
+    """Returns the first three of some names, and how many more there are."""
+    names = sorted(names)
+    return ", ".join(map(shown, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _in_one_line(text: str) -> str:

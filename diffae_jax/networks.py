@@ -1,6 +1,6 @@
 """The networks that a config describes, and whether weights are theirs."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -8,7 +8,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from diffae_jax.errors import UserError, shown
+from diffae_jax.errors import UserError, name_some
 from diffae_jax.models import DiffusionAutoencoder, LatentMLP, abstract_model
 from diffae_jax.models.functional import Params
 from diffae_jax.training.precision import COMPUTE_DTYPES
@@ -51,9 +51,3 @@ def check_weights(weights: dict[str, Any], expected: dict[str, Any]) -> None:
     ):
         if names:
             raise UserError(f"The model {problem} {name_some(names)}.")
-
-
-def name_some(names: Iterable[str]) -> str:
-    """Returns the first three of some names, and how many more there are."""
-    names = sorted(names)
-    return ", ".join(map(shown, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import signal
 import struct
 import subprocess
@@ -159,6 +160,44 @@ def test_sample_writes_a_grid_or_a_folder(bundle, model, folder):
         assert_pictures(f"some{negative}", [f"sample-{i:05d}.png" for i in range(4)], some)
 
 
+@pytest.fixture
+def labelled(folder):
+    """40 images, of which the even ones are bright, and the brightness of most as a table."""
+    Path("faces").mkdir()
+    rng, lines = np.random.default_rng(0), ["image,bright,level"]
+    for i in range(40):
+        level = 60 + 2 * i + 60 * (i % 2 == 0)
+        Image.fromarray(rng.normal(level, 5, (8, 8)).clip(0, 255).astype(np.uint8)).save(f"faces/{i:02d}.png")
+        lines.append(f"{i:02d}.png,{'yes' if i % 2 == 0 else 'no'},{level + 0.5 if i else ''}")
+    Path("labels.csv").write_text("\n".join([*lines, "99.png,yes,1", ""]))
+    return folder
+
+
+def test_probe_fits_writes_and_reads(bundle, model, labelled, capsys):
+    cli.run(["probe", str(bundle), "faces", "--labels", "labels.csv", "--out", "probed"])
+    said = capsys.readouterr()
+    assert "1 rows of labels.csv are of none of the images (99.png)" in said.err
+    assert "bright: binary, positive is 'yes', AUROC" in said.err
+    cli.run(["probe", "probed", "faces", "--out", "readings.csv"])
+    header, *rows = [line.split(",") for line in Path("readings.csv").read_text().splitlines()]
+    probed = DiffAE.load("probed")
+    assert header == ["id", *probed.probes]
+    assert set(header) == {"id", "hair/colour é", "bright", "level"}
+    assert [row[0] for row in rows] == [f"{i:02d}.png" for i in range(40)]
+    z = model.encode(images_of("faces"))
+    for column, name in enumerate(header[1:], 1):
+        np.testing.assert_allclose([float(row[column]) for row in rows], probed.predict(z, name), rtol=1e-4, atol=1e-5)
+    for out in ("probed", "other"):  # a bundle in its own place needs no leave
+        cli.run(["probe", "probed", "faces", "--labels", "labels.csv", "--column", "level", "--out", out])
+        assert set(DiffAE.load(out).probes) == set(probed.probes)
+    capsys.readouterr()
+    cli.run(["info", "probed"])
+    assert "probe level: continuous, R^2" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        cli.run(["probe", str(bundle), "faces", "--labels", "labels.csv", "--out", "probed"])
+    assert "probed is there already" in capsys.readouterr().err
+
+
 def bomb(path):
     """Writes an image whose header speaks of more pixels than memory has."""
     Image.new("1", (8, 8)).save(path)
@@ -204,6 +243,17 @@ BAD = {
     "text for strength": ("edit BUNDLE photos --probe P --strength nan --out new", "'nan' is no finite number"),
     "no prior": ("sample PLAIN --out a.png", "has no latent DDIM"),
     "negative of nothing": ("sample BUNDLE --negative --out a.png", "--negative needs --probe"),
+    "no such probe": ("edit BUNDLE photos --probe Age --strength 1 --out new", "no probe Age; there are hair/colour é"),
+    "no such class": ("sample BUNDLE --probe Age --out new", "no probe Age; there are hair/colour é"),
+    "beyond certainty": ("edit BUNDLE photos --probe 'hair/colour é' --to 1.5 --out new", "between 0 and 1, not 1.5"),
+    "no labels": ("probe BUNDLE photos --labels nothing.csv --out new", "nothing.csv is missing"),
+    "image for labels": ("probe BUNDLE photos --labels photos/b.png --out new", r"b\.png is not text in UTF-8"),
+    "no such column": ("probe BUNDLE photos --labels labels.csv --column age --out new", "no column age; .* smile"),
+    "labels of others": ("probe BUNDLE photos/b.png --labels others.csv --out new", "None of the 1 labelled ids"),
+    "label of one value": ("probe BUNDLE photos/b.png --labels labels.csv --out new", "must be of two values at least"),
+    "over a folder": ("probe BUNDLE photos --labels labels.csv --out photos --overwrite", "is no bundle"),
+    "no probes": ("probe PLAIN photos --out new.csv", "has no probes to read with"),
+    "column of nothing": ("probe BUNDLE photos --column age --out new.csv", "need --labels"),
     "image size": ("import x.ckpt --image-size big --out new", "'big' is no whole number"),
 }  # fmt: skip
 
@@ -212,7 +262,7 @@ BAD = {
 def plain(bundle, tmp_path_factory):
     """A bundle without a latent DDIM."""
     model, path = DiffAE.load(bundle), tmp_path_factory.mktemp("plain") / "bundle"
-    model.prior = None
+    model.prior, model.probes = None, {}
     model.save(path)
     return path
 
@@ -220,21 +270,24 @@ def plain(bundle, tmp_path_factory):
 @pytest.mark.parametrize("name", BAD)
 def test_mistake_is_told_in_one_sentence_and_nothing_is_written(bundle, plain, folder, capsys, name):
     arguments, message = BAD[name]
-    for made in ("empty", "bad", "linked"):
-        Path(made).mkdir()
+    for name in ("empty", "bad", "linked"):
+        Path(name).mkdir()
     Path("bad/text.png").write_text("no image")
     Image.new("L", (7, 9)).save("bad/small.png")
     bomb(Path("bad/bomb.png"))
     Path("linked/c.png").symlink_to(Path("photos/c.png").absolute())
+    Path("labels.csv").write_text("image,smile\nb.png,1\nc.png,0\n")
+    Path("others.csv").write_text("image,smile\nx.png,1\n")
+    made = {*Path().iterdir()}
     before = {path: path.read_bytes() for path in map(Path, files_below("."))}
     with pytest.raises(SystemExit) as stop:
-        cli.run(arguments.replace("BUNDLE", str(bundle)).replace("PLAIN", str(plain)).split())
+        cli.run([{"BUNDLE": str(bundle), "PLAIN": str(plain)}.get(word, word) for word in shlex.split(arguments)])
     assert stop.value.code == 2
     said = capsys.readouterr()
     assert re.fullmatch(r"(Note: .*\n)*Error: [^\n]*" + message + r"[^\n]*\n", said.err), said.err
     assert said.out == ""
     assert {path: path.read_bytes() for path in map(Path, files_below("."))} == before
-    assert not [path for path in Path().iterdir() if path.name not in ("photos", "empty", "bad", "linked")]
+    assert {*Path().iterdir()} == made
 
 
 def shell(*arguments):
@@ -269,7 +322,7 @@ def test_process_ends_with_2_after_a_mistake(bundle, tmp_path):
 
 
 def test_interrupted_command_ends_at_once_with_one_line(bundle, tmp_path):
-    # 100,000 images in 1,000 steps take hours; the file of frames is not there before
+    # 100,000 images in 1,000 steps take hours, in one call of the devices
     process = subprocess.Popen(
         shell("sample", bundle, "--num", "100000", "--steps", "1000", "--out", tmp_path / "a.png"), **SETTINGS
     )

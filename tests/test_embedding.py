@@ -29,14 +29,14 @@ def model(one_device):
 def source():
     """2,500 images in three parts, with labels."""
     images = np.random.default_rng(0).integers(0, 256, (2500, 8, 8, 1), np.uint8)
-    return Arrays(images, [f"é/{i}" for i in range(2500)], np.arange(2500) % 10)
+    return Arrays(images, [f"é/{i}" for i in range(2500)], {"digit": np.arange(2500) % 10})
 
 
 def test_file_holds_z_of_every_image_in_order(model, source, tmp_path):
     embed(model, source, tmp_path / "new" / "z.npz")
     with np.load(tmp_path / "new" / "z.npz", allow_pickle=False) as arrays:
         assert arrays["ids"].tolist() == source.ids
-        np.testing.assert_array_equal(arrays["label"], source.labels)
+        np.testing.assert_array_equal(arrays["digit"], source.labels["digit"])
         np.testing.assert_allclose(arrays["z"], model.encode(to_float(source.images)), atol=1e-5)
         assert arrays["z"].dtype == np.float32
     assert [path.name for path in tmp_path.rglob("*")] == ["new", "z.npz"]
@@ -46,10 +46,10 @@ def test_parquet_is_the_npz_as_a_table(model, source, tmp_path):
     for name in ("z.npz", "z.parquet"):
         embed(model, source, tmp_path / name)
     table = pyarrow.parquet.read_table(tmp_path / "z.parquet")
-    assert table.column_names == ["id", "label", *(f"z_{i:03d}" for i in range(8))]
+    assert table.column_names == ["id", "digit", *(f"z_{i:03d}" for i in range(8))]
     with np.load(tmp_path / "z.npz") as arrays:
         assert table["id"].to_pylist() == arrays["ids"].tolist()
-        assert table["label"].to_pylist() == arrays["label"].tolist()
+        assert table["digit"].to_pylist() == arrays["digit"].tolist()
         z = np.stack([table[f"z_{i:03d}"].to_numpy() for i in range(8)], axis=1)
         np.testing.assert_array_equal(z, arrays["z"])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["z.npz", "z.parquet"]
@@ -118,7 +118,7 @@ def test_images_are_a_folder_a_file_or_the_digits(tmp_path):
         assert source.ids == ids
         np.testing.assert_array_equal(source[0], np.full((8, 8, 1), 7))
     digits = open_images("digits", (8, 8, 1))
-    assert (len(digits), digits.ids[-1], len(digits.labels)) == (1797, "digit-1796", 1797)
+    assert (len(digits), digits.ids[-1], len(digits.labels["digit"])) == (1797, "digit-1796", 1797)
     for path, shape, message in (
         (tmp_path / "no", (8, 8, 1), "no is missing"),
         ("digits", (16, 16, 1), "digits have the shape"),

@@ -26,9 +26,9 @@ from diffae_jax.convert.settings import State, read_settings
 from diffae_jax.convert.stored import StoredTensor, extent
 from diffae_jax.convert.torch_zip import read_checkpoint
 from diffae_jax.data.latents import LatentStatistics
-from diffae_jax.errors import UserError, shown
+from diffae_jax.errors import UserError, name_some, shown
 from diffae_jax.models.functional import Params, flatten, unflatten
-from diffae_jax.networks import abstract_weights, name_some
+from diffae_jax.networks import abstract_weights
 from diffae_jax.probes import Probe
 from diffae_jax.training.sharding import make_mesh
 

@@ -1,10 +1,10 @@
-"""Sources of images: random-access sequences of uint8 arrays with ids and, where there are any, labels."""
+"""Sources of images: random-access sequences of uint8 arrays with ids and labels."""
 
 import contextlib
 import dataclasses
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -14,6 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from sklearn.datasets import load_digits
 from tqdm import tqdm
 
+from diffae_jax.data.labels import read_labels
 from diffae_jax.data.transforms import check_picture_shape, resize_and_crop
 from diffae_jax.errors import UserError, shown
 
@@ -26,7 +27,7 @@ class Source(Protocol):
     """A sequence of uint8 images [*spatial, C]."""
 
     ids: Sequence[str]
-    labels: np.ndarray | None
+    labels: Mapping[str, np.ndarray]  # one value an image, by name; missing ones are NaN or ""
 
     def __len__(self) -> int: ...
 
@@ -39,7 +40,7 @@ class Arrays:
 
     images: np.ndarray
     ids: Sequence[str]
-    labels: np.ndarray | None = None
+    labels: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -55,7 +56,7 @@ class Files:
     root: Path
     ids: Sequence[str]  # paths below root
     image_shape: tuple[int, int, int]
-    labels: np.ndarray | None = None
+    labels: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -76,12 +77,19 @@ def told_image(name: str | Path) -> Iterator[None]:
         raise UserError(f"{name} cannot be read as an image ({shown(str(error))}): repair or remove it.") from error
 
 
-def open_sources(kind: str, *, path: str, image_shape: tuple[int, ...], held_out_share: float) -> tuple[Source, Source]:
-    """Returns the training and the held-out images of a data set. Raises UserError with what is wrong with it."""
+def open_sources(
+    kind: str, *, path: str, image_shape: tuple[int, ...], held_out_share: float, labels: str = ""
+) -> tuple[Source, Source]:
+    """Returns the training and the held-out images of a data set, with the labels of a table where one is named.
+
+    Raises UserError with what is wrong with it.
+    """
     if kind == "folder":
-        return folder(path, image_shape, held_out_share)
+        return folder(path, image_shape, held_out_share, labels)
     if kind != "digits":
         raise UserError(f'data.kind must be "folder" or "digits", not "{kind}".')
+    if labels:
+        raise UserError("The digits have labels of their own: leave out --config.data.labels.")
     training, held_out = digits()
     if training.images.shape[1:] != tuple(image_shape):
         raise UserError(f"The digits have image_shape={training.images.shape[1:]}, not {tuple(image_shape)}.")
@@ -95,15 +103,16 @@ def digits() -> tuple[Arrays, Arrays]:
     ids = [f"digit-{i:04d}" for i in range(len(images))]
     first = len(images) - DIGITS_HELD_OUT
     return (
-        Arrays(images[:first], ids[:first], data.target[:first]),
-        Arrays(images[first:], ids[first:], data.target[first:]),
+        Arrays(images[:first], ids[:first], {"digit": data.target[:first]}),
+        Arrays(images[first:], ids[first:], {"digit": data.target[first:]}),
     )
 
 
-def folder(path: str, image_shape: tuple[int, ...], held_out_share: float) -> tuple[Files, Files]:
+def folder(path: str, image_shape: tuple[int, ...], held_out_share: float, labels: str = "") -> tuple[Files, Files]:
     """Returns the images below a folder, the held-out ones chosen by a hash of their names.
 
-    So an image stays on its side when others come or go. Raises UserError where the folder is missing or empty.
+    So an image stays on its side when others come or go. Raises UserError where the folder is missing or
+    empty, and for labels that are not of its images.
     """
     if not path:
         raise UserError("No images were named: give their folder with --config.data.path=FOLDER.")
@@ -119,9 +128,14 @@ def folder(path: str, image_shape: tuple[int, ...], held_out_share: float) -> tu
     )
     if not ids:
         raise UserError(f"{path} holds no image files ({', '.join(IMAGE_SUFFIXES)}), nor do the folders in it.")
-    held_out = [name for name in ids if hash_share(name) < held_out_share]
-    training = [name for name in ids if hash_share(name) >= held_out_share]
-    return Files(root, training, tuple(image_shape)), Files(root, held_out, tuple(image_shape))
+    columns = read_labels(labels).of(ids) if labels else {}
+    is_held_out = np.array([hash_share(name) < held_out_share for name in ids])
+
+    def part(is_in):
+        names = [name for name, is_here in zip(ids, is_in, strict=True) if is_here]
+        return Files(root, names, tuple(image_shape), {name: values[is_in] for name, values in columns.items()})
+
+    return part(~is_held_out), part(is_held_out)
 
 
 def hash_share(name: str) -> float:

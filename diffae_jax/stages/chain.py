@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from diffae_jax.config import check_run
 from diffae_jax.errors import UserError
-from diffae_jax.stages import autoencoder, evaluation, export, latents, prior
+from diffae_jax.stages import autoencoder, evaluation, export, latents, prior, probes
 from diffae_jax.stages.run_folder import RunFolder
 from diffae_jax.training.logging import say
 from diffae_jax.training.program import keep_compiled_programs
@@ -47,13 +47,19 @@ STAGES = {
         "prior/",
         "a lower --config.prior.batch_size or --config.report.num_sample_images; z of all images have to fit",
     ),
+    "probes": Stage(
+        probes.run,
+        "the labels of the images, autoencoder/, latents/",
+        "probes/",
+        "devices with more memory",
+    ),
     "evaluation": Stage(
         evaluation.run,
         "the images, autoencoder/, latents/, prior/",
         "evaluation/",
         "devices with more memory",
     ),
-    "export": Stage(export.run, "autoencoder/, latents/, prior/", "bundle/", "devices with more memory"),
+    "export": Stage(export.run, "autoencoder/, latents/, prior/, probes/", "bundle/", "devices with more memory"),
 }
 
 

@@ -26,6 +26,7 @@ def open_data(config: ConfigDict, folder: Path) -> tuple[Source, Source]:
         path=config.data.path,
         image_shape=tuple(config.image_shape),
         held_out_share=config.data.held_out_share,
+        labels=config.data.labels,
     )
     record = folder / "data.json"
     if latest_step(folder / "autoencoder" / "checkpoints") is not None and record.exists():

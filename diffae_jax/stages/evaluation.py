@@ -1,6 +1,8 @@
 """Stage 5: what the trained model does on held-out images, as a table, a JSON file and a picture."""
 
+import collections
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -8,23 +10,23 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float
 from ml_collections import ConfigDict
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GridSearchCV
-from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
 from diffae_jax.api import DiffAE
+from diffae_jax.data.labels import fingerprint
 from diffae_jax.data.sources import Source
 from diffae_jax.data.transforms import to_float
 from diffae_jax.distributed import together
 from diffae_jax.evaluation.figures import save_grid, save_rows
 from diffae_jax.evaluation.metrics import frechet_distance, mse, principal_components
 from diffae_jax.files import read_json, write_json
+from diffae_jax.probes import fit, is_known, kind_of
 from diffae_jax.stages.data import choose, open_data, read
 from diffae_jax.training.logging import duration, is_main_process, last_speed, say
 
 NUM_PICTURES = 12  # a row
+MOST_PIXELS = 2**24  # values of the training images, which classifiers are fitted to
 NUM_COMPONENTS = 32  # principal components of the images, in which samples are compared with real ones
 
 
@@ -33,7 +35,11 @@ def run(config: ConfigDict, folder: Path, mesh: Mesh) -> None:
     training, held_out = open_data(config, folder)
     path = folder / "evaluation" / "results.json"
     model = DiffAE.load(folder, mesh)
-    measured = {"model": model.digest(), **json.loads(config.evaluation.to_json())}
+    measured = {
+        "model": model.digest(),
+        "labels": fingerprint(training.labels, held_out.labels),
+        **json.loads(config.evaluation.to_json()),
+    }
     with together():  # nobody writes before all have looked
         finished = path.exists() and read_json(path)["measured"] == measured
     if finished:
@@ -48,8 +54,11 @@ def run(config: ConfigDict, folder: Path, mesh: Mesh) -> None:
 
     results: dict[str, Any] = {"measured": measured, "num_images": len(x_0)}
     decoded = reconstruction(model, x_0, results, path.parent)
-    if held_out.labels is not None and config.model.z_dim is not None:
-        results["labels"] = recognition(model, training, x_0, held_out.labels[chosen], decoded)
+    found = class_labels(training, held_out)
+    # the classifiers hold the pixels of all training images in memory, which is no matter for small data sets alone
+    if found and config.model.z_dim is not None and len(training) * math.prod(config.image_shape) <= MOST_PIXELS:
+        labels, truth = found
+        results["labels"] = recognition(model, training, labels, x_0, truth[chosen], decoded)
     if model.prior is not None:
         unseen = x_0 if held_out is not training else None
         results["samples"] = sampling(model, training, unseen, path.parent)
@@ -139,28 +148,42 @@ def sampling(
     return {**results, "reference": name, "frechet_distance_in_principal_components": distances}
 
 
+def class_labels(training: Source, held_out: Source) -> tuple[np.ndarray, np.ndarray] | None:
+    """Returns the first labels of several classes that every image has, of either split, or None where none are."""
+    for name, values in training.labels.items():
+        truth, counts = held_out.labels[name], collections.Counter(values.tolist())
+        of_all_images = is_known(values).all() and is_known(truth).all()
+        if of_all_images and kind_of(counts) == "classes" and min(counts.values()) > 1:
+            return values, truth
+    return None
+
+
 def recognition(
-    model: DiffAE, training: Source, x_0: np.ndarray, truth: np.ndarray, decoded: dict[int, np.ndarray]
+    model: DiffAE,
+    training: Source,
+    labels: np.ndarray,
+    x_0: np.ndarray,
+    truth: np.ndarray,
+    decoded: dict[int, np.ndarray],
 ) -> dict[str, Any]:
     """Returns how well labels are read off z, off the pixels, and off images decoded with random x_T.
 
-    The labels of `x_0` are `truth`.
-    Classifiers are fitted on training images alone: logistic regression on normalised features (Appendix A.2), and a
-    support vector machine on real images, which then names the decoded ones.
+    The labels of `training` are `labels` and those of `x_0` are `truth`.
+    Classifiers are fitted on training images alone: probes on normalised features (Appendix A.2), and a support vector
+    machine on real images, which then names the decoded ones.
     """
-    train_x, labels = to_float(read(training, range(len(training)))), training.labels
+    train_x = to_float(read(training, range(len(training))))
     pixels, held_out_pixels = (images.reshape(len(images), -1) for images in (train_x, x_0))
 
-    def logistic(features, held_out_features):
-        # each kind of feature gets the penalty that suits it, chosen by cross-validation on the training images
-        regression = GridSearchCV(LogisticRegression(max_iter=2000), {"C": [1, 10, 100]}, cv=3)
-        classifier = make_pipeline(StandardScaler(), regression).fit(features, labels)
-        return float(classifier.score(held_out_features, truth))
+    def probed(features, held_out_features):
+        scaler = StandardScaler().fit(features)
+        held_out = scaler.transform(held_out_features), truth
+        return fit("label", scaler.transform(features), labels, kind="classes", held_out=held_out).score.value
 
     svm = SVC().fit(pixels, labels)
     results = {
-        "logistic_regression_on_z": logistic(model.encode(train_x), model.encode(x_0)),
-        "logistic_regression_on_pixels": logistic(pixels, held_out_pixels),
+        "logistic_regression_on_z": probed(model.encode(train_x), model.encode(x_0)),
+        "logistic_regression_on_pixels": probed(pixels, held_out_pixels),
         "svm_on_real_images": float(svm.score(held_out_pixels, truth)),
     }
     say(

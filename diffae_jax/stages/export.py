@@ -2,14 +2,13 @@
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from diffae_jax import __version__
 from diffae_jax.api import DiffAE
-from diffae_jax.bundle import MANIFEST, read_bundle
+from diffae_jax.bundle import MANIFEST, probe_files, read_bundle
 from diffae_jax.distributed import together
 from diffae_jax.errors import UserError
 from diffae_jax.training.checkpoint import latest_step
@@ -31,7 +30,7 @@ def run(config: ConfigDict, folder: Path, mesh: Mesh) -> None:
         "digest": model.digest(),
     }
     with together():  # nobody writes before all have looked
-        finished = is_there(bundle, model.origin)
+        finished = is_there(bundle, model)
     if finished:
         say(f"export: finished, {bundle}.")
         return
@@ -40,12 +39,13 @@ def run(config: ConfigDict, folder: Path, mesh: Mesh) -> None:
     say(f"Wrote {bundle}: DiffAE.load opens it anywhere.")
 
 
-def is_there(bundle: Path, origin: dict[str, Any]) -> bool:
-    """Whether a bundle of that origin is there, undamaged."""
+def is_there(bundle: Path, model: DiffAE) -> bool:
+    """Whether a bundle of that model's origin and probes is there, undamaged."""
     if not (bundle / MANIFEST).exists():
         return False
     try:
-        return read_bundle(bundle).origin == origin
+        found = read_bundle(bundle)
     except UserError as error:
         say(f"{error} It is written anew.")
         return False
+    return found.origin == model.origin and probe_files(found.probes.values()) == probe_files(model.probes.values())
