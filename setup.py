@@ -8,7 +8,8 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "diffae_jax" / "__init__.py").read_text()).group(1)
 
-TEST = ["pytest>=8", "beartype>=0.20"]
+PARQUET = ["pyarrow>=18"]
+TEST = ["pytest>=8", "beartype>=0.20", *PARQUET]
 
 setup(
     name="diffae_jax",
@@ -45,6 +46,7 @@ setup(
         "v100": ["jax[cuda12]>=0.10", "nvidia-cudnn-cu12==9.10.2.21"],
         "tpu": ["jax[tpu]>=0.10"],
         "tensorboard": ["tensorflow>=2.16"],  # brings tensorboard; clu writes its files through it
+        "parquet": PARQUET,  # z of a data set as a table
         "demo": ["gradio>=5"],  # for the web page, which is to come
         "test": TEST,
         "dev": [*TEST, "ruff>=0.14"],

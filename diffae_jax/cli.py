@@ -1,61 +1,204 @@
-"""Uses a trained model from the shell: diffae import last.ckpt --out BUNDLE"""
+"""Uses a trained model from the shell: diffae encode MODEL photos --out z.npz"""
 
 import argparse
 import os
+import signal
 import sys
 from pathlib import Path
 
-from diffae_jax.errors import UserError, shown
+from diffae_jax.arguments import Parser, checked, number, whole, within
+from diffae_jax.errors import UserError
 
-EXAMPLES = """examples:
-  diffae import checkpoints/ffhq128_autoenc_latent/last.ckpt --out ffhq128
-  diffae import checkpoints/ffhq128_autoenc_130M/last.ckpt --latents checkpoints/ffhq128_autoenc_130M/latent.pkl \\
-      --classifier checkpoints/ffhq128_autoenc_cls/last.ckpt --out ffhq128
-"""
-
-
-def import_(arguments: argparse.Namespace) -> None:
-    """Writes an official checkpoint as a bundle, and says what it found."""
-    from diffae_jax.bundle import check_free
-    from diffae_jax.convert import import_official
-    from diffae_jax.convert.official import describe
-
-    check_free(arguments.out)
-    model = import_official(arguments.file, arguments.latents, arguments.classifier, image_size=arguments.image_size)
-    model.save(arguments.out)
-    print(f"{describe(model)}\nBundle: {shown(str(arguments.out))}")
+IMAGES = "a folder of image files, one image file, or the word digits: the 1,797 digits of scikit-learn"
 
 
 def parser() -> argparse.ArgumentParser:
     """Returns the parser of all commands."""
-    whole = argparse.ArgumentParser(
-        "diffae",
-        description="Uses a trained diffusion autoencoder.",
-        epilog=EXAMPLES,
+    top = Parser("diffae", description="Uses a trained diffusion autoencoder. diffae COMMAND --help tells more.")
+    commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for add in (add_info, add_encode, add_reconstruct, add_interpolate, add_edit, add_sample, add_probe, add_import):
+        add(commands)
+    return top
+
+
+def command(commands: argparse._SubParsersAction, name: str, function: str, text: str, *examples: str) -> Parser:
+    """Adds a command, with what it does and examples of it."""
+    lines = "\n".join(f"  diffae {name} {example}" for example in examples)
+    added = commands.add_parser(
+        name,
+        help=text,
+        description=f"{text[0].upper()}{text[1:]}.",
+        epilog=f"examples:\n{lines}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = whole.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    command = commands.add_parser(
+    added.set_defaults(function=function)
+    return added
+
+
+def add_model(added: Parser) -> None:
+    """Adds the first argument of every command that uses a model."""
+    added.add_argument("model", metavar="MODEL", type=Path, help="a bundle, or the folder of a run")
+
+
+def add_images(added: Parser) -> None:
+    """Adds the images that a command works on."""
+    added.add_argument("images", metavar="IMAGES", type=Path, help=IMAGES)
+
+
+def add_out(added: Parser, metavar: str, text: str) -> None:
+    """Adds where a command writes."""
+    added.add_argument("--out", metavar=metavar, type=Path, required=True, help=text)
+    added.add_argument("--overwrite", action="store_true", help="write even where something is; never over an image")
+
+
+def add_steps(added: Parser) -> None:
+    """Adds the number of steps, 1 to 1,000."""
+    steps = checked("check_num_steps")
+    added.add_argument("--steps", metavar="N", type=steps, default=100, help="steps of DDIM, by default 100")
+
+
+def add_seed(added: Parser) -> None:
+    """Adds the seed of what is random."""
+    added.add_argument("--seed", metavar="N", type=checked("check_seed"), default=0, help="by default 0")
+
+
+def add_info(commands: argparse._SubParsersAction) -> None:
+    """Adds the command info."""
+    added = command(commands, "info", "info", "say what a model is and what it can do", "ffhq128")
+    add_model(added)
+
+
+def add_encode(commands: argparse._SubParsersAction) -> None:
+    """Adds the command encode."""
+    text = "write z of images as one file; a command that was stopped goes on where it was"
+    added = command(commands, "encode", "encode", text, "ffhq128 photos --out z.npz", "digits digits --out z.parquet")
+    add_model(added)
+    add_images(added)
+    add_out(added, "FILE", "an .npz with ids, z and labels, or a .parquet with id, labels and z_000, z_001, ...")
+
+
+def add_reconstruct(commands: argparse._SubParsersAction) -> None:
+    """Adds the command reconstruct."""
+    text = "encode and decode images, and say how close they come back"
+    added = command(
+        commands,
+        "reconstruct",
+        "reconstruct",
+        text,
+        "ffhq128 photos --out again",
+        "ffhq128 cat.jpg --random-x-T --seed 3 --out what-z-keeps",
+    )
+    add_model(added)
+    add_images(added)
+    add_out(added, "FOLDER", "gets a PNG for each image, under its own name")
+    add_steps(added)
+    added.add_argument("--random-x-T", action="store_true", help="a random x_T in place of the image's own")
+    add_seed(added)
+
+
+def add_interpolate(commands: argparse._SubParsersAction) -> None:
+    """Adds the command interpolate."""
+    text = "show the way from one image to another"
+    added = command(commands, "interpolate", "interpolate", text, "ffhq128 a.jpg b.jpg --frames 24 --out morph.gif")
+    add_model(added)
+    added.add_argument("first", metavar="A", type=Path, help="an image file")
+    added.add_argument("second", metavar="B", type=Path, help="another")
+    add_out(added, "PATH", "a .gif there and back, a .png with the frames side by side, or a folder of frames")
+    added.add_argument("--frames", metavar="N", type=within(2, 1000), default=8, help="by default 8")
+    add_steps(added)
+
+
+def add_edit(commands: argparse._SubParsersAction) -> None:
+    """Adds the command edit."""
+    text = "give images more or less of an attribute that a probe reads"
+    added = command(
+        commands,
+        "edit",
+        "edit",
+        text,
+        "ffhq128 photos --probe Smiling --strength 0.3 --out smiling",
+        "ffhq128 her.jpg --probe Young --to 0.9 --out younger.png",
+    )
+    add_model(added)
+    add_images(added)
+    added.add_argument("--probe", metavar="NAME", required=True, help="one of those that diffae info lists")
+    how = added.add_mutually_exclusive_group(required=True)
+    how.add_argument("--strength", metavar="S", type=number, help="how far, in sqrt(D) deviations of z; or")
+    how.add_argument("--to", metavar="P", type=number, help="the probability, or value, that the probe is to read")
+    add_out(added, "PATH", "a folder, or a .png with all images")
+    add_steps(added)
+
+
+def add_sample(commands: argparse._SubParsersAction) -> None:
+    """Adds the command sample."""
+    added = command(
+        commands,
+        "sample",
+        "sample",
+        "draw new images, if asked of an attribute",
+        "ffhq128 --num 64 --out new.png",
+        "ffhq128 --probe Smiling --negative --out serious",
+    )
+    add_model(added)
+    added.add_argument("--num", metavar="N", type=within(1, 100_000), default=16, help="images, by default 16")
+    added.add_argument("--probe", metavar="NAME", help="images that have the attribute of this probe")
+    added.add_argument("--negative", action="store_true", help="with --probe: images that do not")
+    add_out(added, "PATH", "a .png with all images in rows, or a folder")
+    add_steps(added)
+    steps = checked("check_num_steps")
+    added.add_argument("--latent-steps", metavar="N", type=steps, default=100, help="those of z, by default 100")
+    add_seed(added)
+
+
+def add_probe(commands: argparse._SubParsersAction) -> None:
+    """Adds the command probe."""
+    text = "fit probes to labels and write a model that has them; without --labels, write what its probes read"
+    added = command(
+        commands,
+        "probe",
+        "probe",
+        text,
+        "ffhq128 photos --labels labels.csv --column smiling age --out ffhq128-probes",
+        "ffhq128-probes photos --out readings.csv",
+    )
+    add_model(added)
+    add_images(added)
+    added.add_argument("--labels", metavar="FILE", type=Path, help="a CSV: the id of each image, and a column a label")
+    added.add_argument("--column", metavar="C", nargs="+", help="some of its columns, by default all")
+    unlabelled = "images without the label may still have the attribute"
+    added.add_argument("--positive-unlabelled", action="store_true", help=unlabelled)
+    add_out(added, "PATH", "with --labels a bundle, which may be MODEL; else a .csv")
+
+
+def add_import(commands: argparse._SubParsersAction) -> None:
+    """Adds the command import."""
+    added = command(
+        commands,
         "import",
-        help="turn an official PyTorch checkpoint into a bundle",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        "import_",
+        "turn an official PyTorch checkpoint into a bundle",
+        "checkpoints/ffhq128_autoenc_latent/last.ckpt --out ffhq128",
+        "checkpoints/ffhq128_autoenc_130M/last.ckpt --latents checkpoints/ffhq128_autoenc_130M/latent.pkl \\\n"
+        "      --classifier checkpoints/ffhq128_autoenc_cls/last.ckpt --out ffhq128",
     )
-    command.add_argument("file", metavar="FILE", type=Path, help="the checkpoint, last.ckpt")
-    command.add_argument("--latents", metavar="FILE", type=Path, help="its latent.pkl, where z is to be normalised")
-    command.add_argument("--classifier", metavar="FILE", type=Path, help="its classifier: 40 attributes as probes")
-    command.add_argument("--image-size", metavar="PIXELS", type=int, help="for a checkpoint that does not tell it")
-    command.add_argument("--out", metavar="BUNDLE", type=Path, required=True, help="the folder to write")
-    command.set_defaults(run=import_)
-    return whole
+    added.add_argument("file", metavar="FILE", type=Path, help="the checkpoint, last.ckpt")
+    added.add_argument("--latents", metavar="FILE", type=Path, help="its latent.pkl, where z is to be normalised")
+    added.add_argument("--classifier", metavar="FILE", type=Path, help="its classifier: 40 attributes as probes")
+    added.add_argument("--image-size", metavar="PIXELS", type=whole, help="for a checkpoint that does not tell it")
+    added.add_argument("--out", metavar="BUNDLE", type=Path, required=True, help="the folder to write")
 
 
-def run() -> None:
+def run(argv: list[str] | None = None) -> None:
     """Runs a command and tells a user's mistakes in one sentence: exit code 2."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's notes of its inner life
-    arguments = parser().parse_args()
     try:
-        arguments.run(arguments)
+        arguments = parser().parse_args(argv)
+        from diffae_jax import commands  # and with it jax: help and mistakes do not wait for it
+
+        getattr(commands, arguments.function)(arguments)
+    except KeyboardInterrupt:
+        print("\nInterrupted: the result was not written.", file=sys.stderr, flush=True)
+        os._exit(128 + signal.SIGINT)  # an exit in order would wait for the devices to finish what they are at
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(2)

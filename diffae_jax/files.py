@@ -1,4 +1,7 @@
-"""Opens files that others wrote: regular files alone, of no more bytes and depth than what they should be needs."""
+"""Opens files that others wrote: regular files alone, of no more bytes and depth than what they should be needs.
+
+And writes files that are there whole or not at all.
+"""
 
 import contextlib
 import io
@@ -36,6 +39,29 @@ def told(path: Path, verb: str = "read") -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(f"{path} cannot be {verb} ({error.strerror or shown(str(error))}).") from error
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yields a scratch path beside `path`: once it is written it takes that place, and after an error it is gone.
+
+    So `path` holds the new file whole or what it held before, whenever the process or the machine dies.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.stem}.tmp{path.suffix}")  # what writes it may go by the suffix
+    try:
+        yield scratch
+        with scratch.open("rb") as file:
+            os.fsync(file.fileno())
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a JSON file that is there whole or not at all."""
+    with replacing(path) as scratch:
+        scratch.write_text(json.dumps(value, indent=2) + "\n")
 
 
 def read_bytes(path: Path, limit: int) -> bytes:

@@ -17,38 +17,19 @@ import jax
 import numpy as np
 import optax
 import pytest
-from flax import nnx
 
 from diffae_jax import DiffAE
 from diffae_jax.bundle import read_bundle
-from diffae_jax.data.latents import LatentStatistics
 from diffae_jax.errors import UserError
-from diffae_jax.models import split
-from diffae_jax.networks import builder, prior_builder
 from diffae_jax.probes import Probe
 from diffae_jax.training.checkpoint import Checkpoints
 from diffae_jax.training.state import TrainState
+from tests.models import random_model
 
 
 @pytest.fixture(scope="module")
 def model(one_device):
-    from tests.tiny import get_config
-
-    config = get_config()
-    config.prior.update(num_layers=3, width=16)
-    rng = np.random.default_rng(0)
-    autoencoder = split(builder(config, "float32")(nnx.Rngs(0)))[1]
-    # the output layers start at zero; with weights everywhere, every weight is seen
-    autoencoder = jax.tree.map(lambda a: rng.normal(scale=0.1, size=a.shape).astype(np.float32), autoencoder)
-    return DiffAE(
-        config,
-        autoencoder,
-        statistics=LatentStatistics(*rng.uniform(1, 2, (2, 8)).astype(np.float32)),
-        prior=split(prior_builder(config, "float32")(nnx.Rngs(1)))[1],
-        probes={"hair/colour é": Probe("hair/colour é", rng.normal(size=8).astype(np.float32), 0.1)},
-        origin={"made": "here"},
-        mesh=one_device,
-    )
+    return random_model(one_device)
 
 
 @pytest.fixture
@@ -74,7 +55,7 @@ def test_loaded_model_is_the_saved_one_bit_for_bit(model, bundle, one_device):
 def test_bundle_on_eight_devices_gives_the_same_images(model, bundle, eight_devices):
     images = np.random.default_rng(1).uniform(-1, 1, (3, 8, 8, 1)).astype(np.float32)
     spread = DiffAE.load(bundle, eight_devices).reconstruct(images, 3)
-    np.testing.assert_allclose(spread, model.reconstruct(images, 3), atol=1e-5)
+    np.testing.assert_allclose(spread, model.reconstruct(images, 3), atol=1e-4)
 
 
 def test_every_changed_byte_is_noticed(bundle):

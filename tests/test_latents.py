@@ -15,11 +15,11 @@ from diffae_jax.data.sources import Arrays
 from diffae_jax.diffusion.samplers import ddim_decode
 from diffae_jax.diffusion.schedule import ddim_grid
 from diffae_jax.errors import UserError
+from diffae_jax.files import write_json
 from diffae_jax.models import abstract_model, split
 from diffae_jax.models.functional import digest
 from diffae_jax.networks import builder, prior_builder
 from diffae_jax.stages.prior import LOSS_OF_NOTHING, prior_loss, prior_program
-from diffae_jax.stages.run_folder import write_json
 from diffae_jax.training.program import run_key
 from diffae_jax.training.sharding import on_host, replicated, split_batch, spread
 
@@ -87,7 +87,7 @@ def test_parts_come_back_whole_and_in_order(parts):
 def test_damaged_part_is_named(parts, damage):
     folder, _, _ = parts
     damage(folder / "training-00001.npz")
-    with pytest.raises(UserError, match=r"training-00001.npz .*run the stage latents again"):
+    with pytest.raises(UserError, match=r"training-00001.npz .*run the same command again"):
         list(read_parts(folder, "training"))
 
 

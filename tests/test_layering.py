@@ -16,7 +16,9 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
     ("main",),
     ("cli", "demo"),
+    ("commands", "arguments"),
     ("stages",),
+    ("embedding", "outputs"),
     ("diffae_jax",),  # the package itself: what `from diffae_jax import ...` offers
     ("convert",),
     ("api",),

@@ -235,24 +235,3 @@ def _classifier(path: str | Path, z_dim: int | None) -> tuple[LatentStatistics, 
     weight, bias = (_numbers(tensors[name], f"ema_classifier.{name}", file) for name in wanted)
     with _naming(file):
         return statistics, {name: Probe(name, weight[i], float(bias[i])) for i, name in enumerate(CELEBA_ATTRIBUTES)}
-
-
-def describe(model: DiffAE) -> str:
-    """Returns what an imported model is, as lines for people."""
-    sizes = {"encoder": 0, "UNet": 0, "latent DDIM": 0}
-    for name, leaf in flatten({"autoencoder": model.params, "prior": model.prior or {}}).items():
-        part = "latent DDIM" if name.startswith("prior") else "encoder" if ".encoder." in name else "UNet"
-        sizes[part] += leaf.size
-    kind = "DDIM baseline" if model.config.model.z_dim is None else "diffusion autoencoder"
-    shape = "x".join(str(size) for size in model.image_shape)
-    images_seen = model.origin.get("images_seen")
-    lines = [
-        f"{model.config.name}: a {kind} for images of {shape}",
-        f"  images seen: {'not told' if images_seen is None else f'{images_seen:,}'}",
-        *(f"  parameters of the {part}: {size:,}" for part, size in sizes.items() if size),
-        f"  statistics of z: {'yes' if model.statistics else 'no, so z cannot be normalised'}",
-    ]
-    if model.probes:
-        lines.append(f"  probes: {len(model.probes)} attributes")
-    lines += [f"  unused: {count} tensors, {reason}" for reason, count in model.origin["unused"].items()]
-    return "\n".join(lines)

@@ -6,7 +6,6 @@ statistics.npz           mean and std of z over the training images
 """
 
 import dataclasses
-import os
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from diffae_jax.errors import UserError
-from diffae_jax.files import read_json, read_rows, told
+from diffae_jax.files import read_json, read_rows, replacing, told
 
 PART_SIZE = 1024  # images
 INPUTS, STATISTICS = "inputs.json", "statistics.npz"
@@ -98,7 +97,7 @@ def write_part(path: Path, ids: Sequence[str], z: Float[np.ndarray, "n d"]) -> N
     if len(bad):
         raise UserError(
             f"{len(bad)} of {len(z)} z are not finite, the first that of {ids[bad[0]]}: look at that image, or use "
-            f"--config.train.precision=float32."
+            f"the precision float32 (train.precision of the config)."
         )
     _save(path, ids=np.asarray(ids), z=z)
 
@@ -142,18 +141,13 @@ def read_parts(folder: Path, split: str) -> Iterator[tuple[list[str], Float[np.n
         wanted = min(PART_SIZE, num_images - start)
         rows = z.dtype.kind == "f" and z.ndim == 2 and ids.ndim == 1 and len(ids) == len(z) == wanted
         if not (rows and np.isfinite(z).all()):
-            raise UserError(f"{path} does not hold {wanted} finite z: remove it and run the stage latents again.")
+            raise UserError(f"{path} does not hold {wanted} finite z: remove it and run the same command again.")
         yield ids.tolist(), z
 
 
 def _save(path: Path, **arrays: np.ndarray) -> None:
-    scratch = path.with_suffix(".tmp")
-    with told(path, "written"):
-        with scratch.open("wb") as file:
-            np.savez(file, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        scratch.replace(path)
+    with told(path, "written"), replacing(path) as scratch:
+        np.savez(scratch, **arrays)
 
 
 def _load_part(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -165,4 +159,4 @@ def _load_part(path: Path) -> tuple[np.ndarray, np.ndarray]:
             return arrays["ids"], arrays["z"]
     # what numpy raises depends on the byte that is wrong
     except (OSError, ValueError, KeyError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is missing or damaged: remove it and run the stage latents again.") from error
+        raise UserError(f"{path} is missing or damaged: remove it and run the same command again.") from error

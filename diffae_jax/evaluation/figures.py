@@ -12,6 +12,8 @@ from PIL import Image
 matplotlib.use("Agg")  # files only: training runs where there is no screen
 import matplotlib.pyplot as plt
 
+from diffae_jax.files import replacing
+
 SMALLEST_GRID = 600  # pixels on the longer side, below which a grid is enlarged
 
 
@@ -74,6 +76,17 @@ def enlarged(picture: Image.Image) -> Image.Image:
     return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
 
 
+def save_gif(path: Path, frames: Float[np.ndarray, "t *shape"], milliseconds: int = 120) -> None:
+    """Writes frames in [-1, 1] as a GIF that runs without end, each shown so long; small ones are enlarged as in grids.
+
+    It appears whole or not at all.
+    """
+    pictures = [enlarged(picture) for picture in to_pil(frames)]
+
+    settings = dict(save_all=True, append_images=pictures[1:], duration=milliseconds, loop=0)
+    _save(path, lambda scratch: pictures[0].save(scratch, "GIF", **settings))
+
+
 def _pil(picture: Float[np.ndarray, "h w c"]) -> Image.Image:
     """Returns a picture in [0, 1] as a PIL image."""
     values = (picture * 255).round().astype(np.uint8)
@@ -81,7 +94,5 @@ def _pil(picture: Float[np.ndarray, "h w c"]) -> Image.Image:
 
 
 def _save(path: Path, write: Callable[[Path], None]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_suffix(".tmp.png")
-    write(scratch)
-    scratch.replace(path)
+    with replacing(path) as scratch:
+        write(scratch)

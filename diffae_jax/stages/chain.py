@@ -1,7 +1,6 @@
 """The stages in their order."""
 
 import dataclasses
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from diffae_jax.errors import UserError
 from diffae_jax.stages import autoencoder, evaluation, export, latents, prior, probes
 from diffae_jax.stages.run_folder import RunFolder
 from diffae_jax.training.logging import say
+from diffae_jax.training.program import keep_compiled_programs
 from diffae_jax.training.sharding import check_batch_size, make_mesh
 
 
@@ -112,16 +112,3 @@ def closing_words(config: ConfigDict, folder: Path) -> str:
             "  new = model.sample(16, seed=1)     # new ones",
         ]
     )
-
-
-def keep_compiled_programs() -> None:
-    """Keeps compiled programs for the next run, in a folder that only this user can read: they are code."""
-    if jax.config.jax_compilation_cache_dir:
-        return
-    cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "diffae_jax" / "compiled"
-    try:
-        cache.mkdir(parents=True, exist_ok=True, mode=0o700)
-        cache.chmod(0o700)
-    except OSError:  # a home that cannot be written costs time, not the run
-        return
-    jax.config.update("jax_compilation_cache_dir", str(cache))

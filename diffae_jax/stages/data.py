@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from diffae_jax.data.sources import Files, Source, check_files, fingerprint, open_sources
 from diffae_jax.errors import UserError
-from diffae_jax.stages.run_folder import write_json
+from diffae_jax.files import write_json
 from diffae_jax.training.checkpoint import latest_step
 from diffae_jax.training.logging import is_main_process
 

@@ -23,10 +23,9 @@ from diffae_jax.data.transforms import to_float
 from diffae_jax.distributed import together
 from diffae_jax.evaluation.figures import save_grid, save_rows
 from diffae_jax.evaluation.metrics import frechet_distance, mse, principal_components
-from diffae_jax.files import read_json
+from diffae_jax.files import read_json, write_json
 from diffae_jax.probes import is_known, kind_of
 from diffae_jax.stages.data import choose, open_data, read
-from diffae_jax.stages.run_folder import write_json
 from diffae_jax.training.logging import duration, is_main_process, last_speed, say
 
 NUM_PICTURES = 12  # a row

@@ -16,11 +16,10 @@ from diffae_jax.data.labels import fingerprint, read_labels
 from diffae_jax.data.latents import INPUTS, LatentStatistics, read_inputs, read_parts
 from diffae_jax.distributed import together
 from diffae_jax.errors import UserError, name_some
-from diffae_jax.files import told
+from diffae_jax.files import told, write_json
 from diffae_jax.models.functional import digest
 from diffae_jax.probes import ClassProbe, Probe, describe, fit
 from diffae_jax.stages.data import open_data
-from diffae_jax.stages.run_folder import write_json
 from diffae_jax.training.logging import is_main_process, say
 from diffae_jax.training.sharding import on_host
 

@@ -2,7 +2,6 @@
 
 import fcntl
 import json
-import os
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,7 +12,7 @@ from diffae_jax.config import differing_keys, from_json
 from diffae_jax.data.latents import INPUTS, read_inputs
 from diffae_jax.distributed import together
 from diffae_jax.errors import UserError
-from diffae_jax.files import told
+from diffae_jax.files import told, write_json
 from diffae_jax.training.checkpoint import latest_step
 from diffae_jax.training.logging import is_main_process, say
 
@@ -98,14 +97,3 @@ def _check_inputs(folder: Path, inputs: dict[str, Any]) -> None:
             f"{folder} was made from something else than there is now ({'; '.join(then_and_now)}): "
             f"remove that folder to make it anew, or give another --workdir."
         )
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes a JSON file that is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_suffix(".tmp")
-    with scratch.open("w") as file:
-        file.write(json.dumps(value, indent=2) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    scratch.replace(path)

@@ -2,8 +2,10 @@
 
 import dataclasses
 import functools
+import os
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -107,3 +109,16 @@ def count_flops(
 def run_key(seed: int, mesh: Mesh, stage: int = 0) -> Key[Array, ""]:
     """Returns the key that all randomness of a training stage of a run comes from, on every device."""
     return jax.jit(lambda: jax.random.fold_in(jax.random.key(seed), stage), out_shardings=replicated(mesh))()
+
+
+def keep_compiled_programs() -> None:
+    """Keeps compiled programs for the next run, in a folder that only this user can read: they are code."""
+    if jax.config.jax_compilation_cache_dir:
+        return
+    cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "diffae_jax" / "compiled"
+    try:
+        cache.mkdir(parents=True, exist_ok=True, mode=0o700)
+        cache.chmod(0o700)
+    except OSError:  # a home that cannot be written costs time, not the run
+        return
+    jax.config.update("jax_compilation_cache_dir", str(cache))

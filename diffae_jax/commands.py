@@ -1,0 +1,200 @@
+"""What each command of the shell does: checks what can be told at once, asks `DiffAE`, writes and says the result."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from diffae_jax import DiffAE, bundle, outputs, probes
+from diffae_jax.convert import import_official
+from diffae_jax.data.inputs import as_images
+from diffae_jax.data.labels import read_labels
+from diffae_jax.data.sources import Files, Source
+from diffae_jax.data.transforms import to_float
+from diffae_jax.embedding import FORMATS, check_format, embed, open_images
+from diffae_jax.errors import UserError, name_some, shown
+from diffae_jax.evaluation.figures import save_gif, save_grid
+from diffae_jax.evaluation.metrics import mse, psnr
+from diffae_jax.files import told
+from diffae_jax.models.functional import flatten
+from diffae_jax.training.logging import quantity, say
+from diffae_jax.training.program import keep_compiled_programs
+
+
+def load(path: Path) -> DiffAE:
+    """Loads a model whose programs are compiled once for all commands to come."""
+    keep_compiled_programs()
+    return DiffAE.load(path)
+
+
+def read(source: Source) -> Float[np.ndarray, "n *shape"]:
+    """Reads all images, in [-1, 1]; says what was done to those that had another size or kind of pixel."""
+    if not isinstance(source, Files):
+        return to_float(source.images)
+    images, notes = as_images([source.root / name for name in source.ids], source.image_shape)
+    for note in notes:
+        say(f"Note: {note}", file=sys.stderr)
+    return to_float(images)
+
+
+def info(arguments: argparse.Namespace) -> None:
+    """Says what a model is."""
+    model = load(arguments.model)
+    with told(arguments.model):
+        size = sum(path.stat().st_size for path in arguments.model.rglob("*") if path.is_file())
+    print(f"{describe(model)}\n  on the disk: {quantity(float(size), 'B')}")
+
+
+def encode(arguments: argparse.Namespace) -> None:
+    """Writes z of images as one file."""
+    outputs.check_free(arguments.out, FORMATS, overwrite=arguments.overwrite)
+    check_format(arguments.out)
+    model = load(arguments.model)
+    embed(model, open_images(arguments.images, model.image_shape), arguments.out)
+    print(f"z: {shown(str(arguments.out))}")
+
+
+def reconstruct(arguments: argparse.Namespace) -> None:
+    """Writes each image as it comes back from its codes, and says how close it is."""
+    outputs.check_free(arguments.out, (), folder=True, overwrite=arguments.overwrite)
+    model = load(arguments.model)
+    source = open_images(arguments.images, model.image_shape)
+    names = outputs.picture_names(source.ids)
+    outputs.check_apart((arguments.out / name for name in names), source)
+    images = read(source)
+    decoded = model.reconstruct(images, arguments.steps, not arguments.random_x_T, arguments.seed)
+    outputs.write_pictures(arguments.out, names, decoded)
+    kind = "random" if arguments.random_x_T else "inferred"
+    print(
+        f"{len(images):,} images, {arguments.steps} steps, {kind} x_T: MSE {mse(decoded, images).mean():.2e}, "
+        f"PSNR {psnr(decoded, images).mean():.2f} dB (images in [0, 1])\nPictures: {shown(str(arguments.out))}"
+    )
+
+
+def interpolate(arguments: argparse.Namespace) -> None:
+    """Writes the way from one image to another as a GIF, a strip or a folder of frames."""
+    is_file = outputs.check_free(arguments.out, (".gif", ".png"), folder=True, overwrite=arguments.overwrite)
+    model = load(arguments.model)
+    sources = [open_images(path, model.image_shape) for path in (arguments.first, arguments.second)]
+    names = [f"frame-{i:03d}.png" for i in range(arguments.frames)]
+    for source in sources:
+        outputs.check_apart([arguments.out] if is_file else [arguments.out / name for name in names], source)
+    frames = model.interpolate(*map(read, sources), arguments.frames, arguments.steps)
+    if not is_file:
+        outputs.write_pictures(arguments.out, names, frames)
+    else:
+        with told(arguments.out, "written"):
+            if arguments.out.suffix.lower() == ".gif":
+                save_gif(arguments.out, np.concatenate([frames, frames[-2:0:-1]]))  # there and back
+            else:
+                save_grid(arguments.out, np.concatenate(frames, axis=-2)[None])  # side by side
+    print(f"{len(frames)} frames: {shown(str(arguments.out))}")
+
+
+def edit(arguments: argparse.Namespace) -> None:
+    """Writes images with more or less of a probe's attribute."""
+    is_file = outputs.check_free(arguments.out, (".png",), folder=True, overwrite=arguments.overwrite)
+    model = load(arguments.model)
+    source = open_images(arguments.images, model.image_shape)
+    names = outputs.picture_names(source.ids)
+    outputs.check_apart([arguments.out] if is_file else (arguments.out / name for name in names), source)
+    edited = model.edit(read(source), arguments.probe, arguments.strength, arguments.steps, to=arguments.to)
+    write(arguments.out, is_file, names, edited)
+
+
+def sample(arguments: argparse.Namespace) -> None:
+    """Writes new images, of a probe's attribute where one is named."""
+    if arguments.negative and arguments.probe is None:
+        raise UserError("--negative needs --probe: the attribute that the images are not to have.")
+    is_file = outputs.check_free(arguments.out, (".png",), folder=True, overwrite=arguments.overwrite)
+    model = load(arguments.model)
+    steps = (arguments.steps, arguments.latent_steps)
+    if arguments.probe is None:
+        images = model.sample(arguments.num, arguments.seed, *steps)
+    else:
+        images = model.sample_class(arguments.num, arguments.probe, not arguments.negative, arguments.seed, *steps)
+    write(arguments.out, is_file, [f"sample-{i:05d}.png" for i in range(len(images))], images)
+
+
+def write(out: Path, is_file: bool, names: list[str], images: Float[np.ndarray, "n *shape"]) -> None:
+    """Writes images as one picture, of several in rows, or each under its name below a folder; says where."""
+    if is_file:
+        outputs.write_picture(out, images)
+    else:
+        outputs.write_pictures(out, names, images)
+    print(f"{len(images):,} images: {shown(str(out))}")
+
+
+def probe(arguments: argparse.Namespace) -> None:
+    """Writes a model with probes of labels or, without labels, what the probes that there are read off images."""
+    if arguments.labels is not None:
+        return fit_probes(arguments)
+    if arguments.column or arguments.positive_unlabelled:
+        raise UserError("--column and --positive-unlabelled need --labels: the table that probes are fitted to.")
+    outputs.check_free(arguments.out, (".csv",), overwrite=arguments.overwrite)
+    model = load(arguments.model)
+    if not model.probes:
+        raise UserError(f"{arguments.model} has no probes to read with: fit some with --labels FILE.csv.")
+    source = open_images(arguments.images, model.image_shape)
+    z = model.encode(read(source))
+    readings = [model.predict(z, name) for name in model.probes]
+    outputs.write_table(arguments.out, [("id", *model.probes), *zip(source.ids, *readings, strict=True)])
+    print(f"{len(z):,} images, {len(readings)} probes: {shown(str(arguments.out))}")
+
+
+def fit_probes(arguments: argparse.Namespace) -> None:
+    """Fits a probe to each column of labels and writes the model with all of them."""
+    if arguments.out.resolve() != arguments.model.resolve():
+        outputs.check_free(arguments.out, (), folder=True, overwrite=arguments.overwrite)
+    bundle.check_free(arguments.out)
+    labels = read_labels(arguments.labels)
+    unknown = [name for name in arguments.column or () if name not in labels.columns]
+    if unknown:
+        there_are = name_some(labels.columns)
+        raise UserError(f"{arguments.labels} has no column {name_some(unknown)}; there are {there_are}.")
+    model = load(arguments.model)
+    source = open_images(arguments.images, model.image_shape)
+    columns, unmatched = labels.of(source.ids), labels.unmatched(source.ids)
+    if unmatched:
+        rows = f"{len(unmatched):,} rows of {arguments.labels} are"
+        say(f"Note: {rows} of none of the images ({name_some(unmatched)}).", file=sys.stderr)
+    z = model.encode(read(source))
+    for name in arguments.column or columns:
+        model.fit_probe(name, z, columns[name], positive_unlabelled=arguments.positive_unlabelled)
+    model.save(arguments.out)
+    print(f"Bundle: {shown(str(arguments.out))}")
+
+
+def import_(arguments: argparse.Namespace) -> None:
+    """Writes an official checkpoint as a bundle, and says what it found."""
+    bundle.check_free(arguments.out)
+    model = import_official(arguments.file, arguments.latents, arguments.classifier, image_size=arguments.image_size)
+    model.save(arguments.out)
+    print(f"{describe(model)}\nBundle: {shown(str(arguments.out))}")
+
+
+def describe(model: DiffAE) -> str:
+    """Returns what a model is, as lines for people."""
+    sizes = {"encoder": 0, "UNet": 0, "latent DDIM": 0}
+    for name, leaf in flatten({"autoencoder": model.params, "prior": model.prior or {}}).items():
+        part = "latent DDIM" if name.startswith("prior") else "encoder" if ".encoder." in name else "UNet"
+        sizes[part] += leaf.size
+    z_dim = model.config.model.z_dim
+    lines = [
+        f"{shown(model.config.name)}: a {'DDIM baseline' if z_dim is None else 'diffusion autoencoder'} for images of "
+        f"{'x'.join(map(str, model.image_shape))}",
+        f"  z: {'none' if z_dim is None else f'{z_dim} dimensions'}",
+        *(f"  parameters of the {part}: {size:,}" for part, size in sizes.items() if size),
+        f"  latent DDIM: {'yes' if model.prior else 'no, so no new images can be sampled'}",
+        f"  statistics of z: {'yes' if model.statistics else 'no, so z cannot be normalised'}",
+    ]
+    lines += [f"  probe {probes.describe(probe)}" for probe in model.probes.values()]
+    for key, value in model.origin.items():
+        if isinstance(value, dict):
+            lines += [f"  {shown(key)}: {shown(name)} ({shown(inner)})" for name, inner in value.items()]
+        else:
+            number = type(value) is int and value.bit_length() <= 64
+            lines.append(f"  {shown(key).replace('_', ' ')}: {f'{value:,}' if number else shown(value)}")
+    return "\n".join(lines)

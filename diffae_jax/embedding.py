@@ -1,0 +1,171 @@
+"""z of a whole data set, in parts: work that is stopped, however roughly, goes on where it was."""
+
+import contextlib
+import hashlib
+import importlib.util
+import math
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float
+from ml_collections import ConfigDict
+
+from diffae_jax import inference
+from diffae_jax.api import DiffAE
+from diffae_jax.data.batches import on_devices, ordered_batches
+from diffae_jax.data.latents import INPUTS, PART_SIZE, part_path, part_starts, read_inputs, read_parts, write_part
+from diffae_jax.data.sources import Arrays, Files, Source, check_files, digits, fingerprint, folder
+from diffae_jax.data.transforms import check_picture_shape
+from diffae_jax.errors import UserError
+from diffae_jax.files import replacing, told, write_json
+from diffae_jax.models import abstract_model
+from diffae_jax.models.functional import Params
+from diffae_jax.networks import builder
+from diffae_jax.training.logging import Progress, say
+from diffae_jax.training.precision import resolve_precision
+from diffae_jax.training.sharding import make_mesh, on_host, replicated, split_batch, spread
+
+Encode = Callable[[Source, int, int], Float[np.ndarray, "n d"]]
+
+SPLIT = "images"  # all of them: the name of the parts
+FORMATS = (".npz", ".parquet")
+
+
+def encode_parts(own: Path, parts: list[tuple[str, Source, int]], encode: Encode) -> None:
+    """Encodes and writes parts, given by split, source and number of the first image, into the folder `own`."""
+    stops = [min(start + PART_SIZE, len(source)) for _, source, start in parts]
+    sizes = [stop - start for stop, (_, _, start) in zip(stops, parts, strict=True)]
+    with contextlib.closing(Progress("images", sum(sizes), 0)) as progress:
+        for (split, source, start), stop, size in zip(parts, stops, sizes, strict=True):
+            write_part(part_path(own, split, start), source.ids[start:stop], encode(source, start, stop))
+            progress.advance(size)
+
+
+def encoder(config: ConfigDict, params: Params, batch_size: int) -> Encode:
+    """Returns what encodes the images from one number to another on the devices of this process alone.
+
+    `batch_size` is what they take at most at a time, together.
+    """
+    mesh = make_mesh(jax.local_devices())
+    graphdef, _ = abstract_model(builder(config, resolve_precision(config.train.precision)))
+    whole = replicated(mesh)
+    params = jax.tree.map(lambda a: spread(a, whole), params)
+    batch_size = max(1, min(PART_SIZE, batch_size) // mesh.size) * mesh.size
+
+    def encode_range(source, start, stop):
+        batches = on_devices(ordered_batches(source, start, stop, batch_size), split_batch(mesh))
+        z = [
+            inference.encode(params, images, graphdef=graphdef) for images in batches
+        ]  # none waits for another: z are small
+        return np.concatenate(jax.device_get(z))[: stop - start]
+
+    return encode_range
+
+
+def open_images(path: str | Path, image_shape: tuple[int, ...]) -> Source:
+    """Opens the images below a folder, one image file, or, for `digits`, the 1,797 digits of scikit-learn.
+
+    Raises UserError where there are none, or not such as the model takes.
+    """
+    if str(path) == "digits":
+        training, held_out = digits()
+        if training.images.shape[1:] != tuple(image_shape):
+            raise UserError(
+                f"The digits have the shape {training.images.shape[1:]}, and this model takes {image_shape}."
+            )
+        labels = {name: np.concatenate([values, held_out.labels[name]]) for name, values in training.labels.items()}
+        return Arrays(np.concatenate([training.images, held_out.images]), [*training.ids, *held_out.ids], labels)
+    path = Path(path).expanduser()
+    with told(path):
+        if path.is_dir():
+            return folder(str(path), image_shape, held_out_share=0.0)[0]
+        if not path.is_file():
+            raise UserError(f"{path} is {'not a file' if path.exists() else 'missing: check the path'}.")
+    check_picture_shape(image_shape)
+    return Files(path.parent, [path.name], tuple(image_shape))
+
+
+def embed(model: DiffAE, source: Source, out: Path) -> None:
+    """Writes z of all images to `out`, with their ids and labels in order: an .npz or a .parquet, by its suffix.
+
+    Parts of 1,024 images lie in `out`.parts until all are there, and are kept when the work is stopped. Raises
+    UserError for an image that cannot be read, and for parts that are of another model or of other images.
+    """
+    check_format(out)
+    if model.config.model.z_dim is None:
+        raise UserError(f"{model.config.name} is a DDIM baseline: it has no encoder and no z.")
+    own = out.with_name(f"{out.name}.parts")
+    with told(own, "written"):
+        _check_inputs(own, {"model": model.digest(), **describe(source)}, source)
+        missing = [start for start in part_starts(len(source)) if not part_path(own, SPLIT, start).exists()]
+        to_go = sum(min(PART_SIZE, len(source) - start) for start in missing)
+        say(f"{len(source):,} images, z of {model.config.model.z_dim} dimensions; {to_go:,} images to go.")
+        per_device = max(1, inference.BATCH_ELEMENTS // math.prod(model.image_shape))
+        batch_size = min(per_device * jax.local_device_count(), len(source))
+        if missing:
+            encode = encoder(model.config, on_host(model.params), batch_size)
+            encode_parts(own, [(SPLIT, source, start) for start in missing], encode)
+        parts = list(read_parts(own, SPLIT))
+    ids, z = [name for names, _ in parts for name in names], np.concatenate([z for _, z in parts])
+    columns = label_columns(source)
+    with told(out, "written"):
+        (write_npz if out.suffix == ".npz" else write_parquet)(out, ids, z, columns)
+        shutil.rmtree(own)
+
+
+def check_format(out: Path) -> None:
+    """Raises UserError for a file of z whose suffix or whose libraries are missing."""
+    if out.suffix not in FORMATS:
+        raise UserError(f"{out} would be of no known format: give a file that ends in {' or '.join(FORMATS)}.")
+    if out.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
+        raise UserError('A .parquet needs PyArrow: pip install "diffae_jax[parquet]", or give an .npz.')
+
+
+def describe(source: Source) -> dict[str, int | str]:
+    """Returns what tells one set of images from another."""
+    content = fingerprint(source) if isinstance(source, Files) else hashlib.sha256(source.images.tobytes()).hexdigest()
+    return {SPLIT: len(source), "content": content}
+
+
+def label_columns(source: Source) -> dict[str, np.ndarray]:
+    """Returns the labels of a source by their names, text as an array of text."""
+    return {name: values.astype(str) if values.dtype == object else values for name, values in source.labels.items()}
+
+
+def write_npz(out: Path, ids: list[str], z: Float[np.ndarray, "n d"], columns: dict[str, np.ndarray]) -> None:
+    """Writes the arrays ids, z and one a column, without pickle."""
+    with replacing(out) as scratch:
+        np.savez(scratch, ids=np.asarray(ids), z=z, **columns)
+
+
+def write_parquet(out: Path, ids: list[str], z: Float[np.ndarray, "n d"], columns: dict[str, np.ndarray]) -> None:
+    """Writes the columns id, the labels, and z_000, z_001, ...: one of numbers for each dimension of z.
+
+    A column of lists would come back from pandas as Python objects; these are float32 in every reader of such files.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    width = max(3, len(str(z.shape[1] - 1)))
+    dimensions = {f"z_{i:0{width}}": np.ascontiguousarray(z[:, i]) for i in range(z.shape[1])}
+    with replacing(out) as scratch:
+        pyarrow.parquet.write_table(pyarrow.table({"id": ids, **columns, **dimensions}), scratch)
+
+
+def _check_inputs(own: Path, inputs: dict[str, Any], source: Source) -> None:
+    """Records what parts are made from, once every image can be read. Raises UserError where it was something else."""
+    if not (own / INPUTS).exists():
+        if own.is_dir() and any(own.iterdir()):
+            raise UserError(f"{own} has no {INPUTS}, so nothing tells what it was made from: remove that folder.")
+        if isinstance(source, Files):
+            check_files(source, show_progress=sys.stderr.isatty())
+        write_json(own / INPUTS, inputs)
+    began_with = read_inputs(own)
+    for name, what in (("model", "another model"), (SPLIT, "other images"), ("content", "other images")):
+        if began_with.get(name) != inputs[name]:
+            raise UserError(f"{own} holds z of {what}: remove that folder to begin anew, or give another file.")

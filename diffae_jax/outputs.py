@@ -1,0 +1,114 @@
+"""What the shell writes: checked before the work begins, there whole or not at all, and never over an input."""
+
+import collections
+import contextlib
+import csv
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from diffae_jax.data.sources import Files, Source
+from diffae_jax.errors import UserError
+from diffae_jax.evaluation.figures import save_grid, to_pil
+from diffae_jax.files import replacing, told
+
+
+def check_free(out: Path, suffixes: Sequence[str], *, folder: bool = False, overwrite: bool = False) -> bool:
+    """Whether `out` is to be a file; a folder otherwise, where one is allowed.
+
+    Raises UserError for another suffix, for a place that cannot be written and, unless `overwrite`, for one that is
+    taken by a file or a folder that holds anything.
+    """
+    with told(out, "written"):
+        is_file = out.suffix.lower() in suffixes and not out.is_dir()
+        if not is_file and (not folder or (out.suffix and not out.is_dir())):
+            kinds = [f"a file that ends in {' or '.join(suffixes)}"] * bool(suffixes) + ["a folder"] * folder
+            raise UserError(f"{out} cannot be written: give {' or '.join(kinds)}.")
+        if not is_file and out.exists() and not out.is_dir():
+            raise UserError(f"{out} is there and is no folder: give another.")
+        if not overwrite and out.exists() and (is_file or any(out.iterdir())):
+            raise UserError(f"{out} is there already: give another path, or --overwrite.")
+        above = out.absolute().parents
+        nearest = out if out.is_dir() else next(path for path in above if path.exists())
+        with tempfile.TemporaryFile(dir=nearest):  # rights alone tell little: of a disk that can only be read, say
+            pass
+    return is_file
+
+
+def check_apart(targets: Iterable[Path], source: Source) -> None:
+    """Raises UserError where one of the files to write is one of the images."""
+    if not isinstance(source, Files):
+        return
+    taken = [target for target in targets if target.exists()]
+    images = {_file(source.root / name) for name in source.ids} if taken else set()
+    for target in taken:
+        if _file(target) in images:
+            raise UserError(f"{target} is one of the images to read, which are never overwritten: give another --out.")
+
+
+def _file(path: Path) -> tuple[int, int]:
+    """What tells a file from another, whatever its names."""
+    with told(path):
+        stat = path.stat()
+    return stat.st_dev, stat.st_ino
+
+
+def picture_names(ids: Sequence[str]) -> list[str]:
+    """Returns the name of a PNG for each image: its own with another suffix, behind its own where two would be one."""
+    names = [str(Path(name).with_suffix(".png")) for name in ids]
+    count = collections.Counter(names)
+    names = [f"{own}.png" if count[name] > 1 else name for own, name in zip(ids, names, strict=True)]
+    if len(set(names)) < len(names):
+        twice = collections.Counter(names).most_common(1)[0][0]
+        raise UserError(f"Two of the images would both be written as {twice}: rename one of them.")
+    return names
+
+
+@contextlib.contextmanager
+def filling(folder: Path) -> Iterator[Path]:
+    """Yields a scratch folder whose files come to lie in `folder` when all went well, and are gone otherwise."""
+    with told(folder, "written"):
+        folder = folder.absolute()
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        beside = folder if folder.is_dir() else folder.parent
+        with tempfile.TemporaryDirectory(prefix=".diffae.", dir=beside) as scratch:
+            new = Path(scratch) / "new"
+            new.mkdir()
+            yield new
+            if not folder.exists():
+                new.rename(folder)
+                return
+            for parent, _, names in os.walk(new):
+                target = folder / Path(parent).relative_to(new)
+                target.mkdir(parents=True, exist_ok=True)
+                for name in names:
+                    (Path(parent) / name).replace(target / name)
+
+
+def write_pictures(folder: Path, names: Sequence[str], images: Float[np.ndarray, "n *shape"]) -> None:
+    """Writes images in [-1, 1] as PNG files, pixel for pixel, under these names below a folder."""
+    with filling(folder) as new:
+        for name, picture in zip(names, to_pil(images), strict=True):
+            path = new / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            picture.save(path)
+
+
+def write_picture(out: Path, images: Float[np.ndarray, "n *shape"]) -> None:
+    """Writes one image pixel for pixel, and several in rows, as one PNG."""
+    with told(out, "written"):
+        if len(images) > 1:
+            save_grid(out, images)
+        else:
+            with replacing(out) as scratch:
+                to_pil(images)[0].save(scratch)
+
+
+def write_table(out: Path, rows: Iterable[Sequence[object]]) -> None:
+    """Writes rows, the names of the columns first, as a CSV."""
+    with told(out, "written"), replacing(out) as scratch, scratch.open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
