@@ -22,7 +22,7 @@ from diffae_jax.data.inputs import as_images
 from diffae_jax.data.latents import STATISTICS, LatentStatistics, read_statistics
 from diffae_jax.data.transforms import to_float
 from diffae_jax.diffusion.interpolation import lerp, slerp
-from diffae_jax.errors import UserError, shown
+from diffae_jax.errors import UserError, name_some, shown
 from diffae_jax.files import told
 from diffae_jax.models import DiffusionAutoencoder, abstract_model
 from diffae_jax.models.functional import Params, digest, flatten, unflatten
@@ -247,10 +247,10 @@ class DiffAE:
         self,
         images: Any,
         probe: str | Probe,
-        strength: float | None = None,
+        strength: float | int | None = None,
         num_steps: int = 100,
         *,
-        to: float | None = None,
+        to: float | int | None = None,
     ) -> Float[np.ndarray, "n *shape"]:
         """Moves the z of images as `move` does, and decodes it with their own x_T (Sec. 5.3).
 
@@ -264,7 +264,12 @@ class DiffAE:
         return self.decode(self.move(z, probe, strength, to=to), x_T, num_steps)
 
     def move(
-        self, z: Float[np.ndarray, "n d"], probe: str | Probe, strength: float | None = None, *, to: float | None = None
+        self,
+        z: Float[np.ndarray, "n d"],
+        probe: str | Probe,
+        strength: float | int | None = None,
+        *,
+        to: float | int | None = None,
     ) -> Float[np.ndarray, "n d"]:
         """Moves z along a probe's direction (Sec. 5.3).
 
@@ -278,7 +283,7 @@ class DiffAE:
         if to is None:
             strengths = np.full(len(z), 0.3 if strength is None else strength)
         else:
-            strengths = probe.strength_to_reach(self.statistics.normalize(z), to)
+            strengths = probe.strength_to_reach(self._normalized(z), to)
         # as a change of z, which is nothing at strength 0; to normalise and back would round
         return z + strengths[:, None].astype(np.float32) * (probe.shift(1.0) * self.statistics.std)
 
@@ -308,7 +313,7 @@ class DiffAE:
 
         Raises UserError for a probe that there is not, and for a model without statistics of z.
         """
-        return (find(self.probes, probe) if isinstance(probe, str) else probe).predict(self._normalized(z))
+        return self._probe(probe).predict(self._normalized(z))
 
     def principal_components(self, z: Float[np.ndarray, "n d"], count: int) -> list[Probe]:
         """Returns the principal directions of normalised z, as `probes.components` does; they need no labels."""
@@ -445,12 +450,15 @@ class DiffAE:
                 f"--stages=latents,prior, or import a checkpoint that has it (NAME_autoenc_latent)."
             )
 
-    def _normalized(self, z):
+    def _check_normalised(self):
         if self.statistics is None:
             raise UserError(
-                f"{shown(self.config.name)} has no statistics of z, and probes read normalised z: make them with "
-                f"--stages=latents, or import a checkpoint that has them (NAME_autoenc_latent)."
+                f"{shown(self.config.name)} has no mean and deviation of z, and probes read normalised z: make them "
+                f"with --stages=latents, or import a checkpoint with its latent.pkl."
             )
+
+    def _normalized(self, z):
+        self._check_normalised()
         if np.ndim(z) != 2 or np.shape(z)[1] != self.config.model.z_dim:
             raise UserError(f"Probes take z of shape (N, {self.config.model.z_dim}), not {np.shape(z)}.")
         return self.statistics.normalize(z)
@@ -468,7 +476,19 @@ class DiffAE:
 
     def _direction(self, probe):
         """Returns the one direction that a probe or its name stands for."""
-        return self.probes[probe] if isinstance(probe, str) else probe  # TEMP
+        probe = self._probe(probe)
+        if isinstance(probe, ClassProbe):
+            names = name_some(each.name for each in probe.classes.values())
+            raise UserError(f"The probe {shown(probe.name)} has a direction for each class: name one ({names}).")
+        return probe
+
+    def _probe(self, probe):
+        self._check_normalised()
+        probe = find(self.probes, probe) if isinstance(probe, str) else probe
+        if probe.z_dim != self.config.model.z_dim:
+            told = f"{shown(probe.name)} {probe.z_dim}"
+            raise UserError(f"The z of this model has {self.config.model.z_dim} dimensions, and probe {told}.")
+        return probe
 
     def _sampler(self, function, num_steps, **settings):
         check_num_steps(num_steps)

@@ -27,7 +27,7 @@ def model(one_device):
     rng = np.random.default_rng(2)
     probes = {
         "smile": Probe("smile", rng.normal(size=8).astype(np.float32), 0.3),
-        # AGE
+        "age": Probe("age", rng.normal(size=8).astype(np.float32), 40.0, kind="continuous"),
     }
     return random_model(one_device, probes=probes)
 
@@ -119,14 +119,14 @@ def test_edit_moves_normalised_z_along_the_probe_and_keeps_the_noise_map(model, 
     np.testing.assert_allclose(model.edit(IMAGES, model.probes["smile"], 0.3, STEPS), expected, atol=1e-4)
 
 
-@pytest.mark.parametrize(("probe", "to"), [("smile", 0.9), ("smile", 0.1), ("age", 65.0)])
-def test_calibrated_edit_reaches_what_was_asked(model, probe, to, monkeypatch):
-    moved = []
-    monkeypatch.setattr(model, "decode", lambda z, x_T, num_steps: moved.append(z))
-    model.edit(IMAGES, probe, to=to, num_steps=STEPS)
-    z = ((moved[0] - model.statistics.mean) / model.statistics.std).astype(np.float64)
-    value = z @ model.probes[probe].weights + model.probes[probe].bias
+@pytest.mark.parametrize(("probe", "to"), [("smile", 0.9), ("smile", 0.1), ("age", 65)])
+def test_calibrated_edit_reaches_what_was_asked(model, codes, probe, to):
+    z = model.move(codes[0], probe, to=to).astype(np.float64)
+    value = (z - model.statistics.mean) / model.statistics.std @ model.probes[probe].weights + model.probes[probe].bias
     np.testing.assert_allclose(1 / (1 + np.exp(-value)) if probe == "smile" else value, to, rtol=1e-4)
+    edited = model.edit(IMAGES, probe, num_steps=STEPS, to=to)
+    np.testing.assert_allclose(edited, model.decode(z.astype(np.float32), codes[1], STEPS), atol=1e-4)
+    np.testing.assert_allclose(model.predict(z.astype(np.float32), probe), to, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
