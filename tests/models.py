@@ -11,25 +11,26 @@ from diffae_jax.networks import builder, prior_builder
 from diffae_jax.probes import Probe
 from tests.tiny import get_config
 
+BUILDERS = (builder, prior_builder)
 
-def random_model(mesh: jax.sharding.Mesh, seed: int = 0) -> DiffAE:
+
+def random_model(mesh: jax.sharding.Mesh, seed: int = 0, **settings) -> DiffAE:
     """A model with random weights everywhere, so that every weight is seen: output layers start at zero.
 
-    Its z differ from image to image, and its statistics are those of the z of noise.
+    Its z differ from image to image, and its statistics are those of the z of noise. `settings` take the place of what
+    it would have been made with.
     """
     config = get_config()
     config.prior.update(num_layers=3, width=16)
     rng = np.random.default_rng(seed)
-    autoencoder = split(builder(config, "float32")(nnx.Rngs(0)))[1]
+    autoencoder, prior = (split(make(config, "float32")(nnx.Rngs(i)))[1] for i, make in enumerate(BUILDERS))
     autoencoder = jax.tree.map(lambda a: a + rng.normal(scale=0.1, size=a.shape).astype(np.float32), autoencoder)
     noise = rng.uniform(-1, 1, (100, *config.image_shape)).astype(np.float32)
     z = DiffAE(config, autoencoder, mesh=mesh).encode(noise)
-    return DiffAE(
-        config,
-        autoencoder,
+    usual = dict(
         statistics=LatentStatistics.of([z]),
-        prior=split(prior_builder(config, "float32")(nnx.Rngs(1)))[1],
+        prior=prior,
         probes={"hair/colour é": Probe("hair/colour é", rng.normal(size=8).astype(np.float32), 0.1)},
         origin={"made": "here"},
-        mesh=mesh,
     )
+    return DiffAE(config, autoencoder, **usual | settings, mesh=mesh)

@@ -16,7 +16,7 @@ from diffae_jax.diffusion.schedule import ddim_grid
 from diffae_jax.errors import UserError
 from diffae_jax.models.functional import flatten
 from diffae_jax.probes import Probe
-from tests.tiny import random_model
+from tests.models import random_model
 
 IMAGES = np.random.default_rng(1).uniform(-1, 1, (4, 8, 8, 1)).astype(np.float32)
 STEPS = 3

@@ -1,14 +1,8 @@
 """The smallest run that has every part: 12 steps of the autoencoder on the digits, 80 of the latent DDIM."""
 
-import jax
-import numpy as np
 from ml_collections import ConfigDict
 
-from diffae_jax import DiffAE
 from diffae_jax.config import default
-from diffae_jax.data.latents import LatentStatistics
-from diffae_jax.models import abstract_model
-from diffae_jax.networks import builder, prior_builder
 
 
 def get_config() -> ConfigDict:
@@ -41,16 +35,3 @@ def get_config() -> ConfigDict:
     )
     config.evaluation.update(num_images=16, num_steps=(2,), num_samples=16, num_sample_steps=2)
     return config
-
-
-def random_model(mesh, seed=0, **settings):
-    """The model of this config with random weights everywhere, those that training starts from at zero included."""
-    config, rng = get_config(), np.random.default_rng(seed)
-    shapes = {"autoencoder": builder(config, "float32"), "prior": prior_builder(config, "float32")}
-    weights = jax.tree.map(
-        lambda a: rng.normal(scale=0.1, size=a.shape).astype(np.float32),
-        {name: abstract_model(make)[1] for name, make in shapes.items()},
-    )
-    statistics = LatentStatistics(*rng.uniform(1, 2, (2, config.model.z_dim)).astype(np.float32))
-    found = dict(statistics=statistics, prior=weights["prior"], mesh=mesh) | settings
-    return DiffAE(config, weights["autoencoder"], **found)
