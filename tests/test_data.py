@@ -84,7 +84,7 @@ def test_digits_are_the_scans_of_scikit_learn_with_a_fixed_split():
 
     scans = load_digits()
     np.testing.assert_allclose(held_out.images[..., 0] / 255 * 16, scans.images[1437:], atol=0.04)
-    np.testing.assert_array_equal(held_out.labels, scans.target[1437:])
+    np.testing.assert_array_equal(held_out.labels["digit"], scans.target[1437:])
 
 
 def test_scaling_to_float_and_back_is_exact():
