@@ -21,7 +21,7 @@ import pytest
 from diffae_jax import DiffAE
 from diffae_jax.bundle import read_bundle
 from diffae_jax.errors import UserError
-from diffae_jax.probes import Probe
+from diffae_jax.probes import ClassProbe, Probe, Score
 from diffae_jax.training.checkpoint import Checkpoints
 from diffae_jax.training.state import TrainState
 from tests.models import random_model
@@ -29,7 +29,12 @@ from tests.models import random_model
 
 @pytest.fixture(scope="module")
 def model(one_device):
-    return random_model(one_device)
+    hue = {c: Probe(f"hue={c}", row, 0.2) for c, row in zip("rg", np.eye(2, 8, dtype=np.float32), strict=True)}
+    probes = {
+        "hair/colour é": Probe("hair/colour é", np.random.default_rng(0).normal(size=8).astype(np.float32), 0.1),
+        "hue": ClassProbe("hue", hue, Score("accuracy", 0.5, 7)),
+    }
+    return random_model(one_device, probes=probes)
 
 
 @pytest.fixture
@@ -45,8 +50,9 @@ def test_loaded_model_is_the_saved_one_bit_for_bit(model, bundle, one_device):
         jax.tree.map(np.testing.assert_array_equal, jax.device_get(ours), jax.device_get(theirs))
     np.testing.assert_array_equal(loaded.statistics.mean, model.statistics.mean)
     np.testing.assert_array_equal(loaded.statistics.std, model.statistics.std)
-    (probe,) = loaded.probes.values()
-    assert probe.as_json() == model.probes["hair/colour é"].as_json()
+    assert loaded.probes.keys() == model.probes.keys()
+    for name, probe in loaded.probes.items():
+        assert probe.as_json() == model.probes[name].as_json()
     assert loaded.origin == {"made": "here"}
     images = np.random.default_rng(1).uniform(-1, 1, (3, 8, 8, 1)).astype(np.float32)
     np.testing.assert_array_equal(loaded.reconstruct(images, 3), model.reconstruct(images, 3))
@@ -60,7 +66,7 @@ def test_bundle_on_eight_devices_gives_the_same_images(model, bundle, eight_devi
 
 def test_every_changed_byte_is_noticed(bundle):
     manifest = json.loads((bundle / "manifest.json").read_text())
-    assert len(manifest["files"]) == 4
+    assert len(manifest["files"]) == 5
     for name in manifest["files"]:
         path = bundle / name
         good = path.read_bytes()
@@ -132,6 +138,12 @@ def empty(dtype="F32"):
 def probe(**changes):
     good = {"name": "a", "weights": [0.5] * 8, "bias": 0}
     return json.dumps(good | changes).encode()
+
+
+def class_probe(names="01", **changes):
+    part = {"weights": [0.5] * 8, "bias": 0}
+    classes = {name: {"name": f"a={name}"} | part | changes for name in names}
+    return json.dumps({"kind": "classes", "name": "a", "classes": classes}).encode()
 
 
 @pytest.mark.parametrize(
@@ -244,6 +256,28 @@ HOSTILE = {
         "number as a name": (probe(name=1), "that of name 1 does not"),
         "another name": (probe(name="b\n" * 10**5), r"holds the probe b\\n.*which belongs in another file"),
         "list": (b"[]", "A probe holds"),
+        "another kind": (probe(kind="ternary"), "binary or continuous, not ternary"),
+        "number as a kind": (probe(kind=1), "must be text"),
+        "list as what is positive": (probe(positive=["a"]), "must be text"),
+        "text as a score": (probe(score="good"), "score of a probe holds"),
+        "score without number": (probe(score={"metric": "R^2", "value": 1.0}), "score of a probe holds"),
+        "score of no metric": (probe(score={"metric": "", "value": 1.0, "num_images": 1}), "score of a probe holds"),
+        "infinite score": (probe(score={"metric": "R", "value": 1e999, "num_images": 1}), "score of a probe holds"),
+        "vast score": (probe(score={"metric": "R", "value": 1, "num_images": 10**99}), "score of a probe holds"),
+        "one class": (class_probe("0"), "2 to 1,000 classes, not 1"),
+        "classes without end": (class_probe(map(str, range(1001))), "at most 1,000 classes"),
+        "list of classes": (b'{"kind": "classes", "name": "a", "classes": []}', "at most 1,000 classes"),
+        "classes of no name": (b'{"kind": "classes", "name": "", "classes": {}}', "needs a name"),
+        "class of no name": (class_probe(["", "b"]), "class  has not"),
+        "class of another name": (class_probe(name="b"), "class 0 has not"),
+        "class of numbers": (class_probe(kind="continuous"), "class 0 has not"),
+        "class of classes": (class_probe(kind="classes"), "binary or continuous, not classes"),
+        "class without direction": (class_probe(weights=[0] * 8), "probe a=0 have no direction"),
+        "classes of other z": (class_probe(weights=[1] * 9), "8 dimensions, and probe a 9"),
+        "classes of several z": (
+            class_probe().replace(b"[0.5, ", b"[", 1),
+            "read z of different numbers of dimensions",
+        ),
     },
     "weights.safetensors": {
         "of 8 bits": (listed({"a": empty("F8_E4M3")}), "its a is not a weight of type F32"),
@@ -354,7 +388,9 @@ def damaged(value, dice):
     return copy
 
 
-@pytest.mark.parametrize("name", ["manifest.json", "config.json", "probes/hair%2Fcolour%20%C3%A9.json"])
+@pytest.mark.parametrize(
+    "name", ["manifest.json", "config.json", "probes/hair%2Fcolour%20%C3%A9.json", "probes/hue.json"]
+)
 def test_no_damage_of_json_leads_to_another_error(bundle, one_device, name):
     good, dice, outcomes = json.loads((bundle / name).read_text()), random.Random(name), set()
     manifest = (bundle / "manifest.json").read_bytes()

@@ -149,6 +149,7 @@ def test_bundle_of_a_run_is_the_model_of_the_run(whole):
     np.testing.assert_array_equal(bundle.sample(4, **settings), run.sample(4, **settings))
     assert bundle.origin["images_seen"] == 640
     assert bundle.origin["latents_seen"] == 2560
+    assert bundle.probes["digit"].as_json() == run.probes["digit"].as_json()
 
 
 def test_finished_run_is_not_repeated(whole):
@@ -158,9 +159,45 @@ def test_finished_run_is_not_repeated(whole):
     assert "autoencoder: finished, 640 images seen" in output
     assert "latents: finished, z of 1,797 images" in output
     assert "prior: finished, 2,560 z seen" in output
+    assert "probes: finished, digit." in output
     assert "evaluation: finished" in output
     assert "export: finished" in output
     assert files(workdir) == before
+
+
+def test_probes_read_z_of_the_held_out_images_as_well_as_is_said(whole):
+    workdir, output = whole
+    model, held_out = DiffAE.load(workdir), digits()[1]
+    score = model.probes["digit"].score
+    assert f"  digit: 10 classes, accuracy {score.value:.2f} on 360 images" in output
+    predicted = model.predict(model.encode(to_float(held_out.images)), "digit")
+    assert np.mean(predicted == held_out.labels["digit"].astype(str)) == pytest.approx(score.value, abs=0.01)
+    assert score.value > 0.3
+
+
+def test_probes_that_are_gone_or_of_other_z_are_made_anew(whole, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(whole[0], workdir)
+    shutil.rmtree(workdir / "probes")
+    output = finish(start(workdir, MANY_STEPS, "--stages=evaluation,export"))
+    assert "evaluation: finished" in output
+    assert DiffAE.load(workdir / "bundle").probes == {}
+    finish(start(workdir, MANY_STEPS))
+    assert files(workdir / "probes") == files(whole[0] / "probes")
+    assert files(workdir / "bundle") == files(whole[0] / "bundle")
+    for name in ("autoencoder", "labels"):
+        inputs = json.loads((workdir / "probes" / "inputs.json").read_text()) | {name: "another"}
+        (workdir / "probes" / "inputs.json").write_text(json.dumps(inputs))
+        (workdir / "probes" / "old.json").write_bytes((workdir / "probes" / "digit.json").read_bytes())
+        if name == "autoencoder":
+            assert DiffAE.load(workdir).probes == {}
+        else:
+            (workdir / "probes" / "old.json").unlink()
+        assert "digit: 10 classes" in finish(start(workdir, MANY_STEPS, "--stages=probes"))
+        assert files(workdir / "probes") == files(whole[0] / "probes")
+    (workdir / "probes" / "digit.json").write_text("{}")
+    with pytest.raises(UserError, match="A probe holds name, weights and bias"):
+        DiffAE.load(workdir)
 
 
 def test_trained_run_loads_as_a_model(whole):
@@ -402,9 +439,9 @@ def test_what_stops_one_process_stops_the_others(tmp_path):
 def test_two_processes_encode_the_z_of_one(whole, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(whole[0], workdir)
-    shutil.rmtree(workdir / "latents")
-    shutil.rmtree(workdir / "prior")
-    for process in two_processes(workdir, MANY_STEPS, "--stages=latents,prior"):
+    for made in ("latents", "prior", "probes"):
+        shutil.rmtree(workdir / made)
+    for process in two_processes(workdir, MANY_STEPS, "--stages=latents,prior,probes"):
         finish(process)
     assert files(workdir / "latents").keys() == files(whole[0] / "latents").keys()
     for split in ("training", "held_out"):
@@ -412,6 +449,9 @@ def test_two_processes_encode_the_z_of_one(whole, tmp_path):
         assert [ids for ids, _ in ours] == [ids for ids, _ in expected]
         for (_, z), (_, expected_z) in zip(ours, expected, strict=True):
             np.testing.assert_allclose(z, expected_z, atol=1e-5)
+    ours, expected = (DiffAE.load(run).probes["digit"].classes for run in (workdir, whole[0]))
+    for value in expected:
+        np.testing.assert_allclose(ours[value].weights, expected[value].weights, atol=1e-3)
     losses = [[row["loss"] for row in rows_of(run, "prior")] for run in (workdir, whole[0])]
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-3)
 
@@ -446,7 +486,7 @@ def test_other_images_are_refused(image_folder, tmp_path):
         (["--config.train.batchsize=3"], 1, "batchsize"),
         (["--config=configs/nowhere.py"], 1, "configs/nowhere.py"),
         (["--config=configs/ffhq64.py:dim"], 1, '"ddim"'),
-        (["--stages=encoder"], 1, "the stages are autoencoder, latents, prior, evaluation, export"),
+        (["--stages=encoder"], 1, "the stages are autoencoder, latents, prior, probes, evaluation, export"),
         (["--stages=latents"], 1, "--stages=autoencoder"),
         (["--stages=prior"], 1, "nor the folder of a trained run"),
         (["--config.prior.batch_size=20"], 8, "--config.prior.batch_size a multiple of 8"),
@@ -483,7 +523,16 @@ def test_mistakes_are_told_in_one_sentence(arguments, devices, message, tmp_path
 
 
 def test_folder_of_images_trains(image_folder, tmp_path):
-    output = finish(start(tmp_path, "--config.data.kind=folder", f"--config.data.path={image_folder}"))
+    labels = tmp_path / "labels.csv"
+    rows = [f"{i}.png,{i % 2},{i / 7},one" for i in range(20)]
+    labels.write_text("\n".join(["file,odd,brightness,same", *rows, "21.png,0,0,one"]))
+    arguments = "--config.data.kind=folder", f"--config.data.path={image_folder}"
+    output = finish(start(tmp_path, *arguments, f"--config.data.labels={labels}"))
+    assert f"1 rows of {labels} are of no image of the data set (21.png)." in output
+    assert re.search(r"  odd: binary, positive is '1', AUROC 0\.\d\d on 20 images", output)
+    assert re.search(r"  brightness: continuous, R\^2 -?\d+\.\d\d on 20 images", output)
+    assert "  no probe: The labels of same must be of two values at least, and all 20 are one." in output
+    assert set(DiffAE.load(tmp_path / "bundle").probes) == {"odd", "brightness"}
     assert "8x8x1, 20 to train on, 0 held out" in output
     assert "No images are held out" in output
     assert re.search(r"16 samples in 2 steps: Frechet distance .* to 10 other training images, in", output)
@@ -495,6 +544,7 @@ def test_folder_of_images_trains(image_folder, tmp_path):
     output = finish(start(tmp_path / "one", *arguments))
     assert "19 to train on, 1 held out" in output
     assert "too few real images (1 held-out images)" in output
+    assert "probes: the images have no labels (--config.data.labels=FILE.csv)" in output
     assert (tmp_path / "one" / "bundle" / "manifest.json").exists()
     assert len(list((tmp_path / "autoencoder" / "grids").glob("*.png"))) == 1
     shutil.rmtree(tmp_path / "evaluation")
