@@ -19,7 +19,7 @@ from diffae_jax import inference
 from diffae_jax.api import DiffAE
 from diffae_jax.data.batches import on_devices, ordered_batches
 from diffae_jax.data.latents import INPUTS, PART_SIZE, part_path, part_starts, read_inputs, read_parts, write_part
-from diffae_jax.data.sources import Arrays, Files, Source, check_files, digits, fingerprint, folder
+from diffae_jax.data.sources import Arrays, Files, Source, check_files, check_names, digits, fingerprint, folder
 from diffae_jax.data.transforms import check_picture_shape
 from diffae_jax.errors import UserError
 from diffae_jax.files import replacing, told, write_json
@@ -86,6 +86,7 @@ def open_images(path: str | Path, image_shape: tuple[int, ...]) -> Source:
             return folder(str(path), image_shape, held_out_share=0.0)[0]
         if not path.is_file():
             raise UserError(f"{path} is {'not a file' if path.exists() else 'missing: check the path'}.")
+    check_names([path.name])
     check_picture_shape(image_shape)
     return Files(path.parent, [path.name], tuple(image_shape))
 

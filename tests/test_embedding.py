@@ -128,6 +128,15 @@ def test_images_are_a_folder_a_file_or_the_digits(tmp_path):
             open_images(path, shape)
 
 
+def test_names_that_are_not_utf8_are_refused(tmp_path):
+    bad = Path(os.fsdecode(os.fsencode(tmp_path / "x") + b"\xff.png"))
+    Image.new("L", (8, 8)).save(tmp_path / "good.png")
+    bad.write_bytes((tmp_path / "good.png").read_bytes())
+    for path, count in ((tmp_path, "1 of 2"), (bad, "1 of 1")):
+        with pytest.raises(UserError, match=rf"{count} images have names that are not UTF-8 \(x\\udcff\.png\): rename"):
+            open_images(path, (8, 8, 1))
+
+
 def test_killed_twice_it_writes_what_it_would_have_written(model, tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (10_000, 8, 8, 1), np.uint8)
     photos, out, parts = tmp_path / "photos", tmp_path / "z.npz", tmp_path / "z.npz.parts"

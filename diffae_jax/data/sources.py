@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from diffae_jax.data.labels import read_labels
 from diffae_jax.data.transforms import check_picture_shape, resize_and_crop
-from diffae_jax.errors import UserError, shown
+from diffae_jax.errors import UserError, name_some, shown
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 DIGITS_HELD_OUT = 360  # the last fifth: other writers than the first four
@@ -112,7 +112,7 @@ def folder(path: str, image_shape: tuple[int, ...], held_out_share: float, label
     """Returns the images below a folder, the held-out ones chosen by a hash of their names.
 
     So an image stays on its side when others come or go. Raises UserError where the folder is missing or
-    empty, and for labels that are not of its images.
+    empty, for names that are not UTF-8, and for labels that are not of its images.
     """
     if not path:
         raise UserError("No images were named: give their folder with --config.data.path=FOLDER.")
@@ -128,6 +128,7 @@ def folder(path: str, image_shape: tuple[int, ...], held_out_share: float, label
     )
     if not ids:
         raise UserError(f"{path} holds no image files ({', '.join(IMAGE_SUFFIXES)}), nor do the folders in it.")
+    check_names(ids)
     columns = read_labels(labels).of(ids) if labels else {}
     is_held_out = np.array([hash_share(name) < held_out_share for name in ids])
 
@@ -136,6 +137,15 @@ def folder(path: str, image_shape: tuple[int, ...], held_out_share: float, label
         return Files(root, names, tuple(image_shape), {name: values[is_in] for name, values in columns.items()})
 
     return part(~is_held_out), part(is_held_out)
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Raises UserError for names of files that are not UTF-8: hashes and tables of ids take nothing else."""
+    bad = [name for name in names if any("\ud800" <= char <= "\udfff" for char in name)]
+    if bad:
+        raise UserError(
+            f"{len(bad):,} of {len(names):,} images have names that are not UTF-8 ({name_some(bad)}): rename them."
+        )
 
 
 def hash_share(name: str) -> float:
