@@ -227,7 +227,9 @@ Z, HALF = normal(60), [True, False] * 30
         (Z[:3], [0.1, 0.2, 0.3], {}, "takes four numbers or more.* 3 numbers"),
         (Z, HALF, {"kind": "ternary"}, "binary, classes, continuous or None, not ternary"),
         (Z, HALF, {"kind": "classes", "positive_unlabelled": True}, "of kind binary, not classes"),
-        (Z, ["yes"] * 60, {"positive_unlabelled": True}, "all 60 are False"),
+        (Z, ["yes", "1"] * 30, {"positive_unlabelled": True}, "are 1 or True, and those of smile are text: 1, yes"),
+        (Z, [2, None] * 30, {"positive_unlabelled": True}, "are 1 or True, and those of smile are numbers: 2"),
+        (Z, [0, None] * 30, {"positive_unlabelled": True}, "all 60 are False"),
         (Z, [np.inf] + [0.5] * 59, {}, "text or finite numbers, and smile has inf"),
         (Z, [[1]] * 60, {}, "text or finite numbers, and smile has a list"),
         (Z, np.ones((60, 2)), {}, "text or finite numbers, and smile has a ndarray"),
@@ -239,6 +241,15 @@ def test_what_cannot_be_fitted_is_told_in_one_sentence(z, labels, settings, mess
     with pytest.raises(UserError, match=message) as refusal:
         probes.fit("smile", z, labels, **settings)
     assert_is_one_sentence(refusal.value)
+    if z is Z and "held_out" not in settings and len(labels) == len(Z):
+        with pytest.raises(UserError) as without_z:
+            probes.check_labels("smile", labels, **settings)
+        assert str(without_z.value) == str(refusal.value)
+
+
+def test_labels_that_can_be_fitted_pass_the_check():
+    for labels, settings in ((HALF, {}), ([1, None] * 30, {"positive_unlabelled": True}), (list(Z[:, 0]), {})):
+        probes.check_labels("smile", labels, **settings)
 
 
 # --- principal components ---------------------------------------------------------------------------------------

@@ -1,12 +1,13 @@
 """Linear probes: what is seen in images as directions of z (Sec. 5.3, Appendix A.2)."""
 
-from diffae_jax.probes.fitting import components, fit, is_known, kind_of
+from diffae_jax.probes.fitting import check_labels, components, fit, is_known, kind_of
 from diffae_jax.probes.linear import ClassProbe, Probe, Score, describe, directions, find, from_json
 
 __all__ = [
     "ClassProbe",
     "Probe",
     "Score",
+    "check_labels",
     "components",
     "describe",
     "directions",

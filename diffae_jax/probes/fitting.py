@@ -67,11 +67,9 @@ def fit(
     """
     z, values = _paired(name, z_normalised, labels, positive_unlabelled)
     kind = kind or kind_of(values)
-    _check_values(name, values, kind)
+    _check_values(name, values, kind, positive_unlabelled)
     positive = max(values)
     targets = _targets(values, kind, positive)
-    if positive_unlabelled and kind != "binary":
-        raise UserError(f"Labels of {shown(name)} that are positive or unlabelled are of kind binary, not {kind}.")
     repeats = max(1.0, float((~targets).sum() / targets.sum())) if positive_unlabelled else 1.0
     if kind == "binary":
         probe = _binary(name, z, targets, _text(positive), repeats)
@@ -86,6 +84,14 @@ def fit(
         held_z, held_values = _paired(f"{name}, held out,", *held_out, positive_unlabelled)
         score = _held_out_score(probe, kind, held_z, _targets(held_values, kind, positive))
     return dataclasses.replace(probe, score=score or _cross_validated(kind, z, targets, repeats))
+
+
+def check_labels(
+    name: str, labels: Iterable[Any], *, kind: str | None = None, positive_unlabelled: bool = False
+) -> None:
+    """Raises UserError for labels that `fit`, with the same settings, would refuse whatever the z."""
+    _, values = _known(name, labels, positive_unlabelled)
+    _check_values(name, values, kind or kind_of(values), positive_unlabelled)
 
 
 def components(z_normalised: Float[np.ndarray, "n d"], count: int) -> list[Probe]:
@@ -123,17 +129,26 @@ def _paired(
     if len(z) != len(labels):
         raise UserError(f"{shown(name)} has {len(labels):,} labels for the z of {len(z):,} images: give one each.")
     _check_finite(name, z)
+    known, values = _known(name, labels, positive_unlabelled)
+    return z[known].astype(np.float64), values
+
+
+def _known(name: str, labels: Iterable[Any], positive_unlabelled: bool) -> tuple[Bool[np.ndarray, "n"], list[Any]]:
+    """Returns which labels are used, and these as plain values: whether they are positive where the others are none."""
     labels = [label.item() if isinstance(label, np.generic) else label for label in labels]
     for label in labels:
         if not isinstance(label, str | int | float | None) or (isinstance(label, float) and math.isinf(label)):
             raise UserError(f"Labels are text or finite numbers, and {shown(name)} has {shown(label)}.")
-    if positive_unlabelled:
-        return z.astype(np.float64), [label == 1 for label in labels]
     known = is_known(labels)
     values = [label for label, is_there in zip(labels, known, strict=True) if is_there]
-    if any(isinstance(value, str) for value in values):
-        values = list(map(_text, values))
-    return z[known].astype(np.float64), values
+    is_text = any(isinstance(value, str) for value in values)
+    if positive_unlabelled:
+        if is_text or (any(values) and 1 not in values):
+            found = name_some({_text(value) for value in values})
+            kind = "text" if is_text else "numbers"
+            raise UserError(f"Positive labels are 1 or True, and those of {shown(name)} are {kind}: {found}.")
+        return np.ones(len(labels), bool), [label == 1 for label in labels]
+    return known, list(map(_text, values)) if is_text else values
 
 
 def _check_finite(name: str, z: np.ndarray) -> None:
@@ -142,7 +157,7 @@ def _check_finite(name: str, z: np.ndarray) -> None:
         raise UserError(f"{len(bad):,} of the {len(z):,} z for {shown(name)} are not finite, the first is {bad[0]}.")
 
 
-def _check_values(name: str, values: list[Any], kind: str) -> None:
+def _check_values(name: str, values: list[Any], kind: str, positive_unlabelled: bool) -> None:
     """Raises UserError for labels that no probe of that kind can be fitted to."""
     counts = collections.Counter(values)
     told = f"{len(counts):,} different values"
@@ -165,6 +180,8 @@ def _check_values(name: str, values: list[Any], kind: str) -> None:
         raise UserError(
             f"Classes of {shown(name)} have one image each ({name_some(alone)}): label two or more of each."
         )
+    if positive_unlabelled and kind != "binary":
+        raise UserError(f"Labels of {shown(name)} that are positive or unlabelled are of kind binary, not {kind}.")
 
 
 def _targets(values: list[Any], kind: str, positive: Any) -> np.ndarray:
