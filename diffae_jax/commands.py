@@ -5,15 +5,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 
 from diffae_jax import DiffAE, bundle, outputs, probes
 from diffae_jax.convert import import_official
-from diffae_jax.data.inputs import as_images
 from diffae_jax.data.labels import read_labels
 from diffae_jax.data.sources import Files, Source
 from diffae_jax.data.transforms import to_float
-from diffae_jax.embedding import FORMATS, check_format, embed, open_images
+from diffae_jax.embedding import FORMATS, check_format, embed, latents, open_images
 from diffae_jax.errors import UserError, name_some, shown
 from diffae_jax.evaluation.figures import save_gif, save_grid
 from diffae_jax.evaluation.metrics import mse, psnr
@@ -29,14 +28,9 @@ def load(path: Path) -> DiffAE:
     return DiffAE.load(path)
 
 
-def read(source: Source) -> Float[np.ndarray, "n *shape"]:
-    """Reads all images, in [-1, 1]; says what was done to those that had another size or kind of pixel."""
-    if not isinstance(source, Files):
-        return to_float(source.images)
-    images, notes = as_images([source.root / name for name in source.ids], source.image_shape)
-    for note in notes:
-        say(f"Note: {note}", file=sys.stderr)
-    return to_float(images)
+def images_of(source: Source) -> UInt8[np.ndarray, "n *shape"] | list[Path]:
+    """Returns images as `DiffAE` takes them; files by their paths: it reads bytes, and says what it converted."""
+    return [source.root / name for name in source.ids] if isinstance(source, Files) else source.images
 
 
 def info(arguments: argparse.Namespace) -> None:
@@ -63,14 +57,20 @@ def reconstruct(arguments: argparse.Namespace) -> None:
     source = open_images(arguments.images, model.image_shape)
     names = outputs.picture_names(source.ids)
     outputs.check_apart((arguments.out / name for name in names), source)
-    images = read(source)
-    decoded = model.reconstruct(images, arguments.steps, not arguments.random_x_T, arguments.seed)
+    decoded = model.reconstruct(images_of(source), arguments.steps, not arguments.random_x_T, arguments.seed)
     outputs.write_pictures(arguments.out, names, decoded)
     kind = "random" if arguments.random_x_T else "inferred"
+    errors, ratios = np.transpose([closeness(image, source[i]) for i, image in enumerate(decoded)])
     print(
-        f"{len(images):,} images, {arguments.steps} steps, {kind} x_T: MSE {mse(decoded, images).mean():.2e}, "
-        f"PSNR {psnr(decoded, images).mean():.2f} dB (images in [0, 1])\nPictures: {shown(str(arguments.out))}"
+        f"{len(decoded):,} images, {arguments.steps} steps, {kind} x_T: MSE {np.mean(errors):.2e}, "
+        f"PSNR {np.mean(ratios):.2f} dB (images in [0, 1])\nPictures: {shown(str(arguments.out))}"
     )
+
+
+def closeness(decoded: Float[np.ndarray, "*shape"], image: UInt8[np.ndarray, "*shape"]) -> tuple[float, float]:
+    """Returns MSE and PSNR of an image, on the scale [0, 1]."""
+    pair = decoded[None], to_float(image[None])
+    return float(mse(*pair)[0]), float(psnr(*pair)[0])
 
 
 def interpolate(arguments: argparse.Namespace) -> None:
@@ -81,7 +81,7 @@ def interpolate(arguments: argparse.Namespace) -> None:
     names = [f"frame-{i:03d}.png" for i in range(arguments.frames)]
     for source in sources:
         outputs.check_apart([arguments.out] if is_file else [arguments.out / name for name in names], source)
-    frames = model.interpolate(*map(read, sources), arguments.frames, arguments.steps)
+    frames = model.interpolate(*map(images_of, sources), arguments.frames, arguments.steps)
     if not is_file:
         outputs.write_pictures(arguments.out, names, frames)
     else:
@@ -97,10 +97,11 @@ def edit(arguments: argparse.Namespace) -> None:
     """Writes images with more or less of a probe's attribute."""
     is_file = outputs.check_free(arguments.out, (".png",), folder=True, overwrite=arguments.overwrite)
     model = load(arguments.model)
+    model.check_edit(arguments.probe, arguments.strength, arguments.to)
     source = open_images(arguments.images, model.image_shape)
     names = outputs.picture_names(source.ids)
     outputs.check_apart([arguments.out] if is_file else (arguments.out / name for name in names), source)
-    edited = model.edit(read(source), arguments.probe, arguments.strength, arguments.steps, to=arguments.to)
+    edited = model.edit(images_of(source), arguments.probe, arguments.strength, arguments.steps, to=arguments.to)
     write(arguments.out, is_file, names, edited)
 
 
@@ -138,7 +139,7 @@ def probe(arguments: argparse.Namespace) -> None:
     if not model.probes:
         raise UserError(f"{arguments.model} has no probes to read with: fit some with --labels FILE.csv.")
     source = open_images(arguments.images, model.image_shape)
-    z = model.encode(read(source))
+    z = latents(model, source)
     readings = [model.predict(z, name) for name in model.probes]
     outputs.write_table(arguments.out, [("id", *model.probes), *zip(source.ids, *readings, strict=True)])
     print(f"{len(z):,} images, {len(readings)} probes: {shown(str(arguments.out))}")
@@ -155,14 +156,18 @@ def fit_probes(arguments: argparse.Namespace) -> None:
         there_are = name_some(labels.columns)
         raise UserError(f"{arguments.labels} has no column {name_some(unknown)}; there are {there_are}.")
     model = load(arguments.model)
+    model.check_normalised()
     source = open_images(arguments.images, model.image_shape)
     columns, unmatched = labels.of(source.ids), labels.unmatched(source.ids)
     if unmatched:
         rows = f"{len(unmatched):,} rows of {arguments.labels} are"
         say(f"Note: {rows} of none of the images ({name_some(unmatched)}).", file=sys.stderr)
-    z = model.encode(read(source))
-    for name in arguments.column or columns:
-        model.fit_probe(name, z, columns[name], positive_unlabelled=arguments.positive_unlabelled)
+    chosen = {name: columns[name] for name in arguments.column or columns}
+    for name, values in chosen.items():
+        probes.check_labels(name, values, positive_unlabelled=arguments.positive_unlabelled)
+    z = latents(model, source)
+    for name, values in chosen.items():
+        model.fit_probe(name, z, values, positive_unlabelled=arguments.positive_unlabelled)
     model.save(arguments.out)
     print(f"Bundle: {shown(str(arguments.out))}")
 

@@ -98,25 +98,37 @@ def embed(model: DiffAE, source: Source, out: Path) -> None:
     UserError for an image that cannot be read, and for parts that are of another model or of other images.
     """
     check_format(out)
-    if model.config.model.z_dim is None:
-        raise UserError(f"{model.config.name} is a DDIM baseline: it has no encoder and no z.")
+    _check_has_z(model)
     own = out.with_name(f"{out.name}.parts")
     with told(own, "written"):
         _check_inputs(own, {"model": model.digest(), **describe(source)}, source)
         missing = [start for start in part_starts(len(source)) if not part_path(own, SPLIT, start).exists()]
         to_go = sum(min(PART_SIZE, len(source) - start) for start in missing)
         say(f"{len(source):,} images, z of {model.config.model.z_dim} dimensions; {to_go:,} images to go.")
-        per_device = max(1, inference.BATCH_ELEMENTS // math.prod(model.image_shape))
-        batch_size = min(per_device * jax.local_device_count(), len(source))
         if missing:
-            encode = encoder(model.config, on_host(model.params), batch_size)
-            encode_parts(own, [(SPLIT, source, start) for start in missing], encode)
+            encode_parts(own, [(SPLIT, source, start) for start in missing], _encoder_of(model, len(source)))
         parts = list(read_parts(own, SPLIT))
     ids, z = [name for names, _ in parts for name in names], np.concatenate([z for _, z in parts])
     columns = label_columns(source)
     with told(out, "written"):
         (write_npz if out.suffix == ".npz" else write_parquet)(out, ids, z, columns)
         shutil.rmtree(own)
+
+
+def latents(model: DiffAE, source: Source) -> Float[np.ndarray, "n d"]:
+    """Returns z of all images in order, of which a few at a time are in memory.
+
+    Raises UserError for a model without encoder and, before the work, for an image that cannot be read.
+    """
+    _check_has_z(model)
+    if isinstance(source, Files):
+        check_files(source, show_progress=sys.stderr.isatty())
+    encode, z = _encoder_of(model, len(source)), []
+    with contextlib.closing(Progress("images", len(source), 0)) as progress:
+        for start in part_starts(len(source)):
+            z.append(encode(source, start, min(start + PART_SIZE, len(source))))
+            progress.advance(len(z[-1]))
+    return np.concatenate(z)
 
 
 def check_format(out: Path) -> None:
@@ -156,6 +168,18 @@ def write_parquet(out: Path, ids: list[str], z: Float[np.ndarray, "n d"], column
     dimensions = {f"z_{i:0{width}}": np.ascontiguousarray(z[:, i]) for i in range(z.shape[1])}
     with replacing(out) as scratch:
         pyarrow.parquet.write_table(pyarrow.table({"id": ids, **columns, **dimensions}), scratch)
+
+
+def _check_has_z(model: DiffAE) -> None:
+    if model.config.model.z_dim is None:
+        raise UserError(f"{model.config.name} is a DDIM baseline: it has no encoder and no z.")
+
+
+def _encoder_of(model: DiffAE, num_images: int) -> Encode:
+    """Returns what encodes that many images in batches that fit the devices."""
+    per_device = max(1, inference.BATCH_ELEMENTS // math.prod(model.image_shape))
+    batch_size = min(per_device * jax.local_device_count(), num_images)
+    return encoder(model.config, on_host(model.params), batch_size)
 
 
 def _check_inputs(own: Path, inputs: dict[str, Any], source: Source) -> None:

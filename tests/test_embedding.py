@@ -13,9 +13,10 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
+from diffae_jax import embedding
 from diffae_jax.data.sources import Arrays
 from diffae_jax.data.transforms import to_float
-from diffae_jax.embedding import embed, open_images
+from diffae_jax.embedding import embed, latents, open_images
 from diffae_jax.errors import UserError
 from tests.models import random_model
 
@@ -126,6 +127,22 @@ def test_images_are_a_folder_a_file_or_the_digits(tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             open_images(path, shape)
+
+
+def test_latents_are_z_of_every_image_a_few_read_at_a_time(model, source, tmp_path, monkeypatch):
+    ranges = []
+    make = embedding.encoder
+    monkeypatch.setattr(
+        embedding,
+        "encoder",
+        lambda *settings: lambda source, *at: ranges.append(at) or make(*settings)(source, *at),
+    )
+    np.testing.assert_allclose(latents(model, source), model.encode(to_float(source.images)), atol=1e-5)
+    assert ranges == [(0, 1024), (1024, 2048), (2048, 2500)]
+    Path(tmp_path, "bad.png").write_text("no image")
+    with pytest.raises(UserError, match=r"bad\.png cannot be read as an image"):
+        latents(model, open_images(tmp_path, (8, 8, 1)))
+    assert len(ranges) == 3
 
 
 def test_names_that_are_not_utf8_are_refused(tmp_path):
