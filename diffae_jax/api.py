@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import numbers
 import sys
 from functools import partial
 from pathlib import Path
@@ -16,9 +17,9 @@ from jaxtyping import Float, Shaped
 from ml_collections import ConfigDict
 
 from diffae_jax import inference
-from diffae_jax.bundle import MANIFEST, PROBES, Bundle, read_bundle, read_run_probes, write_bundle
+from diffae_jax.bundle import MANIFEST, PROBES, Bundle, check_probe_name, read_bundle, read_run_probes, write_bundle
 from diffae_jax.config import check, check_num_steps, check_seed, from_json
-from diffae_jax.data.inputs import as_images
+from diffae_jax.data.inputs import as_codes, as_images
 from diffae_jax.data.latents import STATISTICS, LatentStatistics, read_statistics
 from diffae_jax.data.transforms import to_float
 from diffae_jax.diffusion.interpolation import lerp, slerp
@@ -27,13 +28,14 @@ from diffae_jax.files import told
 from diffae_jax.models import DiffusionAutoencoder, abstract_model
 from diffae_jax.models.functional import Params, digest, flatten, unflatten
 from diffae_jax.networks import abstract_weights, builder, check_weights, prior_builder
-from diffae_jax.probes import ClassProbe, Probe, components, describe, find, fit
+from diffae_jax.probes import ClassProbe, Probe, components, describe, directions, find, fit
 from diffae_jax.training.checkpoint import latest_step, load_ema
 from diffae_jax.training.logging import is_main_process, say
 from diffae_jax.training.precision import resolve_precision
 from diffae_jax.training.sharding import make_mesh, on_host, replicated, split_batch, spread
 
 MAX_TRIES = 2**30  # z drawn for conditional samples
+MAX_STRENGTH = 1000  # of an edit; what is seen happens below 2
 
 
 class Variations(NamedTuple):
@@ -165,9 +167,9 @@ class DiffAE:
 
     def invert(self, images: Any, z: Float[Any, "n d"] | None = None, num_steps: int = 100) -> Float[Any, "n *shape"]:
         """Returns the stochastic code x_T of each image (Eq. 8), given z, by default its own."""
+        check_num_steps(num_steps)
         images = self._images(images)
-        z = self._own_z(images) if z is None else z
-        self._check_z(z, len(images))
+        z = self._own_z(images) if z is None else self._z(z, len(images))
         return self._apply(self._sampler(inference.invert, num_steps), images, z, what="inverting")
 
     def decode(
@@ -194,21 +196,25 @@ class DiffAE:
     ) -> Float[np.ndarray, "n steps *shape"]:
         """Returns, for each image that `decode` makes, the x_0 that each of its steps predicts (Fig. 6)."""
         z, x_T = self._codes(z, x_T, seed)
-        return self._apply(self._sampler(inference.progress, num_steps), x_T, z, what="decoding")
+        return self._apply(self._sampler(inference.progress, num_steps), x_T, z, what="decoding", frames=num_steps)
 
     def reconstruct(
         self, images: Any, num_steps: int = 100, infer_x_T: bool = True, seed: int = 0
     ) -> Float[np.ndarray, "n *shape"]:
         """Encodes and decodes images, with the x_T that is theirs or with random ones (Sec. 5.4)."""
+        check_num_steps(num_steps)
+        check_seed(seed)
         images = self._images(images)
         z = self._own_z(images)
         if infer_x_T:
             return self.decode(z, self.invert(images, z, num_steps), num_steps)
-        return self.decode(z, self._drawn_noise(len(images), seed), num_steps)
+        return self.decode(z, self._noise(np.arange(len(images)), seed), num_steps)
 
     def variations(self, images: Any, num_variations: int = 8, num_steps: int = 100, seed: int = 0) -> Variations:
         """Decodes the z of each image with several random x_T: what z leaves open (Sec. 5.1, Fig. 3, App. D)."""
         _check_count("variation", num_variations)
+        check_num_steps(num_steps)
+        check_seed(seed)
         images = self._images(images)
         z = self.encode(images)
         decoded = self.decode(np.repeat(z, num_variations, axis=0), None, num_steps, seed)
@@ -256,7 +262,7 @@ class DiffAE:
 
         Strength 0 gives exactly the reconstruction. Raises UserError as `move` does.
         """
-        self._check_move(probe, strength, to)
+        self.check_edit(probe, strength, to)
         check_num_steps(num_steps)
         images = self._images(images)
         z = self.encode(images)
@@ -279,11 +285,12 @@ class DiffAE:
 
         Raises UserError for a probe that there is not, and for a value that the probe cannot reach.
         """
-        probe = self._check_move(probe, strength, to)
+        probe = self.check_edit(probe, strength, to)
+        z = self._z(z)
         if to is None:
             strengths = np.full(len(z), 0.3 if strength is None else strength)
         else:
-            strengths = probe.strength_to_reach(self._normalized(z), to)
+            strengths = probe.strength_to_reach(self.statistics.normalize(z), to)
         # as a change of z, which is nothing at strength 0; to normalise and back would round
         return z + strengths[:, None].astype(np.float32) * (probe.shift(1.0) * self.statistics.std)
 
@@ -301,6 +308,7 @@ class DiffAE:
 
         Raises UserError as that does, and for a model without statistics of z.
         """
+        self._check_new_name(name)
         z = self._normalized(z)
         held_out = held_out and (self._normalized(held_out[0]), held_out[1])
         probe = fit(name, z, labels, kind=kind, positive_unlabelled=positive_unlabelled, held_out=held_out)
@@ -329,7 +337,7 @@ class DiffAE:
         """
         self._check_sampling(num_images, seed, num_steps, num_latent_steps)
         if self.config.model.z_dim is None:
-            return self.decode(None, self._drawn_noise(num_images, seed), num_steps)
+            return self.decode(None, self._noise(np.arange(num_images), seed), num_steps)
         draw = partial(
             inference.sample,
             prior=self.prior,
@@ -364,10 +372,11 @@ class DiffAE:
         probe = self._direction(probe)
         if probe.kind != "binary":
             raise UserError(f"{shown(probe.name)} reads numbers; conditional samples need a probe of a class.")
-        if not 1 <= max_tries * num_images < MAX_TRIES:
-            raise UserError(f"max_tries x num_images must be from 1 to {MAX_TRIES:,}, not {max_tries * num_images}.")
+        _check_count("try", max_tries)
+        if max_tries * num_images >= MAX_TRIES:
+            raise UserError(f"max_tries x num_images must be less than {MAX_TRIES:,}, not {max_tries * num_images:,}.")
         sign = 1 if positive else -1
-        z, numbers, accepted, tried = on_host(
+        z, numbers, accepted = on_host(
             inference.latents_of_class(
                 self.prior,
                 sign * probe.weights,
@@ -384,12 +393,18 @@ class DiffAE:
         what = f"{'' if positive else 'not '}{shown(probe.name)}"
         if accepted < num_images:
             raise UserError(
-                f"{accepted:,} of {tried:,} z drawn are {what}, and {num_images:,} were wanted: ask for fewer images "
-                f"or set a higher max_tries."
+                f"{accepted:,} of {max_tries * num_images:,} z drawn are {what}, and {num_images:,} were wanted: ask "
+                f"for fewer images or set a higher max_tries."
             )
-        say(f"{accepted:,} of {tried:,} z drawn are {what} ({accepted / tried:.1%}).", file=sys.stderr)
-        x_T = jax.device_get(inference.noise(seed, jnp.asarray(numbers), shape=self.image_shape))
-        return self.decode(self.statistics.denormalize(z), x_T, num_steps)
+        drawn = numbers[-1] + 1  # until there were enough; what the last batch held beyond depends on the devices
+        say(f"{num_images:,} of {drawn:,} z drawn are {what} ({num_images / drawn:.1%}).", file=sys.stderr)
+        return self.decode(self.statistics.denormalize(z), self._noise(numbers, seed), num_steps)
+
+    def _check_new_name(self, name):
+        check_probe_name(name)
+        of_class = directions(self.probes).get(name)
+        if of_class is not None and name not in self.probes:
+            raise UserError(f"{shown(name)} is a class of a probe that is there already: give another name.")
 
     def _weights_on_host(self):
         """A collective: every process takes part."""
@@ -402,9 +417,11 @@ class DiffAE:
             lambda a: a if isinstance(getattr(a, "sharding", None), NamedSharding) else spread(a, whole), params
         )
 
-    def _drawn_noise(self, num_images, seed):
+    def _noise(self, numbers, seed):
+        """Draws the x_T of the images of these numbers."""
         check_seed(seed)
-        return jax.device_get(inference.noise(seed, jnp.arange(num_images), shape=self.image_shape))
+        draw = partial(inference.noise, seed=seed, shape=self.image_shape)
+        return self._apply(lambda _, numbers: draw(indices=numbers), numbers, what="drawing noise")
 
     def _images(self, images):
         """Takes whatever people call images; says once what was converted. Traced arrays stay as they are."""
@@ -420,24 +437,29 @@ class DiffAE:
     def _own_z(self, images):
         return None if self.config.model.z_dim is None else self.encode(images)
 
+    def _z(self, z, count=None):
+        """Checks z, of `count` images where that is known. Traced arrays stay as they are."""
+        name, z_dim = shown(self.config.name), self.config.model.z_dim
+        if z is None and z_dim is not None:
+            raise UserError(f"{name} needs z of {z_dim} numbers for each image.")
+        if z is not None and z_dim is None:
+            raise UserError(f"{name} is a DDIM baseline: it has no z, so give None.")
+        if z is None:
+            return None
+        z = z if _traced(z) else as_codes("z", z, (z_dim,))
+        if count not in (None, len(z)):
+            raise UserError(f"{count} images need as many z, not {len(z)}.")
+        return z
+
     def _codes(self, z, x_T, seed):
         if x_T is None:
             if z is None:
                 raise UserError("decode needs z, x_T or both: they say how many images there are.")
-            x_T = self._drawn_noise(len(z), seed)
-        if tuple(x_T.shape[1:]) != self.image_shape or not len(x_T):
-            raise UserError(f"x_T must have the shape (N, *{self.image_shape}), not {tuple(x_T.shape)}.")
-        self._check_z(z, len(x_T))
-        for name, code in (("z", z), ("x_T", x_T)):
-            if code is not None and not _traced(code) and not np.isfinite(code).all():
-                raise UserError(f"{name} holds numbers that are not finite, so there is nothing to decode.")
-        return z, x_T
-
-    def _check_z(self, z, num_images):
-        z_dim = self.config.model.z_dim
-        given, taken = (None if z is None else tuple(np.shape(z))), (None if z_dim is None else (num_images, z_dim))
-        if given != taken:
-            raise UserError(f"This model decodes {num_images} images from z of shape {taken}, not {given}.")
+            z = self._z(z)
+            x_T = self._noise(np.arange(len(z)), seed)
+        elif not _traced(x_T):
+            x_T = as_codes("x_T", x_T, self.image_shape)
+        return self._z(z, len(x_T)), x_T
 
     def _check_sampling(self, num_images, seed, num_steps, num_latent_steps):
         _check_count("image", num_images)
@@ -450,7 +472,10 @@ class DiffAE:
                 f"--stages=latents,prior, or import a checkpoint that has it (NAME_autoenc_latent)."
             )
 
-    def _check_normalised(self):
+    def check_normalised(self) -> None:
+        """Raises UserError for a model whose z cannot be normalised, as probes need it."""
+        if self.config.model.z_dim is None:
+            raise UserError(f"{shown(self.config.name)} is a DDIM baseline: it has no z that probes could read.")
         if self.statistics is None:
             raise UserError(
                 f"{shown(self.config.name)} has no mean and deviation of z, and probes read normalised z: make them "
@@ -458,20 +483,20 @@ class DiffAE:
             )
 
     def _normalized(self, z):
-        self._check_normalised()
-        if np.ndim(z) != 2 or np.shape(z)[1] != self.config.model.z_dim:
-            raise UserError(f"Probes take z of shape (N, {self.config.model.z_dim}), not {np.shape(z)}.")
-        return self.statistics.normalize(z)
+        self.check_normalised()
+        return self.statistics.normalize(self._z(z))
 
-    def _check_move(self, probe, strength, to):
-        """Returns the direction of an edit that is possible."""
+    def check_edit(self, probe: str | Probe, strength: float | int | None, to: float | int | None) -> Probe:
+        """Returns the direction of an edit. Raises UserError where it is not possible."""
         probe = self._direction(probe)
         if strength is not None and to is not None:
             raise UserError(f"An edit takes a strength or a value to reach, not both ({strength} and to={to}).")
-        if strength is not None and not np.isfinite(strength):
-            raise UserError(f"The strength of an edit must be a finite number, not {strength}.")
+        if not isinstance(strength, numbers.Real | None) or not abs(strength or 0) <= MAX_STRENGTH:
+            raise UserError(f"The strength of an edit must be a number up to {MAX_STRENGTH}, not {shown(strength)}.")
+        if not isinstance(to, numbers.Real | None):
+            raise UserError(f"An edit reaches a number, not {shown(to)}.")
         if to is not None:
-            probe.strength_to_reach(np.zeros((0, len(probe.weights)), np.float32), to)
+            probe.strength_to_reach(np.zeros((0, probe.z_dim), np.float32), to)
         return probe
 
     def _direction(self, probe):
@@ -483,8 +508,10 @@ class DiffAE:
         return probe
 
     def _probe(self, probe):
-        self._check_normalised()
+        self.check_normalised()
         probe = find(self.probes, probe) if isinstance(probe, str) else probe
+        if not isinstance(probe, Probe | ClassProbe):
+            raise UserError(f"A probe is given by its name or as what fit_probe returns, not as {shown(probe)}.")
         if probe.z_dim != self.config.model.z_dim:
             told = f"{shown(probe.name)} {probe.z_dim}"
             raise UserError(f"The z of this model has {self.config.model.z_dim} dimensions, and probe {told}.")
@@ -495,11 +522,15 @@ class DiffAE:
         schedule = self.config.train.schedule
         return partial(function, graphdef=self.graphdef, schedule=schedule, num_steps=num_steps, **settings)
 
-    def _apply(self, function, *arrays, what):
-        """Applies a program to arrays in batches over all devices or, to traced ones, at once."""
+    def _apply(self, function, *arrays, what, frames=1):
+        """Applies a program to arrays in batches over all devices or, to traced ones, at once.
+
+        `frames` is how many images it makes of each.
+        """
         if _traced(*arrays):
             return function(self.params, *arrays)
-        return inference.in_batches(function, self.params, self.mesh, math.prod(self.image_shape), *arrays, what=what)
+        image_size = frames * math.prod(self.image_shape)
+        return inference.in_batches(function, self.params, self.mesh, image_size, *arrays, what=what)
 
 
 def _traced(*arrays: Any) -> bool:
@@ -508,5 +539,5 @@ def _traced(*arrays: Any) -> bool:
 
 
 def _check_count(what: str, count: int) -> None:
-    if count < 1:
-        raise UserError(f"At least one {what} has to be made, not {count}.")
+    if not (isinstance(count, numbers.Integral) and count >= 1):
+        raise UserError(f"At least one {what} has to be made, not {shown(count)}.")

@@ -131,9 +131,8 @@ def probe_files(probes: Iterable[Probe | ClassProbe]) -> dict[str, str]:
     """
     contents = {}
     for probe in probes:
-        file, content = _probe_file(probe), json.dumps(probe.as_json())
-        if len(file) > LONGEST_PROBE_FILE:
-            raise UserError(f"The name of probe {shown(probe.name)} is too long for a file: give it a shorter one.")
+        file, content = _file_of(probe.name), json.dumps(probe.as_json())
+        check_probe_name(probe.name)
         if len(content) > MAX_JSON_BYTES:
             raise UserError(
                 f"Probe {shown(probe.name)} takes {len(content):,} bytes, more than the {MAX_JSON_BYTES:,} of a file: "
@@ -143,14 +142,23 @@ def probe_files(probes: Iterable[Probe | ClassProbe]) -> dict[str, str]:
     return contents
 
 
-def _probe_file(probe: Probe | ClassProbe) -> str:
-    return f"{quote(probe.name, safe='', errors='surrogatepass')}.json"
+def check_probe_name(name: str) -> None:
+    """Raises UserError for what cannot be the name of a probe's file."""
+    if not isinstance(name, str) or not name:
+        raise UserError(f"The name of a probe is text, not {shown(name)}.")
+    if len(_file_of(name)) > LONGEST_PROBE_FILE:
+        raise UserError(f"The name of probe {shown(name)} is too long for a file: give it a shorter one.")
+
+
+def _file_of(name: str) -> str:
+    """The name of the file of a probe of that name."""
+    return f"{quote(name, safe='', errors='surrogatepass')}.json"
 
 
 def read_probe(file: Path) -> Probe | ClassProbe:
     """Reads one of `probe_files`. Raises UserError for what is no probe, and for that of another file."""
     probe = probe_from_json(read_json(file))
-    if file.name != _probe_file(probe):
+    if file.name != _file_of(probe.name):
         raise UserError(f"{file} holds the probe {shown(probe.name)}, which belongs in another file.")
     return probe
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+import numbers
 from pathlib import Path
 from typing import Any
 
@@ -195,8 +196,8 @@ def check_run(config: ConfigDict) -> None:
 
 def check_num_steps(num_steps: int) -> None:
     """Raises UserError for a number of steps that no sampler takes."""
-    if not 1 <= num_steps <= NUM_TIMESTEPS:
-        raise UserError(f"Inversion, decoding and sampling take 1 to {NUM_TIMESTEPS} steps, not {num_steps}.")
+    if not (isinstance(num_steps, numbers.Integral) and 1 <= num_steps <= NUM_TIMESTEPS):
+        raise UserError(f"Inversion, decoding and sampling take 1 to {NUM_TIMESTEPS} steps, not {shown(num_steps)}.")
 
 
 def _check_type(key: str, value: Any, usual: Any) -> None:
@@ -212,8 +213,8 @@ def _check_type(key: str, value: Any, usual: Any) -> None:
 def check_seed(seed: int) -> None:
     """Raises UserError for a seed that the random generator does not take."""
     low, high = RANGES["seed"]
-    if not low <= seed <= high:
-        raise UserError(f"The seed must be between {low} and {high}, not {seed}.")
+    if not (isinstance(seed, numbers.Integral) and low <= seed <= high):
+        raise UserError(f"The seed must be between {low} and {high}, in whole numbers, not {shown(seed)}.")
 
 
 def from_json(path: Path) -> ConfigDict:

@@ -136,12 +136,12 @@ def latents_of_class(
     num_steps: int,
     num_images: int,
     split: NamedSharding,  # of candidates over the devices
-) -> tuple[Array, Array, Array, Array]:
+) -> tuple[Array, Array, Array]:
     """Draws z that a probe accepts, by rejection sampling (Sec. 5.6), in batches until there are enough.
 
     A candidate of probability p is accepted where p > 0.5, with probability p. Returns the first `num_images` accepted
-    normalised z, the numbers of their candidates, how many were accepted in all and how many tried. Candidate i is
-    the z of `sample`'s image i, so what is accepted does not depend on the devices or on how many are wanted.
+    normalised z, the numbers of their candidates, and how many were accepted in all. Candidate i is the z of `sample`'s
+    image i, so what is accepted does not depend on the devices or on how many are wanted.
     """
     grid = ddim_grid(schedule, num_steps)
     network = nnx.merge(graphdef, prior)
@@ -154,7 +154,7 @@ def latents_of_class(
         drawn = _latents(network, z_keys, weights.shape, grid)
         probability = jax.nn.sigmoid(drawn @ weights + bias)
         chance = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, 1)))(z_keys)
-        accept = (probability > 0.5) & (chance < probability)
+        accept = (probability > 0.5) & (chance < probability) & (candidates < max_tries)
         # the k-th accepted goes to place k; what is refused or too much is put beyond the end, and so dropped
         places = jnp.where(accept, accepted + jnp.cumsum(accept) - 1, num_images)
         z = z.at[places].set(drawn, mode="drop")
@@ -166,4 +166,4 @@ def latents_of_class(
         return (accepted < num_images) & (tried < max_tries)
 
     nothing = jnp.zeros((num_images, *weights.shape)), jnp.zeros(num_images, jnp.int32), jnp.int32(0), jnp.int32(0)
-    return jax.lax.while_loop(go_on, draw, nothing)
+    return jax.lax.while_loop(go_on, draw, nothing)[:3]

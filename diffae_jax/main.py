@@ -15,7 +15,7 @@ CONFIG = config_flags.DEFINE_config_file(
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder; by default runs/<config.name>.")
 STAGES = flags.DEFINE_list(
-    "stages", None, "The stages to run, by default all: autoencoder,latents,prior,evaluation,export."
+    "stages", None, "The stages to run, by default all: autoencoder,latents,prior,probes,evaluation,export."
 )
 COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "HOST:PORT of the first process, to run several where no cluster is found by itself."

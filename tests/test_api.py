@@ -73,7 +73,7 @@ def test_interpolation_leads_from_one_reconstruction_to_the_other(model, codes):
     frames = model.interpolate(IMAGES[0], IMAGES[1], num_frames=5, num_steps=STEPS)
     assert frames.shape == (5, 8, 8, 1)
     ends = model.reconstruct(IMAGES[:2], STEPS)
-    np.testing.assert_allclose(frames[[0, -1]], ends, atol=1e-5)
+    np.testing.assert_allclose(frames[[0, -1]], ends, atol=1e-4)
     # the middle by hand: the mean z, and x_T on the arc, in float64
     z, x_T = (code.astype(np.float64) for code in codes)
     angle = np.arccos((x_T[0] * x_T[1]).sum() / np.sqrt((x_T[0] ** 2).sum() * (x_T[1] ** 2).sum()))
@@ -99,7 +99,7 @@ def test_variations_share_z_alone(model, codes):
 def test_progress_ends_in_the_image(model, codes):
     progress = model.progress(*codes, num_steps=4)
     assert progress.shape == (4, 4, 8, 8, 1)
-    np.testing.assert_allclose(progress[:, -1], model.decode(*codes, num_steps=4), atol=1e-5)
+    np.testing.assert_allclose(progress[:, -1], model.decode(*codes, num_steps=4), atol=1e-4)
     assert np.abs(progress[:, 0] - progress[:, -1]).max() > 0.01
 
 
@@ -133,7 +133,8 @@ def test_calibrated_edit_reaches_what_was_asked(model, codes, probe, to):
     ("arguments", "message"),
     [
         (dict(probe="beard"), "beard.*smile"),
-        (dict(probe="smile", strength=np.nan), "finite number, not nan"),
+        (dict(probe="smile", strength=np.nan), "number up to 1000, not nan"),
+        (dict(probe="smile", strength=1e39), "number up to 1000"),
         (dict(probe="smile", to=1.5), "1.5"),
         (dict(probe="smile", strength=1.0, to=0.5), "not both"),
         (dict(probe="age", to=np.inf), "inf"),
@@ -181,7 +182,8 @@ def test_conditional_samples_are_those_that_rejection_by_hand_accepts(model, eig
     numbers, _ = accepted_by_hand(model, probe, 1 if positive else -1, 3, 6, 2)
     samples = model.sample(int(numbers[-1]) + 1, 3, STEPS, 2)
     np.testing.assert_allclose(images, samples[numbers], atol=1e-4)
-    assert "of 128 z drawn are " + ("" if positive else "not ") + "smile" in capsys.readouterr().err
+    drawn = f"6 of {numbers[-1] + 1} z drawn are {'' if positive else 'not '}smile"
+    assert drawn in capsys.readouterr().err
     many = random_model(eight_devices, probes=model.probes)
     np.testing.assert_allclose(many.sample_class(4, probe, **settings), images[:4], atol=1e-4)
 
@@ -190,7 +192,7 @@ def test_rejection_sampling_is_one_loop_without_the_host(model):
     before = inference.latents_of_class._cache_size()
     never = Probe("never", np.full(8, 1e-3, np.float32), -100.0)
     for _ in range(2):
-        with pytest.raises(UserError, match=r"0 of 640 z drawn are never, and 2 were wanted: .*max_tries"):
+        with pytest.raises(UserError, match=r"0 of 600 z drawn are never, and 2 were wanted: .*max_tries"):
             model.sample_class(2, never, num_steps=1, num_latent_steps=2, max_tries=300)
     assert inference.latents_of_class._cache_size() == before + 1
 
@@ -201,7 +203,8 @@ def test_rejection_sampling_is_one_loop_without_the_host(model):
         (dict(num_images=0, probe="smile"), "At least one image"),
         (dict(num_images=2, probe="beard"), "beard"),
         (dict(num_images=2, probe="age"), "age reads numbers"),
-        (dict(num_images=2, probe="smile", max_tries=0), "must be from 1"),
+        (dict(num_images=2, probe="smile", max_tries=0), "At least one try"),
+        (dict(num_images=2**20, probe="smile", max_tries=2**10), "less than 1,073,741,824, not 1,073,741,824"),
         (dict(num_images=2, probe="smile", num_latent_steps=1001), "1 to 1000 steps"),
     ],
     ids=str,
@@ -252,22 +255,56 @@ def test_memory_of_the_gradient_of_decode_grows_with_the_root_of_the_steps(model
 def test_transformations_agree_with_plain_calls(model, codes):
     z, x_T = codes
     images = model.decode(z, x_T, STEPS)
-    np.testing.assert_allclose(jax.jit(partial(model.decode, num_steps=STEPS))(z, x_T), images, atol=1e-5)
-    np.testing.assert_allclose(jax.vmap(lambda z: model.decode(z[None], x_T[:1], STEPS)[0])(z)[0], images[0], atol=1e-5)
-    np.testing.assert_allclose(jax.jit(model.encode)(IMAGES), z, atol=1e-5)
+    np.testing.assert_allclose(jax.jit(partial(model.decode, num_steps=STEPS))(z, x_T), images, atol=1e-4)
+    np.testing.assert_allclose(jax.vmap(lambda z: model.decode(z[None], x_T[:1], STEPS)[0])(z)[0], images[0], atol=1e-4)
+    np.testing.assert_allclose(jax.jit(model.encode)(IMAGES), z, atol=1e-4)
     np.testing.assert_allclose(jax.jit(lambda x: model.invert(x, num_steps=STEPS))(IMAGES), x_T, atol=1e-4)
     core = inference.decode(model.params, x_T, z, graphdef=model.graphdef, schedule="linear", num_steps=STEPS)
-    np.testing.assert_allclose(core, images, atol=1e-5)
+    np.testing.assert_allclose(core, images, atol=1e-4)
     gradient = jax.grad(lambda params: inference.encode(params, IMAGES, graphdef=model.graphdef).sum())(model.params)
     assert all(np.isfinite(leaf).all() for leaf in flatten(gradient).values())
     check(model.config)
 
 
-def test_codes_that_are_none_are_refused(model, codes):
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda m, z, x: m.decode(z[:, :5], x), r"z must have the shape \(N, 8\), not \(4, 5\)"),
+        (lambda m, z, x: m.decode(z, np.repeat(x, 2, axis=-1)), r"x_T must have the shape .*, not \(4, 8, 8, 2\)"),
+        (lambda m, z, x: m.decode(None, x), "tiny needs z of 8 numbers"),
+        (
+            lambda m, z, x: m.decode(np.where(z == z[1], np.nan, z), x),
+            "1 of 4 z hold numbers .* not finite, the first 1",
+        ),
+        (lambda m, z, x: m.move(z[:, :1], "smile", 0.3), "z must have the shape"),
+        (lambda m, z, x: m.move(np.where(z == z[2], np.inf, z), "smile", to=0.5), "1 of 4 z hold numbers"),
+        (lambda m, z, x: m.predict(np.full_like(z, np.nan), "smile"), "4 of 4 z hold numbers"),
+        (lambda m, z, x: m.fit_probe("x" * 300, z, [0, 1, 0, 1]), "too long for a file"),
+        (lambda m, z, x: m.fit_probe("", z, [0, 1, 0, 1]), "name of a probe is text"),
+        (lambda m, z, x: m.variations(IMAGES, 0), "At least one variation"),
+        (lambda m, z, x: m.reconstruct(IMAGES, 0), "1 to 1000 steps, not 0"),
+        (lambda m, z, x: m.principal_components(z, 9), "principal components, not 9"),
+    ],
+)
+def test_codes_and_numbers_that_are_none_are_told_in_one_sentence(model, codes, call, message):
+    with pytest.raises(UserError, match=message):
+        call(model, *codes)
+
+
+def test_codes_of_other_types_of_number_are_taken(model, codes):
     z, x_T = codes
-    with pytest.raises(UserError, match=r"z of shape \(4, 8\), not \(4, 5\)"):
-        model.decode(z[:, :5], x_T)
-    with pytest.raises(UserError, match=r"x_T must have the shape \(N, \*\(8, 8, 1\)\), not \(4, 8, 8, 2\)"):
-        model.decode(z, np.repeat(x_T, 2, axis=-1))
-    with pytest.raises(UserError, match="z holds numbers that are not finite"):
-        model.decode(np.where(np.arange(8) == 3, np.nan, z).astype(np.float32), x_T)
+    np.testing.assert_allclose(
+        model.decode(z.astype(np.float64), x_T.astype(np.float64), STEPS), model.decode(z, x_T, STEPS), atol=1e-5
+    )
+
+
+def test_probe_is_not_called_like_a_class_of_another(one_device):
+    model = random_model(one_device, probes={})
+    z = model.encode(np.random.default_rng(0).uniform(-1, 1, (12, 8, 8, 1)).astype(np.float32))
+    probe = model.fit_probe("hue", z, ["r", "g", "b"] * 4)
+    assert set(model.predict(z, "hue")) <= {"r", "g", "b"}
+    with pytest.raises(UserError, match="hue=r is a class of a probe that is there already"):
+        model.fit_probe("hue=r", z, [0, 1] * 6)
+    with pytest.raises(UserError, match=r"hue has a direction for each class.*hue=b, hue=g, hue=r"):
+        model.edit(IMAGES, "hue")
+    assert model.fit_probe("hue", z, ["r", "g", "b"] * 4) is not probe

@@ -49,7 +49,7 @@ def test_predict_is_the_linear_function_or_its_probability(kind):
 def test_the_strength_that_reaches_a_value_moves_each_z_there(kind, to):
     probe, z = Probe("a", normal(1)[0], 0.7, kind), normal(9, 1)
     strengths = probe.strength_to_reach(z, to)
-    reached = np.concatenate([probe.move(z[i : i + 1], strengths[i]) for i in range(9)])
+    reached = np.concatenate([z[i : i + 1] + probe.shift(strengths[i]) for i in range(9)])
     np.testing.assert_allclose(probe.predict(reached), to, rtol=1e-4)
     moved = reached - z
     cosines = moved @ probe.weights / np.linalg.norm(moved, axis=1) / np.linalg.norm(probe.weights)
@@ -59,7 +59,7 @@ def test_the_strength_that_reaches_a_value_moves_each_z_there(kind, to):
 def test_shift_is_as_long_as_strength_says_and_nothing_for_none():
     probe = Probe("a", normal(1)[0], 0.7)
     np.testing.assert_allclose(np.linalg.norm(probe.shift(-0.3)), 0.3 * np.sqrt(D), rtol=1e-6)
-    np.testing.assert_allclose(probe.move(normal(3), 0.3), normal(3) + probe.shift(0.3))
+    np.testing.assert_allclose(np.linalg.norm(probe.shift(0.3)), 0.3 * np.sqrt(probe.z_dim), rtol=1e-6)
     assert (probe.shift(0.0) == 0).all()
     assert probe.shift(0.3).dtype == np.float32
 
@@ -333,7 +333,7 @@ def test_model_fits_to_normalised_z_keeps_the_probe_and_says_so(model, capsys):
 
 def test_model_says_what_probes_need(model, one_device):
     bare = DiffAE(model.config, model.params, mesh=one_device)
-    with pytest.raises(UserError, match=r"tiny has no statistics of z.*--stages=latents") as refusal:
+    with pytest.raises(UserError, match=r"tiny has no mean and deviation of z.*--stages=latents") as refusal:
         bare.fit_probe("a", normal(4, d=8), [0, 0, 1, 1])
     assert_is_one_sentence(refusal.value)
     with pytest.raises(UserError, match=r"shape \(N, 8\), not \(4, 6\)"):

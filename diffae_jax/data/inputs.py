@@ -8,7 +8,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import Float32, Shaped
 from PIL import Image
 
 from diffae_jax.data.sources import folder, told_image
@@ -36,6 +36,23 @@ def as_images(images: Any, image_shape: tuple[int, ...]) -> tuple[Shaped[np.ndar
     if isinstance(images, list | tuple) and any(map(_is_picture, images)):
         return _from_pictures(images, image_shape)
     return _from_array(images, image_shape)
+
+
+def as_codes(name: str, codes: Any, shape: tuple[int, ...]) -> Float32[np.ndarray, "n *shape"]:
+    """Returns z or x_T as float32 [N, *shape]. Raises UserError for another shape, no numbers, and ones not finite."""
+    try:
+        array = np.asarray(codes)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{name} is no array of one shape: {shown(str(error))}.") from error
+    if array.shape[1:] != shape or not array.ndim or not len(array):
+        raise UserError(f"{name} must have the shape (N, {', '.join(map(str, shape))}), not {array.shape}.")
+    if not (jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)):
+        raise UserError(f"{name} must be numbers, not {array.dtype}.")
+    array = array.astype(np.float32)
+    bad = ~np.isfinite(array.reshape(len(array), -1)).all(1)
+    if bad.any():
+        raise UserError(f"{bad.sum()} of {len(bad)} {name} hold numbers that are not finite, the first {bad.argmax()}.")
+    return array
 
 
 def _is_picture(value: Any) -> bool:

@@ -88,10 +88,6 @@ class Probe:
         direction = self.weights / np.linalg.norm(self.weights)
         return np.float32(strength * np.sqrt(self.z_dim)) * direction
 
-    def move(self, z: Float[np.ndarray, "n d"], strength: float) -> Float[np.ndarray, "n d"]:
-        """Moves each normalised z by `strength * sqrt(D)` along the direction."""
-        return z + self.shift(strength)
-
     def strength_to_reach(self, z: Float[np.ndarray, "n d"], to: float | int) -> Float[np.ndarray, "n"]:
         """Returns the strength that takes each normalised z to where `predict` gives `to`, in closed form.
 
