@@ -35,6 +35,10 @@ def test_columns_are_whole_numbers_numbers_or_text(table):
     assert labels.columns["said, in words"].tolist() == ['a "b",\nc', ""]
 
 
+def test_numbers_with_underscores_are_text(table):
+    assert read_labels(table("file,n\na,1_0\nb,2\n")).columns["n"].tolist() == ["1_0", "2"]
+
+
 def test_tables_of_tabs(table):
     labels = read_labels(table("file\tname, first\na\tx, y\n", "labels.TSV"))
     assert labels.columns["name, first"].tolist() == ["x, y"]

@@ -145,7 +145,8 @@ def _lines(file: Any, path: Path) -> Iterator[str]:
 
 def _typed(column: list[str]) -> np.ndarray:
     """Returns whole numbers where all are, floating point ones where all that are not missing are numbers, or text."""
-    for parse, dtype in ((int, np.int64), (lambda value: float(value or "nan"), np.float64)):
+    is_text = any("_" in value for value in column)  # Python would read 1_0 as 10
+    for parse, dtype in () if is_text else ((int, np.int64), (lambda value: float(value or "nan"), np.float64)):
         try:
             return np.array([parse(value) for value in column], dtype)
         except (ValueError, OverflowError):
