@@ -73,11 +73,7 @@ def open_images(path: str | Path, image_shape: tuple[int, ...]) -> Source:
     Raises UserError where there are none, or not such as the model takes.
     """
     if str(path) == "digits":
-        training, held_out = digits()
-        if training.images.shape[1:] != tuple(image_shape):
-            raise UserError(
-                f"The digits have the shape {training.images.shape[1:]}, and this model takes {image_shape}."
-            )
+        training, held_out = digits(image_shape)
         labels = {name: np.concatenate([values, held_out.labels[name]]) for name, values in training.labels.items()}
         return Arrays(np.concatenate([training.images, held_out.images]), [*training.ids, *held_out.ids], labels)
     path = Path(path).expanduser()

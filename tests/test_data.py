@@ -175,7 +175,10 @@ def test_held_out_images_stay_on_their_side_when_others_come(photos):
         (lambda path: (path / "7.png").write_bytes((path / "7.png").read_bytes()[:-400]), "7.png cannot be read"),
         (lambda path: (path / "a.jpg").write_bytes((path / "a.jpg").read_bytes()[:-400]), "a.jpg cannot be read"),
         (lambda path: (path / "7.png").write_bytes(b""), "7.png cannot be read"),
-        (lambda path: Image.new("RGB", (15, 99)).save(path / "7.png"), r"7.png is 15x99 pixels, smaller than .* 16x16"),
+        (
+            lambda path: Image.new("RGB", (15, 99)).save(path / "7.png"),
+            r"7.png is 15x99 pixels, smaller than .* 16x16 .* a larger one\.$",
+        ),
     ],
     ids=["junk", "truncated png", "truncated jpeg", "empty", "too small"],
 )
@@ -197,7 +200,7 @@ def test_image_bomb_is_refused(tmp_path):
     ("settings", "message"),
     [
         (dict(path=""), "--config.data.path"),
-        (dict(path="/nowhere/to/be/found"), "not a folder"),
+        (dict(path="/nowhere/to/be/found"), r"not a folder: give the folder of your images\.$"),
         (dict(kind="digits", path=""), r"image_shape=\(8, 8, 1\)"),
         (dict(kind="lmdb", path=""), '"folder" or "digits"'),
         (dict(image_shape=(16, 16, 5), path="."), "1, 3 or 4 channels"),
@@ -213,5 +216,7 @@ def test_data_that_cannot_be_opened_is_refused(settings, message):
 def test_empty_folder_and_too_few_images_are_refused(tmp_path):
     with pytest.raises(UserError, match="holds no image files"):
         folder(str(tmp_path), (16, 16, 3), held_out_share=0.0)
+    with pytest.raises(UserError, match=r"No images were named: give their folder\.$"):
+        folder("", (16, 16, 3), held_out_share=0.0)
     with pytest.raises(UserError, match="20 training images are fewer than one batch of 21"):
         training_batches(NUMBERS, batch_size=21, seed=0)

@@ -122,7 +122,7 @@ def test_images_are_a_folder_a_file_or_the_digits(tmp_path):
     assert (len(digits), digits.ids[-1], len(digits.labels["digit"])) == (1797, "digit-1796", 1797)
     for path, shape, message in (
         (tmp_path / "no", (8, 8, 1), "no is missing"),
-        ("digits", (16, 16, 1), "digits have the shape"),
+        ("digits", (16, 16, 1), r"digits have image_shape=\(8, 8, 1\), not \(16, 16, 1\)"),
         (tmp_path / "a" / "b.png", (8, 8, 2), "1, 3 or 4 channels"),
     ):
         with pytest.raises(UserError, match=message):

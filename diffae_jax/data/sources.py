@@ -19,6 +19,7 @@ from diffae_jax.data.transforms import check_picture_shape, resize_and_crop
 from diffae_jax.errors import UserError, name_some, shown
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+DIGITS_SHAPE = (8, 8, 1)
 DIGITS_HELD_OUT = 360  # the last fifth: other writers than the first four
 
 
@@ -85,19 +86,23 @@ def open_sources(
     Raises UserError with what is wrong with it.
     """
     if kind == "folder":
+        if not path:
+            raise UserError("No images were named: give their folder with --config.data.path=FOLDER.")
         return folder(path, image_shape, held_out_share, labels)
     if kind != "digits":
         raise UserError(f'data.kind must be "folder" or "digits", not "{kind}".')
     if labels:
         raise UserError("The digits have labels of their own: leave out --config.data.labels.")
-    training, held_out = digits()
-    if training.images.shape[1:] != tuple(image_shape):
-        raise UserError(f"The digits have image_shape={training.images.shape[1:]}, not {tuple(image_shape)}.")
-    return training, held_out
+    return digits(image_shape)
 
 
-def digits() -> tuple[Arrays, Arrays]:
-    """Returns the 1,797 scanned digits of scikit-learn, 8x8x1, for training and, by other writers, held out."""
+def digits(image_shape: tuple[int, ...] = DIGITS_SHAPE) -> tuple[Arrays, Arrays]:
+    """Returns the 1,797 scanned digits of scikit-learn, 8x8x1, for training and, by other writers, held out.
+
+    Raises UserError where they are to have another shape.
+    """
+    if tuple(image_shape) != DIGITS_SHAPE:
+        raise UserError(f"The digits have image_shape={DIGITS_SHAPE}, not {tuple(image_shape)}.")
     data = load_digits()
     images = np.round(data.images * (255 / 16)).astype(np.uint8)[..., None]
     ids = [f"digit-{i:04d}" for i in range(len(images))]
@@ -115,10 +120,10 @@ def folder(path: str, image_shape: tuple[int, ...], held_out_share: float, label
     empty, for names that are not UTF-8, and for labels that are not of its images.
     """
     if not path:
-        raise UserError("No images were named: give their folder with --config.data.path=FOLDER.")
+        raise UserError("No images were named: give their folder.")
     root = Path(path).expanduser()
     if not root.is_dir():
-        raise UserError(f"{path} is not a folder: give the folder of your images with --config.data.path=FOLDER.")
+        raise UserError(f"{path} is not a folder: give the folder of your images.")
     check_picture_shape(image_shape)
     ids = sorted(
         str((Path(parent) / name).relative_to(root))

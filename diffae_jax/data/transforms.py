@@ -31,7 +31,7 @@ def resize_and_crop(image: Image.Image, image_shape: tuple[int, int, int]) -> UI
     if image.width < width or image.height < height:
         raise UserError(
             f"{name} is {image.width}x{image.height} pixels, smaller than the {width}x{height} asked for: "
-            f"remove it, or set a smaller --config.image_shape."
+            f"remove it, or give a larger one."
         )
     image = ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
     return np.asarray(image, np.uint8).reshape(image_shape)
