@@ -20,7 +20,7 @@ from diffae_jax.data.sources import digits
 from diffae_jax.data.transforms import to_float
 from diffae_jax.evaluation.figures import save_rows
 from diffae_jax.evaluation.metrics import principal_components
-from diffae_jax.stages.chain import keep_compiled_programs
+from diffae_jax.training.program import keep_compiled_programs
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

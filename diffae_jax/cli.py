@@ -74,7 +74,9 @@ def add_encode(commands: argparse._SubParsersAction) -> None:
     added = command(commands, "encode", "encode", text, "ffhq128 photos --out z.npz", "digits digits --out z.parquet")
     add_model(added)
     add_images(added)
-    add_out(added, "FILE", "an .npz with ids, z and labels, or a .parquet with id, labels and z_000, z_001, ...")
+    add_out(
+        added, "FILE", "an .npz with ids and z, or a .parquet with id, z_000, z_001, ...; for the digits with labels"
+    )
 
 
 def add_reconstruct(commands: argparse._SubParsersAction) -> None:
