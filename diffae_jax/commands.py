@@ -99,6 +99,8 @@ def edit(arguments: argparse.Namespace) -> None:
     model = load(arguments.model)
     model.check_edit(arguments.probe, arguments.strength, arguments.to)
     source = open_images(arguments.images, model.image_shape)
+    if is_file:
+        outputs.check_number(len(source))
     names = outputs.picture_names(source.ids)
     outputs.check_apart([arguments.out] if is_file else (arguments.out / name for name in names), source)
     edited = model.edit(images_of(source), arguments.probe, arguments.strength, arguments.steps, to=arguments.to)
@@ -110,6 +112,8 @@ def sample(arguments: argparse.Namespace) -> None:
     if arguments.negative and arguments.probe is None:
         raise UserError("--negative needs --probe: the attribute that the images are not to have.")
     is_file = outputs.check_free(arguments.out, (".png",), folder=True, overwrite=arguments.overwrite)
+    if is_file:
+        outputs.check_number(arguments.num)
     model = load(arguments.model)
     steps = (arguments.steps, arguments.latent_steps)
     if arguments.probe is None:
@@ -141,7 +145,10 @@ def probe(arguments: argparse.Namespace) -> None:
     source = open_images(arguments.images, model.image_shape)
     z = latents(model, source)
     readings = [model.predict(z, name) for name in model.probes]
-    outputs.write_table(arguments.out, [("id", *model.probes), *zip(source.ids, *readings, strict=True)])
+    column = "id"
+    while column in model.probes:
+        column += "_"
+    outputs.write_table(arguments.out, [(column, *model.probes), *zip(source.ids, *readings, strict=True)])
     print(f"{len(z):,} images, {len(readings)} probes: {shown(str(arguments.out))}")
 
 
@@ -192,9 +199,10 @@ def describe(model: DiffAE) -> str:
         f"{'x'.join(map(str, model.image_shape))}",
         f"  z: {'none' if z_dim is None else f'{z_dim} dimensions'}",
         *(f"  parameters of the {part}: {size:,}" for part, size in sizes.items() if size),
-        f"  latent DDIM: {'yes' if model.prior else 'no, so no new images can be sampled'}",
-        f"  statistics of z: {'yes' if model.statistics else 'no, so z cannot be normalised'}",
     ]
+    if z_dim is not None:
+        lines.append(f"  latent DDIM: {'yes' if model.prior else 'no, so no new images can be sampled'}")
+        lines.append(f"  statistics of z: {'yes' if model.statistics else 'no, so z cannot be normalised'}")
     lines += [f"  probe {probes.describe(probe)}" for probe in model.probes.values()]
     for key, value in model.origin.items():
         if isinstance(value, dict):

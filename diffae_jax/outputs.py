@@ -16,16 +16,19 @@ from diffae_jax.errors import UserError
 from diffae_jax.evaluation.figures import save_grid, to_pil
 from diffae_jax.files import replacing, told
 
+MOST_IN_PICTURE = 1024  # images in the rows of one
+SUFFIXES_OF_FILES = (".csv", ".gif", ".jpeg", ".jpg", ".npz", ".parquet", ".png", ".tsv", ".webp")  # never of a folder
+
 
 def check_free(out: Path, suffixes: Sequence[str], *, folder: bool = False, overwrite: bool = False) -> bool:
     """Whether `out` is to be a file; a folder otherwise, where one is allowed.
 
-    Raises UserError for another suffix, for a place that cannot be written and, unless `overwrite`, for one that is
-    taken by a file or a folder that holds anything.
+    A folder may have a dot in its name. Raises UserError for the suffix of another kind of file, for a place that
+    cannot be written and, unless `overwrite`, for one that is taken by a file or a folder that holds anything.
     """
     with told(out, "written"):
         is_file = out.suffix.lower() in suffixes and not out.is_dir()
-        if not is_file and (not folder or (out.suffix and not out.is_dir())):
+        if not is_file and (not folder or (out.suffix.lower() in SUFFIXES_OF_FILES and not out.is_dir())):
             kinds = [f"a file that ends in {' or '.join(suffixes)}"] * bool(suffixes) + ["a folder"] * folder
             raise UserError(f"{out} cannot be written: give {' or '.join(kinds)}.")
         if not is_file and out.exists() and not out.is_dir():
@@ -37,6 +40,12 @@ def check_free(out: Path, suffixes: Sequence[str], *, folder: bool = False, over
         with tempfile.TemporaryFile(dir=nearest):  # rights alone tell little: of a disk that can only be read, say
             pass
     return is_file
+
+
+def check_number(num_images: int) -> None:
+    """Raises UserError for more images than one picture may hold."""
+    if num_images > MOST_IN_PICTURE:
+        raise UserError(f"A .png holds at most {MOST_IN_PICTURE:,} images, not {num_images:,}: give a folder as --out.")
 
 
 def check_apart(targets: Iterable[Path], source: Source) -> None:

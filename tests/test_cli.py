@@ -1,5 +1,6 @@
 """The commands: what they write is what `DiffAE` returns, and mistakes are told in one sentence before any work."""
 
+import dataclasses
 import os
 import re
 import shlex
@@ -7,6 +8,7 @@ import signal
 import struct
 import subprocess
 import sys
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffae_jax import DiffAE, cli
+from diffae_jax import DiffAE, cli, commands, outputs
 from diffae_jax.data.transforms import to_float
 from diffae_jax.embedding import open_images
 from diffae_jax.evaluation.figures import SMALLEST_GRID, image_grid, to_pil
@@ -50,7 +52,7 @@ def folder(tmp_path, monkeypatch):
 
 def images_of(path="photos"):
     source = open_images(path, (8, 8, 1))
-    return to_float(np.stack([source[i] for i in range(len(source))]))
+    return np.stack([source[i] for i in range(len(source))])
 
 
 def files_below(path):
@@ -105,9 +107,9 @@ def test_reconstruct_writes_each_image_under_its_name(bundle, model, folder, cap
     images = images_of()
     expected = model.reconstruct(images, 3, not random, 3)
     assert_pictures("new/again", NAMES, expected)
-    assert f"5 images, 3 steps, {'random' if random else 'inferred'} x_T: MSE {mse(expected, images).mean():.2e}" in (
-        capsys.readouterr().out
-    )
+    error = mse(expected, to_float(images)).mean()
+    kind = "random" if random else "inferred"
+    assert f"5 images, 3 steps, {kind} x_T: MSE {error:.2e}" in capsys.readouterr().out
 
 
 def test_images_of_one_name_keep_their_own(bundle, model, folder):
@@ -198,6 +200,64 @@ def test_probe_fits_writes_and_reads(bundle, model, labelled, capsys):
     assert "probed is there already" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("edit BUNDLE faces --probe Age --strength 1 --out new", "no probe Age"),
+        ("edit BUNDLE faces --probe 'hair/colour é' --to 1.5 --out new", "between 0 and 1, not 1.5"),
+        ("edit BUNDLE faces --probe 'hair/colour é' --strength 1 --out new.png", "at most 3 images, not 40"),
+        ("sample BUNDLE --num 4 --out new.png", "at most 3 images, not 4: give a folder"),
+        ("probe BUNDLE faces --labels same.csv --out new", "must be of two values at least, and all 40 are 1"),
+        ("probe BUNDLE faces --labels labels.csv --positive-unlabelled --out new", "those of bright are text: no, yes"),
+    ],
+)
+def test_mistake_is_told_before_images_are_read(bundle, labelled, capsys, monkeypatch, arguments, message):
+    lines = [f"{i:02d}.png,1" for i in range(40)]
+    Path("same.csv").write_text("\n".join(["image,same", *lines, ""]))
+    monkeypatch.setattr(outputs, "MOST_IN_PICTURE", 3)
+    monkeypatch.setattr(Image, "open", lambda *_: pytest.fail("an image was read"))
+    with pytest.raises(SystemExit):
+        cli.run([{"BUNDLE": str(bundle)}.get(word, word) for word in shlex.split(arguments)])
+    assert message in capsys.readouterr().err
+    assert not list(Path().glob("new*"))
+
+
+def test_probe_called_id_has_a_column_of_its_own(bundle, labelled):
+    probed = DiffAE.load(bundle)
+    for name in ("id", "id_"):
+        probed.probes[name] = dataclasses.replace(probed.probes["hair/colour é"], name=name)
+    probed.save("probed")
+    cli.run(["probe", "probed", "faces", "--out", "readings.csv"])
+    header = Path("readings.csv").read_text().splitlines()[0].split(",")
+    assert header[0] == "id__"
+    assert len(set(header)) == 4
+
+
+def test_images_are_given_as_paths_or_bytes_and_grids_are_made_of_bytes(folder):
+    assert commands.images_of(open_images("photos", (8, 8, 1))) == [Path("photos", name) for name in NAMES]
+    assert commands.images_of(open_images("digits", (8, 8, 1))).dtype == np.uint8
+    images = np.zeros((64, 128, 128, 3), np.float32)
+    tracemalloc.start()
+    image_grid(images)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 3 * images.size
+
+
+def test_folders_may_have_a_dot_in_their_name(bundle, folder):
+    cli.run(["sample", str(bundle), "--num", "1", "--steps", "1", "--latent-steps", "1", "--out", "v1.0"])
+    assert files_below("v1.0") == ["sample-00000.png"]
+
+
+def test_info_on_a_baseline_is_silent_on_z(bundle):
+    model = DiffAE.load(bundle)
+    model.statistics, model.prior, model.probes, model.config.model.z_dim = None, None, {}, None
+    said = commands.describe(model)
+    assert "a DDIM baseline" in said
+    assert "latent DDIM" not in said
+    assert "statistics" not in said
+
+
 def bomb(path):
     """Writes an image whose header speaks of more pixels than memory has."""
     Image.new("1", (8, 8)).save(path)
@@ -220,12 +280,12 @@ BAD = {
     "bomb": ("reconstruct BUNDLE bad/bomb.png --out new", r"bomb\.png cannot be read as an image"),
     "bomb in a folder": ("encode BUNDLE bad --out z.npz", r"bomb\.png cannot be read as an image"),
     "no z format": ("encode BUNDLE photos --out z.csv", r"z\.csv cannot be written: give .*\.npz or \.parquet"),
-    "no picture format": ("sample BUNDLE --out new.jpeg2", r"new\.jpeg2 cannot be written: give .*\.png or a folder"),
+    "no picture format": ("sample BUNDLE --out new.jpg", r"new\.jpg cannot be written: give .*\.png or a folder"),
     "place of the system": ("sample BUNDLE --out /proc/new/a.png", r"/proc/new/a\.png cannot be written"),
     "place in a file": ("sample BUNDLE --out photos/b.png/a.png", "cannot be written"),
     "taken file": ("sample BUNDLE --out photos/b.png", r"photos/b\.png is there already"),
     "taken folder": ("reconstruct BUNDLE photos --out photos", "photos is there already"),
-    "over an image": ("edit BUNDLE photos/b.png --probe P --strength 1 --out photos/b.png --overwrite", "never overwr"),
+    "over an image": ("edit BUNDLE photos/b.png --probe PROBE --to 0.5 --out photos/b.png --overwrite", "never overwr"),
     "over images": ("reconstruct BUNDLE photos --out photos --overwrite", "never overwritten"),
     "over a linked image": ("reconstruct BUNDLE photos --out linked --overwrite", "never overwritten"),
     "over an end": ("interpolate BUNDLE photos/b.png photos/c.png --out photos/c.png --overwrite", "never overwr"),
@@ -280,8 +340,9 @@ def test_mistake_is_told_in_one_sentence_and_nothing_is_written(bundle, plain, f
     Path("others.csv").write_text("image,smile\nx.png,1\n")
     made = {*Path().iterdir()}
     before = {path: path.read_bytes() for path in map(Path, files_below("."))}
+    words = {"BUNDLE": str(bundle), "PLAIN": str(plain), "PROBE": "hair/colour é"}
     with pytest.raises(SystemExit) as stop:
-        cli.run([{"BUNDLE": str(bundle), "PLAIN": str(plain)}.get(word, word) for word in shlex.split(arguments)])
+        cli.run([words.get(word, word) for word in shlex.split(arguments)])
     assert stop.value.code == 2
     said = capsys.readouterr()
     assert re.fullmatch(r"(Note: .*\n)*Error: [^\n]*" + message + r"[^\n]*\n", said.err), said.err
@@ -324,7 +385,7 @@ def test_process_ends_with_2_after_a_mistake(bundle, tmp_path):
 def test_interrupted_command_ends_at_once_with_one_line(bundle, tmp_path):
     # 100,000 images in 1,000 steps take hours, in one call of the devices
     process = subprocess.Popen(
-        shell("sample", bundle, "--num", "100000", "--steps", "1000", "--out", tmp_path / "a.png"), **SETTINGS
+        shell("sample", bundle, "--num", "100000", "--steps", "1000", "--out", tmp_path / "new"), **SETTINGS
     )
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(12)

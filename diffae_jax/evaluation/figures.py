@@ -6,7 +6,7 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from PIL import Image
 
 matplotlib.use("Agg")  # files only: training runs where there is no screen
@@ -49,20 +49,19 @@ def save_rows(path: Path, rows: dict[str, Float[np.ndarray, "n *shape"]]) -> Non
 
 def to_pil(images: Float[np.ndarray, "n *shape"]) -> list[Image.Image]:
     """Returns each of some images in [-1, 1] as a PIL image, grey or RGB."""
-    return [_pil(as_picture(image)) for image in images]
+    return [_pil(_bytes(as_picture(image))) for image in images]
 
 
 def image_grid(images: Float[np.ndarray, "n *shape"], gap: int = 1) -> Image.Image:
     """Lays images in [-1, 1] out on a square, in rows, as one PIL image; places left over are white."""
-    pictures = np.stack([as_picture(image) for image in images])
-    n, height, width, channels = pictures.shape
-    columns = math.ceil(math.sqrt(n))
-    rows = math.ceil(n / columns)
-    cells = np.ones((rows * columns, height + gap, width + gap, channels))
-    cells[:n, :height, :width] = pictures
-    grid = cells.reshape(rows, columns, height + gap, width + gap, channels).swapaxes(1, 2)
-    grid = grid.reshape(rows * (height + gap), columns * (width + gap), channels)
-    return _pil(grid[: -gap or None, : -gap or None])
+    height, width, channels = as_picture(images[0]).shape
+    columns = math.ceil(math.sqrt(len(images)))
+    rows = math.ceil(len(images) / columns)
+    grid = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, channels), 255, np.uint8)
+    for i, image in enumerate(images):
+        top, left = i // columns * (height + gap), i % columns * (width + gap)
+        grid[top : top + height, left : left + width] = _bytes(as_picture(image))
+    return _pil(grid)
 
 
 def save_grid(path: Path, images: Float[np.ndarray, "n *shape"]) -> None:
@@ -87,9 +86,13 @@ def save_gif(path: Path, frames: Float[np.ndarray, "t *shape"], milliseconds: in
     _save(path, lambda scratch: pictures[0].save(scratch, "GIF", **settings))
 
 
-def _pil(picture: Float[np.ndarray, "h w c"]) -> Image.Image:
-    """Returns a picture in [0, 1] as a PIL image."""
-    values = (picture * 255).round().astype(np.uint8)
+def _bytes(picture: Float[np.ndarray, "h w c"]) -> UInt8[np.ndarray, "h w c"]:
+    """Scales a picture from [0, 1] to 0..255."""
+    return (picture * 255).round().astype(np.uint8)
+
+
+def _pil(values: UInt8[np.ndarray, "h w c"]) -> Image.Image:
+    """Returns a picture as a PIL image, grey or RGB."""
     return Image.fromarray(values.squeeze(-1) if values.shape[-1] == 1 else values)
 
 
