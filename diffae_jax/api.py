@@ -163,14 +163,14 @@ class DiffAE:
         """Returns the semantic code z of each image (Sec. 3.2)."""
         if self.config.model.z_dim is None:
             raise UserError(f"{self.config.name} is a DDIM baseline: it has no encoder and no z.")
-        return self._apply(partial(inference.encode, graphdef=self.graphdef), self._images(images), what="encoding")
+        return self._own_z(self._images(images))
 
     def invert(self, images: Any, z: Float[Any, "n d"] | None = None, num_steps: int = 100) -> Float[Any, "n *shape"]:
         """Returns the stochastic code x_T of each image (Eq. 8), given z, by default its own."""
         check_num_steps(num_steps)
         images = self._images(images)
         z = self._own_z(images) if z is None else self._z(z, len(images))
-        return self._apply(self._sampler(inference.invert, num_steps), images, z, what="inverting")
+        return self._inverted(images, z, num_steps)
 
     def decode(
         self,
@@ -184,6 +184,7 @@ class DiffAE:
         Within `jax.grad`, `jax.jit` and `jax.vmap` it is a function of z and x_T like any other; the memory of its
         gradient grows with the square root of the steps.
         """
+        check_num_steps(num_steps)
         z, x_T = self._codes(z, x_T, seed)
         return self._apply(self._sampler(inference.decode, num_steps, remat=_traced(z, x_T)), x_T, z, what="decoding")
 
@@ -195,6 +196,7 @@ class DiffAE:
         seed: int = 0,
     ) -> Float[np.ndarray, "n steps *shape"]:
         """Returns, for each image that `decode` makes, the x_0 that each of its steps predicts (Fig. 6)."""
+        check_num_steps(num_steps)
         z, x_T = self._codes(z, x_T, seed)
         return self._apply(self._sampler(inference.progress, num_steps), x_T, z, what="decoding", frames=num_steps)
 
@@ -207,7 +209,7 @@ class DiffAE:
         images = self._images(images)
         z = self._own_z(images)
         if infer_x_T:
-            return self.decode(z, self.invert(images, z, num_steps), num_steps)
+            return self.decode(z, self._inverted(images, z, num_steps), num_steps)
         return self.decode(z, self._noise(np.arange(len(images)), seed), num_steps)
 
     def variations(self, images: Any, num_variations: int = 8, num_steps: int = 100, seed: int = 0) -> Variations:
@@ -215,7 +217,6 @@ class DiffAE:
         _check_count("variation", num_variations)
         check_num_steps(num_steps)
         check_seed(seed)
-        images = self._images(images)
         z = self.encode(images)
         decoded = self.decode(np.repeat(z, num_variations, axis=0), None, num_steps, seed)
         decoded = decoded.reshape(len(z), num_variations, *self.image_shape)
@@ -235,8 +236,7 @@ class DiffAE:
             raise UserError(f"interpolate takes one image and one other, not {len(pair[0])} and {len(pair[1])}.")
         both = np.concatenate([to_float(image) if image.dtype == np.uint8 else image for image in pair])
         z = self._own_z(both)
-        x_T = self.invert(both, z, num_steps)
-        z, x_T = self.path(z, x_T, num_frames)
+        z, x_T = self.path(z, self._inverted(both, z, num_steps), num_frames)
         return self.decode(z, x_T, num_steps)
 
     @staticmethod
@@ -265,8 +265,8 @@ class DiffAE:
         self.check_edit(probe, strength, to)
         check_num_steps(num_steps)
         images = self._images(images)
-        z = self.encode(images)
-        x_T = self.invert(images, z, num_steps)
+        z = self._own_z(images)
+        x_T = self._inverted(images, z, num_steps)
         return self.decode(self.move(z, probe, strength, to=to), x_T, num_steps)
 
     def move(
@@ -435,7 +435,14 @@ class DiffAE:
         return images
 
     def _own_z(self, images):
-        return None if self.config.model.z_dim is None else self.encode(images)
+        """Encodes what `_images` returned; a DDIM baseline has no z."""
+        if self.config.model.z_dim is None:
+            return None
+        return self._apply(partial(inference.encode, graphdef=self.graphdef), images, what="encoding")
+
+    def _inverted(self, images, z, num_steps):
+        """Inverts what `_images` returned."""
+        return self._apply(self._sampler(inference.invert, num_steps), images, z, what="inverting")
 
     def _z(self, z, count=None):
         """Checks z, of `count` images where that is known. Traced arrays stay as they are."""

@@ -54,6 +54,9 @@ def test_images_of_every_kind_have_the_same_z_and_conversions_are_said_once(one_
     told = capsys.readouterr()
     assert told.err.count("Images of uint8 were scaled from 0..255 to [-1, 1].") == 1
     assert told.out == "", "what a program prints stays its own"
+    model = random_model(one_device)
+    model.reconstruct(tmp_path, STEPS)
+    assert capsys.readouterr().err == "", "files of the right size are taken as they are"
 
 
 def test_batches_are_equal_and_leave_no_device_with_nothing(model, monkeypatch):
