@@ -20,6 +20,7 @@ from diffae_jax.training.logging import is_main_process
 from diffae_jax.training.sharding import on_host, split_batch, spread
 
 BATCH_ELEMENTS = 2**22  # values of the images that one device works on at a time
+BATCH_IMAGES = 1024  # and at most so many: more of small ones would take memory and save no time
 LATENT_BATCH = 128  # z that one device draws at a time
 
 
@@ -39,7 +40,7 @@ def in_batches(function: Callable, params: Params, mesh: Mesh, image_size: int, 
 
 def _batches(mesh: Mesh, image_size: int, count: int, arrays: tuple) -> Iterator[list]:
     """Yields equal batches as global arrays, the last filled up by repeating its last sample."""
-    largest = max(1, BATCH_ELEMENTS // image_size)
+    largest = max(1, min(BATCH_IMAGES, BATCH_ELEMENTS // image_size))
     num_batches = -(-count // (largest * mesh.size))
     size = -(-count // (num_batches * mesh.size)) * mesh.size
     for start in range(0, count, size):

@@ -383,14 +383,17 @@ def test_process_ends_with_2_after_a_mistake(bundle, tmp_path):
 
 
 def test_interrupted_command_ends_at_once_with_one_line(bundle, tmp_path):
-    # 100,000 images in 1,000 steps take hours, in one call of the devices
+    # 100,000 images in 1,000 steps take hours
     process = subprocess.Popen(
         shell("sample", bundle, "--num", "100000", "--steps", "1000", "--out", tmp_path / "new"), **SETTINGS
     )
-    with pytest.raises(subprocess.TimeoutExpired):
-        process.wait(12)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=20)
+    try:
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(12)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=120)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert said == "\nInterrupted: the result was not written.\n"
     assert not list(tmp_path.iterdir())
