@@ -93,7 +93,7 @@ def test_variations_share_z_alone(model, codes):
     images, mean, std = model.variations(IMAGES[:2], num_variations=3, num_steps=STEPS, seed=4)
     assert images.shape == (2, 3, 8, 8, 1)
     expected = model.decode(np.repeat(codes[0][:2], 3, axis=0), None, STEPS, seed=4)
-    np.testing.assert_allclose(images.reshape(6, 8, 8, 1), expected, atol=1e-5)
+    np.testing.assert_allclose(images.reshape(6, 8, 8, 1), expected, atol=1e-4)
     np.testing.assert_allclose(mean, images.astype(np.float64).mean(1), atol=1e-6)
     np.testing.assert_allclose(std, images.astype(np.float64).std(1), atol=1e-5)
     assert std.mean() > 0.01
