@@ -145,6 +145,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", help="encode, reconstruct, interpolate, edit, sample, differentiate")
     arguments = parser.parse_args()
     keep_compiled_programs()
+    arguments.out.mkdir(parents=True, exist_ok=True)
     model, (training, held_out) = DiffAE.load(arguments.bundle), digits()
     images, labels = to_float(held_out.images), held_out.labels["digit"]
     svm = SVC().fit(to_float(training.images).reshape(len(training), -1), training.labels["digit"])
