@@ -19,7 +19,6 @@ from diffae_jax import DiffAE
 from diffae_jax.data.sources import digits
 from diffae_jax.data.transforms import to_float
 from diffae_jax.evaluation.figures import save_rows
-from diffae_jax.evaluation.metrics import principal_components
 from diffae_jax.training.program import keep_compiled_programs
 
 matplotlib.use("Agg")
@@ -34,10 +33,10 @@ CLASSES = [f"digit={digit}" for digit in range(10)]
 
 def encode(model: DiffAE, images: np.ndarray, labels: np.ndarray, out: Path) -> None:
     """Draws z of held-out digits in two of its principal components."""
-    z = model.statistics.normalize(model.encode(images))
-    places = principal_components(z, 2)(z)
+    z = model.encode(images)
+    places = [model.predict(z, component) for component in model.principal_components(z, 2)]
     figure, axes = plt.subplots(figsize=(6, 5), layout="compressed")
-    points = axes.scatter(*places.T, c=labels, cmap="tab10", s=12)
+    points = axes.scatter(*places, c=labels, cmap="tab10", s=12)
     axes.legend(*points.legend_elements(), title="digit", loc="center left", bbox_to_anchor=(1, 0.5))
     axes.set(xlabel="first principal component of z", ylabel="second")
     figure.savefig(out / "encode.png", dpi=100)

@@ -161,8 +161,7 @@ class DiffAE:
 
     def encode(self, images: Any) -> Float[Any, "n d"]:
         """Returns the semantic code z of each image (Sec. 3.2)."""
-        if self.config.model.z_dim is None:
-            raise UserError(f"{self.config.name} is a DDIM baseline: it has no encoder and no z.")
+        self.check_has_encoder()
         return self._own_z(self._images(images))
 
     def invert(self, images: Any, z: Float[Any, "n d"] | None = None, num_steps: int = 100) -> Float[Any, "n *shape"]:
@@ -479,6 +478,11 @@ class DiffAE:
                 f"--stages=latents,prior, or import a checkpoint that has it (NAME_autoenc_latent)."
             )
 
+    def check_has_encoder(self) -> None:
+        """Raises UserError for a DDIM baseline."""
+        if self.config.model.z_dim is None:
+            raise UserError(f"{self.config.name} is a DDIM baseline: it has no encoder and no z.")
+
     def check_normalised(self) -> None:
         """Raises UserError for a model whose z cannot be normalised, as probes need it."""
         if self.config.model.z_dim is None:
@@ -525,7 +529,6 @@ class DiffAE:
         return probe
 
     def _sampler(self, function, num_steps, **settings):
-        check_num_steps(num_steps)
         schedule = self.config.train.schedule
         return partial(function, graphdef=self.graphdef, schedule=schedule, num_steps=num_steps, **settings)
 

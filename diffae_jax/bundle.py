@@ -131,14 +131,14 @@ def probe_files(probes: Iterable[Probe | ClassProbe]) -> dict[str, str]:
     """
     contents = {}
     for probe in probes:
-        file, content = _file_of(probe.name), json.dumps(probe.as_json())
         check_probe_name(probe.name)
+        content = json.dumps(probe.as_json())
         if len(content) > MAX_JSON_BYTES:
             raise UserError(
                 f"Probe {shown(probe.name)} takes {len(content):,} bytes, more than the {MAX_JSON_BYTES:,} of a file: "
                 f"fit it to fewer classes."
             )
-        contents[file] = content
+        contents[_file_of(probe.name)] = content
     return contents
 
 

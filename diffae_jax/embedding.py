@@ -6,7 +6,7 @@ import importlib.util
 import math
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from diffae_jax.data.latents import INPUTS, PART_SIZE, part_path, part_starts, r
 from diffae_jax.data.sources import Arrays, Files, Source, check_files, check_names, digits, fingerprint, folder
 from diffae_jax.data.transforms import check_picture_shape
 from diffae_jax.errors import UserError
-from diffae_jax.files import replacing, told, write_json
+from diffae_jax.files import check_file, replacing, told, write_json
 from diffae_jax.models import abstract_model
 from diffae_jax.models.functional import Params
 from diffae_jax.networks import builder
@@ -38,12 +38,19 @@ FORMATS = (".npz", ".parquet")
 
 def encode_parts(own: Path, parts: list[tuple[str, Source, int]], encode: Encode) -> None:
     """Encodes and writes parts, given by split, source and number of the first image, into the folder `own`."""
-    stops = [min(start + PART_SIZE, len(source)) for _, source, start in parts]
-    sizes = [stop - start for stop, (_, _, start) in zip(stops, parts, strict=True)]
-    with contextlib.closing(Progress("images", sum(sizes), 0)) as progress:
-        for (split, source, start), stop, size in zip(parts, stops, sizes, strict=True):
-            write_part(part_path(own, split, start), source.ids[start:stop], encode(source, start, stop))
-            progress.advance(size)
+    encoded = _encoded([(source, start) for _, source, start in parts], encode)
+    for (split, source, start), z in zip(parts, encoded, strict=True):
+        write_part(part_path(own, split, start), source.ids[start : start + len(z)], z)
+
+
+def _encoded(parts: list[tuple[Source, int]], encode: Encode) -> Iterator[Float[np.ndarray, "n d"]]:
+    """Yields z of each part, given by source and number of the first image, and shows how far the work is."""
+    stops = [min(start + PART_SIZE, len(source)) for source, start in parts]
+    total = sum(stop - start for stop, (_, start) in zip(stops, parts, strict=True))
+    with contextlib.closing(Progress("images", total, 0)) as progress:
+        for (source, start), stop in zip(parts, stops, strict=True):
+            yield encode(source, start, stop)
+            progress.advance(stop - start)
 
 
 def encoder(config: ConfigDict, params: Params, batch_size: int) -> Encode:
@@ -80,8 +87,7 @@ def open_images(path: str | Path, image_shape: tuple[int, ...]) -> Source:
     with told(path):
         if path.is_dir():
             return folder(str(path), image_shape, held_out_share=0.0)[0]
-        if not path.is_file():
-            raise UserError(f"{path} is {'not a file' if path.exists() else 'missing: check the path'}.")
+    check_file(path)
     check_names([path.name])
     check_picture_shape(image_shape)
     return Files(path.parent, [path.name], tuple(image_shape))
@@ -94,7 +100,7 @@ def embed(model: DiffAE, source: Source, out: Path) -> None:
     UserError for an image that cannot be read, and for parts that are of another model or of other images.
     """
     check_format(out)
-    _check_has_z(model)
+    model.check_has_encoder()
     own = out.with_name(f"{out.name}.parts")
     with told(own, "written"):
         _check_inputs(own, {"model": model.digest(), **describe(source)}, source)
@@ -116,15 +122,11 @@ def latents(model: DiffAE, source: Source) -> Float[np.ndarray, "n d"]:
 
     Raises UserError for a model without encoder and, before the work, for an image that cannot be read.
     """
-    _check_has_z(model)
+    model.check_has_encoder()
     if isinstance(source, Files):
         check_files(source, show_progress=sys.stderr.isatty())
-    encode, z = _encoder_of(model, len(source)), []
-    with contextlib.closing(Progress("images", len(source), 0)) as progress:
-        for start in part_starts(len(source)):
-            z.append(encode(source, start, min(start + PART_SIZE, len(source))))
-            progress.advance(len(z[-1]))
-    return np.concatenate(z)
+    parts = [(source, start) for start in part_starts(len(source))]
+    return np.concatenate(list(_encoded(parts, _encoder_of(model, len(source)))))
 
 
 def check_format(out: Path) -> None:
@@ -166,15 +168,10 @@ def write_parquet(out: Path, ids: list[str], z: Float[np.ndarray, "n d"], column
         pyarrow.parquet.write_table(pyarrow.table({"id": ids, **columns, **dimensions}), scratch)
 
 
-def _check_has_z(model: DiffAE) -> None:
-    if model.config.model.z_dim is None:
-        raise UserError(f"{model.config.name} is a DDIM baseline: it has no encoder and no z.")
-
-
 def _encoder_of(model: DiffAE, num_images: int) -> Encode:
     """Returns what encodes that many images in batches that fit the devices."""
-    per_device = max(1, inference.BATCH_ELEMENTS // math.prod(model.image_shape))
-    batch_size = min(per_device * jax.local_device_count(), num_images)
+    at_once = inference.images_at_once(math.prod(model.image_shape))
+    batch_size = min(at_once * jax.local_device_count(), num_images)
     return encoder(model.config, on_host(model.params), batch_size)
 
 

@@ -64,16 +64,21 @@ def write_json(path: Path, value: Any) -> None:
         scratch.write_text(json.dumps(value, indent=2) + "\n")
 
 
+def check_file(path: Path) -> None:
+    """Raises UserError for what is no regular file, nor leads to one: to open a pipe would wait for its writer."""
+    with told(path):
+        if not path.is_file():
+            raise UserError(f"{path} is {'not a file' if path.exists() else 'missing: check the path'}.")
+
+
 def read_bytes(path: Path, limit: int) -> bytes:
     """Returns the content of a regular file, or of one that a link leads to.
 
     Raises UserError for anything else, and for one of more than `limit` bytes.
     """
-    with told(path):
-        if not path.is_file():  # to open a pipe would wait for its writer
-            raise UserError(f"{path} is {'not a file' if path.exists() else 'missing: check the path'}.")
-        with path.open("rb") as file:
-            content = file.read(limit + 1)
+    check_file(path)
+    with told(path), path.open("rb") as file:
+        content = file.read(limit + 1)
     if len(content) > limit:
         raise UserError(f"{path} cannot be read: it has more than the {limit:,} bytes that such a file may have.")
     return content

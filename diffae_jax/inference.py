@@ -38,10 +38,14 @@ def in_batches(function: Callable, params: Params, mesh: Mesh, image_size: int, 
     return np.concatenate(results)[:count]
 
 
+def images_at_once(image_size: int) -> int:
+    """Returns how many images of so many values one device works on at a time."""
+    return max(1, min(BATCH_IMAGES, BATCH_ELEMENTS // image_size))
+
+
 def _batches(mesh: Mesh, image_size: int, count: int, arrays: tuple) -> Iterator[list]:
     """Yields equal batches as global arrays, the last filled up by repeating its last sample."""
-    largest = max(1, min(BATCH_IMAGES, BATCH_ELEMENTS // image_size))
-    num_batches = -(-count // (largest * mesh.size))
+    num_batches = -(-count // (images_at_once(image_size) * mesh.size))
     size = -(-count // (num_batches * mesh.size)) * mesh.size
     for start in range(0, count, size):
         rows = np.minimum(np.arange(start, start + size), count - 1)

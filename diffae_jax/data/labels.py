@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from diffae_jax.errors import UserError, name_some, shown
-from diffae_jax.files import told
+from diffae_jax.files import check_file, told
 
 MAX_ROWS = 10_000_000
 MAX_COLUMNS = 1000
@@ -79,9 +79,7 @@ def read_labels(path: str | Path) -> Labels:
     Raises UserError, with the line, for what is no such table and for an image that is there twice.
     """
     path = Path(path).expanduser()
-    with told(path):
-        if not path.is_file():  # to open a pipe would wait for its writer
-            raise UserError(f"{path} is {'not a file' if path.exists() else 'missing: check the path'}.")
+    check_file(path)
     rows = _rows_of(path)
     _, header = next(rows, (0, []))
     names = header[1:]

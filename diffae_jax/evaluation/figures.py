@@ -81,7 +81,6 @@ def save_gif(path: Path, frames: Float[np.ndarray, "t *shape"], milliseconds: in
     It appears whole or not at all.
     """
     pictures = [enlarged(picture) for picture in to_pil(frames)]
-
     settings = dict(save_all=True, append_images=pictures[1:], duration=milliseconds, loop=0)
     _save(path, lambda scratch: pictures[0].save(scratch, "GIF", **settings))
 
