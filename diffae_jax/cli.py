@@ -4,14 +4,11 @@ import argparse
 import os
 import signal
 import sys
-import threading
-import time
 from pathlib import Path
 
 from diffae_jax.arguments import Parser, checked, number, whole, within
 from diffae_jax.errors import UserError
 
-SECONDS_TO_END = 3  # after Ctrl-C
 IMAGES = "a folder of image files, one image file, or the word digits: the 1,797 digits of scikit-learn"
 
 
@@ -193,42 +190,17 @@ def add_import(commands: argparse._SubParsersAction) -> None:
     added.add_argument("--out", metavar="BUNDLE", type=Path, required=True, help="the folder to write")
 
 
-def watch_for_interrupt() -> None:
-    """Lets Ctrl-C end the process even while its main thread waits for the devices, where Python handles no signal.
-
-    What handles KeyboardInterrupt, and removes what is half written, has a moment to do so first.
-    """
-    reading, writing = os.pipe()
-    os.set_blocking(writing, False)
-    signal.set_wakeup_fd(writing)
-
-    def watch():
-        while os.read(reading, 1) != bytes([signal.SIGINT]):
-            pass
-        time.sleep(SECONDS_TO_END)
-        end_interrupted()
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def end_interrupted() -> None:
-    """Ends the process at once: an exit in order would wait for the devices to finish what they are at."""
-    print("\nInterrupted: the result was not written.", file=sys.stderr, flush=True)
-    os._exit(128 + signal.SIGINT)
-
-
 def run(argv: list[str] | None = None) -> None:
     """Runs a command and tells a user's mistakes in one sentence: exit code 2."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's notes of its inner life
-    if argv is None:
-        watch_for_interrupt()
     try:
         arguments = parser().parse_args(argv)
         from diffae_jax import commands  # and with it jax: help and mistakes do not wait for it
 
         getattr(commands, arguments.function)(arguments)
     except KeyboardInterrupt:
-        end_interrupted()
+        print("\nInterrupted: the result was not written.", file=sys.stderr, flush=True)
+        os._exit(128 + signal.SIGINT)  # an exit in order would wait for the devices to finish what they are at
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -384,9 +384,12 @@ def test_process_ends_with_2_after_a_mistake(bundle, tmp_path):
 
 def test_interrupted_command_ends_at_once_with_one_line(bundle, tmp_path):
     # 100,000 images in 1,000 steps take hours
+    # a shell that runs tests in the background has them ignore Ctrl-C, and what they start inherits that
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         shell("sample", bundle, "--num", "100000", "--steps", "1000", "--out", tmp_path / "new"), **SETTINGS
     )
+    signal.signal(signal.SIGINT, before)
     try:
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(12)
