@@ -3,6 +3,7 @@
 import importlib.util
 import math
 import numbers
+import re
 from pathlib import Path
 from typing import Any
 
@@ -249,12 +250,19 @@ def _update(config: ConfigDict, values: Any, path: Path, prefix: str = "") -> No
 
 
 def variant(config: ConfigDict, name: str | None) -> ConfigDict:
-    """Applies the variant behind the colon of --config=FILE:VARIANT; "ddim" is the DDIM baseline, without z."""
+    """Applies the variant behind the colon of --config=FILE:VARIANT.
+
+    "ddim" is the DDIM baseline, without z; "z64", say, has a z of 64 dimensions (Table 2, b to e).
+    """
     if name:
-        if name != "ddim":
-            raise UserError(f'There is no variant "{name}" of {config.name}: the one there is, is "ddim".')
-        config.name += "_ddim"
-        config.model.z_dim = None
+        of_z = re.fullmatch("z([1-9][0-9]{0,4})", name)
+        if name != "ddim" and not of_z:
+            raise UserError(
+                f"There is no variant {shown(name)} of {config.name}: give ddim, the baseline without z, or, for "
+                f"example, z64 for a z of 64 dimensions."
+            )
+        config.name += f"_{name}"
+        config.model.z_dim = int(of_z[1]) if of_z else None
     return config
 
 

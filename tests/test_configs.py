@@ -31,7 +31,8 @@ def takes_variant(path):
 
 
 # Each file alone, and with its variant where it has one.
-EXPERIMENTS = [(path, None) for path in FILES] + [(path, "ddim") for path in FILES if takes_variant(path)]
+EXPERIMENTS = [(path, None) for path in FILES]
+EXPERIMENTS += [(path, variant) for path in FILES if takes_variant(path) for variant in ("ddim", "z64")]
 every_experiment = pytest.mark.parametrize(
     ("path", "variant"),
     EXPERIMENTS,
@@ -73,8 +74,8 @@ def test_config_builds_its_model(path, variant):
 @every_experiment
 def test_config_is_named_as_its_file(path, variant):
     config = config_of(path, variant)
-    assert config.name == path.stem + ("_ddim" if variant == "ddim" else "")
-    assert (config.model.z_dim is None) == (variant == "ddim")
+    assert config.name == path.stem + (f"_{variant}" if variant else "")
+    assert config.model.z_dim == {None: config_of(path).model.z_dim, "ddim": None, "z64": 64}[variant]
 
 
 @every_experiment
@@ -189,9 +190,10 @@ def test_key_that_is_unknown_is_refused_on_the_command_line_and_in_code():
 
 
 @pytest.mark.parametrize("path", [path for path in FILES if takes_variant(path)], ids=lambda path: path.stem)
-def test_unknown_variant_is_refused_with_the_one_there_is(path):
-    with pytest.raises(UserError, match=r'^[^.]*"ddpm"[^.]*"ddim"\.$'):
-        get_config_of(path)("ddpm")
+def test_unknown_variant_is_refused_with_those_there_are(path):
+    for unknown in ("ddpm", "z", "z0", "z064", "z999999", "64"):
+        with pytest.raises(UserError, match=rf"^[^.]* variant {unknown} [^.]*ddim[^.]*z64[^.]*\.$"):
+            get_config_of(path)(unknown)
     assert config_of(path) == get_config_of(path)("")
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import signal
 import threading
 from functools import partial
 
@@ -18,7 +19,7 @@ from diffae_jax.stages.autoencoder import autoencoder_program
 from diffae_jax.training import health, precision
 from diffae_jax.training.checkpoint import Checkpoints, latest_step
 from diffae_jax.training.logging import MetricsWriter
-from diffae_jax.training.loop import Intervals, Periodic, Window, fit
+from diffae_jax.training.loop import Intervals, Periodic, Stopped, Window, fit
 from diffae_jax.training.program import compile_program, count_flops, run_key
 from diffae_jax.training.sharding import on_host, replicated, split_batch, spread, state_shardings
 from diffae_jax.training.state import make_optimizer
@@ -316,6 +317,27 @@ def test_periodic_tasks_run_at_their_steps_and_after_the_last(tmp_path, one_devi
     run_loop(tmp_path, one_device, 5, periodic=[Periodic(2, task)])
     assert seen == [(2, 2), (4, 4), (5, 5)]
     assert [row["step"] for row in rows(tmp_path) if "answer" in row] == [2, 4, 5]
+
+
+def test_stop_where_tasks_are_due_lets_none_of_them_out(tmp_path, one_device):
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "stopped").mkdir()
+    signals = iter([signal.SIGTERM])
+
+    def task(state, step, metrics):
+        return {"answer": float(state.step)}
+
+    def stopping_task(state, step, metrics):
+        for number in signals:
+            signal.raise_signal(number)
+        return {}
+
+    run_loop(tmp_path / "whole", one_device, 5, periodic=[Periodic(2, task)])
+    with pytest.raises(Stopped) as stopped:
+        run_loop(tmp_path / "stopped", one_device, 5, periodic=[Periodic(2, stopping_task), Periodic(2, task)])
+    assert (stopped.value.step, latest_step(tmp_path / "stopped" / "checkpoints")) == (2, 2)
+    run_loop(tmp_path / "stopped", one_device, 5, periodic=[Periodic(2, task)])
+    assert rows(tmp_path / "stopped") == rows(tmp_path / "whole")
 
 
 def test_non_finite_loss_stops_naming_the_step_and_keeps_the_last_good_checkpoint(tmp_path, one_device):

@@ -206,10 +206,10 @@ def fit(
             progress.advance((step - step_before) * batch_size)
             if is_due(intervals.log_every):
                 reports.write(step, progress)
-            stopping = stop.reached()
-            for task in () if stopping else periodic:
+            for task in periodic:
                 if is_due(task.every):
                     reports.run(task, state, step)
+            stopping = stop.reached()  # after the tasks: a run that goes on from here would not make up for them
             if is_due(intervals.save_every) or stopping:
                 reports.collect()
                 checkpoints.save(step, state, dataclasses.asdict(window))
