@@ -39,5 +39,12 @@ def get_config(name: str | None = None) -> ConfigDict:
     config.data.update(kind="digits", flip=False)
     config.report.update(log_every=5_000, health_every=20_000, save_every=40_000, grid_every=40_000, num_grid_images=12)
     config.report.update(prior_log_every=32_000, prior_save_every=64_000, prior_grid_every=128_000)
-    config.evaluation.update(num_images=2_000, num_sample_steps=20)
+    config.evaluation.update(
+        programs=("reconstruction", "labels", "variations", "sampling", "neighbours", "out_of_distribution"),  # quick
+        num_images=180,
+        num_steps=(10, 20, 100),
+        num_samples=500,
+        num_sample_steps=(20,),
+        num_code_steps=20,
+    )
     return variant(config, name)

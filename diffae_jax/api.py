@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 from ml_collections import ConfigDict
 
 from diffae_jax import inference
@@ -35,6 +35,7 @@ from diffae_jax.training.precision import resolve_precision
 from diffae_jax.training.sharding import make_mesh, on_host, replicated, split_batch, spread
 
 MAX_TRIES = 2**30  # z drawn for conditional samples
+MAX_NUMBER = 2**31 - 1  # of an image that is drawn
 MAX_STRENGTH = 1000  # of an edit; what is seen happens below 2
 
 
@@ -86,10 +87,10 @@ class DiffAE:
         self.prior = None if prior is None else self._placed(prior)
         self.probes = dict(probes or {})
         self.origin = dict(origin or {})
-        precision = resolve_precision(config.train.precision)
-        self.graphdef, _ = abstract_model(builder(config, precision))
+        self.precision = resolve_precision(config.train.precision)
+        self.graphdef, _ = abstract_model(builder(config, self.precision))
         if prior is not None:
-            self.prior_graphdef, _ = abstract_model(prior_builder(config, precision))
+            self.prior_graphdef, _ = abstract_model(prior_builder(config, self.precision))
 
     @classmethod
     def load(cls, path: str | Path, mesh: Mesh | None = None) -> "DiffAE":
@@ -209,7 +210,7 @@ class DiffAE:
         z = self._own_z(images)
         if infer_x_T:
             return self.decode(z, self._inverted(images, z, num_steps), num_steps)
-        return self.decode(z, self._noise(np.arange(len(images)), seed), num_steps)
+        return self.decode(z, self.noise(np.arange(len(images)), seed), num_steps)
 
     def variations(self, images: Any, num_variations: int = 8, num_steps: int = 100, seed: int = 0) -> Variations:
         """Decodes the z of each image with several random x_T: what z leaves open (Sec. 5.1, Fig. 3, App. D)."""
@@ -326,17 +327,24 @@ class DiffAE:
         """Returns the principal directions of normalised z, as `probes.components` does; they need no labels."""
         return components(self._normalized(z), count)
 
+    def noise(self, numbers: Int[np.ndarray, "n"], seed: int = 0) -> Float[np.ndarray, "n *shape"]:
+        """Draws the x_T that images of these numbers get, where `decode`, `reconstruct` and `sample` draw them."""
+        check_seed(seed)
+        draw = partial(inference.noise, seed=seed, shape=self.image_shape)
+        return self._apply(lambda _, numbers: draw(indices=numbers), numbers, what="drawing noise")
+
     def sample(
-        self, num_images: int, seed: int = 0, num_steps: int = 100, num_latent_steps: int = 100
+        self, num_images: int, seed: int = 0, num_steps: int = 100, num_latent_steps: int = 100, *, first: int = 0
     ) -> Float[np.ndarray, "n *shape"]:
         """Draws new images (Sec. 4, 5.7): z from the latent DDIM, x_T from N(0, I). The DDIM baseline needs x_T alone.
 
-        Image i depends on the seed and on i, not on how many there are or on the devices. Raises UserError for a model
-        without latent DDIM.
+        Image i depends on the seed and on i, not on how many there are or on the devices, and `first` is the i that is
+        drawn first: so a great many can be drawn a part at a time. Raises UserError for a model without latent DDIM.
         """
         self._check_sampling(num_images, seed, num_steps, num_latent_steps)
+        numbers = _numbers(first, num_images)
         if self.config.model.z_dim is None:
-            return self.decode(None, self._noise(np.arange(num_images), seed), num_steps)
+            return self.decode(None, self.noise(numbers, seed), num_steps)
         draw = partial(
             inference.sample,
             prior=self.prior,
@@ -347,7 +355,7 @@ class DiffAE:
             schedules=(self.config.train.schedule, self.config.prior.schedule),
             num_steps=(num_steps, num_latent_steps),
         )
-        return self._apply(draw, np.arange(num_images), what="sampling")
+        return self._apply(draw, numbers, what="sampling")
 
     def sample_class(
         self,
@@ -367,13 +375,30 @@ class DiffAE:
 
         Raises UserError for a model without latent DDIM, for a probe that is none of a class, and where z run out.
         """
-        self._check_sampling(num_images, seed, num_steps, num_latent_steps)
+        check_num_steps(num_steps)
+        z, numbers = self.sample_latents(num_images, probe, positive, seed, num_latent_steps, max_tries)
+        return self.decode(z, self.noise(numbers, seed), num_steps)
+
+    def sample_latents(
+        self,
+        num_latents: int,
+        probe: str | Probe,
+        positive: bool = True,
+        seed: int = 0,
+        num_latent_steps: int = 100,
+        max_tries: int = 1000,
+    ) -> tuple[Float[np.ndarray, "n d"], Int[np.ndarray, "n"]]:
+        """Draws the z of `sample_class` alone, and returns with them the numbers that they have as images of `sample`.
+
+        Raises UserError as that does.
+        """
+        self._check_sampling(num_latents, seed, num_latent_steps)
         probe = self._direction(probe)
         if probe.kind != "binary":
             raise UserError(f"{shown(probe.name)} reads numbers; conditional samples need a probe of a class.")
         _check_count("try", max_tries)
-        if max_tries * num_images >= MAX_TRIES:
-            raise UserError(f"max_tries x num_images must be less than {MAX_TRIES:,}, not {max_tries * num_images:,}.")
+        if max_tries * num_latents >= MAX_TRIES:
+            raise UserError(f"max_tries x images must be less than {MAX_TRIES:,}, not {max_tries * num_latents:,}.")
         sign = 1 if positive else -1
         z, numbers, accepted = on_host(
             inference.latents_of_class(
@@ -381,23 +406,23 @@ class DiffAE:
                 sign * probe.weights,
                 np.float32(sign * probe.bias),
                 seed,
-                max_tries * num_images,
+                max_tries * num_latents,
                 graphdef=self.prior_graphdef,
                 schedule=self.config.prior.schedule,
                 num_steps=num_latent_steps,
-                num_images=num_images,
+                num_images=num_latents,
                 split=split_batch(self.mesh),
             )
         )
         what = f"{'' if positive else 'not '}{shown(probe.name)}"
-        if accepted < num_images:
+        if accepted < num_latents:
             raise UserError(
-                f"{accepted:,} of {max_tries * num_images:,} z drawn are {what}, and {num_images:,} were wanted: ask "
+                f"{accepted:,} of {max_tries * num_latents:,} z drawn are {what}, and {num_latents:,} were wanted: ask "
                 f"for fewer images or set a higher max_tries."
             )
         drawn = numbers[-1] + 1  # until there were enough; what the last batch held beyond depends on the devices
-        say(f"{num_images:,} of {drawn:,} z drawn are {what} ({num_images / drawn:.1%}).", file=sys.stderr)
-        return self.decode(self.statistics.denormalize(z), self._noise(numbers, seed), num_steps)
+        say(f"{num_latents:,} of {drawn:,} z drawn are {what} ({num_latents / drawn:.1%}).", file=sys.stderr)
+        return self.statistics.denormalize(z), numbers
 
     def _check_new_name(self, name):
         check_probe_name(name)
@@ -415,12 +440,6 @@ class DiffAE:
         return jax.tree.map(
             lambda a: a if isinstance(getattr(a, "sharding", None), NamedSharding) else spread(a, whole), params
         )
-
-    def _noise(self, numbers, seed):
-        """Draws the x_T of the images of these numbers."""
-        check_seed(seed)
-        draw = partial(inference.noise, seed=seed, shape=self.image_shape)
-        return self._apply(lambda _, numbers: draw(indices=numbers), numbers, what="drawing noise")
 
     def _images(self, images):
         """Takes whatever people call images; says once what was converted. Traced arrays stay as they are."""
@@ -462,15 +481,15 @@ class DiffAE:
             if z is None:
                 raise UserError("decode needs z, x_T or both: they say how many images there are.")
             z = self._z(z)
-            x_T = self._noise(np.arange(len(z)), seed)
+            x_T = self.noise(np.arange(len(z)), seed)
         elif not _traced(x_T):
             x_T = as_codes("x_T", x_T, self.image_shape)
         return self._z(z, len(x_T)), x_T
 
-    def _check_sampling(self, num_images, seed, num_steps, num_latent_steps):
+    def _check_sampling(self, num_images, seed, *num_steps):
         _check_count("image", num_images)
         check_seed(seed)
-        for steps in (num_steps, num_latent_steps):
+        for steps in num_steps:
             check_num_steps(steps)
         if self.prior is None and self.config.model.z_dim is not None:
             raise UserError(
@@ -546,6 +565,12 @@ class DiffAE:
 def _traced(*arrays: Any) -> bool:
     """Whether a transformation of JAX is tracing a function of these."""
     return any(isinstance(array, jax.core.Tracer) for array in arrays)
+
+
+def _numbers(first: int, count: int) -> Int[np.ndarray, "n"]:
+    if not (isinstance(first, numbers.Integral) and 0 <= first <= MAX_NUMBER - count):
+        raise UserError(f"The first image has a number from 0 to {MAX_NUMBER:,}, not {shown(first)}.")
+    return np.arange(first, first + count)
 
 
 def _check_count(what: str, count: int) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from diffae_jax.diffusion.schedule import NUM_TIMESTEPS
-from diffae_jax.errors import UserError, shown
+from diffae_jax.errors import UserError, name_some, shown
 from diffae_jax.files import read_json
 
 # Keys that change no result, and the budget, which may be raised: a run may go on with other values of these.
@@ -24,6 +24,18 @@ CHOICES = {
     "data.kind": ("folder", "digits"),
     "execution.sharding": ("replicated", "fsdp"),
 }
+PROGRAMS = (  # of an evaluation; the table or figure that each makes is in its file
+    "reconstruction",
+    "denoising",
+    "labels",
+    "variations",
+    "sampling",
+    "conditional",
+    "neighbours",
+    "out_of_distribution",
+    "detection",
+    "throughput",
+)
 MAX_LEVELS = 8  # of a network; the published ones have at most 7
 MAX_PRIOR_LAYERS = 50
 RANGES = {  # of sizes, what no network of today comes near: a config from elsewhere must not keep anybody busy
@@ -49,7 +61,8 @@ SEQUENCES = {  # of whole numbers: the fewest and the most, and the greatest
     "model.channel_mults": (1, MAX_LEVELS, 64),
     "model.encoder_channel_mults": (1, MAX_LEVELS, 64),
     "model.attention_resolutions": (0, MAX_LEVELS, 65_536),
-    "evaluation.num_steps": (0, 100, NUM_TIMESTEPS),
+    "evaluation.num_steps": (1, 100, NUM_TIMESTEPS),
+    "evaluation.num_sample_steps": (1, 100, NUM_TIMESTEPS),
 }
 MAX_IMAGE_VALUES = 2**30
 MAX_Z_DIM = 65_536
@@ -147,10 +160,20 @@ def default() -> ConfigDict:
                 tensorboard=False,  # needs the extra of that name
             ),
             evaluation=dict(
+                programs=PROGRAMS,  # what is measured: see evaluation/programs/
                 num_images=1024,  # at most so many held-out images
-                num_steps=(20, 100),  # of inversion and decoding
-                num_samples=1000,  # unconditional ones
-                num_sample_steps=100,  # of the latent DDIM and of decoding them
+                num_steps=(10, 20, 50, 100),  # of inversion and decoding
+                num_samples=1000,  # unconditional ones, and of each class
+                num_sample_steps=(10, 20, 50, 100),  # of the latent DDIM and of decoding them
+                num_code_steps=100,  # where x_T or single images are looked at
+                baseline="",  # a DDIM without z to compare with: a bundle, or the folder of a run
+                others=(),  # models with a z of other sizes, to compare with
+                foreign="",  # a folder of images of another kind, or the word digits
+                keep_images=False,  # of what is generated, as PNG files
+                download=False,  # the weights of the networks that LPIPS and FID are measured with, where not at hand
+                inception="",  # the file of the weights for FID; empty: where a download lies
+                alexnet="",  # and those for LPIPS
+                lpips="",
             ),
         )
     ).lock()
@@ -181,9 +204,13 @@ def check(config: ConfigDict) -> None:
     if config.model.z_dim is not None and not 1 <= config.model.z_dim <= MAX_Z_DIM:
         told = shown(config.model.z_dim)
         raise UserError(f"model.z_dim must be from 1 to {MAX_Z_DIM}, or None for the baseline without z, not {told}.")
-    evaluation = config.evaluation
-    for num_steps in (*evaluation.num_steps, evaluation.num_sample_steps, config.report.num_grid_steps):
+    for num_steps in (config.evaluation.num_code_steps, config.report.num_grid_steps):
         check_num_steps(num_steps)
+    unknown = [name for name in config.evaluation.programs if name not in PROGRAMS]
+    if unknown:
+        raise UserError(f"evaluation.programs are {', '.join(PROGRAMS)}, not {name_some(map(shown, unknown))}.")
+    if not all(isinstance(path, str) for path in config.evaluation.others):
+        raise UserError(f"evaluation.others must be paths of models, not {shown(config.evaluation.others)}.")
 
 
 def check_run(config: ConfigDict) -> None:
@@ -242,8 +269,12 @@ def _update(config: ConfigDict, values: Any, path: Path, prefix: str = "") -> No
         if isinstance(config[key], ConfigDict):
             _update(config[key], value, path, f"{prefix}{key}.")
             continue
+        if isinstance(value, list):  # JSON has lists alone
+            value = tuple(value)
+        elif type(value) is int and isinstance(config[key], tuple):  # what once was one number may be several now
+            value = (value,)
         try:
-            config[key] = tuple(value) if isinstance(value, list) else value  # JSON has lists alone
+            config[key] = value
         except (TypeError, OverflowError) as error:
             kind = KINDS[type(config[key])]
             raise UserError(f"{path} has {prefix}{key} = {shown(value)}, where {kind} is expected.") from error

@@ -33,5 +33,12 @@ def get_config() -> ConfigDict:
         prior_grid_every=80 * 32,
         num_sample_images=4,
     )
-    config.evaluation.update(num_images=16, num_steps=(2,), num_samples=16, num_sample_steps=2)
+    config.evaluation.update(
+        programs=("reconstruction", "labels", "sampling"),
+        num_images=16,
+        num_steps=(2,),
+        num_samples=16,
+        num_sample_steps=(2,),
+        num_code_steps=2,
+    )
     return config

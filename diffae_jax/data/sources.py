@@ -4,12 +4,13 @@ import contextlib
 import dataclasses
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 from sklearn.datasets import load_digits
 from tqdm import tqdm
@@ -174,3 +175,16 @@ def check_files(source: Files, show_progress: bool) -> None:
         reads = pool.map(lambda i: source[i] is None, range(len(source)))
         for _ in tqdm(reads, "checking images", len(source), unit=" images", disable=not show_progress, leave=False):
             pass
+
+
+def choose(num_images: int, count: int, seed: int) -> np.ndarray:
+    """Returns the numbers of at most `count` images, in order, chosen at random: neighbours may be of one kind."""
+    if num_images <= count:
+        return np.arange(num_images)
+    return np.sort(np.random.default_rng(seed).choice(num_images, count, replace=False))
+
+
+def read(images: Source, numbers: Iterable[int]) -> UInt8[np.ndarray, "n *shape"]:
+    """Reads some images of a source."""
+    with ThreadPoolExecutor() as pool:
+        return np.stack(list(pool.map(images.__getitem__, numbers)))

@@ -116,13 +116,18 @@ def read(folder: Path) -> Results:
 
 
 def rounded(value: float) -> str:
-    """Writes a number with three significant digits; those below a thousandth with an exponent."""
+    """Writes a number with three significant digits; those below a thousandth with an exponent.
+
+    Just below 1, where SSIM and AUROC lie, it is the distance from 1 that counts.
+    """
     if value != value or value in (float("inf"), float("-inf")):
         return str(value)
     if value == 0:
         return "0"
     if abs(value) < 1e-3 or abs(value) >= 1e6:
         return f"{value:.2e}"
+    if 0.99 <= value < 1:
+        return f"{value:.5f}"
     digits = max(0, 2 - _order(value))
     return f"{value:,.{digits}f}"
 

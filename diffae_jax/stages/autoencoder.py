@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from diffae_jax.api import DiffAE
 from diffae_jax.data.batches import on_devices, training_batches
-from diffae_jax.data.sources import Source
+from diffae_jax.data.sources import Source, read
 from diffae_jax.data.transforms import to_float
 from diffae_jax.diffusion.loss import draw_t_and_eps, l_simple
 from diffae_jax.diffusion.schedule import cumulative_alpha
@@ -23,7 +23,7 @@ from diffae_jax.errors import UserError
 from diffae_jax.evaluation.figures import save_rows
 from diffae_jax.models import abstract_model, split
 from diffae_jax.networks import abstract_weights, builder
-from diffae_jax.stages.data import check_data, open_data, read
+from diffae_jax.stages.data import check_data, open_data
 from diffae_jax.training.checkpoint import Checkpoints
 from diffae_jax.training.health import describe_z, z_health
 from diffae_jax.training.logging import MetricsWriter, is_main_process, parameter_table, quantity, say, warn_of_memory

@@ -1,12 +1,8 @@
 """The data of a run, the same from its first step to its last."""
 
 import json
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
-from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
 from diffae_jax.data.sources import Files, Source, check_files, fingerprint, open_sources
@@ -55,16 +51,3 @@ def describe_files(training: Source, held_out: Source) -> dict[str, int | str]:
     """Returns what tells one data set from another."""
     files = [source for source in (training, held_out) if isinstance(source, Files)]
     return {"training": len(training), "held_out": len(held_out), "files": fingerprint(*files)}
-
-
-def choose(num_images: int, count: int, seed: int) -> np.ndarray:
-    """Returns the numbers of at most `count` images, in order, chosen at random: neighbours may be of one kind."""
-    if num_images <= count:
-        return np.arange(num_images)
-    return np.sort(np.random.default_rng(seed).choice(num_images, count, replace=False))
-
-
-def read(images: Source, numbers: Iterable[int]) -> UInt8[np.ndarray, "n *shape"]:
-    """Reads some images of a source."""
-    with ThreadPoolExecutor() as pool:
-        return np.stack(list(pool.map(images.__getitem__, numbers)))

@@ -1,0 +1,210 @@
+"""Runs the programs of an evaluation, one after the other, and keeps what they found."""
+
+import hashlib
+import json
+import subprocess
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from diffae_jax import __version__
+from diffae_jax.api import DiffAE
+from diffae_jax.data.labels import fingerprint
+from diffae_jax.data.sources import Files, Source
+from diffae_jax.distributed import together
+from diffae_jax.embedding import describe
+from diffae_jax.errors import UserError, name_some, shown
+from diffae_jax.evaluation import results
+from diffae_jax.evaluation.claims import claims
+from diffae_jax.evaluation.parts import Parts
+from diffae_jax.evaluation.programs import PROGRAMS, lacking
+from diffae_jax.evaluation.report import write_report
+from diffae_jax.evaluation.results import RESULTS, Results, Section
+from diffae_jax.evaluation.study import Study
+from diffae_jax.files import read_json
+from diffae_jax.training.logging import duration, is_main_process, say
+
+FREE = ("programs", "keep_images", "download", "baseline", "others", "foreign")  # settings that change no figure
+PARTS = "parts"
+MOST_HASHED = 2**16  # files of the same size in two sets, of which the content is compared
+
+
+def evaluate(
+    model: DiffAE,
+    images: Source,
+    training: Source | None,
+    settings: ConfigDict,
+    folder: Path,
+    *,
+    seed: int = 0,
+    baseline: DiffAE | None = None,
+    others: tuple[DiffAE, ...] = (),
+    foreign: Source | None = None,
+    images_per_second: float | None = None,
+) -> Results | None:
+    """Measures a model by the programs of `settings` and writes results.json, pictures and report.html to a folder.
+
+    `images` are those that are measured; where none are held out from training, both are the same source. What was
+    measured already is kept, and what was stopped goes on. Returns None where there was nothing left to do.
+
+    Raises UserError for a baseline that has a z, for others without one, and for models of other shapes.
+    """
+    check_beside(model, baseline, others)
+    measured = {
+        "model": model.digest(),
+        "baseline": baseline and baseline.digest(),
+        "others": [other.digest() for other in others],
+        "images": describe(images),
+        "training": training and describe(training),
+        "foreign": foreign and describe(foreign),
+        "labels": fingerprint(images.labels, training.labels if training is not None else {}),
+        "seed": seed,
+        "settings": {key: value for key, value in json.loads(settings.to_json()).items() if key not in FREE},
+    }
+    measured = json.loads(json.dumps(measured))  # as it will be read
+    with together():  # nobody writes before all have looked
+        found = _found(folder, measured)
+    if all(name in found for name in settings.programs):
+        return None
+    study = Study(
+        model, images, training, settings, seed, folder, Parts(folder / PARTS, measured),
+        baseline=baseline, others=others, foreign=foreign, images_per_second=images_per_second,
+    )  # fmt: skip
+    say(f"{len(study.chosen):,} of {len(images):,} images are measured{_expected(study)}.")
+    notes = [note for note in (overlap(images, training),) if note]
+    for note in notes:
+        say(f"WARNING: {note}")
+    for name in settings.programs:
+        if name in found:
+            continue
+        why = lacking(name, study)
+        if why is not None:
+            say(f"{name} is left out: {why}.")
+            found[name] = Section(name, PROGRAMS[name].TITLE, notes=(f"Left out: {why}.",))
+            continue
+        found[name] = PROGRAMS[name].run(study)
+        say(results.as_text(found[name]))
+        _write(folder, measured, study, found, notes)
+    written = _write(folder, measured, study, found, notes)
+    for claim in written.claims:
+        say(f"  {claim.verdict.upper()}: {claim.text} ({claim.source})")
+    if is_main_process():
+        write_report(folder, written)
+    study.parts.remove()
+    return written
+
+
+def check_beside(model: DiffAE, baseline: DiffAE | None, others: tuple[DiffAE, ...]) -> None:
+    """Raises UserError for models that cannot be compared with one."""
+    for other in (*([baseline] if baseline else []), *others):
+        if other.image_shape != model.image_shape:
+            raise UserError(
+                f"{shown(other.config.name)} is for images of {other.image_shape}, and {shown(model.config.name)} for "
+                f"{model.image_shape}: compare models of one shape."
+            )
+    if baseline is not None and baseline.config.model.z_dim is not None:
+        raise UserError(f"{shown(baseline.config.name)} has a z: give a DDIM without one as the baseline.")
+    sizes = Counter(other.config.model.z_dim for other in (model, *others))
+    if others and (None in sizes or max(sizes.values()) > 1):
+        raise UserError("Models are compared by the size of their z, so each must have a z of another size.")
+
+
+def overlap(images: Source, training: Source | None) -> str | None:
+    """Returns a warning where measured images are training images too, by the hash of their content."""
+    if training is None or training is images:
+        return None
+    seen = set(_hashes(training, images).values())
+    twice = [name for name, content in _hashes(images, training).items() if content in seen]
+    if not twice:
+        return None
+    return (
+        f"{len(twice):,} of the {len(images):,} images are training images, too ({name_some(twice)}): figures of them "
+        f"flatter the model."
+    )
+
+
+def _hashes(source: Source, other: Source) -> dict[str, bytes]:
+    """Returns a hash of the content of each image that may be in the other set, too: files are, of the same size."""
+    if not isinstance(source, Files):
+        return {name: hashlib.sha256(source[i].tobytes()).digest() for i, name in enumerate(source.ids)}
+    if not isinstance(other, Files):
+        return {}
+    sizes = {(other.root / name).stat().st_size for name in other.ids}
+    paths = {name: source.root / name for name in source.ids}
+    return {
+        name: hashlib.sha256(path.read_bytes()).digest() for name, path in paths.items() if path.stat().st_size in sizes
+    }
+
+
+def _found(folder: Path, measured: dict[str, Any]) -> dict[str, Section]:
+    """Returns what was measured of the same model and images under the same settings."""
+    path = folder / RESULTS
+    if not path.exists():
+        return {}
+    content = read_json(path)
+    if not isinstance(content, dict) or content.get("measured") != measured:
+        return {}
+    return {section.name: section for section in results.read(folder).sections}
+
+
+def _write(
+    folder: Path, measured: dict[str, Any], study: Study, found: dict[str, Section], notes: list[str]
+) -> Results:
+    """Writes what was found so far, in the order of the programs."""
+    in_order = {name: found[name] for name in PROGRAMS if name in found}
+    written = Results(
+        measured, about(study, notes), json.loads(study.model.config.to_json()), tuple(in_order.values()),
+        tuple(claims(in_order)),
+    )  # fmt: skip
+    if is_main_process():
+        results.write(folder, written)
+        kept = {picture.file for section in in_order.values() for picture in section.pictures}
+        for program in PROGRAMS.values():
+            if program.PICTURE and program.PICTURE not in kept:  # of a model or a setting that is no more
+                (folder / program.PICTURE).unlink(missing_ok=True)
+    return written
+
+
+def about(study: Study, notes: list[str]) -> dict[str, str]:
+    """Returns what was measured, when and by what, for people."""
+    model = study.model
+    kind = "a diffusion autoencoder" if study.has_z else "a DDIM baseline"
+    found = {
+        "model": f"{model.config.name}, {kind} for images of {'x'.join(map(str, model.image_shape))}",
+        "SHA-256 of the model": study.parts.inputs["model"],
+        "images": f"{len(study.chosen):,} of {len(study.images):,} "
+        + ("training images: none are held out" if study.images is study.training else "held-out images"),
+        "training images": "not at hand" if study.training is None else f"{len(study.training):,}",
+        "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}, {model.precision}",
+        "made by": f"diffae_jax {__version__}{commit()}, JAX {jax.__version__}",
+        "time": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+    }
+    return found | ({"warning": " ".join(notes)} if notes else {})
+
+
+def commit() -> str:
+    """Returns the commit of the package, where it runs from a clone of its repository."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return ""
+    try:
+        found = subprocess.run(["git", "-C", root, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True)
+    except FileNotFoundError:  # a clone on a machine without git
+        return ""
+    return f", commit {found.stdout.strip()}" if found.returncode == 0 else ""
+
+
+def _expected(study: Study) -> str:
+    """Ends a sentence with the time to expect, going by the speed of training.
+
+    A step of training takes three times as long as a call of the network, or longer.
+    """
+    if not study.images_per_second:
+        return ""
+    programs = [name for name in study.settings.programs if lacking(name, study) is None]
+    calls = sum(PROGRAMS[name].calls(study) for name in programs)
+    return f": about {duration(calls / (3 * study.images_per_second) + 1)} or less, and some for compiling"

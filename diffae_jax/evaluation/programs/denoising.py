@@ -1,0 +1,59 @@
+"""How early the image can be told while it is decoded (Sec. 5.5, Fig. 6)."""
+
+import numpy as np
+
+from diffae_jax.evaluation.figures import save_rows
+from diffae_jax.evaluation.intervals import mean_figure
+from diffae_jax.evaluation.metrics import mse
+from diffae_jax.evaluation.parts import Arrays
+from diffae_jax.evaluation.programs.reconstruction import BASELINE, Way, ways
+from diffae_jax.evaluation.results import Figure, Picture, Section
+from diffae_jax.evaluation.study import Study
+from diffae_jax.training.logging import is_main_process
+
+NAME = "denoising"
+TITLE = "Predicted image at each step (Sec. 5.5, Fig. 6)"
+NEEDS: tuple[str, ...] = ()
+NUM_STEPS = 10  # as in Fig. 6
+NUM_IMAGES = 256
+METRIC = "MSE of the predicted x_0"
+PICTURE = "denoising.png"
+
+
+def column(step: int) -> str:
+    """Returns the column of a step, counted down as in Fig. 6."""
+    return f"t_{NUM_STEPS - 1 - step}"
+
+
+def calls(study: Study) -> int:
+    """Returns about how many times the UNet is called, once for each image."""
+    return 2 * NUM_STEPS * min(NUM_IMAGES, len(study.chosen)) * sum(way.infers for way in ways(study))
+
+
+def run(study: Study) -> Section:
+    """Measures how far the x_0 that each step predicts is from the image, from the image's own x_T on."""
+    count = min(NUM_IMAGES, len(study.chosen))
+    figures: list[Figure] = []
+    rows = {}
+    for way in ways(study):
+        if not way.infers:
+            continue
+        parts = [_part(study, way, *chunk) for chunk in study.chunks(count)]
+        errors = np.concatenate([each["errors"] for each in parts])
+        figures += [mean_figure(METRIC, way.row, column(step), errors[:, step]) for step in range(NUM_STEPS)]
+        rows["DDIM baseline" if way.row == BASELINE else "with $z$"] = parts[0]["frames"]
+    if is_main_process():
+        save_rows(study.folder / PICTURE, rows)
+    picture = Picture(PICTURE, f"The x_0 that each of {NUM_STEPS} steps predicts of one image, from t_9 to t_0.")
+    return Section(NAME, TITLE, tuple(figures), (picture,))
+
+
+def _part(study: Study, way: Way, start: int, stop: int) -> Arrays:
+    def compute() -> Arrays:
+        x_0 = study.read(start, stop)
+        z = None if way.model.config.model.z_dim is None else way.model.encode(x_0)
+        predicted = way.model.progress(z, way.model.invert(x_0, z, NUM_STEPS), NUM_STEPS)
+        errors = np.stack([mse(predicted[:, step], x_0) for step in range(NUM_STEPS)], axis=1)
+        return {"errors": errors, "frames": predicted[0]}
+
+    return study.parts.keep(f"{NAME}-{way.name}-{start:07d}", compute)

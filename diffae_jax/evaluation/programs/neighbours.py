@@ -1,0 +1,117 @@
+"""Whether samples are training images over again (Appendix C, Fig. 9)."""
+
+import numpy as np
+
+from diffae_jax.evaluation.figures import save_rows
+from diffae_jax.evaluation.intervals import mean_figure
+from diffae_jax.evaluation.parts import Arrays
+from diffae_jax.evaluation.results import Figure, Picture, Section
+from diffae_jax.evaluation.study import NUM_PICTURES, Study, as_float
+from diffae_jax.training.logging import is_main_process
+
+NAME = "neighbours"
+TITLE = "Nearest training images of samples (Appendix C)"
+NEEDS: tuple[str, ...] = ("z", "prior", "training", "held out", "two images")
+NUM_SAMPLES = 200
+CANDIDATES = 64  # the nearest by pixels and by z, among which LPIPS looks
+NEAR = 1  # percent of held-out images that have a training image nearer than what is called a copy
+COPIES = "share of images nearer to a training image than 99 % of held-out ones"
+DISTANCE = "root of the mean squared distance to the nearest training image"
+IN = {"pixels": "pixels", "z": "normalised z"}
+PICTURE = "neighbours.png"
+
+
+def calls(study: Study) -> int:
+    """Returns at most how many times the UNet is called, once for each image."""
+    return NUM_SAMPLES * study.settings.num_code_steps
+
+
+def run(study: Study) -> Section:
+    """Finds the nearest training images of samples and, to know what is near, of held-out images."""
+    model, settings = study.model, study.settings
+    num_steps = settings.num_code_steps
+    held_out = study.chosen[:NUM_SAMPLES]
+    count = min(NUM_SAMPLES, settings.num_samples)
+    samples = study.parts.keep(
+        f"{NAME}-samples", lambda: {"images": model.sample(count, study.seed, num_steps, num_steps)}
+    )["images"]
+    real = as_float(study.images, held_out)
+    queries = {"samples": _codes(study, samples), "held-out images": _codes(study, real)}
+    nearest = _nearest(study, queries)
+    figures: list[Figure] = []
+    for space, place in IN.items():
+        limit = np.percentile(nearest[f"held-out images-{space}-distance"][:, 0], NEAR)
+        for row in queries:
+            distance = nearest[f"{row}-{space}-distance"][:, 0]
+            figures.append(mean_figure(DISTANCE, row, f"in {place}", distance))
+            if row == "samples":
+                figures.append(mean_figure(COPIES, row, f"in {place}", (distance < limit).astype(np.float64)))
+    shown = min(NUM_PICTURES, count)
+    rows = {"sample": samples[:shown]}
+    for space, place in IN.items():
+        rows[f"nearest in\n{place}"] = as_float(study.training, nearest[f"samples-{space}-number"][:shown, 0])
+    if study.lpips is not None:
+        rows["nearest\nby LPIPS"] = _by_lpips(study, samples[:shown], nearest)
+    if is_main_process():
+        save_rows(study.folder / PICTURE, rows)
+    picture = Picture(PICTURE, f"Samples in {num_steps} steps, and the training images that are nearest to them.")
+    notes = (f"Among {len(study.training):,} training images.", *study.missing)
+    return Section(NAME, TITLE, tuple(figures), (picture,), notes)
+
+
+def _codes(study: Study, images: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns what distances are taken of: pixels in [0, 1], and normalised z."""
+    z = study.model.statistics.normalize(study.model.encode(images))
+    return {"pixels": (images.reshape(len(images), -1) + 1) / 2, "z": z}
+
+
+def _nearest(study: Study, queries: dict[str, dict[str, np.ndarray]]) -> Arrays:
+    """Returns the distances and numbers of the nearest training images of each query, the nearest first."""
+    found: Arrays = {}
+    for start, stop in study.chunks(len(study.training)):
+        numbers = np.arange(start, stop)
+
+        def compute(numbers=numbers) -> Arrays:
+            codes = _codes(study, as_float(study.training, numbers))
+            part = {}
+            for row, query in queries.items():
+                for space in IN:
+                    distance = _distances(query[space], codes[space])
+                    order = np.argsort(distance, axis=1)[:, :CANDIDATES]
+                    part[f"{row}-{space}-distance"] = np.take_along_axis(distance, order, 1)
+                    part[f"{row}-{space}-number"] = numbers[order]
+            return part
+
+        part = study.parts.keep(f"{NAME}-{start:07d}", compute)
+        found = part if not found else _nearer(found, part)
+    return found
+
+
+def _nearer(found: Arrays, part: Arrays) -> Arrays:
+    """Merges two lists of nearest images."""
+    merged: Arrays = {}
+    for key in found:
+        if key.endswith("-distance"):
+            number = key.removesuffix("distance") + "number"
+            distance = np.concatenate([found[key], part[key]], axis=1)
+            order = np.argsort(distance, axis=1, kind="stable")[:, :CANDIDATES]
+            merged[key] = np.take_along_axis(distance, order, 1)
+            merged[number] = np.take_along_axis(np.concatenate([found[number], part[number]], axis=1), order, 1)
+    return merged
+
+
+def _distances(query: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """Returns the root of the mean squared difference of each pair, without an array of all differences."""
+    query, codes = query.astype(np.float64), codes.astype(np.float64)
+    squares = np.square(query).sum(1)[:, None] + np.square(codes).sum(1) - 2 * query @ codes.T
+    return np.sqrt(np.maximum(squares, 0) / query.shape[1])
+
+
+def _by_lpips(study: Study, samples: np.ndarray, nearest: Arrays) -> np.ndarray:
+    """Returns the training image nearest by LPIPS of each sample, among those near in pixels or in z."""
+    found = []
+    for i, sample in enumerate(samples):
+        numbers = np.unique(np.concatenate([nearest[f"samples-{space}-number"][i] for space in IN]))
+        images = as_float(study.training, numbers)
+        found.append(images[study.lpips(np.broadcast_to(sample, images.shape), images).argmin()])
+    return np.stack(found)

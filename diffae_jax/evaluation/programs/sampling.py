@@ -1,0 +1,199 @@
+"""How close new images come to real ones (Sec. 5.7, Table 4)."""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+from diffae_jax.api import DiffAE
+from diffae_jax.data.sources import Source, choose
+from diffae_jax.evaluation import paper
+from diffae_jax.evaluation.feature_spaces import INCEPTION, FeatureSpace
+from diffae_jax.evaluation.figures import save_grid
+from diffae_jax.evaluation.intervals import NORMAL, spread_of_distance
+from diffae_jax.evaluation.metrics import FEWEST_FOR_KID, frechet_distance, kid, principal_components
+from diffae_jax.evaluation.parts import Arrays
+from diffae_jax.evaluation.results import Figure, Picture, Section
+from diffae_jax.evaluation.study import Study, as_float
+from diffae_jax.training.logging import is_main_process
+
+NAME = "sampling"
+TITLE = "Unconditional samples (Sec. 5.7, Table 4)"
+NEEDS: tuple[str, ...] = ("prior", "sets")
+SAMPLES, AUTOENCODED, BASELINE = "samples", "+ autoencoding", "DDIM baseline"
+GAUSSIAN, REAL = "z from a Gaussian, not from the latent DDIM", "other real images"
+NUM_COMPONENTS = 32
+FITTED = 1000  # images, to which components are fitted
+NUM_SHOWN = 64
+PICTURE = "samples.png"
+RESAMPLES, RESAMPLES_OF_MANY, MANY = 100, 20, 512  # resamples: fewer where features have many dimensions
+
+Draw = Callable[[int, int], np.ndarray]  # images from one number to another
+
+
+@dataclasses.dataclass(frozen=True)
+class Real:
+    """Real images that others are compared with, and further ones, as a yardstick and to take z from."""
+
+    reference: tuple[Source, np.ndarray]
+    others: tuple[Source, np.ndarray]
+    what: str
+
+    @classmethod
+    def of(cls, study: Study) -> "Real":
+        """Takes held-out and training images where there are both, and two halves of the images otherwise."""
+        most = study.settings.num_samples
+        random = np.random.default_rng(study.seed)
+        if study.training is not None and study.training is not study.images:
+            reference, others = (
+                choose(len(study.images), most, study.seed),
+                choose(len(study.training), most, study.seed),
+            )
+            return cls((study.images, reference), (study.training, random.permutation(others)), "held-out images")
+        chosen = random.permutation(choose(len(study.images), 2 * most, study.seed))
+        half = len(chosen) // 2
+        return cls((study.images, chosen[:half]), (study.images, chosen[half:]), "one half of the images")
+
+
+def spaces(study: Study, real: Real) -> list[FeatureSpace]:
+    """Returns the spaces that images are compared in: those of networks at hand, and principal components."""
+    fitted = as_float(real.others[0], real.others[1][:FITTED])
+    components = principal_components(fitted, NUM_COMPONENTS)
+    dim = components(fitted[:1]).shape[1]
+    return [*study.spaces, FeatureSpace(f"{dim} principal components", dim, components)]
+
+
+def metric_of(space: FeatureSpace) -> str:
+    """Returns what a Frechet distance in a space is called: FID in one space alone."""
+    return "FID" if space.name == INCEPTION else f"Frechet distance in {space.name}"
+
+
+def features(study: Study, name: str, draw: Draw, count: int, among: list[FeatureSpace]) -> Arrays:
+    """Returns the features of images in each space, by its name, and the first images; they are kept in parts."""
+    drawn = []
+    for start, stop in study.chunks(count):
+
+        def compute(start=start, stop=stop) -> Arrays:
+            images = draw(start, stop)
+            kept = images[: max(0, NUM_SHOWN - start)]
+            return {"images": kept} | {space.name: np.asarray(space.features(images), np.float32) for space in among}
+
+        drawn.append(study.parts.keep(f"{name}-{start:07d}", compute))
+    return {key: np.concatenate([part[key] for part in drawn]) for key in drawn[0]}
+
+
+def distances(
+    space: FeatureSpace, row: str, column: str, found: Arrays, reference: Arrays, of_paper=None
+) -> list[Figure]:
+    """Returns the distances of a set of images to the reference in a space, with intervals."""
+    ours, real = found[space.name], reference[space.name]
+    value = frechet_distance(ours, real)
+    resamples = RESAMPLES if space.dim <= MANY else RESAMPLES_OF_MANY
+    margin = NORMAL * spread_of_distance(frechet_distance, ours, real, resamples)
+    is_fid = space.name == INCEPTION
+    figures = [
+        Figure(
+            metric_of(space), row, column, value, len(ours), max(0.0, value - margin), value + margin,
+            of_paper if is_fid else None,
+        )
+    ]  # fmt: skip
+    if is_fid and min(len(ours), len(real)) >= FEWEST_FOR_KID:
+        mean, std, share = kid(ours, real)
+        margin = NORMAL * std * share**0.5  # subsets are a share of all, and differ more than sets of all would
+        figures.append(Figure("KID", row, column, mean, len(ours), mean - margin, mean + margin))
+    return figures
+
+
+def calls(study: Study) -> int:
+    """Returns about how many times the UNet is called, once for each image."""
+    steps, sets = study.settings.num_sample_steps, 1 + (study.baseline is not None) + study.has_z
+    return study.settings.num_samples * (sets * sum(steps) + max(steps))
+
+
+def run(study: Study) -> Section:
+    """Measures Frechet distances of samples, of the baseline's, and of images decoded from z of real ones."""
+    model, settings, seed, count = study.model, study.settings, study.seed, study.settings.num_samples
+    real = Real.of(study)
+    among = spaces(study, real)
+    figures: list[Figure] = []
+
+    def of_real(name, images):
+        source, numbers = images
+        return features(
+            study, f"{NAME}-{name}", lambda start, stop: as_float(source, numbers[start:stop]), len(numbers), among
+        )
+
+    reference, others = of_real("reference", real.reference), of_real("others", real.others)
+    name = model.config.name
+    own_row = SAMPLES if study.has_z else BASELINE
+    shown = None
+    for num_steps in settings.num_sample_steps:
+        column = f"T = {num_steps}"
+        sets: dict[str, tuple[Draw, int]] = {own_row: (_sampled(model, seed, num_steps), count)}
+        if study.baseline is not None:
+            sets[BASELINE] = _sampled(study.baseline, seed, num_steps), count
+        if study.has_z:
+            sets[AUTOENCODED] = (_autoencoded(study, real, num_steps), min(count, len(real.others[1])))
+            if num_steps == max(settings.num_sample_steps):
+                sets[GAUSSIAN] = (_from_gaussian(study, num_steps), count)
+        for row, (draw, among_count) in sets.items():
+            kept = f"{NAME}-{'-'.join(row.replace('+', '').replace(',', '').split())}-{num_steps}"
+            found = features(study, kept, _keeping(study, kept, draw), among_count, among)
+            of_paper = paper.sampling(name, row, num_steps)
+            for space in among:
+                figures += distances(space, row, column, found, reference, of_paper)
+            if row == own_row:
+                shown = found["images"][:NUM_SHOWN]
+    for space in among:
+        figures += distances(space, REAL, "real", others, reference)
+    if is_main_process():
+        save_grid(study.folder / PICTURE, shown)
+    notes = [
+        f"Distances are to {len(real.reference[1]):,} {real.what}; {len(real.others[1]):,} other real ones come as "
+        f"close as the last row says. They shrink with the number of images: compare rows of one table alone."
+    ]
+    picture = Picture(PICTURE, f"Samples in {max(settings.num_sample_steps)} steps.")
+    return Section(
+        NAME,
+        TITLE,
+        tuple(figures),
+        (picture,),
+        tuple(notes + list(study.missing)),
+    )
+
+
+def _keeping(study: Study, name: str, draw: Draw) -> Draw:
+    def drawn(start, stop):
+        images = draw(start, stop)
+        study.keep_images(name.replace("-", "/", 1), start, images)
+        return images
+
+    return drawn
+
+
+def _sampled(model: DiffAE, seed: int, num_steps: int) -> Draw:
+    """Draws samples, z in as many steps as images."""
+    return lambda start, stop: model.sample(stop - start, seed, num_steps, num_steps, first=start)
+
+
+def _autoencoded(study: Study, real: Real, num_steps: int) -> Draw:
+    """Decodes z of real images, others than the reference, with random x_T."""
+    source, numbers = real.others
+
+    def draw(start, stop):
+        z = study.model.encode(as_float(source, numbers[start:stop]))
+        return study.model.decode(z, study.model.noise(np.arange(start, stop), study.seed), num_steps)
+
+    return draw
+
+
+def _from_gaussian(study: Study, num_steps: int) -> Draw:
+    """Decodes z of the right mean and deviation that no latent DDIM drew: what it is worth."""
+    statistics = study.model.statistics
+    z = np.random.default_rng(study.seed).normal(size=(study.settings.num_samples, len(statistics.mean)))
+    z = statistics.denormalize(z.astype(np.float32))
+
+    def draw(start, stop):
+        return study.model.decode(z[start:stop], study.model.noise(np.arange(start, stop), study.seed), num_steps)
+
+    return draw

@@ -1,0 +1,66 @@
+"""What z leaves open: images of one z and several x_T (Sec. 5.1, Fig. 3, Appendix D)."""
+
+import numpy as np
+
+from diffae_jax.evaluation.figures import save_rows
+from diffae_jax.evaluation.intervals import percentiles
+from diffae_jax.evaluation.parts import Arrays
+from diffae_jax.evaluation.results import Figure, Picture, Section
+from diffae_jax.evaluation.study import Study
+from diffae_jax.training.logging import is_main_process
+
+NAME = "variations"
+TITLE = "Stochastic variations (Sec. 5.1, Appendix D)"
+NEEDS: tuple[str, ...] = ("z", "two images")
+NUM_VARIATIONS = 8
+NUM_IMAGES = 64
+NUM_ROWS = 6  # of the picture
+METRIC = "share of the variance of pixels that x_T makes"
+PICTURE = "variations.png"
+
+
+def calls(study: Study) -> int:
+    """Returns how many times the UNet is called, once for each image."""
+    return NUM_VARIATIONS * min(NUM_IMAGES, len(study.chosen)) * study.settings.num_code_steps
+
+
+def run(study: Study) -> Section:
+    """Measures how much of what differs between images is due to x_T alone, and draws some variations."""
+    num_steps = study.settings.num_code_steps
+    count = min(NUM_IMAGES, len(study.chosen))
+    parts = [_part(study, num_steps, *chunk) for chunk in study.chunks(count)]
+    mean, variance = (np.concatenate([part[name] for part in parts]) for name in ("mean", "variance"))
+    images = parts[0]["images"]
+
+    def share(mean, variance):
+        within = variance.mean()
+        between = mean.var(axis=0, ddof=1).mean() if len(mean) > 1 else 0.0
+        # the mean of few variations moves with them, by their variance over their number
+        return float(within / (within + max(0.0, between - within / NUM_VARIATIONS)))
+
+    low, high = percentiles(share, mean, variance)
+    figure = Figure(METRIC, "random x_T", f"T = {num_steps}", share(mean, variance), count, low, high)
+    if is_main_process():
+        shown = study.read(0, len(images))
+        rows = {
+            f"image {i + 1}": np.concatenate([x_0[None], drawn, m[None], 4 * np.sqrt(v)[None] - 1])
+            for i, (x_0, drawn, m, v) in enumerate(zip(shown, images, mean, variance, strict=False))
+        }
+        save_rows(study.folder / PICTURE, rows)
+    caption = (
+        f"Each row: an image, {NUM_VARIATIONS} decodings of its z with random x_T, their mean and, twice as bright "
+    )
+    picture = Picture(PICTURE, caption + "as it is, their standard deviation.")
+    return Section(NAME, TITLE, (figure,), (picture,))
+
+
+def _part(study: Study, num_steps: int, start: int, stop: int) -> Arrays:
+    def compute() -> Arrays:
+        found = study.model.variations(study.read(start, stop), NUM_VARIATIONS, num_steps, study.seed)
+        return {
+            "mean": found.mean,
+            "variance": found.images.var(axis=1, ddof=1),
+            "images": found.images[: max(0, NUM_ROWS - start)],
+        }
+
+    return study.parts.keep(f"{NAME}-{start:07d}", compute)

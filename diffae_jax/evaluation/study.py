@@ -1,0 +1,84 @@
+"""What the programs of an evaluation are given: the model, the models to compare it with, images, settings."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+from ml_collections import ConfigDict
+
+from diffae_jax.api import DiffAE
+from diffae_jax.data.sources import Source, choose, read
+from diffae_jax.data.transforms import to_float
+from diffae_jax.evaluation.feature_spaces import FeatureSpace
+from diffae_jax.evaluation.figures import to_pil
+from diffae_jax.evaluation.parts import Parts
+from diffae_jax.files import replacing
+from diffae_jax.training.logging import is_main_process
+
+NUM_PICTURES = 12  # images in a row of a picture
+CHUNK = 256  # images in memory at a time, fewer of large ones:
+CHUNK_VALUES = 2**24  # so many values together
+SMALL = 2**24  # values of all images, up to which they are held in memory for classifiers
+
+Distance = Callable[[np.ndarray, np.ndarray], Float[np.ndarray, "n"]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """What is measured, on what, and where the results go."""
+
+    model: DiffAE
+    images: Source  # what is measured: held out, where there are such
+    training: Source | None  # what the model was trained on, where it is at hand
+    settings: ConfigDict  # config.evaluation
+    seed: int
+    folder: Path
+    parts: Parts
+    baseline: DiffAE | None = None  # the DDIM without z
+    others: tuple[DiffAE, ...] = ()  # with a z of another size
+    foreign: Source | None = None  # images of another kind
+    spaces: tuple[FeatureSpace, ...] = ()  # with downloaded weights
+    lpips: Distance | None = None
+    missing: tuple[str, ...] = ()  # sentences: how to get the weights that are not at hand
+    images_per_second: float | None = None  # of training, where that is known
+
+    @cached_property
+    def chosen(self) -> np.ndarray:
+        """The numbers of the images that are measured, at most `num_images` of them."""
+        return choose(len(self.images), self.settings.num_images, self.seed)
+
+    @property
+    def has_z(self) -> bool:
+        """Whether the model is no DDIM baseline."""
+        return self.model.config.model.z_dim is not None
+
+    def chunks(self, count: int) -> Iterator[tuple[int, int]]:
+        """Yields from and to which number so many images are worked on at a time."""
+        size = max(1, min(CHUNK, CHUNK_VALUES // math.prod(self.model.image_shape)))
+        for start in range(0, count, size):
+            yield start, min(start + size, count)
+
+    def read(self, start: int, stop: int) -> Float[np.ndarray, "n *shape"]:
+        """Reads the measured images from one number to another."""
+        return as_float(self.images, self.chosen[start:stop])
+
+    def is_small(self, count: int) -> bool:
+        """Whether so many images may be held in memory together."""
+        return count * math.prod(self.model.image_shape) <= SMALL
+
+    def keep_images(self, what: str, start: int, images: Float[np.ndarray, "n *shape"]) -> None:
+        """Writes generated images as PNG files, where that is asked for."""
+        if not self.settings.keep_images or not is_main_process():
+            return
+        for i, picture in enumerate(to_pil(images), start=start):
+            with replacing(self.folder / "images" / what / f"{i:06d}.png") as scratch:
+                picture.save(scratch)
+
+
+def as_float(source: Source, numbers: np.ndarray) -> Float[np.ndarray, "n *shape"]:
+    """Reads some images of a source, in [-1, 1]."""
+    return to_float(read(source, numbers))
