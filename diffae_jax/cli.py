@@ -16,7 +16,7 @@ def parser() -> argparse.ArgumentParser:
     """Returns the parser of all commands."""
     top = Parser("diffae", description="Uses a trained diffusion autoencoder. diffae COMMAND --help tells more.")
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for add in (add_info, add_encode, add_reconstruct, add_interpolate, add_edit, add_sample, add_probe, add_import):
+    for add in COMMANDS:
         add(commands)
     return top
 
@@ -172,6 +172,43 @@ def add_probe(commands: argparse._SubParsersAction) -> None:
     add_out(added, "PATH", "with --labels a bundle, which may be MODEL; else a .csv")
 
 
+def add_evaluate(commands: argparse._SubParsersAction) -> None:
+    """Adds the command evaluate."""
+    added = command(
+        commands,
+        "evaluate",
+        "evaluate",
+        "measure a model as the paper does, and write a report; a command that was stopped goes on where it was",
+        "ffhq128 --data faces/test --training faces/train --out report",
+        "digits --data digits --baseline runs/digits_ddim --others runs/digits_z4 --out report",
+        "ffhq128 --data faces/test --programs reconstruction --steps 10 20 50 100 --download --out report",
+    )
+    add_model(added)
+    added.add_argument("--data", metavar="IMAGES", type=Path, required=True, help=f"what is measured: {IMAGES}")
+    text = "what the model was trained on, for samples, labels and neighbours; of the digits it is known"
+    added.add_argument("--training", metavar="IMAGES", type=Path, help=text)
+    added.add_argument("--labels", metavar="FILE", type=Path, help="a CSV: the id of each image, and a column a label")
+    add_out(added, "FOLDER", "gets report.html, results.json and the pictures")
+    added.add_argument("--baseline", metavar="MODEL", type=Path, help="a DDIM without z, to compare with")
+    text = "models with a z of other sizes, to compare with"
+    added.add_argument("--others", metavar="MODEL", type=Path, nargs="+", help=text)
+    added.add_argument("--foreign", metavar="IMAGES", type=Path, help="images of another kind, to see x_T of them")
+    text = "what to measure, by default what the model's config says; all: everything"
+    added.add_argument("--programs", metavar="NAME", nargs="+", help=text)
+    steps = checked("check_num_steps")
+    text = "steps of DDIM, those of the reconstruction and of the samples"
+    added.add_argument("--steps", metavar="N", type=steps, nargs="+", help=text)
+    most = within(2, 10_000_000)
+    added.add_argument("--num-images", metavar="N", type=most, help="at most so many images are measured")
+    added.add_argument("--num-samples", metavar="N", type=most, help="so many new images are drawn")
+    add_seed(added)
+    added.add_argument("--keep-images", action="store_true", help="keep what is generated, as PNG files")
+    text = "fetch the public weights that LPIPS and FID need, once, to a folder of the user's"
+    added.add_argument("--download", action="store_true", help=text)
+    for name, what in (("inception", "FID"), ("alexnet", "LPIPS"), ("lpips", "LPIPS, too")):
+        added.add_argument(f"--{name}", metavar="FILE", type=Path, help=f"weights for {what}, where they are at hand")
+
+
 def add_import(commands: argparse._SubParsersAction) -> None:
     """Adds the command import."""
     added = command(
@@ -188,6 +225,19 @@ def add_import(commands: argparse._SubParsersAction) -> None:
     added.add_argument("--classifier", metavar="FILE", type=Path, help="its classifier: 40 attributes as probes")
     added.add_argument("--image-size", metavar="PIXELS", type=whole, help="for a checkpoint that does not tell it")
     added.add_argument("--out", metavar="BUNDLE", type=Path, required=True, help="the folder to write")
+
+
+COMMANDS = (
+    add_info,
+    add_encode,
+    add_reconstruct,
+    add_interpolate,
+    add_edit,
+    add_sample,
+    add_probe,
+    add_evaluate,
+    add_import,
+)
 
 
 def run(argv: list[str] | None = None) -> None:

@@ -1,25 +1,33 @@
 """What each command of the shell does: checks what can be told at once, asks `DiffAE`, writes and says the result."""
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, UInt8
+from ml_collections import ConfigDict
 
 from diffae_jax import DiffAE, bundle, outputs, probes
+from diffae_jax.config import PROGRAMS, check
 from diffae_jax.convert import import_official
 from diffae_jax.data.labels import read_labels
-from diffae_jax.data.sources import Files, Source
+from diffae_jax.data.sources import Files, Source, check_files, digits
 from diffae_jax.data.transforms import to_float
 from diffae_jax.embedding import FORMATS, check_format, embed, latents, open_images
 from diffae_jax.errors import UserError, name_some, shown
+from diffae_jax.evaluation.evaluate import PARTS
+from diffae_jax.evaluation.evaluate import evaluate as measure
 from diffae_jax.evaluation.figures import save_gif, save_grid
 from diffae_jax.evaluation.metrics import mse, psnr
+from diffae_jax.evaluation.results import REPORT, RESULTS
 from diffae_jax.files import told
 from diffae_jax.models.functional import flatten
 from diffae_jax.training.logging import quantity, say
 from diffae_jax.training.program import keep_compiled_programs
+
+FILES_OF_WEIGHTS = ("inception", "alexnet", "lpips")  # arguments and settings of that name
 
 
 def load(path: Path) -> DiffAE:
@@ -177,6 +185,65 @@ def fit_probes(arguments: argparse.Namespace) -> None:
         model.fit_probe(name, z, values, positive_unlabelled=arguments.positive_unlabelled)
     model.save(arguments.out)
     print(f"Bundle: {shown(str(arguments.out))}")
+
+
+def evaluate(arguments: argparse.Namespace) -> None:
+    """Measures a model, and writes a report."""
+    if not (arguments.out / RESULTS).exists() and not (arguments.out / PARTS).exists():
+        outputs.check_free(arguments.out, (), folder=True, overwrite=arguments.overwrite)
+    model = load(arguments.model)
+    shape = model.image_shape
+    settings = evaluation_settings(model, arguments)
+    if str(arguments.data) == "digits" and arguments.training is None:
+        training, images = digits(shape)
+    else:
+        images = open_images(arguments.data, shape)
+        training = None if arguments.training is None else open_images(arguments.training, shape)
+    if arguments.labels is not None:
+        labels = read_labels(arguments.labels)
+        images, training = (
+            source and dataclasses.replace(source, labels=labels.of(source.ids)) for source in (images, training)
+        )
+    for source in (images, training):
+        if isinstance(source, Files):
+            check_files(source, show_progress=sys.stderr.isatty())
+    found = measure(
+        model,
+        images,
+        training,
+        settings,
+        arguments.out,
+        seed=arguments.seed,
+        baseline=arguments.baseline and load(arguments.baseline),
+        others=tuple(load(path) for path in arguments.others or ()),
+        foreign=arguments.foreign and open_images(arguments.foreign, shape),
+        replace=arguments.overwrite,
+    )
+    print(f"{'The report' if found else 'There already'}: {shown(str(arguments.out / REPORT))}")
+
+
+def evaluation_settings(model: DiffAE, arguments: argparse.Namespace) -> ConfigDict:
+    """Returns what the model's config says of evaluation, changed by the arguments that were given."""
+    config = ConfigDict(model.config)  # a copy
+    settings = config.evaluation
+    given = {
+        "num_images": arguments.num_images,
+        "num_samples": arguments.num_samples,
+        "num_steps": arguments.steps,
+        "num_sample_steps": arguments.steps,
+        "programs": PROGRAMS if arguments.programs == ["all"] else arguments.programs,
+        "keep_images": arguments.keep_images or None,
+        "download": arguments.download or None,
+        **{
+            name: getattr(arguments, name) and str(getattr(arguments, name))
+            for name in ("inception", "alexnet", "lpips")
+        },
+    }
+    for name, value in given.items():
+        if value is not None:
+            settings[name] = tuple(value) if isinstance(value, list) else value
+    check(config)
+    return settings
 
 
 def import_(arguments: argparse.Namespace) -> None:

@@ -69,6 +69,12 @@ class Files:
         with told_image(path), Image.open(path) as image:
             return resize_and_crop(image, self.image_shape)
 
+    def size(self, index: int) -> tuple[int, int]:
+        """Returns width and height of the image as the file has it. Raises UserError as reading it does."""
+        path = self.root / self.ids[index]
+        with told_image(path), Image.open(path) as image:
+            return image.size
+
 
 @contextlib.contextmanager
 def told_image(name: str | Path) -> Iterator[None]:

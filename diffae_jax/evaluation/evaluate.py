@@ -5,6 +5,7 @@ import json
 import subprocess
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from diffae_jax.embedding import describe
 from diffae_jax.errors import UserError, name_some, shown
 from diffae_jax.evaluation import results
 from diffae_jax.evaluation.claims import claims
-from diffae_jax.evaluation.parts import Parts
+from diffae_jax.evaluation.parts import INPUTS, Parts
 from diffae_jax.evaluation.programs import PROGRAMS, lacking
 from diffae_jax.evaluation.report import write_report
 from diffae_jax.evaluation.results import RESULTS, Results, Section
@@ -30,7 +31,6 @@ from diffae_jax.training.logging import duration, is_main_process, say
 
 FREE = ("programs", "keep_images", "download", "baseline", "others", "foreign")  # settings that change no figure
 PARTS = "parts"
-MOST_HASHED = 2**16  # files of the same size in two sets, of which the content is compared
 
 
 def evaluate(
@@ -45,13 +45,16 @@ def evaluate(
     others: tuple[DiffAE, ...] = (),
     foreign: Source | None = None,
     images_per_second: float | None = None,
+    replace: bool = True,
 ) -> Results | None:
     """Measures a model by the programs of `settings` and writes results.json, pictures and report.html to a folder.
 
     `images` are those that are measured; where none are held out from training, both are the same source. What was
-    measured already is kept, and what was stopped goes on. Returns None where there was nothing left to do.
+    measured already is kept, and what was stopped goes on; with `replace`, figures of something else make place.
+    Returns None where there was nothing left to do.
 
-    Raises UserError for a baseline that has a z, for others without one, and for models of other shapes.
+    Raises UserError for a baseline that has a z, for others without one, for models of other shapes, and unless
+    `replace`, for a folder with figures of something else.
     """
     check_beside(model, baseline, others)
     measured = {
@@ -67,7 +70,7 @@ def evaluate(
     }
     measured = json.loads(json.dumps(measured))  # as it will be read
     with together():  # nobody writes before all have looked
-        found = _found(folder, measured)
+        found = _found(folder, measured, replace)
     if all(name in found for name in settings.programs):
         return None
     study = Study(
@@ -75,9 +78,9 @@ def evaluate(
         baseline=baseline, others=others, foreign=foreign, images_per_second=images_per_second,
     )  # fmt: skip
     say(f"{len(study.chosen):,} of {len(images):,} images are measured{_expected(study)}.")
-    notes = [note for note in (overlap(images, training),) if note]
+    notes = [note for note in (overlap(images, training), other_sizes(images)) if note]
     for note in notes:
-        say(f"WARNING: {note}")
+        say(f"Note: {note}")
     for name in settings.programs:
         if name in found:
             continue
@@ -127,6 +130,20 @@ def overlap(images: Source, training: Source | None) -> str | None:
     )
 
 
+def other_sizes(images: Source) -> str | None:
+    """Returns a note where image files are of other sizes than the model's, for these are scaled and cropped."""
+    if not isinstance(images, Files):
+        return None
+    height, width, _ = images.image_shape
+    with ThreadPoolExecutor() as pool:
+        sizes = list(pool.map(images.size, range(len(images))))
+    others = [name for name, size in zip(images.ids, sizes, strict=True) if size != (width, height)]
+    if not others:
+        return None
+    many = f"{len(others):,} of the {len(images):,} images"
+    return f"{many} ({name_some(others)}) are scaled to {width}x{height} and cropped."
+
+
 def _hashes(source: Source, other: Source) -> dict[str, bytes]:
     """Returns a hash of the content of each image that may be in the other set, too: files are, of the same size."""
     if not isinstance(source, Files):
@@ -140,15 +157,18 @@ def _hashes(source: Source, other: Source) -> dict[str, bytes]:
     }
 
 
-def _found(folder: Path, measured: dict[str, Any]) -> dict[str, Section]:
+def _found(folder: Path, measured: dict[str, Any], replace: bool) -> dict[str, Section]:
     """Returns what was measured of the same model and images under the same settings."""
-    path = folder / RESULTS
-    if not path.exists():
+    began_with = [read_json(path) for path in (folder / RESULTS, folder / PARTS / INPUTS) if path.exists()]
+    began_with = [content.get("measured", content) if isinstance(content, dict) else None for content in began_with]
+    if any(inputs != measured for inputs in began_with):
+        if not replace:
+            raise UserError(
+                f"{folder} holds the evaluation of another model, of other images or under other settings: give "
+                f"another folder, or --overwrite."
+            )
         return {}
-    content = read_json(path)
-    if not isinstance(content, dict) or content.get("measured") != measured:
-        return {}
-    return {section.name: section for section in results.read(folder).sections}
+    return {section.name: section for section in results.read(folder).sections} if (folder / RESULTS).exists() else {}
 
 
 def _write(
@@ -183,7 +203,7 @@ def about(study: Study, notes: list[str]) -> dict[str, str]:
         "made by": f"diffae_jax {__version__}{commit()}, JAX {jax.__version__}",
         "time": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
     }
-    return found | ({"warning": " ".join(notes)} if notes else {})
+    return found | ({"note": " ".join(notes)} if notes else {})
 
 
 def commit() -> str:

@@ -77,10 +77,3 @@ def frechet_distance(features: Float[np.ndarray, "n d"], others: Float[np.ndarra
     overlap = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ other_covariance @ root), 0)).sum()
     distance = np.square(mean - other_mean).sum() + np.trace(covariance) + np.trace(other_covariance) - 2 * overlap
     return float(distance)
-
-
-FEWEST_FOR_KID = 2
-
-
-def kid(features, others):
-    raise NotImplementedError
