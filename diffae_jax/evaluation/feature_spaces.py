@@ -4,6 +4,7 @@ The distances in a space bear the names FID and KID only where it is that of the
 SHA-256. Two spaces need no file: principal components, and a network of random weights.
 """
 
+import itertools
 import math
 from collections.abc import Callable
 from functools import partial
@@ -27,7 +28,6 @@ from diffae_jax.training.sharding import replicated, spread
 
 INCEPTION_BATCH = 32  # images that one device works on at a time: their activations take most of a GiB
 WIDTHS = (32, 64, 128)  # of the layers of the random network
-SMALLEST_RANDOM = 4  # pixels of the largest axis, which the random network halves twice
 
 
 class FeatureSpace(NamedTuple):
@@ -161,14 +161,12 @@ class RandomNetwork(nnx.Module):
     Untrained features tell textures and shapes apart, though not as people see them.
     """
 
-    def __init__(self, *, image_shape: tuple[int, ...], rngs: nnx.Rngs):
+    def __init__(self, image_shape: tuple[int, ...], seed: int):
         self.rank = len(image_shape) - 1
-        channels, kernels = image_shape[-1], []
-        for width in WIDTHS:
-            initial = nnx.initializers.he_normal()(rngs.params(), (3,) * self.rank + (channels, width))
-            kernels.append(nnx.Param(initial))
-            channels = width
-        self.kernels = nnx.List(kernels)
+        normal = np.random.RandomState(seed).standard_normal  # whose numbers no version of numpy may change
+        shapes = [(3,) * self.rank + widths for widths in itertools.pairwise((image_shape[-1], *WIDTHS))]
+        kernels = (normal(shape) * np.sqrt(2 / math.prod(shape[:-1])) for shape in shapes)
+        self.kernels = nnx.List([nnx.Param(jnp.asarray(kernel, jnp.float32)) for kernel in kernels])
 
     def __call__(self, images: Float[Array, "n *shape"]) -> Float[Array, "n d"]:
         """Returns the features of images in [-1, 1]."""
@@ -188,7 +186,7 @@ def random_space(image_shape: tuple[int, ...], mesh: Mesh, seed: int = 0) -> Fea
     """The space of a network of random weights, for images (*spatial, C) of any rank; the same for the same seed."""
     if not 2 <= len(image_shape) <= 4:
         raise UserError(f"Random convolutions see images of 1 to 3 axes and channels, not of shape {image_shape}.")
-    graphdef, params = split(RandomNetwork(image_shape=image_shape, rngs=nnx.Rngs(seed)))
+    graphdef, params = split(RandomNetwork(image_shape, seed))
     params, function = _placed(jax.device_get(params), mesh), partial(_random_features, graphdef=graphdef)
     size = WIDTHS[0] // 4 * math.prod(image_shape[:-1])  # the first activations are the largest
 

@@ -8,12 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Float64
 
 from diffae_jax.evaluation.weights import read_arrays
 from diffae_jax.models.functional import Params, unflatten
@@ -180,15 +179,21 @@ def pool(h: Float[Array, "n h w c"], step: Pool) -> Float[Array, "n new_h new_w 
     padding = "SAME" if step.stride == 1 else "VALID"
     if step.kind == "max":
         return lax.reduce_window(h, -jnp.inf, lax.max, window, strides, padding)
-    within = (np.convolve(np.ones(size, np.float32), np.ones(3), "same") for size in h.shape[1:3])
+    within = (np.convolve(np.ones(size), np.ones(3))[1:-1] for size in h.shape[1:3])
     counts = np.outer(*within).astype(np.float32)[..., None]  # here: XLA takes seconds to fold each into a constant
     return lax.reduce_window(h, 0.0, lax.add, window, strides, padding) / counts
 
 
-def resize(images: Float[Array, "n h w c"]) -> Float[Array, "n 299 299 c"]:
+def resize(images: Float[Array, "n h w c"]) -> Float[Array, "n new_h new_w c"]:
     """Resizes bilinearly to 299x299 between the centres of pixels, without antialiasing, as pytorch-fid does."""
-    n, _, _, channels = images.shape
-    return jax.image.resize(images, (n, SIZE, SIZE, channels), "bilinear", antialias=False)
+    rows, columns = (jnp.asarray(_shares(size), jnp.float32) for size in images.shape[1:3])
+    return jnp.einsum("ih,jw,nhwc->nijc", rows, columns, images, precision=lax.Precision.HIGHEST)
+
+
+def _shares(size: int) -> Float64[np.ndarray, "new old"]:
+    """What share each of so many pixels has in each of 299; beyond the outermost centres nothing changes."""
+    at = np.clip((np.arange(SIZE) + 0.5) * size / SIZE - 0.5, 0, size - 1)
+    return np.maximum(1 - np.abs(at[:, None] - np.arange(size)), 0)
 
 
 class Convolution(nnx.Module):
