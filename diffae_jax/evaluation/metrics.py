@@ -77,7 +77,7 @@ class Moments:
         features = np.asarray(features, np.float64)
         if features.ndim != 2 or features.shape[1] != len(self.mean):
             raise UserError(f"Features of {len(self.mean)} dimensions are [N, {len(self.mean)}], not {features.shape}.")
-        broken = len(features) - np.isfinite(features).all(1).sum()
+        broken = _broken_rows(features)
         if broken:
             raise UserError(f"Features have to be finite: {broken:,} of {len(features):,} rows hold NaN or infinity.")
         if not len(features):
@@ -107,23 +107,26 @@ class Moments:
         return self.scatter / (self.count - 1)
 
 
+def _broken_rows(features: Float[np.ndarray, "n d"]) -> int:
+    """Returns how many rows hold NaN or infinity."""
+    return int((~np.isfinite(features).all(1)).sum())
+
+
 def _moments(features: Float[np.ndarray, "n d"] | Moments) -> Moments:
-    if isinstance(features, Moments):
-        moments = features
-    else:
-        features = np.asarray(features, np.float64)
-        if len(features) < 2 or not np.isfinite(features).all():
-            broken = len(features) - np.isfinite(features).reshape(len(features), -1).all(1).sum()
-            told = f"{features.shape}, of which {broken:,} rows hold NaN or infinity"
-            raise UserError(f"A Frechet distance takes at least two rows of finite features, not {told}.")
-        moments = Moments(features.shape[1])
-        moments.add(features)
-    if moments.count < 2:
-        raise UserError(f"A Frechet distance takes at least two rows of finite features, not {moments.count}.")
+    moments, broken = features, 0
+    if not isinstance(features, Moments):
+        moments, broken = Moments(features.shape[1]), _broken_rows(features)
+        if not broken:
+            moments.add(features)
+    if broken or moments.count < 2:
+        told = f"{len(features):,}, of which {broken:,} hold NaN or infinity" if broken else f"{moments.count}"
+        raise UserError(f"A Frechet distance takes at least two rows of finite features, not {told}.")
     return moments
 
 
-def frechet_distance(features: Float[np.ndarray, "n d"] | Moments, others: Float[np.ndarray, "m d"] | Moments) -> float:
+def frechet_distance(
+    features: Float[np.ndarray, "n d"] | Moments, others: Float[np.ndarray, "m other"] | Moments
+) -> float:
     """Returns the squared Frechet distance |m - m'|^2 + tr(C + C' - 2 (C C')^(1/2)) of Gaussians fitted to two sets.
 
     In float64; the root is taken of symmetric matrices alone, so that it is real. In the features of the original
@@ -172,9 +175,9 @@ def kernel_distance(
     two, and for fewer features than a subset takes.
     """
     sets = [np.asarray(values, np.float64) for values in (features, others)]
-    broken = [len(values) - np.isfinite(values).all(1).sum() for values in sets]
-    if any(broken):
-        raise UserError(f"A kernel distance takes finite features: {sum(broken):,} rows hold NaN or infinity.")
+    broken = sum(map(_broken_rows, sets))
+    if broken:
+        raise UserError(f"A kernel distance takes finite features: {broken:,} rows hold NaN or infinity.")
     fewest = min(map(len, sets))
     size = min(1000, fewest) if subset_size is None else subset_size
     if not 2 <= size <= fewest:
