@@ -52,6 +52,37 @@ def write_checkpoint(path: Path, tree: Any) -> None:
     write_zip(path, checkpoint_entries(b"\x80\x02" + instructions + b".", storages))
 
 
+def write_legacy(path: Path, tree: Any) -> None:
+    """Writes a tree as PyTorch before 1.6 did."""
+    path.write_bytes(b"".join(legacy_parts(tree)))
+
+
+def legacy_parts(tree: Any, **changes: bytes) -> list[bytes]:
+    """The five pickles of a legacy file, then the number of elements and the bytes of each storage; some changed."""
+    roots: dict[int, np.ndarray] = {}
+    objects = _instructions(tree, roots)
+    parts = {
+        "magic": _pickle(0x1950A86A20F9469CFC6C),
+        "version": _pickle(1001),
+        "machine": _pickle({"protocol_version": 1001, "little_endian": True, "type_sizes": {"long": 4}}),
+        "objects": b"\x80\x02" + legacy(objects) + b".",
+        "keys": _pickle([str(key) for key in range(len(roots))]),
+    }
+    for key, root in enumerate(roots.values()):
+        parts[f"elements_{key}"] = struct.pack("<q", root.size)
+        parts[f"storage_{key}"] = root.ravel(order="K").tobytes()
+    return list((parts | changes).values())
+
+
+def legacy(instructions: bytes) -> bytes:
+    """Adds, to each description of a storage, what it is a view of: nothing."""
+    return instructions.replace(b"tQ", b"NtQ")
+
+
+def _pickle(value: Any) -> bytes:
+    return b"\x80\x02" + _instructions(value, {}) + b"."
+
+
 def checkpoint_entries(pickle: bytes, storages: list[np.ndarray] | tuple = ()) -> list["Entry"]:
     """The entries of a checkpoint, in the order of torch.save."""
     contents = {"data.pkl": pickle, "byteorder": b"little"}

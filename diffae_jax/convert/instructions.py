@@ -5,6 +5,7 @@ and how tensors are put together, and refuses the rest by name.
 """
 
 import dataclasses
+import io
 import math
 import pickletools
 from collections import OrderedDict
@@ -19,6 +20,7 @@ from diffae_jax.errors import shown
 
 # A tensor takes some 30 instructions. At these limits the worst of files takes a second to refuse.
 MAX_INSTRUCTIONS = 200_000
+MAX_PICKLE_BYTES = 16 * 2**20
 LONGEST_NAME = 500  # of a global or a storage: a text may be recalled often, and to put it in another copies it
 MAX_DIMENSIONS = 8
 MAX_EMPTY = 2**32  # product of a tensor's other dimensions where one is 0
@@ -56,31 +58,39 @@ class Known:
 class Machine:
     """Follows the instructions of a pickle as far as they make plain data and tensors."""
 
+    part = "data.pkl"  # what the pickle is called in a sentence
+    described: tuple[type, ...] = (str, Known, str, str, int)  # how a storage is: kind, type, key, device, elements
+
     def __init__(self, path: Path, identity: tuple[int, ...], entries: dict[str, Entry]):
         self.path, self.identity, self.entries = path, identity, entries
         self.frames: list[list] = [[]]  # a mark begins a new frame, so that nobody takes what lies below it
         self.memo: dict[int, Any] = {}
+        self.num_items = 0  # of ordered dicts that were made of lists
 
-    def run(self, pickle: bytes) -> Any:
-        """Returns the object that a pickle describes. Raises Refusal for anything unusual."""
+    def run(self, pickle: bytes | io.BytesIO, limit: int | None = None) -> Any:
+        """Returns the object that a pickle describes, in `limit` instructions. Raises Refusal for anything unusual.
+
+        Of a stream no more is read than the pickle.
+        """
+        limit = MAX_INSTRUCTIONS if limit is None else limit
         try:
             for count, (opcode, argument, _) in enumerate(pickletools.genops(pickle)):
                 if opcode.name == "STOP":
                     return self.pop()[0]
-                if count >= MAX_INSTRUCTIONS:
-                    raise Refusal(f"has a data.pkl of more than the {MAX_INSTRUCTIONS:,} instructions that are read.")
+                if count >= limit:
+                    raise Refusal(f"has a {self.part} of more than the {limit:,} instructions that are read.")
                 if opcode.name not in OPERATIONS:
                     raise Refusal(f"uses the pickle instruction {opcode.name}, which no checkpoint needs.")
                 OPERATIONS[opcode.name](self, argument)
         except (ValueError, OverflowError, MemoryError) as error:  # of genops; its text may hold the whole file
-            raise Refusal("has a damaged data.pkl: download or copy it again.") from error
+            raise Refusal(f"has a damaged {self.part}: download or copy it again.") from error
         raise AssertionError("genops ends with STOP or raises")
 
     def pop(self, count: int = 1) -> tuple:
         """Takes values from the stack, but not from below a mark."""
         frame = self.frames[-1]
         if len(frame) < count:
-            raise Refusal("has a damaged data.pkl, which takes from an empty stack.")
+            raise Refusal(f"has a damaged {self.part}, which takes from an empty stack.")
         values = tuple(frame[len(frame) - count :])
         del frame[len(frame) - count :]
         return values
@@ -88,7 +98,7 @@ class Machine:
     def pop_frame(self) -> list:
         """Takes all values down to the last mark."""
         if len(self.frames) == 1:
-            raise Refusal("has a damaged data.pkl, which looks for a mark that was not set.")
+            raise Refusal(f"has a damaged {self.part}, which looks for a mark that was not set.")
         return self.frames.pop()
 
     def discard(self) -> None:
@@ -107,13 +117,13 @@ class Machine:
         (value,) = self.pop()
         self.push(value)
         if types and type(value) not in types:
-            raise Refusal(f"has a damaged data.pkl, which takes a {type(value).__name__} for a {types[0].__name__}.")
+            raise Refusal(f"has a damaged {self.part}, which takes a {type(value).__name__} for a {types[0].__name__}.")
         return value
 
     def recall(self, index: int) -> None:
         """Pushes an object of the memo."""
         if index not in self.memo:
-            raise Refusal(f"has a damaged data.pkl, which recalls object {index:,} before it was made.")
+            raise Refusal(f"has a damaged {self.part}, which recalls object {index:,} before it was made.")
         self.push(self.memo[index])
 
     def memorize(self, index: int) -> None:
@@ -132,13 +142,13 @@ class Machine:
         """Adds keys and values, in turns, to the dict on top."""
         target = self.top(dict, OrderedDict, Inert)
         if len(values) % 2:
-            raise Refusal("has a damaged data.pkl, with a key that has no value.")
+            raise Refusal(f"has a damaged {self.part}, with a key that has no value.")
         target.update(zip(_checked_keys(values[::2]), values[1::2], strict=True))
 
     def find(self, module: Any, name: Any) -> None:
         """Pushes what stands for a global. It is looked up here by its name, and never imported."""
         if type(module) is not str or type(name) is not str:
-            raise Refusal("has a damaged data.pkl, which names a global by something else than text.")
+            raise Refusal(f"has a damaged {self.part}, which names a global by something else than text.")
         if len(module) + len(name) > LONGEST_NAME:
             told = shown(f"{module[:LONGEST_NAME]}.{name[:LONGEST_NAME]}")
             raise Refusal(f"asks for {told}, a name of {len(module) + len(name):,} characters: nothing of it was run.")
@@ -157,12 +167,22 @@ class Machine:
             self.push(Inert(callee.name))
         elif callee == Known(ORDERED_DICT) and arguments == ():
             self.push(OrderedDict())
+        elif callee == Known(ORDERED_DICT) and _types(arguments) == [list]:
+            self.push(self.ordered(arguments[0]))
         elif callee == Known(REBUILD_TENSOR):
             self.push(_rebuilt_tensor(arguments))
         elif callee == Known(REBUILD_PARAMETER) and _types(arguments) == [StoredTensor, bool, OrderedDict]:
             self.push(arguments[0])
         else:
             raise Refusal("calls something in another way than torch.save does: nothing of it was run.")
+
+    def ordered(self, items: list) -> OrderedDict:
+        """Returns an ordered dict of lists of two, as Python 2 wrote it."""
+        self.num_items += len(items)  # a list may be recalled, and then costs an instruction and not one an item
+        if self.num_items > MAX_INSTRUCTIONS or any(type(item) is not list or len(item) != 2 for item in items):
+            raise Refusal("calls something in another way than torch.save does: nothing of it was run.")
+        _checked_keys([key for key, _ in items])
+        return OrderedDict(items)
 
     def new_object(self, arguments: int) -> None:
         """Makes an instance of a stand-in, and drops the arguments."""
@@ -177,20 +197,24 @@ class Machine:
         self.top(Inert, OrderedDict)
 
     def find_storage(self) -> None:
-        """Replaces the description of a storage by the storage, having compared it with the entry that it lies in."""
+        """Replaces the description of a storage by the storage."""
         (description,) = self.pop()
-        if _types(description) != [str, Known, str, str, int] or description[0] != "storage":
+        if _types(description) != list(self.described) or description[0] != "storage":
             raise Refusal("describes a storage in another way than torch.save does.")
-        _, type_, key, _, elements = description
+        _, type_, key, _, elements = description[:5]
         if type_.name not in STORAGE_TYPES:
             raise Refusal(f"takes {type_.name} for a type of storage.")
+        self.push(self.storage(type_.name, key, elements))
+
+    def storage(self, type_name: str, key: str, elements: int) -> Storage:
+        """Returns the storage of a key, having compared it with the entry that it lies in."""
         if len(key) > LONGEST_NAME or f"data/{key}" not in self.entries:
             raise Refusal(f"lacks the entry data/{shown(key)}: download or copy it again.")
         start, size, checksum = self.entries[f"data/{key}"]
-        if elements * np.dtype(STORAGE_TYPES[type_.name]).itemsize != size:
-            told = f"{shown(elements)} elements of {type_.name}"
+        if elements * np.dtype(STORAGE_TYPES[type_name]).itemsize != size:
+            told = f"{shown(elements)} elements of {type_name}"
             raise Refusal(f"declares {told} for data/{shown(key)}, which has {size:,} bytes.")
-        self.push(Storage(self.path, self.identity, start, elements, type_.name, checksum))
+        return Storage(self.path, self.identity, start, elements, type_name, checksum)
 
 
 def _types(values: Any) -> list[type]:
@@ -232,11 +256,12 @@ def _rebuilt_tensor(arguments: Any) -> StoredTensor:
 
 
 PUSHED = ("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8")
+PUSHED_TEXT = ("SHORT_BINSTRING", "BINSTRING")  # of Python 2
 PUSHED_BYTES = ("SHORT_BINBYTES", "BINBYTES", "BINBYTES8", "BYTEARRAY8")
 MADE = {"NONE": type(None), "EMPTY_TUPLE": tuple, "EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_SET": set}
 OPERATIONS: dict[str, Callable[[Machine, Any], Any]] = {
     **dict.fromkeys(("PROTO", "FRAME"), lambda machine, _: None),
-    **dict.fromkeys(PUSHED + PUSHED_BYTES, Machine.push),
+    **dict.fromkeys(PUSHED + PUSHED_TEXT + PUSHED_BYTES, Machine.push),
     **{name: lambda machine, _, make=make: machine.push(make()) for name, make in MADE.items()},
     "NEWTRUE": lambda machine, _: machine.push(True),
     "NEWFALSE": lambda machine, _: machine.push(False),

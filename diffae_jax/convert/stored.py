@@ -30,11 +30,11 @@ class Refusal(Exception):
 
 
 class Entry(NamedTuple):
-    """Where the bytes of an entry of the zip lie."""
+    """Where the bytes of an entry of the zip, or of a storage of a legacy file, lie."""
 
     start: int
     size: int
-    checksum: int  # CRC-32
+    checksum: int | None  # CRC-32; legacy files have none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Storage:
     start: int  # byte in the file
     elements: int
     type_name: str
-    checksum: int  # CRC-32 of the entry
+    checksum: int | None  # CRC-32 of the entry; None: nothing tells whether the elements are damaged
 
     @property
     def dtype(self) -> np.dtype:
@@ -69,7 +69,8 @@ class Storage:
             raise UserError(f"{self.path} cannot be read any more ({error.strerror}).") from error
         if not (complete and unchanged):
             raise UserError(f"{self.path} has changed since it was opened: run the command again.")
-        if count == self.elements and zlib.crc32(raw.view(np.uint8)) != self.checksum:
+        whole = count == self.elements and self.checksum is not None
+        if whole and zlib.crc32(raw.view(np.uint8)) != self.checksum:
             raise UserError(f"{self.path} has a damaged tensor at byte {self.start:,}: download or copy it again.")
         if self.type_name == "torch.BFloat16Storage":
             return (raw.astype(np.uint32) << 16).view(np.float32)

@@ -1,8 +1,8 @@
 """Reads the files of torch.save without PyTorch, and without running anything that a file asks for.
 
-Such a file is a zip: `data.pkl` tells in pickle instructions how to build the objects (see `instructions.py`), and
-`data/<key>` holds the bytes of one storage, into which tensors look. Every number of a file is checked before the first
-byte of a tensor is read.
+Such a file is a zip, or what PyTorch wrote before 1.6 (see `torch_legacy.py`). In a zip `data.pkl` tells in pickle
+instructions how to build the objects (see `instructions.py`), and `data/<key>` holds the bytes of one storage, into
+which tensors look. Every number of a file is checked before the first byte of a tensor is read.
 """
 
 import io
@@ -13,17 +13,16 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from diffae_jax.convert.instructions import Machine
+from diffae_jax.convert.instructions import MAX_PICKLE_BYTES, Machine
 from diffae_jax.convert.stored import Entry, Refusal, identity_of
+from diffae_jax.convert.torch_legacy import is_legacy, read_legacy
 from diffae_jax.errors import UserError, shown
 from diffae_jax.files import told
 
 # A tensor takes an entry. At these limits the worst of files takes a second to refuse.
 MAX_ENTRIES = 20_000
 MAX_DIRECTORY_BYTES = 2 * 2**20
-MAX_PICKLE_BYTES = 16 * 2**20
 
-LEGACY_MAGIC = 0x1950A86A20F9469CFC6C.to_bytes(10, "little")
 LOCAL_HEADER = struct.Struct("<4s5H3L2H")
 
 
@@ -40,7 +39,11 @@ def read_checkpoint(path: str | Path) -> Any:
                     "is a folder or device, not a file." if path.exists() else "does not exist: check the path."
                 )
             with path.open("rb", buffering=0) as file:
-                identity, entries = identity_of(file), _entries(file)
+                head, identity = file.read(64), identity_of(file)
+                if is_legacy(head):
+                    return read_legacy(path, identity, file)
+                _check_kind(head)
+                entries = _entries(file)
                 if "byteorder" in entries and _read_entry(file, entries["byteorder"]) != b"little":
                     raise Refusal("was written on a big-endian machine: save it again on a little-endian one.")
                 return Machine(path, identity, entries).run(_read_entry(file, entries["data.pkl"]))
@@ -59,7 +62,6 @@ class _DirectoryReads(io.FileIO):
 
 def _entries(file: io.FileIO) -> dict[str, Entry]:
     """Returns where the bytes of each entry lie, by its name below the root folder."""
-    _check_kind(file.read(64))
     try:
         with zipfile.ZipFile(_DirectoryReads(file.fileno(), closefd=False)) as archive:
             infos = archive.infolist()
@@ -87,8 +89,6 @@ def _check_kind(head: bytes) -> None:
         raise Refusal("is empty: download or copy it again.")
     if head.lstrip().startswith(b"<"):
         raise Refusal("is a web page, not a checkpoint: the download failed, so fetch it again.")
-    if LEGACY_MAGIC in head:
-        raise Refusal("is a legacy file: save it again with torch.save(torch.load(f), f) in PyTorch 1.6 or later.")
     if not head.startswith(b"PK\3\4"):
         raise Refusal("is not a zip, as the files of torch.save are.")
 

@@ -1,6 +1,8 @@
 """How close two images are, on the scale [0, 1], as the paper measures it (Table 1), and two sets of images."""
 
+import contextlib
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float64
@@ -59,21 +61,147 @@ def principal_components(
     return lambda others: pca.transform(others.reshape(len(others), -1))
 
 
-def frechet_distance(features: Float[np.ndarray, "n d"], others: Float[np.ndarray, "m d"]) -> float:
+class Moments:
+    """Number, mean and covariance of features that come in batches, in float64: they need not fit into memory.
+
+    Batches are merged by the formula for the covariance of a union, so that a mean far from zero costs no digits.
+    """
+
+    def __init__(self, dim: int):
+        self.count = 0
+        self.mean = np.zeros(dim)
+        self.scatter = np.zeros((dim, dim))  # sum of the outer products of what deviates from the mean
+
+    def add(self, features: Float[np.ndarray, "n d"]) -> None:
+        """Takes in some more features. Raises UserError where some are not finite or of another dimension."""
+        features = np.asarray(features, np.float64)
+        if features.ndim != 2 or features.shape[1] != len(self.mean):
+            raise UserError(f"Features of {len(self.mean)} dimensions are [N, {len(self.mean)}], not {features.shape}.")
+        broken = _broken_rows(features)
+        if broken:
+            raise UserError(f"Features have to be finite: {broken:,} of {len(features):,} rows hold NaN or infinity.")
+        if not len(features):
+            return
+        batch = Moments(features.shape[1])
+        with np.errstate(over="ignore", invalid="ignore"):  # told where a distance is taken
+            batch.count, batch.mean = len(features), features.mean(0)
+            batch.scatter = (features - batch.mean).T @ (features - batch.mean)
+            self.merge(batch)
+
+    def merge(self, other: "Moments") -> None:
+        """Takes in all that another has taken in."""
+        count = self.count + other.count
+        if not count:
+            return
+        difference = other.mean - self.mean
+        share = other.count / count
+        self.scatter = self.scatter + other.scatter + np.outer(difference, difference) * (self.count * share)
+        self.mean = self.mean + difference * share
+        self.count = count
+
+    @property
+    def covariance(self) -> Float64[np.ndarray, "d d"]:
+        """The sample covariance, as of n - 1; of fewer than two there is none."""
+        if self.count < 2:
+            raise UserError(f"A covariance takes at least two rows of features, not {self.count}.")
+        return self.scatter / (self.count - 1)
+
+
+def _broken_rows(features: Float[np.ndarray, "n d"]) -> int:
+    """Returns how many rows hold NaN or infinity."""
+    return int((~np.isfinite(features).all(1)).sum())
+
+
+def _moments(features: Float[np.ndarray, "n d"] | Moments) -> Moments:
+    moments, broken = features, 0
+    if not isinstance(features, Moments):
+        moments, broken = Moments(features.shape[1]), _broken_rows(features)
+        if not broken:
+            moments.add(features)
+    if broken or moments.count < 2:
+        told = f"{len(features):,}, of which {broken:,} hold NaN or infinity" if broken else f"{moments.count}"
+        raise UserError(f"A Frechet distance takes at least two rows of finite features, not {told}.")
+    return moments
+
+
+def frechet_distance(
+    features: Float[np.ndarray, "n d"] | Moments, others: Float[np.ndarray, "m other"] | Moments
+) -> float:
     """Returns the squared Frechet distance |m - m'|^2 + tr(C + C' - 2 (C C')^(1/2)) of Gaussians fitted to two sets.
 
-    In float64; the root is taken of symmetric matrices alone, so that it is real. Raises UserError for features that
-    are not finite and for sets of fewer than two.
+    In float64; the root is taken of symmetric matrices alone, so that it is real. In the features of the original
+    Inception this is FID (Heusel et al., 2017). Raises UserError for features that are not finite, are of other
+    dimensions or fewer than two, and for a distance beyond what float64 holds.
     """
-    moments = []
-    for values in (features, others):
-        values = np.asarray(values, np.float64)
-        if len(values) < 2 or not np.isfinite(values).all():
-            raise UserError(f"A Frechet distance takes at least two rows of finite features, not {values.shape}.")
-        moments.append((values.mean(0), np.atleast_2d(np.cov(values, rowvar=False))))
-    (mean, covariance), (other_mean, other_covariance) = moments
-    scale, axes = np.linalg.eigh(covariance)
-    root = axes * np.sqrt(np.maximum(scale, 0)) @ axes.T
-    overlap = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ other_covariance @ root), 0)).sum()
-    distance = np.square(mean - other_mean).sum() + np.trace(covariance) + np.trace(other_covariance) - 2 * overlap
+    first, second = _moments(features), _moments(others)
+    if len(first.mean) != len(second.mean):
+        raise UserError(f"Features of {len(first.mean)} and of {len(second.mean)} dimensions cannot be compared.")
+    distance = np.nan
+    with np.errstate(over="ignore", invalid="ignore"), contextlib.suppress(np.linalg.LinAlgError):
+        covariance, other_covariance = first.covariance, second.covariance
+        scale, axes = np.linalg.eigh(covariance)
+        root = axes * np.sqrt(np.maximum(scale, 0)) @ axes.T
+        overlap = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ other_covariance @ root), 0)).sum()
+        distance = np.square(first.mean - second.mean).sum() - 2 * overlap
+        distance += np.trace(covariance) + np.trace(other_covariance)
+    if not np.isfinite(distance):
+        largest = max(np.abs(moments.mean).max() for moments in (first, second))
+        raise UserError(
+            f"The Frechet distance is {distance}: features with means up to {largest:.1e} and such variances are more "
+            f"than float64 holds, so look for a network that has diverged."
+        )
     return float(distance)
+
+
+class KernelDistance(NamedTuple):
+    """Mean and standard deviation over subsets."""
+
+    mean: float
+    std: float
+
+
+def kernel_distance(
+    features: Float[np.ndarray, "n d"],
+    others: Float[np.ndarray, "m d"],
+    *,
+    num_subsets: int = 100,
+    subset_size: int | None = None,  # by default 1,000, or all where there are fewer
+    seed: int = 0,
+) -> KernelDistance:
+    """Returns the unbiased squared maximum mean discrepancy of subsets, with the kernel (x.y / d + 1)^3, in float64.
+
+    In the features of the original Inception this is KID (Binkowski et al., 2018). Where a subset is all of both sets
+    there is one alone, and no deviation. Raises UserError for features that are not finite, for a subset of fewer than
+    two, and for fewer features than a subset takes.
+    """
+    sets = [np.asarray(values, np.float64) for values in (features, others)]
+    broken = sum(map(_broken_rows, sets))
+    if broken:
+        raise UserError(f"A kernel distance takes finite features: {broken:,} rows hold NaN or infinity.")
+    fewest = min(map(len, sets))
+    size = min(1000, fewest) if subset_size is None else subset_size
+    if not 2 <= size <= fewest:
+        counts = " and ".join(f"{len(values):,}" for values in sets)
+        raise UserError(
+            f"A kernel distance takes subsets of at least 2 and at most as many images as there are, "
+            f"not {size:,} of {counts}: give more images or a smaller subset_size."
+        )
+    if size == max(map(len, sets)):
+        num_subsets = 1
+    rng = np.random.default_rng(seed)
+    distances = [
+        _squared_discrepancy(*(values[rng.choice(len(values), size, replace=False)] for values in sets))
+        for _ in range(num_subsets)
+    ]
+    return KernelDistance(float(np.mean(distances)), float(np.std(distances)))
+
+
+def _squared_discrepancy(x: Float64[np.ndarray, "n d"], y: Float64[np.ndarray, "n d"]) -> float:
+    """The unbiased estimate of the squared maximum mean discrepancy: no value is compared with itself."""
+    n, d = x.shape
+
+    def kernel(a, b):
+        return (a @ b.T / d + 1) ** 3
+
+    within = sum(k.sum() - np.trace(k) for k in (kernel(x, x), kernel(y, y)))
+    return within / (n * (n - 1)) - 2 * kernel(x, y).mean()

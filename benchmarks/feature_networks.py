@@ -1,0 +1,122 @@
+"""Compares the networks of FID and LPIPS with pytorch-fid and lpips, on the same weights read from files of torch.save.
+
+    pip install torch torchvision pytorch-fid lpips
+    python -m benchmarks.feature_networks
+
+The weights are random but for those of LPIPS, which its package brings. Prints the greatest differences, relative to
+the greatest value; they are those of float32 sums in another order.
+"""
+
+import resource
+import tempfile
+import time
+from pathlib import Path
+from unittest import mock
+
+import jax
+import lpips as published_lpips
+import numpy as np
+import torch
+import torchvision
+from pytorch_fid import inception as published_inception
+from pytorch_fid.fid_score import calculate_frechet_distance
+
+from diffae_jax.evaluation import feature_spaces, weights
+from diffae_jax.evaluation.inception import read_inception
+from diffae_jax.evaluation.lpips import read_lpips
+from diffae_jax.evaluation.metrics import Moments, frechet_distance
+from diffae_jax.training.sharding import make_mesh
+
+FORMATS = {"zip": True, "legacy": False}
+NUM_IMAGES = 64
+
+
+def difference(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """The greatest difference, relative to the greatest value."""
+    return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
+
+
+def randomised(state: dict, rng: np.random.Generator) -> dict:
+    """Random weights that keep activations near one, with batch statistics that are not those of a fresh network."""
+    return {name: _random(name, tensor, rng) for name, tensor in state.items()}
+
+
+def _random(name: str, tensor: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    if not tensor.is_floating_point():
+        return torch.full_like(tensor, 1000)
+    if name.endswith(("running_var", "bn.weight")):
+        return torch.tensor(rng.uniform(0.5, 1.5, tensor.shape), dtype=torch.float32)
+    scale = np.sqrt(2 / tensor[0].numel()) if tensor.ndim > 1 else 0.1
+    return torch.tensor(rng.normal(0, scale, tensor.shape), dtype=torch.float32)
+
+
+def as_torch(images: np.ndarray) -> torch.Tensor:
+    """Pictures in [-1, 1] with channels first."""
+    return torch.tensor(images).permute(0, 3, 1, 2)
+
+
+def compare_inception(folder: Path, mesh: jax.sharding.Mesh, rng: np.random.Generator) -> None:
+    """Compares features of pytorch-fid's network and FID of them."""
+    network = torchvision.models.inception_v3(num_classes=1008, aux_logits=False, weights=None, init_weights=False)
+    state = randomised(network.state_dict(), rng)
+    with mock.patch.object(published_inception, "load_state_dict_from_url", return_value=state):
+        theirs = published_inception.InceptionV3().eval()
+    for size in (32, 299, 400):
+        pictures = rng.uniform(-1, 1, (4, size, size, 3)).astype(np.float32)
+        with torch.no_grad():
+            expected = theirs((as_torch(pictures) + 1) / 2)[0][:, :, 0, 0].numpy()
+        for name, as_zip in FORMATS.items():
+            path = folder / f"inception-{name}.pth"
+            torch.save(state, path, _use_new_zipfile_serialization=as_zip)
+            start = time.perf_counter()
+            params = read_inception(path)
+            seconds = time.perf_counter() - start
+            ours = feature_spaces.inception_features(params, mesh)(pictures)
+            print(f"Inception, {size}x{size}, {name} read in {seconds:.1f} s: {difference(ours, expected):.1e}")
+    features, others = rng.normal(size=(3000, 64)), rng.normal(0.1, 1.2, size=(2000, 64))
+    sums = [(values.mean(0), np.cov(values, rowvar=False)) for values in (features, others)]
+    fid = calculate_frechet_distance(*sums[0], *sums[1])
+    moments = [Moments(64), Moments(64)]
+    for values, target in zip((features, others), moments, strict=True):
+        for part in np.array_split(values, 7):
+            target.add(part)
+    print(f"Frechet distance {fid:.6f}: {abs(frechet_distance(*moments) / fid - 1):.1e}")
+    features = feature_spaces.inception_features(params, mesh)
+    pictures = rng.uniform(-1, 1, (NUM_IMAGES, 64, 64, 3)).astype(np.float32)
+    features(pictures)
+    start = time.perf_counter()
+    features(pictures)
+    print(f"{NUM_IMAGES / (time.perf_counter() - start):.1f} images a second")
+
+
+def compare_lpips(folder: Path, mesh: jax.sharding.Mesh, rng: np.random.Generator) -> None:
+    """Compares LPIPS with random AlexNets and the published weights of its features."""
+    linear = Path(published_lpips.__file__).parent / "weights" / "v0.1" / "alex.pth"
+    found = weights.find(weights.LPIPS_LINEAR, linear)
+    alexnet = torchvision.models.alexnet(weights=None)
+    state = randomised(alexnet.state_dict(), rng)
+    alexnet.load_state_dict(state)
+    with mock.patch.object(torchvision.models, "alexnet", return_value=alexnet):
+        theirs = published_lpips.LPIPS(net="alex", verbose=False)
+    for size in (31, 64, 256):
+        pictures, others = rng.uniform(-1, 1, (2, 4, size, size, 3)).astype(np.float32)
+        with torch.no_grad():
+            expected = theirs(as_torch(pictures), as_torch(others)).flatten().numpy()
+        for name, as_zip in FORMATS.items():
+            path = folder / f"alexnet-{name}.pth"
+            torch.save(state, path, _use_new_zipfile_serialization=as_zip)
+            ours = feature_spaces.lpips_distances(read_lpips(path, found.path), mesh)(pictures, others)
+            print(f"LPIPS, {size}x{size}, {name}: {difference(ours, expected):.1e} of {expected.max():.3f}")
+
+
+def main() -> None:
+    """Prints all comparisons."""
+    mesh, rng = make_mesh(), np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as folder:
+        compare_lpips(Path(folder), mesh, rng)
+        compare_inception(Path(folder), mesh, rng)
+    print(f"peak memory, torch included: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:,.0f} MiB")
+
+
+if __name__ == "__main__":
+    main()
