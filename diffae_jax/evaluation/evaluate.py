@@ -5,6 +5,7 @@ import json
 import subprocess
 import time
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,12 @@ from diffae_jax.embedding import describe
 from diffae_jax.errors import UserError, name_some, shown
 from diffae_jax.evaluation import results
 from diffae_jax.evaluation.claims import claims
+from diffae_jax.evaluation.feature_spaces import (
+    check_inception_images,
+    check_lpips_images,
+    load_inception,
+    load_lpips,
+)
 from diffae_jax.evaluation.parts import INPUTS, Parts
 from diffae_jax.evaluation.programs import PROGRAMS, lacking
 from diffae_jax.evaluation.report import write_report
@@ -29,7 +36,9 @@ from diffae_jax.evaluation.study import Study
 from diffae_jax.files import read_json
 from diffae_jax.training.logging import duration, is_main_process, say
 
-FREE = ("programs", "keep_images", "download", "baseline", "others", "foreign")  # settings that change no figure
+FREE = (  # settings that change no figure, or where what they name is looked at itself
+    "programs", "keep_images", "download", "baseline", "others", "foreign", "inception", "alexnet", "lpips",
+)  # fmt: skip
 PARTS = "parts"
 
 
@@ -57,6 +66,7 @@ def evaluate(
     `replace`, for a folder with figures of something else.
     """
     check_beside(model, baseline, others)
+    networks = public_networks(model, settings)
     measured = {
         "model": model.digest(),
         "baseline": baseline and baseline.digest(),
@@ -66,6 +76,7 @@ def evaluate(
         "foreign": foreign and describe(foreign),
         "labels": fingerprint(images.labels, training.labels if training is not None else {}),
         "seed": seed,
+        "networks": [name for name in ("inception", "lpips") if networks[name] is not None],
         "settings": {key: value for key, value in json.loads(settings.to_json()).items() if key not in FREE},
     }
     measured = json.loads(json.dumps(measured))  # as it will be read
@@ -75,7 +86,7 @@ def evaluate(
         return None
     study = Study(
         model, images, training, settings, seed, folder, Parts(folder / PARTS, measured),
-        baseline=baseline, others=others, foreign=foreign, images_per_second=images_per_second,
+        baseline=baseline, others=others, foreign=foreign, images_per_second=images_per_second, **networks,
     )  # fmt: skip
     say(f"{len(study.chosen):,} of {len(images):,} images are measured{_expected(study)}.")
     notes = [note for note in (overlap(images, training), other_sizes(images)) if note]
@@ -114,6 +125,36 @@ def check_beside(model: DiffAE, baseline: DiffAE | None, others: tuple[DiffAE, .
     sizes = Counter(other.config.model.z_dim for other in (model, *others))
     if others and (None in sizes or max(sizes.values()) > 1):
         raise UserError("Models are compared by the size of their z, so each must have a z of another size.")
+
+
+def public_networks(model: DiffAE, settings: ConfigDict) -> dict[str, Any]:
+    """Returns what LPIPS and FID are measured with or, for each that is not there, a sentence that says why.
+
+    Raises UserError for files that are not the published ones.
+    """
+    paths = {name: settings[name] or None for name in ("inception", "alexnet", "lpips")}
+    with together():  # one of several processes may be the one that cannot read a file
+        inception, why_no_inception = None, unlike(check_inception_images, model)
+        if not why_no_inception:
+            inception, why_no_inception = load_inception(model.mesh, paths["inception"], download=settings.download)
+        lpips, why_no_lpips = None, unlike(check_lpips_images, model)
+        if not why_no_lpips:
+            lpips, why_no_lpips = load_lpips(model.mesh, paths["alexnet"], paths["lpips"], download=settings.download)
+    return {
+        "inception": inception,
+        "lpips": lpips,
+        "no_inception": (f"FID is left out: {why_no_inception}",) if why_no_inception else (),
+        "no_lpips": (f"LPIPS is left out: {why_no_lpips}",) if why_no_lpips else (),
+    }
+
+
+def unlike(check: Callable[[tuple[int, ...]], None], model: DiffAE) -> str:
+    """Returns what a check of the shape of images objects to, or nothing."""
+    try:
+        check(model.image_shape)
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 def overlap(images: Source, training: Source | None) -> str | None:

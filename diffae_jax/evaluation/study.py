@@ -41,9 +41,10 @@ class Study:
     baseline: DiffAE | None = None  # the DDIM without z
     others: tuple[DiffAE, ...] = ()  # with a z of another size
     foreign: Source | None = None  # images of another kind
-    spaces: tuple[FeatureSpace, ...] = ()  # with downloaded weights
+    inception: FeatureSpace | None = None
     lpips: Distance | None = None
-    missing: tuple[str, ...] = ()  # sentences: how to get the weights that are not at hand
+    no_lpips: tuple[str, ...] = ()  # a sentence: why it is not there, and how to get it
+    no_inception: tuple[str, ...] = ()
     images_per_second: float | None = None  # of training, where that is known
 
     @cached_property

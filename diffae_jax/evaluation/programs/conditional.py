@@ -4,10 +4,9 @@ import numpy as np
 
 from diffae_jax.errors import UserError
 from diffae_jax.evaluation import paper
-from diffae_jax.evaluation.feature_spaces import INCEPTION
 from diffae_jax.evaluation.figures import save_rows
 from diffae_jax.evaluation.metrics import frechet_distance
-from diffae_jax.evaluation.programs.sampling import Real, features, metric_of, spaces
+from diffae_jax.evaluation.programs.sampling import FID, Real, features, spaces
 from diffae_jax.evaluation.results import Figure, Picture, Section
 from diffae_jax.evaluation.study import NUM_PICTURES, Study, as_float
 from diffae_jax.probes import fit, is_known, kind_of
@@ -70,18 +69,18 @@ def run(study: Study) -> Section:
                 except UserError as error:  # too few z are of the class: told, and the other classes go on
                     notes.append(f"{target}, {scenario}: {error}")
         for space in among:
-            metric, of_class = metric_of(space), everything[space.name][is_target]
+            metric, of_class = space.frechet_name, everything[space.name][is_target]
             for scenario, sets in found.items():
                 values = [frechet_distance(each[space.name], of_class) for each in sets]
                 of_paper = (
-                    paper.conditional(study.model.config.name, target, scenario) if space.name == INCEPTION else None
+                    paper.conditional(study.model.config.name, target, scenario) if space.frechet_name == FID else None
                 )
                 count = len(sets[0][space.name])
                 figures.append(Figure(metric, target, scenario, float(np.mean(values)), count, paper=of_paper))
                 deviation = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
                 figures.append(Figure(f"{metric}, deviation over {SEEDS} seeds", target, scenario, deviation, count))
             naive = frechet_distance(everything[space.name], of_class)
-            of_paper = paper.conditional(study.model.config.name, target, NAIVE) if space.name == INCEPTION else None
+            of_paper = paper.conditional(study.model.config.name, target, NAIVE) if space.frechet_name == FID else None
             figures.append(Figure(metric, target, NAIVE, naive, len(numbers), paper=of_paper))
         if BINARY in found:
             rows[target.replace(" ", "\n")] = found[BINARY][0]["images"][:NUM_PICTURES]
@@ -91,7 +90,7 @@ def run(study: Study) -> Section:
         (Picture(PICTURE, f"Samples of classes, from {PER_SIDE} labels for and {PER_SIDE} against."),) if rows else ()
     )
     notes.insert(0, f"Distances to all training images of the class; means of {SEEDS} seeds; T = {num_steps}.")
-    return Section(NAME, TITLE, tuple(figures), pictures, tuple(notes + list(study.missing)))
+    return Section(NAME, TITLE, tuple(figures), pictures, (*notes, *study.no_inception))
 
 
 def _samples(study, target, is_target, scenario, seed, num_steps, among) -> dict[str, np.ndarray]:

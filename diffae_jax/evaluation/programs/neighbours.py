@@ -55,7 +55,7 @@ def run(study: Study) -> Section:
     if is_main_process():
         save_rows(study.folder / PICTURE, rows)
     picture = Picture(PICTURE, f"Samples in {num_steps} steps, and the training images that are nearest to them.")
-    notes = (f"Among {len(study.training):,} training images.", *study.missing)
+    notes = (f"Among {len(study.training):,} training images.", *study.no_lpips)
     return Section(NAME, TITLE, tuple(figures), (picture,), notes)
 
 

@@ -101,4 +101,4 @@ def run(study: Study) -> Section:
     if any(figure.paper is not None for figure in figures):
         notes.append("The paper measured 30,000 images of CelebA-HQ, after training on FFHQ.")
     picture = Picture(PICTURE, f"Images and what comes back of them in {max(study.settings.num_steps)} steps.")
-    return Section(NAME, TITLE, tuple(figures), (picture,), tuple(notes + list(study.missing)))
+    return Section(NAME, TITLE, tuple(figures), (picture,), (*notes, *study.no_lpips))

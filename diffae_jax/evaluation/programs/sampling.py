@@ -8,10 +8,10 @@ import numpy as np
 from diffae_jax.api import DiffAE
 from diffae_jax.data.sources import Source, choose
 from diffae_jax.evaluation import paper
-from diffae_jax.evaluation.feature_spaces import INCEPTION, FeatureSpace
+from diffae_jax.evaluation.feature_spaces import FeatureSpace, principal_space, random_space
 from diffae_jax.evaluation.figures import save_grid
 from diffae_jax.evaluation.intervals import NORMAL, spread_of_distance
-from diffae_jax.evaluation.metrics import FEWEST_FOR_KID, frechet_distance, kid, principal_components
+from diffae_jax.evaluation.metrics import frechet_distance, kernel_distance
 from diffae_jax.evaluation.parts import Arrays
 from diffae_jax.evaluation.results import Figure, Picture, Section
 from diffae_jax.evaluation.study import Study, as_float
@@ -26,6 +26,7 @@ NUM_COMPONENTS = 32
 FITTED = 1000  # images, to which components are fitted
 NUM_SHOWN = 64
 PICTURE = "samples.png"
+FID = "FID"  # the name of a Frechet distance in one space alone
 RESAMPLES, RESAMPLES_OF_MANY, MANY = 100, 20, 512  # resamples: fewer where features have many dimensions
 
 Draw = Callable[[int, int], np.ndarray]  # images from one number to another
@@ -56,16 +57,10 @@ class Real:
 
 
 def spaces(study: Study, real: Real) -> list[FeatureSpace]:
-    """Returns the spaces that images are compared in: those of networks at hand, and principal components."""
-    fitted = as_float(real.others[0], real.others[1][:FITTED])
-    components = principal_components(fitted, NUM_COMPONENTS)
-    dim = components(fitted[:1]).shape[1]
-    return [*study.spaces, FeatureSpace(f"{dim} principal components", dim, components)]
-
-
-def metric_of(space: FeatureSpace) -> str:
-    """Returns what a Frechet distance in a space is called: FID in one space alone."""
-    return "FID" if space.name == INCEPTION else f"Frechet distance in {space.name}"
+    """Returns the spaces that images are compared in: those that need no download, and that of FID if it is at hand."""
+    components = principal_space(as_float(real.others[0], real.others[1][:FITTED]), NUM_COMPONENTS)
+    convolutions = random_space(study.model.image_shape, study.model.mesh)
+    return [*([study.inception] if study.inception else []), components, convolutions]
 
 
 def features(study: Study, name: str, draw: Draw, count: int, among: list[FeatureSpace]) -> Arrays:
@@ -90,17 +85,18 @@ def distances(
     value = frechet_distance(ours, real)
     resamples = RESAMPLES if space.dim <= MANY else RESAMPLES_OF_MANY
     margin = NORMAL * spread_of_distance(frechet_distance, ours, real, resamples)
-    is_fid = space.name == INCEPTION
+    is_fid = space.frechet_name == FID
     figures = [
         Figure(
-            metric_of(space), row, column, value, len(ours), max(0.0, value - margin), value + margin,
+            space.frechet_name, row, column, value, len(ours), max(0.0, value - margin), value + margin,
             of_paper if is_fid else None,
         )
     ]  # fmt: skip
-    if is_fid and min(len(ours), len(real)) >= FEWEST_FOR_KID:
-        mean, std, share = kid(ours, real)
-        margin = NORMAL * std * share**0.5  # subsets are a share of all, and differ more than sets of all would
-        figures.append(Figure("KID", row, column, mean, len(ours), mean - margin, mean + margin))
+    if is_fid:
+        mean, std = kernel_distance(ours, real)
+        # subsets are a share of all, and their distances vary more than those of sets of all would
+        margin = NORMAL * std * (min(1000, len(ours), len(real)) / len(ours)) ** 0.5
+        figures.append(Figure(space.kernel_name, row, column, mean, len(ours), mean - margin, mean + margin))
     return figures
 
 
@@ -158,7 +154,7 @@ def run(study: Study) -> Section:
         TITLE,
         tuple(figures),
         (picture,),
-        tuple(notes + list(study.missing)),
+        (*notes, *study.no_inception),
     )
 
 
