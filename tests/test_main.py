@@ -24,6 +24,7 @@ from diffae_jax.data.latents import read_parts
 from diffae_jax.data.sources import digits
 from diffae_jax.data.transforms import to_float
 from diffae_jax.errors import UserError
+from diffae_jax.evaluation import results
 from diffae_jax.models.functional import flatten
 
 ROOT = Path(__file__).parent.parent
@@ -104,9 +105,12 @@ def test_run_leaves_everything_that_was_promised(whole):
     assert {"z/effective_rank", "z/loss_own", "z/loss_shuffled"} <= {name for row in logged for name in row}
     grid = Image.open(workdir / "autoencoder" / "grids" / "0000000640.png")
     assert np.asarray(grid.convert("L")).std() > 10
-    results = json.loads((workdir / "evaluation" / "results.json").read_text())
-    assert results["num_images"] == 16
-    assert 0 < results["steps_2"]["mse_inferred_x_T"] < results["steps_2"]["mse_random_x_T"]
+    reconstruction = results.read(workdir / "evaluation").section("reconstruction")
+    inferred, random_ = (reconstruction.find("MSE", f"{kind} x_T", "T = 2") for kind in ("inferred", "random"))
+    assert inferred.count == 16
+    assert 0 < inferred.value < random_.value
+    assert "<img" in (workdir / "evaluation" / "report.html").read_text()
+    assert not (workdir / "evaluation" / "parts").exists()
     assert (workdir / "evaluation" / "reconstructions.png").exists()
     for promise in ("parameters", "FLOP", "1,437 to train on, 360 held out", "images/s", "left", "z: effective rank"):
         assert promise in output, promise
@@ -121,9 +125,9 @@ def test_run_goes_on_from_z_to_samples_and_a_bundle(whole):
     assert logged[-1]["loss"] < logged[0]["loss"]
     for picture in ("prior/grids/0000002560.png", "evaluation/samples.png"):
         assert np.asarray(Image.open(workdir / picture).convert("L")).std() > 10
-    distances = json.loads((workdir / "evaluation" / "results.json").read_text())["samples"]
-    assert distances["num_samples"] == 16
-    assert set(distances["frechet_distance_in_principal_components"]) == {"samples", "training_images", "gaussian_z"}
+    distances = results.read(workdir / "evaluation").section("sampling").figures
+    assert {figure.row for figure in distances} >= {"samples", "+ autoencoding", "other real images"}
+    assert {figure.count for figure in distances} == {16}
     for promise in ("z of 8 dimensions; 1,797 images to go, less than", "latents/s", "Frechet distance", "samples.png"):
         assert promise in output, promise
     assert f'DiffAE.load("{workdir / "bundle"}")' in output.splitlines()[-4]
@@ -534,15 +538,15 @@ def test_folder_of_images_trains(image_folder, tmp_path):
     assert set(DiffAE.load(tmp_path / "bundle").probes) == {"odd", "brightness"}
     assert "8x8x1, 20 to train on, 0 held out" in output
     assert "No images are held out" in output
-    assert re.search(r"16 samples in 2 steps: Frechet distance .* to 10 other training images, in", output)
-    assert "held-out images" not in output
-    distances = json.loads((tmp_path / "evaluation" / "results.json").read_text())["samples"]
-    assert distances["frechet_distance_in_principal_components"]["training_images"] > 0.1
+    assert "Distances are to 10 one half of the images; 10 other real ones" in output
+    assert "labels is left out: no images are held out from training." in output
+    distances = results.read(tmp_path / "evaluation").section("sampling")
+    assert distances.find("Frechet distance in random convolutions", "other real images").value > 0
     (tmp_path / "one").mkdir()
     arguments = "--config.data.kind=folder", f"--config.data.path={image_folder}", "--config.data.held_out_share=0.05"
     output = finish(start(tmp_path / "one", *arguments))
     assert "19 to train on, 1 held out" in output
-    assert "too few real images (1 held-out images)" in output
+    assert "Too few real images to compare samples with: two sets of 2 or more are needed, not of 1 and 16." in output
     assert "probes: the images have no labels (--config.data.labels=FILE.csv)" in output
     assert (tmp_path / "one" / "bundle" / "manifest.json").exists()
     assert len(list((tmp_path / "autoencoder" / "grids").glob("*.png"))) == 1

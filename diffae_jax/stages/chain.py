@@ -93,6 +93,7 @@ def closing_words(config: ConfigDict, folder: Path) -> str:
     """Says where the results of a finished run are, and what to try next."""
     has_z = config.model.z_dim is not None
     pictures = {
+        "evaluation/report.html": "what was measured, to be opened in a browser",
         "evaluation/reconstructions.png": "images and what comes back of them",
         "evaluation/samples.png": "new images",
         "autoencoder/grids": "reconstructions during training",
@@ -102,7 +103,7 @@ def closing_words(config: ConfigDict, folder: Path) -> str:
     bundle = folder / "bundle"
     return "\n".join(
         [
-            "\nPictures:",
+            "\nResults:",
             *found,
             f"The model: {bundle}, one folder to keep and to share. To go on:",
             "  from diffae_jax import DiffAE",

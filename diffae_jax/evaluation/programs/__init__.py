@@ -38,11 +38,9 @@ def _of_sets(study: Study) -> str | None:
     """Why there is no comparison of sets of images."""
     real = sampling.Real.of(study)
     counts = len(real.reference[1]), len(real.others[1])
-    return (
-        f"it takes two sets of two real images or more, not of {counts[0]:,} and {counts[1]:,}"
-        if min(counts) < 2
-        else None
-    )
+    if min(counts) >= sampling.FEWEST:
+        return None
+    return f"it takes two sets of two real images or more, not of {counts[0]:,} and {counts[1]:,}"
 
 
 def _unless(condition: Callable[[Study], bool], why: str) -> Callable[[Study], str | None]:

@@ -19,10 +19,11 @@ from diffae_jax.training.logging import is_main_process
 
 NAME = "sampling"
 TITLE = "Unconditional samples (Sec. 5.7, Table 4)"
-NEEDS: tuple[str, ...] = ("prior", "sets")
+NEEDS: tuple[str, ...] = ("prior",)
 SAMPLES, AUTOENCODED, BASELINE = "samples", "+ autoencoding", "DDIM baseline"
 GAUSSIAN, REAL = "z from a Gaussian, not from the latent DDIM", "other real images"
 NUM_COMPONENTS = 32
+FEWEST = 2  # real images in a set
 FITTED = 1000  # images, to which components are fitted
 NUM_SHOWN = 64
 PICTURE = "samples.png"
@@ -107,55 +108,62 @@ def calls(study: Study) -> int:
 
 
 def run(study: Study) -> Section:
-    """Measures Frechet distances of samples, of the baseline's, and of images decoded from z of real ones."""
-    model, settings, seed, count = study.model, study.settings, study.seed, study.settings.num_samples
+    """Measures Frechet distances of samples, of the baseline's, and of images decoded from z of real ones.
+
+    Where there are too few real images to compare with, samples are drawn and nothing is measured.
+    """
     real = Real.of(study)
-    among = spaces(study, real)
+    counts = len(real.reference[1]), len(real.others[1])
+    among = spaces(study, real) if min(counts) >= FEWEST else []
     figures: list[Figure] = []
-
-    def of_real(name, images):
-        source, numbers = images
-        return features(
-            study, f"{NAME}-{name}", lambda start, stop: as_float(source, numbers[start:stop]), len(numbers), among
-        )
-
-    reference, others = of_real("reference", real.reference), of_real("others", real.others)
-    name = model.config.name
-    own_row = SAMPLES if study.has_z else BASELINE
+    reference = _of_real(study, "reference", real.reference, among)
     shown = None
-    for num_steps in settings.num_sample_steps:
-        column = f"T = {num_steps}"
-        sets: dict[str, tuple[Draw, int]] = {own_row: (_sampled(model, seed, num_steps), count)}
-        if study.baseline is not None:
-            sets[BASELINE] = _sampled(study.baseline, seed, num_steps), count
-        if study.has_z:
-            sets[AUTOENCODED] = (_autoencoded(study, real, num_steps), min(count, len(real.others[1])))
-            if num_steps == max(settings.num_sample_steps):
-                sets[GAUSSIAN] = (_from_gaussian(study, num_steps), count)
-        for row, (draw, among_count) in sets.items():
-            kept = f"{NAME}-{'-'.join(row.replace('+', '').replace(',', '').split())}-{num_steps}"
-            found = features(study, kept, _keeping(study, kept, draw), among_count, among)
-            of_paper = paper.sampling(name, row, num_steps)
-            for space in among:
-                figures += distances(space, row, column, found, reference, of_paper)
-            if row == own_row:
-                shown = found["images"][:NUM_SHOWN]
+    for num_steps in study.settings.num_sample_steps:
+        for row, (draw, count) in _sets(study, real, num_steps).items():
+            if among or shown is None:
+                kept = f"{NAME}-{row}-{num_steps}"
+                found = features(study, kept, _keeping(study, kept, draw), count, among)
+                for space in among:
+                    of_paper = paper.sampling(study.model.config.name, row, num_steps)
+                    figures += distances(space, row, f"T = {num_steps}", found, reference, of_paper)
+                shown = found["images"] if row in (SAMPLES, BASELINE) and shown is None else shown
+    others = _of_real(study, "others", real.others, among)
     for space in among:
         figures += distances(space, REAL, "real", others, reference)
     if is_main_process():
         save_grid(study.folder / PICTURE, shown)
-    notes = [
-        f"Distances are to {len(real.reference[1]):,} {real.what}; {len(real.others[1]):,} other real ones come as "
-        f"close as the last row says. They shrink with the number of images: compare rows of one table alone."
-    ]
-    picture = Picture(PICTURE, f"Samples in {max(settings.num_sample_steps)} steps.")
-    return Section(
-        NAME,
-        TITLE,
-        tuple(figures),
-        (picture,),
-        (*notes, *study.no_inception),
+    note = (
+        f"Distances are to {counts[0]:,} {real.what}; {counts[1]:,} other real ones come as close as the last row "
+        "says. They shrink with the number of images: compare rows of one table alone."
     )
+    if not among:
+        two = f"two sets of {FEWEST} or more are needed, not of {counts[0]:,} and {counts[1]:,}"
+        note = f"Too few real images to compare samples with: {two}."
+    picture = Picture(PICTURE, f"Samples in {study.settings.num_sample_steps[0]} steps.")
+    return Section(NAME, TITLE, tuple(figures), (picture,), (note, *study.no_inception))
+
+
+def _of_real(study: Study, name: str, images: tuple[Source, np.ndarray], among: list[FeatureSpace]) -> Arrays:
+    source, numbers = images
+    if not among:
+        return {}
+    return features(
+        study, f"{NAME}-{name}", lambda start, stop: as_float(source, numbers[start:stop]), len(numbers), among
+    )
+
+
+def _sets(study: Study, real: Real, num_steps: int) -> dict[str, tuple[Draw, int]]:
+    """Returns what draws each set of images that is compared with real ones, by its row, and how many it draws."""
+    count, seed = study.settings.num_samples, study.seed
+    if not study.has_z:
+        return {BASELINE: (_sampled(study.model, seed, num_steps), count)}
+    sets = {SAMPLES: (_sampled(study.model, seed, num_steps), count)}
+    if study.baseline is not None:
+        sets[BASELINE] = _sampled(study.baseline, seed, num_steps), count
+    sets[AUTOENCODED] = _autoencoded(study, real, num_steps), min(count, len(real.others[1]))
+    if num_steps == max(study.settings.num_sample_steps):
+        sets[GAUSSIAN] = _from_gaussian(study, num_steps), count
+    return sets
 
 
 def _keeping(study: Study, name: str, draw: Draw) -> Draw:
