@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 from PIL import Image, UnidentifiedImageError
 from sklearn.datasets import load_digits
 from tqdm import tqdm
@@ -190,7 +190,7 @@ def choose(num_images: int, count: int, seed: int) -> np.ndarray:
     return np.sort(np.random.default_rng(seed).choice(num_images, count, replace=False))
 
 
-def read(images: Source, numbers: Iterable[int]) -> UInt8[np.ndarray, "n *shape"]:
+def read(images: Source, numbers: Iterable[int] | Int[np.ndarray, "n"]) -> UInt8[np.ndarray, "n *shape"]:
     """Reads some images of a source."""
     with ThreadPoolExecutor() as pool:
-        return np.stack(list(pool.map(images.__getitem__, numbers)))
+        return np.stack(list(pool.map(images.__getitem__, map(int, numbers))))

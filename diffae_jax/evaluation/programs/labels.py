@@ -75,7 +75,7 @@ def _encoded(study: Study, what: str, numbers: np.ndarray | None) -> np.ndarray:
 
 def _smallest(labels: np.ndarray, kind: str) -> int:
     """Returns how many images the rarest class has."""
-    return len(labels) if kind == "continuous" or not len(labels) else min(np.unique(labels, return_counts=True)[1])
+    return len(labels) if kind == "continuous" or not len(labels) else int(min(np.unique(labels, return_counts=True)[1]))
 
 
 def _fit(kind: str, features: np.ndarray, labels: np.ndarray) -> Pipeline:
