@@ -101,7 +101,7 @@ def compare_lpips(folder: Path, mesh: jax.sharding.Mesh, rng: np.random.Generato
         for name, as_zip in FORMATS.items():
             path = folder / f"alexnet-{name}.pth"
             torch.save(state, path, _use_new_zipfile_serialization=as_zip)
-            ours = feature_spaces.lpips_distances(read_lpips(path, found.path), mesh)(pictures, others)
+            ours = feature_spaces.lpips_distances(read_lpips(path, found), mesh)(pictures, others)
             print(f"LPIPS, {size}x{size}, {name}: {difference(ours, expected):.1e} of {expected.max():.3f}")
 
 

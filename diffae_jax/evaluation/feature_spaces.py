@@ -123,9 +123,9 @@ def load_inception(
     Raises UserError where they are not the published ones, see `weights.find`.
     """
     found = weights.find(weights.INCEPTION, path, download=download)
-    if found.path is None:
-        return None, found.sentence
-    features = inception_features(inception.read_inception(found.path), mesh)
+    if found is None:
+        return None, weights.how_to_get(weights.INCEPTION)
+    features = inception_features(inception.read_inception(found), mesh)
     return FeatureSpace("Inception", inception.NUM_FEATURES, features, "FID", "KID"), ""
 
 
@@ -141,11 +141,12 @@ def load_lpips(
     `alexnet` and `linear` are paths of torchvision's AlexNet and of the weights of LPIPS v0.1. Raises UserError where
     they are not the published ones, see `weights.find`.
     """
-    files = (weights.ALEXNET, alexnet), (weights.LPIPS_LINEAR, linear)
-    found = [weights.find(file, path, download=download) for file, path in files]
-    if any(each.path is None for each in found):
-        return None, " ".join(each.sentence for each in found if each.sentence)
-    return lpips_distances(lpips.read_lpips(*(each.path for each in found)), mesh), ""
+    files = {weights.ALEXNET: alexnet, weights.LPIPS_LINEAR: linear}
+    found = {file: weights.find(file, path, download=download) for file, path in files.items()}
+    missing = [file for file, path in found.items() if path is None]
+    if missing:
+        return None, weights.how_to_get(*missing)
+    return lpips_distances(lpips.read_lpips(*found.values()), mesh), ""
 
 
 def principal_space(images: Float[np.ndarray, "n *shape"], num_components: int = 32) -> FeatureSpace:
