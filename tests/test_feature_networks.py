@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import re
 import urllib.error
 import urllib.request
 from functools import partial
@@ -340,10 +341,14 @@ def cache(tmp_path, monkeypatch):
 class Broken(io.BytesIO):
     """A connection that breaks after its first bytes."""
 
+    def __init__(self, content, reason="timed out"):
+        super().__init__(content)
+        self.reason = reason
+
     def read(self, size=-1):
         content = super().read(min(size, 100))
         if self.tell() > 100:
-            raise TimeoutError("timed out")
+            raise TimeoutError(self.reason)
         return content
 
 
@@ -362,10 +367,8 @@ def served(monkeypatch, make):
 def test_nothing_is_downloaded_unasked(cache, monkeypatch):
     asked = served(monkeypatch, lambda: io.BytesIO(CONTENT))
     assert weights.find(FILE) is None
-    assert (
-        weights.how_to_get(FILE)
-        == f"w.pth (7,000 bytes) is not at hand: download https://example.org/w.pth to {cache}/w.pth."
-    )
+    told = f"w.pth (7,000 bytes) is not at hand: download https://example.org/w.pth to {cache}/w.pth."
+    assert weights.how_to_get(FILE) == told
     assert not asked
     assert not cache.exists()
 
@@ -381,6 +384,13 @@ def test_what_is_asked_for_is_downloaded_once_and_found_again(cache, monkeypatch
 
 def offline():
     raise urllib.error.URLError(OSError(-2, "Name or service not known"))
+
+
+def test_a_failed_download_names_the_whole_address(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    served(monkeypatch, lambda: Broken(bytes(1000), "x" * 500))
+    with pytest.raises(UserError, match=re.escape(weights.INCEPTION.url)):
+        weights.find(weights.INCEPTION, download=True)
 
 
 @pytest.mark.parametrize(
@@ -538,4 +548,8 @@ def test_no_other_space_is_called_fid(one_device):
         assert "kid" not in told
     np.testing.assert_allclose(spaces[0].features(images), metrics.principal_components(images, 4)(images))
     assert spaces[0].dim == 4
+    as_bytes = to_uint8(images)
+    for fitted in (as_bytes, to_float(as_bytes)):
+        found = feature_spaces.principal_space(fitted, 4).features(as_bytes)
+        np.testing.assert_allclose(found, metrics.principal_components(to_float(as_bytes), 4)(to_float(as_bytes)))
     assert partial(feature_spaces.principal_space, images)(100).dim == 9, "there are no more images"

@@ -20,6 +20,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Shaped
 
 from diffae_jax import inference
+from diffae_jax.data.transforms import to_float
 from diffae_jax.errors import UserError
 from diffae_jax.evaluation import inception, lpips, metrics, weights
 from diffae_jax.models import abstract_model, split
@@ -40,7 +41,7 @@ class FeatureSpace(NamedTuple):
     kernel_name: str
 
 
-def named(name: str, dim: int, features: Callable) -> FeatureSpace:
+def _named(name: str, dim: int, features: Callable) -> FeatureSpace:
     """A space whose distances are not those that others report."""
     return FeatureSpace(name, dim, features, f"Frechet distance in {name}", f"kernel distance in {name}")
 
@@ -149,11 +150,15 @@ def load_lpips(
     return lpips_distances(lpips.read_lpips(*found.values()), mesh), ""
 
 
-def principal_space(images: Float[np.ndarray, "n *shape"], num_components: int = 32) -> FeatureSpace:
-    """The space of the first principal components of these images, float in [-1, 1]; see `metrics`."""
-    components = metrics.principal_components(images, num_components)
-    dim = components(images[:1]).shape[1]
-    return named(f"{dim} principal components", dim, components)
+def principal_space(images: Shaped[np.ndarray, "n *shape"], num_components: int = 32) -> FeatureSpace:
+    """The space of the first principal components of these images, of any rank, on the host; see `metrics`."""
+
+    def scaled(images):
+        return to_float(images) if images.dtype == np.uint8 else images
+
+    components = metrics.principal_components(scaled(images), num_components)
+    dim = components(scaled(images[:1])).shape[1]
+    return _named(f"{dim} principal components", dim, lambda others: components(scaled(others)))
 
 
 class RandomNetwork(nnx.Module):
@@ -196,7 +201,7 @@ def random_space(image_shape: tuple[int, ...], mesh: Mesh, seed: int = 0) -> Fea
             raise UserError(f"These random convolutions see images of {image_shape}, not of {images.shape[1:]}.")
         return inference.in_batches(function, params, mesh, size, images, what="features of random convolutions")
 
-    return named("random convolutions", sum(WIDTHS), features)
+    return _named("random convolutions", sum(WIDTHS), features)
 
 
 def _placed(params: Params, mesh: Mesh) -> Params:

@@ -108,7 +108,7 @@ def _download(file: WeightFile, path: Path) -> None:
                 with urllib.request.urlopen(request, timeout=TIMEOUT) as stream:
                     digest = _copied(stream, target, file.size + 1)
             except (OSError, http.client.HTTPException, ValueError) as error:
-                reason = shown(str(getattr(error, "reason", error)))
+                reason = shown(str(getattr(error, "reason", error)))[:60]  # the sentence has to hold an address
                 raise UserError(f"The download failed ({reason}), so {how_to_get(file)}") from error
             target.flush()
             os.fsync(target.fileno())
