@@ -7,7 +7,6 @@ The weights are random but for those of LPIPS, which its package brings. Prints 
 the greatest value; they are those of float32 sums in another order.
 """
 
-import resource
 import tempfile
 import time
 from pathlib import Path
@@ -28,7 +27,6 @@ from diffae_jax.evaluation.metrics import Moments, frechet_distance
 from diffae_jax.training.sharding import make_mesh
 
 FORMATS = {"zip": True, "legacy": False}
-NUM_IMAGES = 64
 
 
 def difference(ours: np.ndarray, theirs: np.ndarray) -> float:
@@ -73,6 +71,10 @@ def compare_inception(folder: Path, mesh: jax.sharding.Mesh, rng: np.random.Gene
             seconds = time.perf_counter() - start
             ours = feature_spaces.inception_features(params, mesh)(pictures)
             print(f"Inception, {size}x{size}, {name} read in {seconds:.1f} s: {difference(ours, expected):.1e}")
+
+
+def compare_frechet(rng: np.random.Generator) -> None:
+    """Compares the distance of moments taken in batches with that of pytorch-fid, which takes a root of a product."""
     features, others = rng.normal(size=(3000, 64)), rng.normal(0.1, 1.2, size=(2000, 64))
     sums = [(values.mean(0), np.cov(values, rowvar=False)) for values in (features, others)]
     fid = calculate_frechet_distance(*sums[0], *sums[1])
@@ -81,12 +83,6 @@ def compare_inception(folder: Path, mesh: jax.sharding.Mesh, rng: np.random.Gene
         for part in np.array_split(values, 7):
             target.add(part)
     print(f"Frechet distance {fid:.6f}: {abs(frechet_distance(*moments) / fid - 1):.1e}")
-    features = feature_spaces.inception_features(params, mesh)
-    pictures = rng.uniform(-1, 1, (NUM_IMAGES, 64, 64, 3)).astype(np.float32)
-    features(pictures)
-    start = time.perf_counter()
-    features(pictures)
-    print(f"{NUM_IMAGES / (time.perf_counter() - start):.1f} images a second")
 
 
 def compare_lpips(folder: Path, mesh: jax.sharding.Mesh, rng: np.random.Generator) -> None:
@@ -105,7 +101,7 @@ def compare_lpips(folder: Path, mesh: jax.sharding.Mesh, rng: np.random.Generato
         for name, as_zip in FORMATS.items():
             path = folder / f"alexnet-{name}.pth"
             torch.save(state, path, _use_new_zipfile_serialization=as_zip)
-            ours = feature_spaces.lpips_distances(read_lpips(path, found.path), mesh)(pictures, others)
+            ours = feature_spaces.lpips_distances(read_lpips(path, found), mesh)(pictures, others)
             print(f"LPIPS, {size}x{size}, {name}: {difference(ours, expected):.1e} of {expected.max():.3f}")
 
 
@@ -115,7 +111,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         compare_lpips(Path(folder), mesh, rng)
         compare_inception(Path(folder), mesh, rng)
-    print(f"peak memory, torch included: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:,.0f} MiB")
+    compare_frechet(rng)
 
 
 if __name__ == "__main__":

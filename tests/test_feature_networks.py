@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import re
 import urllib.error
 import urllib.request
 from functools import partial
@@ -340,10 +341,14 @@ def cache(tmp_path, monkeypatch):
 class Broken(io.BytesIO):
     """A connection that breaks after its first bytes."""
 
+    def __init__(self, content, reason="timed out"):
+        super().__init__(content)
+        self.reason = reason
+
     def read(self, size=-1):
         content = super().read(min(size, 100))
         if self.tell() > 100:
-            raise TimeoutError("timed out")
+            raise TimeoutError(self.reason)
         return content
 
 
@@ -361,9 +366,9 @@ def served(monkeypatch, make):
 
 def test_nothing_is_downloaded_unasked(cache, monkeypatch):
     asked = served(monkeypatch, lambda: io.BytesIO(CONTENT))
-    path, sentence = weights.find(FILE)
-    assert path is None
-    assert sentence == f"w.pth (7,000 bytes) is not at hand: download https://example.org/w.pth to {cache}/w.pth."
+    assert weights.find(FILE) is None
+    told = f"w.pth (7,000 bytes) is not at hand: download https://example.org/w.pth to {cache}/w.pth."
+    assert weights.how_to_get(FILE) == told
     assert not asked
     assert not cache.exists()
 
@@ -371,7 +376,7 @@ def test_nothing_is_downloaded_unasked(cache, monkeypatch):
 def test_what_is_asked_for_is_downloaded_once_and_found_again(cache, monkeypatch):
     asked = served(monkeypatch, lambda: io.BytesIO(CONTENT))
     for download in (True, True, False):
-        assert weights.find(FILE, download=download) == (cache / "w.pth", "")
+        assert weights.find(FILE, download=download) == cache / "w.pth"
     assert asked == [FILE.url]
     assert [path.name for path in cache.iterdir()] == ["w.pth"]
     assert (cache / "w.pth").read_bytes() == CONTENT
@@ -381,13 +386,23 @@ def offline():
     raise urllib.error.URLError(OSError(-2, "Name or service not known"))
 
 
+def test_a_failed_download_names_the_whole_address(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    served(monkeypatch, lambda: Broken(bytes(1000), "x" * 500))
+    with pytest.raises(UserError, match=re.escape(weights.INCEPTION.url)):
+        weights.find(weights.INCEPTION, download=True)
+
+
 @pytest.mark.parametrize(
     ("make", "pattern"),
     [
         (lambda: io.BytesIO(CONTENT[:-1] + b"x"), r"it has SHA-256 \w{12}..., not \w{12}"),
         (lambda: io.BytesIO(CONTENT[:-1]), "it has 6,999 bytes"),
         (lambda: io.BytesIO(CONTENT + b"x" * 10**6), "it has more bytes"),
-        (lambda: Broken(CONTENT), r"failed \(timed out\).*download https://example.org/w.pth to .*cache/"),
+        (
+            lambda: Broken(CONTENT),
+            r"failed \(timed out\), so w.pth .* is not at hand: download https://example.org/w.pth to .*cache/",
+        ),
         (offline, "failed .*Name or service not known.*download https://example.org/w.pth to .*cache/"),
     ],
     ids=["another", "short", "long", "broken", "offline"],
@@ -416,7 +431,7 @@ def test_a_given_path_counts_and_is_checked(cache, tmp_path):
     with pytest.raises(UserError, match="missing"):
         weights.find(FILE, path)
     path.write_bytes(CONTENT)
-    assert weights.find(FILE, str(path)).path == path
+    assert weights.find(FILE, str(path)) == path
     path.write_bytes(CONTENT[:-1] + b"x")
     with pytest.raises(UserError, match=r"mine.pth is not w.pth: it has SHA-256 .* not SHA-256 .* fetch it again\."):
         weights.find(FILE, path)
@@ -449,6 +464,20 @@ def test_metrics_without_weights_are_told_how_to_get_them(cache, one_device):
     assert distance is None
     assert weights.ALEXNET.url in sentence
     assert weights.LPIPS_LINEAR.url in sentence
+    assert " are not at hand: download " in sentence
+    assert "\n" not in sentence
+    assert sentence.count(". ") == 0
+
+
+def test_lpips_is_loaded_from_the_files_of_given_paths(lpips_states, lpips_params, tmp_path, one_device, monkeypatch):
+    for name, file in (("ALEXNET", "a"), ("LPIPS_LINEAR", "l")):
+        content = (tmp_path / file).read_bytes()
+        pinned = WeightFile(file, "https://x/y", hashlib.sha256(content).hexdigest(), len(content))
+        monkeypatch.setattr(weights, name, pinned)
+    distances, sentence = feature_spaces.load_lpips(one_device, tmp_path / "a", tmp_path / "l")
+    images, others = pictures(2, 1, 33, 33, 3)
+    np.testing.assert_allclose(distances(images, others), lpips_written_out(*lpips_states, images, others), rtol=1e-4)
+    assert sentence == ""
 
 
 def test_the_pinned_hashes_are_whole_and_begin_as_the_names_say():
@@ -519,4 +548,8 @@ def test_no_other_space_is_called_fid(one_device):
         assert "kid" not in told
     np.testing.assert_allclose(spaces[0].features(images), metrics.principal_components(images, 4)(images))
     assert spaces[0].dim == 4
+    as_bytes = to_uint8(images)
+    for fitted in (as_bytes, to_float(as_bytes)):
+        found = feature_spaces.principal_space(fitted, 4).features(as_bytes)
+        np.testing.assert_allclose(found, metrics.principal_components(to_float(as_bytes), 4)(to_float(as_bytes)))
     assert partial(feature_spaces.principal_space, images)(100).dim == 9, "there are no more images"

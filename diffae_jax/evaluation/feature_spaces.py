@@ -20,6 +20,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Shaped
 
 from diffae_jax import inference
+from diffae_jax.data.transforms import to_float
 from diffae_jax.errors import UserError
 from diffae_jax.evaluation import inception, lpips, metrics, weights
 from diffae_jax.models import abstract_model, split
@@ -40,7 +41,7 @@ class FeatureSpace(NamedTuple):
     kernel_name: str
 
 
-def named(name: str, dim: int, features: Callable) -> FeatureSpace:
+def _named(name: str, dim: int, features: Callable) -> FeatureSpace:
     """A space whose distances are not those that others report."""
     return FeatureSpace(name, dim, features, f"Frechet distance in {name}", f"kernel distance in {name}")
 
@@ -123,9 +124,9 @@ def load_inception(
     Raises UserError where they are not the published ones, see `weights.find`.
     """
     found = weights.find(weights.INCEPTION, path, download=download)
-    if found.path is None:
-        return None, found.sentence
-    features = inception_features(inception.read_inception(found.path), mesh)
+    if found is None:
+        return None, weights.how_to_get(weights.INCEPTION)
+    features = inception_features(inception.read_inception(found), mesh)
     return FeatureSpace("Inception", inception.NUM_FEATURES, features, "FID", "KID"), ""
 
 
@@ -141,18 +142,23 @@ def load_lpips(
     `alexnet` and `linear` are paths of torchvision's AlexNet and of the weights of LPIPS v0.1. Raises UserError where
     they are not the published ones, see `weights.find`.
     """
-    files = (weights.ALEXNET, alexnet), (weights.LPIPS_LINEAR, linear)
-    found = [weights.find(file, path, download=download) for file, path in files]
-    if any(each.path is None for each in found):
-        return None, " ".join(each.sentence for each in found if each.sentence)
-    return lpips_distances(lpips.read_lpips(*(each.path for each in found)), mesh), ""
+    files = {weights.ALEXNET: alexnet, weights.LPIPS_LINEAR: linear}
+    found = {file: weights.find(file, path, download=download) for file, path in files.items()}
+    missing = [file for file, path in found.items() if path is None]
+    if missing:
+        return None, weights.how_to_get(*missing)
+    return lpips_distances(lpips.read_lpips(*found.values()), mesh), ""
 
 
-def principal_space(images: Float[np.ndarray, "n *shape"], num_components: int = 32) -> FeatureSpace:
-    """The space of the first principal components of these images, float in [-1, 1]; see `metrics`."""
-    components = metrics.principal_components(images, num_components)
-    dim = components(images[:1]).shape[1]
-    return named(f"{dim} principal components", dim, components)
+def principal_space(images: Shaped[np.ndarray, "n *shape"], num_components: int = 32) -> FeatureSpace:
+    """The space of the first principal components of these images, of any rank, on the host; see `metrics`."""
+
+    def scaled(images):
+        return to_float(images) if images.dtype == np.uint8 else images
+
+    components = metrics.principal_components(scaled(images), num_components)
+    dim = components(scaled(images[:1])).shape[1]
+    return _named(f"{dim} principal components", dim, lambda others: components(scaled(others)))
 
 
 class RandomNetwork(nnx.Module):
@@ -195,7 +201,7 @@ def random_space(image_shape: tuple[int, ...], mesh: Mesh, seed: int = 0) -> Fea
             raise UserError(f"These random convolutions see images of {image_shape}, not of {images.shape[1:]}.")
         return inference.in_batches(function, params, mesh, size, images, what="features of random convolutions")
 
-    return named("random convolutions", sum(WIDTHS), features)
+    return _named("random convolutions", sum(WIDTHS), features)
 
 
 def _placed(params: Params, mesh: Mesh) -> Params:

@@ -12,7 +12,6 @@ import os
 import tempfile
 import urllib.request
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -56,33 +55,27 @@ LPIPS_LINEAR = WeightFile(
 )
 
 
-class Found(NamedTuple):
-    """Where a file is or, where it is not at hand, one sentence on how to get it."""
-
-    path: Path | None
-    sentence: str
-
-
 def cache_folder() -> Path:
     """Returns where downloaded files are kept: diffae_jax in $XDG_CACHE_HOME or, without one, in ~/.cache."""
     folder = Path(os.environ.get("XDG_CACHE_HOME", ""))
     return (folder if folder.is_absolute() else Path.home() / ".cache") / "diffae_jax"
 
 
-def find(file: WeightFile, path: str | Path | None = None, *, download: bool = False) -> Found:
-    """Looks for a file at `path` or, without one, among those kept; downloads it there where that is asked for.
+def find(file: WeightFile, path: str | Path | None = None, *, download: bool = False) -> Path | None:
+    """Returns where a file is: at `path` or, without one, among those kept, where it is put if `download` asks for it.
 
-    Raises UserError where `path` is missing, the bytes are not those published, or the download fails.
+    None where it is not at hand; `how_to_get` then tells what to do. Raises UserError where `path` is missing, the
+    bytes are not those published, or the download fails.
     """
     kept = cache_folder() / file.name
     if path is None:
         with told(kept):
             exists = kept.exists()
         if not exists and not download:
-            return Found(None, how_to_get(file))
+            return None
         if not exists:
             _download(file, kept)
-            return Found(kept, "")
+            return kept
     path = kept if path is None else Path(path).expanduser()
     check_file(path)
     with told(path), path.open("rb") as stream:
@@ -92,12 +85,14 @@ def find(file: WeightFile, path: str | Path | None = None, *, download: bool = F
         what = f"SHA-256 {digest[:12]}..." if digest else f"{size:,} bytes"
         wanted = f"SHA-256 {file.sha256[:12]}... and {file.size:,} bytes"
         raise UserError(f"{path} is not {file.name}: it has {what}, not {wanted}; remove it and fetch it again.")
-    return Found(path, "")
+    return path
 
 
-def how_to_get(file: WeightFile) -> str:
-    """Returns one sentence on where to get a file and where to put it."""
-    return f"{file.name} ({file.size:,} bytes) is not at hand: download {file.url} to {cache_folder() / file.name}."
+def how_to_get(*files: WeightFile) -> str:
+    """Returns one sentence on where to get files and where to put them."""
+    names = " and ".join(f"{file.name} ({file.size:,} bytes)" for file in files)
+    ways = " and ".join(f"{file.url} to {cache_folder() / file.name}" for file in files)
+    return f"{names} {'are' if len(files) > 1 else 'is'} not at hand: download {ways}."
 
 
 def _download(file: WeightFile, path: Path) -> None:
@@ -113,8 +108,8 @@ def _download(file: WeightFile, path: Path) -> None:
                 with urllib.request.urlopen(request, timeout=TIMEOUT) as stream:
                     digest = _copied(stream, target, file.size + 1)
             except (OSError, http.client.HTTPException, ValueError) as error:
-                reason = shown(str(getattr(error, "reason", error)))
-                raise UserError(f"The download failed ({reason}). {how_to_get(file)}") from error
+                reason = shown(str(getattr(error, "reason", error)))[:60]  # the sentence has to hold an address
+                raise UserError(f"The download failed ({reason}), so {how_to_get(file)}") from error
             target.flush()
             os.fsync(target.fileno())
             size = target.tell()
