@@ -30,6 +30,7 @@ $(VENV)/.installed: setup.py | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable .
 	touch $@
 
-$(VENV)/.installed-dev: setup.py | $(BIN)/python
+$(VENV)/.installed-dev: setup.py tests/browser.py | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m tests.browser
 	touch $@ $(VENV)/.installed
