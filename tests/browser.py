@@ -37,7 +37,7 @@ FONTS = """<?xml version="1.0"?>
 
 
 def find() -> Path | None:
-    """Returns the browser that the environment names, one on PATH or the one that was brought; None if there is none."""
+    """Returns the browser that the environment names, else one on PATH, else the one that was brought, or None."""
     if named := os.environ.get(VARIABLE):
         return Path(named)
     on_path = next(filter(None, map(shutil.which, NAMES)), None)
