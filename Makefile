@@ -13,6 +13,7 @@ quickstart: $(VENV)/.installed
 	$(BIN)/python -m diffae_jax.main --config=configs/digits.py
 
 test: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.browser  # brings one where there is none
 	JAX_COMPILATION_CACHE_DIR=$(abspath .cache/compiled) $(BIN)/python -m pytest tests
 
 lint: $(VENV)/.installed-dev
@@ -30,7 +31,6 @@ $(VENV)/.installed: setup.py | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable .
 	touch $@
 
-$(VENV)/.installed-dev: setup.py tests/browser.py | $(BIN)/python
+$(VENV)/.installed-dev: setup.py | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
-	$(BIN)/python -m tests.browser
 	touch $@ $(VENV)/.installed

@@ -48,7 +48,7 @@ def find() -> Path | None:
 def launched() -> Iterator[Browser]:
     """Yields a running browser.
 
-    An event loop runs meanwhile, so that what calls `asyncio.run` fails: let no other test run within.
+    An event loop runs meanwhile, so that `asyncio.run` fails: keep the browser to one module of tests.
     """
     path = find()
     if path is None or not path.exists():

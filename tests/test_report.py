@@ -246,6 +246,15 @@ def test_a_browser_shows_the_page_without_the_network(browser, folder, width, sc
     page.close()
 
 
+def test_a_browser_that_is_not_there_is_no_reason_to_skip(monkeypatch):
+    monkeypatch.setenv("DIFFAE_BROWSER", "/gone/chromium")
+    with (
+        pytest.raises(FileNotFoundError, match=r"no browser at /gone/chromium: run .* or install Chromium"),
+        launched(),
+    ):
+        pass
+
+
 def test_results_come_back_as_they_were_written(tmp_path):
     results.write(tmp_path, found())
     assert results.read(tmp_path) == found()
