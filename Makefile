@@ -13,6 +13,7 @@ quickstart: $(VENV)/.installed
 	$(BIN)/python -m diffae_jax.main --config=configs/digits.py
 
 test: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.browser  # brings one where there is none
 	JAX_COMPILATION_CACHE_DIR=$(abspath .cache/compiled) $(BIN)/python -m pytest tests
 
 lint: $(VENV)/.installed-dev

@@ -9,7 +9,7 @@ HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "diffae_jax" / "__init__.py").read_text()).group(1)
 
 PARQUET = ["pyarrow>=18"]
-TEST = ["pytest>=8", "beartype>=0.20", *PARQUET]
+TEST = ["pytest>=8", "beartype>=0.20", "playwright>=1.55", "brotli>=1.1", *PARQUET]  # brotli unpacks the browser
 
 setup(
     name="diffae_jax",
@@ -19,6 +19,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["diffae_jax", "diffae_jax.*"]),
+    package_data={"diffae_jax.evaluation": ["report.html.jinja"]},
     entry_points={"console_scripts": ["diffae = diffae_jax.cli:run"]},
     python_requires=">=3.11",
     install_requires=[
@@ -38,6 +39,7 @@ setup(
         "matplotlib>=3.9",
         "safetensors>=0.5",
         "jaxtyping>=0.3",
+        "jinja2>=3.1",
     ],
     extras_require={
         "cuda12": ["jax[cuda12]>=0.10"],

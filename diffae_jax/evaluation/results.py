@@ -4,6 +4,7 @@ All of it is plain data, and results.json is this data: one list of figures that
 """
 
 import dataclasses
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
@@ -33,9 +34,19 @@ class Figure:
 
     def text(self) -> str:
         """Returns the number as people write it, with its interval."""
+        value, *ends = self.texts()
+        return f"{value} [{', '.join(ends)}]" if ends else value
+
+    def texts(self) -> tuple[str, ...]:
+        """Returns the number and the ends of its interval, where there is one, with the digits that this decides."""
         if self.low is None or self.high is None:
-            return rounded(self.value)
-        return f"{rounded(self.value)} [{rounded(self.low)}, {rounded(self.high)}]"
+            return (rounded(self.value),)
+        numbers = self.value, self.low, self.high
+        width = self.high - self.low
+        if not 1e-3 <= abs(self.value) < 1e6 or not 1e-6 < width < math.inf:
+            return tuple(map(rounded, numbers))
+        digits = max(0, 1 - math.floor(math.log10(width)))  # two of the width
+        return tuple(f"{number:,.{digits}f}" for number in numbers)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,25 +127,18 @@ def read(folder: Path) -> Results:
 
 
 def rounded(value: float) -> str:
-    """Writes a number with three significant digits; those below a thousandth with an exponent.
+    """Writes a number with three significant digits, whole above a hundred; those very small or large with an exponent.
 
     Just below 1, where SSIM and AUROC lie, it is the distance from 1 that counts.
     """
-    if value != value or value in (float("inf"), float("-inf")):
-        return str(value)
-    if value == 0:
-        return "0"
-    if abs(value) < 1e-3 or abs(value) >= 1e6:
-        return f"{value:.2e}"
+    if value == 0 or not math.isfinite(value):
+        return str(value) if value else "0"
     if 0.99 <= value < 1:
         return f"{value:.5f}"
-    digits = max(0, 2 - _order(value))
-    return f"{value:,.{digits}f}"
-
-
-def _order(value: float) -> int:
-    """The power of ten of the first digit of a number after it was rounded to three."""
-    return int(f"{abs(value):.2e}".partition("e")[2])
+    digits, exponent = f"{value:.2e}".split("e")  # rounded first: 9.996 is 10.0 and 0.0009996 a thousandth
+    if not -3 <= int(exponent) < 6:
+        return f"{digits}e{int(exponent)}"
+    return f"{value:,.{max(0, 2 - int(exponent))}f}"
 
 
 @dataclasses.dataclass(frozen=True)

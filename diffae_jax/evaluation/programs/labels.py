@@ -75,7 +75,9 @@ def _encoded(study: Study, what: str, numbers: np.ndarray | None) -> np.ndarray:
 
 def _smallest(labels: np.ndarray, kind: str) -> int:
     """Returns how many images the rarest class has."""
-    return len(labels) if kind == "continuous" or not len(labels) else int(min(np.unique(labels, return_counts=True)[1]))
+    if kind == "continuous" or not len(labels):
+        return len(labels)
+    return int(np.unique(labels, return_counts=True)[1].min())
 
 
 def _fit(kind: str, features: np.ndarray, labels: np.ndarray) -> Pipeline:
