@@ -9,7 +9,7 @@ HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "diffae_jax" / "__init__.py").read_text()).group(1)
 
 PARQUET = ["pyarrow>=18"]
-TEST = ["pytest>=8", "beartype>=0.20", *PARQUET]
+TEST = ["pytest>=8", "pytest-xdist>=3.6", "beartype>=0.20", *PARQUET]
 
 setup(
     name="diffae_jax",
