@@ -5,6 +5,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+WORKERS ?= 2
 BIN := $(VENV)/bin
 
 .PHONY: quickstart test lint clean
@@ -12,9 +13,13 @@ BIN := $(VENV)/bin
 quickstart: $(VENV)/.installed
 	$(BIN)/python -m diffae_jax.main --config=configs/digits.py
 
+# in two runs: most tests side by side, then those which measure time or signal processes, one after the other
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.browser  # brings one where there is none
-	JAX_COMPILATION_CACHE_DIR=$(abspath .cache/compiled) $(BIN)/python -m pytest tests
+	export JAX_COMPILATION_CACHE_DIR=$(abspath .cache/compiled); failed=0; \
+	$(BIN)/python -m pytest tests -m 'not alone' -n $(WORKERS) --dist loadfile --no-loadscope-reorder || failed=1; \
+	$(BIN)/python -m pytest tests -m alone || failed=1; \
+	exit $$failed
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -9,7 +9,8 @@ HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "diffae_jax" / "__init__.py").read_text()).group(1)
 
 PARQUET = ["pyarrow>=18"]
-TEST = ["pytest>=8", "beartype>=0.20", "playwright>=1.55", "brotli>=1.1", *PARQUET]  # brotli unpacks the browser
+BROWSER = ["playwright>=1.55", "brotli>=1.1"]  # which drives it, and unpacks it
+TEST = ["pytest>=8", "pytest-xdist>=3.6", "beartype>=0.20", *BROWSER, *PARQUET]
 
 setup(
     name="diffae_jax",

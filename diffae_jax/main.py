@@ -1,5 +1,7 @@
 """Trains a diffusion autoencoder: python -m diffae_jax.main --config=configs/digits.py"""
 
+import atexit
+import gc
 import os
 import signal
 import sys
@@ -60,6 +62,9 @@ def parse(argv: list[str]) -> list[str]:
 def run() -> None:
     """Runs main and tells a user's mistakes in one sentence: exit code 2."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's notes of its inner life
+    # before jax registers its own, so after them: Python would look through all objects once more, which takes a second
+    # or, where processes share a core, five of those that a signal leaves
+    atexit.register(gc.freeze)
     logging.set_verbosity(logging.WARNING)
     try:
         app.run(main, flags_parser=parse)

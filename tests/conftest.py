@@ -37,3 +37,8 @@ def eight_devices() -> jax.sharding.Mesh:
     from diffae_jax.training.sharding import make_mesh
 
     return make_mesh()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begins with the file that takes longest, so that no worker is left with it at the end."""
+    items.sort(key=lambda item: item.path.name != "test_main.py")

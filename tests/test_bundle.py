@@ -300,6 +300,7 @@ def hostile(bundle, file, content):
     rewritten(bundle, file.partition(" ")[0], content)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(("file", "name"), [(file, name) for file, cases in HOSTILE.items() for name in cases])
 def test_hostile_bundle_is_refused_at_once(bundle, one_device, file, name):
     content, message = HOSTILE[file][name]

@@ -294,6 +294,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_file_is_refused_at_once_in_one_sentence(state, tmp_path, one_device, name):
     change, message = HOSTILE[name]

@@ -154,6 +154,7 @@ def test_names_that_are_not_utf8_are_refused(tmp_path):
             open_images(path, (8, 8, 1))
 
 
+@pytest.mark.alone
 def test_killed_twice_it_writes_what_it_would_have_written(model, tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (10_000, 8, 8, 1), np.uint8)
     photos, out, parts = tmp_path / "photos", tmp_path / "z.npz", tmp_path / "z.npz.parts"

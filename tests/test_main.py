@@ -226,6 +226,7 @@ def test_model_refuses_what_it_cannot_take(whole):
         model.decode(None)
 
 
+@pytest.mark.alone
 def test_killed_again_and_again_ends_bit_identical(whole, tmp_path):
     moments = random.Random(0)
     for pattern in (
@@ -254,6 +255,7 @@ def test_killed_again_and_again_ends_bit_identical(whole, tmp_path):
     assert not list(tmp_path.glob(".bundle*")), "what a killed export left"
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signal_saves_and_says_how_to_go_on(whole, tmp_path, number, code):
     process = start(tmp_path, MANY_STEPS, TRAINING)
@@ -278,6 +280,7 @@ def two_processes(workdir, *arguments):
     ]
 
 
+@pytest.mark.alone
 def test_two_processes_equal_one_and_can_be_stopped_and_continued_by_one(whole, tmp_path):
     processes = two_processes(tmp_path, MANY_STEPS, TRAINING)
     wait_for_checkpoint(processes[0], tmp_path, 12)
@@ -300,6 +303,7 @@ def test_two_processes_equal_one_and_can_be_stopped_and_continued_by_one(whole, 
             assert np.abs(ours[name] - expected[name]).max() < 1e-3, name
 
 
+@pytest.mark.alone
 def test_two_processes_with_fsdp_and_accumulation_equal_one(tmp_path):
     wide = ("--config.model.base_channels=64", "--config.model.channel_mults=(1,)", "--stages=autoencoder")
     for process in two_processes(
@@ -325,6 +329,7 @@ def test_every_program_is_compiled_once(tmp_path, monkeypatch):
     assert sum(name == "train_step" for name, _ in counts) == 2, "one of the autoencoder, one of the latent DDIM"
 
 
+@pytest.mark.alone
 def test_second_run_on_a_folder_in_use_is_refused(tmp_path):
     first = start(tmp_path, MANY_STEPS)
     wait_for_checkpoint(first, tmp_path, 4)
@@ -411,6 +416,7 @@ def test_latents_of_another_autoencoder_are_refused(whole, tmp_path):
     assert files(workdir) == before
 
 
+@pytest.mark.alone
 def test_prior_of_two_processes_stops_on_a_signal_to_one(whole, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(whole[0], workdir)
@@ -426,6 +432,7 @@ def test_prior_of_two_processes_stops_on_a_signal_to_one(whole, tmp_path):
     assert "Run the same command again to go on." in outputs[0]
 
 
+@pytest.mark.alone
 def test_what_stops_one_process_stops_the_others(tmp_path):
     images = tmp_path / "images"
     images.mkdir()
@@ -439,6 +446,7 @@ def test_what_stops_one_process_stops_the_others(tmp_path):
     assert not (tmp_path / "run" / "prior").exists()
 
 
+@pytest.mark.alone
 def test_two_processes_encode_the_z_of_one(whole, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(whole[0], workdir)

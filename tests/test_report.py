@@ -331,10 +331,10 @@ def test_a_section_as_text():
     )
     assert results.as_text(Section("a", "Title (Table 1)", figures, notes=("A note.",))).splitlines() == [
         "Title (Table 1)",
-        "  MSE       T = 10                    T = 100",
-        "  ours      0.0100 [0.00900, 0.0110]  6.07e-5",
+        "  MSE       T = 10                   T = 100",
+        "  ours      0.0100 [0.0090, 0.0110]  6.07e-5",
         "    paper   0.0200",
-        "  baseline                            0.500",
+        "  baseline                           0.500",
         "  accuracy",
         "  z         0.920",
         "  A note.",

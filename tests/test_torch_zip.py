@@ -391,6 +391,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_wrong_file_is_refused_at_once_in_one_sentence(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
@@ -438,6 +439,7 @@ WITHIN_LIMITS = {  # what is repeated as often as instructions are read, and the
 }
 
 
+@pytest.mark.alone
 def test_a_file_of_as_many_instructions_as_are_read_takes_a_second(tmp_path):
     for name, (made, repeated, count) in WITHIN_LIMITS.items():
         pickle = b"\x80\x04" + made + b"q\1(" + repeated * (instructions.MAX_INSTRUCTIONS // count + 1) + b"]."

@@ -186,7 +186,8 @@ def _limit(figure: Figure | None, text: str, source: str, limit: float, told: st
 
 
 def _of_noise_maps(sections: Sections) -> Iterator[Claim]:
-    if section := sections.get(variations.NAME):
+    section = sections.get(variations.NAME)
+    if section and section.figures:
         text = "x_T changes minor details alone: less than half of what differs between images."
         yield from _limit(section.figures[0], text, "Sec. 5.1, Appendix D", 0.5, "half")
     section = sections.get(out_of_distribution.NAME)

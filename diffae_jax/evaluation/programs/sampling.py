@@ -28,7 +28,7 @@ FITTED = 1000  # images, to which components are fitted
 NUM_SHOWN = 64
 PICTURE = "samples.png"
 FID = "FID"  # the name of a Frechet distance in one space alone
-RESAMPLES, RESAMPLES_OF_MANY, MANY = 100, 20, 512  # resamples: fewer where features have many dimensions
+RESAMPLES, RESAMPLES_OF_MANY, MANY = 100, 20, 64  # resamples: fewer where features have many dimensions
 
 Draw = Callable[[int, int], np.ndarray]  # images from one number to another
 
