@@ -166,15 +166,14 @@ def test_labels_that_brightness_tells_are_read_from_pixels(everything):
 
 def test_parts_in_many_chunks_are_the_whole(model, tmp_path, monkeypatch):
     monkeypatch.setattr("diffae_jax.evaluation.study.CHUNK", 7)
-    programs = ("reconstruction", "sampling", "neighbours", "out_of_distribution", "variations")
-    found = evaluate(model, images(30, seed=1), images(60, seed=2), settings(programs=programs), tmp_path / "small")
+    usual = settings(programs=("reconstruction", "sampling", "neighbours", "out_of_distribution"), num_steps=(2,))
+    found = evaluate(model, images(30, seed=1), images(60, seed=2), usual, tmp_path / "small")
     monkeypatch.undo()
-    whole = evaluate(model, images(30, seed=1), images(60, seed=2), settings(programs=programs), tmp_path / "whole")
+    whole = evaluate(model, images(30, seed=1), images(60, seed=2), usual, tmp_path / "whole")
     for section, expected in zip(found.sections, whole.sections, strict=True):
         for figure, other in zip(section.figures, expected.figures, strict=True):
-            assert dataclasses.replace(figure, value=0, low=0, high=0) == dataclasses.replace(
-                other, value=0, low=0, high=0
-            )
+            for name in ("metric", "row", "column", "count"):
+                assert getattr(figure, name) == getattr(other, name)
             # another size of batch rounds otherwise
             np.testing.assert_allclose(figure.value, other.value, rtol=2e-3, atol=1e-5)
 
@@ -193,6 +192,7 @@ def command(bundle, folder, *more):
 @pytest.mark.alone  # it is to be killed at a moment
 def test_killed_evaluation_goes_on_and_ends_as_one_that_was_not(bundle, tmp_path):
     environment = os.environ | {"XLA_FLAGS": "", "PYTHONUNBUFFERED": "1"}
+    pipes = dict(env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     folder = tmp_path / "killed"
     process = subprocess.Popen(command(bundle, folder), text=True, **pipes)
     deadline = time.monotonic() + 200
@@ -204,12 +204,10 @@ def test_killed_evaluation_goes_on_and_ends_as_one_that_was_not(bundle, tmp_path
     process.communicate()
     assert not (folder / "report.html").exists(), "it was killed too late to show anything"
     assert results.read(folder).section("reconstruction") is not None
-    kept = {path: path.stat().st_mtime_ns for path in (folder / "parts").glob("*.npz")}
     (folder / "parts" / "reconstruction-inferred-2-0000000.npz").write_bytes(b"never read again")
     process = subprocess.Popen(command(bundle, folder), text=True, **pipes)
     output = process.communicate(timeout=300)[0]
     assert process.returncode == 0, output
-    assert kept
     assert not (folder / "parts").exists()
     whole = tmp_path / "whole"
     subprocess.run(command(bundle, whole), env=environment, check=True, capture_output=True)
@@ -367,7 +365,7 @@ def test_claim_of_several_figures_holds_where_all_do():
 
 
 def test_sizes_are_compared_each_with_the_next():
-    rows = {"random x_T": {100: 0.1}, "z of 16, random x_T": {100: 0.3}, "z of 4, random x_T": {100: 0.2}}
+    rows = {"random x_T": {100: 0.1}, "z of 16, random x_T": {100: 0.3}, "z of 4, random x_T": {100: 0.15}}
     section = Section("reconstruction", "", tuple(figures("MSE", **rows)))
     found = [claim for claim in claims.claims({"reconstruction": section}) if "larger z" in claim.text]
     assert [claim.verdict for claim in found] == ["does not hold"]
@@ -389,7 +387,8 @@ def test_figures_of_the_paper_are_found_by_the_name_of_the_experiment():
 
 def test_what_cannot_be_measured_is_said_and_the_rest_goes_on(model, baseline, tmp_path, capsys):
     one = images(1, labelled=False)
-    found = evaluate(model, one, None, settings(programs=NAMES, num_images=5), tmp_path / "one")
+    programs = ("reconstruction", "labels", "variations", "sampling", "neighbours", "detection")
+    found = evaluate(model, one, None, settings(programs=programs, num_samples=5, num_steps=(2,)), tmp_path / "one")
     said = capsys.readouterr().out
     for sentence in (
         "labels is left out: the training images have no labels.",

@@ -81,10 +81,11 @@ def run(study: Study) -> Section:
     for name, images in kinds.items():
         among = min(count, len(study.foreign)) if name == FOREIGN else count
         parts = [_part(study, name, images, num_steps, *chunk) for chunk in study.chunks(among)]
-        measured = {key: np.concatenate([part[key] for part in parts]) for key in parts[0] if key != "x_T"}
+        measured = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+        x_T = measured.pop("x_T")[:shown]
         figures += [mean_figure(key, name, f"T = {num_steps}", values) for key, values in measured.items()]
         rows[name.replace(" ", "\n")] = images(0, shown)
-        rows[f"$x_T$ of\n{name}"] = parts[0]["x_T"][:shown] / 3  # three deviations to either side are shown
+        rows[f"$x_T$ of\n{name}"] = x_T / 3  # three deviations to either side are shown
     normal = np.random.default_rng(study.seed).normal(size=(count, *study.model.image_shape))
     figures += [mean_figure(key, NORMAL, f"T = {num_steps}", values) for key, values in normality(normal).items()]
     if is_main_process():

@@ -94,7 +94,8 @@ def run(study: Study) -> Section:
                         of_paper = paper.reconstruction(study.model.config.name, metric, way.row, num_steps)
                         figures.append(mean_figure(metric, way.row, f"T = {num_steps}", values, paper=of_paper))
             if num_steps == max(study.settings.num_steps):
-                rows[way.row.replace("x_T", "$x_T$").replace(", ", ",\n")] = parts[0]["decoded"][:NUM_PICTURES]
+                shown = np.concatenate([each["decoded"] for each in parts])[:NUM_PICTURES]
+                rows[way.row.replace("x_T", "$x_T$").replace(", ", ",\n")] = shown
     if is_main_process():
         save_rows(study.folder / PICTURE, rows)
     notes = ["Errors are those of images in [0, 1]."]

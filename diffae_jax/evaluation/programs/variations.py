@@ -29,8 +29,7 @@ def run(study: Study) -> Section:
     num_steps = study.settings.num_code_steps
     count = min(NUM_IMAGES, len(study.chosen))
     parts = [_part(study, num_steps, *chunk) for chunk in study.chunks(count)]
-    mean, variance = (np.concatenate([part[name] for part in parts]) for name in ("mean", "variance"))
-    images = parts[0]["images"]
+    mean, variance, images = (np.concatenate([part[key] for part in parts]) for key in ("mean", "variance", "images"))
 
     def share(mean, variance):
         within = variance.mean()
