@@ -1,6 +1,8 @@
-# Two commands do everything on a machine with Python >= 3.11 and make:
+# The first two commands do everything on a machine with Python >= 3.11 and make:
 #   make quickstart   trains and evaluates on the embedded digits
 #   make test         runs all tests
+#   make comparison   after quickstart, for an hour: trains the DDIM baseline and two models of smaller z equally long on the
+#                     digits, and says which claims of the paper hold there: runs/digits_comparison/report.html
 # PYTHON chooses the interpreter: make test PYTHON=python3.12
 
 PYTHON ?= python3
@@ -8,10 +10,17 @@ VENV ?= .venv
 WORKERS ?= 2
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test lint clean
+.PHONY: quickstart comparison test lint clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/python -m diffae_jax.main --config=configs/digits.py
+
+comparison: quickstart
+	for variant in ddim z16 z4; do \
+	  $(BIN)/python -m diffae_jax.main --config=configs/digits.py:$$variant --stages=autoencoder || exit; \
+	done
+	$(BIN)/diffae evaluate runs/digits/bundle --data digits --programs all --steps 10 20 50 100 --num-images 360 \
+	  --num-samples 500 --baseline runs/digits_ddim --others runs/digits_z16 runs/digits_z4 --out runs/digits_comparison
 
 # in two runs: most tests side by side, then those which measure time or signal processes, one after the other
 test: $(VENV)/.installed-dev

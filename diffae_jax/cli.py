@@ -1,6 +1,8 @@
 """Uses a trained model from the shell: diffae encode MODEL photos --out z.npz"""
 
 import argparse
+import atexit
+import gc
 import os
 import signal
 import sys
@@ -243,6 +245,7 @@ COMMANDS = (
 def run(argv: list[str] | None = None) -> None:
     """Runs a command and tells a user's mistakes in one sentence: exit code 2."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's notes of its inner life
+    atexit.register(gc.freeze)  # see main.run
     try:
         arguments = parser().parse_args(argv)
         from diffae_jax import commands  # and with it jax: help and mistakes do not wait for it

@@ -165,7 +165,7 @@ def default() -> ConfigDict:
                 num_steps=(10, 20, 50, 100),  # of inversion and decoding
                 num_samples=1000,  # unconditional ones, and of each class
                 num_sample_steps=(10, 20, 50, 100),  # of the latent DDIM and of decoding them
-                num_code_steps=100,  # where x_T or single images are looked at
+                num_code_steps=100,  # of all that is not measured at several numbers of steps
                 baseline="",  # a DDIM without z to compare with: a bundle, or the folder of a run
                 others=(),  # models with a z of other sizes, to compare with
                 foreign="",  # a folder of images of another kind, or the word digits

@@ -41,12 +41,12 @@ def targets(study: Study) -> dict[str, np.ndarray]:
 
 def calls(study: Study) -> int:
     """Returns at most how many times the UNet is called, once for each image."""
-    return 2 * SEEDS * MOST_TARGETS * study.settings.num_samples * max(study.settings.num_sample_steps)
+    return 2 * SEEDS * MOST_TARGETS * study.settings.num_samples * study.settings.num_code_steps
 
 
 def run(study: Study) -> Section:
     """Samples classes with probes of few labels, of three seeds, and measures how far they are from the class."""
-    num_steps = max(study.settings.num_sample_steps)
+    num_steps = study.settings.num_code_steps
     real = Real.of(study)
     among = spaces(study, real)
     numbers = np.arange(len(study.training))

@@ -22,7 +22,7 @@ TITLE = "Labels read by linear probes (Sec. 5.3, Appendix A.2)"
 NEEDS: tuple[str, ...] = ("z", "labels", "labels held out", "held out")
 PICTURE = ""
 MOST_FITTED = 20_000  # images
-RESAMPLES = 200  # of what takes a sort of all images
+RESAMPLES = 100  # of what takes a sort of all images
 NAMED = "named correctly by an SVM that was trained on real images"
 PENALTIES = {"C": [1, 10, 100]}  # inverse ones
 
