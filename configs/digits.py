@@ -41,9 +41,9 @@ def get_config(name: str | None = None) -> ConfigDict:
     config.report.update(prior_log_every=32_000, prior_save_every=64_000, prior_grid_every=128_000)
     config.evaluation.update(
         programs=("reconstruction", "labels", "variations", "sampling", "neighbours", "out_of_distribution"),  # quick
-        num_images=180,
+        num_images=120,
         num_steps=(10, 20, 100),
-        num_samples=500,
+        num_samples=400,
         num_sample_steps=(20,),
         num_code_steps=20,
     )
