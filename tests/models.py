@@ -14,13 +14,14 @@ from tests.tiny import get_config
 BUILDERS = (builder, prior_builder)
 
 
-def random_model(mesh: jax.sharding.Mesh, seed: int = 0, **settings) -> DiffAE:
+def random_model(mesh: jax.sharding.Mesh, seed: int = 0, image_shape=(8, 8, 1), **settings) -> DiffAE:
     """A model with random weights everywhere, so that every weight is seen: output layers start at zero.
 
     Its z differ from image to image, and its statistics are those of the z of noise. `settings` take the place of what
     it would have been made with.
     """
     config = get_config()
+    config.image_shape = image_shape
     config.prior.update(num_layers=3, width=16)
     rng = np.random.default_rng(seed)
     autoencoder, prior = (split(make(config, "float32")(nnx.Rngs(i)))[1] for i, make in enumerate(BUILDERS))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from flax import nnx
 from ml_collections import ConfigDict
 from PIL import Image
 from scipy.stats import norm
@@ -25,13 +26,16 @@ from diffae_jax.errors import UserError
 from diffae_jax.evaluation import claims, paper, results
 from diffae_jax.evaluation.detector import detect, splits
 from diffae_jax.evaluation.evaluate import evaluate
+from diffae_jax.evaluation.feature_spaces import FeatureSpace, lpips_distances, random_space
 from diffae_jax.evaluation.intervals import mean_figure, percentiles, spread_of_distance
-from diffae_jax.evaluation.metrics import frechet_distance, mse, ssim
+from diffae_jax.evaluation.lpips import LPIPS
+from diffae_jax.evaluation.metrics import frechet_distance, kernel_distance, mse, ssim
 from diffae_jax.evaluation.parts import Parts
 from diffae_jax.evaluation.programs import PROGRAMS, neighbours, out_of_distribution, reconstruction, sampling
 from diffae_jax.evaluation.programs.denoising import METRIC as PREDICTED
 from diffae_jax.evaluation.results import Figure, Section
-from diffae_jax.models.functional import flatten, unflatten
+from diffae_jax.evaluation.study import Networks
+from diffae_jax.models.functional import flatten, split, unflatten
 from tests.models import random_model
 
 RNG = np.random.default_rng(0)
@@ -176,6 +180,40 @@ def test_parts_in_many_chunks_are_the_whole(model, tmp_path, monkeypatch):
                 assert getattr(figure, name) == getattr(other, name)
             # another size of batch rounds otherwise
             np.testing.assert_allclose(figure.value, other.value, rtol=2e-3, atol=1e-5)
+
+
+def test_lpips_and_fid_are_measured_where_their_networks_are_at_hand(one_device, tmp_path):
+    shape = (32, 32, 3)
+    model = random_model(one_device, image_shape=shape)
+    rng = np.random.default_rng(0)
+    held_out, training = (
+        Arrays(rng.integers(0, 256, (count, *shape), np.uint8), [f"{count}-{i}" for i in range(count)])
+        for count in (12, 20)
+    )
+    # LPIPS of random weights, and a space under the name of the one that is called FID
+    distance = lpips_distances(split(LPIPS(rngs=nnx.Rngs(0)))[1], one_device)
+    convolutions = random_space(shape, one_device)
+    space = FeatureSpace("Inception", convolutions.dim, convolutions.features, "FID", "KID")
+    found = evaluate(
+        model,
+        held_out,
+        training,
+        settings(programs=("reconstruction", "sampling", "neighbours"), num_samples=12, num_steps=(2,)),
+        tmp_path,
+        networks=Networks(space, distance),
+    )
+    x_0 = to_float(held_out.images)
+    figure = found.section("reconstruction").find("LPIPS", reconstruction.INFERRED, "T = 2")
+    assert figure.value == pytest.approx(distance(model.reconstruct(x_0, 2), x_0).mean(), rel=1e-3)
+    sampled = found.section("sampling")
+    features = (space.features(images) for images in (model.sample(12, 0, 2, 2), x_0))
+    fid = sampled.find("FID", sampling.SAMPLES)
+    assert fid.value == pytest.approx(frechet_distance(*features), rel=1e-3)
+    assert fid.low < fid.value < fid.high
+    assert sampled.find("KID", sampling.SAMPLES).value == pytest.approx(
+        kernel_distance(space.features(model.sample(12, 0, 2, 2)), space.features(x_0)).mean, rel=1e-3
+    )
+    assert not found.section("reconstruction").notes[1:]
 
 
 # --- going on ---------------------------------------------------------------------------------------------------

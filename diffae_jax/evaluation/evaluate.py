@@ -32,7 +32,7 @@ from diffae_jax.evaluation.parts import INPUTS, Parts
 from diffae_jax.evaluation.programs import PROGRAMS, lacking
 from diffae_jax.evaluation.report import write_report
 from diffae_jax.evaluation.results import RESULTS, Results, Section
-from diffae_jax.evaluation.study import Study
+from diffae_jax.evaluation.study import Networks, Study
 from diffae_jax.files import read_json
 from diffae_jax.training.logging import duration, is_main_process, say
 
@@ -54,6 +54,7 @@ def evaluate(
     others: tuple[DiffAE, ...] = (),
     foreign: Source | None = None,
     images_per_second: float | None = None,
+    networks: Networks | None = None,
     replace: bool = True,
 ) -> Results | None:
     """Measures a model by the programs of `settings` and writes results.json, pictures and report.html to a folder.
@@ -66,7 +67,7 @@ def evaluate(
     `replace`, for a folder with figures of something else.
     """
     check_beside(model, baseline, others)
-    networks = public_networks(model, settings)
+    networks = networks or public_networks(model, settings)
     measured = {
         "model": model.digest(),
         "baseline": baseline and baseline.digest(),
@@ -76,7 +77,7 @@ def evaluate(
         "foreign": foreign and describe(foreign),
         "labels": fingerprint(images.labels, training.labels if training is not None else {}),
         "seed": seed,
-        "networks": [name for name in ("inception", "lpips") if networks[name] is not None],
+        "networks": [name for name in ("inception", "lpips") if getattr(networks, name) is not None],
         "settings": {key: value for key, value in json.loads(settings.to_json()).items() if key not in FREE},
     }
     measured = json.loads(json.dumps(measured))  # as it will be read
@@ -86,7 +87,7 @@ def evaluate(
         return None
     study = Study(
         model, images, training, settings, seed, folder, Parts(folder / PARTS, measured),
-        baseline=baseline, others=others, foreign=foreign, images_per_second=images_per_second, **networks,
+        baseline=baseline, others=others, foreign=foreign, images_per_second=images_per_second, networks=networks,
     )  # fmt: skip
     say(f"{len(study.chosen):,} of {len(images):,} images are measured{_expected(study)}.")
     notes = [note for note in (overlap(images, training), other_sizes(images)) if note]
@@ -127,7 +128,7 @@ def check_beside(model: DiffAE, baseline: DiffAE | None, others: tuple[DiffAE, .
         raise UserError("Models are compared by the size of their z, so each must have a z of another size.")
 
 
-def public_networks(model: DiffAE, settings: ConfigDict) -> dict[str, Any]:
+def public_networks(model: DiffAE, settings: ConfigDict) -> Networks:
     """Returns what LPIPS and FID are measured with or, for each that is not there, a sentence that says why.
 
     Raises UserError for files that are not the published ones.
@@ -140,12 +141,12 @@ def public_networks(model: DiffAE, settings: ConfigDict) -> dict[str, Any]:
         lpips, why_no_lpips = None, unlike(check_lpips_images, model)
         if not why_no_lpips:
             lpips, why_no_lpips = load_lpips(model.mesh, paths["alexnet"], paths["lpips"], download=settings.download)
-    return {
-        "inception": inception,
-        "lpips": lpips,
-        "no_inception": (f"FID is left out: {why_no_inception}",) if why_no_inception else (),
-        "no_lpips": (f"LPIPS is left out: {why_no_lpips}",) if why_no_lpips else (),
-    }
+    return Networks(
+        inception,
+        lpips,
+        (f"FID is left out: {why_no_inception}",) if why_no_inception else (),
+        (f"LPIPS is left out: {why_no_lpips}",) if why_no_lpips else (),
+    )
 
 
 def unlike(check: Callable[[tuple[int, ...]], None], model: DiffAE) -> str:

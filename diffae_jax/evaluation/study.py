@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -27,6 +28,15 @@ SMALL = 2**24  # values of all images, up to which they are held in memory for c
 Distance = Callable[[np.ndarray, np.ndarray], Float[np.ndarray, "n"]]
 
 
+class Networks(NamedTuple):
+    """What FID and LPIPS are measured with, where it is at hand; a sentence where it is not: why, and how to get it."""
+
+    inception: FeatureSpace | None = None
+    lpips: Distance | None = None
+    no_inception: tuple[str, ...] = ()
+    no_lpips: tuple[str, ...] = ()
+
+
 @dataclasses.dataclass(frozen=True)
 class Study:
     """What is measured, on what, and where the results go."""
@@ -38,13 +48,10 @@ class Study:
     seed: int
     folder: Path
     parts: Parts
+    networks: Networks
     baseline: DiffAE | None = None  # the DDIM without z
     others: tuple[DiffAE, ...] = ()  # with a z of another size
     foreign: Source | None = None  # images of another kind
-    inception: FeatureSpace | None = None
-    lpips: Distance | None = None
-    no_lpips: tuple[str, ...] = ()  # a sentence: why it is not there, and how to get it
-    no_inception: tuple[str, ...] = ()
     images_per_second: float | None = None  # of training, where that is known
 
     @cached_property

@@ -90,7 +90,7 @@ def run(study: Study) -> Section:
         (Picture(PICTURE, f"Samples of classes, from {PER_SIDE} labels for and {PER_SIDE} against."),) if rows else ()
     )
     notes.insert(0, f"Distances to all training images of the class; means of {SEEDS} seeds; T = {num_steps}.")
-    return Section(NAME, TITLE, tuple(figures), pictures, (*notes, *study.no_inception))
+    return Section(NAME, TITLE, tuple(figures), pictures, (*notes, *study.networks.no_inception))
 
 
 def _samples(study, target, is_target, scenario, seed, num_steps, among) -> dict[str, np.ndarray]:

@@ -50,12 +50,12 @@ def run(study: Study) -> Section:
     rows = {"sample": samples[:shown]}
     for space, place in IN.items():
         rows[f"nearest in\n{place}"] = as_float(study.training, nearest[f"samples-{space}-number"][:shown, 0])
-    if study.lpips is not None:
+    if study.networks.lpips is not None:
         rows["nearest\nby LPIPS"] = _by_lpips(study, samples[:shown], nearest)
     if is_main_process():
         save_rows(study.folder / PICTURE, rows)
     picture = Picture(PICTURE, f"Samples in {num_steps} steps, and the training images that are nearest to them.")
-    notes = (f"Among {len(study.training):,} training images.", *study.no_lpips)
+    notes = (f"Among {len(study.training):,} training images.", *study.networks.no_lpips)
     return Section(NAME, TITLE, tuple(figures), (picture,), notes)
 
 
@@ -111,7 +111,8 @@ def _by_lpips(study: Study, samples: np.ndarray, nearest: Arrays) -> np.ndarray:
     """Returns the training image nearest by LPIPS of each sample, among those near in pixels or in z."""
     found = []
     for i, sample in enumerate(samples):
-        numbers = np.unique(np.concatenate([nearest[f"samples-{space}-number"][i] for space in IN]))
+        # as many for every sample, though some come twice: so one program serves all
+        numbers = np.concatenate([nearest[f"samples-{space}-number"][i] for space in IN])
         images = as_float(study.training, numbers)
-        found.append(images[study.lpips(np.broadcast_to(sample, images.shape), images).argmin()])
+        found.append(images[study.networks.lpips(np.broadcast_to(sample, images.shape), images).argmin()])
     return np.stack(found)

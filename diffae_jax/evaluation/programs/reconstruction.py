@@ -60,8 +60,8 @@ def part(study: Study, way: Way, num_steps: int, start: int, stop: int) -> Array
         decoded = way.model.decode(z, x_T, num_steps)
         study.keep_images(f"{NAME}/{way.name}-{num_steps}", start, decoded)
         errors = {name: getattr(metrics, name)(decoded, x_0) for name in ("ssim", "mse", "psnr")}
-        if study.lpips is not None:
-            errors["lpips"] = study.lpips(decoded, x_0)
+        if study.networks.lpips is not None:
+            errors["lpips"] = study.networks.lpips(decoded, x_0)
         kept = decoded if study.is_small(len(study.chosen)) else decoded[: max(0, NUM_PICTURES - start)]
         return {**errors, "decoded": kept}
 
@@ -102,4 +102,4 @@ def run(study: Study) -> Section:
     if any(figure.paper is not None for figure in figures):
         notes.append("The paper measured 30,000 images of CelebA-HQ, after training on FFHQ.")
     picture = Picture(PICTURE, f"Images and what comes back of them in {max(study.settings.num_steps)} steps.")
-    return Section(NAME, TITLE, tuple(figures), (picture,), (*notes, *study.no_lpips))
+    return Section(NAME, TITLE, tuple(figures), (picture,), (*notes, *study.networks.no_lpips))

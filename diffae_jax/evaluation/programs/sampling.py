@@ -61,7 +61,7 @@ def spaces(study: Study, real: Real) -> list[FeatureSpace]:
     """Returns the spaces that images are compared in: those that need no download, and that of FID if it is at hand."""
     components = principal_space(as_float(real.others[0], real.others[1][:FITTED]), NUM_COMPONENTS)
     convolutions = random_space(study.model.image_shape, study.model.mesh)
-    return [*([study.inception] if study.inception else []), components, convolutions]
+    return [*([study.networks.inception] if study.networks.inception else []), components, convolutions]
 
 
 def features(study: Study, name: str, draw: Draw, count: int, among: list[FeatureSpace]) -> Arrays:
@@ -140,7 +140,7 @@ def run(study: Study) -> Section:
         two = f"two sets of {FEWEST} or more are needed, not of {counts[0]:,} and {counts[1]:,}"
         note = f"Too few real images to compare samples with: {two}."
     picture = Picture(PICTURE, f"Samples in {study.settings.num_sample_steps[0]} steps.")
-    return Section(NAME, TITLE, tuple(figures), (picture,), (note, *study.no_inception))
+    return Section(NAME, TITLE, tuple(figures), (picture,), (note, *study.networks.no_inception))
 
 
 def _of_real(study: Study, name: str, images: tuple[Source, np.ndarray], among: list[FeatureSpace]) -> Arrays:
