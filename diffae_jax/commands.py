@@ -10,7 +10,7 @@ from jaxtyping import Float, UInt8
 from ml_collections import ConfigDict
 
 from diffae_jax import DiffAE, bundle, outputs, probes
-from diffae_jax.config import PROGRAMS, check
+from diffae_jax.config import PROGRAMS, check, default
 from diffae_jax.convert import import_official
 from diffae_jax.data.labels import read_labels
 from diffae_jax.data.sources import Files, Source, check_files, digits
@@ -21,8 +21,9 @@ from diffae_jax.evaluation.evaluate import PARTS
 from diffae_jax.evaluation.evaluate import evaluate as measure
 from diffae_jax.evaluation.figures import save_gif, save_grid
 from diffae_jax.evaluation.metrics import mse, psnr
+from diffae_jax.evaluation.parts import INPUTS
 from diffae_jax.evaluation.results import REPORT, RESULTS
-from diffae_jax.files import told
+from diffae_jax.files import read_json, told
 from diffae_jax.models.functional import flatten
 from diffae_jax.training.logging import quantity, say
 from diffae_jax.training.program import keep_compiled_programs
@@ -189,7 +190,7 @@ def fit_probes(arguments: argparse.Namespace) -> None:
 
 def evaluate(arguments: argparse.Namespace) -> None:
     """Measures a model, and writes a report."""
-    if not (arguments.out / RESULTS).exists() and not (arguments.out / PARTS).exists():
+    if not is_evaluation(arguments.out):
         outputs.check_free(arguments.out, (), folder=True, overwrite=arguments.overwrite)
     model = load(arguments.model)
     shape = model.image_shape
@@ -199,12 +200,13 @@ def evaluate(arguments: argparse.Namespace) -> None:
     else:
         images = open_images(arguments.data, shape)
         training = None if arguments.training is None else open_images(arguments.training, shape)
+    foreign = arguments.foreign and open_images(arguments.foreign, shape)
     if arguments.labels is not None:
         labels = read_labels(arguments.labels)
         images, training = (
             source and dataclasses.replace(source, labels=labels.of(source.ids)) for source in (images, training)
         )
-    for source in (images, training):
+    for source in (images, foreign):
         if isinstance(source, Files):
             check_files(source, show_progress=sys.stderr.isatty())
     found = measure(
@@ -216,21 +218,34 @@ def evaluate(arguments: argparse.Namespace) -> None:
         seed=arguments.seed,
         baseline=arguments.baseline and load(arguments.baseline),
         others=tuple(load(path) for path in arguments.others or ()),
-        foreign=arguments.foreign and open_images(arguments.foreign, shape),
+        foreign=foreign,
         replace=arguments.overwrite,
     )
     print(f"{'The report' if found else 'There already'}: {shown(str(arguments.out / REPORT))}")
 
 
+def is_evaluation(folder: Path) -> bool:
+    """Whether a folder holds what `evaluate` writes, whole or begun."""
+    with told(folder):
+        if (folder / PARTS / INPUTS).exists():
+            return True
+        found = read_json(folder / RESULTS) if (folder / RESULTS).exists() else None
+    return isinstance(found, dict) and "measured" in found
+
+
 def evaluation_settings(model: DiffAE, arguments: argparse.Namespace) -> ConfigDict:
     """Returns what the model's config says of evaluation, changed by the arguments that were given."""
-    config = ConfigDict(model.config)  # a copy
+    config = model.config.copy_and_resolve_references()
     settings = config.evaluation
+    own = default().evaluation
+    for name in ("keep_images", "download", *FILES_OF_WEIGHTS):  # of who made the model
+        settings[name] = own[name]
     given = {
         "num_images": arguments.num_images,
         "num_samples": arguments.num_samples,
         "num_steps": arguments.steps,
         "num_sample_steps": arguments.steps,
+        "num_code_steps": arguments.steps and max(arguments.steps),
         "programs": PROGRAMS if arguments.programs == ["all"] else arguments.programs,
         "keep_images": arguments.keep_images or None,
         "download": arguments.download or None,

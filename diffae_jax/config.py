@@ -218,6 +218,11 @@ def check_run(config: ConfigDict) -> None:
     check(config)
     if config.report.tensorboard and importlib.util.find_spec("tensorflow") is None:
         raise UserError('report.tensorboard needs TensorFlow: pip install "diffae_jax[tensorboard]", or leave it off.')
+    evaluation = config.evaluation
+    paths = (evaluation.baseline, *evaluation.others, evaluation.inception, evaluation.alexnet, evaluation.lpips)
+    for path in filter(None, (*paths, evaluation.foreign if evaluation.foreign != "digits" else "")):
+        if not Path(path).expanduser().exists():  # told now, and not after days of training
+            raise UserError(f"{path}, which config.evaluation names, is missing: check the path.")
     if not config.name:
         raise UserError("name is empty, but the run's folder is called by it: give one with --config.name=NAME.")
 

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 from scipy.stats import norm
 
-from diffae_jax import DiffAE, cli
+from diffae_jax import DiffAE, cli, commands
 from diffae_jax.config import PROGRAMS as NAMES
 from diffae_jax.config import default
 from diffae_jax.data.sources import Arrays, Files
@@ -27,14 +27,21 @@ from diffae_jax.evaluation import claims, paper, results
 from diffae_jax.evaluation.detector import detect, splits
 from diffae_jax.evaluation.evaluate import evaluate
 from diffae_jax.evaluation.feature_spaces import FeatureSpace, lpips_distances, random_space
-from diffae_jax.evaluation.intervals import mean_figure, percentiles, spread_of_distance
+from diffae_jax.evaluation.intervals import mean_figure, percentiles, share_figure, spread_of_distance
 from diffae_jax.evaluation.lpips import LPIPS
 from diffae_jax.evaluation.metrics import frechet_distance, kernel_distance, mse, ssim
 from diffae_jax.evaluation.parts import Parts
-from diffae_jax.evaluation.programs import PROGRAMS, neighbours, out_of_distribution, reconstruction, sampling
+from diffae_jax.evaluation.programs import (
+    PROGRAMS,
+    conditional,
+    neighbours,
+    out_of_distribution,
+    reconstruction,
+    sampling,
+)
 from diffae_jax.evaluation.programs.denoising import METRIC as PREDICTED
 from diffae_jax.evaluation.results import Figure, Section
-from diffae_jax.evaluation.study import Networks
+from diffae_jax.evaluation.study import Networks, Study
 from diffae_jax.models.functional import flatten, split, unflatten
 from tests.models import random_model
 
@@ -136,8 +143,7 @@ def test_distances_are_those_of_the_sets_that_are_named(everything, model):
     section = everything[0].section("sampling")
     held_out, training = (to_float(images(*of).images) for of in ((30, 1), (60, 2)))
     assert "30 held-out images; 40 other real ones" in section.notes[0]
-    rng = np.random.default_rng(0)
-    others = training[rng.permutation(np.sort(np.random.default_rng(0).choice(60, 40, replace=False)))]
+    others = training[np.random.default_rng(0).permutation(60)[:40]]
     components = sampling.principal_space(others)
     metric = components.frechet_name
     assert "FID" not in {figure.metric for figure in section.figures}
@@ -267,14 +273,48 @@ def test_further_program_leaves_what_was_measured_as_it_is(model, tmp_path):
     assert not (tmp_path / "variations.png").exists()
 
 
+def test_report_that_is_missing_is_written_from_what_was_found(model, tmp_path):
+    data, usual = images(6, seed=1), settings(programs=("reconstruction",), num_steps=(2,))
+    evaluate(model, data, None, usual, tmp_path)
+    written = (tmp_path / "report.html").read_bytes()
+    (tmp_path / "report.html").unlink()
+    found = json.loads((tmp_path / "results.json").read_text())["sections"]
+    assert evaluate(model, data, None, usual, tmp_path) is not None
+    assert json.loads((tmp_path / "results.json").read_text())["sections"] == found
+    assert len((tmp_path / "report.html").read_bytes()) == pytest.approx(len(written), abs=200)
+
+
+def test_same_weights_under_another_schedule_are_another_model(model, tmp_path):
+    data, usual = images(6, seed=1), settings(programs=("reconstruction",), num_steps=(2,))
+    first = evaluate(model, data, None, usual, tmp_path)
+    config = ConfigDict(model.config.to_dict())
+    config.train.schedule = "linear" if config.train.schedule == "cosine" else "cosine"
+    other = DiffAE(config, model.params, mesh=model.mesh)
+    with pytest.raises(UserError, match=r"an evaluation of something else \(model differ\)"):
+        evaluate(other, data, None, usual, tmp_path, replace=False)
+    assert results.read(tmp_path) == first
+    assert evaluate(other, data, None, usual, tmp_path).sections != first.sections
+
+
+def test_damaged_part_is_made_anew(tmp_path, capsys):
+    Parts(tmp_path, {}).keep("a", lambda: {"x": np.ones(3)})
+    for content in (b"", (tmp_path / "a.npz").read_bytes()[:-20]):
+        (tmp_path / "a.npz").write_bytes(content)
+        assert Parts(tmp_path, {}).keep("a", lambda: {"x": np.ones(3)})["x"].sum() == 3
+        assert "a.npz is damaged" in capsys.readouterr().out
+
+
 def test_parts_of_other_inputs_are_removed(tmp_path):
     parts = Parts(tmp_path / "parts", {"model": 1})
     name = "of class a/b, 50 %"
     assert parts.keep(name, lambda: {"a": np.ones(2)})["a"].sum() == 2
     again = Parts(tmp_path / "parts", {"model": 1})
     assert again.keep(name, lambda: pytest.fail("it is there"))["a"].sum() == 2
+    (tmp_path / "parts" / "thesis.txt").write_text("mine")
     other = Parts(tmp_path / "parts", {"model": 2})
     assert other.keep(name, lambda: {"a": np.zeros(2)})["a"].sum() == 0
+    other.remove()
+    assert [path.name for path in (tmp_path / "parts").iterdir()] == ["thesis.txt"]
 
 
 # --- mathematics ------------------------------------------------------------------------------------------------
@@ -288,6 +328,29 @@ def test_interval_of_a_mean_is_that_of_the_normal_distribution():
     assert (figure.high - figure.low) / 2 == pytest.approx(half, rel=0.1)
     assert mean_figure("m", "r", "c", values[:1]).low is None
     assert percentiles(lambda x: float("nan"), values) == (None, None)
+
+
+def test_interval_of_a_share_is_that_of_wilson():
+    figure = share_figure("m", "r", "c", np.zeros(20, bool))
+    z = norm.ppf(0.975)
+    assert (figure.value, figure.low) == (0, 0)
+    assert figure.high == pytest.approx(z**2 / (20 + z**2))
+    half = share_figure("m", "r", "c", np.arange(100) < 50)
+    assert half.high - half.low == pytest.approx(2 * z * 0.05, rel=0.03)
+
+
+def test_interval_of_the_kernel_distance_is_as_wide_as_fresh_sets_are_apart():
+    space = FeatureSpace("Inception", 8, lambda images: images, "FID", "KID")
+
+    def figures(seed):
+        rng = np.random.default_rng(seed)
+        sets = [{"Inception": rng.normal(shift, 1, (n, 8))} for shift, n in ((0.2, 500), (0.0, 350))]
+        return sampling.distances(space, "r", "c", *sets)
+
+    true = np.std([figures(seed)[1].value for seed in range(25)], ddof=1)
+    kid = figures(100)[1]
+    assert kid.metric == "KID"
+    assert (kid.high - kid.low) / 2 / norm.ppf(0.975) == pytest.approx(true, rel=0.6)
 
 
 def test_spread_of_a_distance_is_that_over_fresh_sets():
@@ -377,6 +440,14 @@ def figures(metric, **rows):
     ]
 
 
+def measured(*sections):
+    """The claims that there are figures for; all others say what they take."""
+    found = list(claims.claims({section.name: section for section in sections}))
+    assert all(claim.evidence.startswith("It takes ") for claim in found if claim.verdict == "not measured")
+    assert len(found) == len({claim.text for claim in found}) == 14
+    return [claim for claim in found if claim.verdict != "not measured"]
+
+
 @pytest.mark.parametrize(
     ("metric", "ours", "random", "verdict"),
     [
@@ -390,7 +461,7 @@ def figures(metric, **rows):
 def test_claim_holds_where_intervals_lie_apart_in_its_direction(metric, ours, random, verdict):
     rows = {"inferred x_T": {20: ours}, "random x_T": {20: random}}
     section = Section("reconstruction", "", tuple(figures(metric, **rows)))
-    (claim,) = claims.claims({"reconstruction": section})
+    (claim,) = measured(section)
     assert claim.verdict == verdict
     assert f"{metric} at T = 20" in claim.evidence
 
@@ -398,14 +469,14 @@ def test_claim_holds_where_intervals_lie_apart_in_its_direction(metric, ours, ra
 def test_claim_of_several_figures_holds_where_all_do():
     rows = {"inferred x_T": {20: 0.1, 100: 0.1}, "DDIM baseline, inferred x_T": {20: 0.5, 100: 0.12}}
     section = Section("reconstruction", "", tuple(figures("MSE", **rows)))
-    found = {claim.source: claim.verdict for claim in claims.claims({"reconstruction": section})}
+    found = {claim.source: claim.verdict for claim in measured(section)}
     assert found == {"Table 2": "undecided", "Sec. 5.4, Table 2": "undecided"}
 
 
 def test_sizes_are_compared_each_with_the_next():
     rows = {"random x_T": {100: 0.1}, "z of 16, random x_T": {100: 0.3}, "z of 4, random x_T": {100: 0.15}}
     section = Section("reconstruction", "", tuple(figures("MSE", **rows)))
-    found = [claim for claim in claims.claims({"reconstruction": section}) if "larger z" in claim.text]
+    found = [claim for claim in measured(section) if "larger z" in claim.text]
     assert [claim.verdict for claim in found] == ["does not hold"]
 
 
@@ -429,7 +500,7 @@ def test_what_cannot_be_measured_is_said_and_the_rest_goes_on(model, baseline, t
     found = evaluate(model, one, None, settings(programs=programs, num_samples=5, num_steps=(2,)), tmp_path / "one")
     said = capsys.readouterr().out
     for sentence in (
-        "labels is left out: the training images have no labels.",
+        "labels is left out: the training images are not at hand.",
         "variations is left out: it takes two images or more, not 1.",
         "neighbours is left out: the training images are not at hand.",
         "detection is left out: it takes 40 real images or more, not 1.",
@@ -437,7 +508,7 @@ def test_what_cannot_be_measured_is_said_and_the_rest_goes_on(model, baseline, t
     ):
         assert sentence in said, sentence
     assert found.section("reconstruction").figures
-    assert found.section("labels").notes == ("Left out: the training images have no labels.",)
+    assert found.section("labels").notes == ("Left out: the training images are not at hand.",)
     found = evaluate(
         baseline, images(30, seed=1), None, settings(programs=("reconstruction", "variations")), tmp_path / "b"
     )
@@ -542,24 +613,69 @@ def test_folder_with_another_evaluation_is_not_overwritten_unasked(bundle, tmp_p
     found = json.loads(Path("new/results.json").read_text())
     with pytest.raises(SystemExit):
         cli.run([*usual, "--num-images", "6"])
-    assert (
-        "new holds the evaluation of another model, of other images or under other settings" in capsys.readouterr().err
-    )
+    assert "new holds an evaluation of something else (settings differ): give another folder" in capsys.readouterr().err
     assert json.loads(Path("new/results.json").read_text()) == found
     cli.run([*usual, "--num-images", "6", "--overwrite"])
     assert results.read(Path("new")).section("variations").figures[0].count == 6
 
 
-def test_thousand_images_take_less_than_four_gigabytes(bundle, tmp_path):
+def test_what_a_bundle_says_of_its_makers_machine_is_not_obeyed(model, tmp_path):
+    config = ConfigDict(model.config.to_dict())
+    config.evaluation.update(inception="/theirs/weights.pth", download=True, keep_images=True)
+    theirs = DiffAE(config, model.params, mesh=model.mesh)
+    arguments = cli.parser().parse_args(["evaluate", "theirs", "--data", "digits", "--steps", "5", "--out", "new"])
+    found = commands.evaluation_settings(theirs, arguments)
+    assert (found.inception, found.download, found.keep_images) == ("", False, False)
+    assert (found.num_steps, found.num_code_steps) == ((5,), 5)
+    assert theirs.config.evaluation.num_code_steps == 2, "the model keeps its own"
+
+
+def test_labels_with_the_names_of_folders_stay_within_the_folder(model, tmp_path):
+    training = images(60, seed=2)
+    named = Arrays(training.images, training.ids, {"../../evil/x": training.labels["bright"]})
+    folder = tmp_path / "a" / "b" / "out"
+    found = evaluate(model, images(30, seed=1), named, settings(programs=("conditional",), keep_images=True), folder)
+    assert {figure.row for figure in found.section("conditional").figures} == {"../../evil/x", "not ../../evil/x"}
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == ["out"]
+
+
+def test_classes_of_the_paper_come_first(model, tmp_path):
     rng = np.random.default_rng(0)
+    labels = {name: rng.integers(0, 2, 60) for name in ("Arched_Eyebrows", "Bald", "Male", "Blond_Hair")}
+    labels["Male"] = labels["Male"].astype(float)
+    labels["Male"][:5] = np.nan  # not all are known
+    source = images(60, seed=2)
+    config = ConfigDict(model.config.to_dict())
+    config.name = "celeba64_autoenc"
+    celeba = DiffAE(config, model.params, mesh=model.mesh)
+    study = Study(
+        celeba,
+        source,
+        Arrays(source.images, source.ids, labels),
+        settings(),
+        0,
+        tmp_path,
+        Parts(tmp_path, {}),
+        Networks(),
+    )
+    found = conditional.targets(study)
+    assert list(found) == ["Male", "not Male", "Blond_Hair", "not Blond_Hair"]
+    assert sum(map(len, found["Male"])) == 55
+
+
+def test_thousand_images_take_less_than_four_gigabytes(one_device, tmp_path):
+    rng = np.random.default_rng(0)
+    random_model(one_device, image_shape=(16, 16, 3)).save(tmp_path / "bundle")
     for name in ("test", "training"):
         (tmp_path / name).mkdir()
         for i in range(1000):
-            Image.fromarray(rng.integers(0, 256, (8, 8), np.uint8)).save(tmp_path / name / f"{i:04d}.png")
+            Image.fromarray(rng.integers(0, 256, (16, 16, 3), np.uint8)).save(tmp_path / name / f"{i:04d}.png")
     arguments = [
-        *(sys.executable, "-m", "diffae_jax.cli", "evaluate", str(bundle), "--data", str(tmp_path / "test")),
-        *("--training", str(tmp_path / "training"), "--programs", "reconstruction", "sampling"),
-        *("--steps", "2", "--num-images", "1000", "--num-samples", "1000", "--out", str(tmp_path / "out")),
+        *(sys.executable, "-m", "diffae_jax.cli", "evaluate", str(tmp_path / "bundle")),
+        *("--data", str(tmp_path / "test"), "--training", str(tmp_path / "training")),
+        *("--programs", "reconstruction", "sampling", "--steps", "1", "--num-images", "1000", "--num-samples", "1000"),
+        *("--out", str(tmp_path / "out")),
     ]
     subprocess.run(arguments, check=True, env=os.environ | {"XLA_FLAGS": ""}, capture_output=True)
     assert results.read(tmp_path / "out").section("reconstruction").figures[0].count == 1000

@@ -546,7 +546,7 @@ def test_folder_of_images_trains(image_folder, tmp_path):
     assert set(DiffAE.load(tmp_path / "bundle").probes) == {"odd", "brightness"}
     assert "8x8x1, 20 to train on, 0 held out" in output
     assert "No images are held out" in output
-    assert "Distances are to 10 one half of the images; 10 other real ones" in output
+    assert "Distances are to 10 of the images; 10 other real ones" in output
     assert "labels is left out: no images are held out from training." in output
     distances = results.read(tmp_path / "evaluation").section("sampling")
     assert distances.find("Frechet distance in random convolutions", "other real images").value > 0

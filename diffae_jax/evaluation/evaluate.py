@@ -31,13 +31,13 @@ from diffae_jax.evaluation.feature_spaces import (
 from diffae_jax.evaluation.parts import INPUTS, Parts
 from diffae_jax.evaluation.programs import PROGRAMS, lacking
 from diffae_jax.evaluation.report import write_report
-from diffae_jax.evaluation.results import RESULTS, Results, Section
+from diffae_jax.evaluation.results import REPORT, RESULTS, Results, Section
 from diffae_jax.evaluation.study import Networks, Study
 from diffae_jax.files import read_json
 from diffae_jax.training.logging import duration, is_main_process, say
 
 FREE = (  # settings that change no figure, or where what they name is looked at itself
-    "programs", "keep_images", "download", "baseline", "others", "foreign", "inception", "alexnet", "lpips",
+    "programs", "download", "baseline", "others", "foreign", "inception", "alexnet", "lpips",
 )  # fmt: skip
 PARTS = "parts"
 
@@ -67,11 +67,15 @@ def evaluate(
     `replace`, for a folder with figures of something else.
     """
     check_beside(model, baseline, others)
+    settings = settings.copy_and_resolve_references()
+    for key in ("num_steps", "num_sample_steps"):
+        settings[key] = tuple(sorted(set(settings[key])))
     networks = networks or public_networks(model, settings)
     measured = {
-        "model": model.digest(),
-        "baseline": baseline and baseline.digest(),
-        "others": [other.digest() for other in others],
+        "diffae_jax": __version__,
+        "model": identity(model),
+        "baseline": baseline and identity(baseline),
+        "others": [identity(other) for other in others],
         "images": describe(images),
         "training": training and describe(training),
         "foreign": foreign and describe(foreign),
@@ -83,17 +87,31 @@ def evaluate(
     measured = json.loads(json.dumps(measured))  # as it will be read
     with together():  # nobody writes before all have looked
         found = _found(folder, measured, replace)
-    if all(name in found for name in settings.programs):
+    parts = Parts(folder / PARTS, measured)
+    if all(name in found for name in settings.programs) and (folder / REPORT).exists():
+        parts.remove()
         return None
+    if not found and is_main_process():  # what is there is of something else
+        for name in (RESULTS, REPORT):
+            (folder / name).unlink(missing_ok=True)
     study = Study(
-        model, images, training, settings, seed, folder, Parts(folder / PARTS, measured),
-        baseline=baseline, others=others, foreign=foreign, images_per_second=images_per_second, networks=networks,
+        model, images, training, settings, seed, folder, parts, networks,
+        baseline=baseline, others=others, foreign=foreign, images_per_second=images_per_second,
     )  # fmt: skip
-    say(f"{len(study.chosen):,} of {len(images):,} images are measured{_expected(study)}.")
-    notes = [note for note in (overlap(images, training), other_sizes(images)) if note]
+    written = _measure(study, found)
+    if is_main_process():
+        write_report(folder, written)
+    parts.remove()
+    return written
+
+
+def _measure(study: Study, found: dict[str, Section]) -> Results:
+    """Runs the programs that are not in `found`, and writes what each found as soon as it is through."""
+    say(f"{len(study.chosen):,} of {len(study.images):,} images are measured{_expected(study)}.")
+    notes = [note for note in (overlap(study.images, study.training), other_sizes(study.images)) if note]
     for note in notes:
         say(f"Note: {note}")
-    for name in settings.programs:
+    for name in study.settings.programs:
         if name in found:
             continue
         why = lacking(name, study)
@@ -103,18 +121,31 @@ def evaluate(
             continue
         found[name] = PROGRAMS[name].run(study)
         say(results.as_text(found[name]))
-        _write(folder, measured, study, found, notes)
-    written = _write(folder, measured, study, found, notes)
+        _write(study, found, notes)
+    written = _write(study, found, notes)
     for claim in written.claims:
-        say(f"  {claim.verdict.upper()}: {claim.text} ({claim.source})")
-    if is_main_process():
-        write_report(folder, written)
-    study.parts.remove()
+        if claim.verdict != "not measured":
+            say(f"  {claim.verdict.upper()}: {claim.text} ({claim.source})")
     return written
+
+
+def identity(model: DiffAE) -> dict[str, Any]:
+    """Returns what a model's images and codes depend on."""
+    config = model.config
+    return {
+        "digest": model.digest(),
+        "name": config.name,  # by which the paper's figures are found
+        "image_shape": model.image_shape,
+        "model": json.loads(config.model.to_json()),
+        "schedules": [config.train.schedule, config.prior.schedule],
+        "precision": model.precision,
+    }
 
 
 def check_beside(model: DiffAE, baseline: DiffAE | None, others: tuple[DiffAE, ...]) -> None:
     """Raises UserError for models that cannot be compared with one."""
+    if baseline is not None and model.config.model.z_dim is None:
+        raise UserError(f"{shown(model.config.name)} is a DDIM without z itself: leave the baseline off.")
     for other in (*([baseline] if baseline else []), *others):
         if other.image_shape != model.image_shape:
             raise UserError(
@@ -202,26 +233,25 @@ def _hashes(source: Source, other: Source) -> dict[str, bytes]:
 def _found(folder: Path, measured: dict[str, Any], replace: bool) -> dict[str, Section]:
     """Returns what was measured of the same model and images under the same settings."""
     began_with = [read_json(path) for path in (folder / RESULTS, folder / PARTS / INPUTS) if path.exists()]
-    began_with = [content.get("measured", content) if isinstance(content, dict) else None for content in began_with]
-    if any(inputs != measured for inputs in began_with):
-        if not replace:
+    for inputs in began_with:
+        inputs = inputs.get("measured", inputs) if isinstance(inputs, dict) else {}
+        differing = sorted(key for key in inputs.keys() | measured.keys() if inputs.get(key) != measured.get(key))
+        if differing and not replace:
             raise UserError(
-                f"{folder} holds the evaluation of another model, of other images or under other settings: give "
-                f"another folder, or --overwrite."
+                f"{folder} holds an evaluation of something else ({name_some(differing)} differ): give another "
+                f"folder, or --overwrite."
             )
-        return {}
+        if differing:
+            return {}
     return {section.name: section for section in results.read(folder).sections} if (folder / RESULTS).exists() else {}
 
 
-def _write(
-    folder: Path, measured: dict[str, Any], study: Study, found: dict[str, Section], notes: list[str]
-) -> Results:
+def _write(study: Study, found: dict[str, Section], notes: list[str]) -> Results:
     """Writes what was found so far, in the order of the programs."""
     in_order = {name: found[name] for name in PROGRAMS if name in found}
-    written = Results(
-        measured, about(study, notes), json.loads(study.model.config.to_json()), tuple(in_order.values()),
-        tuple(claims(in_order)),
-    )  # fmt: skip
+    config, folder = json.loads(study.model.config.to_json()), study.folder
+    sections, verdicts = tuple(in_order.values()), tuple(claims(in_order))
+    written = Results(study.parts.inputs, about(study, notes), config, sections, verdicts)
     if is_main_process():
         results.write(folder, written)
         kept = {picture.file for section in in_order.values() for picture in section.pictures}
@@ -237,7 +267,7 @@ def about(study: Study, notes: list[str]) -> dict[str, str]:
     kind = "a diffusion autoencoder" if study.has_z else "a DDIM baseline"
     found = {
         "model": f"{model.config.name}, {kind} for images of {'x'.join(map(str, model.image_shape))}",
-        "SHA-256 of the model": study.parts.inputs["model"],
+        "SHA-256 of the model": study.parts.inputs["model"]["digest"],
         "images": f"{len(study.chosen):,} of {len(study.images):,} "
         + ("training images: none are held out" if study.images is study.training else "held-out images"),
         "training images": "not at hand" if study.training is None else f"{len(study.training):,}",

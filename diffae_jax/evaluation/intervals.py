@@ -4,7 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
+from scipy.stats import binomtest
 
 from diffae_jax.evaluation.results import Figure
 
@@ -18,6 +19,16 @@ def mean_figure(metric: str, row: str, column: str, values: Float[np.ndarray, "n
     values = np.asarray(values, np.float64)
     low, high = percentiles(np.mean, values)
     return Figure(metric, row, column, float(values.mean()), len(values), low, high, **more)
+
+
+def share_figure(metric: str, row: str, column: str, hits: Bool[np.ndarray, "n"], **more: Any) -> Figure:
+    """Returns the share of images of which something is true, with the interval of Wilson.
+
+    The bootstrap of nothing, or of all, has no width, however few images there are.
+    """
+    count = len(hits)
+    interval = binomtest(int(hits.sum()), count).proportion_ci(0.95, method="wilson")
+    return Figure(metric, row, column, float(hits.mean()), count, float(interval.low), float(interval.high), **more)
 
 
 def percentiles(

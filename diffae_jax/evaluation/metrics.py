@@ -61,6 +61,9 @@ def principal_components(
     return lambda others: pca.transform(others.reshape(len(others), -1))
 
 
+ROWS = 8192  # of features that are in float64 at a time
+
+
 class Moments:
     """Number, mean and covariance of features that come in batches, in float64: they need not fit into memory.
 
@@ -116,8 +119,8 @@ def _moments(features: Float[np.ndarray, "n d"] | Moments) -> Moments:
     moments, broken = features, 0
     if not isinstance(features, Moments):
         moments, broken = Moments(features.shape[1]), _broken_rows(features)
-        if not broken:
-            moments.add(features)
+        for start in range(0, 0 if broken else len(features), ROWS):
+            moments.add(features[start : start + ROWS])
     if broken or moments.count < 2:
         told = f"{len(features):,}, of which {broken:,} hold NaN or infinity" if broken else f"{moments.count}"
         raise UserError(f"A Frechet distance takes at least two rows of finite features, not {told}.")

@@ -66,6 +66,7 @@ THROUGHPUT = {  # training images a second on a V100, Table 7: DDIM, autoencoder
     "bedroom128": (51.0, 41.65),
 }
 STEPS = (10, 20, 50, 100)
+SAMPLING_IMAGES, CONDITIONAL_IMAGES = 50_000, 5_000  # behind each FID, which is greater for fewer
 
 
 def experiment(name: str) -> str:
@@ -92,6 +93,11 @@ def conditional(name: str, target: str, row: str) -> float | None:
     """Returns the FID of Table 3 for a class, or None where there is none."""
     of_target = CONDITIONAL.get(experiment(name), {}).get(target)
     return of_target[("binary", "positive and unlabelled", "all images").index(row)] if of_target else None
+
+
+def classes(name: str) -> set[str]:
+    """Returns the names of the classes of Table 3 for an experiment."""
+    return set(CONDITIONAL.get(experiment(name), ()))
 
 
 def throughput(name: str, has_z: bool) -> float | None:

@@ -1,6 +1,6 @@
 """Work that is kept as it is done: an evaluation that was stopped, however roughly, goes on where it was."""
 
-import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,9 +9,9 @@ from urllib.parse import quote
 import numpy as np
 
 from diffae_jax.distributed import together
-from diffae_jax.errors import UserError
+from diffae_jax.errors import UserError, shown
 from diffae_jax.files import read_json, replacing, write_json
-from diffae_jax.training.logging import is_main_process
+from diffae_jax.training.logging import is_main_process, say
 
 INPUTS = "inputs.json"
 
@@ -32,7 +32,7 @@ class Parts:
             fresh = not record.exists() or read_json(record) != inputs
             self._there = set() if fresh else {path.stem for path in folder.glob("*.npz")}
         if fresh and is_main_process():
-            shutil.rmtree(folder, ignore_errors=True)
+            _clear(folder)
             write_json(record, inputs)
 
     def keep(self, name: str, compute: Callable[[], Arrays]) -> Arrays:
@@ -40,15 +40,20 @@ class Parts:
         stem = quote(name, safe=" ")  # labels of people are part of names
         path = self._folder / f"{stem}.npz"
         if stem in self._there:
-            with np.load(path, allow_pickle=False) as stored:
-                return dict(stored)
+            try:
+                with np.load(path, allow_pickle=False) as stored:
+                    return dict(stored)
+            except (zipfile.BadZipFile, ValueError, EOFError, OSError, KeyError) as error:
+                say(f"{path} is damaged ({shown(str(error))}): it is made anew.")
         arrays = compute()
-        for values in arrays.values():
-            bad = np.isnan(values) if np.issubdtype(values.dtype, np.floating) else np.zeros(1, bool)
+        for key, values in arrays.items():
+            is_float = np.issubdtype(values.dtype, np.floating)
+            # of images that come back exactly the signal-to-noise ratio is infinite
+            bad = ~np.isfinite(values) & ~(values == np.inf if key == "psnr" else False) if is_float else np.zeros(1)
             if bad.any():
                 raise UserError(
-                    f"{bad.sum():,} of {bad.size:,} numbers of {name} are not finite: the weights are damaged, or too "
-                    f"large for the precision; --config.train.precision=float32 tells which."
+                    f"{int(bad.sum()):,} of {bad.size:,} numbers of {name} are not finite: the weights are damaged, or "
+                    f"too large for the precision; --config.train.precision=float32 tells which."
                 )
         if is_main_process():
             with replacing(path) as scratch:
@@ -57,5 +62,15 @@ class Parts:
 
     def remove(self) -> None:
         """Removes the parts, once what they were for is written."""
+        with together():  # nobody reads them any more
+            pass
         if is_main_process():
-            shutil.rmtree(self._folder, ignore_errors=True)
+            _clear(self._folder)
+
+
+def _clear(folder: Path) -> None:
+    """Removes parts and what they were made from, and nothing else that may lie there."""
+    for path in (*folder.glob("*.npz"), folder / INPUTS):
+        path.unlink(missing_ok=True)
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()

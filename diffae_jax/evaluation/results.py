@@ -15,7 +15,7 @@ from diffae_jax.files import read_json, write_json
 RESULTS = "results.json"
 REPORT = "report.html"
 
-Verdict = Literal["holds", "does not hold", "undecided"]
+Verdict = Literal["holds", "does not hold", "undecided", "not measured"]
 
 
 @dataclasses.dataclass(frozen=True)

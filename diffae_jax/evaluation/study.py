@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import quote
 
 import numpy as np
 from jaxtyping import Float
@@ -22,7 +23,7 @@ from diffae_jax.training.logging import is_main_process
 
 NUM_PICTURES = 12  # images in a row of a picture
 CHUNK = 256  # images in memory at a time, fewer of large ones:
-CHUNK_VALUES = 2**24  # so many values together
+CHUNK_VALUES = 2**22  # so many values together, for each device
 SMALL = 2**24  # values of all images, up to which they are held in memory for classifiers
 
 Distance = Callable[[np.ndarray, np.ndarray], Float[np.ndarray, "n"]]
@@ -66,7 +67,7 @@ class Study:
 
     def chunks(self, count: int) -> Iterator[tuple[int, int]]:
         """Yields from and to which number so many images are worked on at a time."""
-        size = max(1, min(CHUNK, CHUNK_VALUES // math.prod(self.model.image_shape)))
+        size = max(1, min(CHUNK, self.model.mesh.size * CHUNK_VALUES // math.prod(self.model.image_shape)))
         for start in range(0, count, size):
             yield start, min(start + size, count)
 
@@ -78,12 +79,13 @@ class Study:
         """Whether so many images may be held in memory together."""
         return count * math.prod(self.model.image_shape) <= SMALL
 
-    def keep_images(self, what: str, start: int, images: Float[np.ndarray, "n *shape"]) -> None:
-        """Writes generated images as PNG files, where that is asked for."""
+    def keep_images(self, first: int, images: Float[np.ndarray, "n *shape"], *folders: str) -> None:
+        """Writes generated images as PNG files into folders of these names, where that is asked for."""
         if not self.settings.keep_images or not is_main_process():
             return
-        for i, picture in enumerate(to_pil(images), start=start):
-            with replacing(self.folder / "images" / what / f"{i:06d}.png") as scratch:
+        folder = self.folder.joinpath("images", *(quote(name, safe=" ,") for name in folders))  # labels are names, too
+        for i, picture in enumerate(to_pil(images), start=first):
+            with replacing(folder / f"{i:06d}.png") as scratch:
                 picture.save(scratch)
 
 

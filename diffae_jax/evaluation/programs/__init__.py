@@ -37,7 +37,7 @@ class Program(Protocol):
 def _of_sets(study: Study) -> str | None:
     """Why there is no comparison of sets of images."""
     real = sampling.Real.of(study)
-    counts = len(real.reference[1]), len(real.others[1])
+    counts = len(real.reference.numbers), len(real.others.numbers)
     if min(counts) >= sampling.FEWEST:
         return None
     return f"it takes two sets of two real images or more, not of {counts[0]:,} and {counts[1]:,}"
@@ -54,8 +54,9 @@ NEEDS: dict[str, Callable[[Study], str | None]] = {  # why a program cannot be r
     ),
     "training": _unless(lambda study: study.training is not None, "the training images are not at hand"),
     "held out": _unless(lambda study: study.images is not study.training, "no images are held out from training"),
-    "labels": _unless(
-        lambda study: study.training is not None and bool(study.training.labels), "the training images have no labels"
+    "labels": _unless(lambda study: bool(study.training.labels), "the training images have no labels"),
+    "classes": _unless(
+        lambda study: bool(conditional.targets(study)), "no label of the training images has two classes or more"
     ),
     "labels held out": _unless(lambda study: bool(study.images.labels), "the held-out images have no labels"),
     "two images": lambda study: None if len(study.chosen) > 1 else "it takes two images or more, not 1",

@@ -11,7 +11,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
 from diffae_jax.data.sources import choose
-from diffae_jax.evaluation.intervals import mean_figure, percentiles
+from diffae_jax.evaluation.intervals import percentiles, share_figure
 from diffae_jax.evaluation.programs import reconstruction
 from diffae_jax.evaluation.results import Figure, Section
 from diffae_jax.evaluation.study import Study, as_float
@@ -19,7 +19,7 @@ from diffae_jax.probes import is_known, kind_of
 
 NAME = "labels"
 TITLE = "Labels read by linear probes (Sec. 5.3, Appendix A.2)"
-NEEDS: tuple[str, ...] = ("z", "labels", "labels held out", "held out")
+NEEDS: tuple[str, ...] = ("z", "training", "labels", "labels held out", "held out")
 PICTURE = ""
 MOST_FITTED = 20_000  # images
 RESAMPLES = 100  # of what takes a sort of all images
@@ -28,8 +28,9 @@ PENALTIES = {"C": [1, 10, 100]}  # inverse ones
 
 
 def calls(study: Study) -> int:
-    """Returns how many times the UNet is called: z alone is needed, and what the reconstruction keeps."""
-    return 0
+    """Returns about how many times the UNet is called, where the reconstruction does not do so anyway."""
+    is_done = reconstruction.NAME in study.settings.programs
+    return 0 if is_done else len(study.chosen) * sum(study.settings.num_steps)
 
 
 def run(study: Study) -> Section:
@@ -46,7 +47,10 @@ def run(study: Study) -> Section:
     figures: list[Figure] = []
     notes: list[str] = []
     for name, values in study.training.labels.items():
-        labels, truth = values[training], study.images.labels[name]
+        labels, truth = values[training], study.images.labels.get(name)
+        if truth is None:
+            notes.append(f"{name} is left out: the measured images do not have it.")
+            continue
         known, known_truth = is_known(labels), is_known(truth)
         kind = kind_of(labels[known].tolist())
         if kind == "text" or len(set(truth[known_truth].tolist())) < 2 or _smallest(labels[known], kind) < 3:
@@ -93,16 +97,18 @@ def _scores(kind: str, row: str, model: Pipeline, features: np.ndarray, truth: n
         values, truth = model.predict(features), truth.astype(np.float64)
         low, high = percentiles(r2_score, truth, values, resamples=RESAMPLES)
         return [Figure("R^2", row, "", float(r2_score(truth, values)), len(truth), low, high)]
-    right = (model.predict(features) == truth).astype(np.float64)
+    right = model.predict(features) == truth
     scores = model.predict_proba(features)
     is_class = truth[:, None] == model.classes_
     if kind == "binary":  # of the greater value, as a probe's
         is_class, scores = is_class[:, 1:], scores[:, 1:]
-    figures = [mean_figure("accuracy", row, "", right)]
+    figures = [share_figure("accuracy", row, "", right)]
     for metric, score in (("AUROC", roc_auc_score), ("average precision", average_precision_score)):
         over_classes = _mean_over_classes(score)
-        low, high = percentiles(over_classes, is_class, scores, resamples=RESAMPLES)
-        figures.append(Figure(metric, row, "", over_classes(is_class, scores), len(truth), low, high))
+        value = over_classes(is_class, scores)
+        if np.isfinite(value):  # where a class has no held-out image there is none
+            low, high = percentiles(over_classes, is_class, scores, resamples=RESAMPLES)
+            figures.append(Figure(metric, row, "", value, len(truth), low, high))
     return figures
 
 
@@ -119,7 +125,12 @@ def _mean_over_classes(score: Callable[[np.ndarray, np.ndarray], float]) -> Call
 
 def _named(study: Study, training: np.ndarray) -> list[Figure]:
     """Returns how many images decoded with random x_T a classifier of real images still names correctly."""
-    labels = next((n for n, values in study.training.labels.items() if _is_of_classes(values, training)), None)
+    complete = (
+        name
+        for name, values in study.training.labels.items()
+        if _is_of_classes(values, training) and is_known(study.images.labels.get(name, [None])).all()
+    )
+    labels = next(complete, None)
     if labels is None or not study.is_small(len(training) + len(study.chosen)):
         return []
     pixels = as_float(study.training, training)
@@ -130,7 +141,7 @@ def _named(study: Study, training: np.ndarray) -> list[Figure]:
     for num_steps in study.settings.num_steps:
         sets["decoded with random x_T", f"T = {num_steps}"] = reconstruction.decoded(study, random, num_steps)
     return [
-        mean_figure(NAMED, row, column, (svm.predict(images.reshape(len(images), -1)) == truth).astype(np.float64))
+        share_figure(NAMED, row, column, svm.predict(images.reshape(len(images), -1)) == truth)
         for (row, column), images in sets.items()
     ]
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from diffae_jax.evaluation.figures import save_rows
-from diffae_jax.evaluation.intervals import mean_figure
+from diffae_jax.evaluation.intervals import mean_figure, share_figure
 from diffae_jax.evaluation.parts import Arrays
 from diffae_jax.evaluation.results import Figure, Picture, Section
 from diffae_jax.evaluation.study import NUM_PICTURES, Study, as_float
@@ -14,6 +14,7 @@ TITLE = "Nearest training images of samples (Appendix C)"
 NEEDS: tuple[str, ...] = ("z", "prior", "training", "held out", "two images")
 NUM_SAMPLES = 200
 CANDIDATES = 64  # the nearest by pixels and by z, among which LPIPS looks
+NO_DISTANCE = 1e-4  # what rounding makes of none
 NEAR = 1  # percent of held-out images that have a training image nearer than what is called a copy
 COPIES = "share of images nearer to a training image than 99 % of held-out ones"
 DISTANCE = "root of the mean squared distance to the nearest training image"
@@ -39,24 +40,28 @@ def run(study: Study) -> Section:
     queries = {"samples": _codes(study, samples), "held-out images": _codes(study, real)}
     nearest = _nearest(study, queries)
     figures: list[Figure] = []
+    notes = [f"Among {len(study.training):,} training images."]
     for space, place in IN.items():
         limit = np.percentile(nearest[f"held-out images-{space}-distance"][:, 0], NEAR)
+        if limit < NO_DISTANCE:
+            notes.append(f"Held-out images are training images, too, in {place}: so nothing tells what a copy is.")
         for row in queries:
             distance = nearest[f"{row}-{space}-distance"][:, 0]
             figures.append(mean_figure(DISTANCE, row, f"in {place}", distance))
-            if row == "samples":
-                figures.append(mean_figure(COPIES, row, f"in {place}", (distance < limit).astype(np.float64)))
+            if row == "samples" and limit >= NO_DISTANCE:
+                figures.append(share_figure(COPIES, row, f"in {place}", distance <= limit))
     shown = min(NUM_PICTURES, count)
     rows = {"sample": samples[:shown]}
     for space, place in IN.items():
         rows[f"nearest in\n{place}"] = as_float(study.training, nearest[f"samples-{space}-number"][:shown, 0])
     if study.networks.lpips is not None:
-        rows["nearest\nby LPIPS"] = _by_lpips(study, samples[:shown], nearest)
+        rows["nearest\nby LPIPS"], distance = _by_lpips(study, samples[:shown], nearest)
+        figures.append(mean_figure("LPIPS to the nearest of these training images", "samples", "", distance))
+        notes.append(f"By LPIPS: among the {CANDIDATES} nearest in pixels and as many in z, of {shown} samples.")
     if is_main_process():
         save_rows(study.folder / PICTURE, rows)
     picture = Picture(PICTURE, f"Samples in {num_steps} steps, and the training images that are nearest to them.")
-    notes = (f"Among {len(study.training):,} training images.", *study.networks.no_lpips)
-    return Section(NAME, TITLE, tuple(figures), (picture,), notes)
+    return Section(NAME, TITLE, tuple(figures), (picture,), (*notes, *study.networks.no_lpips))
 
 
 def _codes(study: Study, images: np.ndarray) -> dict[str, np.ndarray]:
@@ -107,12 +112,14 @@ def _distances(query: np.ndarray, codes: np.ndarray) -> np.ndarray:
     return np.sqrt(np.maximum(squares, 0) / query.shape[1])
 
 
-def _by_lpips(study: Study, samples: np.ndarray, nearest: Arrays) -> np.ndarray:
-    """Returns the training image nearest by LPIPS of each sample, among those near in pixels or in z."""
-    found = []
+def _by_lpips(study: Study, samples: np.ndarray, nearest: Arrays) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the training image nearest by LPIPS of each sample, among those near in pixels or in z, and how near."""
+    found, distances = [], []
     for i, sample in enumerate(samples):
         # as many for every sample, though some come twice: so one program serves all
         numbers = np.concatenate([nearest[f"samples-{space}-number"][i] for space in IN])
         images = as_float(study.training, numbers)
-        found.append(images[study.networks.lpips(np.broadcast_to(sample, images.shape), images).argmin()])
-    return np.stack(found)
+        distance = study.networks.lpips(np.broadcast_to(sample, images.shape), images)
+        found.append(images[distance.argmin()])
+        distances.append(distance.min())
+    return np.stack(found), np.array(distances)

@@ -68,6 +68,7 @@ def calls(study: Study) -> int:
 def run(study: Study) -> Section:
     """Inverts images of several kinds, and measures how normal their x_T are and how close the images come back."""
     count, num_steps = min(NUM_IMAGES, len(study.chosen)), study.settings.num_code_steps
+    shape = study.model.image_shape
     kinds: dict[str, Callable[[int, int], Images]] = {
         USUAL: study.read,
         SHIFTED: lambda start, stop: shifted(study.read(start, stop)),
@@ -86,8 +87,10 @@ def run(study: Study) -> Section:
         figures += [mean_figure(key, name, f"T = {num_steps}", values) for key, values in measured.items()]
         rows[name.replace(" ", "\n")] = images(0, shown)
         rows[f"$x_T$ of\n{name}"] = x_T / 3  # three deviations to either side are shown
-    normal = np.random.default_rng(study.seed).normal(size=(count, *study.model.image_shape))
-    figures += [mean_figure(key, NORMAL, f"T = {num_steps}", values) for key, values in normality(normal).items()]
+    random = np.random.default_rng(study.seed)
+    drawn = [normality(random.normal(size=(stop - start, *shape))) for start, stop in study.chunks(count)]
+    for key in drawn[0]:
+        figures.append(mean_figure(key, NORMAL, f"T = {num_steps}", np.concatenate([part[key] for part in drawn])))
     if is_main_process():
         save_rows(study.folder / PICTURE, rows)
     picture = Picture(PICTURE, "Images and the x_T that are inferred from them.")

@@ -56,9 +56,9 @@ def part(study: Study, way: Way, num_steps: int, start: int, stop: int) -> Array
     def compute() -> Arrays:
         x_0 = study.read(start, stop)
         z = None if way.model.config.model.z_dim is None else way.model.encode(x_0)
-        x_T = way.model.invert(x_0, z, num_steps) if way.infers else way.model.noise(np.arange(start, stop))
+        x_T = way.model.invert(x_0, z, num_steps) if way.infers else way.model.noise(np.arange(start, stop), study.seed)
         decoded = way.model.decode(z, x_T, num_steps)
-        study.keep_images(f"{NAME}/{way.name}-{num_steps}", start, decoded)
+        study.keep_images(start, decoded, NAME, f"{way.name}-{num_steps}")
         errors = {name: getattr(metrics, name)(decoded, x_0) for name in ("ssim", "mse", "psnr")}
         if study.networks.lpips is not None:
             errors["lpips"] = study.networks.lpips(decoded, x_0)
@@ -83,6 +83,7 @@ def calls(study: Study) -> int:
 def run(study: Study) -> Section:
     """Measures MSE, SSIM, PSNR and LPIPS of each image, and draws some."""
     figures: list[Figure] = []
+    exact: set[str] = set()
     rows = {"input": study.read(0, min(NUM_PICTURES, len(study.chosen)))}
     for num_steps in study.settings.num_steps:
         for way in ways(study):
@@ -90,7 +91,9 @@ def run(study: Study) -> Section:
             for name, metric in METRICS.items():
                 if name in parts[0]:
                     values = np.concatenate([each[name] for each in parts])
-                    if np.isfinite(values).all():  # PSNR of images that come back exactly is not
+                    if not np.isfinite(values).all():
+                        exact.add("PSNR is left out where an image comes back exactly.")
+                    else:
                         of_paper = paper.reconstruction(study.model.config.name, metric, way.row, num_steps)
                         figures.append(mean_figure(metric, way.row, f"T = {num_steps}", values, paper=of_paper))
             if num_steps == max(study.settings.num_steps):
@@ -98,7 +101,7 @@ def run(study: Study) -> Section:
                 rows[way.row.replace("x_T", "$x_T$").replace(", ", ",\n")] = shown
     if is_main_process():
         save_rows(study.folder / PICTURE, rows)
-    notes = ["Errors are those of images in [0, 1]."]
+    notes = ["Errors are those of images in [0, 1].", *exact]
     if any(figure.paper is not None for figure in figures):
         notes.append("The paper measured 30,000 images of CelebA-HQ, after training on FFHQ.")
     picture = Picture(PICTURE, f"Images and what comes back of them in {max(study.settings.num_steps)} steps.")

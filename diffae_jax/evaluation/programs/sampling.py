@@ -1,9 +1,12 @@
 """How close new images come to real ones (Sec. 5.7, Table 4)."""
 
 import dataclasses
+import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Int
 
 from diffae_jax.api import DiffAE
 from diffae_jax.data.sources import Source, choose
@@ -24,7 +27,8 @@ SAMPLES, AUTOENCODED, BASELINE = "samples", "+ autoencoding", "DDIM baseline"
 GAUSSIAN, REAL = "z from a Gaussian, not from the latent DDIM", "other real images"
 NUM_COMPONENTS = 32
 FEWEST = 2  # real images in a set
-FITTED = 1000  # images, to which components are fitted
+FITTED, FITTED_VALUES, FEWEST_FITTED = 1000, 2**26, 64  # images, to which components are fitted, and their values
+FEWEST_FOR_KERNEL = 4
 NUM_SHOWN = 64
 PICTURE = "samples.png"
 FID = "FID"  # the name of a Frechet distance in one space alone
@@ -33,33 +37,49 @@ RESAMPLES, RESAMPLES_OF_MANY, MANY = 100, 20, 64  # resamples: fewer where featu
 Draw = Callable[[int, int], np.ndarray]  # images from one number to another
 
 
+class Some(NamedTuple):
+    """Some images of a source."""
+
+    source: Source
+    numbers: Int[np.ndarray, "n"]
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Returns the images from one place among them to another, in [-1, 1]."""
+        return as_float(self.source, self.numbers[start:stop])
+
+
 @dataclasses.dataclass(frozen=True)
 class Real:
-    """Real images that others are compared with, and further ones, as a yardstick and to take z from."""
+    """Three sets of real images: those that others are compared with, as many again as a yardstick and to take z from,
+    and those that components are fitted to; where there are few, the last two are the same."""
 
-    reference: tuple[Source, np.ndarray]
-    others: tuple[Source, np.ndarray]
+    reference: Some
+    others: Some
+    fitted: Some
     what: str
 
     @classmethod
     def of(cls, study: Study) -> "Real":
         """Takes held-out and training images where there are both, and two halves of the images otherwise."""
-        most = study.settings.num_samples
+        most, shape = study.settings.num_samples, study.model.image_shape
+        num_fitted = max(FEWEST_FITTED, min(FITTED, FITTED_VALUES // math.prod(shape)))
         random = np.random.default_rng(study.seed)
         if study.training is not None and study.training is not study.images:
-            reference, others = (
-                choose(len(study.images), most, study.seed),
-                choose(len(study.training), most, study.seed),
-            )
-            return cls((study.images, reference), (study.training, random.permutation(others)), "held-out images")
-        chosen = random.permutation(choose(len(study.images), 2 * most, study.seed))
-        half = len(chosen) // 2
-        return cls((study.images, chosen[:half]), (study.images, chosen[half:]), "one half of the images")
+            reference = Some(study.images, choose(len(study.images), most, study.seed))
+            source, rest, what = study.training, random.permutation(len(study.training)), "held-out images"
+        else:
+            chosen = random.permutation(choose(len(study.images), 2 * most + num_fitted, study.seed))
+            half = min(most, len(chosen) // 2)
+            reference = Some(study.images, chosen[:half])
+            source, rest, what = study.images, chosen[half:], "of the images"
+        others, left = rest[:most], rest[most : most + num_fitted]
+        fitted = left if len(left) >= FEWEST_FITTED else others[:num_fitted]
+        return cls(reference, Some(source, others), Some(source, fitted), what)
 
 
 def spaces(study: Study, real: Real) -> list[FeatureSpace]:
     """Returns the spaces that images are compared in: those that need no download, and that of FID if it is at hand."""
-    components = principal_space(as_float(real.others[0], real.others[1][:FITTED]), NUM_COMPONENTS)
+    components = principal_space(real.fitted.read(0, len(real.fitted.numbers)), NUM_COMPONENTS)
     convolutions = random_space(study.model.image_shape, study.model.mesh)
     return [*([study.networks.inception] if study.networks.inception else []), components, convolutions]
 
@@ -79,24 +99,25 @@ def features(study: Study, name: str, draw: Draw, count: int, among: list[Featur
 
 
 def distances(
-    space: FeatureSpace, row: str, column: str, found: Arrays, reference: Arrays, of_paper=None
+    space: FeatureSpace, row: str, column: str, found: Arrays, reference: Arrays, of_paper: float | None = None
 ) -> list[Figure]:
-    """Returns the distances of a set of images to the reference in a space, with intervals."""
+    """Returns the distances of a set of images to the reference in a space, with intervals.
+
+    The paper's figure stands beside ours where ours is of as many images.
+    """
     ours, real = found[space.name], reference[space.name]
     value = frechet_distance(ours, real)
     resamples = RESAMPLES if space.dim <= MANY else RESAMPLES_OF_MANY
     margin = NORMAL * spread_of_distance(frechet_distance, ours, real, resamples)
-    is_fid = space.frechet_name == FID
-    figures = [
-        Figure(
-            space.frechet_name, row, column, value, len(ours), max(0.0, value - margin), value + margin,
-            of_paper if is_fid else None,
-        )
-    ]  # fmt: skip
-    if is_fid:
-        mean, std = kernel_distance(ours, real)
-        # subsets are a share of all, and their distances vary more than those of sets of all would
-        margin = NORMAL * std * (min(1000, len(ours), len(real)) / len(ours)) ** 0.5
+    fewest = min(len(ours), len(real))
+    comparable = of_paper if space.frechet_name == FID and fewest >= paper.SAMPLING_IMAGES else None
+    low, high = max(0.0, value - margin), value + margin
+    figures = [Figure(space.frechet_name, row, column, value, len(ours), low, high, comparable)]
+    if space.frechet_name == FID and fewest >= FEWEST_FOR_KERNEL:
+        size = min(1000, fewest // 2)
+        mean, std = kernel_distance(ours, real, subset_size=size)
+        # subsets overlap, so they differ less than fresh ones would, and these more than fresh whole sets
+        margin = NORMAL * std * (size / (fewest - size)) ** 0.5
         figures.append(Figure(space.kernel_name, row, column, mean, len(ours), mean - margin, mean + margin))
     return figures
 
@@ -113,20 +134,22 @@ def run(study: Study) -> Section:
     Where there are too few real images to compare with, samples are drawn and nothing is measured.
     """
     real = Real.of(study)
-    counts = len(real.reference[1]), len(real.others[1])
+    counts = len(real.reference.numbers), len(real.others.numbers)
     among = spaces(study, real) if min(counts) >= FEWEST else []
     figures: list[Figure] = []
     reference = _of_real(study, "reference", real.reference, among)
-    shown = None
+    own_row = SAMPLES if study.has_z else BASELINE
+    # one number for all rows, for distances shrink with it; without real images it is what was asked for
+    count = min(study.settings.num_samples, counts[1]) if among else study.settings.num_samples
     for num_steps in study.settings.num_sample_steps:
-        for row, (draw, count) in _sets(study, real, num_steps).items():
-            if among or shown is None:
+        for row, draw in _sets(study, real, num_steps).items():
+            if among or row in (SAMPLES, BASELINE):
                 kept = f"{NAME}-{row}-{num_steps}"
-                found = features(study, kept, _keeping(study, kept, draw), count, among)
+                found = features(study, kept, _keeping(study, f"{row}-{num_steps}", draw), count, among)
                 for space in among:
                     of_paper = paper.sampling(study.model.config.name, row, num_steps)
                     figures += distances(space, row, f"T = {num_steps}", found, reference, of_paper)
-                shown = found["images"] if row in (SAMPLES, BASELINE) and shown is None else shown
+                shown = found["images"] if row == own_row else shown
     others = _of_real(study, "others", real.others, among)
     for space in among:
         figures += distances(space, REAL, "real", others, reference)
@@ -139,37 +162,31 @@ def run(study: Study) -> Section:
     if not among:
         two = f"two sets of {FEWEST} or more are needed, not of {counts[0]:,} and {counts[1]:,}"
         note = f"Too few real images to compare samples with: {two}."
-    picture = Picture(PICTURE, f"Samples in {study.settings.num_sample_steps[0]} steps.")
+    picture = Picture(PICTURE, f"Samples in {study.settings.num_sample_steps[-1]} steps.")
     return Section(NAME, TITLE, tuple(figures), (picture,), (note, *study.networks.no_inception))
 
 
-def _of_real(study: Study, name: str, images: tuple[Source, np.ndarray], among: list[FeatureSpace]) -> Arrays:
-    source, numbers = images
-    if not among:
-        return {}
-    return features(
-        study, f"{NAME}-{name}", lambda start, stop: as_float(source, numbers[start:stop]), len(numbers), among
-    )
+def _of_real(study: Study, name: str, images: Some, among: list[FeatureSpace]) -> Arrays:
+    return features(study, f"{NAME}-{name}", images.read, len(images.numbers), among) if among else {}
 
 
-def _sets(study: Study, real: Real, num_steps: int) -> dict[str, tuple[Draw, int]]:
-    """Returns what draws each set of images that is compared with real ones, by its row, and how many it draws."""
-    count, seed = study.settings.num_samples, study.seed
+def _sets(study: Study, real: Real, num_steps: int) -> dict[str, Draw]:
+    """Returns what draws each set of images that is compared with real ones, by its row."""
     if not study.has_z:
-        return {BASELINE: (_sampled(study.model, seed, num_steps), count)}
-    sets = {SAMPLES: (_sampled(study.model, seed, num_steps), count)}
+        return {BASELINE: _sampled(study.model, study.seed, num_steps)}
+    sets = {SAMPLES: _sampled(study.model, study.seed, num_steps)}
     if study.baseline is not None:
-        sets[BASELINE] = _sampled(study.baseline, seed, num_steps), count
-    sets[AUTOENCODED] = _autoencoded(study, real, num_steps), min(count, len(real.others[1]))
+        sets[BASELINE] = _sampled(study.baseline, study.seed, num_steps)
+    sets[AUTOENCODED] = _autoencoded(study, real, num_steps)
     if num_steps == max(study.settings.num_sample_steps):
-        sets[GAUSSIAN] = _from_gaussian(study, num_steps), count
+        sets[GAUSSIAN] = _from_gaussian(study, num_steps)
     return sets
 
 
 def _keeping(study: Study, name: str, draw: Draw) -> Draw:
     def drawn(start, stop):
         images = draw(start, stop)
-        study.keep_images(name.replace("-", "/", 1), start, images)
+        study.keep_images(start, images, NAME, name)
         return images
 
     return drawn
@@ -182,10 +199,9 @@ def _sampled(model: DiffAE, seed: int, num_steps: int) -> Draw:
 
 def _autoencoded(study: Study, real: Real, num_steps: int) -> Draw:
     """Decodes z of real images, others than the reference, with random x_T."""
-    source, numbers = real.others
 
     def draw(start, stop):
-        z = study.model.encode(as_float(source, numbers[start:stop]))
+        z = study.model.encode(real.others.read(start, stop))
         return study.model.decode(z, study.model.noise(np.arange(start, stop), study.seed), num_steps)
 
     return draw

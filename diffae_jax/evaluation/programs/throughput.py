@@ -48,7 +48,8 @@ def run(study: Study) -> Section:
     speed = study.images_per_second
     if speed is not None:
         of_paper = paper.throughput(model.config.name, study.has_z)
-        figures.append(Figure(METRIC, "training", "", speed / devices, count, paper=of_paper))
+        seen = model.config.train.batch_size
+        figures.append(Figure(METRIC, "training", "", speed / devices, seen, paper=of_paper, counted="images a step"))
     kind = jax.devices()[0].device_kind
     notes = [f"On {devices} x {kind}, in {model.precision}; the paper's V100 trained in float16."]
     if speed is None:
