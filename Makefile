@@ -19,8 +19,8 @@ comparison: quickstart
 	for variant in ddim z16 z4; do \
 	  $(BIN)/python -m diffae_jax.main --config=configs/digits.py:$$variant --stages=autoencoder || exit; \
 	done
-	$(BIN)/diffae evaluate runs/digits/bundle --data digits --programs all --steps 10 20 50 100 --num-images 240 \
-	  --num-samples 300 --baseline runs/digits_ddim --others runs/digits_z16 runs/digits_z4 --out runs/digits_comparison
+	$(BIN)/diffae evaluate runs/digits/bundle --data digits --programs all --steps 10 20 50 100 --code-steps 20 \
+	  --num-images 240 --num-samples 300 --baseline runs/digits_ddim --others runs/digits_z16 runs/digits_z4 --out runs/digits_comparison
 
 # in two runs: most tests side by side, then those which measure time or signal processes, one after the other
 test: $(VENV)/.installed-dev

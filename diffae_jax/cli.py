@@ -200,6 +200,8 @@ def add_evaluate(commands: argparse._SubParsersAction) -> None:
     steps = checked("check_num_steps")
     text = "steps of DDIM, those of the reconstruction and of the samples"
     added.add_argument("--steps", metavar="N", type=steps, nargs="+", help=text)
+    text = "steps of all that is not measured at several; by default the most of --steps"
+    added.add_argument("--code-steps", metavar="N", type=steps, help=text)
     most = within(2, 10_000_000)
     added.add_argument("--num-images", metavar="N", type=most, help="at most so many images are measured")
     added.add_argument("--num-samples", metavar="N", type=most, help="so many new images are drawn")

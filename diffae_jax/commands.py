@@ -245,7 +245,7 @@ def evaluation_settings(model: DiffAE, arguments: argparse.Namespace) -> ConfigD
         "num_samples": arguments.num_samples,
         "num_steps": arguments.steps,
         "num_sample_steps": arguments.steps,
-        "num_code_steps": arguments.steps and max(arguments.steps),
+        "num_code_steps": arguments.code_steps or (arguments.steps and max(arguments.steps)),
         "programs": PROGRAMS if arguments.programs == ["all"] else arguments.programs,
         "keep_images": arguments.keep_images or None,
         "download": arguments.download or None,
