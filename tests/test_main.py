@@ -496,7 +496,7 @@ def test_other_images_are_refused(image_folder, tmp_path):
     [
         (["--config.train.batchsize=3"], 1, "batchsize"),
         (["--config=configs/nowhere.py"], 1, "configs/nowhere.py"),
-        (["--config=configs/ffhq64.py:dim"], 1, '"ddim"'),
+        (["--config=configs/ffhq64.py:dim"], 1, "give ddim, the baseline without z"),
         (["--stages=encoder"], 1, "the stages are autoencoder, latents, prior, probes, evaluation, export"),
         (["--stages=latents"], 1, "--stages=autoencoder"),
         (["--stages=prior"], 1, "nor the folder of a trained run"),
