@@ -47,9 +47,10 @@ def run(study: Study) -> Section:
         }
         save_rows(study.folder / PICTURE, rows)
     caption = (
-        f"Each row: an image, {NUM_VARIATIONS} decodings of its z with random x_T, their mean and, twice as bright "
+        f"Each row: an image, {NUM_VARIATIONS} decodings of its z with random x_T, their mean, and their standard "
+        "deviation, four times as bright."
     )
-    picture = Picture(PICTURE, caption + "as it is, their standard deviation.")
+    picture = Picture(PICTURE, caption)
     return Section(NAME, TITLE, (figure,), (picture,))
 
 
