@@ -12,7 +12,7 @@ import pytest
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from diffae_jax.config import default, differing_keys
+from diffae_jax.config import check, default, differing_keys, from_json
 from diffae_jax.diffusion.schedule import NUM_TIMESTEPS
 from diffae_jax.errors import UserError
 from diffae_jax.models import abstract_model
@@ -242,3 +242,12 @@ def test_differing_keys_ignores_what_changes_no_result_and_how_sequences_are_sto
     assert differing_keys(default().to_dict(), another_prior, also_free=("prior",)) == []
     stored = json.loads(json.dumps(default().to_dict()))
     assert differing_keys(stored, default().to_dict()) == []
+
+
+def test_key_that_once_was_one_number_may_be_a_list_now(tmp_path):
+    stored = default().to_dict()
+    stored["evaluation"]["num_sample_steps"] = 20
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    config = from_json(tmp_path / "config.json")
+    check(config)
+    assert config.evaluation.num_sample_steps == (20,)
