@@ -10,7 +10,7 @@ VERSION = re.search(r'__version__ = "(.+)"', (HERE / "diffae_jax" / "__init__.py
 
 PARQUET = ["pyarrow>=18"]
 BROWSER = ["playwright>=1.55", "brotli>=1.1"]  # which drives it, and unpacks it
-TEST = ["pytest>=8", "pytest-xdist>=3.6", "beartype>=0.20", *BROWSER, *PARQUET]
+TEST = ["pytest>=8", "pytest-xdist>=3.6", "beartype>=0.20", "scikit-image>=0.25", *BROWSER, *PARQUET]
 
 setup(
     name="diffae_jax",

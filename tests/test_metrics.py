@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import scipy.linalg
+from skimage.metrics import structural_similarity
 
 from diffae_jax.data.transforms import to_uint8
 from diffae_jax.errors import UserError
@@ -43,6 +44,18 @@ def ssim_written_out(x, y):
         numerator = (2 * mean_x * mean_y + c1) * (2 * (xy - mean_x * mean_y) + c2)
         values.append(numerator / (mean_x**2 + mean_y**2 + c1) / (xx - mean_x**2 + yy - mean_y**2 + c2))
     return np.mean(values)
+
+
+def test_ssim_is_that_of_scikit_image_where_the_border_is_zero():
+    """It mirrors images at their border, where ours, as the official code, has zeros: within zeros both are one."""
+    rng = np.random.default_rng(0)
+    x, y = np.zeros((2, 40, 36)), np.zeros((2, 40, 36))
+    x[:, 6:-6, 6:-6] = rng.uniform(size=(2, 28, 24))
+    y[:, 6:-6, 6:-6] = np.clip(x[:, 6:-6, 6:-6] + rng.normal(0, 0.1, (2, 28, 24)), 0, 1)
+    settings = dict(gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=1.0, full=True)
+    expected = [structural_similarity(*pair, **settings)[1].mean() for pair in zip(x, y, strict=True)]
+    assert 0.5 < min(expected) < max(expected) < 0.99
+    np.testing.assert_allclose(ssim(2 * x[..., None] - 1, 2 * y[..., None] - 1), expected, rtol=1e-9)
 
 
 @pytest.mark.parametrize("shape", [(9, 1), (7, 6, 2), (3, 4, 3, 1)])
