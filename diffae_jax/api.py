@@ -212,13 +212,19 @@ class DiffAE:
             return self.decode(z, self._inverted(images, z, num_steps), num_steps)
         return self.decode(z, self.noise(np.arange(len(images)), seed), num_steps)
 
-    def variations(self, images: Any, num_variations: int = 8, num_steps: int = 100, seed: int = 0) -> Variations:
-        """Decodes the z of each image with several random x_T: what z leaves open (Sec. 5.1, Fig. 3, App. D)."""
+    def variations(
+        self, images: Any, num_variations: int = 8, num_steps: int = 100, seed: int = 0, *, first: int = 0
+    ) -> Variations:
+        """Decodes the z of each image with several random x_T: what z leaves open (Sec. 5.1, Fig. 3, App. D).
+
+        `first` is the number of the first image: so many images can be done a part at a time, as with `sample`.
+        """
         _check_count("variation", num_variations)
         check_num_steps(num_steps)
         check_seed(seed)
         z = self.encode(images)
-        decoded = self.decode(np.repeat(z, num_variations, axis=0), None, num_steps, seed)
+        x_T = self.noise(_numbers(first * num_variations, len(z) * num_variations), seed)
+        decoded = self.decode(np.repeat(z, num_variations, axis=0), x_T, num_steps)
         decoded = decoded.reshape(len(z), num_variations, *self.image_shape)
         return Variations(decoded, decoded.mean(axis=1), decoded.std(axis=1))
 

@@ -1,6 +1,8 @@
-"""Writes what torch.save writes, without PyTorch; in parts, so that each part can be made wrong."""
+"""Writes what torch.save writes, without PyTorch; in parts, so that each part can be made wrong, and is refused."""
 
 import struct
+import time
+import tracemalloc
 import zlib
 from collections import OrderedDict
 from collections.abc import Iterable
@@ -8,6 +10,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
+
+from diffae_jax.convert.torch_zip import read_checkpoint
+from diffae_jax.errors import UserError
 
 STORAGE_TYPES = {
     "float64": "DoubleStorage",
@@ -182,3 +188,24 @@ def write_zip(path: Path, entries: list[Entry]) -> None:
             directory += struct.pack("<5H2L", len(name), 0, 0, 0, 0, 0, told) + name
         end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, len(entries), len(entries), len(directory), file.tell(), 0)
         file.write(directory + end)
+
+
+def refused_at_once(path, pattern):
+    """Reads a file that is refused in one sentence, within a second and little memory, and returns the sentence."""
+    tracemalloc.start()
+    start = time.perf_counter()
+    try:
+        with pytest.raises(UserError, match=pattern) as error:
+            read_checkpoint(path)
+        elapsed = time.perf_counter() - start
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    sentence = str(error.value)
+    assert sentence.startswith(str(path))
+    assert sentence.endswith(".")
+    assert "\n" not in sentence
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name], "the file had something done"
+    assert peak < 10e6
+    assert elapsed < 1
+    return sentence

@@ -107,17 +107,17 @@ def evaluate(
 
 def _measure(study: Study, found: dict[str, Section]) -> Results:
     """Runs the programs that are not in `found`, and writes what each found as soon as it is through."""
-    say(f"{len(study.chosen):,} of {len(study.images):,} images are measured{_expected(study)}.")
+    to_go = [name for name in study.settings.programs if name not in found]
+    left_out = {name: why for name in to_go if (why := lacking(name, study)) is not None}
+    expected = _expected(study, [name for name in to_go if name not in left_out])
+    say(f"{len(study.chosen):,} of {len(study.images):,} images are measured{expected}.")
     notes = [note for note in (overlap(study.images, study.training), other_sizes(study.images)) if note]
     for note in notes:
         say(f"Note: {note}")
-    for name in study.settings.programs:
-        if name in found:
-            continue
-        why = lacking(name, study)
-        if why is not None:
-            say(f"{name} is left out: {why}.")
-            found[name] = Section(name, PROGRAMS[name].TITLE, notes=(f"Left out: {why}.",))
+    for name in to_go:
+        if name in left_out:
+            say(f"{name} is left out: {left_out[name]}.")
+            found[name] = Section(name, PROGRAMS[name].TITLE, notes=(f"Left out: {left_out[name]}.",))
             continue
         found[name] = PROGRAMS[name].run(study)
         say(results.as_text(found[name]))
@@ -290,13 +290,12 @@ def commit() -> str:
     return f", commit {found.stdout.strip()}" if found.returncode == 0 else ""
 
 
-def _expected(study: Study) -> str:
-    """Ends a sentence with the time to expect, going by the speed of training.
+def _expected(study: Study, programs: list[str]) -> str:
+    """Ends a sentence with the time to expect of some programs, going by the speed of training.
 
     A step of training takes three times as long as a call of the network, or longer.
     """
     if not study.images_per_second:
         return ""
-    programs = [name for name in study.settings.programs if lacking(name, study) is None]
     calls = sum(PROGRAMS[name].calls(study) for name in programs)
     return f": about {duration(calls / (3 * study.images_per_second) + 1)} or less, and some for compiling"

@@ -56,14 +56,11 @@ def run(study: Study) -> Section:
 
 def _part(study: Study, num_steps: int, start: int, stop: int) -> Arrays:
     def compute() -> Arrays:
-        z = study.model.encode(study.read(start, stop))
-        x_T = study.model.noise(np.arange(start * NUM_VARIATIONS, stop * NUM_VARIATIONS), study.seed)
-        decoded = study.model.decode(np.repeat(z, NUM_VARIATIONS, axis=0), x_T, num_steps)
-        drawn = decoded.reshape(len(z), NUM_VARIATIONS, *study.model.image_shape)
+        found = study.model.variations(study.read(start, stop), NUM_VARIATIONS, num_steps, study.seed, first=start)
         return {
-            "mean": drawn.mean(axis=1),
-            "variance": drawn.var(axis=1, ddof=1),
-            "images": drawn[: max(0, NUM_ROWS - start)],
+            "mean": found.mean,
+            "variance": found.images.var(axis=1, ddof=1),
+            "images": found.images[: max(0, NUM_ROWS - start)],
         }
 
     return study.parts.keep(f"{NAME}-{start:07d}", compute)
