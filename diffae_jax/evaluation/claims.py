@@ -56,7 +56,7 @@ def _end(figure: Figure, sign: int) -> float:
     return figure.value if end is None else end
 
 
-def together(verdicts: list[Verdict]) -> Verdict:
+def _overall(verdicts: list[Verdict]) -> Verdict:
     """Returns the verdict on a claim of several comparisons: it holds where all do, and not where one does not."""
     if "does not hold" in verdicts:
         return "does not hold"
@@ -72,10 +72,14 @@ def claims(sections: Sections) -> Iterator[Claim]:
 def _claim(text: str, source: str, comparisons: list[Comparison], takes: str) -> Iterator[Claim]:
     """A claim of comparisons, of which there are some where the evaluation had what it `takes`."""
     if not comparisons:
-        yield Claim(text, source, "not measured", f"It takes {takes}.")
+        yield _not_measured(text, source, takes)
         return
-    verdict = together([comparison.verdict for comparison in comparisons])
+    verdict = _overall([comparison.verdict for comparison in comparisons])
     yield Claim(text, source, verdict, "; ".join(comparison.text() for comparison in comparisons) + ".")
+
+
+def _not_measured(text: str, source: str, takes: str) -> Claim:
+    return Claim(text, source, "not measured", f"It takes {takes}.")
 
 
 def _compare(
@@ -191,24 +195,23 @@ def _of_classes(sections: Sections) -> Iterator[Claim]:
     )
 
 
+def _find(sections: Sections, name: str, metric: str, row: str, column: str | None = None) -> Figure | None:
+    """Returns a figure of a program, or None where that did not run."""
+    return sections[name].find(metric, row, column) if name in sections else None
+
+
 def _below(figure: Figure | None, text: str, source: str, limit: float, takes: str) -> Iterator[Claim]:
     """A claim that a figure lies below a limit."""
     if figure is None:
-        yield Claim(text, source, "not measured", f"It takes {takes}.")
+        yield _not_measured(text, source, takes)
         return
     comparison = Comparison(figure, dataclasses.replace(figure, value=limit, low=limit, high=limit))
     yield Claim(text, source, comparison.verdict, f"{figure.metric}: {figure.text()}, limit {rounded(limit)}.")
 
 
-def _first(section: Section | None, metric: str, column: str | None = None) -> Figure | None:
-    """Returns the first figure of a metric."""
-    figures = section.figures if section else ()
-    return next((f for f in figures if f.metric == metric and column in (None, f.column)), None)
-
-
 def _of_noise_maps(sections: Sections) -> Iterator[Claim]:
     text = "x_T changes minor details alone: less than half of what differs between images."
-    share = _first(sections.get(variations.NAME), variations.METRIC)
+    share = _find(sections, variations.NAME, variations.METRIC, reconstruction.RANDOM)
     yield from _below(share, text, "Sec. 5.1, Appendix D", 0.5, "the program variations")
     section = sections.get(out_of_distribution.NAME)
     comparisons = []
@@ -225,7 +228,7 @@ def _of_noise_maps(sections: Sections) -> Iterator[Claim]:
 def _of_copies(sections: Sections) -> Iterator[Claim]:
     takes = "the program neighbours, with training images and others that are not among them"
     for place in neighbours.IN.values():
-        copies = _first(sections.get(neighbours.NAME), neighbours.COPIES, f"in {place}")
+        copies = _find(sections, neighbours.NAME, neighbours.COPIES, sampling.SAMPLES, f"in {place}")
         text = f"Samples are no copies of training images: hardly any is as near to one in {place}."
         yield from _below(copies, text, "Appendix C", 0.05, takes)
 

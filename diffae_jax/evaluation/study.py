@@ -92,3 +92,8 @@ class Study:
 def as_float(source: Source, numbers: np.ndarray) -> Float[np.ndarray, "n *shape"]:
     """Reads some images of a source, in [-1, 1]."""
     return to_float(read(source, numbers))
+
+
+def encoded(model: DiffAE, images: Float[np.ndarray, "n *shape"]) -> Float[np.ndarray, "n d"] | None:
+    """Returns z of images, as `invert` and `decode` take it; a DDIM baseline has none."""
+    return None if model.config.model.z_dim is None else model.encode(images)

@@ -8,7 +8,7 @@ from diffae_jax.evaluation.metrics import mse
 from diffae_jax.evaluation.parts import Arrays
 from diffae_jax.evaluation.programs.reconstruction import BASELINE, Way, ways
 from diffae_jax.evaluation.results import Figure, Picture, Section
-from diffae_jax.evaluation.study import Study
+from diffae_jax.evaluation.study import Study, encoded
 from diffae_jax.training.logging import is_main_process
 
 NAME = "denoising"
@@ -51,7 +51,7 @@ def run(study: Study) -> Section:
 def _part(study: Study, way: Way, start: int, stop: int) -> Arrays:
     def compute() -> Arrays:
         x_0 = study.read(start, stop)
-        z = None if way.model.config.model.z_dim is None else way.model.encode(x_0)
+        z = encoded(way.model, x_0)
         predicted = way.model.progress(z, way.model.invert(x_0, z, NUM_STEPS), NUM_STEPS)
         errors = np.stack([mse(predicted[:, step], x_0) for step in range(NUM_STEPS)], axis=1)
         return {"errors": errors, "frames": predicted[0]}

@@ -11,7 +11,7 @@ from diffae_jax.evaluation.intervals import mean_figure
 from diffae_jax.evaluation.metrics import mse
 from diffae_jax.evaluation.parts import Arrays
 from diffae_jax.evaluation.results import Figure, Picture, Section
-from diffae_jax.evaluation.study import NUM_PICTURES, Study, as_float
+from diffae_jax.evaluation.study import NUM_PICTURES, Study, as_float, encoded
 from diffae_jax.training.logging import is_main_process
 
 NAME = "out_of_distribution"
@@ -75,7 +75,7 @@ def run(study: Study) -> Section:
         NEGATIVE: lambda start, stop: -study.read(start, stop),
     }
     if study.foreign is not None:
-        kinds[FOREIGN] = lambda start, stop: as_float(study.foreign, np.arange(start, min(stop, len(study.foreign))))
+        kinds[FOREIGN] = lambda start, stop: as_float(study.foreign, np.arange(start, stop))
     figures: list[Figure] = []
     rows = {}
     shown = min(NUM_PICTURES, count, len(study.foreign or range(NUM_PICTURES)))
@@ -100,7 +100,7 @@ def run(study: Study) -> Section:
 def _part(study: Study, name: str, images: Callable, num_steps: int, start: int, stop: int) -> Arrays:
     def compute() -> Arrays:
         x_0 = images(start, stop)
-        z = study.model.encode(x_0) if study.has_z else None
+        z = encoded(study.model, x_0)
         x_T = study.model.invert(x_0, z, num_steps)
         again = study.model.decode(z, x_T, num_steps)
         return {**normality(x_T), ERROR: mse(again, x_0), "x_T": x_T[: max(0, NUM_PICTURES - start)]}

@@ -10,7 +10,7 @@ from diffae_jax.evaluation.figures import save_rows
 from diffae_jax.evaluation.intervals import mean_figure
 from diffae_jax.evaluation.parts import Arrays
 from diffae_jax.evaluation.results import Figure, Picture, Section
-from diffae_jax.evaluation.study import NUM_PICTURES, Study
+from diffae_jax.evaluation.study import NUM_PICTURES, Study, encoded
 from diffae_jax.training.logging import is_main_process
 
 NAME = "reconstruction"
@@ -55,7 +55,7 @@ def part(study: Study, way: Way, num_steps: int, start: int, stop: int) -> Array
 
     def compute() -> Arrays:
         x_0 = study.read(start, stop)
-        z = None if way.model.config.model.z_dim is None else way.model.encode(x_0)
+        z = encoded(way.model, x_0)
         x_T = way.model.invert(x_0, z, num_steps) if way.infers else way.model.noise(np.arange(start, stop), study.seed)
         decoded = way.model.decode(z, x_T, num_steps)
         study.keep_images(start, decoded, NAME, f"{way.name}-{num_steps}")

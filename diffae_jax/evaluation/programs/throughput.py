@@ -9,7 +9,7 @@ import numpy as np
 from diffae_jax.evaluation import paper
 from diffae_jax.evaluation.intervals import percentiles
 from diffae_jax.evaluation.results import Figure, Section
-from diffae_jax.evaluation.study import Study
+from diffae_jax.evaluation.study import Study, encoded
 
 NAME = "throughput"
 TITLE = "Throughput (Appendix B, Table 7)"
@@ -32,7 +32,7 @@ def run(study: Study) -> Section:
     count = NUM_IMAGES * devices
     images = study.read(0, min(count, len(study.chosen)))
     x_0 = images[np.arange(count) % len(images)]
-    z = model.encode(x_0) if study.has_z else None
+    z = encoded(model, x_0)
     x_T = model.noise(np.arange(count))
     work: dict[str, Callable[[], np.ndarray]] = {
         **({"encode": lambda: model.encode(x_0)} if study.has_z else {}),
