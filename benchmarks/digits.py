@@ -16,7 +16,7 @@ import optax
 from sklearn.svm import SVC
 
 from diffae_jax import DiffAE
-from diffae_jax.data.sources import digits
+from diffae_jax.data.formats.digits import digits
 from diffae_jax.data.transforms import to_float
 from diffae_jax.evaluation.figures import save_rows
 from diffae_jax.training.program import keep_compiled_programs

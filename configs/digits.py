@@ -36,7 +36,7 @@ def get_config(name: str | None = None) -> ConfigDict:
     )
     config.train.update(batch_size=32, num_images=80_000, schedule="cosine", learning_rate=2e-3, ema_decay=0.998)
     config.prior.update(width=256, batch_size=128, num_latents=256_000, learning_rate=1e-3, ema_decay=0.998)
-    config.data.update(kind="digits", flip=False)
+    config.data.update(path="digits", flip=False)
     config.report.update(log_every=5_000, health_every=20_000, save_every=40_000, grid_every=40_000, num_grid_images=12)
     config.report.update(prior_log_every=32_000, prior_save_every=64_000, prior_grid_every=128_000)
     config.evaluation.update(

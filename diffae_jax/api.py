@@ -21,6 +21,8 @@ from diffae_jax.bundle import MANIFEST, PROBES, Bundle, check_probe_name, read_b
 from diffae_jax.config import check, check_num_steps, check_seed, from_json
 from diffae_jax.data.inputs import as_codes, as_images
 from diffae_jax.data.latents import STATISTICS, LatentStatistics, read_statistics
+from diffae_jax.data.opening import transform_of
+from diffae_jax.data.survey import read_record
 from diffae_jax.data.transforms import to_float
 from diffae_jax.diffusion.interpolation import lerp, slerp
 from diffae_jax.errors import UserError, name_some, shown
@@ -51,7 +53,7 @@ class DiffAE:
     """A diffusion autoencoder with its averaged weights, and what was fitted to its z.
 
     z is [N, D], x_T is [N, *spatial, C], images come back as float32 [N, *spatial, C] in [-1, 1]. They are taken as
-    uint8 or float arrays, PIL images, paths of files or of a folder, and what was converted is said; see
+    uint8 or float arrays, PIL images, paths of files or of data sets, and what was converted is said; see
     `data.inputs.as_images`. Work is split over all devices and done in batches that fit them; each method compiles once
     per batch shape and number of steps.
     """
@@ -80,6 +82,7 @@ class DiffAE:
                 raise UserError(f"The z of this model has {config.model.z_dim} dimensions, and {name} {size}.")
         self.config = config
         self.image_shape = tuple(config.image_shape)
+        self.transform = transform_of(config)  # of files and PIL images
         self._told: set[str] = set()  # notes on converted images
         self.mesh = mesh or make_mesh()
         self.params = self._placed(params)
@@ -112,6 +115,7 @@ class DiffAE:
                 f"and no config.json with checkpoints."
             )
         config = from_json(path / "config.json")
+        config.data.intensity = read_record(path).get("intensity", config.data.intensity)
         check(config)
         expected = abstract_weights(config, mesh)
         params = load_ema(checkpoints, expected["autoencoder"])
@@ -240,7 +244,7 @@ class DiffAE:
         pair = [self._images(image) for image in (image_a, image_b)]
         if any(len(image) != 1 for image in pair):
             raise UserError(f"interpolate takes one image and one other, not {len(pair[0])} and {len(pair[1])}.")
-        both = np.concatenate([to_float(image) if image.dtype == np.uint8 else image for image in pair])
+        both = np.concatenate(list(map(to_float, pair)))
         z = self._own_z(both)
         z, x_T = self.path(z, self._inverted(both, z, num_steps), num_frames)
         return self.decode(z, x_T, num_steps)
@@ -451,7 +455,7 @@ class DiffAE:
         """Takes whatever people call images; says once what was converted. Traced arrays stay as they are."""
         if _traced(images):
             return images
-        images, notes = as_images(images, self.image_shape)
+        images, notes = as_images(images, self.transform)
         for note in notes:
             if note not in self._told:
                 say(f"Note: {note}", file=sys.stderr)

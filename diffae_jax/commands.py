@@ -1,21 +1,24 @@
 """What each command of the shell does: checks what can be told at once, asks `DiffAE`, writes and says the result."""
 
 import argparse
-import dataclasses
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped
 from ml_collections import ConfigDict
 
 from diffae_jax import DiffAE, bundle, outputs, probes
 from diffae_jax.config import PROGRAMS, check, default
 from diffae_jax.convert import import_official
+from diffae_jax.data.formats.files import file_paths
 from diffae_jax.data.labels import read_labels
-from diffae_jax.data.sources import Files, Source, check_files, digits
+from diffae_jax.data.opening import DIGITS, open_splits, with_labels
+from diffae_jax.data.sources import Prepared, read
+from diffae_jax.data.survey import check_all
 from diffae_jax.data.transforms import to_float
-from diffae_jax.embedding import FORMATS, check_format, embed, latents, open_images
+from diffae_jax.embedding import FORMATS, check_format, embed, latents, open_for
 from diffae_jax.errors import UserError, name_some, shown
 from diffae_jax.evaluation.evaluate import PARTS
 from diffae_jax.evaluation.evaluate import evaluate as measure
@@ -37,9 +40,9 @@ def load(path: Path) -> DiffAE:
     return DiffAE.load(path)
 
 
-def images_of(source: Source) -> UInt8[np.ndarray, "n *shape"] | list[Path]:
-    """Returns images as `DiffAE` takes them; files by their paths: it reads bytes, and says what it converted."""
-    return [source.root / name for name in source.ids] if isinstance(source, Files) else source.images
+def images_of(images: Prepared) -> Any:
+    """Returns images as `DiffAE` takes them: files by their paths, for it says what it converted."""
+    return file_paths(images) or read(images, range(len(images)))
 
 
 def info(arguments: argparse.Namespace) -> None:
@@ -55,7 +58,7 @@ def encode(arguments: argparse.Namespace) -> None:
     outputs.check_free(arguments.out, FORMATS, overwrite=arguments.overwrite)
     check_format(arguments.out)
     model = load(arguments.model)
-    embed(model, open_images(arguments.images, model.image_shape), arguments.out)
+    embed(model, open_for(model, arguments.images), arguments.out)
     print(f"z: {shown(str(arguments.out))}")
 
 
@@ -63,7 +66,7 @@ def reconstruct(arguments: argparse.Namespace) -> None:
     """Writes each image as it comes back from its codes, and says how close it is."""
     outputs.check_free(arguments.out, (), folder=True, overwrite=arguments.overwrite)
     model = load(arguments.model)
-    source = open_images(arguments.images, model.image_shape)
+    source = open_for(model, arguments.images)
     names = outputs.picture_names(source.ids)
     outputs.check_apart((arguments.out / name for name in names), source)
     decoded = model.reconstruct(images_of(source), arguments.steps, not arguments.random_x_T, arguments.seed)
@@ -76,7 +79,7 @@ def reconstruct(arguments: argparse.Namespace) -> None:
     )
 
 
-def closeness(decoded: Float[np.ndarray, "*shape"], image: UInt8[np.ndarray, "*shape"]) -> tuple[float, float]:
+def closeness(decoded: Float[np.ndarray, "*shape"], image: Shaped[np.ndarray, "*shape"]) -> tuple[float, float]:
     """Returns MSE and PSNR of an image, on the scale [0, 1]."""
     pair = decoded[None], to_float(image[None])
     return float(mse(*pair)[0]), float(psnr(*pair)[0])
@@ -86,7 +89,7 @@ def interpolate(arguments: argparse.Namespace) -> None:
     """Writes the way from one image to another as a GIF, a strip or a folder of frames."""
     is_file = outputs.check_free(arguments.out, (".gif", ".png"), folder=True, overwrite=arguments.overwrite)
     model = load(arguments.model)
-    sources = [open_images(path, model.image_shape) for path in (arguments.first, arguments.second)]
+    sources = [open_for(model, path) for path in (arguments.first, arguments.second)]
     names = [f"frame-{i:03d}.png" for i in range(arguments.frames)]
     for source in sources:
         outputs.check_apart([arguments.out] if is_file else [arguments.out / name for name in names], source)
@@ -107,7 +110,7 @@ def edit(arguments: argparse.Namespace) -> None:
     is_file = outputs.check_free(arguments.out, (".png",), folder=True, overwrite=arguments.overwrite)
     model = load(arguments.model)
     model.check_edit(arguments.probe, arguments.strength, arguments.to)
-    source = open_images(arguments.images, model.image_shape)
+    source = open_for(model, arguments.images)
     if is_file:
         outputs.check_number(len(source))
     names = outputs.picture_names(source.ids)
@@ -151,7 +154,7 @@ def probe(arguments: argparse.Namespace) -> None:
     model = load(arguments.model)
     if not model.probes:
         raise UserError(f"{arguments.model} has no probes to read with: fit some with --labels FILE.csv.")
-    source = open_images(arguments.images, model.image_shape)
+    source = open_for(model, arguments.images)
     z = latents(model, source)
     readings = [model.predict(z, name) for name in model.probes]
     column = "id"
@@ -173,7 +176,7 @@ def fit_probes(arguments: argparse.Namespace) -> None:
         raise UserError(f"{arguments.labels} has no column {name_some(unknown)}; there are {there_are}.")
     model = load(arguments.model)
     model.check_normalised()
-    source = open_images(arguments.images, model.image_shape)
+    source = open_for(model, arguments.images)
     columns, unmatched = labels.of(source.ids), labels.unmatched(source.ids)
     if unmatched:
         rows = f"{len(unmatched):,} rows of {arguments.labels} are"
@@ -193,22 +196,21 @@ def evaluate(arguments: argparse.Namespace) -> None:
     if not is_evaluation(arguments.out):
         outputs.check_free(arguments.out, (), folder=True, overwrite=arguments.overwrite)
     model = load(arguments.model)
-    shape = model.image_shape
     settings = evaluation_settings(model, arguments)
-    if str(arguments.data) == "digits" and arguments.training is None:
-        training, images = digits(shape)
+    if str(arguments.data) == DIGITS and arguments.training is None:
+        training, images = (Prepared(source, model.transform) for source in open_splits(DIGITS, model.image_shape)[1:])
     else:
-        images = open_images(arguments.data, shape)
-        training = None if arguments.training is None else open_images(arguments.training, shape)
-    foreign = arguments.foreign and open_images(arguments.foreign, shape)
+        images = open_for(model, arguments.data)
+        training = None if arguments.training is None else open_for(model, arguments.training)
+    foreign = arguments.foreign and open_for(model, arguments.foreign)
     if arguments.labels is not None:
-        labels = read_labels(arguments.labels)
         images, training = (
-            source and dataclasses.replace(source, labels=labels.of(source.ids)) for source in (images, training)
+            source and Prepared(with_labels(source.source, str(arguments.labels)), source.transform)
+            for source in (images, training)
         )
     for source in (images, foreign):
-        if isinstance(source, Files):
-            check_files(source, show_progress=sys.stderr.isatty())
+        if source:
+            check_all(source, show_progress=sys.stderr.isatty())
     found = measure(
         model,
         images,

@@ -14,14 +14,25 @@ from diffae_jax.errors import UserError, name_some, shown
 from diffae_jax.files import read_json
 
 # Keys that change no result, and the budget, which may be raised: a run may go on with other values of these.
-FREE_KEYS = ("execution", "report", "evaluation", "train.num_images", "prior.num_latents", "data.path", "data.labels")
+FREE_KEYS = (
+    "execution",
+    "report",
+    "evaluation",
+    "train.num_images",
+    "prior.num_latents",
+    "data.path",
+    "data.held_out",
+    "data.labels",
+)
+RETIRED_KEYS = ("data.kind",)  # which the path tells
+INTENSITY = re.compile(r"([^%]+?)(%?)\.\.([^%]+?)(%?)")  # LOW..HIGH, or LOW%..HIGH%
 
 CHOICES = {
     "train.schedule": ("linear", "cosine"),
     "prior.schedule": ("constant", "linear", "cosine"),
     "prior.loss": ("l1", "mse"),
     "train.precision": ("auto", "float32", "bfloat16", "float16"),
-    "data.kind": ("folder", "digits"),
+    "data.crop": ("center", "celeba"),
     "execution.sharding": ("replicated", "fsdp"),
 }
 PROGRAMS = (  # of an evaluation; the table or figure that each makes is in its file
@@ -133,11 +144,14 @@ def default() -> ConfigDict:
                 max_grad_norm=1.0,
             ),
             data=dict(
-                kind="folder",  # folder (of image files) or digits (embedded)
-                path="",
-                labels="",  # CSV of the folder's images: file name, then a column for each label; for probes
+                path="",  # what holds the images: docs/data.md lists what it may be; or digits, those of scikit-learn
+                labels="",  # for probes: a table, id or file name first; or folders: the subfolder of each image
+                held_out="",  # kept from training: a split, subfolder, [:1000], table or path; empty: a share
+                held_out_share=0.0,  # of the images, chosen by a hash of their ids
+                crop="center",  # or celeba: 128x128 of the aligned faces
+                intensity="",  # values that become -1 and 1: 0..4095, or 0.5%..99.5%; empty: see docs/data.md
                 flip=True,  # mirror images at random; off where left and right mean something
-                held_out_share=0.0,  # of the images, kept from training
+                skip_bad=False,  # leave images out that cannot be used, and say so; otherwise they are refused
             ),
             execution=dict(  # how, not what: no value here changes the result beyond rounding
                 sharding="replicated",  # of the state; fsdp: spread over all devices
@@ -204,6 +218,7 @@ def check(config: ConfigDict) -> None:
     if config.model.z_dim is not None and not 1 <= config.model.z_dim <= MAX_Z_DIM:
         told = shown(config.model.z_dim)
         raise UserError(f"model.z_dim must be from 1 to {MAX_Z_DIM}, or None for the baseline without z, not {told}.")
+    parse_intensity(config.data.intensity)
     for num_steps in (config.evaluation.num_code_steps, config.report.num_grid_steps):
         check_num_steps(num_steps)
     unknown = [name for name in config.evaluation.programs if name not in PROGRAMS]
@@ -233,6 +248,33 @@ def check_num_steps(num_steps: int) -> None:
         raise UserError(f"Inversion, decoding and sampling take 1 to {NUM_TIMESTEPS} steps, not {shown(num_steps)}.")
 
 
+def parse_intensity(text: str) -> tuple[float, float, bool] | None:
+    """Reads data.intensity: "LOW..HIGH", or "LOW%..HIGH%" for percentiles, which the flag tells; None where empty.
+
+    Raises UserError for anything else, and unless LOW is less than HIGH.
+    """
+    if not text:
+        return None
+    found = INTENSITY.fullmatch(text)
+    try:
+        low, high = (float(found[1]), float(found[3])) if found else (math.nan, math.nan)
+    except ValueError:
+        low = high = math.nan
+    percent = bool(found and found[2])
+    if not (found and found[2] == found[4] and math.isfinite(low + high) and low < high):
+        raise UserError(
+            f"data.intensity is LOW..HIGH, such as 0..4095, or percentiles, such as 0.5%..99.5%, not {shown(text)}."
+        )
+    if percent and not (low >= 0 and high <= 100):
+        raise UserError(f"The percentiles of data.intensity lie between 0 and 100, not at {shown(text)}.")
+    return low, high, percent
+
+
+def format_intensity(intensity: tuple[float, float] | None) -> str:
+    """The inverse of `parse_intensity` for two values."""
+    return "" if intensity is None else f"{intensity[0]!r}..{intensity[1]!r}"
+
+
 def _check_type(key: str, value: Any, usual: Any) -> None:
     """Raises UserError for a value of another type than the usual one, and for numbers that are not finite."""
     if key == "model.z_dim" and value is None:
@@ -253,6 +295,8 @@ def check_seed(seed: int) -> None:
 def from_json(path: Path) -> ConfigDict:
     """Reads a config.json; keys that it lacks have their default values, and the values are not checked.
 
+    Keys of earlier versions that mean nothing any more are left out.
+
     Raises UserError where it is no config: for keys that there are not and for values of the wrong type.
     """
     config = default()
@@ -267,6 +311,8 @@ def _update(config: ConfigDict, values: Any, path: Path, prefix: str = "") -> No
             f"{path} is not a config: {prefix.rstrip('.') or 'it'} is no group of keys, but {shown(values)}."
         )
     for key, value in values.items():
+        if prefix + key in RETIRED_KEYS:
+            continue
         if key not in config:
             raise UserError(
                 f"{path} has the key {shown(prefix + key)}, which this version of diffae_jax does not know."

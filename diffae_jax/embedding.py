@@ -1,7 +1,6 @@
 """z of a whole data set, in parts: work that is stopped, however roughly, goes on where it was."""
 
 import contextlib
-import hashlib
 import importlib.util
 import math
 import shutil
@@ -19,10 +18,11 @@ from diffae_jax import inference
 from diffae_jax.api import DiffAE
 from diffae_jax.data.batches import on_devices, ordered_batches
 from diffae_jax.data.latents import INPUTS, PART_SIZE, part_path, part_starts, read_inputs, read_parts, write_part
-from diffae_jax.data.sources import Arrays, Files, Source, check_files, check_names, digits, fingerprint, folder
-from diffae_jax.data.transforms import check_picture_shape
+from diffae_jax.data.opening import open_images
+from diffae_jax.data.sources import Prepared, Source
+from diffae_jax.data.survey import check_all
 from diffae_jax.errors import UserError
-from diffae_jax.files import check_file, replacing, told, write_json
+from diffae_jax.files import replacing, told, write_json
 from diffae_jax.models import abstract_model
 from diffae_jax.models.functional import Params
 from diffae_jax.networks import builder
@@ -74,23 +74,12 @@ def encoder(config: ConfigDict, params: Params, batch_size: int) -> Encode:
     return encode_range
 
 
-def open_images(path: str | Path, image_shape: tuple[int, ...]) -> Source:
-    """Opens the images below a folder, one image file, or, for `digits`, the 1,797 digits of scikit-learn.
+def open_for(model: DiffAE, path: str | Path) -> Prepared:
+    """Opens the images at a path, see `data.opening.open_images`, as the model takes them.
 
-    Raises UserError where there are none, or not such as the model takes.
+    Raises UserError where there are none, or not such as it takes.
     """
-    if str(path) == "digits":
-        training, held_out = digits(image_shape)
-        labels = {name: np.concatenate([values, held_out.labels[name]]) for name, values in training.labels.items()}
-        return Arrays(np.concatenate([training.images, held_out.images]), [*training.ids, *held_out.ids], labels)
-    path = Path(path).expanduser()
-    with told(path):
-        if path.is_dir():
-            return folder(str(path), image_shape, held_out_share=0.0)[0]
-    check_file(path)
-    check_names([path.name])
-    check_picture_shape(image_shape)
-    return Files(path.parent, [path.name], tuple(image_shape))
+    return Prepared(open_images(path, model.image_shape).source, model.transform)
 
 
 def embed(model: DiffAE, source: Source, out: Path) -> None:
@@ -123,8 +112,7 @@ def latents(model: DiffAE, source: Source) -> Float[np.ndarray, "n d"]:
     Raises UserError for a model without encoder and, before the work, for an image that cannot be read.
     """
     model.check_has_encoder()
-    if isinstance(source, Files):
-        check_files(source, show_progress=sys.stderr.isatty())
+    check_all(source, show_progress=sys.stderr.isatty())
     parts = [(source, start) for start in part_starts(len(source))]
     return np.concatenate(list(_encoded(parts, _encoder_of(model, len(source)))))
 
@@ -139,8 +127,7 @@ def check_format(out: Path) -> None:
 
 def describe(source: Source) -> dict[str, int | str]:
     """Returns what tells one set of images from another."""
-    content = fingerprint(source) if isinstance(source, Files) else hashlib.sha256(source.images.tobytes()).hexdigest()
-    return {SPLIT: len(source), "content": content}
+    return {SPLIT: len(source), "content": source.fingerprint()}
 
 
 def label_columns(source: Source) -> dict[str, np.ndarray]:
@@ -180,8 +167,7 @@ def _check_inputs(own: Path, inputs: dict[str, Any], source: Source) -> None:
     if not (own / INPUTS).exists():
         if own.is_dir() and any(own.iterdir()):
             raise UserError(f"{own} has no {INPUTS}, so nothing tells what it was made from: remove that folder.")
-        if isinstance(source, Files):
-            check_files(source, show_progress=sys.stderr.isatty())
+        check_all(source, show_progress=sys.stderr.isatty())
         write_json(own / INPUTS, inputs)
     began_with = read_inputs(own)
     for name, what in (("model", "another model"), (SPLIT, "other images"), ("content", "other images")):

@@ -52,22 +52,17 @@ def _batches(mesh: Mesh, image_size: int, count: int, arrays: tuple) -> Iterator
         yield [None if array is None else spread(np.asarray(array)[rows], split_batch(mesh)) for array in arrays]
 
 
-def as_float(images: Array) -> Array:
-    """Returns images on the devices as float32 in [-1, 1], scaled where they are uint8."""
-    return images if jnp.issubdtype(images.dtype, jnp.floating) else to_float(images)
-
-
 @partial(jax.jit, static_argnames="graphdef")
 def encode(params: Params, images: Shaped[Array, "n *shape"], *, graphdef: nnx.GraphDef) -> Float[Array, "n d"]:
     """Returns z of images, float in [-1, 1] or uint8, which are scaled here (Sec. 3.2)."""
-    return nnx.merge(graphdef, params).encode(as_float(images))
+    return nnx.merge(graphdef, params).encode(to_float(images))
 
 
 @partial(jax.jit, static_argnames=("graphdef", "schedule", "num_steps"))
 def invert(params: Params, images: Array, z: Array | None, *, graphdef, schedule: str, num_steps: int) -> Array:
     """Returns x_T of images, float in [-1, 1] or uint8, and their z (Eq. 8)."""
     grid = ddim_grid(schedule, num_steps)
-    return ddim_encode(nnx.merge(graphdef, params).noise_predictor(grid.t, z), as_float(images), grid)
+    return ddim_encode(nnx.merge(graphdef, params).noise_predictor(grid.t, z), to_float(images), grid)
 
 
 @partial(jax.jit, static_argnames=("graphdef", "schedule", "num_steps", "remat"))

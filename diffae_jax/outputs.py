@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from diffae_jax.data.sources import Files, Source
-from diffae_jax.errors import UserError
+from diffae_jax.data.formats.arrays import ArrayFile
+from diffae_jax.data.formats.files import file_paths
+from diffae_jax.data.sources import Prepared
+from diffae_jax.errors import UserError, name_some
 from diffae_jax.evaluation.figures import save_grid, to_pil
 from diffae_jax.files import replacing, told
 
@@ -48,15 +50,18 @@ def check_number(num_images: int) -> None:
         raise UserError(f"A .png holds at most {MOST_IN_PICTURE:,} images, not {num_images:,}: give a folder as --out.")
 
 
-def check_apart(targets: Iterable[Path], source: Source) -> None:
+def check_apart(targets: Iterable[Path], images: Prepared) -> None:
     """Raises UserError where one of the files to write is one of the images."""
-    if not isinstance(source, Files):
-        return
     taken = [target for target in targets if target.exists()]
-    images = {_file(source.root / name) for name in source.ids} if taken else set()
+    inputs = {_file(path) for path in input_files(images)} if taken else set()
     for target in taken:
-        if _file(target) in images:
+        if _file(target) in inputs:
             raise UserError(f"{target} is one of the images to read, which are never overwritten: give another --out.")
+
+
+def input_files(images: Prepared) -> list[Path]:
+    """Returns the files that images are read from, where that is known."""
+    return [images.source.path] if isinstance(images.source, ArrayFile) else file_paths(images)
 
 
 def _file(path: Path) -> tuple[int, int]:
@@ -68,6 +73,11 @@ def _file(path: Path) -> tuple[int, int]:
 
 def picture_names(ids: Sequence[str]) -> list[str]:
     """Returns the name of a PNG for each image: its own with another suffix, behind its own where two would be one."""
+    outside = [name for name in ids if Path(name).is_absolute() or ".." in Path(name).parts]
+    if outside:  # ids that a file supplied
+        raise UserError(
+            f"{len(outside):,} ids would lead out of the folder to write ({name_some(outside)}): rename them."
+        )
     names = [str(Path(name).with_suffix(".png")) for name in ids]
     count = collections.Counter(names)
     names = [f"{own}.png" if count[name] > 1 else name for own, name in zip(ids, names, strict=True)]

@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
     )
     config.train.update(batch_size=16, num_images=12 * 16, learning_rate=1e-3, ema_decay=0.9)
     config.prior.update(num_layers=3, width=32, batch_size=32, num_latents=80 * 32, learning_rate=1e-3, ema_decay=0.9)
-    config.data.update(kind="digits")
+    config.data.update(path="digits")
     config.execution.steps_per_dispatch = 4
     config.report.update(
         log_every=5 * 16,

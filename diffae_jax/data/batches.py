@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from absl import flags
 from jax.sharding import NamedSharding
-from jaxtyping import Int32, UInt8
+from jaxtyping import Int32, Shaped
 
 from diffae_jax.data.sources import Source
 from diffae_jax.data.transforms import random_flip
@@ -31,7 +31,7 @@ def training_batches(
     process_index: int = 0,
     num_processes: int = 1,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Yields this process's part of batch `first_step`, `first_step + 1`, ... as {"image": uint8 [n, *spatial, C]}.
+    """Yields this process's part of batch `first_step`, `first_step + 1`, ... as {"image": [n, *spatial, C]}.
 
     Every epoch is a new permutation of all images, and batches run on across its end, so that each image comes up
     exactly once an epoch. The parts of all processes, in their order, are the batch that one process would get.
@@ -56,7 +56,7 @@ def training_batches(
 
 def ordered_batches(
     source: Source, start: int, stop: int, batch_size: int
-) -> Iterator[UInt8[np.ndarray, "{batch_size} *shape"]]:
+) -> Iterator[Shaped[np.ndarray, "{batch_size} *shape"]]:
     """Yields the images from number `start` to `stop` in order, the last batch filled up with its last image."""
     images = grain.MapDataset.source(source).slice(slice(start, stop)).batch(batch_size)
     for batch in images.to_iter_dataset(grain.ReadOptions(num_threads=8, prefetch_buffer_size=8)):

@@ -1,8 +1,7 @@
 """What people give as images, turned into one array that the networks take, and told what was done to it."""
 
 import os
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,31 +10,35 @@ import numpy as np
 from jaxtyping import Float32, Shaped
 from PIL import Image
 
-from diffae_jax.data.sources import folder, told_image
-from diffae_jax.data.transforms import PIL_MODES, check_picture_shape, resize_and_crop
+from diffae_jax.data.formats.files import read_file
+from diffae_jax.data.opening import open_images
+from diffae_jax.data.sources import each, told_image
+from diffae_jax.data.transforms import Transform, check_picture_shape, pixels_of, told_size
 from diffae_jax.errors import UserError, shown
 
 TOLERANCE = 1e-3  # beyond [-1, 1], which resizing of floats easily makes
 
 
-def as_images(images: Any, image_shape: tuple[int, ...]) -> tuple[Shaped[np.ndarray, "n *shape"], list[str]]:
+def as_images(images: Any, transform: Transform) -> tuple[Shaped[np.ndarray, "n *shape"], list[str]]:
     """Returns images as uint8 or as float32 in [-1, 1], [N, *image_shape], and a sentence for each conversion.
 
     Takes arrays [N, *image_shape] of uint8 or floats in [-1, 1], or one image [*image_shape]; PIL images, paths of
-    image files, or a list of these, each scaled until it covers the shape and cropped; and the path of a folder of
-    image files, which are taken in the order of their names.
+    files, or a list of these; any other sequence of such; and the path of whatever `opening.open_images` opens. What
+    comes from files or PIL goes through the transform.
 
     Raises UserError, with the numbers and the first image that is wrong, for anything else: another shape, type or
     range, numbers that are not finite, files that are no images or too small.
     """
-    if isinstance(images, str | os.PathLike) and Path(images).is_dir():
-        source = folder(os.fspath(images), image_shape, 0.0)[0]
-        images = [source.root / name for name in source.ids]
-    if _is_picture(images):
+    if isinstance(images, str | os.PathLike):
+        source = open_images(images, transform.image_shape).source
+        return _converted(lambda i: (source[i], source.name(i)), len(source), transform)
+    if isinstance(images, Image.Image):
         images = [images]
-    if isinstance(images, list | tuple) and any(map(_is_picture, images)):
-        return _from_pictures(images, image_shape)
-    return _from_array(images, image_shape)
+    if not hasattr(images, "__array__") and hasattr(images, "__getitem__") and hasattr(images, "__len__"):
+        images = [images[i] for i in range(len(images))]
+    if isinstance(images, list) and any(map(_is_picture, images)):
+        return _from_pictures(images, transform)
+    return _from_array(images, transform)
 
 
 def as_codes(name: str, codes: Any, shape: tuple[int, ...]) -> Float32[np.ndarray, "n *shape"]:
@@ -59,35 +62,55 @@ def _is_picture(value: Any) -> bool:
     return isinstance(value, str | os.PathLike | Image.Image)
 
 
-def _from_pictures(pictures: Sequence[Any], image_shape: tuple[int, ...]) -> tuple[np.ndarray, list[str]]:
+def _from_pictures(pictures: Sequence[Any], transform: Transform) -> tuple[np.ndarray, list[str]]:
     odd = next((item for item in pictures if not _is_picture(item)), None)
     if odd is not None:
         kind = type(odd).__name__
         raise UserError(f"A list of images holds arrays or PIL images and paths, not both: it has one of type {kind}.")
-    check_picture_shape(image_shape)
-    with ThreadPoolExecutor() as pool:
-        arrays, changes = zip(*pool.map(lambda item: _read(item, image_shape), pictures), strict=True)
+    if any(isinstance(item, Image.Image) for item in pictures):
+        check_picture_shape(transform.image_shape)
+    return _converted(lambda i: _opened(pictures[i], transform), len(pictures), transform)
+
+
+def _opened(picture: Any, transform: Transform) -> tuple[np.ndarray, str]:
+    if not isinstance(picture, Image.Image):
+        return read_file(Path(picture), transform.image_shape), os.fspath(picture)
+    with told_image("a PIL image"):
+        return pixels_of(picture), "a PIL image"
+
+
+def _converted(
+    get: Callable[[int], tuple[np.ndarray, str]], count: int, transform: Transform
+) -> tuple[np.ndarray, list[str]]:
+    """Puts images, given with their names, through the transform, and says where that loses something."""
+
+    def prepare(index):
+        image, name = get(index)
+        return transform(image, name), _loss(image, name, transform)
+
+    images, changes = zip(*each(prepare, range(count)), strict=True)
     changed = [change for change in changes if change]
-    notes = [f"{len(changed)} of {len(pictures)} images were converted, the first {changed[0]}."] if changed else []
-    return np.stack(arrays), notes
+    notes = [f"{len(changed)} of {count} images were converted, the first {changed[0]}."] if changed else []
+    return np.stack(images), notes
 
 
-def _read(picture: Any, image_shape: tuple[int, ...]) -> tuple[np.ndarray, str | None]:
-    """Returns a picture as an array, and what was done to it where that loses something."""
-    name = "a PIL image" if isinstance(picture, Image.Image) else os.fspath(picture)
-    with told_image(name):
-        if isinstance(picture, Image.Image):
-            array, size, mode = resize_and_crop(picture, image_shape), picture.size, picture.mode
-        else:
-            with Image.open(picture) as image:
-                array, size, mode = resize_and_crop(image, image_shape), image.size, image.mode
-    height, width, channels = image_shape
-    if size == (width, height) and mode == PIL_MODES[channels]:
-        return array, None
-    return array, f"({shown(name)}) from {size[0]}x{size[1]} {mode} to {width}x{height} in {channels} channels"
+def _loss(image: np.ndarray, name: str, transform: Transform) -> str | None:
+    """Returns what the transform does to an image where that loses something."""
+    to_8_bits = image.dtype != np.uint8 and transform.intensity is None
+    if image.shape == transform.image_shape and not to_8_bits:
+        return None
+    kind = f" of {image.dtype}" if to_8_bits else ""
+    *size, channels = transform.image_shape
+    have = f"{told_size(image.shape[:-1])} in {_channels(image.shape[-1])}{kind}"
+    return f"({shown(name)}) from {have} to {told_size(size)} in {_channels(channels)}"
 
 
-def _from_array(images: Any, image_shape: tuple[int, ...]) -> tuple[np.ndarray, list[str]]:
+def _channels(number: int) -> str:
+    return f"{number} channel{'s' * (number != 1)}"
+
+
+def _from_array(images: Any, transform: Transform) -> tuple[np.ndarray, list[str]]:
+    image_shape = transform.image_shape
     try:
         array = np.asarray(images)
     except (ValueError, TypeError) as error:
@@ -99,6 +122,10 @@ def _from_array(images: Any, image_shape: tuple[int, ...]) -> tuple[np.ndarray, 
             f"An array of shape {array.shape} was given where the model takes (N, *{image_shape}): "
             f"{_remedy(array.shape, image_shape)}."
         )
+    if array.dtype.kind in "bui" and transform.intensity is not None:
+        low, high = transform.intensity
+        images = np.stack([transform(image, f"Image {i}") for i, image in enumerate(array)])
+        return images, [f"Images of {array.dtype} were scaled from {low:g}..{high:g} to [-1, 1]."]
     if array.dtype == np.uint8:
         return array, ["Images of uint8 were scaled from 0..255 to [-1, 1]."]
     if not jnp.issubdtype(array.dtype, jnp.floating):  # which knows bfloat16, too

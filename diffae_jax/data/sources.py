@@ -1,32 +1,33 @@
-"""Sources of images: random-access sequences of uint8 arrays with ids and labels."""
+"""Sources of images: random-access sequences of arrays with ids and labels, and what can be made of any of them.
+
+What reads each format is in `formats`, and what recognises it in `opening`.
+"""
 
 import contextlib
 import dataclasses
 import hashlib
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Int, Shaped
 from PIL import Image, UnidentifiedImageError
-from sklearn.datasets import load_digits
-from tqdm import tqdm
 
-from diffae_jax.data.labels import read_labels
-from diffae_jax.data.transforms import check_picture_shape, resize_and_crop
+from diffae_jax.data.transforms import Transform, pixels_of
 from diffae_jax.errors import UserError, name_some, shown
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-DIGITS_SHAPE = (8, 8, 1)
-DIGITS_HELD_OUT = 360  # the last fifth: other writers than the first four
+NUM_SAMPLES = 64  # images that tell one data set from another, where a hash of all would take too long
 
 
 @runtime_checkable
 class Source(Protocol):
-    """A sequence of uint8 images [*spatial, C]."""
+    """A sequence of images [*spatial, C], uint8 or of other numbers, of one size or of many.
+
+    A source goes to worker processes: it opens its files when it is first asked for an image.
+    """
 
     ids: Sequence[str]
     labels: Mapping[str, np.ndarray]  # one value an image, by name; missing ones are NaN or ""
@@ -35,10 +36,18 @@ class Source(Protocol):
 
     def __getitem__(self, index: int) -> np.ndarray: ...
 
+    def name(self, index: int) -> str:
+        """Returns what an image is called in a message: more than its id, where that helps to find it."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Returns a hash of what tells the images from others."""
+        ...
+
 
 @dataclasses.dataclass(frozen=True)
 class Arrays:
-    """Images that lie in memory: `images` uint8 [N, *spatial, C]."""
+    """Images that lie in memory: `images` [N, *spatial, C]."""
 
     images: np.ndarray
     ids: Sequence[str]
@@ -50,105 +59,184 @@ class Arrays:
     def __getitem__(self, index: int) -> np.ndarray:
         return self.images[index]
 
+    def name(self, index: int) -> str:
+        """Returns the id of an image."""
+        return self.ids[index]
+
+    def fingerprint(self) -> str:
+        """Returns a hash of all values."""
+        return hashlib.sha256(np.ascontiguousarray(self.images)).hexdigest()
+
 
 @dataclasses.dataclass(frozen=True)
-class Files:
-    """Image files of any size, each resized and cropped to `image_shape` when it is read."""
+class Given:
+    """Images of a Python sequence of arrays or PIL images, made or read when they are asked for."""
 
-    root: Path
-    ids: Sequence[str]  # paths below root
-    image_shape: tuple[int, int, int]
+    images: Sequence[Any]
+    image_shape: tuple[int, ...]  # tells where the channels are
     labels: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
+    @cached_property
+    def ids(self) -> Sequence[str]:
+        """The place of each image in the sequence."""
+        return list(map(str, range(len(self.images))))
+
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.images)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        """Returns one image. Raises UserError with the path of a file that cannot be read or is too small."""
-        path = self.root / self.ids[index]
-        with told_image(path), Image.open(path) as image:
-            return resize_and_crop(image, self.image_shape)
+        """Returns an image. Raises UserError for what is none."""
+        image = self.images[index]
+        if isinstance(image, Image.Image):
+            return pixels_of(image)
+        try:
+            array = np.asarray(image)
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{self.name(index)} is no array ({shown(str(error))}).") from error
+        return channels_last(array, self.image_shape, self.name(index))
 
-    def size(self, index: int) -> tuple[int, int]:
-        """Returns width and height of the image as the file has it. Raises UserError as reading it does."""
-        path = self.root / self.ids[index]
-        with told_image(path), Image.open(path) as image:
-            return image.size
+    def name(self, index: int) -> str:
+        """Returns the place of an image."""
+        return f"Image {index} of the sequence"
+
+    def fingerprint(self) -> str:
+        """Returns a hash of some images: the sequence may make each when it is asked for."""
+        return hash_of_samples(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class Subset:
+    """Some images of a source, in an order of their own."""
+
+    source: Source
+    rows: Int[np.ndarray, "n"]
+
+    @cached_property
+    def ids(self) -> Sequence[str]:
+        """The ids of these images."""
+        ids = self.source.ids
+        return [ids[row] for row in self.rows]
+
+    @cached_property
+    def labels(self) -> Mapping[str, np.ndarray]:
+        """The labels of these images."""
+        return {name: values[self.rows] for name, values in self.source.labels.items()}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return without_cache(self)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self.source[int(self.rows[index])]
+
+    def name(self, index: int) -> str:
+        """Returns what the source calls the image."""
+        return self.source.name(int(self.rows[index]))
+
+    def fingerprint(self) -> str:
+        """Returns a hash of the source and of the ids of these images."""
+        return hash_of(self.source.fingerprint(), *self.ids)
+
+
+@dataclasses.dataclass(frozen=True)
+class Labelled:
+    """A source with labels of a table in place of its own."""
+
+    source: Source
+    labels: Mapping[str, np.ndarray]
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """The ids of the source."""
+        return self.source.ids
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self.source[index]
+
+    def name(self, index: int) -> str:
+        """Returns what the source calls the image."""
+        return self.source.name(index)
+
+    def fingerprint(self) -> str:
+        """Returns that of the source: labels are told apart by `labels.fingerprint`."""
+        return self.source.fingerprint()
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """The images of a source as the networks take them: all of one shape, uint8 or float32 in [-1, 1]."""
+
+    source: Source
+    transform: Transform
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """The ids of the source."""
+        return self.source.ids
+
+    @property
+    def labels(self) -> Mapping[str, np.ndarray]:
+        """The labels of the source."""
+        return self.source.labels
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """Returns one image. Raises UserError, with its name, where it cannot be read or is not as it must be."""
+        return self.transform(self.source[index], self.name(index))
+
+    def name(self, index: int) -> str:
+        """Returns what the source calls the image."""
+        return self.source.name(index)
+
+    def fingerprint(self) -> str:
+        """Returns a hash of the source and of what is done to it."""
+        return hash_of(self.source.fingerprint(), repr(self.transform))
+
+
+def without_cache(source: Any) -> dict[str, Any]:
+    """Returns the fields of a source, which go to other processes, without what it has opened or computed."""
+    return {field.name: getattr(source, field.name) for field in dataclasses.fields(source)}
 
 
 @contextlib.contextmanager
 def told_image(name: str | Path) -> Iterator[None]:
-    """Turns what Pillow says about an image file into a UserError with its name."""
+    """Turns what Pillow says about an image into a UserError with its name."""
     try:
         yield
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
         raise UserError(f"{name} cannot be read as an image ({shown(str(error))}): repair or remove it.") from error
 
 
-def open_sources(
-    kind: str, *, path: str, image_shape: tuple[int, ...], held_out_share: float, labels: str = ""
-) -> tuple[Source, Source]:
-    """Returns the training and the held-out images of a data set, with the labels of a table where one is named.
+def channels_last(
+    image: Shaped[np.ndarray, "*any"], image_shape: tuple[int, ...], name: str
+) -> Shaped[np.ndarray, "*spatial c"]:
+    """Returns an array as [*spatial, C]: one without channels gets one, and channels in front move to the end.
 
-    Raises UserError with what is wrong with it.
+    Raises UserError for an array of another rank, and for one that holds no numbers.
     """
-    if kind == "folder":
-        if not path:
-            raise UserError("No images were named: give their folder with --config.data.path=FOLDER.")
-        return folder(path, image_shape, held_out_share, labels)
-    if kind != "digits":
-        raise UserError(f'data.kind must be "folder" or "digits", not "{kind}".')
-    if labels:
-        raise UserError("The digits have labels of their own: leave out --config.data.labels.")
-    return digits(image_shape)
-
-
-def digits(image_shape: tuple[int, ...] = DIGITS_SHAPE) -> tuple[Arrays, Arrays]:
-    """Returns the 1,797 scanned digits of scikit-learn, 8x8x1, for training and, by other writers, held out.
-
-    Raises UserError where they are to have another shape.
-    """
-    if tuple(image_shape) != DIGITS_SHAPE:
-        raise UserError(f"The digits have image_shape={DIGITS_SHAPE}, not {tuple(image_shape)}.")
-    data = load_digits()
-    images = np.round(data.images * (255 / 16)).astype(np.uint8)[..., None]
-    ids = [f"digit-{i:04d}" for i in range(len(images))]
-    first = len(images) - DIGITS_HELD_OUT
-    return (
-        Arrays(images[:first], ids[:first], {"digit": data.target[:first]}),
-        Arrays(images[first:], ids[first:], {"digit": data.target[first:]}),
+    check_numbers(image.dtype, name)
+    rank, channels = len(image_shape) - 1, image_shape[-1]
+    if image.ndim == rank:
+        return image[..., None]
+    if image.ndim == rank + 1:
+        return np.moveaxis(image, 0, -1) if image.shape[0] == channels != image.shape[-1] else image
+    raise UserError(
+        f"{name} has the shape {image.shape}, where images of {rank} axes and channels are wanted "
+        f"(--config.image_shape={image_shape})."
     )
 
 
-def folder(path: str, image_shape: tuple[int, ...], held_out_share: float, labels: str = "") -> tuple[Files, Files]:
-    """Returns the images below a folder, the held-out ones chosen by a hash of their names.
-
-    So an image stays on its side when others come or go. Raises UserError where the folder is missing or
-    empty, for names that are not UTF-8, and for labels that are not of its images.
-    """
-    if not path:
-        raise UserError("No images were named: give their folder.")
-    root = Path(path).expanduser()
-    if not root.is_dir():
-        raise UserError(f"{path} is not a folder: give the folder of your images.")
-    check_picture_shape(image_shape)
-    ids = sorted(
-        str((Path(parent) / name).relative_to(root))
-        for parent, _, names in os.walk(root)
-        for name in names
-        if name.lower().endswith(IMAGE_SUFFIXES) and "/." not in f"/{(Path(parent) / name).relative_to(root)}"
-    )
-    if not ids:
-        raise UserError(f"{path} holds no image files ({', '.join(IMAGE_SUFFIXES)}), nor do the folders in it.")
-    check_names(ids)
-    columns = read_labels(labels).of(ids) if labels else {}
-    is_held_out = np.array([hash_share(name) < held_out_share for name in ids])
-
-    def part(is_in):
-        names = [name for name, is_here in zip(ids, is_in, strict=True) if is_here]
-        return Files(root, names, tuple(image_shape), {name: values[is_in] for name, values in columns.items()})
-
-    return part(~is_held_out), part(is_held_out)
+def check_numbers(dtype: np.dtype, name: str) -> None:
+    """Raises UserError for an array of anything but real numbers."""
+    if dtype.kind not in "buif":
+        raise UserError(f"{name} holds values of {shown(str(dtype))}, not numbers.")
 
 
 def check_names(names: Sequence[str]) -> None:
@@ -165,22 +253,25 @@ def hash_share(name: str) -> float:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
 
 
-def fingerprint(*sources: Files) -> str:
-    """Returns a hash of the names and sizes of all files of some sources: a copy of a folder has that of the folder."""
+def hash_of(*texts: str) -> str:
+    """Returns a hash of some texts in their order."""
     digest = hashlib.sha256()
-    for source in sources:
-        for name in source.ids:
-            digest.update(f"{name}\0{(source.root / name).stat().st_size}\n".encode())
-        digest.update(b"\n")
+    for text in texts:
+        digest.update(f"{text}\0".encode())
     return digest.hexdigest()
 
 
-def check_files(source: Files, show_progress: bool) -> None:
-    """Reads every image once, so that a bad one is met before training. Raises UserError with the first bad path."""
-    with ThreadPoolExecutor() as pool:
-        reads = pool.map(lambda i: source[i] is None, range(len(source)))
-        for _ in tqdm(reads, "checking images", len(source), unit=" images", disable=not show_progress, leave=False):
-            pass
+def hash_of_samples(source: Source, *texts: str) -> str:
+    """Returns a hash of evenly spaced images of a source, of their number, and of texts that tell more."""
+    numbers = (
+        np.unique(np.linspace(0, len(source) - 1, NUM_SAMPLES).round().astype(int)).tolist() if len(source) else []
+    )
+    digest = hashlib.sha256(hash_of(str(len(source)), *texts).encode())
+    for number in numbers:
+        image = source[number]
+        digest.update(f"{image.shape} {image.dtype}".encode())
+        digest.update(np.ascontiguousarray(image))
+    return digest.hexdigest()
 
 
 def choose(num_images: int, count: int, seed: int) -> np.ndarray:
@@ -190,7 +281,12 @@ def choose(num_images: int, count: int, seed: int) -> np.ndarray:
     return np.sort(np.random.default_rng(seed).choice(num_images, count, replace=False))
 
 
-def read(images: Source, numbers: Iterable[int] | Int[np.ndarray, "n"]) -> UInt8[np.ndarray, "n *shape"]:
-    """Reads some images of a source."""
+def read(images: Source, numbers: Iterable[int] | Int[np.ndarray, "n"]) -> Shaped[np.ndarray, "n *shape"]:
+    """Reads some images of a source, all of one shape."""
+    return np.stack(list(each(images.__getitem__, map(int, numbers))))
+
+
+def each(call: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+    """Calls a function for each item, some side by side, and yields what it returns in order, few of it ahead."""
     with ThreadPoolExecutor() as pool:
-        return np.stack(list(pool.map(images.__getitem__, map(int, numbers))))
+        yield from pool.map(call, items)

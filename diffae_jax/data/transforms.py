@@ -1,14 +1,84 @@
-"""What happens to an image between its file and the network."""
+"""What happens to an image between its file and the network, on the host."""
 
+import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped, UInt8
 from PIL import Image, ImageOps
 
 from diffae_jax.errors import UserError
 
 PIL_MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # by number of channels
+CROPS = {  # by name (see config): start and size of the part of every image that is used, or None: the centre, as large as fits
+    "center": None,
+    "celeba": ((57, 25), (128, 128)),  # of the aligned 178x218 of CelebA, around (x 89, y 121): that of D2C
+}
+NOMINAL_RANGES = ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0))  # that values are taken to have when they fill them
+
+
+@dataclasses.dataclass(frozen=True)
+class Transform:
+    """Makes an image of any size an array [*image_shape]: crops it, scales it until it covers the shape, cuts the rest.
+
+    Without `intensity` the result is uint8, as the image must be; with it, float32 in [-1, 1], where these two values
+    of the image become -1 and 1 and what lies outside is limited.
+    """
+
+    image_shape: tuple[int, ...]
+    crop: str = "center"  # a name of CROPS
+    intensity: tuple[float, float] | None = None
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of what comes out."""
+        return np.dtype(np.uint8 if self.intensity is None else np.float32)
+
+    def __call__(self, image: Shaped[np.ndarray, "*spatial c"], name: str) -> Shaped[np.ndarray, "*shape"]:
+        """Returns the image as the networks take it, but for the scaling of uint8.
+
+        Raises UserError, with its name, for one that `check` refuses and for values whose range is not known.
+        """
+        self.check(image, name)
+        image = with_channels(image, self.image_shape[-1], name)
+        if self.intensity is None and image.dtype != np.uint8:
+            image = to_8_bits(image, name)
+        image = resize_and_crop(cut_out(image, self.crop), self.image_shape[:-1])
+        if self.intensity is None:
+            return image
+        low, high = self.intensity
+        return np.clip((image.astype(np.float32) - low) * (2 / (high - low)) - 1, -1, 1, dtype=np.float32)
+
+    def check(self, image: Shaped[np.ndarray, "*spatial c"], name: str) -> None:
+        """Raises UserError, with its name, for an image that is too small, of other channels or not finite."""
+        self.check_size(image.shape[:-1], name)
+        check_channels(image, self.image_shape[-1], name)
+        if image.dtype.kind == "f" and not np.isfinite(image).all():
+            bad = (~np.isfinite(image)).sum()
+            raise UserError(f"{name} holds {bad:,} values that are not finite: repair or remove it.")
+
+    def check_size(self, size: Sequence[int], name: str) -> None:
+        """Raises UserError unless the part of an image of that size that is used covers the shape."""
+        wanted, box = self.image_shape[:-1], CROPS[self.crop]
+        if box is not None:
+            start, length = box
+            if len(size) != len(start) or any(s + n > have for s, n, have in zip(start, length, size, strict=True)):
+                raise UserError(
+                    f"{name} is {told_size(size)} pixels and does not hold the crop {self.crop}, which is for aligned images "
+                    f"of 178x218: set --config.data.crop=center."
+                )
+            size = length
+        if any(have < want for have, want in zip(size, wanted, strict=True)):
+            raise UserError(
+                f"{name} is {told_size(size)} pixels, smaller than the {told_size(wanted)} asked for: "
+                f"remove it, or give a larger one."
+            )
+
+
+def told_size(size: Sequence[int]) -> str:
+    """Tells a size as people do: of a picture the width first."""
+    return "x".join(map(str, tuple(size)[::-1] if len(size) == 2 else size))
 
 
 def check_picture_shape(image_shape: tuple[int, ...]) -> None:
@@ -20,46 +90,121 @@ def check_picture_shape(image_shape: tuple[int, ...]) -> None:
         )
 
 
-def resize_and_crop(image: Image.Image, image_shape: tuple[int, int, int]) -> UInt8[np.ndarray, "h w c"]:
-    """Scales an image, with antialiasing, until it just covers (height, width), and crops the centre.
+def cut_out(image: Shaped[np.ndarray, "*spatial c"], crop: str) -> Shaped[np.ndarray, "*cut c"]:
+    """Returns the part of an image that a named crop keeps."""
+    box = CROPS[crop]
+    if box is None:
+        return image
+    return image[tuple(slice(start, start + length) for start, length in zip(*box, strict=True))]
 
-    The camera's orientation tag is applied first. Raises UserError for an image smaller than asked.
+
+def resize_and_crop(image: Shaped[np.ndarray, "*spatial c"], size: tuple[int, ...]) -> Shaped[np.ndarray, "*size c"]:
+    """Scales an image of any rank, with antialiasing, until it just covers `size`, and crops the centre.
+
+    It is Pillow's Lanczos filter for all: at once where it knows such images, and else axis by axis, in float32.
     """
-    height, width, channels = image_shape
-    name = getattr(image, "filename", "") or "an image"
-    image = with_channels(ImageOps.exif_transpose(image), channels, name)
-    if image.width < width or image.height < height:
+    if image.shape[:-1] == size:
+        return image
+    scale = max(want / have for want, have in zip(size, image.shape[:-1], strict=True))
+    lengths = [want / scale for want in size]
+    starts = [(have - length) / 2 for have, length in zip(image.shape[:-1], lengths, strict=True)]
+    if image.ndim == 3 and image.dtype == np.uint8 and image.shape[-1] in PIL_MODES:
+        (top, left), (height, width) = starts, lengths
+        box = (left, top, left + width, top + height)
+        scaled = picture(image).resize((size[1], size[0]), Image.Resampling.LANCZOS, box)
+        return np.asarray(scaled).reshape(*size, image.shape[-1])
+    scaled = image.astype(np.float32)
+    for axis, (want, start, length) in enumerate(zip(size, starts, lengths, strict=True)):
+        scaled = _resize_axis(scaled, axis, want, start, start + length)
+    return np.clip(np.round(scaled), 0, 255).astype(np.uint8) if image.dtype == np.uint8 else scaled
+
+
+def _resize_axis(array: Float[np.ndarray, "*any"], axis: int, size: int, start: float, stop: float) -> np.ndarray:
+    moved = np.moveaxis(array, axis, 0)
+    rows = np.ascontiguousarray(moved.reshape(len(moved), -1))
+    box = (0, start, rows.shape[1], stop)
+    scaled = np.asarray(Image.fromarray(rows).resize((rows.shape[1], size), Image.Resampling.LANCZOS, box))
+    return np.moveaxis(scaled.reshape(size, *moved.shape[1:]), 0, axis)
+
+
+def picture(image: UInt8[np.ndarray, "h w c"]) -> Image.Image:
+    """Returns an array of 1, 3 or 4 channels as a PIL image."""
+    return Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
+
+
+def pixels_of(image: Image.Image) -> Shaped[np.ndarray, "h w c"]:
+    """Returns the pixels of a PIL image, upright, in the channels that it has.
+
+    They are uint8, or, where there are 16 or 32 bits, as they are; palettes become RGB or RGBA.
+    """
+    image = ImageOps.exif_transpose(image)
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return np.asarray(image)[..., None]
+    usual = "RGBA" if image.has_transparency_data else "L" if image.mode in ("1", "L") else "RGB"
+    return np.asarray(image.convert(usual)).reshape(image.height, image.width, -1)
+
+
+def with_channels(
+    image: Shaped[np.ndarray, "*spatial c"], channels: int, name: str
+) -> Shaped[np.ndarray, "*spatial c2"]:
+    """Returns an image with so many channels: pictures are converted, transparency laid on white where it has no place.
+
+    Raises UserError as `check_channels` does.
+    """
+    have = image.shape[-1]
+    if have == channels:
+        return image
+    check_channels(image, channels, name)
+    if image.dtype != np.uint8:
+        return np.repeat(image, channels, axis=-1)
+    converted = picture(image)
+    if have == 4:
+        converted = Image.alpha_composite(Image.new("RGBA", converted.size, "white"), converted)
+    return np.asarray(converted.convert(PIL_MODES[channels])).reshape(*image.shape[:-1], channels)
+
+
+def check_channels(image: Shaped[np.ndarray, "*spatial c"], channels: int, name: str) -> None:
+    """Raises UserError unless an image has so many channels, or is a picture that can be given them."""
+    have = image.shape[-1]
+    is_picture = image.ndim == 3 and have in PIL_MODES and channels in PIL_MODES
+    if have != channels and not (is_picture and (image.dtype == np.uint8 or (have, channels) == (1, 3))):
         raise UserError(
-            f"{name} is {image.width}x{image.height} pixels, smaller than the {width}x{height} asked for: "
-            f"remove it, or give a larger one."
+            f"{name} has {have} channel{'s' * (have != 1)}, not {channels}: set --config.image_shape to what all images "
+            f"have, or remove it."
         )
-    image = ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
-    return np.asarray(image, np.uint8).reshape(image_shape)
 
 
-def with_channels(image: Image.Image, channels: int, name: str) -> Image.Image:
-    """Converts an image to 8 bits and 1, 3 or 4 channels: 16 bits are scaled down, transparency is laid on white.
-
-    Raises UserError for pixels of 32 bits, whose range nothing tells.
-    """
-    if image.mode in ("I", "F"):
-        raise UserError(f"{name} has pixels of 32 bits, whose range is not known: save it with 8 or 16 bits.")
-    if image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image, np.uint16) / 257).round().astype(np.uint8))
-    if channels != 4 and image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert(PIL_MODES[channels])
+def to_8_bits(image: Shaped[np.ndarray, "*shape"], name: str) -> UInt8[np.ndarray, "*shape"]:
+    """Scales 16 bits to 8. Raises UserError for other types, whose range nothing tells."""
+    if image.dtype == np.bool_:
+        return image.astype(np.uint8) * np.uint8(255)
+    if image.dtype != np.uint16:
+        raise UserError(
+            f"{name} has values of {image.dtype}, whose range is not known: give the values that are to become -1 and "
+            f"1 with --config.data.intensity=LOW..HIGH, or save it with 8 or 16 bits."
+        )
+    return np.round(image / 257).astype(np.uint8)
 
 
-def random_flip(image: UInt8[np.ndarray, "*spatial c"], rng: np.random.Generator) -> UInt8[np.ndarray, "*spatial c"]:
+def likely_range(low: float, high: float) -> tuple[float, float]:
+    """Returns the range of values that reach from `low` to `high`: a usual one where they fill most of it."""
+    for nominal in NOMINAL_RANGES:
+        if nominal[0] <= low and high <= nominal[1] and high - low > (nominal[1] - nominal[0]) / 2:
+            return nominal
+    return (low, high) if low < high else (low, low + 1)
+
+
+def random_flip(image: Shaped[np.ndarray, "*spatial c"], rng: np.random.Generator) -> Shaped[np.ndarray, "*spatial c"]:
     """Mirrors an image left to right with probability 1/2."""
     return np.flip(image, axis=-2) if rng.random() < 0.5 else image
 
 
-def to_float(images: UInt8[Any, "n *shape"]) -> Float[Any, "n *shape"]:
-    """Scales uint8 to the [-1, 1] of the networks; on the device, so that one byte a value travels there."""
-    return images.astype(np.float32) / 127.5 - 1
+def to_float(images: Shaped[Any, "n *shape"]) -> Float[Any, "n *shape"]:
+    """Scales uint8 to the [-1, 1] of the networks, which floats have already.
+
+    On the device, so that one byte a value travels there.
+    """
+    return images.astype(np.float32) / 127.5 - 1 if images.dtype == np.uint8 else images
 
 
 def to_uint8(images: Float[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:

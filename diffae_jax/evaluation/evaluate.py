@@ -6,7 +6,6 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,11 @@ from ml_collections import ConfigDict
 
 from diffae_jax import __version__
 from diffae_jax.api import DiffAE
+from diffae_jax.data.formats.files import file_paths
 from diffae_jax.data.labels import fingerprint
-from diffae_jax.data.sources import Files, Source
+from diffae_jax.data.sources import Prepared, Source
+from diffae_jax.data.survey import survey
+from diffae_jax.data.transforms import told_size
 from diffae_jax.distributed import together
 from diffae_jax.embedding import describe
 from diffae_jax.errors import UserError, name_some, shown
@@ -204,30 +206,27 @@ def overlap(images: Source, training: Source | None) -> str | None:
 
 
 def other_sizes(images: Source) -> str | None:
-    """Returns a note where image files are of other sizes than the model's, for these are scaled and cropped."""
-    if not isinstance(images, Files):
+    """Returns a note where images are of other sizes than the model's, for these are scaled and cropped."""
+    if not isinstance(images, Prepared):
         return None
-    height, width, _ = images.image_shape
-    with ThreadPoolExecutor() as pool:
-        sizes = list(pool.map(images.size, range(len(images))))
-    others = [name for name, size in zip(images.ids, sizes, strict=True) if size != (width, height)]
-    if not others:
-        return None
-    many = f"{len(others):,} of the {len(images):,} images"
-    return f"{many} ({name_some(others)}) are scaled to {width}x{height} and cropped."
+    sizes, size = survey(images).sizes, images.transform.image_shape[:-1]
+    others = sizes.total() - sizes[size]
+    return f"{others:,} of the {len(images):,} images are scaled to {told_size(size)} and cropped." if others else None
 
 
 def _hashes(source: Source, other: Source) -> dict[str, bytes]:
     """Returns a hash of the content of each image that may be in the other set, too: files are, of the same size."""
-    if not isinstance(source, Files):
-        return {name: hashlib.sha256(source[i].tobytes()).digest() for i, name in enumerate(source.ids)}
-    if not isinstance(other, Files):
+    paths, others = file_paths(source), file_paths(other)
+    if paths and others:
+        sizes = {path.stat().st_size for path in others}
+        return {
+            name: hashlib.sha256(path.read_bytes()).digest()
+            for name, path in zip(source.ids, paths, strict=True)
+            if path.stat().st_size in sizes
+        }
+    if paths or others:
         return {}
-    sizes = {(other.root / name).stat().st_size for name in other.ids}
-    paths = {name: source.root / name for name in source.ids}
-    return {
-        name: hashlib.sha256(path.read_bytes()).digest() for name, path in paths.items() if path.stat().st_size in sizes
-    }
+    return {name: hashlib.sha256(source[i].tobytes()).digest() for i, name in enumerate(source.ids)}
 
 
 def _found(folder: Path, measured: dict[str, Any], replace: bool) -> dict[str, Section]:

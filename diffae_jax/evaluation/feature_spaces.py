@@ -154,7 +154,7 @@ def principal_space(images: Shaped[np.ndarray, "n *shape"], num_components: int 
     """The space of the first principal components of these images, of any rank, on the host; see `metrics`."""
 
     def scaled(images):
-        return to_float(images) if images.dtype == np.uint8 else images
+        return to_float(images)
 
     components = metrics.principal_components(scaled(images), num_components)
     dim = components(scaled(images[:1])).shape[1]

@@ -1,6 +1,7 @@
 """Stage 1: images -> semantic encoder and conditional UNet, trained together (Eq. 6)."""
 
 import contextlib
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Key, UInt8
+from jaxtyping import Array, Float, Key, Shaped
 from ml_collections import ConfigDict
 
 from diffae_jax.api import DiffAE
 from diffae_jax.data.batches import on_devices, training_batches
+from diffae_jax.data.opening import notes_on_labels
 from diffae_jax.data.sources import Source, read
+from diffae_jax.data.survey import describe_labels
 from diffae_jax.data.transforms import to_float
 from diffae_jax.diffusion.loss import draw_t_and_eps, l_simple
 from diffae_jax.diffusion.schedule import cumulative_alpha
@@ -23,7 +26,7 @@ from diffae_jax.errors import UserError
 from diffae_jax.evaluation.figures import save_rows
 from diffae_jax.models import abstract_model, split
 from diffae_jax.networks import abstract_weights, builder
-from diffae_jax.stages.data import check_data, open_data
+from diffae_jax.stages.data import open_data, said_of
 from diffae_jax.training.checkpoint import Checkpoints
 from diffae_jax.training.health import describe_z, z_health
 from diffae_jax.training.logging import MetricsWriter, is_main_process, parameter_table, quantity, say, warn_of_memory
@@ -60,8 +63,8 @@ def loss_given_z(
     return l_simple(lambda x_t, t: model(x_t, t, z, dropout_keys if train else None), x_0, t, eps, abar)
 
 
-def autoencoder_program(config: ConfigDict, mesh: Mesh) -> Program:
-    """Compiles the training step of a config."""
+def autoencoder_program(config: ConfigDict, mesh: Mesh, dtype: np.dtype = np.dtype(np.uint8)) -> Program:
+    """Compiles the training step of a config, for images that come to the devices as that type."""
     precision = resolve_precision(config.train.precision)
     build = builder(config, precision)
     graphdef, _ = abstract_model(build)
@@ -69,7 +72,7 @@ def autoencoder_program(config: ConfigDict, mesh: Mesh) -> Program:
     return compile_program(
         lambda key: split(build(nnx.Rngs(key)))[1],
         autoencoder_loss(graphdef, config.train.schedule),
-        {"image": jax.ShapeDtypeStruct(batch_shape, np.uint8, sharding=split_batch(mesh))},
+        {"image": jax.ShapeDtypeStruct(batch_shape, dtype, sharding=split_batch(mesh))},
         mesh=mesh,
         optimizer=make_optimizer(config.train.learning_rate, config.train.weight_decay),
         precision=precision,
@@ -80,17 +83,27 @@ def autoencoder_program(config: ConfigDict, mesh: Mesh) -> Program:
     )
 
 
-def describe(config: ConfigDict, program: Program, num_training: int, num_held_out: int, num_steps: int) -> None:
-    """Prints the model, the data and what training will take."""
+def describe_images(config: ConfigDict, folder: Path, training: Source, held_out: Source) -> None:
+    """Prints what was found in the images, and their labels."""
+    labels = training.labels
+    for line in (
+        *said_of(folder),
+        f"Labels: {len(labels)}." if labels else "Labels: none.",
+        *describe_labels(labels),
+        *notes_on_labels(config.data.labels, training, held_out),
+    ):
+        say(line)
+
+
+def describe(config: ConfigDict, program: Program, num_training: int, num_steps: int) -> None:
+    """Prints the model and what training will take."""
     batch_size, device = config.train.batch_size, jax.local_devices()[0]
     precision = resolve_precision(config.train.precision)
 
     def work(num_steps):
         return "FLOP unknown" if program.flops is None else quantity(program.flops * num_steps, "FLOP")
 
-    shape = "x".join(str(size) for size in config.image_shape)
     say(parameter_table(program.abstract_state.params))
-    say(f"Images: {shape}, {num_training:,} to train on, {num_held_out:,} held out.")
     say(
         f"A step: {batch_size} images, {work(1)}, {quantity(program.bytes_per_device, 'B')} "
         f"on each of {jax.device_count()} {device.device_kind} in {precision}."
@@ -123,7 +136,7 @@ def periodic_tasks(config: ConfigDict, folder: Path, mesh: Mesh, images: Source)
     return tasks
 
 
-def health_task(config: ConfigDict, mesh: Mesh, images: UInt8[np.ndarray, "n *shape"]) -> PeriodicCall:
+def health_task(config: ConfigDict, mesh: Mesh, images: Shaped[np.ndarray, "n *shape"]) -> PeriodicCall:
     """Measures and reports whether z is learning, on at least two images."""
     graphdef, _ = abstract_model(builder(config, resolve_precision(config.train.precision)))
     batch = spread(images, replicated(mesh) if len(images) % mesh.size else split_batch(mesh))
@@ -145,7 +158,7 @@ def health_task(config: ConfigDict, mesh: Mesh, images: UInt8[np.ndarray, "n *sh
     return task
 
 
-def grid_task(config: ConfigDict, folder: Path, mesh: Mesh, images: UInt8[np.ndarray, "n *shape"]) -> PeriodicCall:
+def grid_task(config: ConfigDict, folder: Path, mesh: Mesh, images: Shaped[np.ndarray, "n *shape"]) -> PeriodicCall:
     """Draws what the averaged weights make of `images`: see `reconstructions`."""
     x_0 = to_float(images)
 
@@ -173,8 +186,10 @@ def reconstructions(
     return rows
 
 
-def run(config: ConfigDict, folder: Path, mesh: Mesh) -> None:
+def run(config: ConfigDict, folder: Path, mesh: Mesh, images: Sequence | None = None) -> None:
     """Trains the autoencoder of a run folder, from where it stopped, and leaves its checkpoints and grids there.
+
+    The images are those of the config's path, or those that are given.
 
     Raises UserError for more training under latents that were made already.
     """
@@ -184,7 +199,6 @@ def run(config: ConfigDict, folder: Path, mesh: Mesh) -> None:
         log_every=steps_of(config.report.log_every, batch_size),
         save_every=steps_of(config.report.save_every, batch_size),
     )
-    training, held_out = open_data(config, folder)
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(contextlib.closing(Checkpoints(folder / "autoencoder" / "checkpoints")))
         first_step = checkpoints.latest or 0
@@ -192,6 +206,10 @@ def run(config: ConfigDict, folder: Path, mesh: Mesh) -> None:
             say(f"autoencoder: finished, {first_step * batch_size:,} images seen.")
             return
         refuse_to_train_under(folder, first_step, intervals.num_steps)
+        abstract_weights(config, mesh)  # refuses a model that cannot be built
+        check_batch_size("train.batch_size", batch_size, mesh.size, config.execution.num_microbatches)
+        training, held_out = open_data(config, folder, images)
+        describe_images(config, folder, training, held_out)
         batches = training_batches(
             training,
             batch_size=batch_size,
@@ -202,11 +220,8 @@ def run(config: ConfigDict, folder: Path, mesh: Mesh) -> None:
             process_index=jax.process_index(),
             num_processes=jax.process_count(),
         )
-        abstract_weights(config, mesh)  # refuses a model that cannot be built
-        check_batch_size("train.batch_size", batch_size, mesh.size, config.execution.num_microbatches)
-        check_data(folder, training, held_out)
-        program = autoencoder_program(config, mesh)
-        describe(config, program, len(training), len(held_out), intervals.num_steps)
+        program = autoencoder_program(config, mesh, training.transform.dtype)
+        describe(config, program, len(training), intervals.num_steps)
         if first_step:
             say(f"Going on after step {first_step:,} ({first_step * batch_size:,} images).")
         writer = MetricsWriter(folder, "autoencoder", "images", first_step, config.report.tensorboard)

@@ -1,16 +1,16 @@
 """The stages in their order."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from diffae_jax.config import check_run
 from diffae_jax.errors import UserError
 from diffae_jax.stages import autoencoder, evaluation, export, latents, prior, probes
+from diffae_jax.stages.data import left_out
 from diffae_jax.stages.run_folder import RunFolder
 from diffae_jax.training.logging import say
 from diffae_jax.training.program import keep_compiled_programs
@@ -21,10 +21,11 @@ from diffae_jax.training.sharding import check_batch_size, make_mesh
 class Stage:
     """A link of the chain: what it does in a run folder, and what it reads and writes there."""
 
-    run: Callable[[ConfigDict, Path, Mesh], None]
+    run: Callable[..., None]  # of config, folder and mesh, and of the images where it reads them
     reads: str
     writes: str
     less_memory: str  # flags that make it need less
+    takes_images: bool = False
 
 
 STAGES = {
@@ -34,12 +35,14 @@ STAGES = {
         "autoencoder/",
         "--config.execution.remat=True, a higher --config.execution.num_microbatches or a lower "
         "--config.train.batch_size",
+        takes_images=True,
     ),
     "latents": Stage(
         latents.run,
         "the images, autoencoder/",
         "latents/",
         "a higher --config.execution.num_microbatches",
+        takes_images=True,
     ),
     "prior": Stage(
         prior.run,
@@ -52,18 +55,25 @@ STAGES = {
         "the labels of the images, autoencoder/, latents/",
         "probes/",
         "devices with more memory",
+        takes_images=True,
     ),
     "evaluation": Stage(
         evaluation.run,
         "the images, autoencoder/, latents/, prior/",
         "evaluation/",
         "devices with more memory",
+        takes_images=True,
     ),
     "export": Stage(export.run, "autoencoder/, latents/, prior/, probes/", "bundle/", "devices with more memory"),
 }
 
 
-def run_stages(config: ConfigDict, workdir: str | None = None, stages: list[str] | None = None) -> None:
+def run_stages(
+    config: ConfigDict,
+    workdir: str | None = None,
+    stages: list[str] | None = None,
+    images: Sequence | None = None,  # arrays or PIL images, in place of what lies at config.data.path
+) -> None:
     """Runs the named stages, by default all, in a run folder. Raises UserError for a user's mistakes."""
     unknown = set(stages or ()) - STAGES.keys()
     if unknown:
@@ -78,7 +88,7 @@ def run_stages(config: ConfigDict, workdir: str | None = None, stages: list[str]
             if stages is None or name in stages:
                 say(f"Stage {name}: reads {stage.reads} and writes {folder.path / stage.writes}")
                 try:
-                    stage.run(config, folder.path, mesh)
+                    stage.run(config, folder.path, mesh, *([images] if stage.takes_images else []))
                 except jax.errors.JaxRuntimeError as error:
                     if "RESOURCE_EXHAUSTED" not in str(error):
                         raise
@@ -105,6 +115,7 @@ def closing_words(config: ConfigDict, folder: Path) -> str:
         [
             "\nResults:",
             *found,
+            *filter(None, [left_out(folder)]),
             f"The model: {bundle}, one folder to keep and to share. To go on:",
             "  from diffae_jax import DiffAE",
             f'  model = DiffAE.load("{bundle}")',

@@ -1,27 +1,29 @@
 """Stage 5: the paper's measurements of the trained model, as results.json, pictures and report.html."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from diffae_jax.api import DiffAE
-from diffae_jax.embedding import open_images
+from diffae_jax.embedding import open_for
 from diffae_jax.evaluation.evaluate import evaluate
 from diffae_jax.evaluation.results import REPORT
 from diffae_jax.stages.data import open_data
 from diffae_jax.training.logging import last_speed, say
 
 
-def run(config: ConfigDict, folder: Path, mesh: Mesh) -> None:
+def run(config: ConfigDict, folder: Path, mesh: Mesh, images: Sequence | None = None) -> None:
     """Measures a trained run by the programs of config.evaluation, on its held-out images; see `evaluate`."""
-    training, held_out = open_data(config, folder)
+    training, held_out = open_data(config, folder, images)
     own, settings = folder / "evaluation", config.evaluation
     if not len(held_out):
         held_out = training
         say("No images are held out (--config.data.held_out_share), so what follows is measured on training images.")
+    model = DiffAE.load(folder, mesh)
     found = evaluate(
-        DiffAE.load(folder, mesh),
+        model,
         held_out,
         training,
         settings,
@@ -29,7 +31,7 @@ def run(config: ConfigDict, folder: Path, mesh: Mesh) -> None:
         seed=config.seed,
         baseline=DiffAE.load(settings.baseline, mesh) if settings.baseline else None,
         others=tuple(DiffAE.load(path, mesh) for path in settings.others),
-        foreign=open_images(settings.foreign, tuple(config.image_shape)) if settings.foreign else None,
+        foreign=open_for(model, settings.foreign) if settings.foreign else None,
         images_per_second=last_speed(folder, "images"),
     )
     if found is None:

@@ -1,5 +1,6 @@
 """Stage 2: images -> z of every image of the data set, by the averaged encoder, and their statistics (Sec. 4)."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -18,14 +19,14 @@ from diffae_jax.distributed import together
 from diffae_jax.embedding import encode_parts, encoder
 from diffae_jax.models.functional import digest
 from diffae_jax.networks import abstract_weights
-from diffae_jax.stages.data import describe_files, open_data
+from diffae_jax.stages.data import facts, open_data
 from diffae_jax.stages.run_folder import check_inputs
 from diffae_jax.training.checkpoint import latest_step, load_ema
 from diffae_jax.training.logging import duration, is_main_process, last_speed, say
 from diffae_jax.training.sharding import on_host
 
 
-def run(config: ConfigDict, folder: Path, mesh: Mesh) -> None:
+def run(config: ConfigDict, folder: Path, mesh: Mesh, images: Sequence | None = None) -> None:
     """Encodes the training and the held-out images, without flips, part by part; parts that are there are kept.
 
     Each process encodes parts of its own on its own devices, so none waits for another until the statistics are taken.
@@ -34,11 +35,11 @@ def run(config: ConfigDict, folder: Path, mesh: Mesh) -> None:
     if config.model.z_dim is None:
         say("latents: a DDIM baseline has no z, so there is nothing to do.")
         return
-    splits = dict(zip(("training", "held_out"), open_data(config, folder), strict=True))
+    splits = dict(zip(("training", "held_out"), open_data(config, folder, images), strict=True))
     checkpoints, own = folder / "autoencoder" / "checkpoints", folder / "latents"
     params = on_host(load_ema(checkpoints, abstract_weights(config, mesh)["autoencoder"]))
     made_from = {"autoencoder_step": latest_step(checkpoints), "autoencoder": digest(params)}
-    check_inputs(own, {**made_from, **describe_files(*splits.values())})
+    check_inputs(own, {**made_from, **facts(*splits.values())})
     num_images = sum(len(source) for source in splits.values())
     parts = [(split, source, start) for split, source in splits.items() for start in part_starts(len(source))]
     with together():  # nobody writes before all have looked

@@ -12,10 +12,11 @@ from ml_collections import ConfigDict
 
 from diffae_jax.api import DiffAE
 from diffae_jax.bundle import probe_files
-from diffae_jax.data.labels import fingerprint, read_labels
+from diffae_jax.data.labels import fingerprint
 from diffae_jax.data.latents import INPUTS, LatentStatistics, read_inputs, read_parts
+from diffae_jax.data.opening import notes_on_labels
 from diffae_jax.distributed import together
-from diffae_jax.errors import UserError, name_some
+from diffae_jax.errors import UserError
 from diffae_jax.files import told, write_json
 from diffae_jax.models.functional import digest
 from diffae_jax.probes import ClassProbe, Probe, describe, fit
@@ -24,7 +25,7 @@ from diffae_jax.training.logging import is_main_process, say
 from diffae_jax.training.sharding import on_host
 
 
-def run(config: ConfigDict, folder: Path, mesh: Mesh) -> None:
+def run(config: ConfigDict, folder: Path, mesh: Mesh, images: Sequence | None = None) -> None:
     """Fits a probe of each label of the data set to z of the training images, and measures it on the held-out ones.
 
     Probes of other weights or labels are made anew. Raises UserError where there are no z.
@@ -32,7 +33,7 @@ def run(config: ConfigDict, folder: Path, mesh: Mesh) -> None:
     if config.model.z_dim is None:
         say("probes: a DDIM baseline has no z, so there is nothing to do.")
         return
-    splits = dict(zip(("training", "held_out"), open_data(config, folder), strict=True))
+    splits = dict(zip(("training", "held_out"), open_data(config, folder, images), strict=True))
     if not splits["training"].labels:
         say("probes: the images have no labels (--config.data.labels=FILE.csv), so there is nothing to do.")
         return
@@ -52,16 +53,10 @@ def run(config: ConfigDict, folder: Path, mesh: Mesh) -> None:
         return
     with together():
         if is_main_process():
-            if config.data.labels:
-                _say_unmatched(config.data.labels, [name for source in splits.values() for name in source.ids])
+            for note in notes_on_labels(config.data.labels, *splits.values()):
+                say(note)
             z = {split: _normalized(latents, split, source.ids, model.statistics) for split, source in splits.items()}
             _write(own, _fitted(z, {split: source.labels for split, source in splits.items()}), inputs)
-
-
-def _say_unmatched(file: str, ids: Sequence[str]) -> None:
-    unmatched = read_labels(file).unmatched(ids)
-    if unmatched:
-        say(f"{len(unmatched):,} rows of {file} are of no image of the data set ({name_some(unmatched)}).")
 
 
 def _normalized(

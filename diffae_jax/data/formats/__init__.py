@@ -1,0 +1,1 @@
+"""What reads each format of images, behind the interface of `sources.Source`."""

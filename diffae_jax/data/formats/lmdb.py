@@ -1,0 +1,132 @@
+"""LMDB in the layout of the official code: encoded images under "RESOLUTION-NUMBER", their count under "length"."""
+
+import dataclasses
+import importlib.util
+import io
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from diffae_jax.data.sources import hash_of_samples, told_image
+from diffae_jax.data.transforms import check_picture_shape, pixels_of
+from diffae_jax.errors import UserError, shown
+
+DATA = "data.mdb"  # in a folder of LMDB
+KEY = re.compile(rb"(.*)-(\d+)")  # 5 digits in FFHQ and CelebA-HQ, 7 in CelebA, Horse and Bedroom
+LENGTH = b"length"
+MAX_IMAGES = 10**9
+
+
+@dataclasses.dataclass(frozen=True)
+class OfficialLMDB:
+    """Encoded images by number."""
+
+    path: Path
+    resolution: str  # in the keys; "None" in celeba.lmdb
+    digits: int
+    ids: Sequence[str]
+    labels: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """Returns one image in its own size. Raises UserError where it is missing or damaged."""
+        key = self.key(index)
+        with _environment(self.path).begin() as transaction:
+            content = transaction.get(key.encode())
+        if content is None:
+            raise UserError(
+                f"{self.path} has no image {key}, though it says that it holds {len(self):,}: copy it anew."
+            )
+        with told_image(self.name(index)), Image.open(io.BytesIO(content)) as image:
+            return pixels_of(image)
+
+    def key(self, index: int) -> str:
+        """Returns under what an image is stored."""
+        return f"{self.resolution}-{index:0{self.digits}d}"
+
+    def name(self, index: int) -> str:
+        """Returns the key of an image and where that is."""
+        return f"{self.key(index)} of {self.path}"
+
+    def fingerprint(self) -> str:
+        """Returns a hash of some images and the number of all."""
+        return hash_of_samples(self, self.resolution)
+
+
+def open_lmdb(path: Path, image_shape: tuple[int, ...]) -> OfficialLMDB:
+    """Opens a folder or file of LMDB. Raises UserError where it is damaged, cut off or laid out in another way."""
+    check_picture_shape(image_shape)
+    environment = _environment(path)
+    with environment.begin() as transaction:
+        length = transaction.get(LENGTH)
+        keys = _first_keys(transaction)
+        wanted = max(image_shape[:2])
+        if length is None or not keys:
+            raise UserError(
+                f"{path} is not laid out as the official code does it: it has no {'length' if keys else 'images'}, "
+                f"but keys such as {_some_keys(transaction)}."
+            )
+        if not re.fullmatch(rb"\d{1,9}", length):
+            raise UserError(f"{path} is damaged: it has no number of images under length, but {shown(repr(length))}.")
+        resolution, digits = min(keys, key=lambda key: _preference(key[0], wanted))
+        count = int(length)
+        source = OfficialLMDB(path, resolution, digits, list(map(str, range(count))))
+        for index in (0, count - 1):
+            if count and transaction.get(source.key(index).encode()) is None:
+                raise UserError(
+                    f"{path} says that it holds {count:,} images, and {source.key(index)} is missing: copy it anew."
+                )
+    if not count:
+        raise UserError(f"{path} holds no images.")
+    return source
+
+
+def _first_keys(transaction: Any) -> list[tuple[str, int]]:
+    """Returns resolution and digits of the images of every resolution that there is."""
+    found, cursor = [], transaction.cursor()
+    valid = cursor.first()
+    while valid:
+        match = KEY.fullmatch(cursor.key())
+        if match is None:
+            valid = cursor.next()
+            continue
+        found.append((match[1].decode(errors="replace"), len(match[2])))
+        valid = cursor.set_range(match[1] + b".")  # the next character after "-": beyond all keys of this resolution
+    return found
+
+
+def _some_keys(transaction: Any) -> str:
+    keys = [key for key, _ in zip(transaction.cursor().iternext(values=False), range(3), strict=False)]
+    return ", ".join(shown(repr(key)) for key in keys) or "none"
+
+
+def _preference(resolution: str, wanted: int) -> tuple[bool, int]:
+    """Orders resolutions: the smallest that is large enough, else the largest."""
+    size = int(resolution) if resolution.isdigit() else wanted
+    return size < wanted, abs(size - wanted)
+
+
+@cache  # an environment may be open once a process
+def _environment(path: Path) -> Any:
+    if importlib.util.find_spec("lmdb") is None:
+        raise UserError(f'{path} needs LMDB: pip install "diffae_jax[lmdb]".')
+    import lmdb
+
+    file = path / DATA if path.is_dir() else path
+    try:
+        environment = lmdb.open(str(path), subdir=path.is_dir(), readonly=True, lock=False, readahead=False)
+    except lmdb.Error as error:
+        raise UserError(f"{path} cannot be read as LMDB ({shown(str(error))}): copy it anew.") from error
+    needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+    found = file.stat().st_size
+    if found < needed:  # to read beyond the end would kill the process
+        environment.close()
+        raise UserError(f"{path} has {found:,} of its {needed:,} bytes: it was cut off; copy it anew.")
+    return environment

@@ -1,0 +1,175 @@
+"""Data sets of TensorFlow Datasets that are prepared as array_record, which is read without TensorFlow."""
+
+import dataclasses
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffae_jax.data.sources import channels_last, hash_of_samples, told_image, without_cache
+from diffae_jax.errors import UserError, name_some, shown
+
+INFO = "dataset_info.json"  # in the folder of a prepared data set
+NAME = re.compile(r"[a-z][a-z0-9_]*(/[\w.-]+)?(:\d+\.\d+\.\d+)?")
+TRAINING = "train"
+
+
+@dataclasses.dataclass(frozen=True)
+class TFDS:
+    """A split of a prepared data set."""
+
+    folder: Path
+    split: str
+    feature: str  # of the image
+    image_shape: tuple[int, ...]
+    ids: Sequence[str]
+
+    @cached_property
+    def _records(self) -> Sequence[Mapping[str, Any]]:
+        return _builder(self.folder).as_data_source(split=self.split)
+
+    @cached_property
+    def labels(self) -> Mapping[str, np.ndarray]:
+        """The features that are single numbers, flags or classes; all records are read for them, without images."""
+        import tensorflow_datasets as tfds
+
+        builder = _builder(self.folder)
+        scalars = dict(_labels_of(builder.info.features))
+        if not scalars:
+            return {}
+        skip = {name: tfds.decode.SkipDecoding() for name in _pictures_of(builder.info.features)}
+        records = builder.as_data_source(split=self.split, decoders=skip or None)
+        columns: dict[str, list[Any]] = {name: [] for name in scalars}
+        for record in records:
+            for name, values in columns.items():
+                values.append(_inner(record, name))
+        names = {name: name.rpartition("/")[2] for name in scalars}
+        short = list(names.values())
+        return {
+            names[name] if short.count(names[name]) == 1 else name: _column(scalars[name], values)
+            for name, values in columns.items()
+        }
+
+    def __getstate__(self) -> dict[str, Any]:
+        return without_cache(self)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """Returns one image in its own size. Raises UserError where the record is damaged."""
+        with told_image(self.name(index)):
+            image = np.asarray(self._records[index][self.feature])
+        return channels_last(image, self.image_shape, self.name(index))
+
+    def name(self, index: int) -> str:
+        """Returns the number of an image and its data set."""
+        return f"Image {index} of {self.folder} ({self.split})"
+
+    def fingerprint(self) -> str:
+        """Returns a hash of some images and the number of all."""
+        return hash_of_samples(self, self.split, self.feature)
+
+
+def open_tfds(name: str, split: str, image_shape: tuple[int, ...]) -> tuple[TFDS, list[str]]:
+    """Opens a split, by default train, of a data set that is named or whose folder is given.
+
+    Raises UserError where it is not prepared, or not as array_record, and where it has not one kind of image.
+    """
+    builder = _builder(Path(name)) if (Path(name) / INFO).exists() else _named(name)
+    there_are = list(builder.info.splits)
+    split = split or (TRAINING if TRAINING in there_are else there_are[0])
+    if split.partition("[")[0] not in there_are:
+        raise UserError(f"{name} has no split {shown(split)}; it has {name_some(there_are)}.")
+    if builder.info.file_format is None or builder.info.file_format.value != "array_record":
+        kind = getattr(builder.info.file_format, "value", "nothing")
+        raise UserError(f"{name} is prepared as {kind}, which only TensorFlow reads: {_how_to_prepare(builder.name)}.")
+    feature = _image_feature(name, builder.info.features, len(image_shape))
+    count = builder.info.splits[split].num_examples
+    if not count:
+        raise UserError(f"The split {shown(split)} of {name} holds no images.")
+    others = [other for other in there_are if other != split]
+    notes = [f"Its split {split} is read; there are {', '.join(others)}, too."] if others else []
+    ids = [f"{split}-{i:07d}" for i in range(count)]
+    return TFDS(Path(builder.data_path), split, feature, tuple(image_shape), ids), notes
+
+
+def is_name(name: str) -> bool:
+    """Whether a text may be the name of a data set: of one, maybe its config, maybe its version."""
+    return NAME.fullmatch(name) is not None
+
+
+def _builder(folder: Path) -> Any:
+    import tensorflow_datasets as tfds
+
+    try:
+        return tfds.builder_from_directory(os.fspath(folder))
+    except (ValueError, KeyError, OSError, AttributeError) as error:
+        raise UserError(f"{folder} cannot be read as a prepared data set ({shown(str(error))}).") from error
+
+
+def _named(name: str) -> Any:
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.builder(name)
+    except (tfds.core.DatasetNotFoundError, ValueError, AssertionError) as error:
+        raise UserError(f"{name} is neither a path nor the name of a data set of TensorFlow Datasets.") from error
+    if not builder.is_prepared():
+        raise UserError(f"{name} is not prepared in {builder.data_path}: {_how_to_prepare(name)}.")
+    return builder
+
+
+def _how_to_prepare(name: str) -> str:
+    return f'once, with TensorFlow installed, run "tfds build {name} --file_format=array_record"'
+
+
+def _image_feature(name: str, features: Any, ndim: int) -> str:
+    """Returns the name of the feature that is the image."""
+    pictures = list(_pictures_of(features))
+    arrays = [key for key, feature in features.items() if len(feature.shape or ()) in (ndim, ndim - 1)]
+    for candidates in (pictures if ndim == 3 else [], arrays):
+        if "image" in candidates:
+            return "image"
+        if len(candidates) == 1:
+            return candidates[0]
+    raise UserError(
+        f"{name} has {'several features' if pictures or arrays else 'no feature'} that may be the image; its features "
+        f"are {name_some(features)}."
+    )
+
+
+def _pictures_of(features: Any) -> Iterator[str]:
+    import tensorflow_datasets as tfds
+
+    yield from (key for key, feature in features.items() if isinstance(feature, tfds.features.Image))
+
+
+def _labels_of(features: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields the features that are a single number, a flag or a class, with the names of those around them."""
+    import tensorflow_datasets as tfds
+
+    for key, feature in features.items():
+        if isinstance(feature, tfds.features.FeaturesDict):
+            yield from _labels_of(feature, f"{prefix}{key}/")
+        elif feature.shape == () and np.dtype(feature.np_dtype).kind in "buif":
+            yield prefix + key, feature
+
+
+def _inner(record: Mapping[str, Any], name: str) -> Any:
+    for key in name.split("/"):
+        record = record[key]
+    return record
+
+
+def _column(feature: Any, values: list[Any]) -> np.ndarray:
+    """Returns labels as a table has them; classes by their names, unless these are numbers."""
+    names = getattr(feature, "names", None)
+    array = np.asarray(values)
+    if names and not all(name.isdigit() for name in names):
+        return np.array([names[value] if value >= 0 else "" for value in array.tolist()], object)
+    return array.astype(np.float64 if array.dtype.kind == "f" else np.int64)

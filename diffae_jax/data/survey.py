@@ -1,0 +1,197 @@
+"""Reads a data set once, before anything is trained: what it holds, and what of it cannot be used."""
+
+import collections
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from tqdm import tqdm
+
+from diffae_jax.config import parse_intensity
+from diffae_jax.data.sources import Prepared, Source, each
+from diffae_jax.data.transforms import Transform, likely_range, told_size
+from diffae_jax.errors import UserError, name_some, shown
+from diffae_jax.files import read_json
+
+RECORD = "data.json"  # in the folder of a run: what its images are, and how they are scaled
+SAMPLED_VALUES = 4_000_000  # of all images together, for percentiles
+MAX_CLASSES = 20  # that are listed with their counts
+KNOWN_TYPES = {"uint8", "bool", "uint16"}  # which become 8 bits where not all are of 16
+
+
+@dataclasses.dataclass
+class Survey:
+    """What was found: counts of images by what they are, the values, and a sentence for each that cannot be used."""
+
+    count: int = 0
+    sizes: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    channels: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    types: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    low: float = np.inf
+    high: float = -np.inf
+    values: list[Float[np.ndarray, "_"]] = dataclasses.field(default_factory=list)  # a sample, where not uint8
+    bad: dict[str, str] = dataclasses.field(default_factory=dict)  # by id
+
+    def add(self, found: tuple) -> None:
+        """Counts what `_look` found in an image."""
+        size, channels, dtype, low, high, values = found
+        self.count += 1
+        self.sizes[size] += 1
+        self.channels[channels] += 1
+        self.types[dtype] += 1
+        self.low, self.high = min(self.low, low), max(self.high, high)
+        if values is not None:
+            self.values.append(values)
+
+
+def survey(images: Prepared, *, show_progress: bool = False) -> Survey:
+    """Reads every image once, as it is before it is prepared; those that cannot be used are found."""
+    found = Survey()
+    num_values = max(16, SAMPLED_VALUES // max(1, len(images)))
+    looks = each(lambda index: _look(images, index, num_values), range(len(images)))
+    for index, look in enumerate(_shown(looks, len(images), show_progress)):
+        if isinstance(look, str):
+            found.bad[images.ids[index]] = look
+        else:
+            found.add(look)
+    return found
+
+
+def check_all(images: Source, *, show_progress: bool = False) -> None:
+    """Raises UserError where one of the images cannot be used: how many cannot, and the first of them.
+
+    Images that are not prepared are in memory, such as the networks take them.
+    """
+    if not isinstance(images, Prepared):
+        return
+    found = survey(images, show_progress=show_progress)
+    refuse(found, len(images), "")
+    check_types(found, images.transform.intensity)
+
+
+def check_types(found: Survey, intensity: tuple[float, float] | None) -> None:
+    """Raises UserError for values of no known range where images are to be 8 bits."""
+    unknown = {dtype: count for dtype, count in found.types.items() if dtype not in KNOWN_TYPES}
+    if intensity is None and unknown:
+        raise UserError(
+            f"{sum(unknown.values()):,} images have values of {', '.join(sorted(unknown))}, where the others, or those that "
+            f"the model was trained on, have 8 bits: nothing tells their range, so give all of them as 8 or 16 bits."
+        )
+
+
+def _shown(looks: Iterator[Any], total: int, show_progress: bool) -> Iterator[Any]:
+    return tqdm(looks, "checking images", total, unit=" images", disable=not show_progress, leave=False)
+
+
+def _look(images: Prepared, index: int, num_values: int) -> tuple | str:
+    """Returns what an image is, or what is wrong with it."""
+    try:
+        image = images.source[index]
+        images.transform.check(image, images.name(index))
+    except UserError as error:
+        return str(error)
+    values = None
+    if image.dtype != np.uint8:
+        flat = image.reshape(-1)
+        values = flat[:: max(1, len(flat) // num_values)][:num_values].astype(np.float32)
+    return image.shape[:-1], image.shape[-1], str(image.dtype), float(image.min()), float(image.max()), values
+
+
+def refuse(found: Survey, total: int, remedy: str) -> None:
+    """Raises UserError where some images cannot be used: how many, and the first of them."""
+    if found.bad:
+        first = next(iter(found.bad.values()))
+        many = f"{len(found.bad):,} of {total:,} images cannot be used, the first: " if len(found.bad) > 1 else ""
+        raise UserError(f"{many}{first.rstrip('.')}{remedy}.")
+
+
+def intensity_of(text: str, found: Survey) -> tuple[float, float] | None:
+    """Returns the values that become -1 and 1 under data.intensity; None where images are uint8, or are made so.
+
+    By itself, 8 bits are taken as they are, and other values reach from the least to the greatest that was found, or over
+    the usual range that they fill. Raises UserError for a mixture of types whose range nothing tells.
+    """
+    given = parse_intensity(text)
+    if given is not None:
+        low, high, percent = given
+        if not percent:
+            return low, high
+        values = np.concatenate(found.values) if found.values else np.arange(256.0)
+        low, high = np.percentile(values, (low, high)).tolist()
+        return (low, high) if low < high else (low, low + 1)
+    types = set(found.types)
+    if types <= KNOWN_TYPES and types != {"uint16"}:
+        return None
+    if "uint8" in types:
+        kinds = ", ".join(f"{count:,} of {dtype}" for dtype, count in found.types.most_common())
+        raise UserError(
+            f"The images are of several types ({kinds}), and nothing tells what is black and white in each: give the "
+            f"values that become -1 and 1 with --config.data.intensity=LOW..HIGH."
+        )
+    return likely_range(found.low, found.high)
+
+
+def describe(found: Survey, transform: Transform) -> list[str]:
+    """Returns what was found and what is made of it, in sentences."""
+    *size, channels = transform.image_shape
+    lines = [f"Sizes: {_sizes(found.sizes)}; all become {told_size(size)}{_by_crop(transform)}."]
+    if set(found.sizes) == {tuple(size)}:
+        lines = [f"Sizes: all {told_size(size)}."]
+    others = {number: count for number, count in found.channels.items() if number != channels}
+    if others:
+        kinds = ", ".join(f"{count:,} have {number}" for number, count in found.channels.most_common())
+        lines.append(f"Channels: {kinds}; all become {channels}.")
+    else:
+        lines.append(f"Channels: {channels}.")
+    types = ", ".join(f"{dtype} ({count:,})" if len(found.types) > 1 else dtype for dtype, count in found.types.items())
+    told = f"Values: {types}, from {found.low:.6g} to {found.high:.6g}"
+    if transform.intensity is None:
+        lines.append(f"{told}; {'as they are' if set(found.types) == {'uint8'} else 'scaled to 8 bits'}.")
+    else:
+        low, high = transform.intensity
+        lines.append(f"{told}; {low:.6g} becomes -1 and {high:.6g} becomes 1.")
+    return lines
+
+
+def _by_crop(transform: Transform) -> str:
+    return "" if transform.crop == "center" else f", by the crop {transform.crop}"
+
+
+def _sizes(sizes: Mapping[tuple[int, ...], int]) -> str:
+    if len(sizes) == 1:
+        return f"all {told_size(next(iter(sizes)))}"
+    common, count = max(sizes.items(), key=lambda item: item[1])
+    least, most = (told_size(call(sizes, key=np.prod)) for call in (min, max))
+    return f"{len(sizes):,}, from {least} to {most}, the most common {told_size(common)} ({count:,})"
+
+
+def describe_labels(labels: Mapping[str, np.ndarray]) -> list[str]:
+    """Returns what labels there are: the counts of classes, and the range of numbers."""
+    lines = []
+    for name, values in labels.items():
+        missing = (
+            np.array([value == "" for value in values]) if values.dtype == object else np.isnan(values.astype(float))
+        )
+        known = values[~missing]
+        classes, counts = np.unique(known.astype(str) if known.dtype == object else known, return_counts=True)
+        if len(classes) <= MAX_CLASSES:
+            told = ", ".join(f"{shown(str(value))} ({count:,})" for value, count in zip(classes, counts, strict=True))
+        elif known.dtype == object:
+            told = f"{len(classes):,} texts ({name_some(map(str, classes))})"
+        else:
+            told = f"numbers from {known.min():.6g} to {known.max():.6g}"
+        without = f"; {missing.sum():,} images without" if missing.any() else ""
+        lines.append(f"  {shown(name)}: {told or 'none'}{without}")
+    return lines
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """Returns what a run's record of its data says; nothing where there is none. Raises UserError where it is damaged."""
+    path = folder / RECORD
+    record = read_json(path) if path.exists() else {}
+    if not isinstance(record, dict):
+        raise UserError(f"{path} is damaged: remove it, and the images are looked at anew.")
+    return record
