@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffae_jax.data import labels as tables
+from diffae_jax.data import tables
 from diffae_jax.data.labels import fingerprint, read_labels
 from diffae_jax.data.sources import open_sources
 from diffae_jax.errors import UserError
