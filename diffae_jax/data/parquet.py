@@ -47,11 +47,9 @@ def _read(
         raise UserError(f"{path} must have a name of its own for each of its {metadata.num_columns:,} columns.")
     # text as places in a list of different texts: the same text many times takes little room
     table = ParquetFile(file, metadata=metadata, read_dictionary=list(types), page_checksum_verification=True)
-    names = _names(table.read(columns=[id_column]).column(id_column), types[id_column])
+    names = _names(_column(table, id_column), types[id_column])
     columns = {  # one at a time, so that no second copy of all is held
-        name: _values(table.read(columns=[name]).column(name), kind)
-        for name, kind in types.items()
-        if name != id_column
+        name: _values(_column(table, name), kind) for name, kind in types.items() if name != id_column
     }
     if id_column.startswith(UNNAMED_INDEX) and not _is_text(types[id_column]):
         _check_index(path, columns)
@@ -109,6 +107,15 @@ def _is_text(kind: Any) -> bool:
 
     kind = kind.value_type if types.is_dictionary(kind) else kind
     return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
+
+
+def _column(table: Any, name: str) -> Any:
+    """Returns a column. Raises ValueError where it is not whole, which PyArrow does not see unless asked."""
+    column = table.read(columns=[name]).column(name)
+    column.validate(full=True)
+    if len(column) != table.metadata.num_rows:
+        raise ValueError(f"{len(column):,} of {table.metadata.num_rows:,} values in a column")
+    return column
 
 
 def _names(column: Any, kind: Any) -> list[str]:

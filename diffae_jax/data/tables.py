@@ -120,7 +120,7 @@ def _celeba(path: Path, file: io.BufferedReader) -> Table:
         is_positive += bytes(map("1".__eq__, values))
     if len(ids) != int(count):
         raise UserError(f"{path} has {len(ids):,} images, and {int(count):,} by its first line: copy it anew, whole.")
-    values = np.frombuffer(is_positive, np.uint8).reshape(-1, len(names))
+    values = np.frombuffer(is_positive, np.uint8).reshape(len(ids), len(names))
     return tuple(ids), {name: values[:, i].astype(np.int64) for i, name in enumerate(names)}
 
 
