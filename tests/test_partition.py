@@ -105,6 +105,7 @@ def test_a_partition_of_no_image_is_refused(file):
         ("p.csv", "image,Split,set\n1,0,1\n", r"has 2 columns \(Split, set\), 2 of which are called"),
         ("p.csv", "1.png,0\n2.png,1\n", "begins with an image, which would be left out"),
         ("p.csv", "1.png,test\n2.png,train\n", "begins with an image, which would be left out"),
+        ("p.csv", "image,is_train\n1,0\n2,1\n", "has numbers as is_train, of which 1 would be held out"),
         ("p.csv", "image,split\n1,0\n1,1\n", "the image 1 for the second time in line 3"),
         ("p.txt", "1.png\n2.png\n1.png\n", "the image 1.png for the second time in line 3"),
         ("p.txt", "1.png 0\n2.png 1\n1.png 1\n", "the image 1.png for the second time in line 3"),

@@ -136,6 +136,15 @@ def test_what_is_no_table_in_parquet_is_told_in_one_sentence(written, monkeypatc
     assert_refused(written(columns, index_columns), message)
 
 
+def test_the_size_of_parquet_is_refused_before_its_values_are_read(written, monkeypatch):
+    path = written({"id": list("abcdef"), "n": [1] * 6}, compression="none")
+    content = path.read_bytes()
+    path.write_bytes(content[:4] + b"\xff" * 40 + content[44:])
+    assert_refused(path, "is damaged")
+    monkeypatch.setattr(tables, "MAX_ROWS", 5)
+    assert_refused(path, "more than 5 rows")
+
+
 def test_two_columns_of_a_name_in_parquet_are_refused(written):
     twice = pyarrow.Table.from_arrays([pyarrow.array(["a"]), pyarrow.array([1]), pyarrow.array([2])], ["id", "n", "n"])
     assert_refused(written(twice), "a name of its own for each of its 3 columns")

@@ -136,9 +136,7 @@ def read_partition(path: str | Path) -> Partition:
         return Partition(ids, np.ones(len(ids), bool))
     name = _partition_column(path, columns)
     words = [_text(value).lower() for value in columns[name].tolist()]
-    # a column of numbers may be called test, and is then about that
-    if name in ("0", "1", "2") or (name.lower() in TRAINING | HELD_OUT and columns[name].dtype.kind == "O"):
-        raise UserError(f"{path} begins with an image, which would be left out: let the first line name the columns.")
+    _check_name(path, name, columns[name].dtype.kind == "O")
     for image, word in zip(ids, words, strict=True):
         if word not in TRAINING | HELD_OUT:
             raise UserError(
@@ -157,6 +155,17 @@ def _partition_column(path: Path, columns: Mapping[str, np.ndarray]) -> str:
             f"{', '.join(PARTITION_COLUMNS)}: one must be, to say which images are held out."
         )
     return chosen[0]
+
+
+def _check_name(path: Path, name: str, is_text: bool) -> None:
+    """Raises UserError where the first line names no columns, and where numbers would mean the opposite."""
+    # of numbers, a column called test is about that
+    if name in ("0", "1", "2") or (is_text and name.lower() in TRAINING | HELD_OUT):
+        raise UserError(f"{path} begins with an image, which would be left out: let the first line name the columns.")
+    if not is_text and "train" in name.lower():
+        raise UserError(
+            f"{path} has numbers as {shown(name)}, of which 1 would be held out: write train and test instead."
+        )
 
 
 def folder_labels(ids: Sequence[str]) -> dict[str, np.ndarray]:
