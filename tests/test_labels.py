@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffae_jax.data import labels as tables
-from diffae_jax.data.labels import fingerprint, read_labels
+from diffae_jax.data import tables
+from diffae_jax.data.labels import Labels, fingerprint, folder_labels, notes, read_labels
 from diffae_jax.data.sources import open_sources
 from diffae_jax.errors import UserError
 from tests.test_bundle import assert_is_one_sentence
@@ -55,6 +55,7 @@ def test_rows_find_their_images_by_path_by_name_and_by_stem(table):
     assert columns["t"].tolist() == ["w", "u", "v", "y", ""]
     assert labels.of(ids[:4])["n"].dtype == np.int64
     assert labels.unmatched(ids) == ["nobody"]
+    assert labels.unnamed(ids) == ["c/9.png"]
 
 
 def test_a_name_that_several_have_is_no_match(table):
@@ -140,3 +141,76 @@ def test_images_of_a_folder_carry_their_labels_into_both_splits(tmp_path, table)
     assert all(source.labels == {} for source in open_sources("folder", **settings))
     with pytest.raises(UserError, match=r"digits have labels of their own: leave out --config\.data\.labels"):
         open_sources("digits", labels=str(file), **settings)
+
+
+def test_the_first_folder_is_a_label():
+    labels = folder_labels(["cats/a.png", "dogs/old/b.png", "cats/cats.png"])
+    assert list(labels) == ["folder"]
+    assert labels["folder"].dtype == object
+    assert labels["folder"].tolist() == ["cats", "dogs", "cats"]
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        (["cats/a.png", "b.png", "dogs/c.png", "d.png"], r"2 of 4 images lie in no folder \(b\.png, d\.png\)"),
+        (["cats/a.png", "cats/old/b.png"], r"All 2 images lie in 1 folder \(cats\), which is no label"),
+    ],
+)
+def test_folders_that_are_no_label_are_told_in_one_sentence(ids, message):
+    with pytest.raises(UserError, match=message) as refusal:
+        folder_labels(ids)
+    assert_is_one_sentence(refusal.value)
+
+
+def test_notes_tell_what_labels_and_images_have_no_counterpart(table):
+    labels = read_labels(
+        table("id,hair,digit,age,same,half\na,red,1,0.5,yes,1\nb,grey,2,1.5,,\nc,,,,,\nd,blue,7,2.5,no,\n")
+    )
+    ids = ["b.png", "a.png", "c.png", "z.png"]
+    assert notes(labels.of(ids), labels, ids) == [
+        "2 of 4 images have no labels (c.png, z.png).",
+        "1 of 4 rows of labels are of none of the images (d).",
+        "1 of 3 classes of hair have no image (blue).",
+        "1 of 3 classes of digit have no image (7).",
+        "1 of 2 classes of same have no image (no).",
+        "2 of 5 labels have the same value for all images that have one (half=1, same=yes).",
+    ]
+
+
+def test_notes_are_none_where_all_is_well(table):
+    labels = read_labels(table("id,hair,digit\na,red,1\nb,grey,2\n"))
+    assert notes(labels.of(["a.png", "b.png"]), labels, ["a.png", "b.png"]) == []
+    assert notes({}, None, ["a.png"]) == []
+
+
+def test_notes_of_labels_that_come_from_no_table(table):
+    ids = ["x/1.png", "y/2.png"]
+    folders = folder_labels(ids)
+    assert notes(folders, None, ids) == []
+    # an image that lies in a folder is still without those labels that a table should give
+    labels = read_labels(table("id,empty,n\n1.png,,1\n3.png,red,2\n"))
+    assert notes({**labels.of(ids), **folders}, labels, ids) == [
+        "1 of 2 images have no labels (y/2.png).",
+        "1 of 2 rows of labels are of none of the images (3.png).",
+        "1 of 1 classes of empty have no image (red).",
+        "1 of 2 classes of n have no image (2).",
+        "1 of 3 labels have no value for any image (empty).",
+        "1 of 3 labels have the same value for all images that have one (n=1).",
+    ]
+
+
+def test_notes_count_no_classes_of_numbers_that_are_not_whole_nor_of_very_many_values():
+    ids = [f"{i}.png" for i in range(1001)]
+    texts = np.array(ids, object)
+    for column, count in ((np.arange(1001) + 0.5, 0), (texts, 0), (texts[:1000], 1), (np.arange(1000), 1)):
+        labels = Labels(ids[: len(column)], {"n": column})
+        told = notes(labels.of(ids[:2]), labels, ids[:2])
+        assert sum("classes of n have no image" in note for note in told) == count, column
+
+
+def test_notes_are_printable_whatever_the_table_holds(table):
+    labels = read_labels(table('id,"a\nb"\n1,"x\n\x1b[2J"\n2,"y\n"\n'))
+    told = notes(labels.of(["1"]), labels, ["1"])
+    assert len(told) == 3
+    assert all(note.isprintable() for note in told)

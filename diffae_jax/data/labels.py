@@ -1,50 +1,45 @@
-"""Labels of images from a table: a CSV or TSV file whose first column names the image."""
+"""Labels of images, and which images are held out from training, from tables that name the images."""
 
-import csv
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, Int
 
+from diffae_jax.data.tables import read_list, read_table
 from diffae_jax.errors import UserError, name_some, shown
-from diffae_jax.files import check_file, told
 
-MAX_ROWS = 10_000_000
-MAX_COLUMNS = 1000
-MAX_LINE_BYTES = 2**16
+TRAINING = frozenset({"train", "training", "0"})
+HELD_OUT = frozenset({"val", "valid", "validation", "test", "testing", "held_out", "dev", "1", "2"})
+PARTITION_COLUMNS = ("split", "partition", "set", "subset", "fold")
+MOST_CLASSES = 1000  # that notes look through
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Labels:
-    """Columns of labels by name, a row for each of `ids`: float (NaN is missing), whole numbers, or text ("" is)."""
+class Rows:
+    """Rows of a table, each of which names an image.
+
+    Names match whole, else without their folders, else without suffix too, where only one image and one row are called
+    so.
+    """
 
     ids: Sequence[str]
-    columns: dict[str, np.ndarray]
-
-    def of(self, ids: Sequence[str]) -> dict[str, np.ndarray]:
-        """Returns the columns in the order of these ids of images; those of images without labels are missing.
-
-        Names match whole, else without their folders, else without suffix too, where only one image and one row are
-        called so. Raises UserError where none matches.
-        """
-        rows = self._rows(ids)
-        if not (rows >= 0).any():
-            raise UserError(
-                f"None of the {len(self.ids):,} labelled ids ({name_some(self.ids)}) is one of the {len(ids):,} images "
-                f"({name_some(ids)}): the first column of labels holds their file names."
-            )
-        return {name: _taken(values, rows) for name, values in self.columns.items()}
 
     def unmatched(self, ids: Sequence[str]) -> list[str]:
-        """Returns the labelled ids, in order, that are none of these images."""
-        matched = set(self._rows(ids).tolist())
+        """Returns the names in the table, in order, that are none of these images."""
+        matched = set(self._places(ids).tolist())
         return [name for row, name in enumerate(self.ids) if row not in matched]
 
-    def _rows(self, ids: Sequence[str]) -> np.ndarray:
+    def unnamed(self, ids: Sequence[str]) -> list[str]:
+        """Returns the images of these, in order, that no row names."""
+        return [name for name, row in zip(ids, self._places(ids).tolist(), strict=True) if row < 0]
+
+    def _places(self, ids: Sequence[str]) -> Int[np.ndarray, "n"]:
+        """Returns the row of each image, or -1."""
         rows = np.full(len(ids), -1)
         for key in (str, lambda name: PurePath(name).name, lambda name: PurePath(name).stem):
             ours, theirs = _only(key, ids), _only(key, self.ids)
@@ -52,6 +47,43 @@ class Labels:
                 if rows[ours[name]] < 0:
                     rows[ours[name]] = theirs[name]
         return rows
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Labels(Rows):
+    """Columns of labels by name, a row for each of `ids`: float (NaN is missing), whole numbers, or text ("" is)."""
+
+    columns: dict[str, np.ndarray]
+
+    def of(self, ids: Sequence[str]) -> dict[str, np.ndarray]:
+        """Returns the columns in the order of these ids of images; those of images without labels are missing.
+
+        Raises UserError where no image has a row.
+        """
+        rows = self._places(ids)
+        if not (rows >= 0).any():
+            raise UserError(
+                f"None of the {len(self.ids):,} labelled ids ({name_some(self.ids)}) is one of the {len(ids):,} images "
+                f"({name_some(ids)}): the first column of labels holds their file names."
+            )
+        return {name: _taken(values, rows) for name, values in self.columns.items()}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Partition(Rows):
+    """Which of the images `ids` [N] are held out from training; images that are not among them are not."""
+
+    is_held_out: Bool[np.ndarray, "n"]
+
+    def of(self, ids: Sequence[str]) -> Bool[np.ndarray, "m"]:
+        """Returns for each of these images whether it is held out. Raises UserError where no image has a row."""
+        rows = self._places(ids)
+        if not (rows >= 0).any():
+            raise UserError(
+                f"None of the {len(self.ids):,} ids of the partition ({name_some(self.ids)}) is one of the "
+                f"{len(ids):,} images ({name_some(ids)}): its first column holds their file names."
+            )
+        return (rows >= 0) & self.is_held_out[rows]
 
 
 def _only(key: Callable[[str], str], ids: Sequence[str]) -> dict[str, int]:
@@ -74,80 +106,146 @@ def _taken(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 
 def read_labels(path: str | Path) -> Labels:
-    """Reads a table in UTF-8 with a header, of at most 10 million rows; .tsv files are separated by tabs.
+    """Reads a table of at most 10 million rows, whose first column names the image and whose others are labels.
 
-    Raises UserError, with the line, for what is no such table and for an image that is there twice.
+    A CSV or TSV with a header in UTF-8, a Parquet file, or the attributes of CelebA as its authors wrote them, of which
+    -1 becomes 0. Raises UserError, with the line, for what is no such table and for an image that is there twice.
     """
     path = Path(path).expanduser()
-    check_file(path)
-    rows = _rows_of(path)
-    _, header = next(rows, (0, []))
-    names = header[1:]
-    if not names:
+    ids, columns = read_table(path)
+    if not columns:
         raise UserError(
             f"{path} has no column of labels: the first line names the columns, and the first is the image."
         )
-    if len(names) > MAX_COLUMNS or not all(names) or len(set(names)) < len(names):
-        raise UserError(
-            f"{path} must have up to {MAX_COLUMNS:,} columns, each with a name of its own, in its first line."
-        )
-    ids: dict[str, None] = {}
-    columns: list[list[str]] = [[] for _ in names]
-    for line, row in rows:
-        if len(row) != len(header):
-            raise UserError(f"{path} has {len(row)} values in line {line:,}, and {len(header)} names in its first.")
-        if not row[0] or row[0] in ids:
-            is_what = f"the image {shown(row[0])} for the second time" if row[0] else "no name of an image"
-            raise UserError(f"{path} has {is_what} in line {line:,}: give every image one line.")
-        if len(ids) == MAX_ROWS:
-            raise UserError(f"{path} has more than {MAX_ROWS:,} rows: leave out images that are not in the data set.")
-        ids[row[0]] = None
-        for column, value in zip(columns, row[1:], strict=True):
-            column.append(value)
     if not ids:
         raise UserError(f"{path} has the names of columns alone: give every image a line.")
-    return Labels(tuple(ids), {name: _typed(column) for name, column in zip(names, columns, strict=True)})
+    return Labels(ids, columns)
+
+
+def read_partition(path: str | Path) -> Partition:
+    """Reads which images are held out: a table as of labels, CelebA's `list_eval_partition.txt`, or one name a line.
+
+    Of a table it is the one column, or that of `PARTITION_COLUMNS`, which says `TRAINING` or `HELD_OUT`, in any case.
+    Images that are named alone are held out. Raises UserError for other values, with the image, and for no such file.
+    """
+    path = Path(path).expanduser()
+    ids, columns = read_list(path, TRAINING | HELD_OUT) or read_table(path)
+    if not ids:
+        raise UserError(f"{path} names no image: give every image that is held out a line.")
+    if not columns:
+        return Partition(ids, np.ones(len(ids), bool))
+    name = _partition_column(path, columns)
+    words = [_text(value).lower() for value in columns[name].tolist()]
+    _check_name(path, name, columns[name].dtype.kind == "O")
+    for image, word in zip(ids, words, strict=True):
+        if word not in TRAINING | HELD_OUT:
+            raise UserError(
+                f"{path} has {f'{shown(word)} as' if word else 'no'} {shown(name)} of {shown(image)}: training images "
+                f"are {', '.join(sorted(TRAINING))}, held-out ones {', '.join(sorted(HELD_OUT))}."
+            )
+    return Partition(ids, np.array([word in HELD_OUT for word in words], bool))
+
+
+def _partition_column(path: Path, columns: Mapping[str, np.ndarray]) -> str:
+    called_so = [name for name in columns if name.lower() in PARTITION_COLUMNS]
+    chosen = list(columns) if len(columns) == 1 else called_so
+    if len(chosen) != 1:
+        raise UserError(
+            f"{path} has {len(columns):,} columns ({name_some(columns)}), {len(called_so)} of which are called "
+            f"{', '.join(PARTITION_COLUMNS)}: one must be, to say which images are held out."
+        )
+    return chosen[0]
+
+
+def _check_name(path: Path, name: str, is_text: bool) -> None:
+    """Raises UserError where the first line names no columns, and where numbers would mean the opposite."""
+    # of numbers, a column called test is about that
+    if name in ("0", "1", "2") or (is_text and name.lower() in TRAINING | HELD_OUT):
+        raise UserError(f"{path} begins with an image, which would be left out: let the first line name the columns.")
+    if not is_text and "train" in name.lower():
+        raise UserError(
+            f"{path} has numbers as {shown(name)}, of which 1 would be held out: write train and test instead."
+        )
+
+
+def folder_labels(ids: Sequence[str]) -> dict[str, np.ndarray]:
+    """Returns as labels [N], called folder, the first folder that each image lies in.
+
+    Raises UserError where images lie in none, or all in one, which is no label.
+    """
+    loose = [name for name in ids if len(PurePath(name).parts) < 2]
+    if loose:
+        raise UserError(
+            f"{len(loose):,} of {len(ids):,} images lie in no folder ({name_some(loose)}): move each to that of its "
+            "class, or give a table of labels."
+        )
+    folders = [PurePath(name).parts[0] for name in ids]
+    if len(set(folders)) < 2:
+        raise UserError(
+            f"All {len(ids):,} images lie in {len(set(folders))} folder ({name_some(set(folders))}), which is no "
+            "label: give the folder above those of the classes, or a table of labels."
+        )
+    return {"folder": np.array(folders, object)}
+
+
+def notes(labels: Mapping[str, np.ndarray], table: Labels | None, ids: Sequence[str]) -> list[str]:
+    """Returns in sentences what to know of labels [N] of the images `ids`, from that table: what has no counterpart.
+
+    Images without labels, rows without image, classes without image, and labels that tell no images apart.
+    """
+    told = []
+    from_table = [values for name, values in labels.items() if table is None or name in table.columns]
+    bare = np.flatnonzero(~np.any([_is_known(values) for values in from_table], 0)) if from_table else []
+    if len(bare):
+        told.append(f"{len(bare):,} of {len(ids):,} images have no labels ({name_some(ids[i] for i in bare)}).")
+    unmatched = table.unmatched(ids) if table else []
+    if unmatched:
+        told.append(
+            f"{len(unmatched):,} of {len(table.ids):,} rows of labels are of none of the images "
+            f"({name_some(unmatched)})."
+        )
+    for name, values in labels.items() if table else ():
+        there, here = _classes(table.columns.get(name, np.empty(0))), _classes(values)
+        if there - here:
+            told.append(
+                f"{len(there - here):,} of {len(there):,} classes of {shown(name)} have no image "
+                f"({name_some(there - here)})."
+            )
+    return told + _constant(labels)
+
+
+def _constant(labels: Mapping[str, np.ndarray]) -> list[str]:
+    """Returns a sentence on labels without any value, and one on those of a single value."""
+    values = {name: set(column[_is_known(column)].tolist()) for name, column in labels.items()}
+    empty = [name for name, found in values.items() if not found]
+    constant = [f"{name}={_text(*found)}" for name, found in values.items() if len(found) == 1]
+    told = {"no value for any image": empty, "the same value for all images that have one": constant}
+    return [
+        f"{len(names):,} of {len(labels):,} labels have {what} ({name_some(names)})."
+        for what, names in told.items()
+        if names
+    ]
+
+
+def _is_known(values: np.ndarray) -> Bool[np.ndarray, "n"]:
+    if values.dtype.kind in "OU":
+        return np.array([value != "" for value in values], bool)
+    return ~np.isnan(values)
+
+
+def _classes(values: np.ndarray) -> set[str]:
+    """Returns the different values of text or whole numbers; none where they are too many or other numbers."""
+    found = set(values[_is_known(values)].tolist())
+    is_of_classes = all(isinstance(value, str) or float(value).is_integer() for value in found)
+    return set(map(_text, found)) if len(found) <= MOST_CLASSES and is_of_classes else set()
+
+
+def _text(value: Any) -> str:
+    """A column of whole numbers with missing ones is floating point, and means the same."""
+    return "" if value != value else str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def fingerprint(*splits: Mapping[str, np.ndarray]) -> str:
     """Returns a SHA-256 of the labels of some splits of a data set."""
     plain = [{name: values.tolist() for name, values in labels.items()} for labels in splits]
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
-
-
-def _rows_of(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yields the rows that are not blank, stripped, with the line that each ends in."""
-    with told(path), path.open("rb") as file:
-        reader = csv.reader(_lines(file, path), delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
-        try:
-            for row in reader:
-                if any(row):
-                    yield reader.line_num, [value.strip() for value in row]
-        except csv.Error as error:
-            raise UserError(f"{path} is no table of CSV: {shown(str(error))} in line {reader.line_num:,}.") from error
-
-
-def _lines(file: Any, path: Path) -> Iterator[str]:
-    number = 0
-    while content := file.readline(MAX_LINE_BYTES + 1):
-        number += 1
-        if len(content) > MAX_LINE_BYTES:
-            raise UserError(
-                f"{path} has more than {MAX_LINE_BYTES:,} bytes in line {number:,}: it is no table of labels."
-            )
-        try:
-            yield content.decode("utf-8-sig" if number == 1 else "utf-8")
-        except UnicodeDecodeError as error:
-            raise UserError(f"{path} is not text in UTF-8, first in line {number:,}: save it as that.") from error
-
-
-def _typed(column: list[str]) -> np.ndarray:
-    """Returns whole numbers where all are, floating point ones where all that are not missing are numbers, or text."""
-    is_text = any("_" in value for value in column)  # Python would read 1_0 as 10
-    for parse, dtype in () if is_text else ((int, np.int64), (lambda value: float(value or "nan"), np.float64)):
-        try:
-            return np.array([parse(value) for value in column], dtype)
-        except (ValueError, OverflowError):
-            continue
-    # as objects: an array of text takes for each the room of the longest
-    return np.array(column, object)
