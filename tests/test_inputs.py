@@ -6,10 +6,11 @@ import pytest
 from PIL import Image
 
 from diffae_jax.data.inputs import as_images
-from diffae_jax.data.transforms import to_float
+from diffae_jax.data.transforms import Transform, to_float
 from diffae_jax.errors import UserError
 
 SHAPE = (6, 8, 3)
+TRANSFORM = Transform(SHAPE)
 BYTES = np.random.default_rng(0).integers(0, 256, (3, *SHAPE), np.uint8)
 FLOATS = to_float(BYTES)
 
@@ -25,32 +26,32 @@ def folder(tmp_path):
 def test_files_folders_and_pictures_are_the_bytes_they_hold(folder):
     paths = [folder / f"{i}.png" for i in range(3)]
     for images in (folder, str(folder), paths, list(map(str, paths)), [Image.open(path) for path in paths]):
-        array, notes = as_images(images, SHAPE)
+        array, notes = as_images(images, TRANSFORM)
         np.testing.assert_array_equal(array, BYTES)
         assert array.dtype == np.uint8
         assert notes == []
     for image in (paths[1], str(paths[1]), Image.open(paths[1])):
-        np.testing.assert_array_equal(as_images(image, SHAPE)[0], BYTES[1:2])
+        np.testing.assert_array_equal(as_images(image, TRANSFORM)[0], BYTES[1:2])
 
 
 def test_arrays_of_bytes_and_floats_and_a_single_image():
-    array, notes = as_images(BYTES, SHAPE)
+    array, notes = as_images(BYTES, TRANSFORM)
     np.testing.assert_array_equal(array, BYTES)
     assert "from 0..255 to [-1, 1]" in notes[0]
     for floats in (FLOATS, FLOATS.astype(np.float64), jnp.asarray(FLOATS), FLOATS.tolist()):
-        array, notes = as_images(floats, SHAPE)
+        array, notes = as_images(floats, TRANSFORM)
         np.testing.assert_array_equal(array, FLOATS)
         assert (array.dtype, notes) == (np.float32, [])
-    assert as_images(jnp.asarray(FLOATS, jnp.bfloat16), SHAPE)[0].dtype == np.float32
-    np.testing.assert_array_equal(as_images(FLOATS[0], SHAPE)[0], FLOATS[:1])
+    assert as_images(jnp.asarray(FLOATS, jnp.bfloat16), TRANSFORM)[0].dtype == np.float32
+    np.testing.assert_array_equal(as_images(FLOATS[0], TRANSFORM)[0], FLOATS[:1])
 
 
 def test_what_loses_something_is_said(tmp_path):
     photo = Image.fromarray(BYTES[0]).resize((40, 30)).convert("RGBA")
-    array, (note,) = as_images([photo, Image.fromarray(BYTES[0])], SHAPE)
+    array, (note,) = as_images([photo, Image.fromarray(BYTES[0])], TRANSFORM)
     assert array.shape == (2, *SHAPE)
-    assert note == "1 of 2 images were converted, the first (a PIL image) from 40x30 RGBA to 8x6 in 3 channels."
-    (note,) = as_images((FLOATS + 1) / 2, SHAPE)[1]
+    assert note == "1 of 2 images were converted, the first (a PIL image) from 40x30 in 4 channels to 8x6 in 3 channels."
+    (note,) = as_images((FLOATS + 1) / 2, TRANSFORM)[1]
     assert "give 2 * images - 1" in note
 
 
@@ -103,14 +104,14 @@ def small(path):
 def test_what_is_no_image_is_told_in_one_sentence(images, message, tmp_path):
     images = images(tmp_path / "image.png") if callable(images) else images
     with pytest.raises(UserError, match=message):
-        as_images(images, SHAPE)
+        as_images(images, TRANSFORM)
 
 
 def test_files_hold_no_volumes_and_arrays_say_how_to_add_a_channel(tmp_path, folder):
     with pytest.raises(UserError, match=r"1, 3 or 4 channels.*give such images as arrays"):
-        as_images(folder, (4, 4, 4, 1))
+        as_images(folder, Transform((4, 4, 4, 1)))
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="holds no image files"):
-        as_images(tmp_path / "empty", SHAPE)
+        as_images(tmp_path / "empty", TRANSFORM)
     with pytest.raises(UserError, match=r"images\[..., None\]"):
-        as_images(np.zeros((3, 4, 4), np.float32), (4, 4, 1))
+        as_images(np.zeros((3, 4, 4), np.float32), Transform((4, 4, 1)))

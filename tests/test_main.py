@@ -21,7 +21,7 @@ from PIL import Image
 
 from diffae_jax.api import DiffAE
 from diffae_jax.data.latents import read_parts
-from diffae_jax.data.sources import digits
+from diffae_jax.data.formats.digits import digits
 from diffae_jax.data.transforms import to_float
 from diffae_jax.errors import UserError
 from diffae_jax.evaluation import results
@@ -438,7 +438,7 @@ def test_what_stops_one_process_stops_the_others(tmp_path):
     images.mkdir()
     for i in range(20):
         Image.new("L", (8, 8), 100).save(images / f"{i}.png")
-    processes = two_processes(tmp_path / "run", "--config.data.kind=folder", f"--config.data.path={images}")
+    processes = two_processes(tmp_path / "run", f"--config.data.path={images}")
     outputs = [finish(process, code=2, timeout=120) for process in processes]
     assert re.search(r"All 20 images have the same value in \d of the 8 dimensions of z", outputs[0])
     assert "Another process could not go on" in outputs[1]
@@ -482,7 +482,7 @@ def test_mended_mistake_is_accepted_in_the_same_folder(tmp_path):
 
 
 def test_other_images_are_refused(image_folder, tmp_path):
-    arguments = ["--config.data.kind=folder", "--stages=autoencoder"]
+    arguments = ["--stages=autoencoder"]
     finish(start(tmp_path / "run", *arguments, f"--config.data.path={image_folder}"))
     others = tmp_path / "others"
     shutil.copytree(image_folder, others)

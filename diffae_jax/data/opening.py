@@ -176,7 +176,7 @@ def _other(path: str, held_out: str, image_shape: tuple[int, ...]) -> Opened:
     folder = Path(base).expanduser()
     if folder.is_dir() and not (folder / tfds.INFO).exists():
         raise UserError(
-            f"data.held_out={shown(held_out)} is no subfolder of {path} with images, and no path, no table and no slice "
-            f"such as [:1000] either."
+            f"data.held_out={shown(held_out)} is no subfolder of {path} with images, and no path, table or slice such "
+            f"as [:1000] either."
         )
     return open_images(f"{base}#{held_out.removeprefix('#')}", image_shape)

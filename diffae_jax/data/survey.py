@@ -77,8 +77,8 @@ def check_types(found: Survey, intensity: tuple[float, float] | None) -> None:
     unknown = {dtype: count for dtype, count in found.types.items() if dtype not in KNOWN_TYPES}
     if intensity is None and unknown:
         raise UserError(
-            f"{sum(unknown.values()):,} images have values of {', '.join(sorted(unknown))}, where the others, or those that "
-            f"the model was trained on, have 8 bits: nothing tells their range, so give all of them as 8 or 16 bits."
+            f"{sum(unknown.values()):,} images have values of {', '.join(sorted(unknown))}, where those to train on have 8 "
+            f"bits: nothing tells their range, so give them as 8 or 16 bits, too."
         )
 
 
@@ -111,8 +111,8 @@ def refuse(found: Survey, total: int, remedy: str) -> None:
 def intensity_of(text: str, found: Survey) -> tuple[float, float] | None:
     """Returns the values that become -1 and 1 under data.intensity; None where images are uint8, or are made so.
 
-    By itself, 8 bits are taken as they are, and other values reach from the least to the greatest that was found, or over
-    the usual range that they fill. Raises UserError for a mixture of types whose range nothing tells.
+    Where nothing is given, 8 bits are taken as they are, and other values reach from the least to the greatest that was
+    found, or over the usual range that they fill. Raises UserError for a mixture of types whose range nothing tells.
     """
     given = parse_intensity(text)
     if given is not None:
@@ -189,7 +189,7 @@ def describe_labels(labels: Mapping[str, np.ndarray]) -> list[str]:
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """Returns what a run's record of its data says; nothing where there is none. Raises UserError where it is damaged."""
+    """Returns what a run's record of its data says; nothing where there is none. Raises UserError for a damaged one."""
     path = folder / RECORD
     record = read_json(path) if path.exists() else {}
     if not isinstance(record, dict):

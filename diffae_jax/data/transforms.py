@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 from diffae_jax.errors import UserError
 
 PIL_MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # by number of channels
-CROPS = {  # by name (see config): start and size of the part of every image that is used, or None: the centre, as large as fits
+CROPS = {  # by name: start and size of the part of every image that is used; None: the centre, as large as fits
     "center": None,
     "celeba": ((57, 25), (128, 128)),  # of the aligned 178x218 of CelebA, around (x 89, y 121): that of D2C
 }
@@ -65,8 +65,8 @@ class Transform:
             start, length = box
             if len(size) != len(start) or any(s + n > have for s, n, have in zip(start, length, size, strict=True)):
                 raise UserError(
-                    f"{name} is {told_size(size)} pixels and does not hold the crop {self.crop}, which is for aligned images "
-                    f"of 178x218: set --config.data.crop=center."
+                    f"{name} is {told_size(size)} pixels and does not hold the crop {self.crop}, which is for aligned "
+                    f"images of 178x218: set --config.data.crop=center."
                 )
             size = length
         if any(have < want for have, want in zip(size, wanted, strict=True)):
@@ -169,8 +169,8 @@ def check_channels(image: Shaped[np.ndarray, "*spatial c"], channels: int, name:
     is_picture = image.ndim == 3 and have in PIL_MODES and channels in PIL_MODES
     if have != channels and not (is_picture and (image.dtype == np.uint8 or (have, channels) == (1, 3))):
         raise UserError(
-            f"{name} has {have} channel{'s' * (have != 1)}, not {channels}: set --config.image_shape to what all images "
-            f"have, or remove it."
+            f"{name} has {have} channel{'s' * (have != 1)}, not {channels}: set --config.image_shape to what all "
+            f"images have, or remove it."
         )
 
 

@@ -63,7 +63,7 @@ def loss_given_z(
     return l_simple(lambda x_t, t: model(x_t, t, z, dropout_keys if train else None), x_0, t, eps, abar)
 
 
-def autoencoder_program(config: ConfigDict, mesh: Mesh, dtype: np.dtype = np.dtype(np.uint8)) -> Program:
+def autoencoder_program(config: ConfigDict, mesh: Mesh, dtype: type | np.dtype = np.uint8) -> Program:
     """Compiles the training step of a config, for images that come to the devices as that type."""
     precision = resolve_precision(config.train.precision)
     build = builder(config, precision)

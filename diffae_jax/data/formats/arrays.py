@@ -75,7 +75,12 @@ def open_arrays(path: Path, array: str, image_shape: tuple[int, ...]) -> tuple[A
             raise UserError(f"{path} has no array {shown(name)}; it has {name_some(found)}.")
         images = found[name]
         _check_images(path, name, images, image_shape)
-        beside = {key: a for key, a in found.items() if a.ndim == 1 and len(a) == len(images) <= MAX_LABEL_ROWS}
+        group = name.rpartition("/")[0]
+        beside = {  # in the same group, by their names there
+            key.rpartition("/")[2]: a
+            for key, a in found.items()
+            if key.rpartition("/")[0] == group and a.ndim == 1 and len(a) == len(images) <= MAX_LABEL_ROWS
+        }
         ids_name = next((key for key in beside if key.lower() in IDS and beside[key].dtype.kind in "SUOiu"), None)
         labels = {key: _label(np.asarray(a)) for key, a in beside.items() if key != ids_name and _is_label(a)}
         ids = _texts(beside[ids_name]) if ids_name else list(map(str, range(len(images))))
