@@ -11,7 +11,10 @@ from pathlib import Path
 from diffae_jax.arguments import Parser, checked, number, whole, within
 from diffae_jax.errors import UserError
 
-IMAGES = "a folder of image files, one image file, or the word digits: the 1,797 digits of scikit-learn"
+IMAGES = (
+    "a folder of image files or volumes, one of these, an npy, npz, HDF5, LMDB or TFDS data set, or the word digits: the "
+    "1,797 digits of scikit-learn"
+)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -94,7 +97,7 @@ def add_reconstruct(commands: argparse._SubParsersAction) -> None:
     )
     add_model(added)
     add_images(added)
-    add_out(added, "FOLDER", "gets a PNG for each image, under its own name")
+    add_out(added, "FOLDER", "gets a PNG for each image, under its own name; of volumes and signals an npy, too")
     add_steps(added)
     added.add_argument("--random-x-T", action="store_true", help="a random x_T in place of the image's own")
     add_seed(added)
@@ -129,7 +132,7 @@ def add_edit(commands: argparse._SubParsersAction) -> None:
     how = added.add_mutually_exclusive_group(required=True)
     how.add_argument("--strength", metavar="S", type=number, help="how far, in sqrt(D) deviations of z; or")
     how.add_argument("--to", metavar="P", type=number, help="the probability, or value, that the probe is to read")
-    add_out(added, "PATH", "a folder, or a .png with all images")
+    add_out(added, "PATH", "a folder, a .png with all images, or an .npy with all their values")
     add_steps(added)
 
 
@@ -147,7 +150,7 @@ def add_sample(commands: argparse._SubParsersAction) -> None:
     added.add_argument("--num", metavar="N", type=within(1, 100_000), default=16, help="images, by default 16")
     added.add_argument("--probe", metavar="NAME", help="images that have the attribute of this probe")
     added.add_argument("--negative", action="store_true", help="with --probe: images that do not")
-    add_out(added, "PATH", "a .png with all images in rows, or a folder")
+    add_out(added, "PATH", "a .png with all images in rows, an .npy with all their values, or a folder")
     add_steps(added)
     steps = checked("check_num_steps")
     added.add_argument("--latent-steps", metavar="N", type=steps, default=100, help="those of z, by default 100")

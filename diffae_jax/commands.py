@@ -31,6 +31,7 @@ from diffae_jax.models.functional import flatten
 from diffae_jax.training.logging import quantity, say
 from diffae_jax.training.program import keep_compiled_programs
 
+IMAGE_FILES = (".png", ".npy")  # that hold one image or several
 FILES_OF_WEIGHTS = ("inception", "alexnet", "lpips")  # arguments and settings of that name
 
 
@@ -67,15 +68,15 @@ def reconstruct(arguments: argparse.Namespace) -> None:
     outputs.check_free(arguments.out, (), folder=True, overwrite=arguments.overwrite)
     model = load(arguments.model)
     source = open_for(model, arguments.images)
-    names = outputs.picture_names(source.ids)
+    names = outputs.names_of(source.ids, model.image_shape)
     outputs.check_apart((arguments.out / name for name in names), source)
     decoded = model.reconstruct(images_of(source), arguments.steps, not arguments.random_x_T, arguments.seed)
-    outputs.write_pictures(arguments.out, names, decoded)
+    outputs.write_images(arguments.out, names, decoded, model.transform)
     kind = "random" if arguments.random_x_T else "inferred"
     errors, ratios = np.transpose([closeness(image, source[i]) for i, image in enumerate(decoded)])
     print(
         f"{len(decoded):,} images, {arguments.steps} steps, {kind} x_T: MSE {np.mean(errors):.2e}, "
-        f"PSNR {np.mean(ratios):.2f} dB (images in [0, 1])\nPictures: {shown(str(arguments.out))}"
+        f"PSNR {np.mean(ratios):.2f} dB (images in [0, 1])\nImages: {shown(str(arguments.out))}"
     )
 
 
@@ -90,12 +91,12 @@ def interpolate(arguments: argparse.Namespace) -> None:
     is_file = outputs.check_free(arguments.out, (".gif", ".png"), folder=True, overwrite=arguments.overwrite)
     model = load(arguments.model)
     sources = [open_for(model, path) for path in (arguments.first, arguments.second)]
-    names = [f"frame-{i:03d}.png" for i in range(arguments.frames)]
+    names = outputs.names_of([f"frame-{i:03d}" for i in range(arguments.frames)], model.image_shape)
     for source in sources:
         outputs.check_apart([arguments.out] if is_file else [arguments.out / name for name in names], source)
     frames = model.interpolate(*map(images_of, sources), arguments.frames, arguments.steps)
     if not is_file:
-        outputs.write_pictures(arguments.out, names, frames)
+        outputs.write_images(arguments.out, names, frames, model.transform)
     else:
         with told(arguments.out, "written"):
             if arguments.out.suffix.lower() == ".gif":
@@ -107,40 +108,41 @@ def interpolate(arguments: argparse.Namespace) -> None:
 
 def edit(arguments: argparse.Namespace) -> None:
     """Writes images with more or less of a probe's attribute."""
-    is_file = outputs.check_free(arguments.out, (".png",), folder=True, overwrite=arguments.overwrite)
+    is_file = outputs.check_free(arguments.out, IMAGE_FILES, folder=True, overwrite=arguments.overwrite)
     model = load(arguments.model)
     model.check_edit(arguments.probe, arguments.strength, arguments.to)
     source = open_for(model, arguments.images)
     if is_file:
-        outputs.check_number(len(source))
-    names = outputs.picture_names(source.ids)
+        outputs.check_number(arguments.out, len(source))
+    names = outputs.names_of(source.ids, model.image_shape)
     outputs.check_apart([arguments.out] if is_file else (arguments.out / name for name in names), source)
     edited = model.edit(images_of(source), arguments.probe, arguments.strength, arguments.steps, to=arguments.to)
-    write(arguments.out, is_file, names, edited)
+    write(model, arguments.out, is_file, names, edited)
 
 
 def sample(arguments: argparse.Namespace) -> None:
     """Writes new images, of a probe's attribute where one is named."""
     if arguments.negative and arguments.probe is None:
         raise UserError("--negative needs --probe: the attribute that the images are not to have.")
-    is_file = outputs.check_free(arguments.out, (".png",), folder=True, overwrite=arguments.overwrite)
+    is_file = outputs.check_free(arguments.out, IMAGE_FILES, folder=True, overwrite=arguments.overwrite)
     if is_file:
-        outputs.check_number(arguments.num)
+        outputs.check_number(arguments.out, arguments.num)
     model = load(arguments.model)
     steps = (arguments.steps, arguments.latent_steps)
     if arguments.probe is None:
         images = model.sample(arguments.num, arguments.seed, *steps)
     else:
         images = model.sample_class(arguments.num, arguments.probe, not arguments.negative, arguments.seed, *steps)
-    write(arguments.out, is_file, [f"sample-{i:05d}.png" for i in range(len(images))], images)
+    names = outputs.names_of([f"sample-{i:05d}" for i in range(len(images))], model.image_shape)
+    write(model, arguments.out, is_file, names, images)
 
 
-def write(out: Path, is_file: bool, names: list[str], images: Float[np.ndarray, "n *shape"]) -> None:
-    """Writes images as one picture, of several in rows, or each under its name below a folder; says where."""
+def write(model: DiffAE, out: Path, is_file: bool, names: list[str], images: Float[np.ndarray, "n *shape"]) -> None:
+    """Writes images as one file, or each under its name below a folder; says where."""
     if is_file:
-        outputs.write_picture(out, images)
+        outputs.write_image_file(out, images, model.transform)
     else:
-        outputs.write_pictures(out, names, images)
+        outputs.write_images(out, names, images, model.transform)
     print(f"{len(images):,} images: {shown(str(out))}")
 
 

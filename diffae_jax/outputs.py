@@ -14,12 +14,24 @@ from jaxtyping import Float
 from diffae_jax.data.formats.arrays import ArrayFile
 from diffae_jax.data.formats.files import file_paths
 from diffae_jax.data.sources import Prepared
+from diffae_jax.data.transforms import Transform
 from diffae_jax.errors import UserError, name_some
 from diffae_jax.evaluation.figures import save_grid, to_pil
 from diffae_jax.files import replacing, told
 
 MOST_IN_PICTURE = 1024  # images in the rows of one
-SUFFIXES_OF_FILES = (".csv", ".gif", ".jpeg", ".jpg", ".npz", ".parquet", ".png", ".tsv", ".webp")  # never of a folder
+SUFFIXES_OF_FILES = (
+    ".csv",
+    ".gif",
+    ".jpeg",
+    ".jpg",
+    ".npy",
+    ".npz",
+    ".parquet",
+    ".png",
+    ".tsv",
+    ".webp",
+)  # never of a folder
 
 
 def check_free(out: Path, suffixes: Sequence[str], *, folder: bool = False, overwrite: bool = False) -> bool:
@@ -44,9 +56,9 @@ def check_free(out: Path, suffixes: Sequence[str], *, folder: bool = False, over
     return is_file
 
 
-def check_number(num_images: int) -> None:
+def check_number(out: Path, num_images: int) -> None:
     """Raises UserError for more images than one picture may hold."""
-    if num_images > MOST_IN_PICTURE:
+    if out.suffix.lower() == ".png" and num_images > MOST_IN_PICTURE:
         raise UserError(f"A .png holds at most {MOST_IN_PICTURE:,} images, not {num_images:,}: give a folder as --out.")
 
 
@@ -71,16 +83,25 @@ def _file(path: Path) -> tuple[int, int]:
     return stat.st_dev, stat.st_ino
 
 
-def picture_names(ids: Sequence[str]) -> list[str]:
-    """Returns the name of a PNG for each image: its own with another suffix, behind its own where two would be one."""
+def are_pictures(image_shape: tuple[int, ...]) -> bool:
+    """Whether a PNG holds such images whole; of others it shows a part, and their values go to an npy."""
+    return len(image_shape) == 3 and image_shape[-1] in (1, 3)
+
+
+def names_of(ids: Sequence[str], image_shape: tuple[int, ...]) -> list[str]:
+    """Returns the name of a file for each image: its own with the suffix .png, or .npy where they are no pictures.
+
+    Where two would be one, the suffix comes behind the whole name. Raises UserError for ids that lead elsewhere.
+    """
+    suffix = ".png" if are_pictures(image_shape) else ".npy"
     outside = [name for name in ids if Path(name).is_absolute() or ".." in Path(name).parts]
     if outside:  # ids that a file supplied
         raise UserError(
             f"{len(outside):,} ids would lead out of the folder to write ({name_some(outside)}): rename them."
         )
-    names = [str(Path(name).with_suffix(".png")) for name in ids]
+    names = [str(Path(name.removesuffix(".gz")).with_suffix(suffix)) for name in ids]
     count = collections.Counter(names)
-    names = [f"{own}.png" if count[name] > 1 else name for own, name in zip(ids, names, strict=True)]
+    names = [f"{own}{suffix}" if count[name] > 1 else name for own, name in zip(ids, names, strict=True)]
     if len(set(names)) < len(names):
         twice = collections.Counter(names).most_common(1)[0][0]
         raise UserError(f"Two of the images would both be written as {twice}: rename one of them.")
@@ -108,19 +129,32 @@ def filling(folder: Path) -> Iterator[Path]:
                     (Path(parent) / name).replace(target / name)
 
 
-def write_pictures(folder: Path, names: Sequence[str], images: Float[np.ndarray, "n *shape"]) -> None:
-    """Writes images in [-1, 1] as PNG files, pixel for pixel, under these names below a folder."""
+def write_images(
+    folder: Path, names: Sequence[str], images: Float[np.ndarray, "n *shape"], transform: Transform
+) -> None:
+    """Writes images in [-1, 1] under these names below a folder: as PNG, pixel for pixel, or as npy.
+
+    An npy holds the values of the data [*spatial, C], and a PNG beside it shows a part: a slice, say.
+    """
     with filling(folder) as new:
-        for name, picture in zip(names, to_pil(images), strict=True):
+        for name, image, picture in zip(names, transform.restored(images), to_pil(images), strict=True):
             path = new / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            picture.save(path)
+            picture.save(path.with_suffix(".png"))
+            if path.suffix == ".npy":
+                np.save(path, image)
 
 
-def write_picture(out: Path, images: Float[np.ndarray, "n *shape"]) -> None:
-    """Writes one image pixel for pixel, and several in rows, as one PNG."""
+def write_image_file(out: Path, images: Float[np.ndarray, "n *shape"], transform: Transform) -> None:
+    """Writes images as one file: an npy of the values of the data [N, *spatial, C], or a PNG.
+
+    A PNG holds one image pixel for pixel, and several in rows.
+    """
     with told(out, "written"):
-        if len(images) > 1:
+        if out.suffix.lower() == ".npy":
+            with replacing(out) as scratch:
+                np.save(scratch, transform.restored(images))
+        elif len(images) > 1:
             save_grid(out, images)
         else:
             with replacing(out) as scratch:

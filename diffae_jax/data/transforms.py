@@ -50,6 +50,13 @@ class Transform:
         low, high = self.intensity
         return np.clip((image.astype(np.float32) - low) * (2 / (high - low)) - 1, -1, 1, dtype=np.float32)
 
+    def restored(self, images: Float[np.ndarray, "n *shape"]) -> Shaped[np.ndarray, "n *shape"]:
+        """Returns images in [-1, 1] in the values of the data: uint8, or float32 by the intensity."""
+        if self.intensity is None:
+            return to_uint8(images)
+        low, high = self.intensity
+        return ((images + 1) * ((high - low) / 2) + low).astype(np.float32)
+
     def check(self, image: Shaped[np.ndarray, "*spatial c"], name: str) -> None:
         """Raises UserError, with its name, for an image that is too small, of other channels or not finite."""
         self.check_size(image.shape[:-1], name)

@@ -68,7 +68,7 @@ def check_lpips_images(image_shape: tuple[int, ...]) -> None:
 
 def as_rgb(images: Shaped[Array, "n h w c"]) -> Float[Array, "n h w 3"]:
     """Returns pictures as RGB in [-1, 1]; grey ones three times over."""
-    images = inference.as_float(images)
+    images = to_float(images)
     return jnp.repeat(images, 3, axis=-1) if images.shape[-1] == 1 else images
 
 
@@ -84,7 +84,7 @@ def _lpips_distances(params: Params, images: Array, others: Array, *, graphdef: 
 
 @partial(jax.jit, static_argnames="graphdef")
 def _random_features(params: Params, images: Array, *, graphdef: nnx.GraphDef) -> Array:
-    return nnx.merge(graphdef, params)(inference.as_float(images))
+    return nnx.merge(graphdef, params)(to_float(images))
 
 
 def inception_features(params: Params, mesh: Mesh) -> Callable[[np.ndarray], Float[np.ndarray, "n 2048"]]:
@@ -153,12 +153,9 @@ def load_lpips(
 def principal_space(images: Shaped[np.ndarray, "n *shape"], num_components: int = 32) -> FeatureSpace:
     """The space of the first principal components of these images, of any rank, on the host; see `metrics`."""
 
-    def scaled(images):
-        return to_float(images)
-
-    components = metrics.principal_components(scaled(images), num_components)
-    dim = components(scaled(images[:1])).shape[1]
-    return _named(f"{dim} principal components", dim, lambda others: components(scaled(others)))
+    components = metrics.principal_components(to_float(images), num_components)
+    dim = components(to_float(images[:1])).shape[1]
+    return _named(f"{dim} principal components", dim, lambda others: components(to_float(others)))
 
 
 class RandomNetwork(nnx.Module):

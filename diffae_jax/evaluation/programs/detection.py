@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from diffae_jax.data.sources import Source, choose, read
+from diffae_jax.data.sources import Source, choose
 from diffae_jax.data.transforms import to_uint8
 from diffae_jax.evaluation.detector import detect, splits
 from diffae_jax.evaluation.intervals import share_figure
@@ -31,7 +31,7 @@ def calls(study: Study) -> int:
 
 def run(study: Study) -> Section:
     """Trains a small convolutional network on real and generated images for each number of steps, and tests it."""
-    real = read(*real_images(study))
+    real = to_uint8(as_float(*real_images(study)))  # all with 8 bits, for rounding must not tell them apart
     figures: list[Figure] = []
     for num_steps in study.settings.num_sample_steps:
 
@@ -51,6 +51,6 @@ def run(study: Study) -> Section:
 def _drawn(study: Study, num_steps: int, start: int, stop: int) -> Arrays:
     def compute() -> Arrays:
         drawn = study.model.sample(stop - start, study.seed, num_steps, num_steps, first=start)
-        return {"images": to_uint8(drawn)}  # real ones have 8 bits, and rounding must not tell them apart
+        return {"images": to_uint8(drawn)}
 
     return study.parts.keep(f"{NAME}-{num_steps}-{start:07d}", compute)
