@@ -17,8 +17,10 @@ import pytest
 from PIL import Image
 
 from diffae_jax import DiffAE, cli, commands, outputs
-from diffae_jax.data.transforms import to_float
-from diffae_jax.embedding import open_images
+from diffae_jax.data.opening import open_images
+from diffae_jax.data.sources import Prepared
+from diffae_jax.data.transforms import Transform, to_float
+from diffae_jax.embedding import open_for
 from diffae_jax.evaluation.figures import SMALLEST_GRID, image_grid, to_pil
 from diffae_jax.evaluation.metrics import mse
 from tests.models import random_model
@@ -51,7 +53,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def images_of(path="photos"):
-    source = open_images(path, (8, 8, 1))
+    source = Prepared(open_images(path, (8, 8, 1)).source, Transform((8, 8, 1)))
     return np.stack([source[i] for i in range(len(source))])
 
 
@@ -233,9 +235,9 @@ def test_probe_called_id_has_a_column_of_its_own(bundle, labelled):
     assert len(set(header)) == 4
 
 
-def test_images_are_given_as_paths_or_bytes_and_grids_are_made_of_bytes(folder):
-    assert commands.images_of(open_images("photos", (8, 8, 1))) == [Path("photos", name) for name in NAMES]
-    assert commands.images_of(open_images("digits", (8, 8, 1))).dtype == np.uint8
+def test_images_are_given_as_paths_or_bytes_and_grids_are_made_of_bytes(model, folder):
+    assert commands.images_of(open_for(model, "photos")) == [Path("photos", name) for name in NAMES]
+    assert commands.images_of(open_for(model, "digits")).dtype == np.uint8
     images = np.zeros((64, 128, 128, 3), np.float32)
     tracemalloc.start()
     image_grid(images)

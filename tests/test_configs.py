@@ -12,7 +12,7 @@ import pytest
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from diffae_jax.config import check, default, differing_keys, from_json
+from diffae_jax.config import check, default, differing_keys, format_intensity, from_json, parse_intensity
 from diffae_jax.diffusion.schedule import NUM_TIMESTEPS
 from diffae_jax.errors import UserError
 from diffae_jax.models import abstract_model
@@ -209,7 +209,7 @@ def changed(**changes):
         ("seed", 0, 1),
         ("train.learning_rate", 1e-4, 2e-4),
         ("train.batch_size", 128, 64),
-        ("data.kind", "folder", "digits"),
+        ("data.crop", "center", "celeba"),
         ("model.z_dim", 512, 64),
         ("image_shape", [128, 128, 3], [64, 64, 3]),
     ],
@@ -242,6 +242,38 @@ def test_differing_keys_ignores_what_changes_no_result_and_how_sequences_are_sto
     assert differing_keys(default().to_dict(), another_prior, also_free=("prior",)) == []
     stored = json.loads(json.dumps(default().to_dict()))
     assert differing_keys(stored, default().to_dict()) == []
+
+
+def test_key_that_means_nothing_any_more_is_left_out(tmp_path):
+    stored = default().to_dict()
+    stored["data"]["kind"] = "folder"
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    assert from_json(tmp_path / "config.json").to_dict() == default().to_dict()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", None),
+        ("0..4095", (0.0, 4095.0, False)),
+        ("-1000..3e3", (-1000.0, 3000.0, False)),
+        ("0.5%..99.5%", (0.5, 99.5, True)),
+    ],
+)
+def test_intensity_is_two_values_or_percentiles(text, expected):
+    assert parse_intensity(text) == expected
+    if expected and not expected[2]:
+        assert parse_intensity(format_intensity(expected[:2])) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["1", "..", "1..0", "1..1", "1%..2", "a..b", "0..nan", "0..inf", "-1%..5%", "1%..101%"]
+)
+def test_intensity_that_is_none_is_told(text):
+    config = default()
+    config.data.intensity = text
+    with pytest.raises(UserError, match=r"data\.intensity"):
+        check(config)
 
 
 def test_key_that_once_was_one_number_may_be_a_list_now(tmp_path):

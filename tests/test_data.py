@@ -8,8 +8,11 @@ import pytest
 from PIL import Image
 
 from diffae_jax.data.batches import on_devices, training_batches
-from diffae_jax.data.sources import Arrays, check_files, digits, folder, open_sources
-from diffae_jax.data.transforms import random_flip, resize_and_crop, to_float, to_uint8
+from diffae_jax.data.formats.digits import digits
+from diffae_jax.data.opening import open_images, open_splits
+from diffae_jax.data.sources import Arrays, Prepared
+from diffae_jax.data.survey import check_all
+from diffae_jax.data.transforms import Transform, random_flip, to_float, to_uint8
 from diffae_jax.errors import UserError
 from diffae_jax.training.sharding import split_batch
 
@@ -113,22 +116,21 @@ def photos(tmp_path):
     return tmp_path
 
 
+def prepared(path, image_shape=(16, 16, 3), **settings):
+    return Prepared(open_images(path, image_shape).source, Transform(image_shape, **settings))
+
+
+def split(path, share, image_shape=(16, 16, 3)):
+    return open_splits(str(path), image_shape, held_out_share=share)[1:]
+
+
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_folder_yields_every_image_resized_and_cropped(photos, channels):
-    training, held_out = folder(str(photos), (16, 16, channels), held_out_share=0.0)
-    assert (len(training), len(held_out)) == (12, 0)
-    assert {image.shape for image in training} == {(16, 16, channels)}
-    assert "more/d.bmp" in training.ids
-    check_files(training, show_progress=False)
-
-
-def test_resizing_keeps_the_centre_and_the_proportions():
-    wide = np.zeros((32, 64, 3), np.uint8)
-    wide[:, 8:56] = 200  # more than the central square, for filtering sees a little beyond the crop
-    image = resize_and_crop(Image.fromarray(wide), (16, 16, 3))
-    assert (image == 200).all()
-    averaged = resize_and_crop(Image.fromarray(np.tile([[0, 255], [255, 0]], (16, 16)).astype(np.uint8)), (8, 8, 1))
-    assert abs(averaged.astype(float) - 127.5).max() < 2, "resizing must not alias"
+    images = prepared(photos, (16, 16, channels))
+    assert len(images) == 12
+    assert {image.shape for image in images} == {(16, 16, channels)}
+    assert "more/d.bmp" in images.ids
+    check_all(images)
 
 
 def test_orientation_tag_is_applied(tmp_path):
@@ -137,32 +139,35 @@ def test_orientation_tag_is_applied(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 3  # the camera was upside down
     Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
-    (image,) = folder(str(tmp_path), (16, 16, 3), 0.0)[0]
+    (image,) = prepared(tmp_path)
     assert (image[:, 8:] == 255).all()
 
 
 def test_sixteen_bits_are_scaled_and_transparency_is_white(tmp_path):
     ramp = np.linspace(0, 65535, 256).round().astype(np.uint16).reshape(16, 16)
     Image.fromarray(ramp).save(tmp_path / "xray.png")
-    (image,) = folder(str(tmp_path), (16, 16, 1), 0.0)[0]
+    (image,) = prepared(tmp_path, (16, 16, 1))
     np.testing.assert_array_equal(image.ravel(), np.arange(256))
     clear = np.zeros((16, 16, 4), np.uint8)
     clear[:8, :, 3] = 255
     Image.fromarray(clear).save(tmp_path / "xray.png")
-    (image,) = folder(str(tmp_path), (16, 16, 3), 0.0)[0]
+    (image,) = prepared(tmp_path)
     assert (image[:8] == 0).all()
     assert (image[8:] == 255).all()
     Image.fromarray(np.ones((16, 16), np.float32)).save(tmp_path / "float.tif")
-    with pytest.raises(UserError, match=r"float.tif has pixels of 32 bits"):
-        check_files(folder(str(tmp_path), (16, 16, 1), 0.0)[0], show_progress=False)
+    with pytest.raises(UserError, match=r"1 images have values of float32.* give them as 8 or 16 bits"):
+        check_all(prepared(tmp_path, (16, 16, 1)))
+    with pytest.raises(UserError, match=r"float.tif has values of float32, whose range is not known"):
+        prepared(tmp_path, (16, 16, 1))[0]
+    assert (prepared(tmp_path, (16, 16, 1), intensity=(0.0, 2.0))[0] == 0).all()
 
 
 def test_held_out_images_stay_on_their_side_when_others_come(photos):
-    _, before = folder(str(photos), (16, 16, 3), held_out_share=0.5)
+    _, before = split(photos, 0.5)
     assert 0 < len(before) < 12
     for i in range(20, 40):
         Image.new("RGB", (16, 16)).save(photos / f"{i}.png")
-    training, after = folder(str(photos), (16, 16, 3), held_out_share=0.5)
+    training, after = split(photos, 0.5)
     assert set(before.ids) <= set(after.ids)
     assert len(training) + len(after) == 32
     assert not set(training.ids) & set(after.ids)
@@ -184,39 +189,41 @@ def test_held_out_images_stay_on_their_side_when_others_come(photos):
 )
 def test_bad_image_is_named_before_training(photos, damage, message):
     damage(photos)
-    training, _ = folder(str(photos), (16, 16, 3), held_out_share=0.0)
     with pytest.raises(UserError, match=message):
-        check_files(training, show_progress=False)
+        check_all(prepared(photos))
 
 
 def test_image_bomb_is_refused(tmp_path):
     Image.new("1", (20_000, 20_000)).save(tmp_path / "bomb.png")  # 400 million pixels in 50 kB
-    training, _ = folder(str(tmp_path), (16, 16, 3), held_out_share=0.0)
     with pytest.raises(UserError, match=r"bomb.png cannot be read"):
-        check_files(training, show_progress=False)
+        check_all(prepared(tmp_path))
+
+
+def test_several_bad_images_are_counted(photos):
+    for name in ("2.png", "5.png", "more/d.bmp"):
+        (photos / name).write_bytes(b"junk")
+    with pytest.raises(UserError, match=r"3 of 12 images cannot be used, the first: .*2.png cannot be read"):
+        check_all(prepared(photos))
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("path", "image_shape", "message"),
     [
-        (dict(path=""), "--config.data.path"),
-        (dict(path="/nowhere/to/be/found"), r"not a folder: give the folder of your images\.$"),
-        (dict(kind="digits", path=""), r"image_shape=\(8, 8, 1\)"),
-        (dict(kind="lmdb", path=""), '"folder" or "digits"'),
-        (dict(image_shape=(16, 16, 5), path="."), "1, 3 or 4 channels"),
-        (dict(image_shape=(16, 16, 16, 1), path="."), "1, 3 or 4 channels"),
+        ("", (16, 16, 3), "--config.data.path"),
+        ("/nowhere/to/be/found", (16, 16, 3), r"is missing: check the path\.$"),
+        ("digits", (16, 16, 3), r"image_shape=\(8, 8, 1\)"),
+        ("FOLDER", (16, 16, 5), "1, 3 or 4 channels"),
+        ("FOLDER", (16, 16, 16, 1), "1, 3 or 4 channels"),
     ],
     ids=str,
 )
-def test_data_that_cannot_be_opened_is_refused(settings, message):
+def test_data_that_cannot_be_opened_is_refused(photos, path, image_shape, message):
     with pytest.raises(UserError, match=message):
-        open_sources(**dict(kind="folder", image_shape=(16, 16, 3), held_out_share=0.0) | settings)
+        open_splits(path.replace("FOLDER", str(photos)), image_shape)
 
 
 def test_empty_folder_and_too_few_images_are_refused(tmp_path):
     with pytest.raises(UserError, match="holds no image files"):
-        folder(str(tmp_path), (16, 16, 3), held_out_share=0.0)
-    with pytest.raises(UserError, match=r"No images were named: give their folder\.$"):
-        folder("", (16, 16, 3), held_out_share=0.0)
+        prepared(tmp_path)
     with pytest.raises(UserError, match="20 training images are fewer than one batch of 21"):
         training_batches(NUMBERS, batch_size=21, seed=0)

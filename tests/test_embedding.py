@@ -14,9 +14,10 @@ import pytest
 from PIL import Image
 
 from diffae_jax import embedding
+from diffae_jax.data.opening import open_images
 from diffae_jax.data.sources import Arrays
 from diffae_jax.data.transforms import to_float
-from diffae_jax.embedding import embed, latents, open_images
+from diffae_jax.embedding import embed, latents, open_for
 from diffae_jax.errors import UserError
 from tests.models import random_model
 
@@ -107,7 +108,7 @@ def test_broken_image_is_met_before_the_first_part(model, tmp_path):
     content = (tmp_path / "1199.png").read_bytes()
     (tmp_path / "1199.png").write_bytes(content[:-20])
     with pytest.raises(UserError, match=r"1199\.png cannot be read as an image"):
-        embed(model, open_images(tmp_path, (8, 8, 1)), tmp_path / "z.npz")
+        embed(model, open_for(model, tmp_path), tmp_path / "z.npz")
     assert not list(tmp_path.glob("z.npz*"))
 
 
@@ -115,10 +116,10 @@ def test_images_are_a_folder_a_file_or_the_digits(tmp_path):
     (tmp_path / "a").mkdir()
     Image.new("L", (8, 8), 7).save(tmp_path / "a" / "b.png")
     for path, ids in ((tmp_path, ["a/b.png"]), (tmp_path / "a" / "b.png", ["b.png"])):
-        source = open_images(path, (8, 8, 1))
+        source = open_images(path, (8, 8, 1)).source
         assert source.ids == ids
         np.testing.assert_array_equal(source[0], np.full((8, 8, 1), 7))
-    digits = open_images("digits", (8, 8, 1))
+    digits = open_images("digits", (8, 8, 1)).source
     assert (len(digits), digits.ids[-1], len(digits.labels["digit"])) == (1797, "digit-1796", 1797)
     for path, shape, message in (
         (tmp_path / "no", (8, 8, 1), "no is missing"),
@@ -141,7 +142,7 @@ def test_latents_are_z_of_every_image_a_few_read_at_a_time(model, source, tmp_pa
     assert ranges == [(0, 1024), (1024, 2048), (2048, 2500)]
     Path(tmp_path, "bad.png").write_text("no image")
     with pytest.raises(UserError, match=r"bad\.png cannot be read as an image"):
-        latents(model, open_images(tmp_path, (8, 8, 1)))
+        latents(model, open_for(model, tmp_path))
     assert len(ranges) == 3
 
 

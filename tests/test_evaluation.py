@@ -20,8 +20,9 @@ from scipy.stats import norm
 from diffae_jax import DiffAE, cli, commands
 from diffae_jax.config import PROGRAMS as NAMES
 from diffae_jax.config import default
-from diffae_jax.data.sources import Arrays, Files
+from diffae_jax.data.sources import Arrays
 from diffae_jax.data.transforms import to_float, to_uint8
+from diffae_jax.embedding import open_for
 from diffae_jax.errors import UserError
 from diffae_jax.evaluation import claims, paper, results
 from diffae_jax.evaluation.detector import detect, splits
@@ -527,10 +528,7 @@ def test_overlap_with_training_images_is_told(model, tmp_path, capsys):
         (tmp_path / name).mkdir()
         for i, image in enumerate(source):
             Image.fromarray(image[..., 0]).save(tmp_path / name / f"{name}{i}.png")
-    files = [
-        Files(tmp_path / name, sorted(path.name for path in (tmp_path / name).iterdir()), (8, 8, 1))
-        for name in ("test", "training")
-    ]
+    files = [open_for(model, tmp_path / name) for name in ("test", "training")]
     evaluate(model, *files, settings(programs=("reconstruction",)), tmp_path / "files")
     assert "2 of the 6 images are training images, too (test0.png, test1.png)" in capsys.readouterr().out
 
@@ -539,9 +537,10 @@ def test_images_of_another_size_are_told(model, tmp_path, capsys):
     (tmp_path / "photos").mkdir()
     for i, size in enumerate(((8, 8), (20, 30))):
         Image.fromarray(RNG.integers(0, 256, size, np.uint8)).save(tmp_path / "photos" / f"{i}.png")
-    source = Files(tmp_path / "photos", ["0.png", "1.png"], (8, 8, 1))
-    evaluate(model, source, None, settings(programs=("reconstruction",)), tmp_path / "out")
-    assert "1 of the 2 images (1.png) are scaled to 8x8 and cropped." in capsys.readouterr().out
+    evaluate(
+        model, open_for(model, tmp_path / "photos"), None, settings(programs=("reconstruction",)), tmp_path / "out"
+    )
+    assert "1 of the 2 images are scaled to 8x8 and cropped." in capsys.readouterr().out
 
 
 def test_weights_that_are_not_finite_are_told(one_device, tmp_path):

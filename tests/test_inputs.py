@@ -50,7 +50,9 @@ def test_what_loses_something_is_said(tmp_path):
     photo = Image.fromarray(BYTES[0]).resize((40, 30)).convert("RGBA")
     array, (note,) = as_images([photo, Image.fromarray(BYTES[0])], TRANSFORM)
     assert array.shape == (2, *SHAPE)
-    assert note == "1 of 2 images were converted, the first (a PIL image) from 40x30 in 4 channels to 8x6 in 3 channels."
+    assert (
+        note == "1 of 2 images were converted, the first (a PIL image) from 40x30 in 4 channels to 8x6 in 3 channels."
+    )
     (note,) = as_images((FLOATS + 1) / 2, TRANSFORM)[1]
     assert "give 2 * images - 1" in note
 
@@ -92,8 +94,8 @@ def small(path):
         (np.array([None] * 3, object), "takes"),
         ([FLOATS[0], FLOATS[1, :3]], "no array of one shape"),
         (["x.png", 3], "one of type int"),
-        ("nowhere.png", "nowhere.png cannot be read as an image"),
-        ("null\0.png", "cannot be read as an image"),
+        ("nowhere.png", "nowhere.png is missing: check the path"),
+        ("null\0.png", "characters that no path may have"),
         (text, "cannot be read as an image"),
         (truncated, "cannot be read as an image"),
         (bomb, "cannot be read as an image.*exceeds"),

@@ -8,7 +8,7 @@ from PIL import Image
 
 from diffae_jax.data import tables
 from diffae_jax.data.labels import Labels, fingerprint, folder_labels, notes, read_labels
-from diffae_jax.data.sources import open_sources
+from diffae_jax.data.opening import open_splits
 from diffae_jax.errors import UserError
 from tests.test_bundle import assert_is_one_sentence
 
@@ -131,16 +131,16 @@ def test_images_of_a_folder_carry_their_labels_into_both_splits(tmp_path, table)
         Image.new("L", (8, 8), i).save(images / f"{i}.png")
     file = table("file,number,half\n" + "".join(f"{i},{i},{i / 2}\n" for i in range(19)))
     settings = dict(path=str(images), image_shape=(8, 8, 1), held_out_share=0.3)
-    splits = open_sources("folder", labels=str(file), **settings)
+    splits = open_splits(labels=str(file), **settings)[1:]
     assert 0 < len(splits[1]) < 20
     for source in splits:
         expected = [float(name.removesuffix(".png")) for name in source.ids]
         missing = np.equal(expected, 19)
         np.testing.assert_array_equal(source.labels["number"], np.where(missing, np.nan, expected))
         np.testing.assert_array_equal(source.labels["half"], np.where(missing, np.nan, np.divide(expected, 2)))
-    assert all(source.labels == {} for source in open_sources("folder", **settings))
+    assert all(source.labels == {} for source in open_splits(**settings)[1:])
     with pytest.raises(UserError, match=r"digits have labels of their own: leave out --config\.data\.labels"):
-        open_sources("digits", labels=str(file), **settings)
+        open_splits("digits", (8, 8, 1), labels=str(file))
 
 
 def test_the_first_folder_is_a_label():

@@ -20,8 +20,8 @@ from orbax.checkpoint import v1 as ocp
 from PIL import Image
 
 from diffae_jax.api import DiffAE
-from diffae_jax.data.latents import read_parts
 from diffae_jax.data.formats.digits import digits
+from diffae_jax.data.latents import read_parts
 from diffae_jax.data.transforms import to_float
 from diffae_jax.errors import UserError
 from diffae_jax.evaluation import results
@@ -506,9 +506,11 @@ def test_other_images_are_refused(image_folder, tmp_path):
         (["--config.train.batch_size=12"], 8, "A batch of 12 cannot be split over 8 devices"),
         (["--config.train.batch_size=2000"], 1, "1437 training images are fewer than one batch of 2000"),
         (["--config.model.base_channels=40"], 1, "40 channels cannot be split into 32 normalisation groups"),
-        (["--config.data.kind=folder"], 1, "--config.data.path=FOLDER"),
-        (["--config.data.kind=folder", "--config.data.path=/nowhere"], 1, "/nowhere is not a folder"),
-        (["--config.data.kind=folder", "--config.data.path=IMAGES", "--config.image_shape=(16, 16, 1)"], 1, "12x12"),
+        (["--config.data.path="], 1, "--config.data.path=PATH"),
+        (["--config.data.path=/nowhere"], 1, "/nowhere is missing"),
+        (["--config.data.path=IMAGES", "--config.image_shape=(16, 16, 1)"], 1, "20 of 20 images cannot be used"),
+        (["--config.data.path=IMAGES", "--config.data.crop=celeba"], 1, "does not hold the crop celeba"),
+        (["--config.data.intensity=1..0"], 1, "data.intensity is LOW..HIGH"),
         (["--stages=evaluation"], 1, "nor the folder of a trained run"),
         (["--workdir=/proc/nowhere"], 1, "cannot be written"),
         (["--num_processes=2"], 1, "go together"),
@@ -537,21 +539,21 @@ def test_folder_of_images_trains(image_folder, tmp_path):
     labels = tmp_path / "labels.csv"
     rows = [f"{i}.png,{i % 2},{i / 7},one" for i in range(20)]
     labels.write_text("\n".join(["file,odd,brightness,same", *rows, "21.png,0,0,one"]))
-    arguments = "--config.data.kind=folder", f"--config.data.path={image_folder}"
+    arguments = (f"--config.data.path={image_folder}",)
     output = finish(start(tmp_path, *arguments, f"--config.data.labels={labels}"))
-    assert f"1 rows of {labels} are of no image of the data set (21.png)." in output
+    assert "1 of 21 rows of labels are of none of the images (21.png)." in output
     assert re.search(r"  odd: binary, positive is '1', AUROC 0\.\d\d on 20 images", output)
     assert re.search(r"  brightness: continuous, R\^2 -?\d+\.\d\d on 20 images", output)
     assert "  no probe: The labels of same must be of two values at least, and all 20 are one." in output
     assert set(DiffAE.load(tmp_path / "bundle").probes) == {"odd", "brightness"}
-    assert "8x8x1, 20 to train on, 0 held out" in output
+    assert "Images: a folder of image files, 20 to train on, 0 held out.\nSizes: all 12x12; all become 8x8." in output
     assert "No images are held out" in output
     assert "Distances are to 10 of the images; 10 other real ones" in output
     assert "labels is left out: no images are held out from training." in output
     distances = results.read(tmp_path / "evaluation").section("sampling")
     assert distances.find("Frechet distance in random convolutions", "other real images").value > 0
     (tmp_path / "one").mkdir()
-    arguments = "--config.data.kind=folder", f"--config.data.path={image_folder}", "--config.data.held_out_share=0.05"
+    arguments = f"--config.data.path={image_folder}", "--config.data.held_out_share=0.05"
     output = finish(start(tmp_path / "one", *arguments))
     assert "19 to train on, 1 held out" in output
     assert "Too few real images to compare samples with: two sets of 2 or more are needed, not of 1 and 16." in output
@@ -561,5 +563,5 @@ def test_folder_of_images_trains(image_folder, tmp_path):
     shutil.rmtree(tmp_path / "evaluation")
     moved = tmp_path / "moved"
     shutil.copytree(image_folder, moved)
-    finish(start(tmp_path, "--config.data.kind=folder", f"--config.data.path={moved}", "--stages=evaluation"))
+    finish(start(tmp_path, f"--config.data.path={moved}", "--stages=evaluation"))
     assert (tmp_path / "evaluation" / "results.json").exists()

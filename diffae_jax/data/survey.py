@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,8 @@ def survey(images: Prepared, *, show_progress: bool = False, digests: bool = Fal
     found = Survey()
     num_values = max(16, SAMPLED_VALUES // max(1, len(images)))
     looks = each(lambda index: _look(images, index, num_values, digests), range(len(images)))
-    for index, look in enumerate(_shown(looks, len(images), show_progress)):
+    shown_looks = tqdm(looks, "checking images", len(images), unit=" images", disable=not show_progress, leave=False)
+    for index, look in enumerate(shown_looks):
         if isinstance(look, str):
             found.bad[images.ids[index]] = look
         else:
@@ -85,13 +86,9 @@ def check_types(found: Survey, intensity: tuple[float, float] | None) -> None:
     unknown = {dtype: count for dtype, count in found.types.items() if dtype not in KNOWN_TYPES}
     if intensity is None and unknown:
         raise UserError(
-            f"{sum(unknown.values()):,} images have values of {', '.join(sorted(unknown))}, where those to train on have 8 "
-            f"bits: nothing tells their range, so give them as 8 or 16 bits, too."
+            f"{sum(unknown.values()):,} images have values of {', '.join(sorted(unknown))}, and those to train on have "
+            f"8 bits: nothing tells their range, so give them as 8 or 16 bits, too."
         )
-
-
-def _shown(looks: Iterator[Any], total: int, show_progress: bool) -> Iterator[Any]:
-    return tqdm(looks, "checking images", total, unit=" images", disable=not show_progress, leave=False)
 
 
 def _look(images: Prepared, index: int, num_values: int, with_digest: bool) -> tuple | str:

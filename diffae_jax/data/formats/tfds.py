@@ -118,7 +118,9 @@ def _named(name: str) -> Any:
     try:
         builder = tfds.builder(name)
     except (tfds.core.DatasetNotFoundError, ValueError, AssertionError) as error:
-        raise UserError(f"{name} is neither a path nor the name of a data set of TensorFlow Datasets.") from error
+        raise UserError(
+            f"{name} is missing: it is no path, and no data set of TensorFlow Datasets is called so."
+        ) from error
     if not builder.is_prepared():
         raise UserError(f"{name} is not prepared in {builder.data_path}: {_how_to_prepare(name)}.")
     return builder
