@@ -240,7 +240,7 @@ def add_data(commands: argparse._SubParsersAction) -> None:
         "look at a data set, and say what training would see of it; exit code 1 where images cannot be used",
         "photos --out sheet.png",
         "photos --image-shape 128 128 3 --labels labels.csv --held-out-share 0.1",
-        "scans.h5#volumes --config configs/images.py --intensity 0.5%..99.5%",
+        "scans.h5#volumes --intensity=-1000..1000 --workers 8",
     )
     text = "a folder, an array file (npy, npz, HDF5), LMDB, a data set of TFDS, one image, or the word digits; a part "
     added.add_argument("path", metavar="PATH", help=f"{text}is named behind a #")
@@ -252,8 +252,8 @@ def add_data(commands: argparse._SubParsersAction) -> None:
     )
     added.add_argument("--config", metavar="FILE", help=text)
     added.add_argument("--crop", metavar="NAME", help="center or celeba")
-    text = "the values that become -1 and 1, as LOW..HIGH, or percentiles, as LOW%%..HIGH%%"
-    added.add_argument("--intensity", metavar="RANGE", help=text)
+    text = "the values that become -1 and 1, or percentiles, LOW%%..HIGH%%; a negative LOW needs --intensity=LOW..HIGH"
+    added.add_argument("--intensity", metavar="LOW..HIGH", help=text)
     text = "a table, the id or file name of each image first; or folders: the subfolder of each image"
     added.add_argument("--labels", metavar="TABLE", help=text)
     text = "what is kept from training: a split, a subfolder, [:1000], a table, or the path of other images"

@@ -1,12 +1,13 @@
 """Looks at a data set before anything is trained: what training would see, what it would refuse, and how fast it is."""
 
 import argparse
+import contextlib
 import functools
 import os
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +135,7 @@ def settings_of(arguments: argparse.Namespace) -> tuple[ConfigDict, ConfigDict]:
     check(config)
     if arguments.image_shape is None and arguments.config is None:
         config.image_shape = guess_image_shape(config.data.path, config.data.crop)
-        print(f"Shape: proposed by what most images have: {flag(config, 'image_shape')}")
+        print(f"Shape: none was given, so one is proposed: {flag(config, 'image_shape')}")
     return before, config
 
 
@@ -200,17 +201,21 @@ def throughput(images: Prepared, config: ConfigDict, speed: float) -> str:
     batches = training_batches(
         images, batch_size=batch_size, seed=config.seed, flip=config.data.flip, num_workers=num_workers
     )
-    for _ in range(1 + num_workers):  # each process begins with its imports
-        next(batches)
-    count, begun = 0, time.perf_counter()
-    while (seconds := time.perf_counter() - begun) < SECONDS:
-        count += len(next(batches)["image"])
-    seconds = time.perf_counter() - begun
+    with contextlib.closing(batches):  # an interrupted command leaves at once, and would leave its processes behind
+        rate = images_a_second(batches, 1 + num_workers)  # each process begins with its imports
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     by = f"{num_workers} processes" if num_workers else "threads"
-    return (
-        f"Throughput: {count / seconds:,.0f} images a second by {by}, {count / seconds / cores:,.0f} a core of {cores}."
-    )
+    return f"Throughput: {rate:,.0f} images a second by {by}, {rate / cores:,.0f} a core of {cores}."
+
+
+def images_a_second(batches: Iterator[dict[str, np.ndarray]], num_before: int) -> float:
+    """Measures batches for some seconds, after so many that are not counted."""
+    for _ in range(num_before):
+        next(batches)
+    count, begun = 0, time.perf_counter()
+    while time.perf_counter() - begun < SECONDS:
+        count += len(next(batches)["image"])
+    return count / (time.perf_counter() - begun)
 
 
 def write_sheet(out: Path, images: Prepared) -> None:

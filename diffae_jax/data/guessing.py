@@ -21,6 +21,7 @@ Shape = tuple[int, ...]  # [*spatial, C]
 NUM_HEADERS = 4096  # that are read at most
 NUM_READ = 16  # images, where there are no headers
 MOST_CHANNELS = 4  # as which an axis of an array is taken
+MOST_ELONGATED = 16  # times as long as wide is a picture, at most
 SMALLEST = 0.01  # the share of images that may be smaller: one icon among photographs is no reason for an icon's size
 LONGEST = {1: 4096, 2: 256, 3: 64}  # axis of a signal, picture or volume, for what one GPU trains in days
 ANY_PICTURE, ANY_VOLUME = (1, 1, 3), (1, 1, 1, 1)  # of whatever size
@@ -51,7 +52,7 @@ def guess_image_shape(path: str | os.PathLike, crop: str = "center") -> Shape:
             f"{path} has images of {told_size(size.tolist())}, too small to choose a size of 8 or more: give "
             f"--image-shape, as in --image-shape {' '.join(map(str, size.tolist()))} {channels}."
         )
-    size = np.maximum(size * min(1, LONGEST[rank] / size.max()), 8)
+    size = np.maximum(size * min(1.0, LONGEST[rank] / size.max()), 8.0)
     return (*map(_multiple, size.tolist()), channels)
 
 
@@ -111,7 +112,13 @@ def _shape_of_rows(path: Path, array: str) -> Shape:
 
 
 def _with_channels(shape: Shape) -> Shape:
-    """Returns the shape of an array as [*spatial, C]: a short axis at its end or its beginning is that of channels."""
+    """Returns the shape of an array as [*spatial, C]: a short axis at its end or its beginning is that of channels.
+
+    Of two axes, one that is short beside the other is, too: a signal has many channels more often than a picture so odd
+    a size.
+    """
+    if len(shape) == 2 and max(shape) >= MOST_ELONGATED * min(shape):
+        return max(shape), min(shape)
     if len(shape) > 1 and shape[-1] <= MOST_CHANNELS:
         return shape
     if len(shape) > 1 and shape[0] <= MOST_CHANNELS:

@@ -222,7 +222,8 @@ def describe_labels(labels: Mapping[str, np.ndarray]) -> list[str]:
         known = values[~missing]
         classes, counts = np.unique(known.astype(str) if known.dtype == object else known, return_counts=True)
         if len(classes) <= MAX_CLASSES:
-            told = ", ".join(f"{shown(str(value))} ({count:,})" for value, count in zip(classes, counts, strict=True))
+            names = map("{:g}".format, classes) if classes.dtype.kind == "f" else map(str, classes)
+            told = ", ".join(f"{shown(value)} ({count:,})" for value, count in zip(names, counts, strict=True))
         elif known.dtype == object:
             told = f"{len(classes):,} texts ({name_some(map(str, classes))})"
         else:
