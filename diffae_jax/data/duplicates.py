@@ -32,7 +32,7 @@ def describe_duplicates(groups: Sequence[Group]) -> list[str]:
     lines += [f"  and {len(groups) - MAX_GROUPS:,} more groups"] if len(groups) > MAX_GROUPS else []
     if across:
         seen = sum(is_held_out for group in across for _, is_held_out in group)
-        lines.append(f"{seen:,} held-out images are trained on, too, which flatters whatever is measured on them.")
+        lines.append(f"Held out, and trained on as well: {seen:,}, which flatters whatever is measured on them.")
     return lines
 
 
