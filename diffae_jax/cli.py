@@ -234,7 +234,44 @@ def add_import(commands: argparse._SubParsersAction) -> None:
     added.add_argument("--out", metavar="BUNDLE", type=Path, required=True, help="the folder to write")
 
 
+def add_data(commands: argparse._SubParsersAction) -> None:
+    """Adds the command data."""
+    added = command(
+        commands,
+        "data",
+        "data",
+        "look at a data set, and say what training would see of it; exit code 1 where images cannot be used",
+        "photos --out sheet.png",
+        "photos --image-shape 128 128 3 --labels labels.csv --held-out-share 0.1",
+        "scans.h5#volumes --intensity=-1000..1000 --workers 8",
+    )
+    text = "a folder, an array file (npy, npz, HDF5), LMDB, a data set of TFDS, one image, or the word digits; a part "
+    added.add_argument("path", metavar="PATH", help=f"{text}is named behind a #")
+    text = "height, width and channels, say; without it and --config, a shape is proposed"
+    sizes = within(1, 65_536)
+    added.add_argument("--image-shape", metavar="N", type=sizes, nargs="+", help=text)
+    text = (
+        "a config, FILE.py or FILE.py:VARIANT, or the config.json of a run; what follows is given in place of its own"
+    )
+    added.add_argument("--config", metavar="FILE", help=text)
+    added.add_argument("--crop", metavar="NAME", help="center or celeba")
+    text = "the values that become -1 and 1, or percentiles, LOW%%..HIGH%%; a negative LOW needs --intensity=LOW..HIGH"
+    added.add_argument("--intensity", metavar="LOW..HIGH", help=text)
+    text = "a table, the id or file name of each image first; or folders: the subfolder of each image"
+    added.add_argument("--labels", metavar="TABLE", help=text)
+    text = "what is kept from training: a split, a subfolder, [:1000], a table, or the path of other images"
+    added.add_argument("--held-out", metavar="PART", help=text)
+    text = "a share of the images to keep from training, by default 0.02, or that of the config"
+    added.add_argument("--held-out-share", metavar="SHARE", type=number, help=text)
+    text = "processes that read images, of which the speed is measured, by default 0: threads"
+    added.add_argument("--workers", metavar="N", type=within(0, 1024), help=text)
+    text = "a .png that gets up to 64 of the images as training would see them"
+    added.add_argument("--out", metavar="FILE", type=Path, help=text)
+    added.add_argument("--overwrite", action="store_true", help="write even where something is; never over an image")
+
+
 COMMANDS = (
+    add_data,
     add_info,
     add_encode,
     add_reconstruct,

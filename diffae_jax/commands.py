@@ -27,6 +27,7 @@ from diffae_jax.evaluation.metrics import mse, psnr
 from diffae_jax.evaluation.parts import INPUTS
 from diffae_jax.evaluation.results import REPORT, RESULTS
 from diffae_jax.files import read_json, told
+from diffae_jax.look import look
 from diffae_jax.models.functional import flatten
 from diffae_jax.training.logging import quantity, say
 from diffae_jax.training.program import keep_compiled_programs
@@ -44,6 +45,11 @@ def load(path: Path) -> DiffAE:
 def images_of(images: Prepared) -> Any:
     """Returns images as `DiffAE` takes them: files by their paths, for it says what it converted."""
     return file_paths(images) or read(images, range(len(images)))
+
+
+def data(arguments: argparse.Namespace) -> None:
+    """Says what training would see of a data set."""
+    look(arguments)
 
 
 def info(arguments: argparse.Namespace) -> None:

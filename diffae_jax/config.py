@@ -4,6 +4,7 @@ import importlib.util
 import math
 import numbers
 import re
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from ml_collections import ConfigDict
 
 from diffae_jax.diffusion.schedule import NUM_TIMESTEPS
 from diffae_jax.errors import UserError, name_some, shown
-from diffae_jax.files import read_json
+from diffae_jax.files import check_file, read_json
 
 # Keys that change no result, and the budget, which may be raised: a run may go on with other values of these.
 FREE_KEYS = (
@@ -301,6 +302,28 @@ def from_json(path: Path) -> ConfigDict:
     """
     config = default()
     _update(config, read_json(path), path)
+    return config
+
+
+def from_file(text: str) -> ConfigDict:
+    """Reads a config: a config.json, or, as FILE or FILE:VARIANT, what get_config returns in a file of Python.
+
+    Raises UserError where it is none; the values are not checked.
+    """
+    whole = Path(text).expanduser()
+    name, _, variant_name = (text, "", "") if whole.exists() else text.partition(":")
+    path = Path(name).expanduser()
+    check_file(path)
+    if path.suffix.lower() == ".json":
+        return from_json(path)
+    try:
+        config = runpy.run_path(str(path))["get_config"](*filter(None, [variant_name]))
+    except UserError:
+        raise
+    except Exception as error:  # a program of somebody else's, which may raise anything
+        raise UserError(f"{path} is not a config ({type(error).__name__}: {shown(str(error))}).") from error
+    if not isinstance(config, ConfigDict) or config.keys() != default().keys():
+        raise UserError(f"{path} is not a config: its get_config must return what config.default() does, changed.")
     return config
 
 

@@ -364,7 +364,7 @@ SETTINGS = dict(
 
 
 @pytest.mark.parametrize(
-    "command", ["info", "encode", "reconstruct", "interpolate", "edit", "sample", "probe", "import"]
+    "command", ["data", "info", "encode", "reconstruct", "interpolate", "edit", "sample", "probe", "import"]
 )
 def test_help_has_examples_that_parse(command, capsys):
     with pytest.raises(SystemExit) as stop:

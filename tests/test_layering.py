@@ -18,6 +18,7 @@ LAYERS = (
     ("cli", "demo"),
     ("commands", "arguments"),
     ("stages",),
+    ("look",),
     ("outputs",),
     ("evaluation",),
     ("embedding",),

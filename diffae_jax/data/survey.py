@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from diffae_jax.files import read_json
 RECORD = "data.json"  # in the folder of a run: what its images are, and how they are scaled
 SAMPLED_VALUES = 4_000_000  # of all images together, for percentiles
 MAX_CLASSES = 20  # that are listed with their counts
+MAX_SIZES = 8  # that are listed with their counts
 KNOWN_TYPES = {"uint8", "bool", "uint16"}  # which become 8 bits where not all are of 16
 
 
@@ -34,10 +36,13 @@ class Survey:
     high: float = -np.inf
     values: list[Float[np.ndarray, "_"]] = dataclasses.field(default_factory=list)  # a sample, where not uint8
     bad: dict[str, str] = dataclasses.field(default_factory=dict)  # by id
+    digests: dict[str, bytes] = dataclasses.field(default_factory=dict)  # of the pixels, by id, where asked for
 
-    def add(self, found: tuple) -> None:
+    def add(self, name: str, found: tuple) -> None:
         """Counts what `_look` found in an image."""
-        size, channels, dtype, low, high, values = found
+        size, channels, dtype, low, high, values, digest = found
+        if digest:
+            self.digests[name] = digest
         self.count += 1
         self.sizes[size] += 1
         self.channels[channels] += 1
@@ -47,17 +52,20 @@ class Survey:
             self.values.append(values)
 
 
-def survey(images: Prepared, *, show_progress: bool = False) -> Survey:
-    """Reads every image once, as it is before it is prepared; those that cannot be used are found."""
+def survey(images: Prepared, *, show_progress: bool = False, digests: bool = False) -> Survey:
+    """Reads every image once, as it is before it is prepared; those that cannot be used are found.
+
+    With `digests` the pixels are hashed, too, which tells duplicates.
+    """
     found = Survey()
     num_values = max(16, SAMPLED_VALUES // max(1, len(images)))
-    looks = each(lambda index: _look(images, index, num_values), range(len(images)))
+    looks = each(lambda index: _look(images, index, num_values, digests), range(len(images)))
     shown_looks = tqdm(looks, "checking images", len(images), unit=" images", disable=not show_progress, leave=False)
     for index, look in enumerate(shown_looks):
         if isinstance(look, str):
             found.bad[images.ids[index]] = look
         else:
-            found.add(look)
+            found.add(images.ids[index], look)
     return found
 
 
@@ -83,7 +91,7 @@ def check_types(found: Survey, intensity: tuple[float, float] | None) -> None:
         )
 
 
-def _look(images: Prepared, index: int, num_values: int) -> tuple | str:
+def _look(images: Prepared, index: int, num_values: int, with_digest: bool) -> tuple | str:
     """Returns what an image is, or what is wrong with it."""
     try:
         image = images.source[index]
@@ -94,7 +102,14 @@ def _look(images: Prepared, index: int, num_values: int) -> tuple | str:
     if image.dtype != np.uint8:
         flat = image.reshape(-1)
         values = flat[:: max(1, len(flat) // num_values)][:num_values].astype(np.float32)
-    return image.shape[:-1], image.shape[-1], str(image.dtype), float(image.min()), float(image.max()), values
+    digest = _digest(image) if with_digest else b""
+    return image.shape[:-1], image.shape[-1], str(image.dtype), float(image.min()), float(image.max()), values, digest
+
+
+def _digest(image: np.ndarray) -> bytes:
+    """Returns 16 bytes that tell an array from all others."""
+    kind = f"{image.shape} {image.dtype}".encode()
+    return hashlib.blake2b(np.ascontiguousarray(image), digest_size=16, key=hashlib.sha256(kind).digest()).digest()
 
 
 def refuse(found: Survey, total: int, remedy: str) -> None:
@@ -131,6 +146,11 @@ def intensity_of(text: str, found: Survey) -> tuple[float, float] | None:
     return likely_range(found.low, found.high)
 
 
+def describe_counts(kind: str, num_training: int, num_held_out: int) -> str:
+    """Returns how many images there are, in a sentence."""
+    return f"Images: {kind}, {num_training:,} to train on, {num_held_out:,} held out."
+
+
 def describe(found: Survey, transform: Transform) -> list[str]:
     """Returns what was found and what is made of it, in sentences."""
     *size, channels = transform.image_shape
@@ -165,9 +185,36 @@ def _sizes(sizes: Mapping[tuple[int, ...], int]) -> str:
     return f"{len(sizes):,}, from {least} to {most}, the most common {told_size(common)} ({count:,})"
 
 
+def list_sizes(found: Survey) -> list[str]:
+    """Returns a line for each of the most common sizes, or, where hardly two images share one, for ranges of them."""
+    if len(found.sizes) < 2:
+        return []
+    common = found.sizes.most_common(MAX_SIZES if len(found.sizes) <= MAX_SIZES else MAX_SIZES - 1)
+    others = found.count - sum(count for _, count in common)
+    if others > found.count / 2:
+        return _list_ranges(found.sizes)
+    lines = [f"  {told_size(size)}: {count:,}" for size, count in common]
+    return lines + ([f"  {len(found.sizes) - len(common):,} other sizes: {others:,}"] if others else [])
+
+
+def _list_ranges(sizes: Mapping[tuple[int, ...], int]) -> list[str]:
+    """Counts images by the shortest side, in ranges from one power of two to the next."""
+    shortest = collections.Counter()
+    for size, count in sizes.items():
+        shortest[min(size)] += count
+    last = max(shortest).bit_length()
+    ranges = collections.defaultdict(list)
+    for side in sorted(shortest):
+        ranges[max(side.bit_length(), last - MAX_SIZES + 1)].append(side)
+    return [
+        f"  shortest side from {sides[0]:,} to {sides[-1]:,}: {sum(shortest[side] for side in sides):,}"
+        for sides in ranges.values()
+    ]
+
+
 def describe_labels(labels: Mapping[str, np.ndarray]) -> list[str]:
-    """Returns what labels there are: the counts of classes, and the range of numbers."""
-    lines = []
+    """Returns what labels there are, in lines: the counts of classes, and the range of numbers."""
+    lines = [f"Labels: {len(labels)}." if labels else "Labels: none."]
     for name, values in labels.items():
         missing = (
             np.array([value == "" for value in values]) if values.dtype == object else np.isnan(values.astype(float))
@@ -175,7 +222,8 @@ def describe_labels(labels: Mapping[str, np.ndarray]) -> list[str]:
         known = values[~missing]
         classes, counts = np.unique(known.astype(str) if known.dtype == object else known, return_counts=True)
         if len(classes) <= MAX_CLASSES:
-            told = ", ".join(f"{shown(str(value))} ({count:,})" for value, count in zip(classes, counts, strict=True))
+            names = map("{:g}".format, classes) if classes.dtype.kind == "f" else map(str, classes)
+            told = ", ".join(f"{shown(value)} ({count:,})" for value, count in zip(names, counts, strict=True))
         elif known.dtype == object:
             told = f"{len(classes):,} texts ({name_some(map(str, classes))})"
         else:

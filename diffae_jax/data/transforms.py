@@ -113,16 +113,18 @@ def resize_and_crop(image: Shaped[np.ndarray, "*spatial c"], size: tuple[int, ..
     if image.shape[:-1] == size:
         return image
     scale = max(want / have for want, have in zip(size, image.shape[:-1], strict=True))
-    lengths = [want / scale for want in size]
+    # rounded, the part to scale may reach a hair beyond the image, which Pillow refuses
+    lengths = [min(want / scale, have) for want, have in zip(size, image.shape[:-1], strict=True)]
     starts = [(have - length) / 2 for have, length in zip(image.shape[:-1], lengths, strict=True)]
+    stops = [min(start + length, have) for start, length, have in zip(starts, lengths, image.shape[:-1], strict=True)]
     if image.ndim == 3 and image.dtype == np.uint8 and image.shape[-1] in PIL_MODES:
-        (top, left), (height, width) = starts, lengths
-        box = (left, top, left + width, top + height)
+        (top, left), (bottom, right) = starts, stops
+        box = (left, top, right, bottom)
         scaled = picture(image).resize((size[1], size[0]), Image.Resampling.LANCZOS, box)
         return np.asarray(scaled).reshape(*size, image.shape[-1])
     scaled = image.astype(np.float32)
-    for axis, (want, start, length) in enumerate(zip(size, starts, lengths, strict=True)):
-        scaled = _resize_axis(scaled, axis, want, start, start + length)
+    for axis, (want, start, stop) in enumerate(zip(size, starts, stops, strict=True)):
+        scaled = _resize_axis(scaled, axis, want, start, stop)
     return np.clip(np.round(scaled), 0, 255).astype(np.uint8) if image.dtype == np.uint8 else scaled
 
 

@@ -85,11 +85,9 @@ def autoencoder_program(config: ConfigDict, mesh: Mesh, dtype: type | np.dtype =
 
 def describe_images(config: ConfigDict, folder: Path, training: Source, held_out: Source) -> None:
     """Prints what was found in the images, and their labels."""
-    labels = training.labels
     for line in (
         *said_of(folder),
-        f"Labels: {len(labels)}." if labels else "Labels: none.",
-        *describe_labels(labels),
+        *describe_labels(training.labels),
         *notes_on_labels(config.data.labels, training, held_out),
     ):
         say(line)

@@ -12,7 +12,16 @@ from ml_collections import ConfigDict
 from diffae_jax.config import format_intensity
 from diffae_jax.data.opening import Opened, open_splits, transform_of
 from diffae_jax.data.sources import Prepared, Source, Subset, hash_of
-from diffae_jax.data.survey import RECORD, check_types, describe, intensity_of, read_record, refuse, survey
+from diffae_jax.data.survey import (
+    RECORD,
+    check_types,
+    describe,
+    describe_counts,
+    intensity_of,
+    read_record,
+    refuse,
+    survey,
+)
 from diffae_jax.data.transforms import Transform
 from diffae_jax.distributed import together
 from diffae_jax.errors import UserError, name_some
@@ -100,7 +109,7 @@ def _look(config: ConfigDict, opened: Opened, splits: Sequence[Source]) -> dict[
     intensity = intensity_of(config.data.intensity, training)
     check_types(held_out, intensity)
     said = [
-        f"Images: {opened.kind}, {training.count:,} to train on, {held_out.count:,} held out.",
+        describe_counts(opened.kind, training.count, held_out.count),
         *describe(training, Transform(shape.image_shape, shape.crop, intensity)),
     ]
     said += [f"Left out: {len(bad):,} images that cannot be used ({name_some(bad)})."] if bad else []
