@@ -6,6 +6,7 @@ What reads each format is in `formats`, and what recognises it in `opening`.
 import contextlib
 import dataclasses
 import hashlib
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -14,11 +15,13 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int, Shaped
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from diffae_jax.data.transforms import Transform, pixels_of
+from diffae_jax.data.transforms import PIL_MODES, Transform, pixels_of
 from diffae_jax.errors import UserError, name_some, shown
 
+MAX_IMAGES = 10_000_000  # of a source, and of a table
+MAX_VALUES = 2**30  # of an image
 NUM_SAMPLES = 64  # images that tell one data set from another, where a hash of all would take too long
 
 
@@ -88,10 +91,11 @@ class Given:
         """Returns an image. Raises UserError for what is none."""
         image = self.images[index]
         if isinstance(image, Image.Image):
-            return pixels_of(image)
+            with told_image(self.name(index)):
+                return pixels_of(image)
         try:
             array = np.asarray(image)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RuntimeError) as error:  # RuntimeError: tensors of PyTorch with gradients
             raise UserError(f"{self.name(index)} is no array ({shown(str(error))}).") from error
         return channels_last(array, self.image_shape, self.name(index))
 
@@ -210,27 +214,44 @@ def told_image(name: str | Path) -> Iterator[None]:
     """Turns what Pillow says about an image into a UserError with its name."""
     try:
         yield
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # decoders raise what they like for a damaged file
         raise UserError(f"{name} cannot be read as an image ({shown(str(error))}): repair or remove it.") from error
 
 
 def channels_last(
     image: Shaped[np.ndarray, "*any"], image_shape: tuple[int, ...], name: str
 ) -> Shaped[np.ndarray, "*spatial c"]:
-    """Returns an array as [*spatial, C]: one without channels gets one, and channels in front move to the end.
+    """Returns an array as [*spatial, C] in native byte order.
 
-    Raises UserError for an array of another rank, and for one that holds no numbers.
+    One without channels gets one, and channels in front move to the end: as many as are wanted, or as pictures have
+    where the last axis has as many as neither. Raises UserError for an array of another rank or beyond all measure, and
+    for one that holds no numbers.
     """
     check_numbers(image.dtype, name)
+    check_amount(1, image.shape, name)
+    image = image.astype(image.dtype.newbyteorder("="), copy=False)
     rank, channels = len(image_shape) - 1, image_shape[-1]
     if image.ndim == rank:
         return image[..., None]
     if image.ndim == rank + 1:
-        return np.moveaxis(image, 0, -1) if image.shape[0] == channels != image.shape[-1] else image
+        first, last = image.shape[0], image.shape[-1]
+        is_picture = rank == 2 and first in PIL_MODES and last not in PIL_MODES
+        return np.moveaxis(image, 0, -1) if last != channels and (first == channels or is_picture) else image
     raise UserError(
         f"{name} has the shape {image.shape}, where images of {rank} axes and channels are wanted "
         f"(--config.image_shape={image_shape})."
     )
+
+
+def check_amount(count: int, shape: Sequence[int], name: str) -> None:
+    """Raises UserError for more images, or larger ones, than can be: a damaged file may say anything."""
+    if count > MAX_IMAGES:
+        raise UserError(f"{name} says that it holds {count:,} images, more than the {MAX_IMAGES:,} that are read.")
+    values = math.prod(map(int, shape))
+    if values > MAX_VALUES:
+        raise UserError(f"{name} has {values:,} values an image, more than the {MAX_VALUES:,} that are read.")
 
 
 def check_numbers(dtype: np.dtype, name: str) -> None:

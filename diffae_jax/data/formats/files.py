@@ -4,19 +4,23 @@ import contextlib
 import dataclasses
 import importlib.util
 import os
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
+from jaxtyping import Shaped
 from PIL import Image
 
-from diffae_jax.data.sources import Source, channels_last, check_names, hash_of, told_image
+from diffae_jax.data.formats.npy import open_npy
+from diffae_jax.data.sources import Source, channels_last, check_amount, check_names, hash_of, told_image
 from diffae_jax.data.transforms import check_picture_shape, pixels_of
 from diffae_jax.errors import UserError, name_some, shown
+from diffae_jax.files import check_file
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "TIFF", "GIF", "PPM")  # not EPS: to read it is to run a program
 VOLUME_SUFFIXES = (*NIFTI_SUFFIXES, ".npy")
 
 
@@ -46,8 +50,7 @@ class Files:
 
     def fingerprint(self) -> str:
         """Returns a hash of the names and sizes of all files: a copy of a folder has that of the folder."""
-        sizes = (str(self.path(index).stat().st_size) for index in range(len(self)))
-        return hash_of(*(text for pair in zip(self.ids, sizes, strict=True) for text in pair))
+        return hash_of(*(text for i, name in enumerate(self.ids) for text in (name, _size(self.path(i)))))
 
 
 def read_file(path: Path, image_shape: tuple[int, ...]) -> np.ndarray:
@@ -55,45 +58,43 @@ def read_file(path: Path, image_shape: tuple[int, ...]) -> np.ndarray:
 
     Raises UserError, with the path, for a file that cannot be read or is of another rank.
     """
+    check_file(path)
     if has_suffix(path, VOLUME_SUFFIXES):
         return channels_last(_volume(path), image_shape, str(path))
-    with told_image(path), Image.open(path) as image:
+    return read_picture(path, str(path))
+
+
+def read_picture(file: Path | BinaryIO, name: str) -> Shaped[np.ndarray, "h w c"]:
+    """Returns the pixels of an encoded image, whatever its name says it is. Raises UserError where it is none."""
+    with told_image(name), Image.open(file, formats=FORMATS) as image:
         return pixels_of(image)
 
 
 def _volume(path: Path) -> np.ndarray:
-    if not has_suffix(path, NIFTI_SUFFIXES):
-        with told_volume(path):
-            return np.array(np.load(path, mmap_mode="r", allow_pickle=False))  # mapped: its size is checked first
+    with told_volume(path):
+        return np.array(open_npy(path).array()) if not has_suffix(path, NIFTI_SUFFIXES) else _nifti(path)
+
+
+def _nifti(path: Path) -> np.ndarray:
     if importlib.util.find_spec("nibabel") is None:
         raise UserError(f'{path} needs NiBabel: pip install "diffae_jax[nifti]".')
     import nibabel
-    from nibabel.filebasedimages import ImageFileError
-    from nibabel.spatialimages import HeaderDataError
 
-    with told_volume(path, ImageFileError, HeaderDataError):
-        volume = nibabel.as_closest_canonical(nibabel.load(path))  # so that all look the same way
-        values = np.asanyarray(volume.dataobj)
-    return values.astype(np.float32) if values.dtype.kind == "f" else values
+    volume = nibabel.load(path)
+    check_amount(1, volume.shape, str(path))  # before anything is unpacked
+    values = np.asanyarray(nibabel.as_closest_canonical(volume).dataobj)  # so that all look the same way
+    return values.astype(np.float32) if values.dtype.kind == "f" else np.array(values)
 
 
 @contextlib.contextmanager
-def told_volume(path: Path, *errors: type[Exception]) -> Iterator[None]:
-    """Turns what readers of arrays say of a damaged file, these errors too, into a UserError with its name."""
+def told_volume(name: str | Path) -> Iterator[None]:
+    """Turns what readers of arrays say of a damaged file into a UserError with its name."""
     try:
         yield
-    except (
-        OSError,
-        ValueError,
-        EOFError,
-        TypeError,
-        KeyError,
-        MemoryError,
-        OverflowError,
-        zlib.error,
-        *errors,
-    ) as error:
-        raise UserError(f"{path} cannot be read as an array ({shown(str(error))}): repair or remove it.") from error
+    except UserError:
+        raise
+    except Exception as error:  # they raise what they like for a damaged file
+        raise UserError(f"{name} cannot be read as an array ({shown(str(error))}): repair or remove it.") from error
 
 
 def file_paths(source: Source) -> list[Path]:
@@ -114,26 +115,52 @@ def open_folder(root: Path, image_shape: tuple[int, ...]) -> tuple[Files, list[s
 
     Raises UserError where there are none, and for names that are not UTF-8.
     """
-    names = sorted(
-        str((Path(parent) / name).relative_to(root))
-        for parent, _, names in os.walk(root)
-        for name in names
-        if has_suffix(name, (*IMAGE_SUFFIXES, *VOLUME_SUFFIXES))
-        and "/." not in f"/{(Path(parent) / name).relative_to(root)}"
-    )
+    names = sorted(_names_below(root))
     pictures = [name for name in names if has_suffix(name, IMAGE_SUFFIXES)]
     volumes = [name for name in names if has_suffix(name, VOLUME_SUFFIXES)]
     ids, others = (pictures, volumes) if pictures and len(image_shape) == 3 else (volumes, pictures)
-    if not ids and others:
+    if ids is pictures or (others and not ids):
         check_picture_shape(image_shape)
     if not ids:
         kinds = ", ".join((*IMAGE_SUFFIXES, *VOLUME_SUFFIXES))
-        raise UserError(f"{root} holds no image files ({kinds}), nor do the folders in it.")
-    if ids is pictures:
-        check_picture_shape(image_shape)
+        raise UserError(
+            f"{root} holds no image files ({kinds}), nor do the folders in it"
+            f"{f'; it holds {name_some(names)}' if names else ''}."
+        )
+    check_amount(len(ids), (), str(root))
     check_names(ids)
     left_out = f"{len(others):,} files of another kind are not read ({name_some(others)})."
     return Files(root, ids, tuple(image_shape)), [left_out] if others else []
+
+
+def _names_below(root: Path) -> Iterator[str]:
+    """Yields the paths of all files below a folder that are not hidden, relative to it.
+
+    Folders that links lead to are read, too, after the others and each once: links may lead in a circle.
+    """
+    seen: set[tuple[int, int]] = set()
+    waiting = [root]
+    while waiting:
+        for name, folders, names in os.walk(waiting.pop(0), onerror=_refuse_folder):
+            parent = Path(name)
+            stat = parent.stat()
+            place = (stat.st_dev, stat.st_ino)
+            folders[:] = () if place in seen else sorted(name for name in folders if not name.startswith("."))
+            if place in seen:
+                continue
+            seen.add(place)
+            waiting += [path for path in map(parent.joinpath, folders) if path.is_symlink()]
+            below = "" if parent == root else f"{parent.relative_to(root)}/"
+            yield from (below + name for name in names if not name.startswith("."))
+
+
+def _refuse_folder(error: OSError) -> None:
+    raise UserError(f"{error.filename} cannot be read ({error.strerror}): its images would be missing.") from error
+
+
+def _size(path: Path) -> str:
+    check_file(path)
+    return str(path.stat().st_size)
 
 
 def open_file(path: Path, image_shape: tuple[int, ...]) -> Files:

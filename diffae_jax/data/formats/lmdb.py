@@ -10,16 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from diffae_jax.data.sources import hash_of_samples, told_image
-from diffae_jax.data.transforms import check_picture_shape, pixels_of
+from diffae_jax.data.formats.files import read_picture
+from diffae_jax.data.sources import MAX_IMAGES, hash_of_samples
+from diffae_jax.data.transforms import check_picture_shape
 from diffae_jax.errors import UserError, shown
 
 DATA = "data.mdb"  # in a folder of LMDB
-KEY = re.compile(rb"(.*)-(\d+)")  # 5 digits in FFHQ and CelebA-HQ, 7 in CelebA, Horse and Bedroom
+KEY = re.compile(rb"(.*)-(\d{1,12})", re.S)  # 5 digits in FFHQ and CelebA-HQ, 7 in CelebA, Horse and Bedroom
 LENGTH = b"length"
-MAX_IMAGES = 10**9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,8 +43,7 @@ class OfficialLMDB:
             raise UserError(
                 f"{self.path} has no image {key}, though it says that it holds {len(self):,}: copy it anew."
             )
-        with told_image(self.name(index)), Image.open(io.BytesIO(content)) as image:
-            return pixels_of(image)
+        return read_picture(io.BytesIO(content), self.name(index))
 
     def key(self, index: int) -> str:
         """Returns under what an image is stored."""
@@ -73,7 +71,7 @@ def open_lmdb(path: Path, image_shape: tuple[int, ...]) -> OfficialLMDB:
                 f"{path} is not laid out as the official code does it: it has no {'length' if keys else 'images'}, "
                 f"but keys such as {_some_keys(transaction)}."
             )
-        if not re.fullmatch(rb"\d{1,9}", length):
+        if not re.fullmatch(rb"\d{1,9}", length) or int(length) > MAX_IMAGES:
             raise UserError(f"{path} is damaged: it has no number of images under length, but {shown(repr(length))}.")
         resolution, digits = min(keys, key=lambda key: _preference(key[0], wanted))
         count = int(length)
