@@ -12,8 +12,8 @@ from diffae_jax.arguments import Parser, checked, number, whole, within
 from diffae_jax.errors import UserError
 
 IMAGES = (
-    "a folder of image files or volumes, one of these, an npy, npz, HDF5, LMDB or TFDS data set, or the word digits: the "
-    "1,797 digits of scikit-learn"
+    "a folder of image files or volumes, one of these, an npy, npz, HDF5, LMDB or TFDS data set, or the word digits: "
+    "the 1,797 digits of scikit-learn"
 )
 
 

@@ -282,7 +282,7 @@ BAD = {
     "bomb": ("reconstruct BUNDLE bad/bomb.png --out new", r"bomb\.png cannot be read as an image"),
     "bomb in a folder": ("encode BUNDLE bad --out z.npz", r"bomb\.png cannot be read as an image"),
     "no z format": ("encode BUNDLE photos --out z.csv", r"z\.csv cannot be written: give .*\.npz or \.parquet"),
-    "no picture format": ("sample BUNDLE --out new.jpg", r"new\.jpg cannot be written: give .*\.png or \.npy or a folder"),
+    "no picture format": ("sample BUNDLE --out new.jpg", r"new\.jpg cannot be written: .*\.png or \.npy or a folder"),
     "place of the system": ("sample BUNDLE --out /proc/new/a.png", r"/proc/new/a\.png cannot be written"),
     "place in a file": ("sample BUNDLE --out photos/b.png/a.png", "cannot be written"),
     "taken file": ("sample BUNDLE --out photos/b.png", r"photos/b\.png is there already"),

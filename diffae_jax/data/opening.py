@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
@@ -117,7 +118,7 @@ def open_splits(
     labels: str = "",
     held_out: str = "",
     held_out_share: float = 0.0,
-    images: Sequence | None = None,
+    images: Any = None,
 ) -> tuple[Opened, Source, Source]:
     """Opens a data set, from a path or as a Python sequence, and returns it, its training and its held-out images.
 

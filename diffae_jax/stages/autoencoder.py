@@ -1,7 +1,6 @@
 """Stage 1: images -> semantic encoder and conditional UNet, trained together (Eq. 6)."""
 
 import contextlib
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -184,7 +183,7 @@ def reconstructions(
     return rows
 
 
-def run(config: ConfigDict, folder: Path, mesh: Mesh, images: Sequence | None = None) -> None:
+def run(config: ConfigDict, folder: Path, mesh: Mesh, images: Any = None) -> None:
     """Trains the autoencoder of a run folder, from where it stopped, and leaves its checkpoints and grids there.
 
     The images are those of the config's path, or those that are given.
@@ -200,13 +199,15 @@ def run(config: ConfigDict, folder: Path, mesh: Mesh, images: Sequence | None = 
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(contextlib.closing(Checkpoints(folder / "autoencoder" / "checkpoints")))
         first_step = checkpoints.latest or 0
-        if first_step >= intervals.num_steps:
+        is_finished = first_step >= intervals.num_steps
+        if not is_finished:  # before the images are read
+            refuse_to_train_under(folder, first_step, intervals.num_steps)
+            abstract_weights(config, mesh)  # refuses a model that cannot be built
+            check_batch_size("train.batch_size", batch_size, mesh.size, config.execution.num_microbatches)
+        training, held_out = open_data(config, folder, images)
+        if is_finished:
             say(f"autoencoder: finished, {first_step * batch_size:,} images seen.")
             return
-        refuse_to_train_under(folder, first_step, intervals.num_steps)
-        abstract_weights(config, mesh)  # refuses a model that cannot be built
-        check_batch_size("train.batch_size", batch_size, mesh.size, config.execution.num_microbatches)
-        training, held_out = open_data(config, folder, images)
         describe_images(config, folder, training, held_out)
         batches = training_batches(
             training,

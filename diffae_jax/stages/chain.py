@@ -1,8 +1,9 @@
 """The stages in their order."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
@@ -72,7 +73,7 @@ def run_stages(
     config: ConfigDict,
     workdir: str | None = None,
     stages: list[str] | None = None,
-    images: Sequence | None = None,  # arrays or PIL images, in place of what lies at config.data.path
+    images: Any = None,  # arrays or PIL images, in place of what lies at config.data.path
 ) -> None:
     """Runs the named stages, by default all, in a run folder. Raises UserError for a user's mistakes."""
     unknown = set(stages or ()) - STAGES.keys()

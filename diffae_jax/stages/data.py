@@ -33,7 +33,7 @@ FACTS = ("training", "held_out", "files")  # of the record: what tells one data 
 SETTINGS = ("image_shape", "data.crop", "data.intensity", "data.skip_bad")  # that the record depends on
 
 
-def open_data(config: ConfigDict, folder: Path, images: Sequence | None = None) -> tuple[Prepared, Prepared]:
+def open_data(config: ConfigDict, folder: Path, images: Any = None) -> tuple[Prepared, Prepared]:
     """Opens the training and held-out images of a config, from its path or as they are given.
 
     Once a run, before its first step, all of them are read: what cannot be used is met then, or left out where the

@@ -1,7 +1,7 @@
 """Stage 5: the paper's measurements of the trained model, as results.json, pictures and report.html."""
 
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -14,7 +14,7 @@ from diffae_jax.stages.data import open_data
 from diffae_jax.training.logging import last_speed, say
 
 
-def run(config: ConfigDict, folder: Path, mesh: Mesh, images: Sequence | None = None) -> None:
+def run(config: ConfigDict, folder: Path, mesh: Mesh, images: Any = None) -> None:
     """Measures a trained run by the programs of config.evaluation, on its held-out images; see `evaluate`."""
     training, held_out = open_data(config, folder, images)
     own, settings = folder / "evaluation", config.evaluation

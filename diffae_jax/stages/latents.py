@@ -1,7 +1,7 @@
 """Stage 2: images -> z of every image of the data set, by the averaged encoder, and their statistics (Sec. 4)."""
 
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -26,7 +26,7 @@ from diffae_jax.training.logging import duration, is_main_process, last_speed, s
 from diffae_jax.training.sharding import on_host
 
 
-def run(config: ConfigDict, folder: Path, mesh: Mesh, images: Sequence | None = None) -> None:
+def run(config: ConfigDict, folder: Path, mesh: Mesh, images: Any = None) -> None:
     """Encodes the training and the held-out images, without flips, part by part; parts that are there are kept.
 
     Each process encodes parts of its own on its own devices, so none waits for another until the statistics are taken.

@@ -25,7 +25,7 @@ from diffae_jax.training.logging import is_main_process, say
 from diffae_jax.training.sharding import on_host
 
 
-def run(config: ConfigDict, folder: Path, mesh: Mesh, images: Sequence | None = None) -> None:
+def run(config: ConfigDict, folder: Path, mesh: Mesh, images: Any = None) -> None:
     """Fits a probe of each label of the data set to z of the training images, and measures it on the held-out ones.
 
     Probes of other weights or labels are made anew. Raises UserError where there are no z.

@@ -20,7 +20,7 @@ from diffae_jax.files import check_file
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "TIFF", "GIF", "PPM")  # not EPS: to read it is to run a program
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")  # not EPS: to read it is to run a program
 VOLUME_SUFFIXES = (*NIFTI_SUFFIXES, ".npy")
 
 

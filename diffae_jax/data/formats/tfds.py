@@ -119,7 +119,7 @@ def _named(name: str) -> Any:
         builder = tfds.builder(name)
     except (tfds.core.DatasetNotFoundError, ValueError, AssertionError) as error:
         raise UserError(
-            f"{name} is missing: it is no path, and no data set of TensorFlow Datasets is called so."
+            f"{name} is missing: check the path; no data set of TensorFlow Datasets is called so either."
         ) from error
     if not builder.is_prepared():
         raise UserError(f"{name} is not prepared in {builder.data_path}: {_how_to_prepare(name)}.")
