@@ -32,6 +32,16 @@ def test_every_image_comes_once_an_epoch_and_epochs_differ():
     assert len({tuple(epoch) for epoch in epochs}) == 4
 
 
+@pytest.mark.parametrize("num_processes", [1, 4])
+def test_each_process_may_get_one_image_at_a_time(num_processes):
+    parts = [
+        batches_of(50, batch_size=num_processes, num_processes=num_processes, process_index=i)
+        for i in range(num_processes)
+    ]
+    order = [number for batch in zip(*parts, strict=True) for part in batch for number in part]
+    assert order == list(itertools.chain.from_iterable(batches_of(50 * num_processes // 8 + 1)))[: len(order)]
+
+
 def test_order_depends_on_the_seed_alone():
     assert batches_of(5) == batches_of(5)
     assert batches_of(5) != batches_of(5, seed=4)

@@ -18,6 +18,7 @@ from diffae_jax.data.transforms import random_flip
 from diffae_jax.errors import UserError
 
 PREFETCHED_BATCHES = 2  # on the devices beside the one in use
+MANY_IMAGES = 2**62  # that no training sees; Grain's own "for ever" is one too long for batches of one
 
 
 def training_batches(
@@ -41,7 +42,7 @@ def training_batches(
             f"{len(source)} training images are fewer than one batch of {batch_size}: "
             f"add images or set a smaller --config.train.batch_size."
         )
-    images = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
+    images = grain.MapDataset.source(source).seed(seed).shuffle().repeat(MANY_IMAGES // len(source))
     if flip:
         images = images.random_map(random_flip)
     parts = images.map(lambda image: {"image": image}).batch(batch_size // num_processes)
