@@ -9,8 +9,21 @@ HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "diffae_jax" / "__init__.py").read_text()).group(1)
 
 PARQUET = ["pyarrow>=18"]
+HDF5 = ["h5py>=3.11"]
+LMDB = ["lmdb>=1.5"]
+NIFTI = ["nibabel>=5.2"]
 BROWSER = ["playwright>=1.55", "brotli>=1.1"]  # which drives it, and unpacks it
-TEST = ["pytest>=8", "pytest-xdist>=3.6", "beartype>=0.20", "scikit-image>=0.25", *BROWSER, *PARQUET]
+TEST = [
+    "pytest>=8",
+    "pytest-xdist>=3.6",
+    "beartype>=0.20",
+    "scikit-image>=0.25",
+    *BROWSER,
+    *PARQUET,
+    *HDF5,
+    *LMDB,
+    *NIFTI,
+]
 
 setup(
     name="diffae_jax",
@@ -31,7 +44,7 @@ setup(
         "grain>=0.2.12",
         "ml-collections>=1.1",
         "clu>=0.0.12",
-        "tensorflow-datasets>=4.9.9",  # for its data sets, which are to come
+        "tensorflow-datasets>=4.9.9",  # reads what was prepared as array_record without TensorFlow
         "absl-py>=2.1",
         "scikit-learn>=1.5",
         "scipy>=1.13",
@@ -49,7 +62,10 @@ setup(
         "v100": ["jax[cuda12]>=0.10", "nvidia-cudnn-cu12==9.10.2.21"],
         "tpu": ["jax[tpu]>=0.10"],
         "tensorboard": ["tensorflow>=2.16"],  # brings tensorboard; clu writes its files through it
-        "parquet": PARQUET,  # z of a data set as a table
+        "parquet": PARQUET,  # tables of z and of labels
+        "hdf5": HDF5,  # images of every kind of file that this package does not read by itself
+        "lmdb": LMDB,
+        "nifti": NIFTI,
         "demo": ["gradio>=5"],  # for the web page, which is to come
         "test": TEST,
         "dev": [*TEST, "ruff>=0.14"],
