@@ -41,7 +41,7 @@ class Rows:
     def _places(self, ids: Sequence[str]) -> Int[np.ndarray, "n"]:
         """Returns the row of each image, or -1."""
         rows = np.full(len(ids), -1)
-        for key in (str, lambda name: PurePath(name).name, lambda name: PurePath(name).stem):
+        for key in (str, lambda name: PurePath(name).name, lambda name: PurePath(name.removesuffix(".gz")).stem):
             ours, theirs = _only(key, ids), _only(key, self.ids)
             for name in ours.keys() & theirs.keys():
                 if rows[ours[name]] < 0:
