@@ -127,7 +127,7 @@ def open_splits(
     hash of their ids, so an image stays on its side when others come or go. Raises UserError with what is wrong.
     """
     if images is not None:
-        opened = Opened(images if isinstance(images, Source) else Given(images, image_shape), "a sequence in memory")
+        opened = Opened(_given(images, image_shape), "a sequence in memory")
     elif not path:
         raise UserError("No images were named: give what holds them with --config.data.path=PATH.")
     else:
@@ -141,6 +141,17 @@ def open_splits(
         return opened, with_labels(opened.source, labels), with_labels(other.source, labels)
     source = with_labels(opened.source, labels)
     return opened, *(Subset(source, np.flatnonzero(rows)) for rows in (~is_held_out, is_held_out))
+
+
+def _given(images: Any, image_shape: tuple[int, ...]) -> Source:
+    if isinstance(images, Source):
+        return images
+    if not (hasattr(images, "__len__") and hasattr(images, "__getitem__")):
+        raise UserError(
+            f"The images are {shown(images)}, and must have a length and give an image for each number below it: "
+            f"list(images) does where they fit into memory."
+        )
+    return Given(images, image_shape)
 
 
 def _given_split(source: Source, path: str, held_out: str, share: float) -> Bool[np.ndarray, "n"] | None:

@@ -155,7 +155,7 @@ def duration(seconds: float) -> str:
     return f"{seconds} s"
 
 
-def quantity(value: float, unit: str) -> str:
+def quantity(value: float | int, unit: str) -> str:
     """Writes a number with a metric prefix: 1.41 G, 20.3 M."""
     for factor, prefix in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= factor:

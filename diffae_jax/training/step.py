@@ -20,7 +20,7 @@ Metrics = dict[str, Float[Array, "*steps"]]  # a number each; where a call takes
 StepFn = Callable[[TrainState, Any, Key[Array, ""]], tuple[TrainState, Metrics]]
 
 
-def sample_keys(key: Key[Array, ""], step: Array, num_samples: int) -> Key[Array, "{num_samples}"]:
+def sample_keys(key: Key[Array, ""], step: Array | int, num_samples: int) -> Key[Array, "{num_samples}"]:
     """Returns one key for each sample of the batch of a step."""
     step_key = jax.random.fold_in(key, step)
     return jax.vmap(jax.random.fold_in, (None, 0))(step_key, jnp.arange(num_samples))

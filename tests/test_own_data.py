@@ -1,0 +1,127 @@
+"""Every kind of data set, from its files to training: the same batches whatever reads them, and a few steps."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffae_jax.data.batches import training_batches
+from diffae_jax.errors import UserError
+from diffae_jax.stages import autoencoder
+from diffae_jax.stages.chain import run_stages
+from diffae_jax.stages.data import open_data
+from tests.data_sets import COUNT, MAKERS, pictures
+from tests.tiny import get_config
+
+BATCH = 16
+
+
+@pytest.fixture(scope="module")
+def data_sets(tmp_path_factory):
+    """The path of each data set, made when it is asked for."""
+    made = {}
+
+    def path(name):
+        if name not in made:
+            made[name] = MAKERS[name][0](tmp_path_factory.mktemp(name))
+        return made[name]
+
+    return path
+
+
+def config_of(name, path):
+    config = get_config()
+    config.image_shape, config.data.labels = MAKERS[name][1:]
+    config.data.update(path=str(path), flip=False)
+    config.train.num_images = 3 * BATCH
+    config.report.update(log_every=BATCH, grid_every=10**9, health_every=10**9)
+    return config
+
+
+def stream(images, count, **settings):
+    batches = training_batches(images, batch_size=BATCH, seed=3, flip=True, **settings)
+    return [batch["image"] for batch in itertools.islice(batches, count)]
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_batches_are_the_same_for_all_numbers_of_workers_and_processes(name, data_sets, tmp_path):
+    images, _ = open_data(config_of(name, data_sets(name)), tmp_path)
+    batches = stream(images, 4)
+    assert {batch.shape for batch in batches} == {(BATCH, *MAKERS[name][1])}
+    for num_workers in (1, 2):
+        np.testing.assert_array_equal(stream(images, 4, num_workers=num_workers), batches)
+    parts = [stream(images, 4, process_index=i, num_processes=2) for i in range(2)]
+    np.testing.assert_array_equal(np.concatenate(parts, axis=1), batches)
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_each_format_trains(name, data_sets, tmp_path, capsys, one_device):
+    config = config_of(name, data_sets(name))
+    autoencoder.run(config, tmp_path, one_device)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    losses = [row["loss"] for row in rows if "loss" in row]
+    assert len(losses) == 3
+    assert np.isfinite(losses).all()
+    said = capsys.readouterr().out
+    count = 1437 if name == "digits" else COUNT
+    assert f"{count:,} to train on" in said
+    if name in ("folder", "npz", "hdf5", "tfds"):
+        assert "(20)" in next(line for line in said.splitlines() if line.startswith(("  kind", "  folder"))), said
+
+
+@pytest.mark.parametrize("name", [name for name in MAKERS if name != "digits"])
+def test_networks_get_the_values_of_the_data(name, data_sets, tmp_path):
+    """Against the arrays that the files were made of, where their sizes are those of the images."""
+    images, _ = open_data(config_of(name, data_sets(name)), tmp_path)
+    first, second = (images[images.ids.index(name)] for name in (images.ids[0], images.ids[1]))
+    assert first.shape == MAKERS[name][1]
+    assert not np.array_equal(first, second)
+    if name in ("npy", "npz", "hdf5"):
+        np.testing.assert_array_equal(first, pictures(8, 8)[0])
+    if name == "tfds":  # which orders them by a hash of its own
+        assert {image.tobytes() for image in images} == {image.tobytes() for image in pictures(8, 8)}
+    if name == "signals":
+        values = pictures(24) / 100.0 - 0.7
+        low, high = values.min(), values.max()
+        expected = 2 * (values[0] - low) / (high - low) - 1
+        np.testing.assert_allclose(first, np.repeat(expected, 2, axis=-1), atol=1e-6)
+
+
+class Items:
+    """What PyTorch calls a data set: a length and items, and no more."""
+
+    def __len__(self):
+        return COUNT
+
+    def __getitem__(self, index):
+        return Image.fromarray(pictures(10, 10)[index, ..., 0])
+
+
+@pytest.mark.parametrize("images", [pictures(8, 8), list(pictures(10, 9)), Items()], ids=["array", "list", "items"])
+def test_python_sequences_train(images, tmp_path):
+    config = config_of("npy", "")
+    run_stages(config, str(tmp_path), ["autoencoder", "latents"], images=images)
+    assert json.loads((tmp_path / "data.json").read_text())["training"] == COUNT
+    sources, _ = open_data(config, tmp_path, images)
+    batches = stream(sources, 4)
+    for num_workers in (1, 2):
+        np.testing.assert_array_equal(stream(sources, 4, num_workers=num_workers), batches)
+
+
+def test_what_is_no_sequence_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"are a generator, and must have a length .* list\(images\)"):
+        open_data(config_of("npy", ""), tmp_path, (image for image in pictures(8, 8)))
+
+
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_order_after_every_position_is_the_rest_of_the_order(num_processes, data_sets, tmp_path):
+    images, _ = open_data(config_of("folder", data_sets("folder")), tmp_path)
+    total = 4 * COUNT // BATCH
+    settings = [dict(process_index=i, num_processes=num_processes) for i in range(num_processes)]
+    whole = [stream(images, total, **setting) for setting in settings]
+    for first_step in range(total):
+        for setting, expected in zip(settings, whole, strict=True):
+            rest = stream(images, total - first_step, first_step=first_step, **setting)
+            np.testing.assert_array_equal(rest, expected[first_step:])
