@@ -1,17 +1,20 @@
 """Every kind of data set, from its files to training: the same batches whatever reads them, and a few steps."""
 
 import itertools
-import json
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from diffae_jax.data.batches import training_batches
+from diffae_jax import DiffAE
+from diffae_jax.data.batches import on_devices, training_batches
+from diffae_jax.data.latents import read_parts
 from diffae_jax.errors import UserError
-from diffae_jax.stages import autoencoder
-from diffae_jax.stages.chain import run_stages
+from diffae_jax.stages import autoencoder, latents
 from diffae_jax.stages.data import open_data
+from diffae_jax.stages.run_folder import RunFolder
+from diffae_jax.training.program import run_key
+from diffae_jax.training.sharding import split_batch
 from tests.data_sets import COUNT, MAKERS, pictures
 from tests.tiny import get_config
 
@@ -36,7 +39,6 @@ def config_of(name, path):
     config.image_shape, config.data.labels = MAKERS[name][1:]
     config.data.update(path=str(path), flip=False)
     config.train.num_images = 3 * BATCH
-    config.report.update(log_every=BATCH, grid_every=10**9, health_every=10**9)
     return config
 
 
@@ -56,19 +58,37 @@ def test_batches_are_the_same_for_all_numbers_of_workers_and_processes(name, dat
     np.testing.assert_array_equal(np.concatenate(parts, axis=1), batches)
 
 
+@pytest.fixture(scope="module")
+def programs(one_device):
+    """Training steps of the tiny model, compiled once for each shape and type of images."""
+    compiled = {}
+
+    def program(config, dtype):
+        if (kind := (config.image_shape, dtype)) not in compiled:
+            compiled[kind] = autoencoder.autoencoder_program(config, one_device, dtype)
+        return compiled[kind]
+
+    return program
+
+
 @pytest.mark.parametrize("name", MAKERS)
-def test_each_format_trains(name, data_sets, tmp_path, capsys, one_device):
+def test_each_format_trains(name, data_sets, tmp_path, capsys, programs, one_device):
     config = config_of(name, data_sets(name))
-    autoencoder.run(config, tmp_path, one_device)
-    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    losses = [row["loss"] for row in rows if "loss" in row]
-    assert len(losses) == 3
+    images, held_out = open_data(config, tmp_path)
+    autoencoder.describe_images(config, tmp_path, images, held_out)
+    program, key = programs(config, images.transform.dtype), run_key(0, one_device)
+    state, losses = program.init(key), []
+    batches = training_batches(images, batch_size=BATCH, seed=0)
+    for batch in itertools.islice(on_devices(batches, split_batch(one_device)), 3):
+        state, metrics = program.step(state, batch, key)
+        losses.append(float(metrics["loss"]))
     assert np.isfinite(losses).all()
+    assert len(set(losses)) == 3
     said = capsys.readouterr().out
-    count = 1437 if name == "digits" else COUNT
-    assert f"{count:,} to train on" in said
+    assert f"{1437 if name == 'digits' else COUNT:,} to train on" in said
     if name in ("folder", "npz", "hdf5", "tfds"):
-        assert "(20)" in next(line for line in said.splitlines() if line.startswith(("  kind", "  folder"))), said
+        line = next(line for line in said.splitlines() if line.startswith(("  kind", "  folder")))
+        assert line.count("(20)") == 2
 
 
 @pytest.mark.parametrize("name", [name for name in MAKERS if name != "digits"])
@@ -89,25 +109,39 @@ def test_networks_get_the_values_of_the_data(name, data_sets, tmp_path):
         np.testing.assert_allclose(first, np.repeat(expected, 2, axis=-1), atol=1e-6)
 
 
-class Items:
+def items():
     """What PyTorch calls a data set: a length and items, and no more."""
+    grey = pictures(10, 10)[..., 0]
 
-    def __len__(self):
-        return COUNT
+    class Items:  # within a function, so that worker processes get it without importing this module
+        def __len__(self):
+            return COUNT
 
-    def __getitem__(self, index):
-        return Image.fromarray(pictures(10, 10)[index, ..., 0])
+        def __getitem__(self, index):
+            return Image.fromarray(grey[index])
+
+    return Items()
 
 
-@pytest.mark.parametrize("images", [pictures(8, 8), list(pictures(10, 9)), Items()], ids=["array", "list", "items"])
-def test_python_sequences_train(images, tmp_path):
-    config = config_of("npy", "")
-    run_stages(config, str(tmp_path), ["autoencoder", "latents"], images=images)
-    assert json.loads((tmp_path / "data.json").read_text())["training"] == COUNT
-    sources, _ = open_data(config, tmp_path, images)
+@pytest.mark.parametrize("images", [pictures(8, 8), list(pictures(10, 9)), items()], ids=["array", "list", "items"])
+def test_python_sequences_give_the_same_batches_to_workers(images, tmp_path):
+    sources, _ = open_data(config_of("npy", ""), tmp_path, images)
     batches = stream(sources, 4)
+    assert len(sources) == COUNT
+    assert sources[COUNT - 1].shape == (8, 8, 1)
     for num_workers in (1, 2):
         np.testing.assert_array_equal(stream(sources, 4, num_workers=num_workers), batches)
+
+
+def test_python_sequence_is_trained_on_and_encoded(tmp_path, capsys, one_device):
+    config = config_of("npy", "")
+    with RunFolder(tmp_path, config):
+        for stage in (autoencoder, latents):
+            stage.run(config, tmp_path, one_device, items())
+    assert f"Images: a sequence in memory, {COUNT} to train on, 0 held out." in capsys.readouterr().out
+    model = DiffAE.load(tmp_path, one_device)
+    z = np.concatenate([z for _, z in read_parts(tmp_path / "latents", "training")])
+    np.testing.assert_allclose(z, model.encode(list(map(items().__getitem__, range(COUNT)))), atol=1e-5)
 
 
 def test_what_is_no_sequence_is_refused(tmp_path):
