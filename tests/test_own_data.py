@@ -1,6 +1,10 @@
 """Every kind of data set, from its files to training: the same batches whatever reads them, and a few steps."""
 
 import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,9 +19,10 @@ from diffae_jax.stages.data import open_data
 from diffae_jax.stages.run_folder import RunFolder
 from diffae_jax.training.program import run_key
 from diffae_jax.training.sharding import split_batch
-from tests.data_sets import COUNT, MAKERS, pictures
+from tests.data_sets import COUNT, KINDS, MAKERS, nifti, pictures
 from tests.tiny import get_config
 
+ROOT = Path(__file__).parent.parent
 BATCH = 16
 
 
@@ -159,3 +164,43 @@ def test_order_after_every_position_is_the_rest_of_the_order(num_processes, data
         for setting, expected in zip(settings, whole, strict=True):
             rest = stream(images, total - first_step, first_step=first_step, **setting)
             np.testing.assert_array_equal(rest, expected[first_step:])
+
+
+COMMANDS = """
+encode BUNDLE SCANS --out z.npz
+reconstruct BUNDLE SCANS --steps 5 --out again
+sample BUNDLE --num 3 --steps 2 --out new.npy
+edit BUNDLE SCANS/scan00.nii.gz --probe light --strength 2 --steps 2 --out edited
+"""
+
+
+def test_volumes_are_trained_reconstructed_sampled_and_edited_by_the_same_commands(tmp_path):
+    scans = nifti(tmp_path)
+    rows = [f"scan{i:02d},{kind}" for i, kind in enumerate(KINDS)]
+    (tmp_path / "labels.csv").write_text("\n".join(["id,light", *rows]))
+    settings = dict(image_shape="(4, 4, 4, 1)", name="scans")
+    settings |= {"data.path": scans, "data.labels": tmp_path / "labels.csv", "data.flip": False}
+    settings |= {"data.held_out_share": 0.3, "train.num_images": 20 * BATCH}
+    arguments = [f"--config.{key}={value}" for key, value in settings.items()]
+    stages = "--stages=autoencoder,latents,prior,probes,export"
+    main = ["-m", "diffae_jax.main", f"--config={ROOT}/tests/tiny.py", "--workdir=run", stages, *arguments]
+    commands = [line.split() for line in COMMANDS.replace("BUNDLE", "run/bundle").replace("SCANS", "scans").split("\n")]
+    code = f"from diffae_jax import cli\nfor command in {commands[1:-1]}: cli.run(command)"
+    for call in (main, ["-c", code]):
+        environment = os.environ | {"XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
+        done = subprocess.run([sys.executable, *call], cwd=tmp_path, env=environment, text=True, capture_output=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+    with np.load(tmp_path / "z.npz") as codes:
+        assert codes["ids"].tolist() == [f"scan{i:02d}.nii.gz" for i in range(COUNT)]
+        assert codes["z"].shape == (COUNT, 8)
+    values = pictures(10, 10, 10).astype(np.float64) * 8 - 1000
+    again = np.stack([np.load(tmp_path / "again" / f"scan{i:02d}.npy") for i in range(COUNT)])
+    assert again.shape == (COUNT, 4, 4, 4, 1)
+    halves = again[..., 2:, :].mean((1, 2, 3, 4)) - again[..., :2, :].mean((1, 2, 3, 4))
+    assert halves[KINDS == 1].mean() > halves[KINDS == 0].mean() + 200  # of 800, in the units of the files
+    new = np.load(tmp_path / "new.npy")
+    assert new.shape == (3, 4, 4, 4, 1)
+    assert values.min() <= new.min() < new.max() <= values.max()
+    edited = np.load(tmp_path / "edited" / "scan00.npy")
+    assert (tmp_path / "edited" / "scan00.png").exists()
+    assert edited[..., 2:, :].mean() != again[0][..., 2:, :].mean()
