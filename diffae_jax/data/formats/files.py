@@ -5,8 +5,8 @@ import dataclasses
 import importlib.util
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from jaxtyping import Shaped
@@ -64,7 +64,7 @@ def read_file(path: Path, image_shape: tuple[int, ...]) -> np.ndarray:
     return read_picture(path, str(path))
 
 
-def read_picture(file: Path | BinaryIO, name: str) -> Shaped[np.ndarray, "h w c"]:
+def read_picture(file: Path | BytesIO, name: str) -> Shaped[np.ndarray, "h w c"]:
     """Returns the pixels of an encoded image, whatever its name says it is. Raises UserError where it is none."""
     with told_image(name), Image.open(file, formats=FORMATS) as image:
         return pixels_of(image)
