@@ -122,7 +122,7 @@ def resize_and_crop(image: Shaped[np.ndarray, "*spatial c"], size: tuple[int, ..
         box = (left, top, right, bottom)
         scaled = picture(image).resize((size[1], size[0]), Image.Resampling.LANCZOS, box)
         return np.asarray(scaled).reshape(*size, image.shape[-1])
-    scaled = image.astype(np.float32)
+    scaled = image.astype(np.float32, order="C")  # NIfTI has the first axis innermost, of which each axis took a copy
     for axis, (want, start, stop) in enumerate(zip(size, starts, stops, strict=True)):
         scaled = _resize_axis(scaled, axis, want, start, stop)
     return np.clip(np.round(scaled), 0, 255).astype(np.uint8) if image.dtype == np.uint8 else scaled
