@@ -275,7 +275,7 @@ def measure_all_steps(folder: Path) -> None:
     config = ffhq64.get_config()
     jpegs = write_folder(folder, crops(NUM_IMAGES, SIZE), ".jpg", format="JPEG", quality=90)
     faces = Prepared(open_images(jpegs, config.image_shape).source, Transform(config.image_shape))
-    measure_steps("configs/ffhq64.py", config, faces, 2, 2)
+    measure_steps("configs/ffhq64.py", config, faces, 1, 1)
 
 
 def main() -> None:
