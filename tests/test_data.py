@@ -1,13 +1,19 @@
 """Images from the digits and from folders, and their order."""
 
+import gc
+import io
 import itertools
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
+import lmdb
 import numpy as np
 import pytest
 from PIL import Image
 
 from diffae_jax.data.batches import on_devices, training_batches
+from diffae_jax.data.formats import lmdb as lmdb_format
 from diffae_jax.data.formats.digits import digits
 from diffae_jax.data.opening import open_images, open_splits
 from diffae_jax.data.sources import Arrays, Prepared
@@ -62,6 +68,45 @@ def test_worker_processes_change_nothing(num_workers):
     pairs = Arrays(np.arange(40, dtype=np.uint8).reshape(20, 1, 2, 1), [""] * 20)
     settings = dict(source=pairs, flip=True, first_step=2)
     assert batches_of(4, num_workers=num_workers, **settings) == batches_of(4, **settings)
+
+
+def encoded(number, size=(12, 10)):
+    file = io.BytesIO()
+    Image.fromarray(np.full((*size, 3), number, np.uint8)).save(file, format="PNG")
+    return file.getvalue()
+
+
+def test_threads_of_a_new_worker_process_open_lmdb_once(tmp_path):
+    with lmdb.open(str(tmp_path)) as environment, environment.begin(write=True) as transaction:
+        for i in range(20):
+            transaction.put(f"12-{i:05d}".encode(), encoded(i))
+        transaction.put(b"length", b"20")
+    source = Prepared(open_images(tmp_path, (4, 4, 3)).source, Transform((4, 4, 3)))
+    lmdb_format._environment.cache_clear()  # as in a process that has just begun
+    gc.collect()
+    together = threading.Barrier(8)
+
+    def first(index):
+        together.wait()
+        return source[index][0, 0, 0]
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(first, range(8))) == list(range(8))
+
+
+def test_batches_are_contiguous_bytes_and_no_image_is_read_twice_an_epoch():
+    class Counted(Arrays):
+        def __getitem__(self, index):
+            reads.append(index)
+            return super().__getitem__(index)
+
+    reads = []
+    photos = np.random.default_rng(0).integers(0, 256, (20, 12, 10, 3), np.uint8)
+    source = Prepared(Counted(photos, [str(i) for i in range(20)]), Transform((4, 4, 3)))
+    for batch in itertools.islice(training_batches(source, batch_size=4, seed=0, flip=True), 10):
+        assert batch["image"].dtype == np.uint8  # a quarter of what floats would take on the way to the devices
+        assert batch["image"].flags.c_contiguous
+    assert len(reads) <= 4 * (10 + 8)  # eight batches are read ahead
 
 
 def test_flips_mirror_half_of_the_images_anew_each_epoch_and_resume_exactly():

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Shaped, UInt8
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from diffae_jax.errors import UserError
 
@@ -122,7 +122,7 @@ def resize_and_crop(image: Shaped[np.ndarray, "*spatial c"], size: tuple[int, ..
         box = (left, top, right, bottom)
         scaled = picture(image).resize((size[1], size[0]), Image.Resampling.LANCZOS, box)
         return np.asarray(scaled).reshape(*size, image.shape[-1])
-    scaled = image.astype(np.float32)
+    scaled = image.astype(np.float32, order="C")  # NIfTI has the first axis innermost, of which each axis took a copy
     for axis, (want, start, stop) in enumerate(zip(size, starts, stops, strict=True)):
         scaled = _resize_axis(scaled, axis, want, start, stop)
     return np.clip(np.round(scaled), 0, 255).astype(np.uint8) if image.dtype == np.uint8 else scaled
@@ -146,11 +146,14 @@ def pixels_of(image: Image.Image) -> Shaped[np.ndarray, "h w c"]:
 
     They are uint8, or, where there are 16 or 32 bits, as they are; palettes become RGB or RGBA.
     """
-    image = ImageOps.exif_transpose(image)
+    image.load()
+    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # a copy even where there is nothing to turn
+        image = ImageOps.exif_transpose(image)
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         return np.asarray(image)[..., None]
     usual = "RGBA" if image.has_transparency_data else "L" if image.mode in ("1", "L") else "RGB"
-    return np.asarray(image.convert(usual)).reshape(image.height, image.width, -1)
+    usable = image if image.mode == usual else image.convert(usual)
+    return np.asarray(usable).reshape(image.height, image.width, -1)
 
 
 def with_channels(

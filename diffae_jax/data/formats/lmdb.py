@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import io
 import re
+import threading
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -19,6 +20,8 @@ from diffae_jax.errors import UserError, shown
 DATA = "data.mdb"  # in a folder of LMDB
 KEY = re.compile(rb"(.*)-(\d{1,12})", re.S)  # 5 digits in FFHQ and CelebA-HQ, 7 in CelebA, Horse and Bedroom
 LENGTH = b"length"
+
+_opening = threading.Lock()  # an environment may be open once a process, and threads of a worker begin together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +40,9 @@ class OfficialLMDB:
     def __getitem__(self, index: int) -> np.ndarray:
         """Returns one image in its own size. Raises UserError where it is missing or damaged."""
         key = self.key(index)
-        with _environment(self.path).begin() as transaction:
+        with _opening:
+            environment = _environment(self.path)
+        with environment.begin() as transaction:
             content = transaction.get(key.encode())
         if content is None:
             raise UserError(
@@ -61,7 +66,8 @@ class OfficialLMDB:
 def open_lmdb(path: Path, image_shape: tuple[int, ...]) -> OfficialLMDB:
     """Opens a folder or file of LMDB. Raises UserError where it is damaged, cut off or laid out in another way."""
     check_picture_shape(image_shape)
-    environment = _environment(path)
+    with _opening:
+        environment = _environment(path)
     with environment.begin() as transaction:
         length = transaction.get(LENGTH)
         keys = _first_keys(transaction)
@@ -111,7 +117,7 @@ def _preference(resolution: str, wanted: int) -> tuple[bool, int]:
     return size < wanted, abs(size - wanted)
 
 
-@cache  # an environment may be open once a process
+@cache  # under the lock alone
 def _environment(path: Path) -> Any:
     if importlib.util.find_spec("lmdb") is None:
         raise UserError(f'{path} needs LMDB: pip install "diffae_jax[lmdb]".')
