@@ -95,7 +95,8 @@ def look(arguments: argparse.Namespace) -> None:
     )
     shape = transform_of(config)
     begun = time.perf_counter()
-    found = [survey(Prepared(source, shape), show_progress=sys.stderr.isatty(), digests=True) for source in splits]
+    settings = dict(show_progress=sys.stderr.isatty(), digests=True, values="%" in config.data.intensity)
+    found = [survey(Prepared(source, shape), **settings) for source in splits]
     speed = sum(map(len, splits)) / (time.perf_counter() - begun)
     training = found[0]
     print(describe_counts(opened.kind, *(each.count for each in found)))
