@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from diffae_jax.config import parse_intensity
 from diffae_jax.data.formats import arrays, files, lmdb, tfds
 from diffae_jax.data.formats.digits import DIGITS_HELD_OUT, all_digits
+from diffae_jax.data.formats.npy import open_npy
 from diffae_jax.data.labels import folder_labels, notes, read_labels, read_partition
 from diffae_jax.data.sources import Given, Labelled, Source, Subset, hash_share
 from diffae_jax.data.transforms import Transform
@@ -24,7 +25,7 @@ DIGITS = "digits"  # in place of a path
 FOLDERS = "folders"  # in place of a table of labels: the folder of each image is its label
 ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar")
 TABLES = (".csv", ".tsv", ".txt", ".parquet")
-SLICE = re.compile(r"\[(-?\d*):(-?\d*)\]")
+SLICE = re.compile(r"\[(-?\d{1,18})?:(-?\d{1,18})?\]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,8 +88,7 @@ def _is_one_image(path: Path, image_shape: tuple[int, ...]) -> bool:
     """Whether an npy is a single image: of several there is one axis more. One of channels may be left out."""
     if path.suffix.lower() != ".npy":
         return False
-    with files.told_volume(path):
-        shape = np.load(path, mmap_mode="r", allow_pickle=False).shape
+    shape = open_npy(path).shape
     has_channels = len(shape) == len(image_shape) and image_shape[-1] == shape[-1] > 1
     return len(shape) < len(image_shape) or shape == image_shape or has_channels
 
@@ -173,7 +173,8 @@ def _other(path: str, held_out: str, image_shape: tuple[int, ...]) -> Opened:
     """Opens held-out images that are not among the others: another part of the same file or data set, or a path."""
     if held_out == DIGITS or Path(held_out).expanduser().exists():
         return open_images(held_out, image_shape)
-    base = path.rpartition("#")[0] or path
+    is_whole = "#" not in path or Path(path).expanduser().exists()
+    base = path if is_whole else path.rpartition("#")[0]
     folder = Path(base).expanduser()
     if folder.is_dir() and not (folder / tfds.INFO).exists():
         raise UserError(

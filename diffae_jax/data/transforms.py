@@ -148,7 +148,8 @@ def pixels_of(image: Image.Image) -> Shaped[np.ndarray, "h w c"]:
     """
     image = ImageOps.exif_transpose(image)
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return np.asarray(image)[..., None]
+        array = np.asarray(image)[..., None]
+        return array.astype(array.dtype.newbyteorder("="), copy=False)
     usual = "RGBA" if image.has_transparency_data else "L" if image.mode in ("1", "L") else "RGB"
     return np.asarray(image.convert(usual)).reshape(image.height, image.width, -1)
 

@@ -72,7 +72,11 @@ def read_picture(file: Path | BinaryIO, name: str) -> Shaped[np.ndarray, "h w c"
 
 def _volume(path: Path) -> np.ndarray:
     with told_volume(path):
-        return np.array(open_npy(path).array()) if not has_suffix(path, NIFTI_SUFFIXES) else _nifti(path)
+        if has_suffix(path, NIFTI_SUFFIXES):
+            return _nifti(path)
+        entry = open_npy(path)
+        check_amount(1, entry.shape, str(path))  # before it is read
+        return np.array(entry.array())
 
 
 def _nifti(path: Path) -> np.ndarray:

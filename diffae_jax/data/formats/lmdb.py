@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import io
 import re
+import threading
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -19,6 +20,8 @@ from diffae_jax.errors import UserError, shown
 DATA = "data.mdb"  # in a folder of LMDB
 KEY = re.compile(rb"(.*)-(\d{1,12})", re.S)  # 5 digits in FFHQ and CelebA-HQ, 7 in CelebA, Horse and Bedroom
 LENGTH = b"length"
+
+_opening = threading.Lock()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,20 +114,25 @@ def _preference(resolution: str, wanted: int) -> tuple[bool, int]:
     return size < wanted, abs(size - wanted)
 
 
-@cache  # an environment may be open once a process
 def _environment(path: Path) -> Any:
+    """Returns an open environment, whatever it is called: one may be open once a process."""
+    with _opening:  # or two threads would open it
+        return _opened((path / DATA if path.is_dir() else path).resolve())
+
+
+@cache
+def _opened(file: Path) -> Any:
     if importlib.util.find_spec("lmdb") is None:
-        raise UserError(f'{path} needs LMDB: pip install "diffae_jax[lmdb]".')
+        raise UserError(f'{file} needs LMDB: pip install "diffae_jax[lmdb]".')
     import lmdb
 
-    file = path / DATA if path.is_dir() else path
     try:
-        environment = lmdb.open(str(path), subdir=path.is_dir(), readonly=True, lock=False, readahead=False)
+        environment = lmdb.open(str(file), subdir=False, readonly=True, lock=False, readahead=False)
     except lmdb.Error as error:
-        raise UserError(f"{path} cannot be read as LMDB ({shown(str(error))}): copy it anew.") from error
+        raise UserError(f"{file} cannot be read as LMDB ({shown(str(error))}): copy it anew.") from error
     needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
     found = file.stat().st_size
     if found < needed:  # to read beyond the end would kill the process
         environment.close()
-        raise UserError(f"{path} has {found:,} of its {needed:,} bytes: it was cut off; copy it anew.")
+        raise UserError(f"{file} has {found:,} of its {needed:,} bytes: it was cut off; copy it anew.")
     return environment
