@@ -105,24 +105,26 @@ def make_tfds(path, images, **settings):
 def prepare_tfds(path, splits, features=None, examples=None, file_format="array_record", name="Made"):
     """Prepares a data set of TensorFlow Datasets without TensorFlow, from encoded images.
 
-    `examples(i, image)` returns the features of an image that are not "image".
+    `examples(i)` returns the features of image i that are not pictures.
     """
     import tensorflow_datasets as tfds
 
     made = {"image": tfds.features.Image(shape=(None, None, 3))} if features is None else features(tfds)
 
     def _info(self):
-        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(made))
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(made), disable_shuffling=True)
 
     def _split_generators(self, manager):
         return {split: self._generate_examples(images) for split, images in splits.items()}
 
     def _generate_examples(self, images):
         for i, image in enumerate(images):
-            yield i, ({"image": io.BytesIO(png(image))} | (examples(i, image) if examples else {}))
+            pictures = {name: io.BytesIO(png(image)) for name in made if isinstance(made[name], tfds.features.Image)}
+            yield i, pictures | (examples(i) if examples else {})
 
     body = dict(_info=_info, _split_generators=_split_generators, _generate_examples=_generate_examples)
-    kind = type(name, (tfds.core.GeneratorBasedBuilder,), body | {"VERSION": tfds.core.Version("1.0.0")})
+    with tfds.core.registered.skip_registration():
+        kind = type(name, (tfds.core.GeneratorBasedBuilder,), body | {"VERSION": tfds.core.Version("1.0.0")})
     builder = kind(data_dir=path, file_format=file_format)
     builder.download_and_prepare()
     return Path(builder.data_path)

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import resource
 import shutil
 import struct
 import subprocess
@@ -76,11 +77,6 @@ def made(tmp_path_factory):
     return make
 
 
-def shape_for(kind):
-    """Volumes as pictures would be read with that shape, too: a folder of both would have pictures."""
-    return SHAPE
-
-
 # --- what every format does --------------------------------------------------------------------------------------
 
 
@@ -132,8 +128,9 @@ def test_fingerprint_is_of_the_images_and_not_of_their_place(made, tmp_path, kin
     (shutil.copytree if made(kind).is_dir() else shutil.copy)(made(kind), copy.parent.mkdir(parents=True) or copy)
     assert opened(copy).fingerprint() == fingerprint
     changed = IMAGES.copy()
-    changed[5] = changed[5] // 2 if kind == "folder" else changed[5]
-    changed[5, 0, 0, 0] += kind != "folder"  # of files names and sizes count
+    changed[5, 0, 0, 0] += 1
+    if kind == "folder":  # of files names and sizes count
+        changed[5] = 0
     if kind not in ("volumes", "NIfTI"):
         assert opened(MAKERS[kind](tmp_path, changed)).fingerprint() != fingerprint
     (tmp_path / "fewer").mkdir()
@@ -320,8 +317,7 @@ def test_picture_that_was_cut_off_is_told(tmp_path, name, share):
 
 
 def test_names_that_are_not_utf8_are_told(tmp_path):
-    with open(os.fsencode(tmp_path) + b"/caf\xe9.png", "wb") as file:
-        file.write(png(noise(8, 8, 3)))
+    (tmp_path / "caf\udce9.png").write_bytes(png(noise(8, 8, 3)))
     (tmp_path / "caf\u00e9.png").write_bytes(png(noise(8, 8, 3)))
     is_refused(tmp_path, r"1 of 2 images have names that are not UTF-8 \(caf\\udce9.png\): rename them")
     is_refused(tmp_path / "caf\udce9.png", "not UTF-8")
@@ -351,18 +347,13 @@ def test_arrays_stay_on_the_disk(tmp_path, kind, dtype, order):
 
 
 def test_array_larger_than_memory_is_read_in_a_moment(tmp_path):
-    shape = (4_000_000, 64, 64, 3)  # 49 GB, of which the disk holds nothing
+    shape = (60_000, 512, 512, 3)  # 47 GB, of which the disk holds nothing
     with (tmp_path / "a.npy").open("wb") as file:
         np.lib.format.write_array_header_1_0(file, dict(descr="|u1", fortran_order=False, shape=shape))
         file.truncate(file.tell() + int(np.prod(shape)))
-    source = opened(tmp_path / "a.npy", (64, 64, 3))
+    source = opened(tmp_path / "a.npy", shape[1:])
     assert len(source) == shape[0]
     assert not source[shape[0] - 1].any()
-    is_refused_packed = tmp_path / "a.npz"
-    with zipfile.ZipFile(is_refused_packed, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("a.npy", "w") as file:
-        np.lib.format.write_array_header_1_0(file, dict(descr="|u1", fortran_order=False, shape=(1000, 64, 64, 3)))
-        file.write(bytes(1000 * 64 * 64 * 3))
-    assert not opened(is_refused_packed, (64, 64, 3))[999].any()
 
 
 def test_packed_array_that_memory_does_not_hold_is_told(tmp_path, monkeypatch):
@@ -388,7 +379,6 @@ def test_python_objects_are_not_executed(tmp_path, monkeypatch, name):
         is_refused(f"{tmp_path / name}#arr_0", "holds values of object, not numbers")
         np.savez(tmp_path / name, images=IMAGES, ids=np.array([Hostile()] * COUNT, object))
         assert opened(tmp_path / name).ids[0] == "0"
-    is_told(lambda: arrays_of(tmp_path / "b.npy"), "") if (tmp_path / "b.npy").exists() else None
     np.save(tmp_path / "b.npy", np.array([Hostile()], object))
     is_told(lambda: arrays_of(tmp_path / "b.npy")[""].array(), "b.npy holds Python objects, which are not read")
     assert not (tmp_path / "executed").exists()
@@ -398,7 +388,8 @@ def test_python_objects_are_not_executed(tmp_path, monkeypatch, name):
 @pytest.mark.parametrize("kind", ["npy", "npz"])
 def test_arrays_of_other_than_numbers_are_told(tmp_path, kind, dtype):
     path = MAKERS[kind](tmp_path, np.zeros((3, *SHAPE), dtype))
-    is_refused(path if kind == "npy" else f"{path}#arr_0", "holds values of .*, not numbers")
+    message = "holds values of .*, not numbers" if kind == "npz" else "no array of images .* it has its array of"
+    is_refused(path if kind == "npy" else f"{path}#arr_0", message)
 
 
 def with_header(header, version=(1, 0), values=b"\0" * 64):
@@ -445,11 +436,9 @@ def test_headers_that_lie_are_told(tmp_path, monkeypatch, kind, name):
 
 
 def test_header_that_unpacks_without_end_takes_no_memory(tmp_path):
+    header = b"\x93NUMPY\x02\x00\xff\xff\xff\xff"
     with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-        with archive.open("a.npy", "w") as file:
-            file.write(b"\x93NUMPY\x02\x00\xff\xff\xff\xff")
-            for _ in range(64):
-                file.write(b" " * 2**20)
+        archive.writestr("a.npy", header + b" " * 2**26)
     tracemalloc.start()
     is_refused(tmp_path / "a.npz", "a.npy in .*a.npz is no array that numpy saved, or damaged")
     assert tracemalloc.get_traced_memory()[1] < 8 * 2**20
@@ -540,7 +529,7 @@ def test_text_is_read_as_ids(tmp_path, suffix):
     names = NAMES if suffix == ".npz" else np.array([name.encode() for name in NAMES])
     source = opened(save_arrays(tmp_path / f"a{suffix}", images=IMAGES, file_names=names))
     assert list(source.ids) == NAMES.tolist()
-    names[3] = names[4]
+    names = np.where(np.arange(COUNT) == 3, names[4], names)
     is_refused(save_arrays(tmp_path / f"a{suffix}", images=IMAGES, ids=names), "has the same id twice in ids")
 
 
@@ -577,9 +566,7 @@ def test_images_are_the_array_of_the_shape_that_is_wanted(tmp_path, suffix):
     np.testing.assert_array_equal(all_of(opened(f"{path}#masks", (8, 10, 1))), IMAGES[..., :1])
     is_refused(f"{path}#nothing", r"has no array nothing; it has flat, images, masks and 1 more")
     is_refused(f"{path}#flat", r"Each image of The array flat of .* has the shape \(240,\), where images of 2 axes")
-    is_refused(
-        path, r"has no array of images of 3 axes with channels, as .* asks for; it has .*\(12, 8, 10", (4, 4, 4, 3)
-    )
+    is_refused(path, r"no array of images of 4 axes with channels, as .* asks for; it has .*\(12, 8, 10", (4,) * 5)
     is_refused(
         save_arrays(path, images=IMAGES[:0]), r"The array images of .* holds no images: its shape is \(0, 8, 10, 3"
     )
@@ -637,7 +624,7 @@ def test_what_lies_elsewhere_is_not_read(tmp_path):
         file.create_virtual_dataset("virtual", layout)
         file.create_dataset("external", IMAGES.shape, "u1", external=[(str(tmp_path / "secret.bin"), 0, IMAGES.nbytes)])
         file.create_dataset("never", IMAGES.shape, "u1")
-        file.create_dataset("packed", (1, 2**11, 2**10, 2**9 + 1), "u1", chunks=(1, 2**11, 2**10, 2**9 + 1))
+        file.create_dataset("packed", (9, 2**13, 2**14), "u1", chunks=(9, 2**13, 2**14))
         file.create_dataset("label", (COUNT,), "u1", external=[(str(tmp_path / "secret.bin"), 0, COUNT)])
         file["images"] = IMAGES
         file["soft"] = h5py.SoftLink("/images")
@@ -648,7 +635,7 @@ def test_what_lies_elsewhere_is_not_read(tmp_path):
     is_refused(
         f"{path}#never", r"The array never of .* has the shape \(12, 8, 10, 3\), and no values were ever written"
     )
-    is_refused(f"{path}#packed", "packed in pieces of 1.0 GiB, too large", (2**11, 2**10, 2**9 + 1))
+    is_refused(f"{path}#packed", "packed in pieces of 1.1 GiB, too large", (8, 8, 1))
     for name in ("soft", "linked", "empty"):
         is_refused(f"{path}#{name}", f"has no array {name}; it has external, images, label and 3 more")
     source = opened(f"{path}#images")
@@ -681,7 +668,7 @@ def test_keys_of_the_official_code(tmp_path, resolution, digits):
 
 @pytest.mark.parametrize(("size", "chosen"), [(8, "16"), (16, "16"), (17, "32"), (32, "32"), (64, "128"), (200, "128")])
 def test_resolution_that_is_large_enough_is_read(tmp_path, size, chosen):
-    content = {f"{side}-{i:05d}": png(np.full((side, side), i)) for side in (16, 32, 128) for i in range(2)}
+    content = {f"{side}-{i:05d}": png(np.full((side, side), i, np.uint8)) for side in (16, 32, 128) for i in range(2)}
     source = opened(make_keys(tmp_path / "a.lmdb", content | {"length": b"2"}), (size, size, 1))
     assert source.name(0).startswith(f"{chosen}-00000")
     assert source[1].shape == (int(chosen), int(chosen), 1)
@@ -745,7 +732,7 @@ def of_labels(tfds):
     }
 
 
-def with_labels(i, image):
+def with_labels(i):
     import tensorflow_datasets as tfds
 
     return {
@@ -804,11 +791,11 @@ def test_splits_and_their_slices(labelled, part, rows):
     [
         ("validation", "has no split validation; it has test, train"),
         ("train+test", r"has no split train\+test; it has test, train"),
-        ("train[a:b]", r"has no split train\[a:b\]"),
-        ("train[:", r"has no split train\[:"),
+        ("train[a:b]", r"has no part train\[a:b\] \(.*\): give one as in te"),
+        ("train[:", r"has no part train\[: \(.*\): give one as in te"),
         ("train[3:3]", r"The split train\[3:3\] of .* holds no images"),
-        ("train[5:3]", r"The split train\[5:3\] of .* holds no images|has no split"),
-        ("train[:300%]", r"has no split train\[:300%\]"),
+        ("train[5:3]", r"The split train\[5:3\] of .* holds no images|has no part"),
+        ("train[:300%]", r"has no part train\[:300%\]"),
     ],
 )
 def test_splits_that_there_are_not_are_told(labelled, part, message):
@@ -822,7 +809,7 @@ def test_other_features_than_one_image_are_told(tmp_path, labelled):
         (4, 4, 4, 1),
     )
     two = lambda tfds: {name: tfds.features.Image(shape=(None, None, 3)) for name in ("left", "right")}  # noqa: E731
-    path = prepare_tfds(tmp_path, {"train": []}, two, name="Two")
+    path = prepare_tfds(tmp_path, {"train": IMAGES[:1]}, two, name="Two")
     is_refused(path, "has several features that may be the image; its features are left, right")
 
 
@@ -847,7 +834,6 @@ def test_what_tensorflow_alone_reads_says_how_to_prepare_it(tmp_path, labelled):
         ("features.json", "[]"),
         ("features.json", '{"pythonClassName": "os.system"}'),
         ("features.json", None),
-        ("label.labels.txt", None),
         ("made-train.array_record-00000-of-00001", None),
         ("made-train.array_record-00000-of-00001", ""),
         ("made-train.array_record-00000-of-00001", "junk"),
@@ -936,7 +922,7 @@ def test_nifti_that_says_it_is_vast_takes_no_memory(tmp_path):
         with nibabel.openers.Opener(tmp_path / name, "wb") as file:
             image.header.write_to(file)
             file.write(bytes(100))
-        is_refused(tmp_path / name, f"{name} cannot be read as an array", (4, 5, 6, 1))
+        is_refused(tmp_path / name, f"{name} has .* bytes, too few for its shape", (4, 5, 6, 1))
         image.header["dim"][1:4] = 30_000, 30_000, 30_000
         with nibabel.openers.Opener(tmp_path / name, "wb") as file:
             image.header.write_to(file)
@@ -1022,7 +1008,7 @@ def test_sequences_may_have_images_of_any_size():
         (IMAGES, r"Image 1 of the sequence has the shape \(12, 8, 10, 3\), where images of 2 axes and channels"),
         (3, r"Image 1 of the sequence has the shape \(\)"),
         (np.zeros((4, 4), complex), "holds values of complex128"),
-        (Image.new("LAB", (8, 8)), "Image 1 of the sequence cannot be read as an image"),
+        (Image.open(io.BytesIO(png(IMAGES[0])[:-60])), "Image 1 of the sequence cannot be read as an image"),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -1059,8 +1045,7 @@ def test_damage_gives_an_image_or_a_sentence(tmp_path, name):
     else:
         Image.fromarray(image).save(path)
     content, rng = path.read_bytes(), np.random.default_rng(0)
-    outcomes = set()
-    tracemalloc.start()
+    outcomes, before = set(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for i in range(200):
         path = path.with_name(f"{i}{''.join(path.suffixes)}")
         path.write_bytes(damaged(content, rng))
@@ -1073,8 +1058,7 @@ def test_damage_gives_an_image_or_a_sentence(tmp_path, name):
                 assert_is_one_sentence(error)
                 outcomes.add("told")
         path.unlink()
-    assert tracemalloc.get_traced_memory()[1] < 100 * 2**20
-    tracemalloc.stop()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500 * 2**10  # KiB, also of what C allocates
     assert outcomes <= {3, "told"}
     assert "told" in outcomes
 

@@ -75,7 +75,7 @@ class Arrays:
 class Given:
     """Images of a Python sequence of arrays or PIL images, made or read when they are asked for."""
 
-    images: Sequence[Any]
+    images: Any  # with a length and items by number, as data sets of PyTorch have, too
     image_shape: tuple[int, ...]  # tells where the channels are
     labels: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 

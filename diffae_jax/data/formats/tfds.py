@@ -1,5 +1,6 @@
 """Data sets of TensorFlow Datasets that are prepared as array_record, which is read without TensorFlow."""
 
+import contextlib
 import dataclasses
 import os
 import re
@@ -42,11 +43,11 @@ class TFDS:
         if not scalars:
             return {}
         skip = {name: tfds.decode.SkipDecoding() for name in _pictures_of(builder.info.features)}
-        records = builder.as_data_source(split=self.split, decoders=skip or None)
         columns: dict[str, list[Any]] = {name: [] for name in scalars}
-        for record in records:
-            for name, values in columns.items():
-                values.append(_inner(record, name))
+        with _told(self.folder):
+            for record in builder.as_data_source(split=self.split, decoders=skip or None):
+                for name, values in columns.items():
+                    values.append(_inner(record, name))
         names = {name: name.rpartition("/")[2] for name in scalars}
         short = list(names.values())
         return {
@@ -83,14 +84,12 @@ def open_tfds(name: str, split: str, image_shape: tuple[int, ...]) -> tuple[TFDS
     builder = _builder(Path(name)) if (Path(name) / INFO).exists() else _named(name)
     there_are = list(builder.info.splits)
     split = split or (TRAINING if TRAINING in there_are else there_are[0])
-    if split.partition("[")[0] not in there_are:
-        raise UserError(f"{name} has no split {shown(split)}; it has {name_some(there_are)}.")
     if builder.info.file_format is None or builder.info.file_format.value != "array_record":
         kind = getattr(builder.info.file_format, "value", "nothing")
         raise UserError(f"{name} is prepared as {kind}, which only TensorFlow reads: {_how_to_prepare(builder.name)}.")
     feature = _image_feature(name, builder.info.features, len(image_shape))
-    count = builder.info.splits[split].num_examples
-    if not count:
+    count = _count(name, builder, split)
+    if count <= 0:
         raise UserError(f"The split {shown(split)} of {name} holds no images.")
     others = [other for other in there_are if other != split]
     notes = [f"Its split {split} is read; there are {', '.join(others)}, too."] if others else []
@@ -106,10 +105,32 @@ def is_name(name: str) -> bool:
 def _builder(folder: Path) -> Any:
     import tensorflow_datasets as tfds
 
-    try:
+    with _told(folder):
         return tfds.builder_from_directory(os.fspath(folder))
-    except (ValueError, KeyError, OSError, AttributeError) as error:
-        raise UserError(f"{folder} cannot be read as a prepared data set ({shown(str(error))}).") from error
+
+
+@contextlib.contextmanager
+def _told(folder: Path) -> Iterator[None]:
+    """Turns what is said about a damaged data set into a UserError with its folder."""
+    try:
+        yield
+    except Exception as error:  # its readers raise what they like
+        raise UserError(
+            f"{folder} cannot be read as a prepared data set ({shown(str(error))}): prepare it anew."
+        ) from error
+
+
+def _count(name: str, builder: Any, split: str) -> int:
+    """Returns how many images a split has, or a part of one, such as train[:1000]."""
+    there_are = list(builder.info.splits)
+    try:
+        if split.partition("[")[0] in there_are:
+            return builder.info.splits[split].num_examples
+    except Exception as error:  # TFDS reads what is in the brackets, and raises what it likes
+        raise UserError(
+            f"{name} has no part {shown(split)} ({shown(str(error))}): give one as in {there_are[0]}[:1000]."
+        ) from error
+    raise UserError(f"{name} has no split {shown(split)}; it has {name_some(there_are)}.")
 
 
 def _named(name: str) -> Any:
