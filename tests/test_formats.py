@@ -1,5 +1,6 @@
 """What reads each format: the images that were written, and one sentence for whatever is damaged, odd or hostile."""
 
+import io
 import os
 import pickle
 import resource

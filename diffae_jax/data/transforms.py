@@ -61,8 +61,12 @@ class Transform:
         """Raises UserError, with its name, for an image that is too small, of other channels or not finite."""
         self.check_size(image.shape[:-1], name)
         check_channels(image, self.image_shape[-1], name)
-        if image.dtype.kind == "f" and not np.isfinite(image).all():
-            bad = (~np.isfinite(image)).sum()
+        if image.dtype.kind != "f":
+            return
+        with np.errstate(over="ignore"):  # what float32 does not hold becomes infinite
+            is_finite = np.isfinite(image.astype(np.float32, copy=False))
+        if not is_finite.all():
+            bad = (~is_finite).sum()
             raise UserError(f"{name} holds {bad:,} values that are not finite: repair or remove it.")
 
     def check_size(self, size: Sequence[int], name: str) -> None:
