@@ -71,6 +71,16 @@ class TFDS:
         """Returns the number of an image and its data set."""
         return f"Image {index} of {self.folder} ({self.split})"
 
+    def check(self) -> None:
+        """Raises UserError unless there are as many records as the data set says."""
+        with _told(self.folder):
+            found = len(self._records)
+        if found != len(self):
+            raise UserError(
+                f"{self.folder} has {found:,} of the {len(self):,} images of its split {shown(self.split)}: prepare it "
+                f"anew."
+            )
+
     def fingerprint(self) -> str:
         """Returns a hash of some images and the number of all."""
         return hash_of_samples(self, self.split, self.feature)
@@ -94,7 +104,9 @@ def open_tfds(name: str, split: str, image_shape: tuple[int, ...]) -> tuple[TFDS
     others = [other for other in there_are if other != split]
     notes = [f"Its split {split} is read; there are {', '.join(others)}, too."] if others else []
     ids = [f"{split}-{i:07d}" for i in range(count)]
-    return TFDS(Path(builder.data_path), split, feature, tuple(image_shape), ids), notes
+    source = TFDS(Path(builder.data_path), split, feature, tuple(image_shape), ids)
+    source.check()
+    return source, notes
 
 
 def is_name(name: str) -> bool:
