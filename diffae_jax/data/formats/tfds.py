@@ -165,9 +165,9 @@ def _how_to_prepare(name: str) -> str:
 
 def _image_feature(name: str, features: Any, ndim: int) -> str:
     """Returns the name of the feature that is the image."""
-    pictures = list(_pictures_of(features))
+    pictures = list(_pictures_of(features)) if ndim == 3 else []
     arrays = [key for key, feature in features.items() if len(feature.shape or ()) in (ndim, ndim - 1)]
-    for candidates in (pictures if ndim == 3 else [], arrays):
+    for candidates in (pictures, arrays):
         if "image" in candidates:
             return "image"
         if len(candidates) == 1:
