@@ -129,7 +129,6 @@ def test_files_that_hold_no_images_are_told(tmp_path, name, content, message):
         ("no-such-folder", "no-such-folder is missing: check the path"),
         ("no_such_folder", "no_such_folder is missing: check the path"),
         ("no/such/folder.npz#images", "no/such/folder.npz is missing: check the path"),
-        ("#", "is missing: check the path"),
         ("empty", r"empty holds no image files \(.png, .jpg, .*.npy\), nor do the folders in it\."),
         ("odd", r"odd holds no image files .*; it holds a.txt, b.gif, c.h5 and 1 more"),
         ("lmdb.lmdb", "lmdb.lmdb holds no image files"),
@@ -156,7 +155,6 @@ def test_pictures_for_volumes_and_volumes_for_pictures_are_told(tmp_path):
     is_told(lambda: open_images(tmp_path / "images", (8, 8, 8, 1)), "1, 3 or 4 channels")
     save_nifti(tmp_path / "a.nii", noise(8, 8, 8))
     source = open_images(tmp_path / "a.nii", (8, 8, 1)).source
-    is_told(lambda: source[0], r"a.nii has the shape \(8, 8, 8\)|has 8 channels") if source[0].ndim != 3 else None
     prepared = Prepared(source, transform_of(config((8, 8, 1))))
     is_told(lambda: prepared[0], r"a.nii has 8 channels, not 1")
 
@@ -219,12 +217,11 @@ def test_slice_that_leaves_nothing_on_a_side_is_told(tmp_path, held_out):
     )
 
 
-@pytest.mark.parametrize("held_out", ["[-:]", "[a:b]", "[::2]", "[3]", "[9" + "9" * 5000 + ":]", "[\u0661:]"])
+@pytest.mark.parametrize("held_out", ["[-:]", "[a:b]", "[::2]", "[3]", f"[{'9' * 5000}:]"], ids=lambda text: text[:5])
 @pytest.mark.parametrize("kind", ["folder", "npy", "TFDS"])
 def test_slice_that_is_none_is_told(tmp_path, kind, held_out):
-    if held_out == "[\u0661:]":  # a digit, of which Python knows that it is 1
-        return
-    is_told(lambda: splits_of(MAKERS[kind](tmp_path, IMAGES), held_out=held_out), ".")
+    path = MAKERS[kind](tmp_path, IMAGES)
+    is_told(lambda: splits_of(path, held_out=held_out), r"\[(-|a|:|3|9)")
 
 
 def test_subfolder(tmp_path):
@@ -240,7 +237,6 @@ def test_subfolder(tmp_path):
         lambda: splits_of(root, held_out="testing"), "data.held_out=testing is no subfolder of .*images with images"
     )
     is_told(lambda: splits_of(root, held_out="tes"), "data.held_out=tes is no subfolder")
-    is_told(lambda: splits_of(root, held_out=".."), "is no subfolder|has the same|holds no|smaller") if False else None
 
 
 def test_table_and_list(tmp_path):
@@ -318,6 +314,8 @@ def test_images_in_memory(tmp_path):
     (tmp_path / "labels.csv").write_text("image,n\n3,1\n5,2\n")
     _, training, held_out = open_splits(**settings, images=IMAGES, labels=str(tmp_path / "labels.csv"), held_out="[:4]")
     np.testing.assert_array_equal(held_out.labels["n"], [np.nan] * 3 + [1])
+    others = settings | dict(path="digits")  # of a config, which counts for nothing then
+    assert len(open_splits(**others, images=IMAGES)[1]) == COUNT
     is_told(
         lambda: open_splits(**settings, images=IMAGES, held_out="test"),
         r"data.held_out=test is no path, table or slice such as \[:1000\]",

@@ -19,7 +19,7 @@ from diffae_jax.data.labels import folder_labels, notes, read_labels, read_parti
 from diffae_jax.data.sources import Given, Labelled, Source, Subset, hash_share
 from diffae_jax.data.transforms import Transform
 from diffae_jax.errors import UserError, shown
-from diffae_jax.files import check_file, told
+from diffae_jax.files import check_file, expanded, told
 
 DIGITS = "digits"  # in place of a path
 FOLDERS = "folders"  # in place of a table of labels: the folder of each image is its label
@@ -46,12 +46,12 @@ def open_images(path: str | os.PathLike, image_shape: tuple[int, ...]) -> Opened
     text = os.fspath(path)
     if text == DIGITS:
         return Opened(all_digits(image_shape), "the digits of scikit-learn")
-    whole = Path(text).expanduser()
+    whole = expanded(text)
     with told(whole):
         if whole.exists() or "#" not in text:
             return _open(text, whole, "", image_shape)
         name, _, part = text.rpartition("#")
-        return _open(name, Path(name).expanduser(), part, image_shape)
+        return _open(name, expanded(name), part, image_shape)
 
 
 def transform_of(config: ConfigDict, measured: str | None = None) -> Transform:
@@ -127,6 +127,7 @@ def open_splits(
     hash of their ids, so an image stays on its side when others come or go. Raises UserError with what is wrong.
     """
     if images is not None:
+        path = ""  # which a config may name all the same
         opened = Opened(images if isinstance(images, Source) else Given(images, image_shape), "a sequence in memory")
     elif not path:
         raise UserError("No images were named: give what holds them with --config.data.path=PATH.")
@@ -171,11 +172,17 @@ def _given_split(source: Source, path: str, held_out: str, share: float) -> Bool
 
 def _other(path: str, held_out: str, image_shape: tuple[int, ...]) -> Opened:
     """Opens held-out images that are not among the others: another part of the same file or data set, or a path."""
-    if held_out == DIGITS or Path(held_out).expanduser().exists():
-        return open_images(held_out, image_shape)
-    is_whole = "#" not in path or Path(path).expanduser().exists()
+    elsewhere = expanded(held_out)
+    with told(elsewhere):
+        if held_out == DIGITS or elsewhere.exists():
+            return open_images(held_out, image_shape)
+    if not path:
+        raise UserError(
+            f"data.held_out={shown(held_out)} is no path, table or slice such as [:1000], as images in memory need it."
+        )
+    is_whole = "#" not in path or expanded(path).exists()
     base = path if is_whole else path.rpartition("#")[0]
-    folder = Path(base).expanduser()
+    folder = expanded(base)
     if folder.is_dir() and not (folder / tfds.INFO).exists():
         raise UserError(
             f"data.held_out={shown(held_out)} is no subfolder of {path} with images, and no path, table or slice such "
