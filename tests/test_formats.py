@@ -836,16 +836,35 @@ def test_what_tensorflow_alone_reads_says_how_to_prepare_it(tmp_path, labelled):
         ("features.json", "[]"),
         ("features.json", '{"pythonClassName": "os.system"}'),
         ("features.json", None),
-        ("made-train.array_record-00000-of-00001", None),
-        ("made-train.array_record-00000-of-00001", ""),
-        ("made-train.array_record-00000-of-00001", "junk"),
     ],
 )
 def test_prepared_data_set_that_is_damaged_is_told(tmp_path, labelled, name, content):
     copy = shutil.copytree(labelled, tmp_path / "labelled" / "1.0.0")
     path = copy / name.replace("made", "labelled")
     path.unlink() if content is None else path.write_text(content)
-    is_told(lambda: (all_of(opened(copy)), opened(copy).labels), "1.0.0.* (cannot be read|has no|is prepared as)")
+    is_refused(copy, "1.0.0.* (cannot be read|has no|is prepared as)")
+
+
+def test_records_that_are_missing_or_damaged_are_told(tmp_path, made):
+    copy = shutil.copytree(made("TFDS"), tmp_path / "made" / "1.0.0")
+    (records,) = copy.glob("*.array_record*")
+    content, rng = bytearray(records.read_bytes()), np.random.default_rng(0)
+    records.write_bytes(b"junk")
+    is_refused(copy, r"Image 0 of .*1.0.0 \(train\) cannot be read as an image \(ArrayRecord file should be")
+    filled = np.flatnonzero(np.frombuffer(content, np.uint8))
+    for _ in range(100):  # of places that hold something
+        changed = content.copy()
+        for place in rng.choice(filled, 3):
+            changed[place] ^= rng.integers(1, 256)
+        records.write_bytes(changed[: rng.integers(len(changed))] if rng.random() < 0.3 else changed)
+        try:
+            np.testing.assert_array_equal(all_of(opened(copy)), IMAGES)
+        except UserError as error:
+            assert_is_one_sentence(error)
+    records.unlink()
+    is_refused(copy, "array_record-00000-of-00001 is missing: check the path")
+    shutil.rmtree(copy)
+    is_refused(copy, "1.0.0 is missing: check the path")
 
 
 def test_names_of_data_sets_that_are_not_there_are_told():

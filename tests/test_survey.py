@@ -107,9 +107,8 @@ def test_percentiles_are_those_of_all_values(dtype, text):
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 def test_sample_is_of_all_channels_and_columns(dtype, monkeypatch):
-    """Where not all values are kept, which share of the range each place has does not matter."""
     monkeypatch.setattr(surveys, "SAMPLED_VALUES", 4096 * 8)
-    values = np.arange(64 * 64 * 4).reshape(64, 64, 4) % 64 * 4  # each column of each channel has few
+    values = np.arange(64 * 64 * 4).reshape(64, 64, 4) % 64 * 4  # even steps would take some columns alone
     images = np.stack([values.astype(dtype)] * 8)
     found = looked_at(images, (8, 8, 4), values=True)
     assert sum(map(len, found.values)) == 4096 * 8
@@ -336,7 +335,7 @@ def test_held_out_images_of_another_type_are_told(tmp_path, run):
     is_told(lambda: run(tmp_path / "a.npy", held_out=str(tmp_path / "b.npy")), message)
 
 
-def test_damaged_record_of_tfds_is_no_end_of_the_others(tmp_path, run):
+def test_data_set_of_tfds_is_looked_at_as_others(tmp_path, run):
     images = noise(4, 8, 8, 3)
     path = prepare_tfds(tmp_path, {"train": images}, name="Small")
     training, _ = run(path)

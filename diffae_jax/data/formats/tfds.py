@@ -13,6 +13,7 @@ import numpy as np
 
 from diffae_jax.data.sources import channels_last, hash_of_samples, told_image, without_cache
 from diffae_jax.errors import UserError, name_some, shown
+from diffae_jax.files import check_file
 
 INFO = "dataset_info.json"  # in the folder of a prepared data set
 NAME = re.compile(r"[a-z][a-z0-9_]*(/[\w.-]+)?(:\d+\.\d+\.\d+)?")
@@ -71,16 +72,6 @@ class TFDS:
         """Returns the number of an image and its data set."""
         return f"Image {index} of {self.folder} ({self.split})"
 
-    def check(self) -> None:
-        """Raises UserError unless there are as many records as the data set says."""
-        with _told(self.folder):
-            found = len(self._records)
-        if found != len(self):
-            raise UserError(
-                f"{self.folder} has {found:,} of the {len(self):,} images of its split {shown(self.split)}: prepare it "
-                f"anew."
-            )
-
     def fingerprint(self) -> str:
         """Returns a hash of some images and the number of all."""
         return hash_of_samples(self, self.split, self.feature)
@@ -101,12 +92,12 @@ def open_tfds(name: str, split: str, image_shape: tuple[int, ...]) -> tuple[TFDS
     count = _count(name, builder, split)
     if count <= 0:
         raise UserError(f"The split {shown(split)} of {name} holds no images.")
+    for part in builder.info.splits[split].file_instructions:
+        check_file(Path(part.filename))  # or each of its images would be found missing
     others = [other for other in there_are if other != split]
     notes = [f"Its split {split} is read; there are {', '.join(others)}, too."] if others else []
     ids = [f"{split}-{i:07d}" for i in range(count)]
-    source = TFDS(Path(builder.data_path), split, feature, tuple(image_shape), ids)
-    source.check()
-    return source, notes
+    return TFDS(Path(builder.data_path), split, feature, tuple(image_shape), ids), notes
 
 
 def is_name(name: str) -> bool:
