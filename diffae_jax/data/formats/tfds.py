@@ -31,7 +31,7 @@ class TFDS:
     ids: Sequence[str]
 
     @cached_property
-    def _records(self) -> Sequence[Mapping[str, Any]]:
+    def _records(self) -> Any:
         return _builder(self.folder).as_data_source(split=self.split)
 
     @cached_property
