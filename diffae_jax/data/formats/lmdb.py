@@ -114,6 +114,7 @@ def _preference(resolution: str, wanted: int) -> tuple[bool, int]:
     return size < wanted, abs(size - wanted)
 
 
+@cache
 def _environment(path: Path) -> Any:
     """Returns an open environment, whatever it is called: one may be open once a process."""
     with _opening:  # or two threads would open it
