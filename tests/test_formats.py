@@ -436,6 +436,18 @@ def test_headers_that_lie_are_told(tmp_path, monkeypatch, kind, name):
     assert not (tmp_path / "executed").exists()
 
 
+@pytest.mark.parametrize("name", ["of more than there is", "huge"])
+@pytest.mark.parametrize("method", [None, zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_numbers_of_bytes_are_told(tmp_path, method, name):
+    path = tmp_path / ("a.npy" if method is None else "a.npz")
+    if method is None:
+        path.write_bytes(LYING[name])
+    else:
+        with zipfile.ZipFile(path, "w", method) as archive:
+            archive.writestr("a.npy", LYING[name])
+    is_refused(path, r"has 64 of the \d+ bytes of its shape \(.*\): it was cut off or is damaged; copy it anew")
+
+
 def test_header_that_unpacks_without_end_takes_no_memory(tmp_path):
     header = b"\x93NUMPY\x02\x00\xff\xff\xff\xff"
     with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
