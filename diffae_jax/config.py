@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from diffae_jax.diffusion.schedule import NUM_TIMESTEPS
 from diffae_jax.errors import UserError, name_some, shown
-from diffae_jax.files import check_file, read_json
+from diffae_jax.files import check_file, expanded, read_json
 
 # Keys that change no result, and the budget, which may be raised: a run may go on with other values of these.
 FREE_KEYS = (
@@ -237,7 +237,7 @@ def check_run(config: ConfigDict) -> None:
     evaluation = config.evaluation
     paths = (evaluation.baseline, *evaluation.others, evaluation.inception, evaluation.alexnet, evaluation.lpips)
     for path in filter(None, (*paths, evaluation.foreign if evaluation.foreign != "digits" else "")):
-        if not Path(path).expanduser().exists():  # told now, and not after days of training
+        if not expanded(path).exists():  # told now, and not after days of training
             raise UserError(f"{path}, which config.evaluation names, is missing: check the path.")
     if not config.name:
         raise UserError("name is empty, but the run's folder is called by it: give one with --config.name=NAME.")
@@ -310,9 +310,9 @@ def from_file(text: str) -> ConfigDict:
 
     Raises UserError where it is none; the values are not checked.
     """
-    whole = Path(text).expanduser()
+    whole = expanded(text)
     name, _, variant_name = (text, "", "") if whole.exists() else text.partition(":")
-    path = Path(name).expanduser()
+    path = expanded(name)
     check_file(path)
     if path.suffix.lower() == ".json":
         return from_json(path)

@@ -26,6 +26,14 @@ ROW_HEADER = re.compile(
 )
 
 
+def expanded(path: str | os.PathLike) -> Path:
+    """Returns a path with the home folder in place of a ~; that of nobody stays as it is, and leads nowhere."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
 @contextlib.contextmanager
 def told(path: Path, verb: str = "read") -> Iterator[None]:
     """Turns what the system says about a path into a UserError: no permission, a name too long, a broken disk."""

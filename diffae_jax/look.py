@@ -34,7 +34,7 @@ from diffae_jax.data.survey import (
 from diffae_jax.data.transforms import Transform, to_float
 from diffae_jax.errors import UserError, shown
 from diffae_jax.evaluation.figures import save_grid
-from diffae_jax.files import told
+from diffae_jax.files import expanded, told
 
 IMAGES, OF_DIGITS = "configs/images.py", "configs/digits.py"
 IN_SHEET = 64  # images
@@ -95,7 +95,8 @@ def look(arguments: argparse.Namespace) -> None:
     )
     shape = transform_of(config)
     begun = time.perf_counter()
-    found = [survey(Prepared(source, shape), show_progress=sys.stderr.isatty(), digests=True) for source in splits]
+    settings = dict(show_progress=sys.stderr.isatty(), digests=True, values="%" in config.data.intensity)
+    found = [survey(Prepared(source, shape), **settings) for source in splits]
     speed = sum(map(len, splits)) / (time.perf_counter() - begun)
     training = found[0]
     print(describe_counts(opened.kind, *(each.count for each in found)))
@@ -154,7 +155,7 @@ def file_of(path: str) -> str:
 def check_out(out: Path, path: str, *, overwrite: bool) -> None:
     """Raises UserError where the picture cannot be written, or would itself become one of the images."""
     outputs.check_free(out, (".png",), overwrite=overwrite)
-    folder = Path(path.partition("#")[0]).expanduser()
+    folder = expanded(path.partition("#")[0])
     if folder.resolve() in out.resolve().parents or folder.resolve() == out.resolve():
         raise UserError(f"{out} lies among the images of {path}, and would become one of them: give another --out.")
 

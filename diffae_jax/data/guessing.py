@@ -15,6 +15,7 @@ from diffae_jax.data.opening import DIGITS, open_images
 from diffae_jax.data.sources import Source, choose, each, told_image
 from diffae_jax.data.transforms import CROPS, told_size
 from diffae_jax.errors import UserError, name_some, shown
+from diffae_jax.files import expanded
 
 Shape = tuple[int, ...]  # [*spatial, C]
 
@@ -67,8 +68,8 @@ def _most_common(values: Iterable[int]) -> int:
 
 def _shapes(text: str) -> list[Shape]:
     """Returns the shapes of some images, chosen at random. Raises UserError where none can be read."""
-    name, _, part = text.rpartition("#") if "#" in text and not Path(text).expanduser().exists() else (text, "", "")
-    path = Path(name).expanduser()
+    name, _, part = text.rpartition("#") if "#" in text and not expanded(text).exists() else (text, "", "")
+    path = expanded(name)
     if path.is_file() and files.has_suffix(path, arrays.SUFFIXES):
         return [_shape_of_rows(path, part)]
     source = open_images(text, ANY_PICTURE).source  # pictures, where there are some; volumes can be opened so, too

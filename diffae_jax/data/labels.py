@@ -12,6 +12,7 @@ from jaxtyping import Bool, Int
 
 from diffae_jax.data.tables import read_list, read_table
 from diffae_jax.errors import UserError, name_some, shown
+from diffae_jax.files import expanded
 
 TRAINING = frozenset({"train", "training", "0"})
 HELD_OUT = frozenset({"val", "valid", "validation", "test", "testing", "held_out", "dev", "1", "2"})
@@ -111,7 +112,7 @@ def read_labels(path: str | Path) -> Labels:
     A CSV or TSV with a header in UTF-8, a Parquet file, or the attributes of CelebA as its authors wrote them, of which
     -1 becomes 0. Raises UserError, with the line, for what is no such table and for an image that is there twice.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     ids, columns = read_table(path)
     if not columns:
         raise UserError(
@@ -128,7 +129,7 @@ def read_partition(path: str | Path) -> Partition:
     Of a table it is the one column, or that of `PARTITION_COLUMNS`, which says `TRAINING` or `HELD_OUT`, in any case.
     Images that are named alone are held out. Raises UserError for other values, with the image, and for no such file.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     ids, columns = read_list(path, TRAINING | HELD_OUT) or read_table(path)
     if not ids:
         raise UserError(f"{path} names no image: give every image that is held out a line.")

@@ -14,17 +14,18 @@ from ml_collections import ConfigDict
 from diffae_jax.config import parse_intensity
 from diffae_jax.data.formats import arrays, files, lmdb, tfds
 from diffae_jax.data.formats.digits import DIGITS_HELD_OUT, all_digits
+from diffae_jax.data.formats.npy import open_npy
 from diffae_jax.data.labels import folder_labels, notes, read_labels, read_partition
 from diffae_jax.data.sources import Given, Labelled, Source, Subset, hash_share
 from diffae_jax.data.transforms import Transform
 from diffae_jax.errors import UserError, shown
-from diffae_jax.files import check_file, told
+from diffae_jax.files import check_file, expanded, told
 
 DIGITS = "digits"  # in place of a path
 FOLDERS = "folders"  # in place of a table of labels: the folder of each image is its label
 ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar")
 TABLES = (".csv", ".tsv", ".txt", ".parquet")
-SLICE = re.compile(r"\[(-?\d*):(-?\d*)\]")
+SLICE = re.compile(r"\[(-?\d{1,18})?:(-?\d{1,18})?\]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,12 +46,12 @@ def open_images(path: str | os.PathLike, image_shape: tuple[int, ...]) -> Opened
     text = os.fspath(path)
     if text == DIGITS:
         return Opened(all_digits(image_shape), "the digits of scikit-learn")
-    whole = Path(text).expanduser()
+    whole = expanded(text)
     with told(whole):
         if whole.exists() or "#" not in text:
             return _open(text, whole, "", image_shape)
         name, _, part = text.rpartition("#")
-        return _open(name, Path(name).expanduser(), part, image_shape)
+        return _open(name, expanded(name), part, image_shape)
 
 
 def transform_of(config: ConfigDict, measured: str | None = None) -> Transform:
@@ -87,8 +88,7 @@ def _is_one_image(path: Path, image_shape: tuple[int, ...]) -> bool:
     """Whether an npy is a single image: of several there is one axis more. One of channels may be left out."""
     if path.suffix.lower() != ".npy":
         return False
-    with files.told_volume(path):
-        shape = np.load(path, mmap_mode="r", allow_pickle=False).shape
+    shape = open_npy(path).shape
     has_channels = len(shape) == len(image_shape) and image_shape[-1] == shape[-1] > 1
     return len(shape) < len(image_shape) or shape == image_shape or has_channels
 
@@ -127,6 +127,7 @@ def open_splits(
     hash of their ids, so an image stays on its side when others come or go. Raises UserError with what is wrong.
     """
     if images is not None:
+        path = ""  # which a config may name all the same
         opened = Opened(_given(images, image_shape), "a sequence in memory")
     elif not path:
         raise UserError("No images were named: give what holds them with --config.data.path=PATH.")
@@ -182,10 +183,17 @@ def _given_split(source: Source, path: str, held_out: str, share: float) -> Bool
 
 def _other(path: str, held_out: str, image_shape: tuple[int, ...]) -> Opened:
     """Opens held-out images that are not among the others: another part of the same file or data set, or a path."""
-    if held_out == DIGITS or Path(held_out).expanduser().exists():
-        return open_images(held_out, image_shape)
-    base = path.rpartition("#")[0] or path
-    folder = Path(base).expanduser()
+    elsewhere = expanded(held_out)
+    with told(elsewhere):
+        if held_out == DIGITS or elsewhere.exists():
+            return open_images(held_out, image_shape)
+    if not path:
+        raise UserError(
+            f"data.held_out={shown(held_out)} is no path, table or slice such as [:1000], as images in memory need it."
+        )
+    is_whole = "#" not in path or expanded(path).exists()
+    base = path if is_whole else path.rpartition("#")[0]
+    folder = expanded(base)
     if folder.is_dir() and not (folder / tfds.INFO).exists():
         raise UserError(
             f"data.held_out={shown(held_out)} is no subfolder of {path} with images, and no path, table or slice such "

@@ -75,7 +75,7 @@ class Arrays:
 class Given:
     """Images of a Python sequence of arrays or PIL images, made or read when they are asked for."""
 
-    images: Any  # with a length, and an image at each number below it
+    images: Any  # with a length and items by number, as data sets of PyTorch have, too
     image_shape: tuple[int, ...]  # tells where the channels are
     labels: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
@@ -289,7 +289,11 @@ def hash_of_samples(source: Source, *texts: str) -> str:
     )
     digest = hashlib.sha256(hash_of(str(len(source)), *texts).encode())
     for number in numbers:
-        image = source[number]
+        try:
+            image = source[number]
+        except UserError:  # which says where the images are, and so is another for a copy of them
+            digest.update(b"unreadable")
+            continue
         digest.update(f"{image.shape} {image.dtype}".encode())
         digest.update(np.ascontiguousarray(image))
     return digest.hexdigest()

@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from tqdm import tqdm
 
 from diffae_jax.config import parse_intensity
 from diffae_jax.data.sources import Prepared, Source, each
 from diffae_jax.data.transforms import Transform, likely_range, told_size
 from diffae_jax.errors import UserError, name_some, shown
-from diffae_jax.files import read_json
+from diffae_jax.files import parse_json, read_bytes
 
 RECORD = "data.json"  # in the folder of a run: what its images are, and how they are scaled
+MAX_RECORD_BYTES = 2**30  # it has a sentence for each image that was left out, which may be millions
 SAMPLED_VALUES = 4_000_000  # of all images together, for percentiles
 MAX_CLASSES = 20  # that are listed with their counts
 MAX_SIZES = 8  # that are listed with their counts
@@ -34,7 +35,7 @@ class Survey:
     types: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     low: float = np.inf
     high: float = -np.inf
-    values: list[Float[np.ndarray, "_"]] = dataclasses.field(default_factory=list)  # a sample, where not uint8
+    values: list[Float[np.ndarray, "_"]] = dataclasses.field(default_factory=list)  # a sample, where asked for
     bad: dict[str, str] = dataclasses.field(default_factory=dict)  # by id
     digests: dict[str, bytes] = dataclasses.field(default_factory=dict)  # of the pixels, by id, where asked for
 
@@ -52,13 +53,13 @@ class Survey:
             self.values.append(values)
 
 
-def survey(images: Prepared, *, show_progress: bool = False, digests: bool = False) -> Survey:
+def survey(images: Prepared, *, show_progress: bool = False, digests: bool = False, values: bool = False) -> Survey:
     """Reads every image once, as it is before it is prepared; those that cannot be used are found.
 
-    With `digests` the pixels are hashed, too, which tells duplicates.
+    With `digests` the pixels are hashed, too, which tells duplicates; with `values` some are kept, for percentiles.
     """
     found = Survey()
-    num_values = max(16, SAMPLED_VALUES // max(1, len(images)))
+    num_values = max(16, SAMPLED_VALUES // max(1, len(images))) if values else 0
     looks = each(lambda index: _look(images, index, num_values, digests), range(len(images)))
     shown_looks = tqdm(looks, "checking images", len(images), unit=" images", disable=not show_progress, leave=False)
     for index, look in enumerate(shown_looks):
@@ -98,12 +99,16 @@ def _look(images: Prepared, index: int, num_values: int, with_digest: bool) -> t
         images.transform.check(image, images.name(index))
     except UserError as error:
         return str(error)
-    values = None
-    if image.dtype != np.uint8:
-        flat = image.reshape(-1)
-        values = flat[:: max(1, len(flat) // num_values)][:num_values].astype(np.float32)
+    values = _sample(image.reshape(-1), num_values, index) if num_values else None
     digest = _digest(image) if with_digest else b""
     return image.shape[:-1], image.shape[-1], str(image.dtype), float(image.min()), float(image.max()), values, digest
+
+
+def _sample(values: Shaped[np.ndarray, "n"], count: int, seed: int) -> Float[np.ndarray, "_"]:
+    """Returns so many of the values, at random: at even steps they might all be of one channel or column."""
+    if len(values) > count:
+        values = values[np.random.default_rng(seed).integers(len(values), size=count)]
+    return values.astype(np.float32)
 
 
 def _digest(image: np.ndarray) -> bytes:
@@ -123,6 +128,7 @@ def refuse(found: Survey, total: int, remedy: str) -> None:
 def intensity_of(text: str, found: Survey) -> tuple[float, float] | None:
     """Returns the values that become -1 and 1 under data.intensity; None where images are uint8, or are made so.
 
+    Percentiles are those of the values that the survey was asked to keep.
     Where nothing is given, 8 bits are taken as they are, and other values reach from the least to the greatest that was
     found, or over the usual range that they fill. Raises UserError for a mixture of types whose range nothing tells.
     """
@@ -131,8 +137,7 @@ def intensity_of(text: str, found: Survey) -> tuple[float, float] | None:
         low, high, percent = given
         if not percent:
             return low, high
-        values = np.concatenate(found.values) if found.values else np.arange(256.0)
-        low, high = np.percentile(values, (low, high)).tolist()
+        low, high = np.percentile(np.concatenate(found.values), (low, high)).tolist()
         return (low, high) if low < high else (low, low + 1)
     types = set(found.types)
     if types <= KNOWN_TYPES and types != {"uint16"}:
@@ -236,7 +241,7 @@ def describe_labels(labels: Mapping[str, np.ndarray]) -> list[str]:
 def read_record(folder: Path) -> dict[str, Any]:
     """Returns what a run's record of its data says; nothing where there is none. Raises UserError for a damaged one."""
     path = folder / RECORD
-    record = read_json(path) if path.exists() else {}
+    record = parse_json(read_bytes(path, MAX_RECORD_BYTES), path) if path.exists() else {}
     if not isinstance(record, dict):
         raise UserError(f"{path} is damaged: remove it, and the images are looked at anew.")
     return record

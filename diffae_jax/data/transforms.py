@@ -61,8 +61,12 @@ class Transform:
         """Raises UserError, with its name, for an image that is too small, of other channels or not finite."""
         self.check_size(image.shape[:-1], name)
         check_channels(image, self.image_shape[-1], name)
-        if image.dtype.kind == "f" and not np.isfinite(image).all():
-            bad = (~np.isfinite(image)).sum()
+        if image.dtype.kind != "f":
+            return
+        with np.errstate(over="ignore"):  # what float32 does not hold becomes infinite
+            is_finite = np.isfinite(image.astype(np.float32, copy=False))
+        if not is_finite.all():
+            bad = (~is_finite).sum()
             raise UserError(f"{name} holds {bad:,} values that are not finite: repair or remove it.")
 
     def check_size(self, size: Sequence[int], name: str) -> None:
@@ -150,7 +154,8 @@ def pixels_of(image: Image.Image) -> Shaped[np.ndarray, "h w c"]:
     if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # a copy even where there is nothing to turn
         image = ImageOps.exif_transpose(image)
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return np.asarray(image)[..., None]
+        array = np.asarray(image)[..., None]
+        return array.astype(array.dtype.newbyteorder("="), copy=False)
     usual = "RGBA" if image.has_transparency_data else "L" if image.mode in ("1", "L") else "RGB"
     usable = image if image.mode == usual else image.convert(usual)
     return np.asarray(usable).reshape(image.height, image.width, -1)

@@ -18,7 +18,7 @@ import numpy as np
 from diffae_jax.convert.stored import StoredTensor
 from diffae_jax.convert.torch_zip import read_checkpoint
 from diffae_jax.errors import UserError, name_some, shown
-from diffae_jax.files import check_file, told
+from diffae_jax.files import check_file, expanded, told
 
 CHUNK = 2**20
 TIMEOUT = 60  # seconds without a byte
@@ -76,7 +76,7 @@ def find(file: WeightFile, path: str | Path | None = None, *, download: bool = F
         if not exists:
             _download(file, kept)
             return kept
-    path = kept if path is None else Path(path).expanduser()
+    path = kept if path is None else expanded(path)
     check_file(path)
     with told(path), path.open("rb") as stream:
         size = os.fstat(stream.fileno()).st_size

@@ -98,7 +98,8 @@ def _check_same(folder: Path, record: dict[str, Any], found: dict[str, Any]) -> 
 def _look(config: ConfigDict, opened: Opened, splits: Sequence[Source]) -> dict[str, Any]:
     """Reads all images; returns how they are scaled, which are left out, and what to say of them."""
     shape = transform_of(config)
-    surveys = [survey(Prepared(source, shape), show_progress=sys.stderr.isatty()) for source in splits]
+    settings = dict(show_progress=sys.stderr.isatty(), values="%" in config.data.intensity)
+    surveys = [survey(Prepared(source, shape), **settings) for source in splits]
     bad = {name: why for found in surveys for name, why in found.bad.items()}
     if not config.data.skip_bad:
         for found, source in zip(surveys, splits, strict=True):

@@ -114,7 +114,7 @@ def _only(path: Path, found: Mapping[str, Any], image_shape: tuple[int, ...]) ->
     fitting = {name: a for name, a in found.items() if a.ndim in (rank, rank + 1) and a.dtype.kind in "buif"}
     if len(fitting) == 1:
         return next(iter(fitting))
-    sizes = (tuple(image_shape), tuple(spatial), (channels, *spatial))
+    sizes = [tuple(image_shape), (channels, *spatial)] + ([tuple(spatial)] if channels == 1 else [])
     exact = [name for name, a in fitting.items() if tuple(a.shape[1:]) in sizes]
     if len(exact) == 1:
         return exact[0]

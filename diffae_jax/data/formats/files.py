@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import importlib.util
 import io
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from diffae_jax.files import check_file
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")  # not EPS: to read it is to run a program
+MOST_PACKED = 1032  # bytes of which deflate makes one, at most
 VOLUME_SUFFIXES = (*NIFTI_SUFFIXES, ".npy")
 
 
@@ -72,7 +74,11 @@ def read_picture(file: Path | io.BytesIO, name: str) -> Shaped[np.ndarray, "h w 
 
 def _volume(path: Path) -> np.ndarray:
     with told_volume(path):
-        return np.array(open_npy(path).array()) if not has_suffix(path, NIFTI_SUFFIXES) else _nifti(path)
+        if has_suffix(path, NIFTI_SUFFIXES):
+            return _nifti(path)
+        entry = open_npy(path)
+        check_amount(1, entry.shape, str(path))  # before it is read
+        return np.array(entry.array())
 
 
 def _nifti(path: Path) -> np.ndarray:
@@ -82,6 +88,12 @@ def _nifti(path: Path) -> np.ndarray:
 
     volume = nibabel.load(path)
     check_amount(1, volume.shape, str(path))  # before anything is unpacked
+    needed = math.prod(map(int, volume.shape)) * volume.header.get_data_dtype().itemsize
+    size = path.stat().st_size
+    if needed > size * (MOST_PACKED if has_suffix(path, ".gz") else 1):
+        raise UserError(
+            f"{path} has {size:,} bytes, too few for its shape {volume.shape}: it was cut off; copy it anew."
+        )
     values = np.asanyarray(nibabel.as_closest_canonical(volume).dataobj)  # so that all look the same way
     return values.astype(np.float32) if values.dtype.kind == "f" else np.array(values)
 
@@ -105,7 +117,7 @@ def file_paths(source: Source) -> list[Path]:
     return [Path(source.name(i)) for i in range(len(source))] if isinstance(innermost, Files) else []
 
 
-def has_suffix(path: Path | str, suffixes: tuple[str, ...]) -> bool:
+def has_suffix(path: Path | str, suffixes: str | tuple[str, ...]) -> bool:
     """Whether a path ends so, in whatever case."""
     return str(path).lower().endswith(suffixes)
 

@@ -40,9 +40,7 @@ class OfficialLMDB:
     def __getitem__(self, index: int) -> np.ndarray:
         """Returns one image in its own size. Raises UserError where it is missing or damaged."""
         key = self.key(index)
-        with _opening:
-            environment = _environment(self.path)
-        with environment.begin() as transaction:
+        with _environment(self.path).begin() as transaction:
             content = transaction.get(key.encode())
         if content is None:
             raise UserError(
@@ -66,8 +64,7 @@ class OfficialLMDB:
 def open_lmdb(path: Path, image_shape: tuple[int, ...]) -> OfficialLMDB:
     """Opens a folder or file of LMDB. Raises UserError where it is damaged, cut off or laid out in another way."""
     check_picture_shape(image_shape)
-    with _opening:
-        environment = _environment(path)
+    environment = _environment(path)
     with environment.begin() as transaction:
         length = transaction.get(LENGTH)
         keys = _first_keys(transaction)
@@ -117,20 +114,26 @@ def _preference(resolution: str, wanted: int) -> tuple[bool, int]:
     return size < wanted, abs(size - wanted)
 
 
-@cache  # under the lock alone
+@cache
 def _environment(path: Path) -> Any:
+    """Returns an open environment, whatever it is called: one may be open once a process."""
+    with _opening:
+        return _opened((path / DATA if path.is_dir() else path).resolve())
+
+
+@cache
+def _opened(file: Path) -> Any:
     if importlib.util.find_spec("lmdb") is None:
-        raise UserError(f'{path} needs LMDB: pip install "diffae_jax[lmdb]".')
+        raise UserError(f'{file} needs LMDB: pip install "diffae_jax[lmdb]".')
     import lmdb
 
-    file = path / DATA if path.is_dir() else path
     try:
-        environment = lmdb.open(str(path), subdir=path.is_dir(), readonly=True, lock=False, readahead=False)
+        environment = lmdb.open(str(file), subdir=False, readonly=True, lock=False, readahead=False)
     except lmdb.Error as error:
-        raise UserError(f"{path} cannot be read as LMDB ({shown(str(error))}): copy it anew.") from error
+        raise UserError(f"{file} cannot be read as LMDB ({shown(str(error))}): copy it anew.") from error
     needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
     found = file.stat().st_size
     if found < needed:  # to read beyond the end would kill the process
         environment.close()
-        raise UserError(f"{path} has {found:,} of its {needed:,} bytes: it was cut off; copy it anew.")
+        raise UserError(f"{file} has {found:,} of its {needed:,} bytes: it was cut off; copy it anew.")
     return environment

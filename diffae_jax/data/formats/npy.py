@@ -5,9 +5,12 @@ What a file says of itself is checked against its size before anything is made o
 
 import contextlib
 import dataclasses
+import io
+import lzma
 import math
 import os
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, BinaryIO
@@ -17,6 +20,7 @@ import numpy as np
 from diffae_jax.errors import UserError, name_some, shown
 
 MAX_ENTRIES = 10_000
+MAX_HEADER = 2**16  # bytes; numpy itself reads no more than 10,000
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
@@ -64,8 +68,8 @@ class Entry:
 def open_npy(path: Path) -> Entry:
     """Returns the array of an npy. Raises UserError where the file is none, or of another size than it says."""
     with path.open("rb") as file:
-        shape, order, dtype = _header(file, str(path))
-        start, end = file.tell(), os.fstat(file.fileno()).st_size
+        shape, order, dtype, start = _header(file, str(path))
+        end = os.fstat(file.fileno()).st_size
     _check_size(shape, dtype, end - start, str(path))
     return Entry(path, "", shape, dtype, order, start)
 
@@ -98,10 +102,8 @@ def _leads_out(name: str) -> bool:
 def _entry(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Entry:
     where = f"{shown(info.filename)} in {path}"
     with archive.open(info) as file:
-        shape, order, dtype = _header(file, where)
-        start = file.tell()
-    if not dtype.hasobject:
-        _check_size(shape, dtype, info.file_size - start, where)
+        shape, order, dtype, start = _header(file, where)
+    _check_size(shape, dtype, info.file_size - start, where)
     if info.compress_type != zipfile.ZIP_STORED:
         return Entry(path, info.filename, shape, dtype, order, None)
     with path.open("rb") as file:  # an entry begins behind its own header, of 30 bytes, a name and extra fields
@@ -109,27 +111,28 @@ def _entry(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Entry
         lengths = np.frombuffer(file.read(4), "<u2")
         end = os.fstat(file.fileno()).st_size
     offset = info.header_offset + 30 + int(lengths.sum()) + start
-    if not dtype.hasobject:
-        _check_size(shape, dtype, end - offset, where)
+    _check_size(shape, dtype, end - offset, where)
     return Entry(path, info.filename, shape, dtype, order, offset)
 
 
-def _header(file: BinaryIO | Any, where: str) -> tuple[tuple[int, ...], str, np.dtype]:
+def _header(file: BinaryIO | Any, where: str) -> tuple[tuple[int, ...], str, np.dtype, int]:
+    """Returns shape, order and type of an array, and where its values begin."""
+    start = io.BytesIO(file.read(MAX_HEADER))  # numpy would read as much as the header says of itself
     try:
-        version = np.lib.format.read_magic(file)
+        version = np.lib.format.read_magic(start)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, is_fortran, dtype = read(file)  # 3.0 differs in how the names of fields are written alone
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError):
-        raise
+        shape, is_fortran, dtype = read(start)  # 3.0 differs in how the names of fields are written alone
     except Exception as error:  # numpy parses the header as Python does, with whatever that raises
         raise UserError(f"{where} is no array that numpy saved, or damaged ({shown(str(error))}).") from error
     if any(length < 0 or length >= 2**63 for length in shape):
         raise UserError(f"{where} is damaged: it says that its shape is {shown(str(shape))}.")
-    return shape, "F" if is_fortran else "C", dtype
+    return shape, "F" if is_fortran else "C", dtype, start.tell()
 
 
 def _check_size(shape: tuple[int, ...], dtype: np.dtype, have: int, where: str) -> None:
-    """Raises UserError where there are fewer bytes than an array of that shape has."""
+    """Raises UserError where there are fewer bytes than an array of that shape has, unless it is of Python objects."""
+    if dtype.hasobject:
+        return
     needed = math.prod(shape) * dtype.itemsize
     if needed > have:
         raise UserError(
@@ -143,7 +146,7 @@ def told_zip(path: Path) -> Iterator[None]:
     """Turns what zipfile says of a damaged archive into a UserError with its name."""
     try:
         yield
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise UserError(f"{path} cannot be read as an npz ({shown(str(error))}): it is damaged or none.") from error
 
 

@@ -1,5 +1,6 @@
 """Data sets of TensorFlow Datasets that are prepared as array_record, which is read without TensorFlow."""
 
+import contextlib
 import dataclasses
 import os
 import re
@@ -12,6 +13,7 @@ import numpy as np
 
 from diffae_jax.data.sources import channels_last, hash_of_samples, told_image, without_cache
 from diffae_jax.errors import UserError, name_some, shown
+from diffae_jax.files import check_file
 
 INFO = "dataset_info.json"  # in the folder of a prepared data set
 NAME = re.compile(r"[a-z][a-z0-9_]*(/[\w.-]+)?(:\d+\.\d+\.\d+)?")
@@ -29,7 +31,7 @@ class TFDS:
     ids: Sequence[str]
 
     @cached_property
-    def _records(self) -> Sequence[Mapping[str, Any]]:
+    def _records(self) -> Any:
         return _builder(self.folder).as_data_source(split=self.split)
 
     @cached_property
@@ -42,11 +44,11 @@ class TFDS:
         if not scalars:
             return {}
         skip = {name: tfds.decode.SkipDecoding() for name in _pictures_of(builder.info.features)}
-        records = builder.as_data_source(split=self.split, decoders=skip or None)
         columns: dict[str, list[Any]] = {name: [] for name in scalars}
-        for record in records:
-            for name, values in columns.items():
-                values.append(_inner(record, name))
+        with _told(self.folder):
+            for record in builder.as_data_source(split=self.split, decoders=skip or None):
+                for name, values in columns.items():
+                    values.append(_inner(record, name))
         names = {name: name.rpartition("/")[2] for name in scalars}
         short = list(names.values())
         return {
@@ -83,15 +85,15 @@ def open_tfds(name: str, split: str, image_shape: tuple[int, ...]) -> tuple[TFDS
     builder = _builder(Path(name)) if (Path(name) / INFO).exists() else _named(name)
     there_are = list(builder.info.splits)
     split = split or (TRAINING if TRAINING in there_are else there_are[0])
-    if split.partition("[")[0] not in there_are:
-        raise UserError(f"{name} has no split {shown(split)}; it has {name_some(there_are)}.")
     if builder.info.file_format is None or builder.info.file_format.value != "array_record":
         kind = getattr(builder.info.file_format, "value", "nothing")
         raise UserError(f"{name} is prepared as {kind}, which only TensorFlow reads: {_how_to_prepare(builder.name)}.")
     feature = _image_feature(name, builder.info.features, len(image_shape))
-    count = builder.info.splits[split].num_examples
-    if not count:
+    count = _count(name, builder, split)
+    if count <= 0:
         raise UserError(f"The split {shown(split)} of {name} holds no images.")
+    for part in builder.info.splits[split].file_instructions:
+        check_file(Path(part.filename))  # or each of its images would be found missing
     others = [other for other in there_are if other != split]
     notes = [f"Its split {split} is read; there are {', '.join(others)}, too."] if others else []
     ids = [f"{split}-{i:07d}" for i in range(count)]
@@ -106,10 +108,32 @@ def is_name(name: str) -> bool:
 def _builder(folder: Path) -> Any:
     import tensorflow_datasets as tfds
 
-    try:
+    with _told(folder):
         return tfds.builder_from_directory(os.fspath(folder))
-    except (ValueError, KeyError, OSError, AttributeError) as error:
-        raise UserError(f"{folder} cannot be read as a prepared data set ({shown(str(error))}).") from error
+
+
+@contextlib.contextmanager
+def _told(folder: Path) -> Iterator[None]:
+    """Turns what is said about a damaged data set into a UserError with its folder."""
+    try:
+        yield
+    except Exception as error:  # its readers raise what they like
+        raise UserError(
+            f"{folder} cannot be read as a prepared data set ({shown(str(error))}): prepare it anew."
+        ) from error
+
+
+def _count(name: str, builder: Any, split: str) -> int:
+    """Returns how many images a split has, or a part of one, such as train[:1000]."""
+    there_are = list(builder.info.splits)
+    try:
+        if split.partition("[")[0] in there_are:
+            return builder.info.splits[split].num_examples
+    except Exception as error:  # TFDS reads what is in the brackets, and raises what it likes
+        raise UserError(
+            f"{name} has no part {shown(split)} ({shown(str(error))}): give one as in {there_are[0]}[:1000]."
+        ) from error
+    raise UserError(f"{name} has no split {shown(split)}; it has {name_some(there_are)}.")
 
 
 def _named(name: str) -> Any:
@@ -132,9 +156,9 @@ def _how_to_prepare(name: str) -> str:
 
 def _image_feature(name: str, features: Any, ndim: int) -> str:
     """Returns the name of the feature that is the image."""
-    pictures = list(_pictures_of(features))
+    pictures = list(_pictures_of(features)) if ndim == 3 else []
     arrays = [key for key, feature in features.items() if len(feature.shape or ()) in (ndim, ndim - 1)]
-    for candidates in (pictures if ndim == 3 else [], arrays):
+    for candidates in (pictures, arrays):
         if "image" in candidates:
             return "image"
         if len(candidates) == 1:
