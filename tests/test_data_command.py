@@ -145,7 +145,7 @@ def test_array_file_with_an_array_of_labels(run):
     for line in (
         'Shape: none was given, so one is proposed: --config.image_shape="(24, 24, 1)"',
         "Images: an array file (.npz), 180 to train on, 20 held out.",
-        "Duplicates: 2 images are the same, pixel for pixel, as another, in 1 groups:",
+        "Duplicates: 2 images are the same, pixel for pixel, as another, in 1 group:",
         "  20, 150",
         "Sizes: all 28x28; all become 24x24.",
         "Channels: 1.",

@@ -26,7 +26,10 @@ def describe_duplicates(groups: Sequence[Group]) -> list[str]:
         return ["Duplicates: none."]
     across = [group for group in groups if _is_on_both_sides(group)]
     count = sum(map(len, groups))
-    lines = [f"Duplicates: {count:,} images are the same, pixel for pixel, as another, in {len(groups):,} groups:"]
+    lines = [
+        f"Duplicates: {count:,} images are the same, pixel for pixel, as another, in {len(groups):,} "
+        f"group{'s' * (len(groups) != 1)}:"
+    ]
     first = sorted(groups, key=_is_on_both_sides, reverse=True)
     lines += [f"  {_told(group)}" for group in first[:MAX_GROUPS]]
     lines += [f"  and {len(groups) - MAX_GROUPS:,} more groups"] if len(groups) > MAX_GROUPS else []

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import io
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from diffae_jax.data.formats.files import read_picture
 from diffae_jax.data.sources import channels_last, hash_of_samples, told_image, without_cache
 from diffae_jax.errors import UserError, name_some, shown
 from diffae_jax.files import check_file
@@ -32,7 +34,14 @@ class TFDS:
 
     @cached_property
     def _records(self) -> Any:
-        return _builder(self.folder).as_data_source(split=self.split)
+        """Records whose encoded picture is left as it is, so that it is decoded like those of all formats."""
+        import tensorflow_datasets as tfds
+
+        builder = _builder(self.folder)
+        feature = builder.info.features[self.feature]
+        is_encoded = isinstance(feature, tfds.features.Image) and feature.np_dtype == np.uint8
+        skip = {self.feature: tfds.decode.SkipDecoding()} if is_encoded else None
+        return builder.as_data_source(split=self.split, decoders=skip)
 
     @cached_property
     def labels(self) -> Mapping[str, np.ndarray]:
@@ -65,8 +74,10 @@ class TFDS:
     def __getitem__(self, index: int) -> np.ndarray:
         """Returns one image in its own size. Raises UserError where the record is damaged."""
         with told_image(self.name(index)):
-            image = np.asarray(self._records[index][self.feature])
-        return channels_last(image, self.image_shape, self.name(index))
+            image = self._records[index][self.feature]
+        if isinstance(image, bytes):
+            return read_picture(io.BytesIO(image), self.name(index))
+        return channels_last(np.asarray(image), self.image_shape, self.name(index))
 
     def name(self, index: int) -> str:
         """Returns the number of an image and its data set."""
