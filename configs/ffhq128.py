@@ -1,7 +1,8 @@
 """Faces at 128x128: FFHQ 128 of Table 5, the paper's main model; FFHQ of Table 6.
 
-    python -m diffae_jax.main --config=configs/ffhq128.py --config.data.path=FOLDER
+    python -m diffae_jax.main --config=configs/ffhq128.py --config.data.path=PATH
 
+PATH is a folder of the images, or the official ffhq256.lmdb.
 Hardware: the paper used four V100. Cost: 130 M images x 500 GFLOP = 65 EFLOP; the official code trains 41.65
 images/s on a V100, which is 867 hours of one or 217 of four. Not yet trained here.
 Expected (Table 2, T = 100, 30,000 images of CelebA-HQ): SSIM 0.991, LPIPS 0.011, MSE 6.07e-5 with inferred x_T;

@@ -1,7 +1,8 @@
 """Faces at 128x128 with a smaller z: the ablation of Table 2, b to e. 48 M images instead of 130 M, as there.
 
-    python -m diffae_jax.main --config=configs/ffhq128_48m.py:z64 --config.data.path=FOLDER
+    python -m diffae_jax.main --config=configs/ffhq128_48m.py:z64 --config.data.path=PATH
 
+PATH is a folder of the images, or the official ffhq256.lmdb.
 z has 512 dimensions (b), or with a variant 256 (c, :z256), 128 (d, :z128) or 64 (e, :z64).
 Hardware: the paper used four V100. Cost: 48 M images x 500 GFLOP = 24 EFLOP; the official code trains 41.65
 images/s on a V100, which is 320 hours of one. Not yet trained here.

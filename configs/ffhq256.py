@@ -1,7 +1,8 @@
 """Faces at 256x256: FFHQ 256 of Table 5, FFHQ of Table 6.
 
-    python -m diffae_jax.main --config=configs/ffhq256.py --config.data.path=FOLDER
+    python -m diffae_jax.main --config=configs/ffhq256.py --config.data.path=PATH
 
+PATH is a folder of the images, or the official ffhq256.lmdb.
 Hardware: the paper used V100s; the run prints the memory it needs (less: --config.execution.remat=True).
 Cost: 90 M images x 1876 GFLOP = 169 EFLOP; the official code trains 10.08 images/s on a V100, which is 2480 hours of
 one. Not yet trained here.

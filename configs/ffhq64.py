@@ -1,7 +1,8 @@
 """Faces at 64x64: FFHQ 64 of Table 5, FFHQ of Table 6.
 
-    python -m diffae_jax.main --config=configs/ffhq64.py --config.data.path=FOLDER
+    python -m diffae_jax.main --config=configs/ffhq64.py --config.data.path=PATH
 
+PATH is a folder of the images, or the official ffhq256.lmdb.
 Hardware: the paper used V100s; the run prints the memory it needs. Cost: 48 M images x 89 GFLOP = 4.3 EFLOP; the
 official code trains 128 images/s on a V100, which is 104 hours of one or 26 of four. Not yet trained here.
 Expected: Table 4 of the paper, FFHQ.

@@ -1,6 +1,6 @@
-"""Your own images: a folder of files of any size, resized and cropped to 64x64.
+"""Your own images: a folder of files of any size, or what else docs/data.md lists, resized and cropped to 64x64.
 
-    python -m diffae_jax.main --config=configs/images.py --config.data.path=FOLDER
+    python -m diffae_jax.main --config=configs/images.py --config.data.path=PATH
 
 Another size: --config.image_shape="(128, 128, 3)", a multiple of 16; grey: "(64, 64, 1)". Where left and right mean
 something (text, X-rays): --config.data.flip=False. One run a data set: name it with --config.name=NAME.
