@@ -2,8 +2,8 @@
 
     python -m diffae_jax.main --config=configs/celeba64.py --config.data.path=PATH
 
-PATH holds the aligned images of 178x218: a folder of them, the official celeba.lmdb, or celeb_a of TFDS. They are cropped
-as D2C does, 128x128 around (x 89, y 121); for images that are cropped already add --config.data.crop=center.
+PATH holds the aligned images of 178x218: a folder of them, the official celeba.lmdb, or celeb_a of TFDS. They are
+cropped as D2C does, 128x128 around (x 89, y 121); for images that are cropped already add --config.data.crop=center.
 Hardware: the paper used V100s; the run prints the memory it needs.
 Cost: 72 M images x 89 GFLOP = 6.4 EFLOP. Not yet trained here.
 Expected: FID 5.30 unconditional at T = 100 (Table 4).
