@@ -491,6 +491,22 @@ def test_other_images_are_refused(image_folder, tmp_path):
     assert "trained on other images (20 then, 19 now" in output
 
 
+def test_images_that_cannot_be_used_are_refused_or_left_out_and_told_at_the_end(image_folder, tmp_path):
+    images = tmp_path / "images"
+    shutil.copytree(image_folder, images)
+    (images / "3.png").write_bytes(b"junk")
+    arguments = f"--config.data.path={images}", TRAINING
+    output = finish(start(tmp_path / "run", *arguments), code=2)
+    assert re.search(
+        r"3\.png cannot be read as an image .*--config\.data\.skip_bad=True leaves such images out", output
+    )
+    output = finish(start(tmp_path / "run", *arguments, "--config.data.skip_bad=True"))
+    assert "19 to train on" in output
+    last = output.splitlines()[-1]
+    assert last.startswith("Left out: 1 of the images, which cannot be used (3.png); ")
+    assert str(images / "3.png") in (tmp_path / "run" / "data.json").read_text()
+
+
 @pytest.mark.parametrize(
     ("arguments", "devices", "message"),
     [

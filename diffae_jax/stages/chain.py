@@ -98,6 +98,8 @@ def run_stages(
                     ) from error
         if stages is None:
             say(closing_words(config, folder.path))
+        elif note := left_out(folder.path):
+            say(note)
 
 
 def closing_words(config: ConfigDict, folder: Path) -> str:

@@ -77,9 +77,7 @@ def left_out(folder: Path) -> str:
     names = read_record(folder).get("left_out", {})
     if not names:
         return ""
-    return (
-        f"{len(names):,} images could not be used and were left out ({name_some(names)}); {folder / RECORD} says why."
-    )
+    return f"Left out: {len(names):,} of the images, which cannot be used ({name_some(names)}); {folder / RECORD} says why."
 
 
 def _settings(config: ConfigDict) -> dict[str, Any]:
@@ -113,7 +111,7 @@ def _look(config: ConfigDict, opened: Opened, splits: Sequence[Source]) -> dict[
         describe_counts(opened.kind, training.count, held_out.count),
         *describe(training, Transform(shape.image_shape, shape.crop, intensity)),
     ]
-    said += [f"Left out: {len(bad):,} images that cannot be used ({name_some(bad)})."] if bad else []
+    said += [f"Left out: {len(bad):,} of the images, which cannot be used ({name_some(bad)})."] if bad else []
     return {"intensity": format_intensity(intensity), "left_out": bad, "said": [*said, *opened.notes]}
 
 
