@@ -247,8 +247,8 @@ def test_bad_images_are_refused_or_counted_left_out_and_listed(tmp_path, run, ki
     record = json.loads((tmp_path / "run" / "data.json").read_text())
     assert list(record["left_out"]) == names
     assert all("cannot be read as an image" in why for why in record["left_out"].values())
-    assert f"Left out: 2 images that cannot be used ({', '.join(names)})." in said_of(tmp_path / "run")
-    assert left_out(tmp_path / "run").startswith("2 images could not be used and were left out (")
+    assert f"Left out: 2 of the images, which cannot be used ({', '.join(names)})." in said_of(tmp_path / "run")
+    assert left_out(tmp_path / "run").startswith("Left out: 2 of the images, which cannot be used (")
     assert "10 to train on, 0 held out." in said_of(tmp_path / "run")[0]
     is_told(lambda: run(path), message)  # another setting is another look
 

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,11 @@ def left_out(folder: Path) -> str:
     names = read_record(folder).get("left_out", {})
     if not names:
         return ""
-    return f"Left out: {len(names):,} of the images, which cannot be used ({name_some(names)}); {folder / RECORD} says why."
+    return f"{_told_left_out(names)}; {folder / RECORD} says why."
+
+
+def _told_left_out(names: Collection[str]) -> str:
+    return f"Left out: {len(names):,} of the images, which cannot be used ({name_some(names)})"
 
 
 def _settings(config: ConfigDict) -> dict[str, Any]:
@@ -111,7 +115,7 @@ def _look(config: ConfigDict, opened: Opened, splits: Sequence[Source]) -> dict[
         describe_counts(opened.kind, training.count, held_out.count),
         *describe(training, Transform(shape.image_shape, shape.crop, intensity)),
     ]
-    said += [f"Left out: {len(bad):,} of the images, which cannot be used ({name_some(bad)})."] if bad else []
+    said += [f"{_told_left_out(bad)}."] if bad else []
     return {"intensity": format_intensity(intensity), "left_out": bad, "said": [*said, *opened.notes]}
 
 
