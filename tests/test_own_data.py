@@ -243,9 +243,7 @@ def test_volumes_are_trained_reconstructed_sampled_and_edited_by_the_same_comman
     arguments = [f"--config.{key}={value}" for key, value in settings.items()]
     stages = "--stages=autoencoder,latents,prior,probes,export"
     main = ["-m", "diffae_jax.main", f"--config={ROOT}/tests/tiny.py", "--workdir=run", stages, *arguments]
-    commands = [
-        line.split() for line in COMMANDS.replace("BUNDLE", "run/bundle").replace("SCANS", "volumes").split("\n")
-    ]
+    lines = COMMANDS.replace("BUNDLE", "run/bundle").replace("SCANS", "volumes").strip().split("\n")
     code = f"from diffae_jax import cli\nfor line in {lines}: cli.run(line.split())"
     for call in (main, ["-c", code]):
         environment = os.environ | {"XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
