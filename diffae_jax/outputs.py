@@ -94,10 +94,10 @@ def names_of(ids: Sequence[str], image_shape: tuple[int, ...]) -> list[str]:
     Where two would be one, the suffix comes behind the whole name. Raises UserError for ids that lead elsewhere.
     """
     suffix = ".png" if are_pictures(image_shape) else ".npy"
-    outside = [name for name in ids if Path(name).is_absolute() or ".." in Path(name).parts]
+    outside = [name for name in ids if not Path(name).name or Path(name).is_absolute() or ".." in Path(name).parts]
     if outside:  # ids that a file supplied
         raise UserError(
-            f"{len(outside):,} ids would lead out of the folder to write ({name_some(outside)}): rename them."
+            f"{len(outside):,} ids are no names in the folder to write ({name_some(outside)}): rename them."
         )
     names = [str(Path(name.removesuffix(".gz")).with_suffix(suffix)) for name in ids]
     count = collections.Counter(names)

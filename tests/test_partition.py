@@ -52,7 +52,7 @@ def test_what_is_held_out(file, name, content):
     "columns",
     [
         {"id": ["1", "2", "3", "4"], "split": ["train", "test", "train", "valid"]},
-        {"id": [1, 2, 3, 4], "n": [5, 6, 7, 8], "fold": [0, 1, 0, 2]},
+        {"id": [1, 2, 3, 4], "n": [5, 6, 7, 8], "subset": [0, 1, 0, 2]},
         {"id": ["1", "2", "3", "4"], "held out": [False, True, False, True]},
         {"id": ["1", "2", "3", "4"], "split": [0.0, 1.0, 0.0, 2.0]},
         {"id": ["2", "4"]},

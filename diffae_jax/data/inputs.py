@@ -96,10 +96,12 @@ def _converted(
 
 def _loss(image: np.ndarray, name: str, transform: Transform) -> str | None:
     """Returns what the transform does to an image where that loses something."""
-    to_8_bits = image.dtype != np.uint8 and transform.intensity is None
-    if image.shape == transform.image_shape and not to_8_bits:
+    is_usual = (image.dtype == np.uint8) == (transform.intensity is None)
+    if image.shape == transform.image_shape and is_usual:
         return None
-    kind = f" of {image.dtype}" if to_8_bits else ""
+    kind = "" if is_usual else f" of {image.dtype}"
+    if not is_usual and transform.intensity is not None:
+        kind += " by the range {:g}..{:g}".format(*transform.intensity)
     *size, channels = transform.image_shape
     have = f"{told_size(image.shape[:-1])} in {_channels(image.shape[-1])}{kind}"
     return f"({shown(name)}) from {have} to {told_size(size)} in {_channels(channels)}"
@@ -135,6 +137,8 @@ def _from_array(images: Any, transform: Transform) -> tuple[np.ndarray, list[str
     low, high = flat.min(1), flat.max(1)
     _refuse(~np.isfinite(low + high), "numbers that are not finite", "repair or leave them out")
     remedy = "scale them, or give uint8 where they reach from 0 to 255"
+    if transform.intensity is not None:
+        remedy = "scale them, {:g} to -1 and {:g} to 1".format(*transform.intensity)
     wrong = (low < -1 - TOLERANCE) | (high > 1 + TOLERANCE)
     _refuse(wrong, f"numbers beyond [-1, 1] (from {low.min():g} to {high.max():g} over all)", remedy)
     if low.min() >= 0:

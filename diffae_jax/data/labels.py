@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
@@ -16,7 +17,8 @@ from diffae_jax.files import expanded
 
 TRAINING = frozenset({"train", "training", "0"})
 HELD_OUT = frozenset({"val", "valid", "validation", "test", "testing", "held_out", "dev", "1", "2"})
-PARTITION_COLUMNS = ("split", "partition", "set", "subset", "fold")
+PARTITION_COLUMNS = ("split", "partition", "set", "subset")
+SUFFIX = re.compile(r"(\.nii)?\.[a-z][a-z0-9]{0,4}$", re.IGNORECASE)  # of a file; what begins with a digit is none
 MOST_CLASSES = 1000  # that notes look through
 
 
@@ -42,12 +44,20 @@ class Rows:
     def _places(self, ids: Sequence[str]) -> Int[np.ndarray, "n"]:
         """Returns the row of each image, or -1."""
         rows = np.full(len(ids), -1)
-        for key in (str, lambda name: PurePath(name).name, lambda name: PurePath(name.removesuffix(".gz")).stem):
-            ours, theirs = _only(key, ids), _only(key, self.ids)
+        for ours_by, theirs_by in ((str, str), (_base, _base), (_stem, _base), (_stem, _stem)):
+            ours, theirs = _only(ours_by, ids), _only(theirs_by, self.ids)
             for name in ours.keys() & theirs.keys():
                 if rows[ours[name]] < 0:
                     rows[ours[name]] = theirs[name]
         return rows
+
+
+def _base(name: str) -> str:
+    return PurePath(name).name
+
+
+def _stem(name: str) -> str:
+    return SUFFIX.sub("", _base(name))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -3,12 +3,13 @@
 What reads each format is in `formats`, and what recognises it in `opening`.
 """
 
+import collections
 import contextlib
 import dataclasses
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -22,6 +23,7 @@ from diffae_jax.errors import UserError, name_some, shown
 
 MAX_IMAGES = 10_000_000  # of a source, and of a table
 MAX_VALUES = 2**30  # of an image
+NUM_AHEAD = 256  # images that are read before they are asked for
 NUM_SAMPLES = 64  # images that tell one data set from another, where a hash of all would take too long
 
 
@@ -89,7 +91,11 @@ class Given:
 
     def __getitem__(self, index: int) -> np.ndarray:
         """Returns an image. Raises UserError for what is none."""
-        image = self.images[index]
+        try:
+            image = self.images[index]
+        except Exception as error:  # a program of the user's, which may raise anything
+            kind = type(error).__name__
+            raise UserError(f"{self.name(index)} cannot be read ({kind}: {shown(str(error))}).") from error
         if isinstance(image, Image.Image):
             with told_image(self.name(index)):
                 return pixels_of(image)
@@ -150,6 +156,9 @@ class Labelled:
 
     source: Source
     labels: Mapping[str, np.ndarray]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"source": self.source, "labels": {}}  # worker processes read images alone
 
     @property
     def ids(self) -> Sequence[str]:
@@ -314,4 +323,10 @@ def read(images: Source, numbers: Iterable[int] | Int[np.ndarray, "n"]) -> Shape
 def each(call: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
     """Calls a function for each item, some side by side, and yields what it returns in order, few of it ahead."""
     with ThreadPoolExecutor() as pool:
-        yield from pool.map(call, items)
+        waiting: collections.deque[Future] = collections.deque()
+        for item in items:
+            waiting.append(pool.submit(call, item))
+            if len(waiting) > NUM_AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()

@@ -14,6 +14,8 @@ from diffae_jax.data.parquet import read_parquet
 from diffae_jax.errors import UserError, shown
 from diffae_jax.files import check_file, told
 
+IMAGE = re.compile(r"\.(png|jpe?g|webp|bmp|tiff?|gif|npy|nii|nii\.gz|dcm)$", re.IGNORECASE)
+MISSING = ("", "na", "n/a", "nan", "null", "none")
 MAX_ROWS = 10_000_000
 MAX_COLUMNS = 1000
 MAX_LINE_BYTES = 2**16
@@ -87,6 +89,8 @@ def _csv(path: Path, file: io.BufferedReader) -> Table:
     _, header = next(rows, (0, [""]))
     names = header[1:]
     _check_header(path, names, "first")
+    if IMAGE.search(header[0]):
+        raise UserError(f"{path} begins with an image, which would be left out: let the first line name the columns.")
     ids: dict[str, None] = {}
     columns: list[list[str]] = [[] for _ in names]
     for line, row in rows:
@@ -169,9 +173,10 @@ def _lines(path: Path, file: io.BufferedReader) -> Iterator[str]:
 def _typed(column: list[str]) -> np.ndarray:
     """Returns whole numbers where all are, floating point ones where all that are not missing are numbers, or text."""
     is_text = any("_" in value for value in column)  # Python would read 1_0 as 10
-    for parse, dtype in () if is_text else ((int, np.int64), (lambda value: float(value or "nan"), np.float64)):
+    numbers = ["nan" if value.lower() in MISSING else value for value in column]
+    for parse, dtype in () if is_text else ((int, np.int64), (float, np.float64)):
         try:
-            return np.array([parse(value) for value in column], dtype)
+            return np.array([parse(value) for value in numbers], dtype)
         except (ValueError, OverflowError):
             continue
     # as objects: an array of text takes for each the room of the longest

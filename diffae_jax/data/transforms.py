@@ -44,11 +44,15 @@ class Transform:
         image = with_channels(image, self.image_shape[-1], name)
         if self.intensity is None and image.dtype != np.uint8:
             image = to_8_bits(image, name)
-        image = resize_and_crop(cut_out(image, self.crop), self.image_shape[:-1])
+        image = resize_and_crop(cut_out(image, self._crop_of(image.shape[:-1])), self.image_shape[:-1])
         if self.intensity is None:
             return image
         low, high = self.intensity
         return np.clip((image.astype(np.float32) - low) * (2 / (high - low)) - 1, -1, 1, dtype=np.float32)
+
+    def _crop_of(self, size: Sequence[int]) -> str:
+        """What has the size already, as images that the model made have, is not cropped again."""
+        return "center" if tuple(size) == self.image_shape[:-1] else self.crop
 
     def restored(self, images: Float[np.ndarray, "n *shape"]) -> Shaped[np.ndarray, "n *shape"]:
         """Returns images in [-1, 1] in the values of the data: uint8, or float32 by the intensity."""
@@ -71,7 +75,7 @@ class Transform:
 
     def check_size(self, size: Sequence[int], name: str) -> None:
         """Raises UserError unless the part of an image of that size that is used covers the shape."""
-        wanted, box = self.image_shape[:-1], CROPS[self.crop]
+        wanted, box = self.image_shape[:-1], CROPS[self._crop_of(size)]
         if box is not None:
             start, length = box
             if len(size) != len(start) or any(s + n > have for s, n, have in zip(start, length, size, strict=True)):
