@@ -22,7 +22,7 @@ from diffae_jax.config import check, check_num_steps, check_seed, from_json
 from diffae_jax.data.inputs import as_codes, as_images
 from diffae_jax.data.latents import STATISTICS, LatentStatistics, read_statistics
 from diffae_jax.data.opening import transform_of
-from diffae_jax.data.survey import read_record
+from diffae_jax.data.survey import intensity_in, read_record
 from diffae_jax.data.transforms import to_float
 from diffae_jax.diffusion.interpolation import lerp, slerp
 from diffae_jax.errors import UserError, name_some, shown
@@ -115,7 +115,7 @@ class DiffAE:
                 f"and no config.json with checkpoints."
             )
         config = from_json(path / "config.json")
-        config.data.intensity = read_record(path).get("intensity", config.data.intensity)
+        config.data.intensity = intensity_in(read_record(path), path)
         check(config)
         expected = abstract_weights(config, mesh)
         params = load_ema(checkpoints, expected["autoencoder"])

@@ -20,16 +20,16 @@ from diffae_jax.data.batches import training_batches
 from diffae_jax.data.duplicates import describe_duplicates, find_duplicates
 from diffae_jax.data.guessing import guess_image_shape
 from diffae_jax.data.opening import DIGITS, notes_on_labels, open_splits, transform_of
-from diffae_jax.data.sources import Prepared, Source, Subset, choose, read
+from diffae_jax.data.sources import Prepared, Source, choose, read
 from diffae_jax.data.survey import (
     Survey,
-    check_types,
     describe,
     describe_counts,
     describe_labels,
-    intensity_of,
     list_sizes,
     survey,
+    transform_by,
+    without,
 )
 from diffae_jax.data.transforms import Transform, to_float
 from diffae_jax.errors import UserError, shown
@@ -103,9 +103,9 @@ def look(arguments: argparse.Namespace) -> None:
     bad = [reason for each in found for reason in each.bad.values()]
     say(describe_bad(bad))
     say(describe_duplicates(find_duplicates(*(each.digests for each in found))))
-    transform = transform_for(config, found, len(splits[0]))
+    transform = transform_by(config, *found)
     say_what_is_trained_on(config, opened.notes, splits, training, transform)
-    images = Prepared(without_bad(splits[0], training), transform)
+    images = Prepared(without(splits[0], training.bad), transform)
     say([throughput(images, config, speed)])
     if arguments.out is not None:
         write_sheet(arguments.out, images)
@@ -160,22 +160,6 @@ def check_out(out: Path, path: str, *, overwrite: bool) -> None:
         raise UserError(f"{out} lies among the images of {path}, and would become one of them: give another --out.")
 
 
-def transform_for(config: ConfigDict, found: Sequence[Survey], num_training: int) -> Transform:
-    """Returns what happens to the images. Raises UserError where none can be used, or nothing tells their range."""
-    training, held_out = found
-    if not training.count:
-        first = next(iter(training.bad.values()), "there are none.")
-        raise UserError(f"None of the {num_training:,} training images can be used: {first}")
-    intensity = intensity_of(config.data.intensity, training)
-    check_types(held_out, intensity)
-    return Transform(config.image_shape, config.data.crop, intensity)
-
-
-def without_bad(source: Source, found: Survey) -> Source:
-    """Returns a source without the images that cannot be used."""
-    return Subset(source, np.flatnonzero([name not in found.bad for name in source.ids])) if found.bad else source
-
-
 def describe_bad(reasons: Sequence[str]) -> list[str]:
     """Returns in lines how many images cannot be used, and why not the first of them."""
     if not reasons:
@@ -190,7 +174,7 @@ def say_what_is_trained_on(
 ) -> None:
     """Prints what the images to train on are, and their labels, as training does, and how their sizes are spread."""
     sizes, *others = describe(training, transform)
-    labels = without_bad(splits[0], training).labels
+    labels = without(splits[0], training.bad).labels
     lines = sizes, *list_sizes(training), *others, *notes, *describe_labels(labels)
     say([*lines, *notes_on_labels(config.data.labels, *splits)])
 

@@ -261,7 +261,7 @@ def test_pictures_are_turned_as_their_camera_says(tmp_path, tag):
 
 def test_folder_is_read_with_those_in_it_but_nothing_hidden_nor_twice(tmp_path):
     root, outside = tmp_path / "root", tmp_path / "outside"
-    names = "b.png", "a/c.JPG", "a/b/d.webp", ".hidden.png", ".git/e.png", "a/._f.png", "notes.txt", "a/g.gif"
+    names = "b.png", "a/c.JPG", "a/b/d.webp", ".hidden.png", ".git/e.png", "a/._f.png", "notes.txt", "a/g.heic"
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(png(noise(8, 8, 3)))
@@ -1101,3 +1101,31 @@ def test_damage_of_lmdb_that_was_cut_off_is_told(tmp_path, made):
     for i, length in enumerate(rng.integers(len(content), size=200).tolist()):
         (tmp_path / f"{i}.mdb").write_bytes(content[:length])
         is_refused(tmp_path / f"{i}.mdb", "mdb (cannot be read as LMDB|has .* of its)")
+
+
+# --- 16 bits in colour, and pages --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+@pytest.mark.parametrize("kind", ["png", "tiff"])
+def test_colours_of_16_bits_are_read_with_all_of_them(tmp_path, kind, channels):
+    import cv2
+
+    image = noise(9, 8, channels, dtype=np.uint16)
+    cv2.imwrite(str(tmp_path / f"a.{kind}"), image[..., (2, 1, 0, 3)[:channels]])
+    (found,) = read(opened(tmp_path), [0])
+    np.testing.assert_array_equal(found, image)
+
+
+def test_pages_are_told(tmp_path):
+    pages = [Image.fromarray(noise(8, 8, 3, seed=i)) for i in range(3)]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    is_refused(tmp_path, "a.tif has 3 pages: save each by itself, or all of them as an npy")
+
+
+def test_files_that_are_not_read_are_told(tmp_path):
+    for name in ("a.png", "b.gif", "c.heic", "d.mp4", "labels.csv"):
+        (tmp_path / name).write_bytes(png(noise(8, 8, 3)))
+    found = open_images(tmp_path, SHAPE)
+    assert list(found.source.ids) == ["a.png", "b.gif"]
+    assert list(found.notes) == ["2 files of another kind are not read (c.heic, d.mp4)."]

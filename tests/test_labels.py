@@ -214,3 +214,17 @@ def test_notes_are_printable_whatever_the_table_holds(table):
     told = notes(labels.of(["1"]), labels, ["1"])
     assert len(told) == 3
     assert all(note.isprintable() for note in told)
+
+
+def test_names_with_dots_match_with_and_without_suffix(tmp_path):
+    (tmp_path / "l.csv").write_text("id,y\nscan.1,1\n1.2.840.1,2\nleft.nii.gz,3\nd.jpg,4\n")
+    ids = ["scan.png", "scan.1.png", "1.2.840.1.npy", "left.npy", "d.png"]
+    np.testing.assert_array_equal(read_labels(tmp_path / "l.csv").of(ids)["y"], [np.nan, 1, 2, 3, 4])
+
+
+def test_first_line_that_is_an_image_is_told_and_words_for_missing_are_missing(tmp_path):
+    (tmp_path / "l.csv").write_text("000001.jpg,1\n000002.jpg,0\n")
+    with pytest.raises(UserError, match="begins with an image, which would be left out"):
+        read_labels(tmp_path / "l.csv")
+    (tmp_path / "l.csv").write_text("id,age\na,3\nb,NA\nc,\nd,null\n")
+    np.testing.assert_array_equal(read_labels(tmp_path / "l.csv").columns["age"], [3, np.nan, np.nan, np.nan])

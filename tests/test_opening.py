@@ -9,7 +9,18 @@ from PIL import Image
 from diffae_jax.data.opening import notes_on_labels, open_images, open_splits, transform_of
 from diffae_jax.data.sources import Arrays, Prepared
 from diffae_jax.errors import UserError
-from tests.data_files import COUNT, MAKERS, SHAPE, make_folder, make_npz, noise, png, prepare_tfds, save_nifti
+from tests.data_files import (
+    COUNT,
+    MAKERS,
+    SHAPE,
+    make_folder,
+    make_lmdb,
+    make_npz,
+    noise,
+    png,
+    prepare_tfds,
+    save_nifti,
+)
 from tests.test_bundle import assert_is_one_sentence
 
 IMAGES = noise(COUNT, *SHAPE)
@@ -131,7 +142,7 @@ def test_files_that_hold_no_images_are_told(tmp_path, name, content, message):
         ("no_such_folder", "no_such_folder is missing: check the path"),
         ("no/such/folder.npz#images", "no/such/folder.npz is missing: check the path"),
         ("empty", r"empty holds no image files \(.png, .jpg, .*.npy\), nor do the folders in it\."),
-        ("odd", r"odd holds no image files .*; it holds a.txt, b.gif, c.h5 and 1 more"),
+        ("odd", r"odd holds no image files .*; it holds a.txt, b.heic, c.h5 and 1 more"),
         ("lmdb.lmdb", "lmdb.lmdb holds no image files"),
         ("a\0b", "cannot be read: it has characters that no path may have"),
         ("x" * 300, "cannot be read .*File name too long"),
@@ -146,7 +157,7 @@ def test_paths_without_images_are_told(tmp_path, monkeypatch, path, message):
     monkeypatch.chdir(tmp_path)
     for name in ("empty", "odd", "lmdb.lmdb"):
         (tmp_path / name).mkdir()
-    for name in ("a.txt", "b.gif", "c.h5", "d.h5"):
+    for name in ("a.txt", "b.heic", "c.h5", "d.h5"):
         (tmp_path / "odd" / name).touch()
     is_told(lambda: open_splits(path, SHAPE), message)
 
@@ -274,7 +285,7 @@ def test_array_of_the_same_file(tmp_path, suffix):
             for name, array in arrays.items():
                 file[name] = array
     for held_out in ("test", "#test", f"{path}#test"):
-        are(splits_of(f"{path}#train", held_out=held_out), IMAGES[:8], IMAGES[8:]) if held_out[0] != "/" else None
+        are(splits_of(f"{path}#train", held_out=held_out), IMAGES[:8], IMAGES[8:])
     opened = open_splits(f"{path}#train", SHAPE, held_out="test")
     assert opened[2].labels.keys() == {"labels"}
     is_told(
@@ -289,6 +300,7 @@ def test_split_of_the_same_data_set(tmp_path):
     opened = open_splits(str(path), SHAPE, held_out="test")[0]
     assert opened.notes == [
         "Its split train is read; there are test, too.",
+        "Held out: a data set of TensorFlow Datasets, test.",
         "Its split test is read; there are train, too.",
     ]
     is_told(lambda: splits_of(path, held_out="validation"), "has no split validation; it has test, train")
@@ -390,3 +402,63 @@ def test_fingerprint_of_a_split_is_of_its_images(tmp_path):
     assert open_splits(str(path), SHAPE, held_out="[:5]")[1].fingerprint() not in marks
     Image.fromarray(IMAGES[0][:4]).save(path / "05.png")
     assert open_splits(str(path), SHAPE, held_out="[:4]")[1].fingerprint() not in marks
+
+
+# --- no image on both sides --------------------------------------------------------------------------------------
+
+
+def test_held_out_folder_within_the_other_is_taken_out_of_training(tmp_path):
+    folder = make_folder(tmp_path, IMAGES)
+    (folder / "val").mkdir()
+    for name in ("00.png", "01.png"):
+        (folder / name).rename(folder / "val" / name)
+    for held_out in ("val", folder / "val", folder / "val" / "00.png"):
+        _, training, kept = open_splits(str(folder), SHAPE, held_out=str(held_out))
+        assert len(kept) == (1 if str(held_out).endswith("png") else 2)
+        assert sorted([*training.ids, *kept.ids]) == sorted(open_images(folder, SHAPE).source.ids)
+    is_told(lambda: splits_of(folder, held_out=str(folder)), "holds out 12 of 12 images")
+
+
+def test_parts_with_images_in_common_are_refused(tmp_path):
+    path = tmp_path / "a.npz"
+    np.savez(path, train=IMAGES[:8], test=IMAGES[8:])
+    is_told(lambda: splits_of(f"{path}#train", held_out="train"), "has images in common with those to train on")
+    is_told(lambda: splits_of(f"{path}#train", held_out=f"{path}#train"), "has images in common")
+    data_set = prepare_tfds(tmp_path, {"train": IMAGES}, name="Common")
+    is_told(lambda: splits_of(data_set, held_out="train[:10%]"), "has images in common")
+    are(splits_of(f"{data_set}#train[:8]", held_out="train[8:]"), IMAGES[:8], IMAGES[8:])
+    base = make_lmdb(tmp_path, IMAGES)
+    is_told(lambda: splits_of(base, held_out=str(base)), "has images in common")
+
+
+def test_part_of_the_data_set_comes_before_a_folder_of_that_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_folder(tmp_path, IMAGES[:3]).rename(tmp_path / "test")
+    np.savez("a.npz", train=IMAGES[:8], test=IMAGES[8:])
+    are(splits_of("a.npz#train", held_out="test"), IMAGES[:8], IMAGES[8:])
+    assert len(open_splits("a.npz#train", SHAPE, held_out="./test")[2]) == 3
+
+
+def test_names_of_a_partition_without_image_and_images_without_name_are_told(tmp_path):
+    folder = make_folder(tmp_path, IMAGES)
+    (tmp_path / "split.csv").write_text("id,split\n00.png,test\n1.png,test\n02.png,train\n")
+    opened, _, held_out = open_splits(str(folder), SHAPE, held_out=str(tmp_path / "split.csv"))
+    assert list(held_out.ids) == ["00.png"]
+    assert opened.notes == [
+        "1 of 3 names of the partition are of none of the images (1.png).",
+        "10 of 12 images are not in the partition, and are trained on (01.png, 03.png, 04.png and 7 more).",
+    ]
+
+
+def test_table_that_does_not_tell_both_sides_apart_is_refused(tmp_path):
+    np.savez(tmp_path / "a.npz", train=IMAGES[:8], test=IMAGES[8:])
+    (tmp_path / "l.csv").write_text("id,y\n" + "".join(f"{i},{i % 2}\n" for i in range(8)))
+    settings = dict(held_out="test", labels=str(tmp_path / "l.csv"))
+    is_told(lambda: splits_of(f"{tmp_path / 'a.npz'}#train", **settings), "^4 ids are of a training and of a held-out")
+
+
+def test_labels_that_held_out_images_lack_are_left_out(tmp_path):
+    np.savez(tmp_path / "a.npz", images=IMAGES, y=np.arange(COUNT))
+    np.save(tmp_path / "b.npy", IMAGES)
+    _, training, held_out = open_splits(str(tmp_path / "a.npz"), SHAPE, held_out=str(tmp_path / "b.npy"))
+    assert (dict(training.labels), dict(held_out.labels)) == ({}, {})

@@ -245,8 +245,9 @@ def test_bad_images_are_refused_or_counted_left_out_and_listed(tmp_path, run, ki
     assert (len(training), len(held_out)) == (10, 0)
     np.testing.assert_array_equal(images_of(training), np.delete(images, [2, 7], 0))
     record = json.loads((tmp_path / "run" / "data.json").read_text())
-    assert list(record["left_out"]) == names
-    assert all("cannot be read as an image" in why for why in record["left_out"].values())
+    assert record["left_out"]["held_out"] == {}
+    assert list(record["left_out"]["training"]) == names
+    assert all("cannot be read as an image" in why for why in record["left_out"]["training"].values())
     assert f"Left out: 2 of the images, which cannot be used ({', '.join(names)})." in said_of(tmp_path / "run")
     assert left_out(tmp_path / "run").startswith("Left out: 2 of the images, which cannot be used (")
     assert "10 to train on, 0 held out." in said_of(tmp_path / "run")[0]
@@ -269,7 +270,7 @@ def test_data_of_bad_images_alone_is_told(tmp_path, run):
 
 
 def test_record_of_very_many_bad_images_can_be_read(tmp_path):
-    record = {"left_out": {str(i): "x" * 300 for i in range(20_000)}}
+    record = {"left_out": {"training": {str(i): "x" * 300 for i in range(20_000)}}}
     (tmp_path / "data.json").write_text(json.dumps(record))
     assert len((tmp_path / "data.json").read_bytes()) > 4 * 2**20
     assert read_record(tmp_path) == record
@@ -331,8 +332,42 @@ def test_images_of_other_channels_and_too_small_ones_are_left_out(run):
 def test_held_out_images_of_another_type_are_told(tmp_path, run):
     np.save(tmp_path / "a.npy", noise(4, 8, 8, 3))
     np.save(tmp_path / "b.npy", noise(4, 8, 8, 3, dtype=np.float32))
-    message = "4 images have values of float32, and those to train on have 8 bits"
+    message = r"several types \(4 of uint8, 4 of float32\), .* --config.data.intensity=LOW..HIGH"
     is_told(lambda: run(tmp_path / "a.npy", held_out=str(tmp_path / "b.npy")), message)
+
+
+def test_8_and_16_bits_on_the_two_sides_become_8_on_both(tmp_path, run):
+    np.save(tmp_path / "a.npy", noise(4, 8, 8, 3, dtype=np.uint16))
+    np.save(tmp_path / "b.npy", noise(4, 8, 8, 3))
+    training, held_out = run(tmp_path / "a.npy", held_out=str(tmp_path / "b.npy"))
+    np.testing.assert_array_equal(images_of(held_out), np.load(tmp_path / "b.npy"))
+    np.testing.assert_array_equal(images_of(training), np.round(np.load(tmp_path / "a.npy") / 257))
+
+
+def test_bad_images_are_left_out_of_their_own_split_alone(tmp_path, run):
+    for split in ("a", "b"):
+        make_folder(tmp_path, noise(4, 8, 8, 3)).rename(tmp_path / split)
+    (tmp_path / "a" / "01.png").write_bytes(b"junk")
+    training, held_out = run(tmp_path / "a", held_out=str(tmp_path / "b"), skip_bad=True)
+    assert training.ids == ["00.png", "02.png", "03.png"]
+    assert list(held_out.ids) == ["00.png", "01.png", "02.png", "03.png"]
+
+
+def test_process_with_other_images_than_the_main_one_is_told(tmp_path, run, monkeypatch):
+    np.save(tmp_path / "a.npy", noise(4, 8, 8, 3))
+    np.save(tmp_path / "b.npy", noise(5, 8, 8, 3))
+    run(tmp_path / "a.npy")
+    monkeypatch.setattr("diffae_jax.stages.data.is_main_process", lambda: False)
+    is_told(lambda: run(tmp_path / "b.npy"), r"trained on other images \(4 then, 5 now")
+
+
+@pytest.mark.parametrize("intensity", [3, "x", ["0..1"]])
+def test_range_of_a_record_that_is_none_is_told(tmp_path, run, intensity):
+    np.save(tmp_path / "a.npy", noise(4, 8, 8, 3))
+    run(tmp_path / "a.npy")
+    record = json.loads((tmp_path / "run" / "data.json").read_text()) | {"intensity": intensity}
+    (tmp_path / "run" / "data.json").write_text(json.dumps(record))
+    is_told(lambda: run(tmp_path / "a.npy"), "data.json is damaged: its intensity is")
 
 
 def test_data_set_of_tfds_is_looked_at_as_others(tmp_path, run):

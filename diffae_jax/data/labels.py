@@ -96,6 +96,15 @@ class Partition(Rows):
             )
         return (rows >= 0) & self.is_held_out[rows]
 
+    def notes(self, ids: Sequence[str]) -> list[str]:
+        """Returns in sentences which of its names are none of these images, and which images it does not name."""
+        unmatched, unnamed = self.unmatched(ids), self.unnamed(ids)
+        told = {
+            f"{len(unmatched):,} of {len(self.ids):,} names of the partition are of none of the images": unmatched,
+            f"{len(unnamed):,} of {len(ids):,} images are not in the partition, and are trained on": unnamed,
+        }
+        return [f"{what} ({name_some(names)})." for what, names in told.items() if names]
+
 
 def _only(key: Callable[[str], str], ids: Sequence[str]) -> dict[str, int]:
     """Returns the place of each name that only one id has."""

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,15 @@ from diffae_jax.data.formats import arrays, files, lmdb, tfds
 from diffae_jax.data.formats.digits import DIGITS_HELD_OUT, all_digits
 from diffae_jax.data.formats.npy import open_npy
 from diffae_jax.data.labels import folder_labels, notes, read_labels, read_partition
-from diffae_jax.data.sources import Given, Labelled, Source, Subset, hash_share
+from diffae_jax.data.sources import Arrays, Given, Labelled, Source, Subset, hash_share
 from diffae_jax.data.transforms import Transform
-from diffae_jax.errors import UserError, shown
+from diffae_jax.errors import UserError, name_some, shown
 from diffae_jax.files import check_file, expanded, told
 
 DIGITS = "digits"  # in place of a path
 FOLDERS = "folders"  # in place of a table of labels: the folder of each image is its label
 ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar")
-TABLES = (".csv", ".tsv", ".txt", ".parquet")
+TABLES = (".csv", ".tsv", ".txt", ".parquet", ".pq")
 SLICE = re.compile(r"\[(-?\d{1,18})?:(-?\d{1,18})?\]")
 
 
@@ -135,13 +135,56 @@ def open_splits(
         opened = open_images(path, image_shape)
     if labels and path == DIGITS:
         raise UserError("The digits have labels of their own: leave out --config.data.labels.")
-    is_held_out = _given_split(opened.source, path, held_out, held_out_share)
+    is_held_out, notes = _given_split(opened.source, path, held_out, held_out_share)
     if is_held_out is None:
         other = _other(path, held_out, image_shape)
-        opened = dataclasses.replace(opened, notes=[*opened.notes, *other.notes])
-        return opened, with_labels(opened.source, labels), with_labels(other.source, labels)
+        notes = [f"Held out: {other.kind}, {shown(held_out)}.", *other.notes]
+        is_held_out = _among(opened.source, other.source, held_out)
+    opened = dataclasses.replace(opened, notes=[*opened.notes, *notes])
+    if is_held_out is None:
+        _check_labels(labels, opened.source, other.source)
+        return opened, *_comparable(with_labels(opened.source, labels), with_labels(other.source, labels))
+    if held_out and (is_held_out.all() or not is_held_out.any()):
+        raise UserError(
+            f"data.held_out={shown(held_out)} holds out {is_held_out.sum():,} of "
+            f"{len(is_held_out):,} images: some must "
+            f"be trained on, and some held out."
+        )
     source = with_labels(opened.source, labels)
     return opened, *(Subset(source, np.flatnonzero(rows)) for rows in (~is_held_out, is_held_out))
+
+
+def _among(source: Source, other: Source, held_out: str) -> Bool[np.ndarray, "n"] | None:
+    """Returns which images are among those to hold out, which were opened by themselves; None where none are.
+
+    Raises UserError where two parts of a file or data set have images in common.
+    """
+    if isinstance(source, files.Files) and isinstance(other, files.Files):
+        held_out_files = {path.resolve() for path in files.file_paths(other)}
+        found = np.array([path.resolve() in held_out_files for path in files.file_paths(source)], bool)
+        return found if found.any() else None
+    if type(source) is type(other) and not isinstance(source, Arrays) and source.overlaps(other):
+        raise UserError(
+            f"data.held_out={shown(held_out)} has images in common with those to train on: name two parts, such as "
+            f"train and test, or a slice such as [:1000]."
+        )
+    return None
+
+
+def _check_labels(labels: str, *splits: Source) -> None:
+    """Raises UserError where a table would give the labels of a training image to a held-out one of the same id."""
+    both = set(splits[0].ids) & set(splits[1].ids)
+    if labels not in ("", FOLDERS) and both:
+        raise UserError(
+            f"{len(both):,} ids are of a training and of a held-out image ({name_some(both)}), so {labels} does not "
+            f"tell whose labels it has: give images ids of their own, or labels as arrays beside them."
+        )
+
+
+def _comparable(training: Source, held_out: Source) -> tuple[Source, Source]:
+    """Returns training images with the labels alone that held-out ones have, too, by which probes are measured."""
+    shared = {name: values for name, values in training.labels.items() if name in held_out.labels}
+    return (training if len(shared) == len(training.labels) else Labelled(training, shared)), held_out
 
 
 def _given(images: Any, image_shape: tuple[int, ...]) -> Source:
@@ -155,48 +198,54 @@ def _given(images: Any, image_shape: tuple[int, ...]) -> Source:
     return Given(images, image_shape)
 
 
-def _given_split(source: Source, path: str, held_out: str, share: float) -> Bool[np.ndarray, "n"] | None:
-    """Returns which images are held out, or None where they are elsewhere."""
+def _given_split(
+    source: Source, path: str, held_out: str, share: float
+) -> tuple[Bool[np.ndarray, "n"] | None, list[str]]:
+    """Returns which images are held out, or None where they are elsewhere, and what to say of that."""
     count = len(source)
     if not held_out:
-        if path == DIGITS:
-            return np.arange(count) >= count - DIGITS_HELD_OUT
-        return np.array([hash_share(name) < share for name in source.ids], bool)
+        if path == DIGITS and not share:
+            return np.arange(count) >= count - DIGITS_HELD_OUT, []
+        return np.array([hash_share(name) < share for name in source.ids], bool), []
     if rows := SLICE.fullmatch(held_out):
         start, stop = (int(text) if text else None for text in rows.groups())
         found = np.zeros(count, bool)
         found[start:stop] = True
-    elif files.has_suffix(held_out, TABLES):
-        found = read_partition(held_out).of(source.ids)
-    else:
-        prefix = f"{held_out.rstrip('/')}/"
-        found = np.array([name.startswith(prefix) for name in source.ids], bool)
-        if not found.any():
-            return None
-    if found.all() or not found.any():
-        raise UserError(
-            f"data.held_out={shown(held_out)} holds out {found.sum():,} of {count:,} images: some must be trained on, "
-            f"and some held out."
-        )
-    return found
+        return found, []
+    if files.has_suffix(held_out, TABLES):
+        partition = read_partition(held_out)
+        return partition.of(source.ids), partition.notes(source.ids)
+    prefix = f"{held_out.rstrip('/')}/"
+    found = np.array([name.startswith(prefix) for name in source.ids], bool)
+    return (found, []) if found.any() else (None, [])
 
 
 def _other(path: str, held_out: str, image_shape: tuple[int, ...]) -> Opened:
     """Opens held-out images that are not among the others: another part of the same file or data set, or a path."""
+    is_whole = "#" not in path or expanded(path).exists()
+    base = path if is_whole else path.rpartition("#")[0]
+    folder = expanded(base)
     elsewhere = expanded(held_out)
     with told(elsewhere):
-        if held_out == DIGITS or elsewhere.exists():
+        is_part = path and "/" not in held_out and held_out.partition("[")[0] in _parts(base, folder)
+        whole = held_out.rpartition("#")[0]
+        is_path = elsewhere.exists() or (whole and expanded(whole).exists())
+        if held_out == DIGITS or (is_path and not is_part):
             return open_images(held_out, image_shape)
     if not path:
         raise UserError(
             f"data.held_out={shown(held_out)} is no path, table or slice such as [:1000], as images in memory need it."
         )
-    is_whole = "#" not in path or expanded(path).exists()
-    base = path if is_whole else path.rpartition("#")[0]
-    folder = expanded(base)
     if folder.is_dir() and not (folder / tfds.INFO).exists():
         raise UserError(
             f"data.held_out={shown(held_out)} is no subfolder of {path} with images, and no path, table or slice such "
             f"as [:1000] either."
         )
     return open_images(f"{base}#{held_out.removeprefix('#')}", image_shape)
+
+
+def _parts(base: str, path: Path) -> Collection[str]:
+    """Returns the names of the arrays of a file, or of the splits of a data set."""
+    if path.is_file() and files.has_suffix(path, arrays.SUFFIXES):
+        return arrays.arrays_of(path)
+    return tfds.splits_of(path) if (path / tfds.INFO).exists() else ()

@@ -3,16 +3,17 @@
 import collections
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Shaped
+from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from diffae_jax.config import parse_intensity
-from diffae_jax.data.sources import Prepared, Source, each
+from diffae_jax.data.sources import Prepared, Source, Subset, each
 from diffae_jax.data.transforms import Transform, likely_range, told_size
 from diffae_jax.errors import UserError, name_some, shown
 from diffae_jax.files import parse_json, read_bytes
@@ -125,10 +126,41 @@ def refuse(found: Survey, total: int, remedy: str) -> None:
         raise UserError(f"{many}{first.rstrip('.')}{remedy}.")
 
 
-def intensity_of(text: str, found: Survey) -> tuple[float, float] | None:
+def transform_by(config: ConfigDict, training: Survey, held_out: Survey) -> Transform:
+    """Returns what happens to the images of a config, by what was found in them.
+
+    Raises UserError where no training image can be used, and for values whose range nothing tells.
+    """
+    if not training.count:
+        first = next(iter(training.bad.values()), "there are none.")
+        raise UserError(f"None of the {len(training.bad):,} training images can be used: {first}")
+    intensity = intensity_of(config.data.intensity, training, held_out.types)
+    return Transform(tuple(config.image_shape), config.data.crop, intensity)
+
+
+def without(source: Source, names: Collection[str]) -> Source:
+    """Returns a source without the images of these names."""
+    if not names:
+        return source
+    return Subset(source, np.flatnonzero([name not in names for name in source.ids]))
+
+
+def _check_one_range(types: collections.Counter) -> None:
+    """Raises UserError for types that hardly have black and white at the same values."""
+    if len(types) > 1 and types.keys() & KNOWN_TYPES:
+        kinds = ", ".join(f"{count:,} of {dtype}" for dtype, count in types.most_common())
+        raise UserError(
+            f"The images are of several types ({kinds}), and nothing tells what is black and white in each: give the "
+            f"values that become -1 and 1 with --config.data.intensity=LOW..HIGH."
+        )
+
+
+def intensity_of(text: str, found: Survey, held_out: Collection[str] = ()) -> tuple[float, float] | None:
     """Returns the values that become -1 and 1 under data.intensity; None where images are uint8, or are made so.
 
-    Percentiles are those of the values that the survey was asked to keep.
+    `held_out` are the types of other images that the same range is for. Percentiles are those of the values that the
+    survey was asked to keep.
+
     Where nothing is given, 8 bits are taken as they are, and other values reach from the least to the greatest that was
     found, or over the usual range that they fill. Raises UserError for a mixture of types whose range nothing tells.
     """
@@ -139,15 +171,10 @@ def intensity_of(text: str, found: Survey) -> tuple[float, float] | None:
             return low, high
         low, high = np.percentile(np.concatenate(found.values), (low, high)).tolist()
         return (low, high) if low < high else (low, low + 1)
-    types = set(found.types)
-    if types <= KNOWN_TYPES and types != {"uint16"}:
+    types = found.types + collections.Counter(held_out)
+    if types.keys() <= KNOWN_TYPES and types.keys() != {"uint16"}:
         return None
-    if "uint8" in types:
-        kinds = ", ".join(f"{count:,} of {dtype}" for dtype, count in found.types.most_common())
-        raise UserError(
-            f"The images are of several types ({kinds}), and nothing tells what is black and white in each: give the "
-            f"values that become -1 and 1 with --config.data.intensity=LOW..HIGH."
-        )
+    _check_one_range(types)
     return likely_range(found.low, found.high)
 
 
@@ -245,3 +272,13 @@ def read_record(folder: Path) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise UserError(f"{path} is damaged: remove it, and the images are looked at anew.")
     return record
+
+
+def intensity_in(record: dict[str, Any], folder: Path) -> str:
+    """Returns the range of values that a record tells. Raises UserError for one that is none."""
+    text = record.get("intensity", "")
+    try:
+        parse_intensity(text)
+    except (UserError, TypeError) as error:
+        raise UserError(f"{folder / RECORD} is damaged: its intensity is {shown(text)}.") from error
+    return text

@@ -6,29 +6,30 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from ml_collections import ConfigDict
 
 from diffae_jax.config import format_intensity
 from diffae_jax.data.opening import Opened, open_splits, transform_of
-from diffae_jax.data.sources import Prepared, Source, Subset, hash_of
+from diffae_jax.data.sources import Prepared, Source, hash_of
 from diffae_jax.data.survey import (
     RECORD,
-    check_types,
     describe,
     describe_counts,
-    intensity_of,
+    intensity_in,
     read_record,
     refuse,
     survey,
+    transform_by,
+    without,
 )
-from diffae_jax.data.transforms import Transform
 from diffae_jax.distributed import together
 from diffae_jax.errors import UserError, name_some
 from diffae_jax.files import write_json
 from diffae_jax.training.checkpoint import latest_step
 from diffae_jax.training.logging import is_main_process
 
+SPLITS = ("training", "held_out")
+LOOKED = ("intensity", "left_out", "said")  # of the record: what a look at all images found
 FACTS = ("training", "held_out", "files")  # of the record: what tells one data set from another
 SETTINGS = ("image_shape", "data.crop", "data.intensity", "data.skip_bad")  # that the record depends on
 
@@ -40,25 +41,31 @@ def open_data(config: ConfigDict, folder: Path, images: Any = None) -> tuple[Pre
     config says so, and the range of values is measured. Raises UserError for what cannot be opened, and for images that
     are not those that the run began with.
     """
-    opened, *splits = open_splits(
-        config.data.path,
-        tuple(config.image_shape),
-        labels=config.data.labels,
-        held_out=config.data.held_out,
-        held_out_share=config.data.held_out_share,
-        images=images,
-    )
-    found = {**facts(*splits), "settings": _settings(config)}
     with together():
+        opened, *splits = open_splits(
+            config.data.path,
+            tuple(config.image_shape),
+            labels=config.data.labels,
+            held_out=config.data.held_out,
+            held_out_share=config.data.held_out_share,
+            images=images,
+        )
+        found = {**facts(*splits), "settings": _settings(config)}
         record = read_record(folder)
         if latest_step(folder / "autoencoder" / "checkpoints") is not None and record:
             _check_same(folder, record, found)
     with together():
-        if is_main_process() and {key: record.get(key) for key in found} != found:
+        if is_main_process() and (record.keys() < {*found, *LOOKED} or any(record[key] != found[key] for key in found)):
             write_json(folder / RECORD, found | _look(config, opened, splits))
-    record = read_record(folder)
-    transform = transform_of(config, record["intensity"])
-    return tuple(Prepared(_without(source, record["left_out"]), transform) for source in splits)
+    with together():
+        record = read_record(folder)
+        _check_same(folder, record, found)  # the images of the main process
+        transform = transform_of(config, intensity_in(record, folder))
+    left_out = record["left_out"]
+    return tuple(
+        Prepared(without(source, left_out.get(split, ())), transform)
+        for source, split in zip(splits, SPLITS, strict=True)
+    )
 
 
 def facts(training: Source, held_out: Source) -> dict[str, int | str]:
@@ -74,10 +81,8 @@ def said_of(folder: Path) -> list[str]:
 
 def left_out(folder: Path) -> str:
     """Returns a sentence on the images that the run left out; nothing where it has them all."""
-    names = read_record(folder).get("left_out", {})
-    if not names:
-        return ""
-    return f"{_told_left_out(names)}; {folder / RECORD} says why."
+    names = [name for split in read_record(folder).get("left_out", {}).values() for name in split]
+    return f"{_told_left_out(names)}; {folder / RECORD} says why." if names else ""
 
 
 def _told_left_out(names: Collection[str]) -> str:
@@ -102,25 +107,16 @@ def _look(config: ConfigDict, opened: Opened, splits: Sequence[Source]) -> dict[
     shape = transform_of(config)
     settings = dict(show_progress=sys.stderr.isatty(), values="%" in config.data.intensity)
     surveys = [survey(Prepared(source, shape), **settings) for source in splits]
-    bad = {name: why for found in surveys for name, why in found.bad.items()}
     if not config.data.skip_bad:
         for found, source in zip(surveys, splits, strict=True):
             refuse(found, len(source), "; --config.data.skip_bad=True leaves such images out")
     training, held_out = surveys
-    if not training.count:
-        raise UserError(f"None of the {len(splits[0]):,} training images can be used: {next(iter(bad.values()))}")
-    intensity = intensity_of(config.data.intensity, training)
-    check_types(held_out, intensity)
-    said = [
-        describe_counts(opened.kind, training.count, held_out.count),
-        *describe(training, Transform(shape.image_shape, shape.crop, intensity)),
-    ]
+    transform = transform_by(config, training, held_out)
+    said = [describe_counts(opened.kind, training.count, held_out.count), *describe(training, transform)]
+    bad = [name for found in surveys for name in found.bad]
     said += [f"{_told_left_out(bad)}."] if bad else []
-    return {"intensity": format_intensity(intensity), "left_out": bad, "said": [*said, *opened.notes]}
-
-
-def _without(source: Source, names: dict[str, str]) -> Source:
-    """Returns a source without the images of these names."""
-    if not names:
-        return source
-    return Subset(source, np.flatnonzero([name not in names for name in source.ids]))
+    return {
+        "intensity": format_intensity(transform.intensity),
+        "left_out": {split: found.bad for split, found in zip(SPLITS, surveys, strict=True)},
+        "said": [*said, *opened.notes],
+    }

@@ -66,6 +66,10 @@ class ArrayFile:
         """Returns the file and the number of an image."""
         return f"Image {index} of {self.path}"
 
+    def overlaps(self, other: "ArrayFile") -> bool:
+        """Whether another has the same images."""
+        return (self.path.resolve(), self.array) == (other.path.resolve(), other.array)
+
     def fingerprint(self) -> str:
         """Returns a hash of some images, the number of all, and the name of the array."""
         return hash_of_samples(self, self.array)

@@ -19,10 +19,12 @@ from diffae_jax.data.transforms import check_picture_shape, pixels_of
 from diffae_jax.errors import UserError, name_some, shown
 from diffae_jax.files import check_file
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")  # not EPS: to read it is to run a program
 MOST_PACKED = 1032  # bytes of which deflate makes one, at most
+COLOURS = ("RGB", "RGBA", "LA", "RGBX")  # modes of Pillow with one byte a channel
+TEXTS = (".csv", ".tsv", ".txt", ".parquet", ".json", ".md", ".npz")  # which beside images are no images
 VOLUME_SUFFIXES = (*NIFTI_SUFFIXES, ".npy")
 
 
@@ -69,7 +71,25 @@ def read_file(path: Path, image_shape: tuple[int, ...]) -> np.ndarray:
 def read_picture(file: Path | io.BytesIO, name: str) -> Shaped[np.ndarray, "h w c"]:
     """Returns the pixels of an encoded image, whatever its name says it is. Raises UserError where it is none."""
     with told_image(name), Image.open(file, formats=FORMATS) as image:
+        if image.format == "TIFF" and image.n_frames > 1:
+            raise UserError(f"{name} has {image.n_frames:,} pages: save each by itself, or all of them as an npy.")
+        if image.mode in COLOURS and any(";16" in str(tile.args) for tile in image.tile):
+            return _deep_colour(file, name)
         return pixels_of(image)
+
+
+def _deep_colour(file: Path | io.BytesIO, name: str) -> Shaped[np.ndarray, "h w c"]:
+    """Returns colours of 16 bits, of which Pillow would read the upper 8."""
+    if importlib.util.find_spec("cv2") is None:
+        raise UserError(f'{name} has colours of 16 bits, which need OpenCV: pip install "diffae_jax[deep-colour]".')
+    import cv2
+
+    content = np.frombuffer(file.getvalue() if isinstance(file, io.BytesIO) else file.read_bytes(), np.uint8)
+    pixels = cv2.imdecode(content, cv2.IMREAD_UNCHANGED)
+    if pixels is None or pixels.ndim != 3:
+        raise UserError(f"{name} cannot be read as an image (its colours of 16 bits): repair or remove it.")
+    order = (2, 1, 0, 3)[: pixels.shape[-1]]  # OpenCV has blue first
+    return np.ascontiguousarray(pixels[..., order])
 
 
 def _volume(path: Path) -> np.ndarray:
@@ -130,8 +150,8 @@ def open_folder(root: Path, image_shape: tuple[int, ...]) -> tuple[Files, list[s
     names = sorted(_names_below(root))
     pictures = [name for name in names if has_suffix(name, IMAGE_SUFFIXES)]
     volumes = [name for name in names if has_suffix(name, VOLUME_SUFFIXES)]
-    ids, others = (pictures, volumes) if pictures and len(image_shape) == 3 else (volumes, pictures)
-    if ids is pictures or (others and not ids):
+    ids = pictures if pictures and len(image_shape) == 3 else volumes
+    if ids is pictures or (pictures and not ids):
         check_picture_shape(image_shape)
     if not ids:
         kinds = ", ".join((*IMAGE_SUFFIXES, *VOLUME_SUFFIXES))
@@ -141,6 +161,8 @@ def open_folder(root: Path, image_shape: tuple[int, ...]) -> tuple[Files, list[s
         )
     check_amount(len(ids), (), str(root))
     check_names(ids)
+    known = set(ids)
+    others = [name for name in names if name not in known and not has_suffix(name, TEXTS)]
     left_out = f"{len(others):,} files of another kind are not read ({name_some(others)})."
     return Files(root, ids, tuple(image_shape)), [left_out] if others else []
 

@@ -56,6 +56,10 @@ class OfficialLMDB:
         """Returns the key of an image and where that is."""
         return f"{self.key(index)} of {self.path}"
 
+    def overlaps(self, other: "OfficialLMDB") -> bool:
+        """Whether another has the same images, if in another resolution."""
+        return self.path.resolve() == other.path.resolve()
+
     def fingerprint(self) -> str:
         """Returns a hash of some images and the number of all."""
         return hash_of_samples(self, self.resolution)

@@ -9,6 +9,7 @@ import io
 import lzma
 import math
 import os
+import threading
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ import numpy as np
 
 from diffae_jax.errors import UserError, name_some, shown
 
+_parsing = threading.Lock()  # Python 3.11 fails where threads parse what looks like Python at once, as numpy does
 MAX_ENTRIES = 10_000
 MAX_HEADER = 2**16  # bytes; numpy itself reads no more than 10,000
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
@@ -61,7 +63,7 @@ class Entry:
                 f"{where} would take {size / 2**30:,.1f} GiB of memory, more than half of what there is: save it with "
                 f"np.savez, not compressed, so that it can stay on the disk."
             )
-        with told_zip(self.path), zipfile.ZipFile(self.path) as archive, archive.open(self.member) as file:
+        with told_zip(self.path), zipfile.ZipFile(self.path) as archive, archive.open(self.member) as file, _parsing:
             return np.lib.format.read_array(file, allow_pickle=False)
 
 
@@ -121,7 +123,8 @@ def _header(file: BinaryIO | Any, where: str) -> tuple[tuple[int, ...], str, np.
     try:
         version = np.lib.format.read_magic(start)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, is_fortran, dtype = read(start)  # 3.0 differs in how the names of fields are written alone
+        with _parsing:
+            shape, is_fortran, dtype = read(start)  # 3.0 differs in how the names of fields are written alone
     except Exception as error:  # numpy parses the header as Python does, with whatever that raises
         raise UserError(f"{where} is no array that numpy saved, or damaged ({shown(str(error))}).") from error
     if any(length < 0 or length >= 2**63 for length in shape):

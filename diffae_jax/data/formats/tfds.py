@@ -83,6 +83,12 @@ class TFDS:
         """Returns the number of an image and its data set."""
         return f"Image {index} of {self.folder} ({self.split})"
 
+    def overlaps(self, other: "TFDS") -> bool:
+        """Whether another has images in common with these."""
+        if self.folder.resolve() != other.folder.resolve():
+            return False
+        return bool(_records_of(self) & _records_of(other))
+
     def fingerprint(self) -> str:
         """Returns a hash of some images and the number of all."""
         return hash_of_samples(self, self.split, self.feature)
@@ -109,6 +115,17 @@ def open_tfds(name: str, split: str, image_shape: tuple[int, ...]) -> tuple[TFDS
     notes = [f"Its split {split} is read; there are {', '.join(others)}, too."] if others else []
     ids = [f"{split}-{i:07d}" for i in range(count)]
     return TFDS(Path(builder.data_path), split, feature, tuple(image_shape), ids), notes
+
+
+def splits_of(folder: Path) -> list[str]:
+    """Returns the names of the splits of a prepared data set. Raises UserError where it is damaged."""
+    return list(_builder(folder).info.splits)
+
+
+def _records_of(source: TFDS) -> set[tuple[str, int]]:
+    """Returns the file and the place there of each record of a split, or of a part of one."""
+    parts = _builder(source.folder).info.splits[source.split].file_instructions
+    return {(os.fspath(part.filename), part.skip + i) for part in parts for i in range(part.take)}
 
 
 def is_name(name: str) -> bool:

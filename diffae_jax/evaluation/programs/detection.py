@@ -8,7 +8,7 @@ from diffae_jax.evaluation.detector import detect, splits
 from diffae_jax.evaluation.intervals import share_figure
 from diffae_jax.evaluation.parts import Arrays
 from diffae_jax.evaluation.results import Figure, Section
-from diffae_jax.evaluation.study import Study
+from diffae_jax.evaluation.study import Study, as_float
 
 NAME = "detection"
 TITLE = "Detection of generated images (Appendix K)"
