@@ -1129,3 +1129,13 @@ def test_files_that_are_not_read_are_told(tmp_path):
     found = open_images(tmp_path, SHAPE)
     assert list(found.source.ids) == ["a.png", "b.gif"]
     assert list(found.notes) == ["2 files of another kind are not read (c.heic, d.mp4)."]
+
+
+@pytest.mark.parametrize("count", [1, 64])
+def test_chunks_of_many_images_are_told(tmp_path, count):
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("images", data=noise(64, *SHAPE), chunks=(count, *SHAPE))
+    notes = list(open_images(path, SHAPE).notes)
+    assert len(notes) == (count > 1)
+    assert count == 1 or notes[0].startswith("Its chunks hold 64 images each, all of which are unpacked for one")

@@ -28,6 +28,7 @@ HDF5_SUFFIXES = (".h5", ".hdf5", ".hdf")
 SUFFIXES = (".npy", ".npz", *HDF5_SUFFIXES)
 IDS = ("ids", "id", "names", "filenames", "file_names")  # of an array beside the images
 SPLIT_WORD = re.compile(r"(?:^|_)(train|training|val|valid|validation|test)(?=_|$)", re.IGNORECASE)
+MANY_IN_CHUNK = 16  # images: reading takes so many times as long
 MAX_TEXT = 4096  # bytes of a label or id
 
 _opening = threading.Lock()  # or each thread would unpack the array
@@ -98,6 +99,12 @@ def open_arrays(path: Path, array: str, image_shape: tuple[int, ...]) -> tuple[A
     if len(set(ids)) < len(ids):
         raise UserError(f"{path} has the same id twice in {shown(ids_name)}: give each image one of its own.")
     notes = [f"The images are its array {shown(name)}."] if len(found) > 1 else []
+    together = (getattr(images, "chunks", None) or (1,))[0]
+    if together > MANY_IN_CHUNK:
+        notes.append(
+            f"Its chunks hold {together:,} images each, all of which are unpacked for one: h5repack with chunks of one "
+            f"image makes reading faster."
+        )
     return ArrayFile(path, name, tuple(image_shape), ids, labels), notes
 
 
