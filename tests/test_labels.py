@@ -79,7 +79,6 @@ def test_labels_of_no_image_are_refused(table):
         ("", "no column of labels"),
         ("\n\n", "no column of labels"),
         ("id\na\n", "no column of labels"),
-        ("id;n\na;1\n", "no column of labels"),
         ("id,n\n", "names of columns alone"),
         ("id,n,n\na,1,2\n", "each with a name of its own"),
         ("id,n,\na,1,2\n", "each with a name of its own"),
@@ -228,3 +227,10 @@ def test_first_line_that_is_an_image_is_told_and_words_for_missing_are_missing(t
         read_labels(tmp_path / "l.csv")
     (tmp_path / "l.csv").write_text("id,age\na,3\nb,NA\nc,\nd,null\n")
     np.testing.assert_array_equal(read_labels(tmp_path / "l.csv").columns["age"], [3, np.nan, np.nan, np.nan])
+
+
+def test_semicolons_of_spreadsheets_separate_too(tmp_path):
+    (tmp_path / "l.csv").write_text("id;n;word\na;1;x,y\nb;2;z\n")
+    labels = read_labels(tmp_path / "l.csv")
+    assert labels.columns["n"].tolist() == [1, 2]
+    assert labels.columns["word"].tolist() == ["x,y", "z"]

@@ -81,6 +81,8 @@ def _open(text: str, path: Path, part: str, image_shape: tuple[int, ...]) -> Ope
     check_file(path)
     if files.has_suffix(path, ARCHIVES) and not files.has_suffix(path, files.NIFTI_SUFFIXES):
         raise UserError(f"{path} is an archive: unpack it and give the folder.")
+    if files.has_suffix(path, TABLES):
+        raise UserError(f"{path} is a table or a text, not images: it may be --config.data.labels or data.held_out.")
     return Opened(files.open_file(path, image_shape), "one file")
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import io
+import itertools
 import re
 import sys
 from collections.abc import Collection, Iterator
@@ -147,7 +148,12 @@ def _add(ids: dict[str, None], name: str, path: Path, place: str) -> None:
 
 def _rows_of(path: Path, file: io.BufferedReader) -> Iterator[tuple[int, list[str]]]:
     """Yields the rows that are not blank, stripped, with the line that each ends in."""
-    reader = csv.reader(_lines(path, file), delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
+    lines = _lines(path, file)
+    first = next(lines, "")
+    by = (
+        "\t" if path.suffix.lower() == ".tsv" else ";" if ";" in first and "," not in first else ","
+    )  # ; of spreadsheets
+    reader = csv.reader(itertools.chain([first], lines), delimiter=by, strict=True)
     try:
         for row in reader:
             if any(row):

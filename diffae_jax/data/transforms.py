@@ -101,7 +101,7 @@ def check_picture_shape(image_shape: tuple[int, ...]) -> None:
     if len(image_shape) != 3 or image_shape[-1] not in PIL_MODES:
         raise UserError(
             f"Image files hold [height, width, channels] with 1, 3 or 4 channels, not image_shape={image_shape}: "
-            f"give such images as arrays."
+            f"give an --config.image_shape such as (64, 64, 3), or images of other axes as arrays."
         )
 
 

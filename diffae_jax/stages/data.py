@@ -109,7 +109,8 @@ def _look(config: ConfigDict, opened: Opened, splits: Sequence[Source]) -> dict[
     surveys = [survey(Prepared(source, shape), **settings) for source in splits]
     if not config.data.skip_bad:
         for found, source in zip(surveys, splits, strict=True):
-            refuse(found, len(source), "; --config.data.skip_bad=True leaves such images out")
+            remedy = "; --config.data.skip_bad=True leaves such images out" if found.count else ""
+            refuse(found, len(source), remedy)
     training, held_out = surveys
     transform = transform_by(config, training, held_out)
     said = [describe_counts(opened.kind, training.count, held_out.count), *describe(training, transform)]
