@@ -120,7 +120,7 @@ def test_an_npy_is_one_image_or_many(tmp_path, shape, image_shape, count):
         ("a.tar.gz", b"", "a.tar.gz is an archive"),
         ("a.TGZ", b"", "a.TGZ is an archive"),
         ("a.7z", b"", "a.7z is an archive"),
-        ("a.csv", b"a", "a.csv cannot be read as an image"),
+        ("a.csv", b"a", "a.csv is a table or a text, not images"),
         ("a", b"", "a cannot be read as an image"),
         ("a.nii.gz", b"", "a.nii.gz cannot be read as an array"),
         ("a.h5", b"", "a.h5 is no HDF5 file"),
