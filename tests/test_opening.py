@@ -429,6 +429,12 @@ def test_parts_with_images_in_common_are_refused(tmp_path):
     are(splits_of(f"{data_set}#train[:8]", held_out="train[8:]"), IMAGES[:8], IMAGES[8:])
     base = make_lmdb(tmp_path, IMAGES)
     is_told(lambda: splits_of(base, held_out=str(base)), "has images in common")
+    is_told(lambda: open_splits("digits", (8, 8, 1), held_out="digits"), "has images in common")
+    folder = make_folder(tmp_path, IMAGES)
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "link.png").symlink_to(folder / "00.png")
+    (tmp_path / "more" / "own.png").write_bytes(png(IMAGES[0]))
+    is_told(lambda: splits_of(folder, held_out=str(tmp_path / "more")), "has images in common")
 
 
 def test_part_of_the_data_set_comes_before_a_folder_of_that_name(tmp_path, monkeypatch):
@@ -460,5 +466,6 @@ def test_table_that_does_not_tell_both_sides_apart_is_refused(tmp_path):
 def test_labels_that_held_out_images_lack_are_left_out(tmp_path):
     np.savez(tmp_path / "a.npz", images=IMAGES, y=np.arange(COUNT))
     np.save(tmp_path / "b.npy", IMAGES)
-    _, training, held_out = open_splits(str(tmp_path / "a.npz"), SHAPE, held_out=str(tmp_path / "b.npy"))
+    opened, training, held_out = open_splits(str(tmp_path / "a.npz"), SHAPE, held_out=str(tmp_path / "b.npy"))
     assert (dict(training.labels), dict(held_out.labels)) == ({}, {})
+    assert opened.notes[-1] == "Labels that held-out images lack are not used (y)."

@@ -142,15 +142,14 @@ def open_splits(
         other = _other(path, held_out, image_shape)
         notes = [f"Held out: {other.kind}, {shown(held_out)}.", *other.notes]
         is_held_out = _among(opened.source, other.source, held_out)
-    opened = dataclasses.replace(opened, notes=[*opened.notes, *notes])
     if is_held_out is None:
-        _check_labels(labels, opened.source, other.source)
-        return opened, *_comparable(with_labels(opened.source, labels), with_labels(other.source, labels))
+        training, kept, more = _both(opened.source, other.source, labels)
+        return dataclasses.replace(opened, notes=[*opened.notes, *notes, *more]), training, kept
+    opened = dataclasses.replace(opened, notes=[*opened.notes, *notes])
     if held_out and (is_held_out.all() or not is_held_out.any()):
         raise UserError(
-            f"data.held_out={shown(held_out)} holds out {is_held_out.sum():,} of "
-            f"{len(is_held_out):,} images: some must "
-            f"be trained on, and some held out."
+            f"data.held_out={shown(held_out)} holds out {is_held_out.sum():,} of {len(is_held_out):,} images: some "
+            f"must be trained on, and some held out."
         )
     source = with_labels(opened.source, labels)
     return opened, *(Subset(source, np.flatnonzero(rows)) for rows in (~is_held_out, is_held_out))
@@ -159,13 +158,17 @@ def open_splits(
 def _among(source: Source, other: Source, held_out: str) -> Bool[np.ndarray, "n"] | None:
     """Returns which images are among those to hold out, which were opened by themselves; None where none are.
 
-    Raises UserError where two parts of a file or data set have images in common.
+    Raises UserError where only some of those to hold out are, or two parts of a file or data set have some in common.
     """
     if isinstance(source, files.Files) and isinstance(other, files.Files):
         held_out_files = {path.resolve() for path in files.file_paths(other)}
         found = np.array([path.resolve() in held_out_files for path in files.file_paths(source)], bool)
-        return found if found.any() else None
-    if type(source) is type(other) and not isinstance(source, Arrays) and source.overlaps(other):
+        if found.sum() == len(held_out_files):
+            return found
+        overlaps = bool(found.any())
+    else:
+        overlaps = type(source) is type(other) and (isinstance(source, Arrays) or source.overlaps(other))
+    if overlaps:
         raise UserError(
             f"data.held_out={shown(held_out)} has images in common with those to train on: name two parts, such as "
             f"train and test, or a slice such as [:1000]."
@@ -173,20 +176,28 @@ def _among(source: Source, other: Source, held_out: str) -> Bool[np.ndarray, "n"
     return None
 
 
-def _check_labels(labels: str, *splits: Source) -> None:
-    """Raises UserError where a table would give the labels of a training image to a held-out one of the same id."""
-    both = set(splits[0].ids) & set(splits[1].ids)
+def _both(training: Source, held_out: Source, labels: str) -> tuple[Source, Source, list[str]]:
+    """Returns both sides with their labels, of training those alone that both have, and what to say of that.
+
+    Raises UserError where a table would give the labels of a training image to a held-out one of the same id.
+    """
+    both = set(training.ids) & set(held_out.ids)
     if labels not in ("", FOLDERS) and both:
         raise UserError(
             f"{len(both):,} ids are of a training and of a held-out image ({name_some(both)}), so {labels} does not "
             f"tell whose labels it has: give images ids of their own, or labels as arrays beside them."
         )
-
-
-def _comparable(training: Source, held_out: Source) -> tuple[Source, Source]:
-    """Returns training images with the labels alone that held-out ones have, too, by which probes are measured."""
+    training, held_out = with_labels(training, labels), with_labels(held_out, labels)
     shared = {name: values for name, values in training.labels.items() if name in held_out.labels}
-    return (training if len(shared) == len(training.labels) else Labelled(training, shared)), held_out
+    lacking = training.labels.keys() - shared.keys()
+    if not lacking:
+        return training, held_out, []
+    # by held-out images probes are measured
+    return (
+        Labelled(training, shared),
+        held_out,
+        [f"Labels that held-out images lack are not used ({name_some(lacking)})."],
+    )
 
 
 def _given(images: Any, image_shape: tuple[int, ...]) -> Source:
