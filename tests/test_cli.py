@@ -1,7 +1,6 @@
 """The commands: what they write is what `DiffAE` returns, and mistakes are told in one sentence before any work."""
 
 import dataclasses
-import os
 import re
 import shlex
 import signal
@@ -23,6 +22,7 @@ from diffae_jax.data.transforms import Transform, to_float
 from diffae_jax.embedding import open_for
 from diffae_jax.evaluation.figures import SMALLEST_GRID, image_grid, to_pil
 from diffae_jax.evaluation.metrics import mse
+from tests.environment import environment
 from tests.models import random_model
 
 NAMES = ["a/one.png", "a/é.png", "b.png", "c.png", "d.png"]
@@ -358,7 +358,7 @@ def shell(*arguments):
 
 
 SETTINGS = dict(
-    cwd=Path(__file__).parents[1], env=os.environ | {"XLA_FLAGS": ""}, text=True, stdout=subprocess.PIPE,
+    cwd=Path(__file__).parents[1], env=environment(), text=True, stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
 )  # fmt: skip
 

@@ -1,6 +1,5 @@
 """Importing official checkpoints: every weight in its place, and nothing half imported."""
 
-import os
 import re
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from diffae_jax.convert.names import CELEBA_ATTRIBUTES
 from diffae_jax.convert.stored import Storage
 from diffae_jax.errors import UserError
 from diffae_jax.models.functional import flatten
+from tests.environment import environment
 from tests.official import official_checkpoint, official_state
 from tests.torch_files import Foreign, Raw, write_checkpoint
 
@@ -424,7 +424,7 @@ def diffae(*arguments):
     return subprocess.run(
         [sys.executable, "-m", "diffae_jax.cli", *map(str, arguments)],
         cwd=Path(__file__).parents[1],
-        env=os.environ | {"XLA_FLAGS": ""},
+        env=environment(),
         capture_output=True,
         text=True,
     )

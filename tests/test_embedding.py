@@ -19,6 +19,7 @@ from diffae_jax.data.sources import Arrays
 from diffae_jax.data.transforms import to_float
 from diffae_jax.embedding import embed, latents, open_for
 from diffae_jax.errors import UserError
+from tests.environment import environment
 from tests.models import random_model
 
 
@@ -166,7 +167,7 @@ def test_killed_twice_it_writes_what_it_would_have_written(model, tmp_path):
         Image.fromarray(image[..., 0]).save(photos / name, compress_level=0)
     model.save(tmp_path / "bundle")
     command = [sys.executable, "-m", "diffae_jax.cli", "encode", tmp_path / "bundle", photos, "--out", out]
-    settings = dict(cwd=Path(__file__).parents[1], env=os.environ | {"XLA_FLAGS": ""}, text=True)
+    settings = dict(cwd=Path(__file__).parents[1], env=environment(), text=True)
     done, dice = 0, random.Random()
     for _ in range(2):
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **settings)

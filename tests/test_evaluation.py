@@ -1,7 +1,6 @@
 """What an evaluation measures, against closed forms, brute force and the model itself; and what it refuses."""
 
 import json
-import os
 import re
 import resource
 import signal
@@ -44,6 +43,7 @@ from diffae_jax.evaluation.programs.denoising import METRIC as PREDICTED
 from diffae_jax.evaluation.results import Figure, Section
 from diffae_jax.evaluation.study import Networks, Study
 from diffae_jax.models.functional import flatten, split, unflatten
+from tests.environment import environment
 from tests.models import random_model
 
 RNG = np.random.default_rng(0)
@@ -236,8 +236,7 @@ def command(bundle, folder, *more):
 
 @pytest.mark.alone  # it is to be killed at a moment
 def test_killed_evaluation_goes_on_and_ends_as_one_that_was_not(bundle, tmp_path):
-    environment = os.environ | {"XLA_FLAGS": "", "PYTHONUNBUFFERED": "1"}
-    pipes = dict(env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    pipes = dict(env=environment(PYTHONUNBUFFERED="1"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     folder = tmp_path / "killed"
     process = subprocess.Popen(command(bundle, folder), text=True, **pipes)
     deadline = time.monotonic() + 200
@@ -676,6 +675,6 @@ def test_thousand_images_take_less_than_four_gigabytes(one_device, tmp_path):
         *("--programs", "reconstruction", "sampling", "--steps", "1", "--num-images", "1000", "--num-samples", "1000"),
         *("--out", str(tmp_path / "out")),
     ]
-    subprocess.run(arguments, check=True, env=os.environ | {"XLA_FLAGS": ""}, capture_output=True)
+    subprocess.run(arguments, check=True, env=environment(), capture_output=True)
     assert results.read(tmp_path / "out").section("reconstruction").figures[0].count == 1000
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 4 * 2**20  # KiB

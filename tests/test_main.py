@@ -2,7 +2,6 @@
 
 import collections
 import json
-import os
 import random
 import re
 import shutil
@@ -26,6 +25,7 @@ from diffae_jax.data.transforms import to_float
 from diffae_jax.errors import UserError
 from diffae_jax.evaluation import results
 from diffae_jax.models.functional import flatten
+from tests.environment import environment
 
 ROOT = Path(__file__).parent.parent
 MANY_STEPS = "--config.train.num_images=640"  # 40 steps: time enough to be killed in
@@ -33,13 +33,15 @@ TRAINING = "--stages=autoencoder"
 
 
 def start(workdir, *arguments, devices=1, **popen):
-    environment = os.environ | {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "PYTHONUNBUFFERED": "1",
-    }
     command = [sys.executable, "-m", "diffae_jax.main", "--config=tests/tiny.py", f"--workdir={workdir}", *arguments]
     return subprocess.Popen(
-        command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **popen
+        command,
+        cwd=ROOT,
+        env=environment(devices, PYTHONUNBUFFERED="1"),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        **popen,
     )
 
 
@@ -90,9 +92,11 @@ def files(folder):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A run of 40 steps that nothing interrupted, and what it printed."""
+    """A run of 40 steps that nothing interrupted, and what it printed, with a line for each compilation."""
     workdir = tmp_path_factory.mktemp("whole")
-    return workdir, finish(start(workdir, MANY_STEPS))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_LOG_COMPILES", "1")
+        return workdir, finish(start(workdir, MANY_STEPS))
 
 
 def test_run_leaves_everything_that_was_promised(whole):
@@ -316,9 +320,8 @@ def test_two_processes_with_fsdp_and_accumulation_equal_one(tmp_path):
     assert len(losses[0]) == 3
 
 
-def test_every_program_is_compiled_once(tmp_path, monkeypatch):
-    monkeypatch.setenv("JAX_LOG_COMPILES", "1")
-    output = finish(start(tmp_path))
+def test_every_program_is_compiled_once(whole):
+    _, output = whole
     compilations = re.findall(r"Compiling (?:jit\()?(\w+)\)? with global shapes and types (.*)", output)
     ours = {"train_step", "init", "measure", "encode", "invert", "decode", "sample"}
     counts = collections.Counter(compilation for compilation in compilations if compilation[0] in ours)

@@ -1,7 +1,6 @@
 """Every kind of data set, from its files to training: the same batches whatever reads them, and a few steps."""
 
 import itertools
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +20,7 @@ from diffae_jax.stages.run_folder import RunFolder
 from diffae_jax.training.program import run_key
 from diffae_jax.training.sharding import split_batch
 from tests.data_files import make_lmdb, make_nifti, make_npy, make_volumes, png, prepare_tfds
+from tests.environment import environment
 from tests.tiny import get_config
 
 ROOT = Path(__file__).parent.parent
@@ -246,8 +246,9 @@ def test_volumes_are_trained_reconstructed_sampled_and_edited_by_the_same_comman
     lines = COMMANDS.replace("BUNDLE", "run/bundle").replace("SCANS", "volumes").strip().split("\n")
     code = f"from diffae_jax import cli\nfor line in {lines}: cli.run(line.split())"
     for call in (main, ["-c", code]):
-        environment = os.environ | {"XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
-        done = subprocess.run([sys.executable, *call], cwd=tmp_path, env=environment, text=True, capture_output=True)
+        done = subprocess.run(
+            [sys.executable, *call], cwd=tmp_path, env=environment(PYTHONPATH=str(ROOT)), text=True, capture_output=True
+        )
         assert done.returncode == 0, done.stdout + done.stderr
     with np.load(tmp_path / "z.npz") as codes:
         assert codes["ids"].tolist() == [f"{i:02d}.nii{'.gz' * (i % 2)}" for i in range(COUNT)]

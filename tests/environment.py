@@ -1,0 +1,13 @@
+"""What the processes of the tests run with."""
+
+import os
+
+
+def flags(num_devices: int) -> str:
+    """Returns XLA's flags for so many virtual devices and few optimisations: most of these programs run for moments."""
+    return f"--xla_backend_optimization_level=1 --xla_force_host_platform_device_count={num_devices}"
+
+
+def environment(num_devices: int = 1, **settings: str) -> dict[str, str]:
+    """Returns the environment of a process that is started by a test."""
+    return os.environ | {"XLA_FLAGS": flags(num_devices)} | settings
