@@ -254,9 +254,9 @@ def test_killed_evaluation_goes_on_and_ends_as_one_that_was_not(bundle, tmp_path
     assert process.returncode == 0, output
     assert not (folder / "parts").exists()
     whole = tmp_path / "whole"
-    subprocess.run(command(bundle, whole), env=environment, check=True, capture_output=True)
+    subprocess.run(command(bundle, whole), env=environment(), check=True, capture_output=True)
     assert results.read(folder).sections == results.read(whole).sections
-    again = subprocess.run(command(bundle, whole), env=environment, check=True, capture_output=True, text=True)
+    again = subprocess.run(command(bundle, whole), env=environment(), check=True, capture_output=True, text=True)
     assert "There already" in again.stdout
 
 
