@@ -35,7 +35,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["diffae_jax", "diffae_jax.*"]),
-    package_data={"diffae_jax.evaluation": ["report.html.jinja"]},
+    package_data={"diffae_jax.evaluation.report": ["report.html.jinja"]},
     entry_points={"console_scripts": ["diffae = diffae_jax.cli:run"]},
     python_requires=">=3.11",
     install_requires=[

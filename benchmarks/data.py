@@ -28,13 +28,14 @@ from sklearn.datasets import load_sample_images
 
 from configs import digits, ffhq64
 from diffae_jax.data.batches import on_devices, training_batches
+from diffae_jax.data.detect import open_images
 from diffae_jax.data.formats.digits import digits as digit_images
-from diffae_jax.data.opening import open_images
 from diffae_jax.data.sources import Given, Prepared, Source
 from diffae_jax.data.transforms import Transform, pixels_of, resize_and_crop
+from diffae_jax.runtime.compilation import keep_compiled_programs
+from diffae_jax.runtime.sharding import make_mesh, split_batch
 from diffae_jax.stages.autoencoder import autoencoder_program
-from diffae_jax.training.program import keep_compiled_programs, run_key
-from diffae_jax.training.sharding import make_mesh, split_batch
+from diffae_jax.training.program import run_key
 
 SIZE, WANTED = 256, 128  # of the stored images and of those in a batch
 VOLUME, WANTED_VOLUME = (64, 64, 64), (32, 32, 32)

@@ -17,9 +17,9 @@ from sklearn.svm import SVC
 
 from diffae_jax import DiffAE
 from diffae_jax.data.formats.digits import digits
+from diffae_jax.data.pictures import save_rows
 from diffae_jax.data.transforms import to_float
-from diffae_jax.evaluation.figures import save_rows
-from diffae_jax.training.program import keep_compiled_programs
+from diffae_jax.runtime.compilation import keep_compiled_programs
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

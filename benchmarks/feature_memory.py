@@ -9,10 +9,10 @@ import jax
 import numpy as np
 
 from benchmarks.import_official import peak_memory
-from diffae_jax.evaluation.feature_spaces import inception_features
-from diffae_jax.evaluation.inception import InceptionV3
+from diffae_jax.evaluation.networks.feature_spaces import inception_features
+from diffae_jax.evaluation.networks.inception import InceptionV3
 from diffae_jax.models import abstract_model
-from diffae_jax.training.sharding import make_mesh
+from diffae_jax.runtime.sharding import make_mesh
 
 NUM_IMAGES = 96
 

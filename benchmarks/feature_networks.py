@@ -20,11 +20,11 @@ import torchvision
 from pytorch_fid import inception as published_inception
 from pytorch_fid.fid_score import calculate_frechet_distance
 
-from diffae_jax.evaluation import feature_spaces, weights
-from diffae_jax.evaluation.inception import read_inception
-from diffae_jax.evaluation.lpips import read_lpips
 from diffae_jax.evaluation.metrics import Moments, frechet_distance
-from diffae_jax.training.sharding import make_mesh
+from diffae_jax.evaluation.networks import feature_spaces, weights
+from diffae_jax.evaluation.networks.inception import read_inception
+from diffae_jax.evaluation.networks.lpips import read_lpips
+from diffae_jax.runtime.sharding import make_mesh
 
 FORMATS = {"zip": True, "legacy": False}
 

@@ -14,9 +14,9 @@ import numpy as np
 
 from configs import digits, ffhq128
 from diffae_jax.data.batches import batches_of_rows, on_devices
+from diffae_jax.runtime.sharding import make_mesh, replicated, split_batch, spread
 from diffae_jax.stages.prior import prior_program
 from diffae_jax.training.program import run_key
-from diffae_jax.training.sharding import make_mesh, replicated, split_batch, spread
 
 ROUNDS = 5
 

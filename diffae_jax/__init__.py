@@ -8,9 +8,9 @@ __version__ = "0.1.0"
 __all__ = ["DiffAE", "image_grid", "to_pil", "to_uint8"]
 
 HOMES = {
-    "DiffAE": "diffae_jax.api",
-    "image_grid": "diffae_jax.evaluation.figures",
-    "to_pil": "diffae_jax.evaluation.figures",
+    "DiffAE": "diffae_jax.inference.diffae",
+    "image_grid": "diffae_jax.data.pictures",
+    "to_pil": "diffae_jax.data.pictures",
     "to_uint8": "diffae_jax.data.transforms",
 }
 

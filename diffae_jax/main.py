@@ -9,7 +9,7 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from diffae_jax.errors import UserError
+from diffae_jax.runtime.errors import UserError
 
 DEFAULT_CONFIG = "configs/digits.py"
 CONFIG = config_flags.DEFINE_config_file(
@@ -30,12 +30,12 @@ def main(argv: list[str]) -> None:
     """Joins the cluster, if there is one, and runs the stages."""
     if len(argv) > 1:
         raise UserError(f"{argv[1]!r} was not understood: every argument is a flag, such as --config={argv[1]}.")
-    from diffae_jax.distributed import join_cluster
+    from diffae_jax.runtime.cluster import join_cluster
 
     # before the modules below, so that nothing can ask for devices first
     join_cluster(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+    from diffae_jax.runtime.console import say
     from diffae_jax.stages.chain import run_stages
-    from diffae_jax.training.logging import say
     from diffae_jax.training.loop import Stopped
 
     try:

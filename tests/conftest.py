@@ -29,14 +29,14 @@ def tiny_config() -> ConfigDict:
 
 @pytest.fixture(scope="session")
 def one_device() -> jax.sharding.Mesh:
-    from diffae_jax.training.sharding import make_mesh
+    from diffae_jax.runtime.sharding import make_mesh
 
     return make_mesh(jax.devices()[:1])
 
 
 @pytest.fixture(scope="session")
 def eight_devices() -> jax.sharding.Mesh:
-    from diffae_jax.training.sharding import make_mesh
+    from diffae_jax.runtime.sharding import make_mesh
 
     return make_mesh()
 

@@ -1,6 +1,9 @@
 """What the processes of the tests run with."""
 
 import os
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]  # of the repository
 
 
 def flags(num_devices: int) -> str:

@@ -4,11 +4,11 @@ import ast
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.environment import ROOT
+
 PACKAGE = ROOT / "diffae_jax"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
@@ -16,27 +16,14 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
     ("main",),
     ("cli", "demo"),
-    ("commands", "arguments"),
     ("stages",),
-    ("look",),
-    ("outputs",),
-    ("evaluation",),
-    ("embedding",),
+    ("evaluation", "convert"),
     ("diffae_jax",),  # the package itself: what `from diffae_jax import ...` offers
-    ("convert",),
-    ("api",),
-    ("bundle",),
     ("inference",),
-    ("networks",),
-    ("training",),
-    ("probes",),
-    ("data",),
-    ("config",),
-    ("diffusion",),
-    ("models",),
-    ("distributed",),
-    ("files",),
-    ("errors",),
+    ("training", "probes", "data"),  # which know nothing of each other
+    ("torch_files", "config"),
+    ("diffusion", "models"),
+    ("runtime",),
 )
 DEPTH = {room: depth for depth, rooms in enumerate(LAYERS) for room in rooms}
 
@@ -82,6 +69,14 @@ def violations(source, room):
     return found
 
 
+def test_the_root_holds_two_files_and_rooms_that_say_what_they_are():
+    assert sorted(path.name for path in PACKAGE.glob("*.py")) == ["__init__.py", "main.py"]
+    folders = {path.parent for path in FILES}
+    assert not [folder for folder in folders if not (folder / "__init__.py").exists()]
+    for folder in folders:
+        assert ast.get_docstring(ast.parse((folder / "__init__.py").read_text())), f"{folder} does not say what it is"
+
+
 @pytest.mark.parametrize("path", FILES, ids=[str(path.relative_to(PACKAGE)) for path in FILES])
 def test_file_imports_only_what_stands_below_it(path):
     assert room_of(path) in DEPTH, "a new room needs its place among the layers"
@@ -92,14 +87,16 @@ def test_file_imports_only_what_stands_below_it(path):
     ("room", "source"),
     [
         ("models", "from diffae_jax.diffusion import loss"),
-        ("models", "from diffae_jax.errors import UserError"),
+        ("models", "from diffae_jax.runtime.errors import UserError"),
         ("models", "def f():\n    import optax"),
         ("diffusion", "import diffae_jax.models.unet as unet"),
         ("diffusion", "from diffae_jax.config import default"),
         ("data", "from diffae_jax import training"),
-        ("api", "from diffae_jax import DiffAE"),
+        ("training", "from diffae_jax.data.batches import on_devices"),
+        ("evaluation", "from diffae_jax.convert import import_official"),
+        ("inference", "from diffae_jax import DiffAE"),
         ("demo", "from diffae_jax.cli import main"),
-        ("errors", "import diffae_jax.config"),
+        ("runtime", "import diffae_jax.config"),
     ],
 )
 def test_a_wrong_import_is_found(room, source):
@@ -110,8 +107,8 @@ def test_a_wrong_import_is_found(room, source):
     ("room", "source"),
     [
         ("models", "import math, jax.numpy as jnp\nfrom flax import nnx\nfrom diffae_jax.models import blocks"),
-        ("training", "import optax\nfrom diffae_jax.data.batches import on_devices"),
-        ("stages", "from diffae_jax import DiffAE, api\nfrom diffae_jax.diffusion.loss import l_simple"),
+        ("training", "import optax\nfrom diffae_jax.runtime.sharding import spread"),
+        ("stages", "from diffae_jax import DiffAE, inference\nfrom diffae_jax.diffusion.loss import l_simple"),
         ("cli", "from diffae_jax import DiffAE, __version__"),
     ],
 )

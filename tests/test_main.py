@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -18,16 +17,15 @@ import pytest
 from orbax.checkpoint import v1 as ocp
 from PIL import Image
 
-from diffae_jax.api import DiffAE
 from diffae_jax.data.formats.digits import digits
 from diffae_jax.data.latents import read_parts
 from diffae_jax.data.transforms import to_float
-from diffae_jax.errors import UserError
 from diffae_jax.evaluation import results
+from diffae_jax.inference.diffae import DiffAE
 from diffae_jax.models.functional import flatten
-from tests.environment import environment
+from diffae_jax.runtime.errors import UserError
+from tests.environment import ROOT, environment
 
-ROOT = Path(__file__).parent.parent
 MANY_STEPS = "--config.train.num_images=640"  # 40 steps: time enough to be killed in
 TRAINING = "--stages=autoencoder"
 

@@ -18,8 +18,8 @@ from diffae_jax.diffusion.samplers import ddim_decode
 from diffae_jax.diffusion.schedule import cumulative_alpha, ddim_grid
 from diffae_jax.evaluation import metrics
 from diffae_jax.models import abstract_model
+from diffae_jax.models.build import builder, prior_builder
 from diffae_jax.models.functional import flatten
-from diffae_jax.networks import builder, prior_builder
 
 FIXTURE = Path(__file__).parents[2] / "shared" / "parity" / "tiny32"
 SINGLE_PASS, LOOP = 1e-5, 1e-4  # relative

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from diffae_jax.api import DiffAE
 from diffae_jax.config import check
 from diffae_jax.convert.names import (
     CELEBA_ATTRIBUTES,
@@ -23,14 +22,15 @@ from diffae_jax.convert.names import (
     to_ours,
 )
 from diffae_jax.convert.settings import State, read_settings
-from diffae_jax.convert.stored import StoredTensor, extent
-from diffae_jax.convert.torch_zip import read_checkpoint
 from diffae_jax.data.latents import LatentStatistics
-from diffae_jax.errors import UserError, name_some, shown
+from diffae_jax.inference.diffae import DiffAE
+from diffae_jax.inference.weights import abstract_weights
 from diffae_jax.models.functional import Params, flatten, unflatten
-from diffae_jax.networks import abstract_weights
 from diffae_jax.probes import Probe
-from diffae_jax.training.sharding import make_mesh
+from diffae_jax.runtime.errors import UserError, name_some, shown
+from diffae_jax.runtime.sharding import make_mesh
+from diffae_jax.torch_files.archive import read_checkpoint
+from diffae_jax.torch_files.stored import StoredTensor, extent
 
 EMA = "ema_model."
 MAX_COUNT = 2**40  # of steps, and of images in one

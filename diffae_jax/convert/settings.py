@@ -6,10 +6,10 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from diffae_jax.config import MAX_LEVELS, MAX_PRIOR_LAYERS, default
-from diffae_jax.convert.stored import StoredTensor
 from diffae_jax.diffusion.schedule import NUM_TIMESTEPS
-from diffae_jax.errors import UserError, shown
 from diffae_jax.models.unet import BLOCKS_PER_LEVEL
+from diffae_jax.runtime.errors import UserError, shown
+from diffae_jax.torch_files.stored import StoredTensor
 
 OFFICIAL_ATTENTION = 16  # the one resolution with attention in all published models
 SCHEDULES = {"linear": "linear", "const0.008": "constant", "cosine": "cosine"}

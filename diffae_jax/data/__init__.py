@@ -1,1 +1,1 @@
-"""Where images come from, and how they reach the devices in an order that is a function of (seed, step) alone."""
+"""Images, labels and z: what reads them, and how they become batches. Knows no network."""

@@ -15,7 +15,7 @@ from jaxtyping import Int32, Shaped
 
 from diffae_jax.data.sources import Source
 from diffae_jax.data.transforms import random_flip
-from diffae_jax.errors import UserError
+from diffae_jax.runtime.errors import UserError
 
 PREFETCHED_BATCHES = 2  # on the devices beside the one in use
 MANY_IMAGES = 2**62  # that no training sees; Grain's own "for ever" is one too long for batches of one

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from diffae_jax.errors import UserError
-from diffae_jax.files import read_json, read_rows, replacing, told
+from diffae_jax.runtime.errors import UserError
+from diffae_jax.runtime.files import read_json, read_rows, replacing, told
 
 PART_SIZE = 1024  # images
 INPUTS, STATISTICS = "inputs.json", "statistics.npz"

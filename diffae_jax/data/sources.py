@@ -19,7 +19,7 @@ from jaxtyping import Int, Shaped
 from PIL import Image
 
 from diffae_jax.data.transforms import PIL_MODES, Transform, pixels_of
-from diffae_jax.errors import UserError, name_some, shown
+from diffae_jax.runtime.errors import UserError, name_some, shown
 
 MAX_IMAGES = 10_000_000  # of a source, and of a table
 MAX_VALUES = 2**30  # of an image

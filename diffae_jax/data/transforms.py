@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Shaped, UInt8
 from PIL import ExifTags, Image, ImageOps
 
-from diffae_jax.errors import UserError
+from diffae_jax.runtime.errors import UserError
 
 PIL_MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # by number of channels
 CROPS = {  # by name: start and size of the part of every image that is used; None: the centre, as large as fits

@@ -13,30 +13,30 @@ import jax
 from ml_collections import ConfigDict
 
 from diffae_jax import __version__
-from diffae_jax.api import DiffAE
 from diffae_jax.data.formats.files import file_paths
-from diffae_jax.data.labels import fingerprint
+from diffae_jax.data.inspect.scan import survey
+from diffae_jax.data.labels.matching import fingerprint
 from diffae_jax.data.sources import Prepared, Source
-from diffae_jax.data.survey import survey
 from diffae_jax.data.transforms import told_size
-from diffae_jax.distributed import together
-from diffae_jax.embedding import describe
-from diffae_jax.errors import UserError, name_some, shown
 from diffae_jax.evaluation import results
-from diffae_jax.evaluation.claims import claims
-from diffae_jax.evaluation.feature_spaces import (
+from diffae_jax.evaluation.networks.feature_spaces import (
     check_inception_images,
     check_lpips_images,
     load_inception,
     load_lpips,
 )
+from diffae_jax.evaluation.paper.claims import claims
 from diffae_jax.evaluation.parts import INPUTS, Parts
 from diffae_jax.evaluation.programs import PROGRAMS, lacking
-from diffae_jax.evaluation.report import write_report
+from diffae_jax.evaluation.report.page import write_report
 from diffae_jax.evaluation.results import REPORT, RESULTS, Results, Section
 from diffae_jax.evaluation.study import Networks, Study
-from diffae_jax.files import read_json
-from diffae_jax.training.logging import duration, is_main_process, say
+from diffae_jax.inference.diffae import DiffAE
+from diffae_jax.inference.embedding import describe
+from diffae_jax.runtime.cluster import is_main_process, together
+from diffae_jax.runtime.console import duration, say
+from diffae_jax.runtime.errors import UserError, name_some, shown
+from diffae_jax.runtime.files import read_json
 
 FREE = (  # settings that change no figure, or where what they name is looked at itself
     "programs", "download", "baseline", "others", "foreign", "inception", "alexnet", "lpips",

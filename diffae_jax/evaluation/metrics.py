@@ -9,7 +9,7 @@ from jaxtyping import Float, Float64
 from scipy.ndimage import gaussian_filter
 from sklearn.decomposition import PCA
 
-from diffae_jax.errors import UserError
+from diffae_jax.runtime.errors import UserError
 
 
 def _unit(images: Float[np.ndarray, "n *shape"]) -> Float64[np.ndarray, "n *shape"]:

@@ -8,10 +8,10 @@ from urllib.parse import quote
 
 import numpy as np
 
-from diffae_jax.distributed import together
-from diffae_jax.errors import UserError, shown
-from diffae_jax.files import read_json, replacing, write_json
-from diffae_jax.training.logging import is_main_process, say
+from diffae_jax.runtime.cluster import is_main_process, together
+from diffae_jax.runtime.console import say
+from diffae_jax.runtime.errors import UserError, shown
+from diffae_jax.runtime.files import read_json, replacing, write_json
 
 INPUTS = "inputs.json"
 

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-from diffae_jax.errors import UserError
-from diffae_jax.files import read_json, write_json
+from diffae_jax.runtime.errors import UserError
+from diffae_jax.runtime.files import read_json, write_json
 
 RESULTS = "results.json"
 REPORT = "report.html"

@@ -12,14 +12,14 @@ import numpy as np
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
-from diffae_jax.api import DiffAE
+from diffae_jax.data.pictures import to_pil
 from diffae_jax.data.sources import Source, choose, read
 from diffae_jax.data.transforms import to_float
-from diffae_jax.evaluation.feature_spaces import FeatureSpace
-from diffae_jax.evaluation.figures import to_pil
+from diffae_jax.evaluation.networks.feature_spaces import FeatureSpace
 from diffae_jax.evaluation.parts import Parts
-from diffae_jax.files import replacing
-from diffae_jax.training.logging import is_main_process
+from diffae_jax.inference.diffae import DiffAE
+from diffae_jax.runtime.cluster import is_main_process
+from diffae_jax.runtime.files import replacing
 
 NUM_PICTURES = 12  # images in a row of a picture
 CHUNK = 256  # images in memory at a time, fewer of large ones:

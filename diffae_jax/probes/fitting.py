@@ -14,8 +14,8 @@ from sklearn.metrics import accuracy_score, r2_score, roc_auc_score
 from sklearn.model_selection import KFold, StratifiedKFold, cross_val_score
 from sklearn.multiclass import OneVsRestClassifier
 
-from diffae_jax.errors import UserError, name_some, shown
 from diffae_jax.probes.linear import ClassProbe, Probe, Score
+from diffae_jax.runtime.errors import UserError, name_some, shown
 
 METRICS = {"binary": "AUROC", "classes": "accuracy", "continuous": "R^2"}
 SCORING = {"binary": "roc_auc", "classes": "accuracy", "continuous": "r2"}  # the same, as scikit-learn calls them

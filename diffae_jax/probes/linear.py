@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import expit, logit
 
-from diffae_jax.errors import UserError, name_some, shown
+from diffae_jax.runtime.errors import UserError, name_some, shown
 
 GREATEST = float(np.finfo(np.float32).max)
 KINDS = ("binary", "continuous")  # of a single direction

@@ -13,26 +13,30 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key, Shaped
 from ml_collections import ConfigDict
 
-from diffae_jax.api import DiffAE
 from diffae_jax.data.batches import on_devices, training_batches
-from diffae_jax.data.opening import notes_on_labels
+from diffae_jax.data.detect import notes_on_labels
+from diffae_jax.data.inspect.scan import describe_labels
+from diffae_jax.data.pictures import save_rows
+from diffae_jax.data.run_images import open_data, said_of
 from diffae_jax.data.sources import Source, read
-from diffae_jax.data.survey import describe_labels
 from diffae_jax.data.transforms import to_float
 from diffae_jax.diffusion.loss import draw_t_and_eps, l_simple
 from diffae_jax.diffusion.schedule import cumulative_alpha
-from diffae_jax.errors import UserError
-from diffae_jax.evaluation.figures import save_rows
+from diffae_jax.inference.diffae import DiffAE
+from diffae_jax.inference.weights import abstract_weights
 from diffae_jax.models import abstract_model, split
-from diffae_jax.networks import abstract_weights, builder
-from diffae_jax.stages.data import open_data, said_of
+from diffae_jax.models.build import builder
+from diffae_jax.runtime.cluster import is_main_process
+from diffae_jax.runtime.console import quantity, say
+from diffae_jax.runtime.errors import UserError
+from diffae_jax.runtime.precision import resolve_precision
+from diffae_jax.runtime.sharding import check_batch_size, replicated, split_batch, spread
+from diffae_jax.stages.run_folder import is_begun
 from diffae_jax.training.checkpoint import Checkpoints
 from diffae_jax.training.health import describe_z, z_health
-from diffae_jax.training.logging import MetricsWriter, is_main_process, parameter_table, quantity, say, warn_of_memory
 from diffae_jax.training.loop import Intervals, Periodic, PeriodicCall, fit, steps_of
-from diffae_jax.training.precision import resolve_precision
-from diffae_jax.training.program import Program, compile_program, run_key
-from diffae_jax.training.sharding import check_batch_size, replicated, split_batch, spread
+from diffae_jax.training.metrics import MetricsWriter, parameter_table
+from diffae_jax.training.program import Program, compile_program, run_key, warn_of_memory
 from diffae_jax.training.state import TrainState, make_optimizer
 from diffae_jax.training.step import LossFn, sample_keys
 
@@ -204,7 +208,7 @@ def run(config: ConfigDict, folder: Path, mesh: Mesh, images: Any = None) -> Non
             refuse_to_train_under(folder, first_step, intervals.num_steps)
             abstract_weights(config, mesh)  # refuses a model that cannot be built
             check_batch_size("train.batch_size", batch_size, mesh.size, config.execution.num_microbatches)
-        training, held_out = open_data(config, folder, images)
+        training, held_out = open_data(config, folder, images, begun=is_begun(folder))
         if is_finished:
             say(f"autoencoder: finished, {first_step * batch_size:,} images seen.")
             return

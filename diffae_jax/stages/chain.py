@@ -9,13 +9,13 @@ import jax
 from ml_collections import ConfigDict
 
 from diffae_jax.config import check_run
-from diffae_jax.errors import UserError
+from diffae_jax.data.run_images import left_out
+from diffae_jax.runtime.compilation import keep_compiled_programs
+from diffae_jax.runtime.console import say
+from diffae_jax.runtime.errors import UserError
+from diffae_jax.runtime.sharding import check_batch_size, make_mesh
 from diffae_jax.stages import autoencoder, evaluation, export, latents, prior, probes
-from diffae_jax.stages.data import left_out
 from diffae_jax.stages.run_folder import RunFolder
-from diffae_jax.training.logging import say
-from diffae_jax.training.program import keep_compiled_programs
-from diffae_jax.training.sharding import check_batch_size, make_mesh
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,17 +6,19 @@ from typing import Any
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from diffae_jax.api import DiffAE
-from diffae_jax.embedding import open_for
+from diffae_jax.data.run_images import open_data
 from diffae_jax.evaluation.evaluate import evaluate
 from diffae_jax.evaluation.results import REPORT
-from diffae_jax.stages.data import open_data
-from diffae_jax.training.logging import last_speed, say
+from diffae_jax.inference.diffae import DiffAE
+from diffae_jax.inference.embedding import open_for
+from diffae_jax.runtime.console import say
+from diffae_jax.stages.run_folder import is_begun
+from diffae_jax.training.metrics import last_speed
 
 
 def run(config: ConfigDict, folder: Path, mesh: Mesh, images: Any = None) -> None:
     """Measures a trained run by the programs of config.evaluation, on its held-out images; see `evaluate`."""
-    training, held_out = open_data(config, folder, images)
+    training, held_out = open_data(config, folder, images, begun=is_begun(folder))
     own, settings = folder / "evaluation", config.evaluation
     if not len(held_out):
         held_out = training

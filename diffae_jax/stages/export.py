@@ -7,12 +7,12 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from diffae_jax import __version__
-from diffae_jax.api import DiffAE
-from diffae_jax.bundle import MANIFEST, probe_files, read_bundle
-from diffae_jax.distributed import together
-from diffae_jax.errors import UserError
+from diffae_jax.inference.bundle import MANIFEST, probe_files, read_bundle
+from diffae_jax.inference.diffae import DiffAE
+from diffae_jax.runtime.cluster import is_main_process, together
+from diffae_jax.runtime.console import say
+from diffae_jax.runtime.errors import UserError
 from diffae_jax.training.checkpoint import latest_step
-from diffae_jax.training.logging import is_main_process, say
 
 
 def run(config: ConfigDict, folder: Path, mesh: Mesh) -> None:

@@ -15,15 +15,16 @@ from diffae_jax.data.latents import (
     part_starts,
     read_parts,
 )
-from diffae_jax.distributed import together
-from diffae_jax.embedding import encode_parts, encoder
+from diffae_jax.data.run_images import facts, open_data
+from diffae_jax.inference.embedding import encode_parts, encoder
+from diffae_jax.inference.weights import abstract_weights
 from diffae_jax.models.functional import digest
-from diffae_jax.networks import abstract_weights
-from diffae_jax.stages.data import facts, open_data
-from diffae_jax.stages.run_folder import check_inputs
+from diffae_jax.runtime.cluster import is_main_process, together
+from diffae_jax.runtime.console import duration, say
+from diffae_jax.runtime.sharding import on_host
+from diffae_jax.stages.run_folder import check_inputs, is_begun
 from diffae_jax.training.checkpoint import latest_step, load_ema
-from diffae_jax.training.logging import duration, is_main_process, last_speed, say
-from diffae_jax.training.sharding import on_host
+from diffae_jax.training.metrics import last_speed
 
 
 def run(config: ConfigDict, folder: Path, mesh: Mesh, images: Any = None) -> None:
@@ -35,7 +36,7 @@ def run(config: ConfigDict, folder: Path, mesh: Mesh, images: Any = None) -> Non
     if config.model.z_dim is None:
         say("latents: a DDIM baseline has no z, so there is nothing to do.")
         return
-    splits = dict(zip(("training", "held_out"), open_data(config, folder, images), strict=True))
+    splits = dict(zip(("training", "held_out"), open_data(config, folder, images, begun=is_begun(folder)), strict=True))
     checkpoints, own = folder / "autoencoder" / "checkpoints", folder / "latents"
     params = on_host(load_ema(checkpoints, abstract_weights(config, mesh)["autoencoder"]))
     made_from = {"autoencoder_step": latest_step(checkpoints), "autoencoder": digest(params)}

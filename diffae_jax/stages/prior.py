@@ -13,23 +13,25 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key
 from ml_collections import ConfigDict
 
-from diffae_jax.api import DiffAE
 from diffae_jax.data.batches import batches_of_rows, on_devices
 from diffae_jax.data.latents import LatentStatistics, count_of, read_parts
+from diffae_jax.data.pictures import save_grid
 from diffae_jax.diffusion.loss import draw_t_and_eps, l_latent, l_simple
 from diffae_jax.diffusion.schedule import cumulative_alpha
-from diffae_jax.errors import UserError
-from diffae_jax.evaluation.figures import save_grid
+from diffae_jax.inference.diffae import DiffAE
 from diffae_jax.models import abstract_model, split
+from diffae_jax.models.build import prior_builder
 from diffae_jax.models.functional import digest
-from diffae_jax.networks import prior_builder
+from diffae_jax.runtime.cluster import is_main_process
+from diffae_jax.runtime.console import quantity, say
+from diffae_jax.runtime.errors import UserError
+from diffae_jax.runtime.precision import resolve_precision
+from diffae_jax.runtime.sharding import replicated, split_batch, spread
 from diffae_jax.stages.run_folder import check_inputs
 from diffae_jax.training.checkpoint import Checkpoints
-from diffae_jax.training.logging import MetricsWriter, is_main_process, parameter_table, quantity, say, warn_of_memory
 from diffae_jax.training.loop import Intervals, Periodic, fit, steps_of
-from diffae_jax.training.precision import resolve_precision
-from diffae_jax.training.program import Program, compile_program, run_key
-from diffae_jax.training.sharding import replicated, split_batch, spread
+from diffae_jax.training.metrics import MetricsWriter, parameter_table
+from diffae_jax.training.program import Program, compile_program, run_key, warn_of_memory
 from diffae_jax.training.state import TrainState, make_optimizer
 from diffae_jax.training.step import LossFn
 

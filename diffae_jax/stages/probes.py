@@ -10,19 +10,20 @@ from jax.sharding import Mesh
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
-from diffae_jax.api import DiffAE
-from diffae_jax.bundle import probe_files
-from diffae_jax.data.labels import fingerprint
+from diffae_jax.data.detect import notes_on_labels
+from diffae_jax.data.labels.matching import fingerprint
 from diffae_jax.data.latents import INPUTS, LatentStatistics, read_inputs, read_parts
-from diffae_jax.data.opening import notes_on_labels
-from diffae_jax.distributed import together
-from diffae_jax.errors import UserError
-from diffae_jax.files import told, write_json
+from diffae_jax.data.run_images import open_data
+from diffae_jax.inference.bundle import probe_files
+from diffae_jax.inference.diffae import DiffAE
 from diffae_jax.models.functional import digest
 from diffae_jax.probes import ClassProbe, Probe, describe, fit
-from diffae_jax.stages.data import open_data
-from diffae_jax.training.logging import is_main_process, say
-from diffae_jax.training.sharding import on_host
+from diffae_jax.runtime.cluster import is_main_process, together
+from diffae_jax.runtime.console import say
+from diffae_jax.runtime.errors import UserError
+from diffae_jax.runtime.files import told, write_json
+from diffae_jax.runtime.sharding import on_host
+from diffae_jax.stages.run_folder import is_begun
 
 
 def run(config: ConfigDict, folder: Path, mesh: Mesh, images: Any = None) -> None:
@@ -33,7 +34,7 @@ def run(config: ConfigDict, folder: Path, mesh: Mesh, images: Any = None) -> Non
     if config.model.z_dim is None:
         say("probes: a DDIM baseline has no z, so there is nothing to do.")
         return
-    splits = dict(zip(("training", "held_out"), open_data(config, folder, images), strict=True))
+    splits = dict(zip(("training", "held_out"), open_data(config, folder, images, begun=is_begun(folder)), strict=True))
     if not splits["training"].labels:
         say("probes: the images have no labels (--config.data.labels=FILE.csv), so there is nothing to do.")
         return

@@ -10,11 +10,16 @@ from ml_collections import ConfigDict
 
 from diffae_jax.config import differing_keys, from_json
 from diffae_jax.data.latents import INPUTS, read_inputs
-from diffae_jax.distributed import together
-from diffae_jax.errors import UserError
-from diffae_jax.files import told, write_json
+from diffae_jax.runtime.cluster import is_main_process, together
+from diffae_jax.runtime.console import say
+from diffae_jax.runtime.errors import UserError
+from diffae_jax.runtime.files import told, write_json
 from diffae_jax.training.checkpoint import latest_step
-from diffae_jax.training.logging import is_main_process, say
+
+
+def is_begun(folder: Path) -> bool:
+    """Whether a run has a checkpoint, from which on its images and most of its config stay as they are."""
+    return latest_step(folder / "autoencoder" / "checkpoints") is not None
 
 
 class RunFolder:
@@ -48,7 +53,7 @@ class RunFolder:
         except OSError:
             say(f"WARNING: the file system of {self.path} has no locks: see to it that no other run uses the folder.")
         path = self.path / "config.json"
-        if path.exists() and latest_step(self.path / "autoencoder" / "checkpoints") is not None:
+        if path.exists() and is_begun(self.path):
             self._check_unchanged(from_json(path).to_dict())  # before a checkpoint, a config can still be mended
             self._before = path.read_text(), self._steps()
         write_json(path, json.loads(self._config.to_json()))

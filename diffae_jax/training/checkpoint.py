@@ -7,9 +7,9 @@ from typing import Any
 
 from orbax.checkpoint import v1 as ocp
 
-from diffae_jax.errors import UserError, shown
 from diffae_jax.models.functional import flatten
-from diffae_jax.training.logging import is_main_process
+from diffae_jax.runtime.cluster import is_main_process
+from diffae_jax.runtime.errors import UserError, shown
 from diffae_jax.training.state import Params, TrainState
 
 KEPT = 2  # checkpoints

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from diffae_jax.errors import UserError
-from diffae_jax.training.precision import MINIMUM_SCALE
+from diffae_jax.runtime.errors import UserError
+from diffae_jax.training.loss_scale import MINIMUM_SCALE
 from diffae_jax.training.step import Metrics
 
 USEFUL_Z = 0.98  # loss with the own z over loss with another's, below which z counts as used

@@ -15,9 +15,10 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import Array, Key
 
+from diffae_jax.runtime.console import Progress
 from diffae_jax.training.checkpoint import Checkpoints
 from diffae_jax.training.health import check_finite
-from diffae_jax.training.logging import MetricsWriter, Progress
+from diffae_jax.training.metrics import MetricsWriter
 from diffae_jax.training.program import Program
 from diffae_jax.training.state import TrainState
 from diffae_jax.training.step import Metrics

@@ -2,10 +2,8 @@
 
 import dataclasses
 import functools
-import os
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,7 +11,8 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
-from diffae_jax.training.sharding import Sharding, replicated, state_shardings
+from diffae_jax.runtime.console import quantity, say
+from diffae_jax.runtime.sharding import Sharding, replicated, state_shardings
 from diffae_jax.training.state import Params, TrainState
 from diffae_jax.training.step import LossFn, StepFn, train_step, train_steps
 
@@ -111,14 +110,8 @@ def run_key(seed: int, mesh: Mesh, stage: int = 0) -> Key[Array, ""]:
     return jax.jit(lambda: jax.random.fold_in(jax.random.key(seed), stage), out_shardings=replicated(mesh))()
 
 
-def keep_compiled_programs() -> None:
-    """Keeps compiled programs for the next run, in a folder that only this user can read: they are code."""
-    if jax.config.jax_compilation_cache_dir:
-        return
-    cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "diffae_jax" / "compiled"
-    try:
-        cache.mkdir(parents=True, exist_ok=True, mode=0o700)
-        cache.chmod(0o700)
-    except OSError:  # a home that cannot be written costs time, not the run
-        return
-    jax.config.update("jax_compilation_cache_dir", str(cache))
+def warn_of_memory(bytes_per_device: int, remedy: str) -> None:
+    """Says so where a program needs more memory than a device has."""
+    limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+    if limit and bytes_per_device > limit:
+        say(f"WARNING: a device has {quantity(limit, 'B')}, less than that: {remedy}.")

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from diffae_jax.training.precision import LossScale
+from diffae_jax.training.loss_scale import LossScale
 
 Params = Any  # a pytree of float32 arrays
 Leaf = Any  # an array; its shape or its sharding in the trees that describe a state

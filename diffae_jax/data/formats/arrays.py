@@ -21,8 +21,8 @@ from diffae_jax.data.sources import (
     hash_of_samples,
     without_cache,
 )
-from diffae_jax.errors import UserError, name_some, shown
-from diffae_jax.files import check_file
+from diffae_jax.runtime.errors import UserError, name_some, shown
+from diffae_jax.runtime.files import check_file
 
 HDF5_SUFFIXES = (".h5", ".hdf5", ".hdf")
 SUFFIXES = (".npy", ".npz", *HDF5_SUFFIXES)

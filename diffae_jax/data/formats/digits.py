@@ -4,7 +4,7 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 from diffae_jax.data.sources import Arrays
-from diffae_jax.errors import UserError
+from diffae_jax.runtime.errors import UserError
 
 DIGITS_SHAPE = (8, 8, 1)
 DIGITS_HELD_OUT = 360  # the last fifth: other writers than the first four

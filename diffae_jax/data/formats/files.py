@@ -16,8 +16,8 @@ from PIL import Image
 from diffae_jax.data.formats.npy import open_npy
 from diffae_jax.data.sources import Source, channels_last, check_amount, check_names, hash_of, told_image
 from diffae_jax.data.transforms import check_picture_shape, pixels_of
-from diffae_jax.errors import UserError, name_some, shown
-from diffae_jax.files import check_file
+from diffae_jax.runtime.errors import UserError, name_some, shown
+from diffae_jax.runtime.files import check_file
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 NIFTI_SUFFIXES = (".nii", ".nii.gz")

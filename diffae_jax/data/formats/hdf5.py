@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from diffae_jax.errors import UserError, shown
+from diffae_jax.runtime.errors import UserError, shown
 
 MAX_CHUNK = 2**30  # bytes that are unpacked together
 

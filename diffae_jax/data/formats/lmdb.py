@@ -15,7 +15,7 @@ import numpy as np
 from diffae_jax.data.formats.files import read_picture
 from diffae_jax.data.sources import MAX_IMAGES, hash_of_samples
 from diffae_jax.data.transforms import check_picture_shape
-from diffae_jax.errors import UserError, shown
+from diffae_jax.runtime.errors import UserError, shown
 
 DATA = "data.mdb"  # in a folder of LMDB
 KEY = re.compile(rb"(.*)-(\d{1,12})", re.S)  # 5 digits in FFHQ and CelebA-HQ, 7 in CelebA, Horse and Bedroom

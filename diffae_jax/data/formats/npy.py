@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from diffae_jax.errors import UserError, name_some, shown
+from diffae_jax.runtime.errors import UserError, name_some, shown
 
 _parsing = threading.Lock()  # Python 3.11 fails where threads parse what looks like Python at once, as numpy does
 MAX_ENTRIES = 10_000

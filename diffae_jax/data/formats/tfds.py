@@ -14,8 +14,8 @@ import numpy as np
 
 from diffae_jax.data.formats.files import read_picture
 from diffae_jax.data.sources import channels_last, hash_of_samples, told_image, without_cache
-from diffae_jax.errors import UserError, name_some, shown
-from diffae_jax.files import check_file
+from diffae_jax.runtime.errors import UserError, name_some, shown
+from diffae_jax.runtime.files import check_file
 
 INFO = "dataset_info.json"  # in the folder of a prepared data set
 NAME = re.compile(r"[a-z][a-z0-9_]*(/[\w.-]+)?(:\d+\.\d+\.\d+)?")

@@ -6,18 +6,18 @@ import numpy as np
 from jaxtyping import Int
 from scipy.stats import t as student
 
+from diffae_jax.data.pictures import save_rows
 from diffae_jax.data.sources import choose
-from diffae_jax.errors import UserError
-from diffae_jax.evaluation import paper
-from diffae_jax.evaluation.feature_spaces import FeatureSpace
-from diffae_jax.evaluation.figures import save_rows
 from diffae_jax.evaluation.metrics import frechet_distance
+from diffae_jax.evaluation.networks.feature_spaces import FeatureSpace
+from diffae_jax.evaluation.paper import published as paper
 from diffae_jax.evaluation.parts import Arrays
 from diffae_jax.evaluation.programs.sampling import FID, Real, features, spaces
 from diffae_jax.evaluation.results import Figure, Picture, Section
 from diffae_jax.evaluation.study import NUM_PICTURES, Study, as_float
 from diffae_jax.probes import fit, is_known, kind_of
-from diffae_jax.training.logging import is_main_process
+from diffae_jax.runtime.cluster import is_main_process
+from diffae_jax.runtime.errors import UserError
 
 NAME = "conditional"
 TITLE = "Class-conditional samples (Sec. 5.6, Table 3)"

@@ -2,14 +2,14 @@
 
 import numpy as np
 
-from diffae_jax.evaluation.figures import save_rows
+from diffae_jax.data.pictures import save_rows
 from diffae_jax.evaluation.intervals import mean_figure
 from diffae_jax.evaluation.metrics import mse
 from diffae_jax.evaluation.parts import Arrays
 from diffae_jax.evaluation.programs.reconstruction import BASELINE, Way, ways
 from diffae_jax.evaluation.results import Figure, Picture, Section
 from diffae_jax.evaluation.study import Study, encoded
-from diffae_jax.training.logging import is_main_process
+from diffae_jax.runtime.cluster import is_main_process
 
 NAME = "denoising"
 TITLE = "Predicted image at each step (Sec. 5.5, Fig. 6)"

@@ -4,8 +4,8 @@ import numpy as np
 
 from diffae_jax.data.sources import Source, choose
 from diffae_jax.data.transforms import to_uint8
-from diffae_jax.evaluation.detector import detect, splits
 from diffae_jax.evaluation.intervals import share_figure
+from diffae_jax.evaluation.networks.detector import detect, splits
 from diffae_jax.evaluation.parts import Arrays
 from diffae_jax.evaluation.results import Figure, Section
 from diffae_jax.evaluation.study import Study, as_float

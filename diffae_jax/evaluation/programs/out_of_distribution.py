@@ -6,13 +6,13 @@ import numpy as np
 from jaxtyping import Float
 from scipy.stats import kurtosis, skew
 
-from diffae_jax.evaluation.figures import save_rows
+from diffae_jax.data.pictures import save_rows
 from diffae_jax.evaluation.intervals import mean_figure
 from diffae_jax.evaluation.metrics import mse
 from diffae_jax.evaluation.parts import Arrays
 from diffae_jax.evaluation.results import Figure, Picture, Section
 from diffae_jax.evaluation.study import NUM_PICTURES, Study, as_float, encoded
-from diffae_jax.training.logging import is_main_process
+from diffae_jax.runtime.cluster import is_main_process
 
 NAME = "out_of_distribution"
 TITLE = "Images unlike those of training (Appendix J)"

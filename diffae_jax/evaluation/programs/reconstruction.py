@@ -4,14 +4,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from diffae_jax.api import DiffAE
-from diffae_jax.evaluation import metrics, paper
-from diffae_jax.evaluation.figures import save_rows
+from diffae_jax.data.pictures import save_rows
+from diffae_jax.evaluation import metrics
 from diffae_jax.evaluation.intervals import mean_figure
+from diffae_jax.evaluation.paper import published as paper
 from diffae_jax.evaluation.parts import Arrays
 from diffae_jax.evaluation.results import Figure, Picture, Section
 from diffae_jax.evaluation.study import NUM_PICTURES, Study, encoded
-from diffae_jax.training.logging import is_main_process
+from diffae_jax.inference.diffae import DiffAE
+from diffae_jax.runtime.cluster import is_main_process
 
 NAME = "reconstruction"
 TITLE = "Reconstruction (Sec. 5.4, Tables 1 and 2)"

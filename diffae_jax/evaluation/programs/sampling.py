@@ -8,17 +8,17 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from diffae_jax.api import DiffAE
+from diffae_jax.data.pictures import save_grid
 from diffae_jax.data.sources import Source, choose
-from diffae_jax.evaluation import paper
-from diffae_jax.evaluation.feature_spaces import FeatureSpace, principal_space, random_space
-from diffae_jax.evaluation.figures import save_grid
 from diffae_jax.evaluation.intervals import NORMAL, spread_of_distance
 from diffae_jax.evaluation.metrics import frechet_distance, kernel_distance
+from diffae_jax.evaluation.networks.feature_spaces import FeatureSpace, principal_space, random_space
+from diffae_jax.evaluation.paper import published as paper
 from diffae_jax.evaluation.parts import Arrays
 from diffae_jax.evaluation.results import Figure, Picture, Section
 from diffae_jax.evaluation.study import Study, as_float
-from diffae_jax.training.logging import is_main_process
+from diffae_jax.inference.diffae import DiffAE
+from diffae_jax.runtime.cluster import is_main_process
 
 NAME = "sampling"
 TITLE = "Unconditional samples (Sec. 5.7, Table 4)"

@@ -6,8 +6,8 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from diffae_jax.evaluation import paper
 from diffae_jax.evaluation.intervals import percentiles
+from diffae_jax.evaluation.paper import published as paper
 from diffae_jax.evaluation.results import Figure, Section
 from diffae_jax.evaluation.study import Study, encoded
 

@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from diffae_jax.evaluation.figures import save_rows
+from diffae_jax.data.pictures import save_rows
 from diffae_jax.evaluation.intervals import percentiles
 from diffae_jax.evaluation.parts import Arrays
 from diffae_jax.evaluation.results import Figure, Picture, Section
 from diffae_jax.evaluation.study import Study
-from diffae_jax.training.logging import is_main_process
+from diffae_jax.runtime.cluster import is_main_process
 
 NAME = "variations"
 TITLE = "Stochastic variations (Sec. 5.1, Appendix D)"

@@ -1,0 +1,62 @@
+"""The commands of `diffae`, a file each: arguments, checks and the call together; and what they read and write.
+
+A command knows the objects it uses, `DiffAE` above all, and no network. Each file has HELP, EXAMPLES, `add_arguments`
+and `run`; only `run` imports what takes its time, so help and mistakes are told at once.
+"""
+
+import argparse
+import atexit
+import gc
+import os
+import signal
+import sys
+
+from diffae_jax.cli import data, edit, encode, evaluate, import_, info, interpolate, probe, reconstruct, sample
+from diffae_jax.cli.arguments import Parser
+from diffae_jax.runtime.errors import UserError
+
+COMMANDS = {
+    "data": data,
+    "info": info,
+    "encode": encode,
+    "reconstruct": reconstruct,
+    "interpolate": interpolate,
+    "edit": edit,
+    "sample": sample,
+    "probe": probe,
+    "evaluate": evaluate,
+    "import": import_,
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """Returns the parser of all commands."""
+    top = Parser("diffae", description="Uses a trained diffusion autoencoder. diffae COMMAND --help tells more.")
+    commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for name, command in COMMANDS.items():
+        lines = "\n".join(f"  diffae {name} {example}" for example in command.EXAMPLES)
+        added = commands.add_parser(
+            name,
+            help=command.HELP,
+            description=f"{command.HELP[0].upper()}{command.HELP[1:]}.",
+            epilog=f"examples:\n{lines}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        added.set_defaults(run=command.run)
+        command.add_arguments(added)
+    return top
+
+
+def run(argv: list[str] | None = None) -> None:
+    """Runs a command and tells a user's mistakes in one sentence: exit code 2."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's notes of its inner life
+    atexit.register(gc.freeze)  # see main.run
+    try:
+        arguments = parser().parse_args(argv)
+        arguments.run(arguments)
+    except KeyboardInterrupt:
+        print("\nInterrupted: the result was not written.", file=sys.stderr, flush=True)
+        os._exit(128 + signal.SIGINT)  # an exit in order would wait for the devices to finish what they are at
+    except UserError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,41 @@
+"""diffae edit: images with more or less of an attribute."""
+
+import argparse
+
+from diffae_jax.cli.arguments import Parser, add_images, add_model, add_out, add_steps, number
+
+HELP = "give images more or less of an attribute that a probe reads"
+EXAMPLES = (
+    "ffhq128 photos --probe Smiling --strength 0.3 --out smiling",
+    "ffhq128 her.jpg --probe Young --to 0.9 --out younger.png",
+)
+
+
+def add_arguments(parser: Parser) -> None:
+    """Adds the arguments."""
+    add_model(parser)
+    add_images(parser)
+    parser.add_argument("--probe", metavar="NAME", required=True, help="one of those that diffae info lists")
+    how = parser.add_mutually_exclusive_group(required=True)
+    how.add_argument("--strength", metavar="S", type=number, help="how far, in sqrt(D) deviations of z; or")
+    how.add_argument("--to", metavar="P", type=number, help="the probability, or value, that the probe is to read")
+    add_out(parser, "PATH", "a folder, a .png with all images, or an .npy with all their values")
+    add_steps(parser)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Writes images with more or less of a probe's attribute."""
+    from diffae_jax.cli import outputs
+    from diffae_jax.cli.inputs import images_of, load
+    from diffae_jax.inference.embedding import open_for
+
+    is_file = outputs.check_free(arguments.out, outputs.IMAGE_FILES, folder=True, overwrite=arguments.overwrite)
+    model = load(arguments.model)
+    model.check_edit(arguments.probe, arguments.strength, arguments.to)
+    source = open_for(model, arguments.images)
+    if is_file:
+        outputs.check_number(arguments.out, len(source))
+    names = outputs.names_of(source.ids, model.image_shape)
+    outputs.check_apart([arguments.out] if is_file else (arguments.out / name for name in names), source)
+    edited = model.edit(images_of(source), arguments.probe, arguments.strength, arguments.steps, to=arguments.to)
+    outputs.write(arguments.out, is_file, names, edited, model.transform)

@@ -1,0 +1,30 @@
+"""diffae encode: z of images, as one file."""
+
+import argparse
+
+from diffae_jax.cli.arguments import Parser, add_images, add_model, add_out
+from diffae_jax.runtime.errors import shown
+
+HELP = "write z of images as one file; a command that was stopped goes on where it was"
+EXAMPLES = ("ffhq128 photos --out z.npz", "digits digits --out z.parquet")
+
+
+def add_arguments(parser: Parser) -> None:
+    """Adds the arguments."""
+    add_model(parser)
+    add_images(parser)
+    text = "an .npz with ids and z, or a .parquet with id, z_000, z_001, ...; for the digits with labels"
+    add_out(parser, "FILE", text)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Writes z of images as one file."""
+    from diffae_jax.cli import outputs
+    from diffae_jax.cli.inputs import load
+    from diffae_jax.inference.embedding import FORMATS, check_format, embed, open_for
+
+    outputs.check_free(arguments.out, FORMATS, overwrite=arguments.overwrite)
+    check_format(arguments.out)
+    model = load(arguments.model)
+    embed(model, open_for(model, arguments.images), arguments.out)
+    print(f"z: {shown(str(arguments.out))}")

@@ -1,0 +1,35 @@
+"""diffae import: an official PyTorch checkpoint as a bundle."""
+
+import argparse
+from pathlib import Path
+
+from diffae_jax.cli.arguments import Parser, whole
+from diffae_jax.runtime.errors import shown
+
+HELP = "turn an official PyTorch checkpoint into a bundle"
+EXAMPLES = (
+    "checkpoints/ffhq128_autoenc_latent/last.ckpt --out ffhq128",
+    "checkpoints/ffhq128_autoenc_130M/last.ckpt --latents checkpoints/ffhq128_autoenc_130M/latent.pkl \\\n"
+    "      --classifier checkpoints/ffhq128_autoenc_cls/last.ckpt --out ffhq128",
+)
+
+
+def add_arguments(parser: Parser) -> None:
+    """Adds the arguments."""
+    parser.add_argument("file", metavar="FILE", type=Path, help="the checkpoint, last.ckpt")
+    parser.add_argument("--latents", metavar="FILE", type=Path, help="its latent.pkl, where z is to be normalised")
+    parser.add_argument("--classifier", metavar="FILE", type=Path, help="its classifier: 40 attributes as probes")
+    parser.add_argument("--image-size", metavar="PIXELS", type=whole, help="for a checkpoint that does not tell it")
+    parser.add_argument("--out", metavar="BUNDLE", type=Path, required=True, help="the folder to write")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Writes an official checkpoint as a bundle, and says what it found."""
+    from diffae_jax.cli.info import describe
+    from diffae_jax.convert import import_official
+    from diffae_jax.inference import bundle
+
+    bundle.check_free(arguments.out)
+    model = import_official(arguments.file, arguments.latents, arguments.classifier, image_size=arguments.image_size)
+    model.save(arguments.out)
+    print(f"{describe(model)}\nBundle: {shown(str(arguments.out))}")

@@ -1,0 +1,59 @@
+"""diffae info: what a model is."""
+
+import argparse
+from typing import TYPE_CHECKING
+
+from diffae_jax.cli.arguments import Parser, add_model
+from diffae_jax.runtime.errors import shown
+
+if TYPE_CHECKING:
+    from diffae_jax import DiffAE
+
+HELP = "say what a model is and what it can do"
+EXAMPLES = ("ffhq128",)
+
+
+def add_arguments(parser: Parser) -> None:
+    """Adds the arguments."""
+    add_model(parser)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Says what a model is."""
+    from diffae_jax.cli.inputs import load
+    from diffae_jax.runtime.console import quantity
+    from diffae_jax.runtime.files import told
+
+    model = load(arguments.model)
+    with told(arguments.model):
+        size = sum(path.stat().st_size for path in arguments.model.rglob("*") if path.is_file())
+    print(f"{describe(model)}\n  on the disk: {quantity(float(size), 'B')}")
+
+
+def describe(model: "DiffAE") -> str:
+    """Returns what a model is, as lines for people."""
+    from diffae_jax import probes
+    from diffae_jax.models.functional import flatten
+
+    sizes = {"encoder": 0, "UNet": 0, "latent DDIM": 0}
+    for name, leaf in flatten({"autoencoder": model.params, "prior": model.prior or {}}).items():
+        part = "latent DDIM" if name.startswith("prior") else "encoder" if ".encoder." in name else "UNet"
+        sizes[part] += leaf.size
+    z_dim = model.config.model.z_dim
+    lines = [
+        f"{shown(model.config.name)}: a {'DDIM baseline' if z_dim is None else 'diffusion autoencoder'} for images of "
+        f"{'x'.join(map(str, model.image_shape))}",
+        f"  z: {'none' if z_dim is None else f'{z_dim} dimensions'}",
+        *(f"  parameters of the {part}: {size:,}" for part, size in sizes.items() if size),
+    ]
+    if z_dim is not None:
+        lines.append(f"  latent DDIM: {'yes' if model.prior else 'no, so no new images can be sampled'}")
+        lines.append(f"  statistics of z: {'yes' if model.statistics else 'no, so z cannot be normalised'}")
+    lines += [f"  probe {probes.describe(probe)}" for probe in model.probes.values()]
+    for key, value in model.origin.items():
+        if isinstance(value, dict):
+            lines += [f"  {shown(key)}: {shown(name)} ({shown(inner)})" for name, inner in value.items()]
+        else:
+            number = type(value) is int and value.bit_length() <= 64
+            lines.append(f"  {shown(key).replace('_', ' ')}: {f'{value:,}' if number else shown(value)}")
+    return "\n".join(lines)

@@ -1,0 +1,48 @@
+"""diffae interpolate: the way from one image to another."""
+
+import argparse
+from pathlib import Path
+
+from diffae_jax.cli.arguments import Parser, add_model, add_out, add_steps, within
+from diffae_jax.runtime.errors import shown
+
+HELP = "show the way from one image to another"
+EXAMPLES = ("ffhq128 a.jpg b.jpg --frames 24 --out morph.gif",)
+
+
+def add_arguments(parser: Parser) -> None:
+    """Adds the arguments."""
+    add_model(parser)
+    parser.add_argument("first", metavar="A", type=Path, help="an image file")
+    parser.add_argument("second", metavar="B", type=Path, help="another")
+    add_out(parser, "PATH", "a .gif there and back, a .png with the frames side by side, or a folder of frames")
+    parser.add_argument("--frames", metavar="N", type=within(2, 1000), default=8, help="by default 8")
+    add_steps(parser)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Writes the way from one image to another as a GIF, a strip or a folder of frames."""
+    import numpy as np
+
+    from diffae_jax.cli import outputs
+    from diffae_jax.cli.inputs import images_of, load
+    from diffae_jax.data.pictures import save_gif, save_grid
+    from diffae_jax.inference.embedding import open_for
+    from diffae_jax.runtime.files import told
+
+    is_file = outputs.check_free(arguments.out, (".gif", ".png"), folder=True, overwrite=arguments.overwrite)
+    model = load(arguments.model)
+    sources = [open_for(model, path) for path in (arguments.first, arguments.second)]
+    names = outputs.names_of([f"frame-{i:03d}" for i in range(arguments.frames)], model.image_shape)
+    for source in sources:
+        outputs.check_apart([arguments.out] if is_file else [arguments.out / name for name in names], source)
+    frames = model.interpolate(*map(images_of, sources), arguments.frames, arguments.steps)
+    if not is_file:
+        outputs.write_images(arguments.out, names, frames, model.transform)
+    else:
+        with told(arguments.out, "written"):
+            if arguments.out.suffix.lower() == ".gif":
+                save_gif(arguments.out, np.concatenate([frames, frames[-2:0:-1]]))  # there and back
+            else:
+                save_grid(arguments.out, np.concatenate(frames, axis=-2)[None])  # side by side
+    print(f"{len(frames)} frames: {shown(str(arguments.out))}")

@@ -1,0 +1,45 @@
+"""diffae reconstruct: images as they come back from their codes."""
+
+import argparse
+
+from diffae_jax.cli.arguments import Parser, add_images, add_model, add_out, add_seed, add_steps
+from diffae_jax.runtime.errors import shown
+
+HELP = "encode and decode images, and say how close they come back"
+EXAMPLES = ("ffhq128 photos --out again", "ffhq128 cat.jpg --random-x-T --seed 3 --out what-z-keeps")
+
+
+def add_arguments(parser: Parser) -> None:
+    """Adds the arguments."""
+    add_model(parser)
+    add_images(parser)
+    add_out(parser, "FOLDER", "gets a PNG for each image, under its own name; of volumes and signals an npy, too")
+    add_steps(parser)
+    parser.add_argument("--random-x-T", action="store_true", help="a random x_T in place of the image's own")
+    add_seed(parser)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Writes each image as it comes back from its codes, and says how close it is."""
+    import numpy as np
+
+    from diffae_jax.cli import outputs
+    from diffae_jax.cli.inputs import images_of, load
+    from diffae_jax.data.transforms import to_float
+    from diffae_jax.evaluation.metrics import mse, psnr
+    from diffae_jax.inference.embedding import open_for
+
+    outputs.check_free(arguments.out, (), folder=True, overwrite=arguments.overwrite)
+    model = load(arguments.model)
+    source = open_for(model, arguments.images)
+    names = outputs.names_of(source.ids, model.image_shape)
+    outputs.check_apart((arguments.out / name for name in names), source)
+    decoded = model.reconstruct(images_of(source), arguments.steps, not arguments.random_x_T, arguments.seed)
+    outputs.write_images(arguments.out, names, decoded, model.transform)
+    pairs = [(image[None], to_float(source[i][None])) for i, image in enumerate(decoded)]
+    errors, ratios = ([float(measure(*pair)[0]) for pair in pairs] for measure in (mse, psnr))
+    kind = "random" if arguments.random_x_T else "inferred"
+    print(
+        f"{len(decoded):,} images, {arguments.steps} steps, {kind} x_T: MSE {np.mean(errors):.2e}, "
+        f"PSNR {np.mean(ratios):.2f} dB (images in [0, 1])\nImages: {shown(str(arguments.out))}"
+    )

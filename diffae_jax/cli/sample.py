@@ -1,0 +1,42 @@
+"""diffae sample: new images."""
+
+import argparse
+
+from diffae_jax.cli.arguments import Parser, add_model, add_out, add_seed, add_steps, checked, within
+from diffae_jax.runtime.errors import UserError
+
+HELP = "draw new images, if asked of an attribute"
+EXAMPLES = ("ffhq128 --num 64 --out new.png", "ffhq128 --probe Smiling --negative --out serious")
+
+
+def add_arguments(parser: Parser) -> None:
+    """Adds the arguments."""
+    add_model(parser)
+    parser.add_argument("--num", metavar="N", type=within(1, 100_000), default=16, help="images, by default 16")
+    parser.add_argument("--probe", metavar="NAME", help="images that have the attribute of this probe")
+    parser.add_argument("--negative", action="store_true", help="with --probe: images that do not")
+    add_out(parser, "PATH", "a .png with all images in rows, an .npy with all their values, or a folder")
+    add_steps(parser)
+    steps = checked("check_num_steps")
+    parser.add_argument("--latent-steps", metavar="N", type=steps, default=100, help="those of z, by default 100")
+    add_seed(parser)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Writes new images, of a probe's attribute where one is named."""
+    from diffae_jax.cli import outputs
+    from diffae_jax.cli.inputs import load
+
+    if arguments.negative and arguments.probe is None:
+        raise UserError("--negative needs --probe: the attribute that the images are not to have.")
+    is_file = outputs.check_free(arguments.out, outputs.IMAGE_FILES, folder=True, overwrite=arguments.overwrite)
+    if is_file:
+        outputs.check_number(arguments.out, arguments.num)
+    model = load(arguments.model)
+    steps = (arguments.steps, arguments.latent_steps)
+    if arguments.probe is None:
+        images = model.sample(arguments.num, arguments.seed, *steps)
+    else:
+        images = model.sample_class(arguments.num, arguments.probe, not arguments.negative, arguments.seed, *steps)
+    names = outputs.names_of([f"sample-{i:05d}" for i in range(len(images))], model.image_shape)
+    outputs.write(arguments.out, is_file, names, images, model.transform)

@@ -1,0 +1,127 @@
+"""Guesses in which image_shape a data set is to be trained, from its headers or some of its images."""
+
+import collections
+import math
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from diffae_jax.data.detect import DIGITS, open_images
+from diffae_jax.data.formats import arrays, files
+from diffae_jax.data.formats.digits import DIGITS_SHAPE
+from diffae_jax.data.sources import Source, choose, each, told_image
+from diffae_jax.data.transforms import CROPS, told_size
+from diffae_jax.runtime.errors import UserError, name_some, shown
+from diffae_jax.runtime.files import expanded
+
+Shape = tuple[int, ...]  # [*spatial, C]
+
+NUM_HEADERS = 4096  # that are read at most
+NUM_READ = 16  # images, where there are no headers
+MOST_CHANNELS = 4  # as which an axis of an array is taken
+MOST_ELONGATED = 16  # times as long as wide is a picture, at most
+SMALLEST = 0.01  # the share of images that may be smaller: one icon among photographs is no reason for an icon's size
+LONGEST = {1: 4096, 2: 256, 3: 64}  # axis of a signal, picture or volume, for what one GPU trains in days
+ANY_PICTURE, ANY_VOLUME = (1, 1, 3), (1, 1, 1, 1)  # of whatever size
+
+
+def guess_image_shape(path: str | os.PathLike, crop: str = "center") -> Shape:
+    """Returns a shape that the images at a path can be trained in, by what most of them are.
+
+    Pictures become square. Sizes are multiples of 16, small ones of 8, that but a hundredth of the images are smaller
+    than. Raises UserError where there are no images, or too small ones.
+    """
+    if os.fspath(path) == DIGITS:
+        return DIGITS_SHAPE
+    shapes = _shapes(os.fspath(path))
+    rank = _most_common(len(shape) - 1 for shape in shapes)
+    shapes = [shape for shape in shapes if len(shape) - 1 == rank]
+    channels = _most_common(shape[-1] for shape in shapes)
+    sizes = np.array([shape[:-1] for shape in shapes])
+    if rank == 2:
+        sizes = sizes.min(axis=1, keepdims=True).repeat(2, axis=1)
+    size = np.quantile(sizes, SMALLEST, axis=0, method="lower")
+    if CROPS[crop] is not None:
+        size = np.array(CROPS[crop][1])
+    if rank not in LONGEST:
+        raise UserError(f"{path} has images of {rank} axes and channels: one to three can be trained on.")
+    if size.min() < 8:
+        raise UserError(
+            f"{path} has images of {told_size(size.tolist())}, too small to choose a size of 8 or more: give "
+            f"--image-shape, as in --image-shape {' '.join(map(str, size.tolist()))} {channels}."
+        )
+    size = np.maximum(size * min(1.0, LONGEST[rank] / size.max()), 8.0)
+    return (*map(_multiple, size.tolist()), channels)
+
+
+def _multiple(length: float) -> int:
+    step = 16 if length >= 32 else 8
+    return int(length // step * step)
+
+
+def _most_common(values: Iterable[int]) -> int:
+    return collections.Counter(values).most_common(1)[0][0]
+
+
+def _shapes(text: str) -> list[Shape]:
+    """Returns the shapes of some images, chosen at random. Raises UserError where none can be read."""
+    name, _, part = text.rpartition("#") if "#" in text and not expanded(text).exists() else (text, "", "")
+    path = expanded(name)
+    if path.is_file() and files.has_suffix(path, arrays.SUFFIXES):
+        return [_shape_of_rows(path, part)]
+    source = open_images(text, ANY_PICTURE).source  # pictures, where there are some; volumes can be opened so, too
+    has_headers = isinstance(source, files.Files) and not files.has_suffix(source.ids[0], files.NIFTI_SUFFIXES)
+    numbers = choose(len(source), NUM_HEADERS if has_headers else NUM_READ, seed=0).tolist()
+    found = list(each(lambda index: _shape(source, index), numbers))
+    shapes = [shape for shape in found if not isinstance(shape, UserError)]
+    if not shapes:
+        raise found[0]
+    return shapes
+
+
+def _shape(source: Source, index: int) -> Shape | UserError:
+    try:
+        return _shape_of_file(source.path(index)) if isinstance(source, files.Files) else source[index].shape
+    except UserError as error:
+        return error
+
+
+def _shape_of_file(path: Path) -> Shape:
+    """Reads the header of an image file or of an npy; of NIfTI the volume, for it may be turned."""
+    if files.has_suffix(path, files.NIFTI_SUFFIXES):
+        return files.read_file(path, ANY_VOLUME).shape
+    if files.has_suffix(path, files.VOLUME_SUFFIXES):
+        with files.told_volume(path):
+            return _with_channels(np.load(path, mmap_mode="r", allow_pickle=False).shape)
+    with told_image(path), Image.open(path) as image:
+        is_grey = image.mode in ("1", "L", "I", "F") or image.mode.startswith("I;16")
+        return image.height, image.width, 1 if is_grey else 3  # what is transparent is laid on white
+
+
+def _shape_of_rows(path: Path, array: str) -> Shape:
+    """Returns the shape of each image of an array file: of the array that is named, else of the largest."""
+    with files.told_volume(path):
+        shapes = {name: a.shape for name, a in arrays.arrays_of(path).items() if a.dtype.kind in "buif" and a.ndim > 1}
+    if array and array not in shapes:
+        raise UserError(f"{path} has no array {shown(array)} of images; it has {name_some(shapes) or 'none'}.")
+    if not shapes:
+        raise UserError(f"{path} has no array of images: none has numbers and more than one axis.")
+    return _with_channels((shapes[array] if array else max(shapes.values(), key=math.prod))[1:])
+
+
+def _with_channels(shape: Shape) -> Shape:
+    """Returns the shape of an array as [*spatial, C]: a short axis at its end or its beginning is that of channels.
+
+    Of two axes, one that is short beside the other is, too: a signal has many channels more often than a picture so odd
+    a size.
+    """
+    if len(shape) == 2 and max(shape) >= MOST_ELONGATED * min(shape):
+        return max(shape), min(shape)
+    if len(shape) > 1 and shape[-1] <= MOST_CHANNELS:
+        return shape
+    if len(shape) > 1 and shape[0] <= MOST_CHANNELS:
+        return *shape[1:], shape[0]
+    return shape if len(shape) > 3 else (*shape, 1)

@@ -1,0 +1,100 @@
+"""Pictures of results."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image
+
+matplotlib.use("Agg")  # files only: training runs where there is no screen
+import matplotlib.pyplot as plt
+
+from diffae_jax.runtime.files import replacing
+
+SMALLEST_GRID = 600  # pixels on the longer side, below which a grid is enlarged
+
+
+def as_picture(image: Float[np.ndarray, "*spatial c"]) -> Float[np.ndarray, "h w c2"]:
+    """Turns an image in [-1, 1] of any rank and channels into one that can be shown, in [0, 1].
+
+    A volume is shown by its middle slices, a signal as a strip, and of other than 1 or 3 channels the first.
+    """
+    while image.ndim > 3:
+        image = image[image.shape[0] // 2]
+    if image.ndim == 2:
+        image = np.repeat(image[None], max(1, image.shape[0] // 4), axis=0)
+    if image.shape[-1] not in (1, 3):
+        image = image[..., :1]
+    return (np.clip(image, -1, 1) + 1) / 2
+
+
+def save_rows(path: Path, rows: dict[str, Float[np.ndarray, "n *shape"]]) -> None:
+    """Writes a PNG with a labelled row of images for each entry; the file appears whole or not at all."""
+    columns = len(next(iter(rows.values())))
+    figure, axes = plt.subplots(
+        len(rows), columns, figsize=(1.2 * columns + 1.6, 1.2 * len(rows)), squeeze=False, layout="compressed"
+    )
+    for row, (label, images) in zip(axes, rows.items(), strict=True):
+        for axis, image in zip(row, images, strict=True):
+            picture = as_picture(image)
+            axis.imshow(picture.squeeze(-1) if picture.shape[-1] == 1 else picture, cmap="gray", vmin=0, vmax=1)
+            axis.set(xticks=[], yticks=[])
+        row[0].set_ylabel(label, rotation=0, ha="right", va="center")
+    _save(path, lambda scratch: figure.savefig(scratch, dpi=100))
+    plt.close(figure)
+
+
+def to_pil(images: Float[np.ndarray, "n *shape"]) -> list[Image.Image]:
+    """Returns each of some images in [-1, 1] as a PIL image, grey or RGB."""
+    return [_pil(_bytes(as_picture(image))) for image in images]
+
+
+def image_grid(images: Float[np.ndarray, "n *shape"], gap: int = 1) -> Image.Image:
+    """Lays images in [-1, 1] out on a square, in rows, as one PIL image; places left over are white."""
+    height, width, channels = as_picture(images[0]).shape
+    columns = math.ceil(math.sqrt(len(images)))
+    rows = math.ceil(len(images) / columns)
+    grid = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, channels), 255, np.uint8)
+    for i, image in enumerate(images):
+        top, left = i // columns * (height + gap), i % columns * (width + gap)
+        grid[top : top + height, left : left + width] = _bytes(as_picture(image))
+    return _pil(grid)
+
+
+def save_grid(path: Path, images: Float[np.ndarray, "n *shape"]) -> None:
+    """Writes a PNG of images in rows; small ones are enlarged, pixel by pixel. It appears whole or not at all."""
+    _save(path, enlarged(image_grid(images)).save)
+
+
+def enlarged(picture: Image.Image) -> Image.Image:
+    """Enlarges a small picture, pixel by pixel, by a whole factor."""
+    factor = max(1, SMALLEST_GRID // max(picture.size))
+    return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+
+
+def save_gif(path: Path, frames: Float[np.ndarray, "t *shape"], milliseconds: int = 120) -> None:
+    """Writes frames in [-1, 1] as a GIF that runs without end, each shown so long; small ones are enlarged as in grids.
+
+    It appears whole or not at all.
+    """
+    pictures = [enlarged(picture) for picture in to_pil(frames)]
+    settings = dict(save_all=True, append_images=pictures[1:], duration=milliseconds, loop=0)
+    _save(path, lambda scratch: pictures[0].save(scratch, "GIF", **settings))
+
+
+def _bytes(picture: Float[np.ndarray, "h w c"]) -> UInt8[np.ndarray, "h w c"]:
+    """Scales a picture from [0, 1] to 0..255."""
+    return (picture * 255).round().astype(np.uint8)
+
+
+def _pil(values: UInt8[np.ndarray, "h w c"]) -> Image.Image:
+    """Returns a picture as a PIL image, grey or RGB."""
+    return Image.fromarray(values.squeeze(-1) if values.shape[-1] == 1 else values)
+
+
+def _save(path: Path, write: Callable[[Path], None]) -> None:
+    with replacing(path) as scratch:
+        write(scratch)

@@ -1,0 +1,1 @@
+"""What the paper claims and the figures it gives, to be held beside measured ones. Measures nothing."""

@@ -1,0 +1,72 @@
+"""Edits as moves of z along a probe, and the path between two images: on the host, without a network."""
+
+import numbers
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from diffae_jax.data.latents import LatentStatistics
+from diffae_jax.diffusion.interpolation import lerp, slerp
+from diffae_jax.probes import ClassProbe, Probe, find
+from diffae_jax.runtime.errors import UserError, name_some, shown
+
+MAX_STRENGTH = 1000  # of an edit; what is seen happens below 2
+USUAL_STRENGTH = 0.3
+
+
+def moved(
+    z: Float[np.ndarray, "n d"],
+    statistics: LatentStatistics,
+    probe: Probe,
+    strength: float | int | None,
+    to: float | int | None,
+) -> Float[np.ndarray, "n d"]:
+    """Returns z moved along a probe by a strength, or each as far as `to` asks for (Sec. 5.3); see `DiffAE.move`."""
+    if to is None:
+        strengths = np.full(len(z), USUAL_STRENGTH if strength is None else strength)
+    else:
+        strengths = probe.strength_to_reach(statistics.normalize(z), to)
+    # as a change of z, which is nothing at strength 0; to normalise and back would round
+    return z + strengths[:, None].astype(np.float32) * (probe.shift(1.0) * statistics.std)
+
+
+def check_edit(probe: Probe, strength: Any, to: Any) -> None:
+    """Raises UserError for a strength, or a value to reach, that an edit cannot have."""
+    if strength is not None and to is not None:
+        raise UserError(f"An edit takes a strength or a value to reach, not both ({strength} and to={to}).")
+    if not isinstance(strength, numbers.Real | None) or not abs(strength or 0) <= MAX_STRENGTH:
+        raise UserError(f"The strength of an edit must be a number up to {MAX_STRENGTH}, not {shown(strength)}.")
+    if not isinstance(to, numbers.Real | None):
+        raise UserError(f"An edit reaches a number, not {shown(to)}.")
+    if to is not None:
+        probe.strength_to_reach(np.zeros((0, probe.z_dim), np.float32), to)
+
+
+def as_probe(probe: Any, probes: Mapping[str, Probe | ClassProbe], z_dim: int) -> Probe | ClassProbe:
+    """Returns a probe that is given itself or by its name among `probes`. Raises UserError for one of other z."""
+    probe = find(probes, probe) if isinstance(probe, str) else probe
+    if not isinstance(probe, Probe | ClassProbe):
+        raise UserError(f"A probe is given by its name or as what fit_probe returns, not as {shown(probe)}.")
+    if probe.z_dim != z_dim:
+        raise UserError(f"The z of this model has {z_dim} dimensions, and probe {shown(probe.name)} {probe.z_dim}.")
+    return probe
+
+
+def as_direction(probe: Probe | ClassProbe) -> Probe:
+    """Returns the probe itself. Raises UserError where it has a direction for each class."""
+    if isinstance(probe, ClassProbe):
+        names = name_some(each.name for each in probe.classes.values())
+        raise UserError(f"The probe {shown(probe.name)} has a direction for each class: name one ({names}).")
+    return probe
+
+
+def path(
+    z: Float[np.ndarray, "2 d"] | None, x_T: Float[np.ndarray, "2 *shape"], num_frames: int
+) -> tuple[Float[np.ndarray, "frames d"] | None, Float[np.ndarray, "frames *shape"]]:
+    """Returns codes from those of one image to those of another: z on the line, x_T on the arc (Sec. 5.2)."""
+    weights = jnp.linspace(0, 1, num_frames)
+    z = None if z is None else np.asarray(lerp(jnp.asarray(z[0]), jnp.asarray(z[1]), weights))
+    return z, np.asarray(slerp(jnp.asarray(x_T[0]), jnp.asarray(x_T[1]), weights))

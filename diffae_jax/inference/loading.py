@@ -1,0 +1,69 @@
+"""Reads a trained model from where it lies: a bundle, or the folder of a run."""
+
+from pathlib import Path
+from typing import Any
+
+from jax.sharding import Mesh
+
+from diffae_jax.config import check, from_json
+from diffae_jax.data.inspect.scan import intensity_in, read_record
+from diffae_jax.data.latents import STATISTICS, read_statistics
+from diffae_jax.inference.bundle import MANIFEST, PROBES, Bundle, read_bundle, read_run_probes
+from diffae_jax.inference.weights import abstract_weights, check_weights
+from diffae_jax.models.functional import digest, flatten, unflatten
+from diffae_jax.runtime.errors import UserError
+from diffae_jax.runtime.files import told
+from diffae_jax.runtime.sharding import on_host
+from diffae_jax.training.checkpoint import latest_step, load_ema
+
+
+def read_model(path: Path, mesh: Mesh) -> dict[str, Any]:
+    """Returns the arguments of `DiffAE` that a bundle or the folder of a run holds; of a run the averaged weights.
+
+    Raises UserError for a path that is neither, for a bundle that is damaged or of a newer format, and for a run whose
+    latents are those of another autoencoder.
+    """
+    with told(path):
+        is_bundle = (path / MANIFEST).exists()
+        is_run = (path / "config.json").exists() and (path / "autoencoder" / "checkpoints").is_dir()
+    if is_bundle:
+        return from_bundle(read_bundle(path), mesh)
+    if not is_run:
+        raise UserError(
+            f"{path} is neither a bundle nor the folder of a trained run: it has no {MANIFEST}, "
+            f"and no config.json with checkpoints."
+        )
+    return _from_run(path, mesh)
+
+
+def from_bundle(bundle: Bundle, mesh: Mesh) -> dict[str, Any]:
+    """Returns the arguments of `DiffAE`. Raises UserError where the weights are not those of the config."""
+    check(bundle.config)
+    expected = abstract_weights(bundle.config, mesh)
+    if not any(name.startswith("prior.") for name in bundle.weights):
+        expected.pop("prior", None)
+    check_weights(bundle.weights, flatten(expected))
+    weights = unflatten(bundle.weights)
+    return dict(
+        config=bundle.config,
+        params=weights["autoencoder"],
+        statistics=bundle.statistics,
+        prior=weights.get("prior"),
+        probes=bundle.probes,
+        origin=bundle.origin,
+    )
+
+
+def _from_run(path: Path, mesh: Mesh) -> dict[str, Any]:
+    config = from_json(path / "config.json")
+    config.data.intensity = intensity_in(read_record(path), path)
+    check(config)
+    expected = abstract_weights(config, mesh)
+    found = dict(config=config, params=load_ema(path / "autoencoder" / "checkpoints", expected["autoencoder"]))
+    if (path / "latents" / STATISTICS).exists():
+        encoded_by = digest(on_host(found["params"]))
+        found["statistics"] = read_statistics(path / "latents", encoded_by)
+        found["probes"] = read_run_probes(path / PROBES, encoded_by)
+        if latest_step(path / "prior" / "checkpoints") is not None:
+            found["prior"] = load_ema(path / "prior" / "checkpoints", expected["prior"])
+    return found

@@ -1,0 +1,143 @@
+"""Opens files that others wrote: regular files alone, of no more bytes and depth than what they should be needs.
+
+And writes files that are there whole or not at all.
+"""
+
+import contextlib
+import io
+import json
+import os
+import re
+import struct
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffae_jax.runtime.errors import UserError, shown
+
+MAX_JSON_BYTES = 4 * 2**20
+MAX_JSON_DEPTH = 16
+MAX_ROWS_BYTES = 4 * 2**20
+ROW_HEADER = re.compile(
+    rb"\x93NUMPY\x01\x00..\{'descr': '<(f4|f8)', 'fortran_order': False, 'shape': \((\d{1,9}),\), \} *\n", re.S
+)
+
+
+def expanded(path: str | os.PathLike) -> Path:
+    """Returns a path with the home folder in place of a ~; that of nobody stays as it is, and leads nowhere."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
+@contextlib.contextmanager
+def told(path: Path, verb: str = "read") -> Iterator[None]:
+    """Turns what the system says about a path into a UserError: no permission, a name too long, a broken disk."""
+    try:
+        possible = b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        possible = False
+    if not possible:
+        raise UserError(f"{path} cannot be {verb}: it has characters that no path may have.")
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path} cannot be {verb} ({error.strerror or shown(str(error))}).") from error
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yields a scratch path beside `path`: once it is written it takes that place, and after an error it is gone.
+
+    So `path` holds the new file whole or what it held before, whenever the process or the machine dies.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.stem}.tmp{path.suffix}")  # what writes it may go by the suffix
+    try:
+        yield scratch
+        with scratch.open("rb") as file:
+            os.fsync(file.fileno())
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a JSON file that is there whole or not at all."""
+    with replacing(path) as scratch:
+        scratch.write_text(json.dumps(value, indent=2) + "\n")
+
+
+def check_file(path: Path) -> None:
+    """Raises UserError for what is no regular file, nor leads to one: to open a pipe would wait for its writer."""
+    with told(path):
+        if not path.is_file():
+            raise UserError(f"{path} is {'not a file' if path.exists() else 'missing: check the path'}.")
+
+
+def read_bytes(path: Path, limit: int) -> bytes:
+    """Returns the content of a regular file, or of one that a link leads to.
+
+    Raises UserError for anything else, and for one of more than `limit` bytes.
+    """
+    check_file(path)
+    with told(path), path.open("rb") as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise UserError(f"{path} cannot be read: it has more than the {limit:,} bytes that such a file may have.")
+    return content
+
+
+def read_json(path: Path) -> Any:
+    """Returns the value of a JSON file. Raises UserError where it is none, or is long or deep beyond need."""
+    return parse_json(read_bytes(path, MAX_JSON_BYTES), path)
+
+
+def parse_json(content: bytes, path: Path) -> Any:
+    """Returns the value of JSON that was found in `path`. Raises UserError where it is none or deep beyond need."""
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read as JSON ({shown(str(error))}): it is damaged.") from error
+    level = [value]
+    for _ in range(MAX_JSON_DEPTH):
+        level = [inner for outer in level if isinstance(outer, dict | list) for inner in _within(outer)]
+    if level:
+        raise UserError(f"{path} cannot be read: its JSON is nested more than {MAX_JSON_DEPTH} levels deep.")
+    return value
+
+
+def _within(value: dict | list) -> Any:
+    return value.values() if isinstance(value, dict) else value
+
+
+def read_rows(path: Path, names: tuple[str, ...]) -> list[np.ndarray]:
+    """Returns, as float32, the rows of floating point numbers that np.savez wrote under these names and no others.
+
+    Raises UserError for any other file. numpy would follow what the file says of itself, to any size or type.
+    """
+    content = io.BytesIO(read_bytes(path, MAX_ROWS_BYTES))
+    wanted = [f"{name}.npy" for name in names]
+    try:
+        with zipfile.ZipFile(content) as archive:
+            infos = archive.infolist()
+            plain = all(info.compress_type == zipfile.ZIP_STORED and not info.flag_bits & 1 for info in infos)
+            if not plain or [info.filename for info in infos] != wanted:
+                raise UserError(
+                    f"{path} cannot be read: it does not hold {' and '.join(names)} as np.savez writes them."
+                )
+            return [_row(archive.read(info), path, info.filename) for info in infos]
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError, EOFError, struct.error) as error:
+        raise UserError(f"{path} cannot be read: it is not a file of np.savez, or damaged.") from error
+
+
+def _row(content: bytes, path: Path, name: str) -> np.ndarray:
+    header = ROW_HEADER.match(content)
+    if header is None or len(content) - header.end() != int(header[2]) * int(header[1][1:]):
+        raise UserError(f"{path} cannot be read: its {name} is not a row of floating point numbers.")
+    with np.errstate(over="ignore"):  # what float32 does not hold becomes infinite, which is refused
+        return np.frombuffer(content, f"<{header[1].decode()}", offset=header.end()).astype(np.float32)

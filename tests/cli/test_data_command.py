@@ -1,0 +1,360 @@
+"""diffae data: what it prints is what the test made, and its picture is of the images as training sees them."""
+
+import contextlib
+import json
+import re
+import shlex
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffae_jax import cli
+from diffae_jax.config import default, from_file
+from diffae_jax.data.inspect import report, suggest
+from diffae_jax.data.inspect.infer_shape import guess_image_shape
+from diffae_jax.data.pictures import SMALLEST_GRID
+from diffae_jax.data.sources import choose
+from diffae_jax.data.transforms import resize_and_crop
+from tests.environment import ROOT
+
+SHAPE = "--image-shape", "32", "32", "3"
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    """An empty current folder, and a speed that is measured in no time."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(report, "SECONDS", 0.05)
+
+
+def noise(*shape):
+    return RNG.integers(0, 256, shape, np.uint8)
+
+
+def save(path, image):
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(path)
+
+
+@pytest.fixture
+def run(capsys):
+    def call(*arguments, code=0):
+        """Returns what the command says on stdout, once it has ended with that code."""
+        with pytest.raises(SystemExit) if code else contextlib.nullcontext() as stop:
+            cli.run(["data", *arguments])
+        said = capsys.readouterr()
+        assert not code or stop.value.code == code, said
+        return said.out
+
+    return call
+
+
+def command_of(said):
+    """The flags of the command to train, as a shell reads them."""
+    program, *flags = shlex.split(said.splitlines()[-1])[2:]
+    assert program == "diffae_jax.main"
+    return dict(flag.removeprefix("--").split("=", 1) for flag in flags)
+
+
+def tiles(path, count, height, width):
+    """Cuts a contact sheet into its images, undoing the enlargement of small ones."""
+    columns = int(np.ceil(np.sqrt(count)))
+    with Image.open(path) as picture:
+        factor = round(picture.width / (columns * (width + 1) - 1))
+        assert max(picture.size) > SMALLEST_GRID / 2
+        pixels = np.asarray(picture)[factor // 2 :: factor, factor // 2 :: factor]
+    rows = int(np.ceil(count / columns))
+    assert pixels.shape[:2] == (rows * (height + 1) - 1, columns * (width + 1) - 1)
+    corners = [(i // columns * (height + 1), i % columns * (width + 1)) for i in range(count)]
+    return np.stack([pixels[top : top + height, left : left + width] for top, left in corners])
+
+
+@pytest.fixture
+def photos():
+    """Twelve pictures in test/ and train/, five of which are copies, a table of labels, and a file that is none."""
+    images = {f"train/{i}.png": noise(40, 50 + i % 2, 3) for i in range(5)}
+    images |= {"train/same.png": images["train/0.png"], "train/again.png": images["train/0.png"]}
+    images |= {"test/a.png": noise(40, 50, 3), "test/leak.png": images["train/3.png"]}
+    images |= {"train/grey.png": noise(60, 48), "train/other.bmp": noise(33, 90, 3)}
+    for name, image in images.items():
+        save(f"photos/{name}", image)
+    Path("photos/train/broken.jpg").write_text("no image")
+    rows = [f"{name},{i % 2},{'red' if i else ''}" for i, name in enumerate(images) if name != "train/4.png"]
+    Path("labels.csv").write_text("\n".join(["image,smile,colour", *rows, "gone.png,1,red"]))
+    return images
+
+
+def test_what_it_says_is_what_there_is(photos, run):
+    said = run("photos", *SHAPE, "--labels", "labels.csv", "--held-out", "test", "--out", "sheet.png", code=1)
+    for line in (
+        "Images: a folder of image files, 9 to train on, 2 held out.",
+        "Cannot be used: 1, which training refuses, or leaves out by data.skip_bad:",
+        "  photos/train/broken.jpg cannot be read as an image (cannot identify image file 'photos/train/broken.jpg'): "
+        "repair or remove it.",
+        "Duplicates: 5 images are the same, pixel for pixel, as another, in 2 groups:",
+        "  train/3.png, test/leak.png (held out)",
+        "  train/0.png, train/again.png, train/same.png",
+        "Held out, and trained on as well: 1, which flatters whatever is measured on them.",
+        "Sizes: 4, from 50x40 to 90x33, the most common 50x40 (5); all become 32x32.",
+        "  50x40: 5",
+        "  51x40: 2",
+        "  48x60: 1",
+        "  90x33: 1",
+        "Channels: 8 have 3, 1 have 1; all become 3.",
+        "Labels: 2.",
+        "  smile: 0 (4), 1 (4); 1 images without",
+        "  colour: red (7); 2 images without",
+        "Contact sheet: 9 images as training sees them, in sheet.png",
+    ):
+        assert line in said.splitlines(), said
+    first, second = (said.index(f"  {name}, ") for name in ("train/3.png", "train/0.png"))
+    assert first < second  # what is on both sides comes first
+    assert "1 of 11 rows of labels are of none of the images (gone.png)." in said
+    assert re.search(r"^Values: uint8, from 0 to 255; as they are\.$", said, re.M)
+    speed = re.search(r"^Throughput: ([\d,]+) images a second by threads, ([\d,]+) a core of (\d+)\.$", said, re.M)
+    a_second, a_core, cores = (int(number.replace(",", "")) for number in speed.groups())
+    assert a_second / cores == pytest.approx(a_core, abs=1)
+    assert a_second > 1
+    assert command_of(said) == {
+        "config": "configs/images.py",
+        "config.data.path": "photos",
+        "config.image_shape": "(32, 32, 3)",
+        "config.train.batch_size": "8",
+        "config.data.skip_bad": "True",
+        "config.data.labels": "labels.csv",
+        "config.data.held_out": "test",
+    }
+
+
+def test_contact_sheet_is_of_the_images_that_training_gets(photos, run):
+    run("photos", *SHAPE, "--held-out", "test", "--out", "sheet.png", code=1)
+    names = sorted(name for name in photos if name.startswith("train/"))
+    as_rgb = [np.broadcast_to(np.atleast_3d(photos[name]), (*photos[name].shape[:2], 3)) for name in names]
+    expected = np.stack([resize_and_crop(image, (32, 32)) for image in as_rgb])
+    np.testing.assert_array_equal(tiles("sheet.png", len(names), 32, 32), expected)
+
+
+def test_array_file_with_an_array_of_labels(run):
+    images = noise(200, 28, 28)
+    images[150] = images[20]
+    np.savez("mnist.npz", images=images, digit=np.arange(200) % 10, shade=np.linspace(0, 1, 200))
+    said = run("mnist.npz", "--held-out", "[-20:]", "--out", "sheet.png")
+    for line in (
+        'Shape: none was given, so one is proposed: --config.image_shape="(24, 24, 1)"',
+        "Images: an array file (.npz), 180 to train on, 20 held out.",
+        "Duplicates: 2 images are the same, pixel for pixel, as another, in 1 group:",
+        "  20, 150",
+        "Sizes: all 28x28; all become 24x24.",
+        "Channels: 1.",
+        "  digit: " + ", ".join(f"{i} (18)" for i in range(10)),
+        "  shade: numbers from 0 to 0.899497",
+    ):
+        assert line in said.splitlines(), said
+    assert "Held out, and trained on" not in said
+    assert "Cannot be used" not in said
+    expected = [resize_and_crop(images[i][..., None], (24, 24))[..., 0] for i in choose(180, 64, seed=0)]
+    np.testing.assert_array_equal(tiles("sheet.png", 64, 24, 24), expected)
+    assert command_of(said) == {
+        "config": "configs/images.py",
+        "config.data.path": "mnist.npz",
+        "config.image_shape": "(24, 24, 1)",
+        "config.model.encoder_channel_mults": "(1, 2, 2, 4)",  # 24 cannot be halved four times
+        "config.data.held_out": "[-20:]",
+    }
+
+
+def test_volumes_are_shown_by_their_middle_slices(run):
+    volumes = RNG.normal(0, 100, (6, 32, 16, 48)).astype(np.int16)
+    Path("scans").mkdir()
+    for i, volume in enumerate(volumes):
+        nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), f"scans/{i}.nii.gz")
+    said = run("scans", "--intensity=-200..200", "--held-out-share", "0", "--out", "sheet.png")
+    assert "Images: a folder of volumes, 6 to train on, 0 held out." in said
+    assert f"Values: int16, from {volumes.min()} to {volumes.max()}; -200 becomes -1 and 200 becomes 1." in said
+    middle = (np.clip(volumes[:, 16], -200, 200) / 400 + 0.5) * 255
+    assert np.abs(tiles("sheet.png", 6, 16, 48) - middle).max() <= 0.51
+    flags = command_of(said)
+    assert flags["config.image_shape"] == "(32, 16, 48, 1)"
+    assert flags["config.data.intensity"] == "-200..200"
+    assert flags["config.data.held_out_share"] == "0.0"
+
+
+def test_signals_become_strips(run):
+    np.save("ecg.npy", RNG.normal(size=(70, 12, 500)))
+    said = run("ecg.npy", "--held-out-share", "0", "--out", "sheet.png")
+    assert "Sizes: all 500; all become 496." in said
+    assert "Channels: 12." in said
+    with Image.open("sheet.png") as picture:
+        assert picture.size == (8 * 497 - 1, 8 * 125 - 1)
+
+
+def test_digits_are_trained_by_their_own_config(run):
+    said = run("digits")
+    assert "Images: the digits of scikit-learn, 1,437 to train on, 360 held out." in said
+    assert command_of(said) == {"config": "configs/digits.py"}
+
+
+def test_config_is_taken_for_what_is_not_given(photos, run):
+    config = str(ROOT / "configs" / "ffhq64.py")
+    said = run("photos", "--config", f"{config}:z64", *SHAPE, code=1)
+    assert "all become 32x32" in said
+    flags = command_of(said)
+    assert flags.keys() == {
+        "config", "config.data.path", "config.image_shape", "config.train.batch_size", "config.data.skip_bad"
+    }  # fmt: skip
+    assert flags["config"] == f"{config}:z64"
+
+
+def test_config_of_a_run_is_taken_too(photos, run):
+    values = {
+        "image_shape": [16, 16, 1],
+        "data": {"held_out": "test", "labels": "labels.csv"},
+        "train": {"batch_size": 4},
+    }
+    Path("config.json").write_text(json.dumps(values))
+    said = run("photos", "--config", "config.json", code=1)
+    assert "Labels: 2." in said
+    assert "all become 16x16" in said
+    assert "To train, the other keys as in config.json:" in said
+    flags = command_of(said)
+    assert (flags["config"], flags["config.image_shape"]) == ("configs/images.py", "(16, 16, 1)")
+    assert (flags["config.data.held_out"], flags["config.train.batch_size"]) == ("test", "4")
+
+
+@pytest.mark.parametrize("name", [suggest.IMAGES, suggest.OF_DIGITS])
+def test_known_configs_say_what_is_assumed_of_them(name):
+    config, assumed = from_file(str(ROOT / name)), default()
+    assumed.update_from_flattened_dict(suggest.BASES[name])
+    keys = {*suggest.TOLD_KEYS, *suggest.BASES[name]}
+    assert {key: suggest.value_of(assumed, key) for key in keys} == {key: suggest.value_of(config, key) for key in keys}
+
+
+def test_sizes_that_hardly_two_images_share_are_told_in_ranges(run):
+    for i in range(40):
+        save(f"all/{i}.png", noise(20 + 4 * i, 300 - i))
+    said = run("all", "--held-out-share", "0", "--image-shape", "16", "16", "1")
+    ranges = {"from 20 to 28": 3, "from 32 to 60": 8, "from 64 to 124": 16, "from 128 to 176": 13}
+    lines = [line for line in said.splitlines() if "shortest side" in line]
+    assert lines == [f"  shortest side {which}: {count}" for which, count in ranges.items()]
+
+
+def test_no_more_is_told_than_can_be_read(run):
+    for i in range(14):
+        save(f"all/{i:02}.png", noise(16, 16))
+        save(f"all/{i:02}-copy.png", np.asarray(Image.open(f"all/{i:02}.png")))
+        save(f"all/small{i:02}.png", noise(9, 9))
+    for size in range(20, 32):
+        save(f"all/size{size}.png", noise(size, size))
+    said = run("all", "--held-out-share", "0", "--image-shape", "16", "16", "1", code=1).splitlines()
+    bad = said.index("Cannot be used: 14, which training refuses, or leaves out by data.skip_bad:")
+    assert [line[:15] for line in said[bad + 1 : bad + 11]] == [f"  all/small{i:02}.pn"[:15] for i in range(10)]
+    assert said[bad + 11] == "  and 4 more"
+    same = said.index("Duplicates: 28 images are the same, pixel for pixel, as another, in 14 groups:")
+    assert said[same + 6] == "  and 9 more groups"
+    sizes = next(i for i, line in enumerate(said) if line.startswith("Sizes: 13"))
+    assert said[sizes + 1] == "  16x16: 28"
+    assert said[sizes + 8] == "  6 other sizes: 6"
+
+
+@pytest.mark.parametrize(
+    ("shapes", "expected"),
+    [
+        ([(300, 500, 3)] * 3 + [(700, 400)], (256, 256, 3)),
+        ([(85, 120)] * 2 + [(300, 70, 3)], (64, 64, 1)),
+        ([(31, 40, 4)], (24, 24, 3)),
+        ([(8, 9)], (8, 8, 1)),
+        ([(100, 100, 3)] * 200 + [(9, 9, 3)], (96, 96, 3)),  # one icon
+    ],
+)
+def test_shape_of_pictures_is_guessed(shapes, expected):
+    for i, shape in enumerate(shapes):
+        save(f"all/{i}.png", noise(*shape))
+    assert guess_image_shape("all") == expected
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ((9, 40, 50), (32, 32, 1)),
+        ((9, 40, 50, 3), (32, 32, 3)),
+        ((9, 4, 40, 50), (32, 32, 4)),
+        ((9, 1000), (992, 1)),
+        ((9, 2, 100), (96, 2)),
+        ((9, 16, 33, 130), (8, 16, 64, 1)),  # in proportion, for 64 is the most
+        ((9, 32, 32, 32, 5), (32, 32, 32, 5)),
+    ],
+)
+def test_shape_of_arrays_is_guessed(shape, expected):
+    np.save("a.npy", np.zeros(shape, np.uint8))
+    np.savez("b.npz", small=np.zeros((9, 2)), images=np.zeros(shape, np.uint8), label=np.zeros(9))
+    assert guess_image_shape("a.npy") == expected
+    assert guess_image_shape("b.npz#images") == guess_image_shape("b.npz") == expected
+    Path("many").mkdir()
+    for i in range(3):
+        np.save(f"many/{i}.npy", np.zeros(shape[1:], np.uint8))
+    assert guess_image_shape("many") == expected
+
+
+def test_crop_of_the_celebrities_gives_its_size(run):
+    for i in range(3):
+        save(f"faces/{i}.jpg", noise(218, 178, 3))
+    said = run("faces", "--crop", "celeba", "--held-out-share", "0")
+    assert command_of(said)["config.image_shape"] == "(128, 128, 3)"
+    assert "all become 128x128, by the crop celeba." in said
+
+
+BAD = {
+    "missing": ("nowhere", "nowhere is missing"),
+    "empty": ("empty", ".*holds no image files"),
+    "rank": ("photos --image-shape 32 32", "Image files hold .* not image_shape=.32, 32"),
+    "few": ("photos --image-shape 32", ".*2 to 4 values, not 1"),
+    "size": ("photos --image-shape 4x4 1", ".*'4x4' is no whole number"),
+    "large": ("photos --image-shape 99 99 3", "None of the 9 training images .* smaller than the 99x99"),
+    "tiny": ("tiny", ".*images of 5x5, too small .*--image-shape 5 5 1"),
+    "crop": ("photos --crop square", ".*one of center, celeba, not square"),
+    "intensity": ("photos --intensity 5", ".*LOW..HIGH, such as 0..4095"),
+    "share": ("photos --held-out-share 2", ".*between 0.0 and 0.99, not 2.0"),
+    "held out": ("photos --held-out nix", ".*nix is no subfolder"),
+    "labels": ("photos --labels nix.csv", "nix.csv is missing"),
+    "no config": ("photos --config nix.py", "nix.py is missing"),
+    "other Python": ("photos --config other.py", r"other.py is not a config \(ZeroDivisionError"),
+    "other config": ("photos --config text.py", ".*must return what config.default"),
+    "variant": (f"photos --config {ROOT}/configs/ffhq64.py:nix", "There is no variant nix of ffhq64"),
+    "suffix": ("photos --out sheet.jpg", ".*ends in .png"),
+    "taken": ("photos --out taken.png", ".*is there already"),
+    "inside": ("photos --out photos/sheet.png", ".*would become one of them"),
+    "itself": ("one.png --overwrite --out one.png", ".*would become one of them"),
+    "array": ("a.npz#nix", ".*no array nix of images; it has images"),
+    "mixture": ("mixed --held-out-share 0", ".*of several types .*intensity=LOW..HIGH"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_mistakes_are_told_in_one_sentence(name, capsys):
+    arguments, message = BAD[name]
+    for i in range(9):
+        save(f"photos/{i}.png", noise(40, 50, 3))
+    Path("empty").mkdir()
+    save("tiny/a.png", noise(5, 5))
+    save("one.png", noise(30, 30))
+    Path("taken.png").touch()
+    Path("other.py").write_text("1 / 0")
+    Path("text.py").write_text("def get_config():\n    return {}")
+    np.savez("a.npz", images=noise(3, 8, 8))
+    save("mixed/a.png", noise(20, 20))
+    Image.fromarray(np.ones((20, 20), np.float32)).save("mixed/b.tif")
+    share = () if "--held-out" in arguments else ("--held-out-share", "0")
+    with pytest.raises(SystemExit) as stop:
+        cli.run(["data", *arguments.split(), *share])
+    assert stop.value.code == 2
+    assert re.fullmatch(f"Error: {message}[^\n]*\n", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("size", [(103, 103), (103, 64), (107, 103)])
+def test_pictures_are_scaled_where_rounding_reaches_beyond_them(size):
+    image = noise(*size, 3)
+    assert resize_and_crop(image, (64, 64)).shape == (64, 64, 3)

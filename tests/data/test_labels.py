@@ -1,0 +1,236 @@
+"""Tables of labels: types, which row belongs to which image, and what is no such table."""
+
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffae_jax.data.detect import open_splits
+from diffae_jax.data.labels import tables
+from diffae_jax.data.labels.matching import Labels, fingerprint, folder_labels, notes, read_labels
+from diffae_jax.runtime.errors import UserError
+from tests.messages import assert_is_one_sentence
+
+
+@pytest.fixture
+def table(tmp_path):
+    def written(content, name="labels.csv"):
+        (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+        return tmp_path / name
+
+    return written
+
+
+def test_columns_are_whole_numbers_numbers_or_text(table):
+    labels = read_labels(
+        table('\ufefffile, smile,age ,hair,"said, in words"\n\na.png,1,30.5,black,"a ""b"",\nc"\nb.png,0,,,\r\n')
+    )
+    assert labels.ids == ("a.png", "b.png")
+    assert list(labels.columns) == ["smile", "age", "hair", "said, in words"]
+    assert labels.columns["smile"].dtype == np.int64
+    np.testing.assert_array_equal(labels.columns["smile"], [1, 0])
+    np.testing.assert_array_equal(labels.columns["age"], [30.5, np.nan])
+    assert labels.columns["hair"].tolist() == ["black", ""]
+    assert labels.columns["said, in words"].tolist() == ['a "b",\nc', ""]
+
+
+def test_numbers_with_underscores_are_text(table):
+    assert read_labels(table("file,n\na,1_0\nb,2\n")).columns["n"].tolist() == ["1_0", "2"]
+
+
+def test_tables_of_tabs(table):
+    labels = read_labels(table("file\tname, first\na\tx, y\n", "labels.TSV"))
+    assert labels.columns["name, first"].tolist() == ["x, y"]
+
+
+def test_rows_find_their_images_by_path_by_name_and_by_stem(table):
+    labels = read_labels(
+        table("id,n,f,t\nb/1.png,1,1.5,u\n2.png,2,2.5,v\n3,3,3.5,w\nnobody,4,4.5,x\n/old/5.jpg,5,5.5,y\n")
+    )
+    ids = ["3.png", "b/1.png", "b/2.png", "5.png", "c/9.png"]
+    columns = labels.of(ids)
+    np.testing.assert_array_equal(columns["n"], [3, 1, 2, 5, np.nan])
+    np.testing.assert_array_equal(columns["f"], [3.5, 1.5, 2.5, 5.5, np.nan])
+    assert columns["t"].tolist() == ["w", "u", "v", "y", ""]
+    assert labels.of(ids[:4])["n"].dtype == np.int64
+    assert labels.unmatched(ids) == ["nobody"]
+    assert labels.unnamed(ids) == ["c/9.png"]
+
+
+def test_a_name_that_several_have_is_no_match(table):
+    labels = read_labels(table("id,n\n1.png,1\nd/2.png,2\ne/2.png,3\n7.png,7\n"))
+    columns = labels.of(["b/1.png", "c/1.png", "2.png", "d/2.png", "7.png", "c/7.png", "7.jpg"])
+    np.testing.assert_array_equal(columns["n"], [np.nan, np.nan, np.nan, 2, 7, np.nan, np.nan])
+    assert labels.unmatched(["b/1.png", "c/1.png", "7.png"]) == ["1.png", "d/2.png", "e/2.png"]
+
+
+def test_labels_of_no_image_are_refused(table):
+    with pytest.raises(
+        UserError, match=r"None of the 4 labelled ids \(a, b, c and 1 more\) is one of the 2 im"
+    ) as told:
+        read_labels(table("id,n\nd,1\nb,1\nc,1\na,1\n")).of(["1.png", "2.png"])
+    assert_is_one_sentence(told.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "no column of labels"),
+        ("\n\n", "no column of labels"),
+        ("id\na\n", "no column of labels"),
+        ("id,n\n", "names of columns alone"),
+        ("id,n,n\na,1,2\n", "each with a name of its own"),
+        ("id,n,\na,1,2\n", "each with a name of its own"),
+        ("id," + ",".join(map(str, range(1001))), "up to 1,000 columns"),
+        ("id,n\na,1\nb\n", "1 values in line 3, and 2 names in its first"),
+        ("id,n\na,1\nb,2,3\n", "3 values in line 3"),
+        ("id,n\na,1\n\na,2\n", "the image a for the second time in line 4"),
+        ("id,n\na,1\n,2\n", "no name of an image in line 3"),
+        ('id,n\na,"1\nb,2\n', r"no table of CSV: unexpected end of data in line 3"),
+        ('id,n\na,"1"2\n', "no table of CSV: .* in line 2"),
+        ("id,n\ra,1\rb,2\r", "no table of CSV: .* in line 1"),
+        (b"id,n\na,1\nb,\xff\n", "not text in UTF-8, first in line 3"),
+        ("id,n\na,1\n".encode("utf-16"), "not text in UTF-8, first in line 1"),
+        ("id,n\na," + "x" * 70_000, "more than 65,536 bytes in line 2"),
+        ("id,n\n" + "".join(f"{i},\n" for i in range(6)), "more than 5 rows"),
+    ],
+)
+def test_what_is_no_table_is_told_in_one_sentence(table, content, message, monkeypatch):
+    monkeypatch.setattr(tables, "MAX_ROWS", 5)
+    with pytest.raises(UserError, match=message) as refusal:
+        read_labels(table(content))
+    assert_is_one_sentence(refusal.value)
+
+
+def test_files_that_are_none(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path, message in ((tmp_path, "not a file"), (tmp_path / "a.csv", "is missing"), (tmp_path / "pipe", "not a f")):
+        with pytest.raises(UserError, match=message) as refusal:
+            read_labels(path)
+        assert_is_one_sentence(refusal.value)
+
+
+def test_fingerprint_tells_values_names_and_splits_apart():
+    labels = {"a": np.array([1.0, np.nan]), "b": np.array(["x", ""], object)}
+    others = [
+        ({**labels, "a": np.array([1.0, 2.0])}, {}),
+        ({"c": labels["a"], "b": labels["b"]}, {}),
+        ({}, labels),
+        ({"a": labels["a"]}, {"b": labels["b"]}),
+    ]
+    assert fingerprint(labels, {}) == fingerprint(dict(reversed(labels.items())), {})
+    assert len({fingerprint(*splits) for splits in [(labels, {}), *others]}) == 5
+
+
+def test_images_of_a_folder_carry_their_labels_into_both_splits(tmp_path, table):
+    images = tmp_path / "images"
+    images.mkdir()
+    for i in range(20):
+        Image.new("L", (8, 8), i).save(images / f"{i}.png")
+    file = table("file,number,half\n" + "".join(f"{i},{i},{i / 2}\n" for i in range(19)))
+    settings = dict(path=str(images), image_shape=(8, 8, 1), held_out_share=0.3)
+    splits = open_splits(labels=str(file), **settings)[1:]
+    assert 0 < len(splits[1]) < 20
+    for source in splits:
+        expected = [float(name.removesuffix(".png")) for name in source.ids]
+        missing = np.equal(expected, 19)
+        np.testing.assert_array_equal(source.labels["number"], np.where(missing, np.nan, expected))
+        np.testing.assert_array_equal(source.labels["half"], np.where(missing, np.nan, np.divide(expected, 2)))
+    assert all(source.labels == {} for source in open_splits(**settings)[1:])
+    with pytest.raises(UserError, match=r"digits have labels of their own: leave out --config\.data\.labels"):
+        open_splits("digits", (8, 8, 1), labels=str(file))
+
+
+def test_the_first_folder_is_a_label():
+    labels = folder_labels(["cats/a.png", "dogs/old/b.png", "cats/cats.png"])
+    assert list(labels) == ["folder"]
+    assert labels["folder"].dtype == object
+    assert labels["folder"].tolist() == ["cats", "dogs", "cats"]
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        (["cats/a.png", "b.png", "dogs/c.png", "d.png"], r"2 of 4 images lie in no folder \(b\.png, d\.png\)"),
+        (["cats/a.png", "cats/old/b.png"], r"All 2 images lie in 1 folder \(cats\), which is no label"),
+    ],
+)
+def test_folders_that_are_no_label_are_told_in_one_sentence(ids, message):
+    with pytest.raises(UserError, match=message) as refusal:
+        folder_labels(ids)
+    assert_is_one_sentence(refusal.value)
+
+
+def test_notes_tell_what_labels_and_images_have_no_counterpart(table):
+    labels = read_labels(
+        table("id,hair,digit,age,same,half\na,red,1,0.5,yes,1\nb,grey,2,1.5,,\nc,,,,,\nd,blue,7,2.5,no,\n")
+    )
+    ids = ["b.png", "a.png", "c.png", "z.png"]
+    assert notes(labels.of(ids), labels, ids) == [
+        "2 of 4 images have no labels (c.png, z.png).",
+        "1 of 4 rows of labels are of none of the images (d).",
+        "1 of 3 classes of hair have no image (blue).",
+        "1 of 3 classes of digit have no image (7).",
+        "1 of 2 classes of same have no image (no).",
+        "2 of 5 labels have the same value for all images that have one (half=1, same=yes).",
+    ]
+
+
+def test_notes_are_none_where_all_is_well(table):
+    labels = read_labels(table("id,hair,digit\na,red,1\nb,grey,2\n"))
+    assert notes(labels.of(["a.png", "b.png"]), labels, ["a.png", "b.png"]) == []
+    assert notes({}, None, ["a.png"]) == []
+
+
+def test_notes_of_labels_that_come_from_no_table(table):
+    ids = ["x/1.png", "y/2.png"]
+    folders = folder_labels(ids)
+    assert notes(folders, None, ids) == []
+    # an image that lies in a folder is still without those labels that a table should give
+    labels = read_labels(table("id,empty,n\n1.png,,1\n3.png,red,2\n"))
+    assert notes({**labels.of(ids), **folders}, labels, ids) == [
+        "1 of 2 images have no labels (y/2.png).",
+        "1 of 2 rows of labels are of none of the images (3.png).",
+        "1 of 1 classes of empty have no image (red).",
+        "1 of 2 classes of n have no image (2).",
+        "1 of 3 labels have no value for any image (empty).",
+        "1 of 3 labels have the same value for all images that have one (n=1).",
+    ]
+
+
+def test_notes_count_no_classes_of_numbers_that_are_not_whole_nor_of_very_many_values():
+    ids = [f"{i}.png" for i in range(1001)]
+    texts = np.array(ids, object)
+    for column, count in ((np.arange(1001) + 0.5, 0), (texts, 0), (texts[:1000], 1), (np.arange(1000), 1)):
+        labels = Labels(ids[: len(column)], {"n": column})
+        told = notes(labels.of(ids[:2]), labels, ids[:2])
+        assert sum("classes of n have no image" in note for note in told) == count, column
+
+
+def test_notes_are_printable_whatever_the_table_holds(table):
+    labels = read_labels(table('id,"a\nb"\n1,"x\n\x1b[2J"\n2,"y\n"\n'))
+    told = notes(labels.of(["1"]), labels, ["1"])
+    assert len(told) == 3
+    assert all(note.isprintable() for note in told)
+
+
+def test_names_with_dots_match_with_and_without_suffix(tmp_path):
+    (tmp_path / "l.csv").write_text("id,y\nscan.1,1\n1.2.840.1,2\nleft.nii.gz,3\nd.jpg,4\n")
+    ids = ["scan.png", "scan.1.png", "1.2.840.1.npy", "left.npy", "d.png"]
+    np.testing.assert_array_equal(read_labels(tmp_path / "l.csv").of(ids)["y"], [np.nan, 1, 2, 3, 4])
+
+
+def test_first_line_that_is_an_image_is_told_and_words_for_missing_are_missing(tmp_path):
+    (tmp_path / "l.csv").write_text("000001.jpg,1\n000002.jpg,0\n")
+    with pytest.raises(UserError, match="begins with an image, which would be left out"):
+        read_labels(tmp_path / "l.csv")
+    (tmp_path / "l.csv").write_text("id,age\na,3\nb,NA\nc,\nd,null\n")
+    np.testing.assert_array_equal(read_labels(tmp_path / "l.csv").columns["age"], [3, np.nan, np.nan, np.nan])
+
+
+def test_semicolons_of_spreadsheets_separate_too(tmp_path):
+    (tmp_path / "l.csv").write_text("id;n;word\na;1;x,y\nb;2;z\n")
+    labels = read_labels(tmp_path / "l.csv")
+    assert labels.columns["n"].tolist() == [1, 2]
+    assert labels.columns["word"].tolist() == ["x,y", "z"]

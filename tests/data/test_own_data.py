@@ -1,0 +1,264 @@
+"""Every kind of data set, from its files to training: the same batches whatever reads them, and a few steps."""
+
+import itertools
+import subprocess
+import sys
+
+import h5py
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffae_jax import DiffAE
+from diffae_jax.data.batches import on_devices, training_batches
+from diffae_jax.data.latents import read_parts
+from diffae_jax.data.run_images import open_data
+from diffae_jax.runtime.errors import UserError
+from diffae_jax.runtime.sharding import split_batch
+from diffae_jax.stages import autoencoder, latents
+from diffae_jax.stages.run_folder import RunFolder
+from diffae_jax.training.program import run_key
+from tests.data_files import make_lmdb, make_nifti, make_npy, make_volumes, png, prepare_tfds
+from tests.environment import ROOT, environment
+from tests.tiny import get_config
+
+BATCH = 16
+COUNT = 40  # images: two and a half batches
+KINDS = np.arange(COUNT) % 2  # the label: whether the right half is brighter
+
+
+def pictures(*size):
+    """Noise of uint8 [COUNT, *size, 1], whose last half of the last axis is brighter where the label is 1."""
+    images = np.random.default_rng(0).integers(0, 128, (COUNT, *size, 1), dtype=np.uint8)
+    images[KINDS == 1, ..., size[-1] // 2 :, :] += 100
+    return images
+
+
+def folder(path):
+    for i, image in enumerate(pictures(10, 12)):
+        kind = ["png", "bmp", "webp", "tiff"][i % 4]
+        file = path / "images" / ["dark", "light"][KINDS[i]] / f"{i}.{kind}"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(png(image, kind))
+    return path / "images"
+
+
+def npz(path):
+    np.savez(path / "images.npz", images=pictures(8, 8), kind=KINDS)
+    return path / "images.npz"
+
+
+def hdf5(path):
+    with h5py.File(path / "images.h5", "w") as file:
+        file.create_dataset("x", data=pictures(8, 8), chunks=(4, 8, 8, 1), compression="gzip")
+        file["kind"] = KINDS
+    return path / "images.h5"
+
+
+def tfds(path):
+    def features(tfds):
+        names = tfds.features.ClassLabel(names=["dark", "light"])
+        return {"image": tfds.features.Image(shape=(8, 8, 1)), "kind": names}
+
+    return prepare_tfds(path, {"train": pictures(8, 8)}, features, lambda i: {"kind": int(KINDS[i])})
+
+
+def nifti(path):
+    return make_nifti(path, pictures(10, 10, 10)[..., 0].astype(np.int16) * 8 - 1000)
+
+
+def signals(path):
+    return make_npy(path, np.moveaxis(np.repeat(pictures(24) / 100.0 - 0.7, 2, axis=-1), 2, 1))  # channels first
+
+
+DATA_SETS = {  # what makes each, image_shape, and data.labels
+    "folder": (folder, (8, 8, 1), "folders"),
+    "npy": (lambda path: make_npy(path, pictures(8, 8)[..., 0]), (8, 8, 1), ""),
+    "npz": (npz, (8, 8, 1), ""),
+    "hdf5": (hdf5, (8, 8, 1), ""),
+    "lmdb": (lambda path: make_lmdb(path, pictures(12, 12), "12"), (8, 8, 1), ""),
+    "tfds": (tfds, (8, 8, 1), ""),
+    "nifti": (nifti, (8, 8, 8, 1), ""),
+    "volumes": (lambda path: make_volumes(path, pictures(10, 10, 10)[..., 0] / 255), (8, 8, 8, 1), ""),
+    "signals": (signals, (24, 2), ""),
+    "digits": (lambda path: "digits", (8, 8, 1), ""),
+}
+
+
+@pytest.fixture(scope="module")
+def data_sets(tmp_path_factory):
+    """The path of each data set, made when it is asked for."""
+    made = {}
+
+    def path(name):
+        if name not in made:
+            made[name] = DATA_SETS[name][0](tmp_path_factory.mktemp(name))
+        return made[name]
+
+    return path
+
+
+def config_of(name, path):
+    config = get_config()
+    config.image_shape, config.data.labels = DATA_SETS[name][1:]
+    config.data.update(path=str(path), flip=False)
+    config.train.num_images = 3 * BATCH
+    return config
+
+
+def stream(images, count, **settings):
+    batches = training_batches(images, batch_size=BATCH, seed=3, flip=True, **settings)
+    return [batch["image"] for batch in itertools.islice(batches, count)]
+
+
+@pytest.mark.parametrize("name", DATA_SETS)
+def test_batches_are_the_same_for_all_numbers_of_workers_and_processes(name, data_sets, tmp_path):
+    images, _ = open_data(config_of(name, data_sets(name)), tmp_path)
+    batches = stream(images, 4)
+    assert {batch.shape for batch in batches} == {(BATCH, *DATA_SETS[name][1])}
+    for num_workers in (1, 2):
+        np.testing.assert_array_equal(stream(images, 4, num_workers=num_workers), batches)
+    parts = [stream(images, 4, process_index=i, num_processes=2) for i in range(2)]
+    np.testing.assert_array_equal(np.concatenate(parts, axis=1), batches)
+
+
+@pytest.fixture(scope="module")
+def programs(one_device):
+    """Training steps of the tiny model, compiled once for each shape and type of images."""
+    compiled = {}
+
+    def program(config, dtype):
+        if (kind := (config.image_shape, dtype)) not in compiled:
+            compiled[kind] = autoencoder.autoencoder_program(config, one_device, dtype)
+        return compiled[kind]
+
+    return program
+
+
+@pytest.mark.parametrize("name", DATA_SETS)
+def test_each_format_trains(name, data_sets, tmp_path, capsys, programs, one_device):
+    config = config_of(name, data_sets(name))
+    images, held_out = open_data(config, tmp_path)
+    autoencoder.describe_images(config, tmp_path, images, held_out)
+    program, key = programs(config, images.transform.dtype), run_key(0, one_device)
+    state, losses = program.init(key), []
+    batches = training_batches(images, batch_size=BATCH, seed=0)
+    for batch in itertools.islice(on_devices(batches, split_batch(one_device)), 3):
+        state, metrics = program.step(state, batch, key)
+        losses.append(float(metrics["loss"]))
+    assert np.isfinite(losses).all()
+    assert len(set(losses)) == 3
+    said = capsys.readouterr().out
+    assert f"{1437 if name == 'digits' else COUNT:,} to train on" in said
+    if name in ("folder", "npz", "hdf5", "tfds"):
+        line = next(line for line in said.splitlines() if line.startswith(("  kind", "  folder")))
+        assert line.count("(20)") == 2
+
+
+@pytest.mark.parametrize("name", [name for name in DATA_SETS if name != "digits"])
+def test_networks_get_the_values_of_the_data(name, data_sets, tmp_path):
+    """Against the arrays that the files were made of, where their sizes are those of the images."""
+    images, _ = open_data(config_of(name, data_sets(name)), tmp_path)
+    first, second = (images[images.ids.index(name)] for name in (images.ids[0], images.ids[1]))
+    assert first.shape == DATA_SETS[name][1]
+    assert not np.array_equal(first, second)
+    if name in ("npy", "npz", "hdf5", "tfds"):
+        np.testing.assert_array_equal(first, pictures(8, 8)[0])
+    if name == "signals":
+        values = pictures(24) / 100.0 - 0.7
+        low, high = values.min(), values.max()
+        expected = 2 * (values[0] - low) / (high - low) - 1
+        np.testing.assert_allclose(first, np.repeat(expected, 2, axis=-1), atol=1e-6)
+
+
+def items():
+    """What PyTorch calls a data set: a length and items, and no more."""
+    grey = pictures(10, 10)[..., 0]
+
+    class Items:  # within a function, so that worker processes get it without importing this module
+        def __len__(self):
+            return COUNT
+
+        def __getitem__(self, index):
+            return Image.fromarray(grey[index])
+
+    return Items()
+
+
+@pytest.mark.parametrize("images", [pictures(8, 8), list(pictures(10, 9)), items()], ids=["array", "list", "items"])
+def test_python_sequences_give_the_same_batches_to_workers(images, tmp_path):
+    sources, _ = open_data(config_of("npy", ""), tmp_path, images)
+    batches = stream(sources, 4)
+    assert len(sources) == COUNT
+    assert sources[COUNT - 1].shape == (8, 8, 1)
+    for num_workers in (1, 2):
+        np.testing.assert_array_equal(stream(sources, 4, num_workers=num_workers), batches)
+
+
+def test_python_sequence_is_trained_on_and_encoded(tmp_path, capsys, one_device):
+    config = config_of("npy", "")
+    with RunFolder(tmp_path, config):
+        for stage in (autoencoder, latents):
+            stage.run(config, tmp_path, one_device, items())
+    assert f"Images: a sequence in memory, {COUNT} to train on, 0 held out." in capsys.readouterr().out
+    model = DiffAE.load(tmp_path, one_device)
+    z = np.concatenate([z for _, z in read_parts(tmp_path / "latents", "training")])
+    np.testing.assert_allclose(z, model.encode(list(map(items().__getitem__, range(COUNT)))), atol=1e-5)
+
+
+def test_what_is_no_sequence_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"are a generator, and must have a length .* list\(images\)"):
+        open_data(config_of("npy", ""), tmp_path, (image for image in pictures(8, 8)))
+
+
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_order_after_every_position_is_the_rest_of_the_order(num_processes, data_sets, tmp_path):
+    images, _ = open_data(config_of("folder", data_sets("folder")), tmp_path)
+    total = 4 * COUNT // BATCH
+    settings = [dict(process_index=i, num_processes=num_processes) for i in range(num_processes)]
+    whole = [stream(images, total, **setting) for setting in settings]
+    for first_step in range(total):
+        for setting, expected in zip(settings, whole, strict=True):
+            rest = stream(images, total - first_step, first_step=first_step, **setting)
+            np.testing.assert_array_equal(rest, expected[first_step:])
+
+
+COMMANDS = """
+encode BUNDLE SCANS --out z.npz
+reconstruct BUNDLE SCANS --steps 5 --out again
+sample BUNDLE --num 3 --steps 2 --out new.npy
+edit BUNDLE SCANS/00.nii --probe light --strength 2 --steps 2 --out edited
+"""
+
+
+def test_volumes_are_trained_reconstructed_sampled_and_edited_by_the_same_commands(tmp_path):
+    scans = nifti(tmp_path)
+    rows = [f"{i:02d},{kind}" for i, kind in enumerate(KINDS)]
+    (tmp_path / "labels.csv").write_text("\n".join(["id,light", *rows]))
+    settings = dict(image_shape="(4, 4, 4, 1)", name="scans")
+    settings |= {"data.path": scans, "data.labels": tmp_path / "labels.csv", "data.flip": False}
+    settings |= {"data.held_out_share": 0.3, "train.num_images": 20 * BATCH}
+    arguments = [f"--config.{key}={value}" for key, value in settings.items()]
+    stages = "--stages=autoencoder,latents,prior,probes,export"
+    main = ["-m", "diffae_jax.main", f"--config={ROOT}/tests/tiny.py", "--workdir=run", stages, *arguments]
+    lines = COMMANDS.replace("BUNDLE", "run/bundle").replace("SCANS", "volumes").strip().split("\n")
+    code = f"from diffae_jax import cli\nfor line in {lines}: cli.run(line.split())"
+    for call in (main, ["-c", code]):
+        done = subprocess.run(
+            [sys.executable, *call], cwd=tmp_path, env=environment(PYTHONPATH=str(ROOT)), text=True, capture_output=True
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    with np.load(tmp_path / "z.npz") as codes:
+        assert codes["ids"].tolist() == [f"{i:02d}.nii{'.gz' * (i % 2)}" for i in range(COUNT)]
+        assert codes["z"].shape == (COUNT, 8)
+    values = pictures(10, 10, 10).astype(np.float64) * 8 - 1000
+    again = np.stack([np.load(tmp_path / "again" / f"{i:02d}.npy") for i in range(COUNT)])
+    assert again.shape == (COUNT, 4, 4, 4, 1)
+    halves = again[..., 2:, :].mean((1, 2, 3, 4)) - again[..., :2, :].mean((1, 2, 3, 4))
+    assert halves[KINDS == 1].mean() > halves[KINDS == 0].mean() + 200  # of 800, in the units of the files
+    new = np.load(tmp_path / "new.npy")
+    assert new.shape == (3, 4, 4, 4, 1)
+    assert values.min() <= new.min() < new.max() <= values.max()
+    edited = np.load(tmp_path / "edited" / "00.npy")
+    assert (tmp_path / "edited" / "00.png").exists()
+    assert edited[..., 2:, :].mean() != again[0][..., 2:, :].mean()

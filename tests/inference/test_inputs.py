@@ -1,0 +1,119 @@
+"""What people give as images: every kind taken alike, and what is none told with its number."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffae_jax.data.transforms import Transform, to_float
+from diffae_jax.inference.inputs import as_images
+from diffae_jax.runtime.errors import UserError
+
+SHAPE = (6, 8, 3)
+TRANSFORM = Transform(SHAPE)
+BYTES = np.random.default_rng(0).integers(0, 256, (3, *SHAPE), np.uint8)
+FLOATS = to_float(BYTES)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for i, image in enumerate(BYTES):
+        Image.fromarray(image).save(tmp_path / f"{i}.png")
+    (tmp_path / "notes.txt").write_text("no image")
+    return tmp_path
+
+
+def test_files_folders_and_pictures_are_the_bytes_they_hold(folder):
+    paths = [folder / f"{i}.png" for i in range(3)]
+    for images in (folder, str(folder), paths, list(map(str, paths)), [Image.open(path) for path in paths]):
+        array, notes = as_images(images, TRANSFORM)
+        np.testing.assert_array_equal(array, BYTES)
+        assert array.dtype == np.uint8
+        assert notes == []
+    for image in (paths[1], str(paths[1]), Image.open(paths[1])):
+        np.testing.assert_array_equal(as_images(image, TRANSFORM)[0], BYTES[1:2])
+
+
+def test_arrays_of_bytes_and_floats_and_a_single_image():
+    array, notes = as_images(BYTES, TRANSFORM)
+    np.testing.assert_array_equal(array, BYTES)
+    assert "from 0..255 to [-1, 1]" in notes[0]
+    for floats in (FLOATS, FLOATS.astype(np.float64), jnp.asarray(FLOATS), FLOATS.tolist()):
+        array, notes = as_images(floats, TRANSFORM)
+        np.testing.assert_array_equal(array, FLOATS)
+        assert (array.dtype, notes) == (np.float32, [])
+    assert as_images(jnp.asarray(FLOATS, jnp.bfloat16), TRANSFORM)[0].dtype == np.float32
+    np.testing.assert_array_equal(as_images(FLOATS[0], TRANSFORM)[0], FLOATS[:1])
+
+
+def test_what_loses_something_is_said(tmp_path):
+    photo = Image.fromarray(BYTES[0]).resize((40, 30)).convert("RGBA")
+    array, (note,) = as_images([photo, Image.fromarray(BYTES[0])], TRANSFORM)
+    assert array.shape == (2, *SHAPE)
+    assert (
+        note == "1 of 2 images were converted, the first (a PIL image) from 40x30 in 4 channels to 8x6 in 3 channels."
+    )
+    (note,) = as_images((FLOATS + 1) / 2, TRANSFORM)[1]
+    assert "give 2 * images - 1" in note
+
+
+def bomb(path):
+    Image.new("1", (20_000, 20_000)).save(path)
+    return path
+
+
+def text(path):
+    path.write_text("no image")
+    return path
+
+
+def truncated(path):
+    Image.effect_noise((64, 64), 50).save(path)
+    path.write_bytes(path.read_bytes()[:500])
+    return path
+
+
+def small(path):
+    Image.new("L", (4, 4)).save(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (FLOATS[:, :5], r"\(3, 5, 8, 3\) was given where the model takes \(N, \*\(6, 8, 3\)\): resize"),
+        (np.moveaxis(FLOATS, -1, 1), "put the channels last with np.moveaxis"),
+        (FLOATS[:0], "at least one image"),
+        (np.float32(1), "at least one image"),
+        (FLOATS * 2, r"3 of 3 images hold numbers beyond \[-1, 1\] \(from -2 to 2 over all\), the first is number 0"),
+        (np.where(np.arange(3)[:, None, None, None] == 1, np.nan, FLOATS), "1 of 3 .* not finite.*number 1"),
+        (np.where(np.arange(3)[:, None, None, None] == 2, np.inf, FLOATS), "1 of 3 .* not finite.*number 2"),
+        (BYTES.astype(np.int64), "these are int64"),
+        (BYTES > 100, "these are bool"),
+        (BYTES.astype("U"), "these are <U"),
+        (np.array([None] * 3, object), "takes"),
+        ([FLOATS[0], FLOATS[1, :3]], "no array of one shape"),
+        (["x.png", 3], "one of type int"),
+        ("nowhere.png", "nowhere.png is missing: check the path"),
+        ("null\0.png", "characters that no path may have"),
+        (text, "cannot be read as an image"),
+        (truncated, "cannot be read as an image"),
+        (bomb, "cannot be read as an image.*exceeds"),
+        (small, "is 4x4 pixels, smaller than the 8x6"),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else str(value),  # no addresses: workers compare the names
+)
+def test_what_is_no_image_is_told_in_one_sentence(images, message, tmp_path):
+    images = images(tmp_path / "image.png") if callable(images) else images
+    with pytest.raises(UserError, match=message):
+        as_images(images, TRANSFORM)
+
+
+def test_files_hold_no_volumes_and_arrays_say_how_to_add_a_channel(tmp_path, folder):
+    with pytest.raises(UserError, match=r"1, 3 or 4 channels.*images of other axes as arrays"):
+        as_images(folder, Transform((4, 4, 4, 1)))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="holds no image files"):
+        as_images(tmp_path / "empty", TRANSFORM)
+    with pytest.raises(UserError, match=r"images\[..., None\]"):
+        as_images(np.zeros((3, 4, 4), np.float32), Transform((4, 4, 1)))

@@ -1,0 +1,522 @@
+"""Checkpoints of PyTorch: what is read, and that the wrong and the hostile ones are refused in one sentence."""
+
+import ast
+import os
+import pickle
+import random
+import re
+import struct
+import subprocess
+import sys
+import time
+from collections import OrderedDict
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from diffae_jax.runtime.errors import UserError
+from diffae_jax.torch_files import archive as torch_zip
+from diffae_jax.torch_files import instructions, stored
+from diffae_jax.torch_files import legacy as torch_legacy
+from diffae_jax.torch_files.archive import read_checkpoint
+from diffae_jax.torch_files.instructions import Inert
+from diffae_jax.torch_files.stored import StoredTensor
+from tests.environment import ROOT
+from tests.torch_writer import (
+    REBUILD,
+    STORAGE_TYPES,
+    Call,
+    Entry,
+    Foreign,
+    checkpoint_entries,
+    pickled,
+    refused_at_once,
+    storage,
+    write_checkpoint,
+    write_zip,
+)
+
+FIXTURE = ROOT.parent / "shared" / "parity" / "tiny32"
+DATA = np.arange(24, dtype=np.float32)
+LIGHTNING = Foreign("pytorch_lightning.callbacks.model_checkpoint", "ModelCheckpoint")
+
+
+def read_back(path, tree):
+    write_checkpoint(path, tree)
+    return read_checkpoint(path)
+
+
+def read_pickle(path, data):
+    write_zip(path, checkpoint_entries(data))
+    return read_checkpoint(path)
+
+
+# What is read
+
+
+@pytest.mark.parametrize("name", STORAGE_TYPES)
+def test_every_type_comes_back(tmp_path, name):
+    dtype = ml_dtypes.bfloat16 if name == "bfloat16" else np.dtype(name)
+    array = np.array([[0, 1, 2], [-3, 100, 0.3]]).astype(np.uint8 if name == "uint8" else dtype).astype(dtype)
+    tensor = read_back(tmp_path / "f", {"w": array})["w"]
+    expected = array.astype(np.float32) if name == "bfloat16" else array
+    assert isinstance(tensor, StoredTensor)
+    assert (tensor.shape, tensor.dtype) == (array.shape, expected.dtype)
+    read = tensor.numpy()
+    assert (read.dtype, read.flags.c_contiguous, read.flags.writeable) == (expected.dtype, True, True)
+    np.testing.assert_array_equal(read, expected)
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        DATA,
+        DATA.reshape(4, 6).T,
+        DATA.reshape(2, 3, 4).transpose(2, 0, 1),
+        DATA.reshape(4, 6)[1:3, 2:5],
+        DATA[5::3],
+        DATA[7:7],
+        DATA[24:],
+        DATA[3:4].reshape(()),
+        DATA.reshape(1, 24, 1),
+        np.zeros((0, 5), np.float32),
+        np.zeros((3, 0, 2), bool),
+        np.array(True),
+        np.array(1.5, ml_dtypes.bfloat16),
+        np.asfortranarray(DATA.reshape(4, 6)),
+    ],
+    ids=lambda view: f"{view.dtype}{view.shape}{view.strides}",
+)
+def test_every_view_of_a_storage_comes_back(tmp_path, view):
+    tensor = read_back(tmp_path / "f", [view])[0]
+    read = tensor.numpy()
+    assert type(read) is np.ndarray
+    assert read.shape == tensor.shape == view.shape
+    assert read.flags.c_contiguous
+    np.testing.assert_array_equal(read, view)
+
+
+def test_tensors_share_a_storage_and_not_their_arrays(tmp_path):
+    first, second, whole = read_back(tmp_path / "f", [DATA[:12], DATA[6:], DATA])
+    assert first.storage == second.storage == whole.storage
+    array = whole.numpy()
+    array[:] = -1
+    np.testing.assert_array_equal(first.numpy(), DATA[:12])
+    np.testing.assert_array_equal(second.numpy(), DATA[6:])
+
+
+def test_strides_that_lead_nowhere_may_be_any_number(tmp_path):
+    tensor = Call(REBUILD, (storage("FloatStorage", "0", 24), 3, (1, 2), (2**80, 5), True, OrderedDict()))
+    entries = checkpoint_entries(b"\x80\x02" + pickled(tensor)[0] + b".", [DATA.view(np.uint8)])
+    write_zip(tmp_path / "f", entries)
+    np.testing.assert_array_equal(read_checkpoint(tmp_path / "f").numpy(), DATA[[[3, 8]]])
+
+
+def test_a_parameter_and_an_ordered_dict_with_state_are_read(tmp_path):
+    parameter = Call(Foreign("torch._utils", "_rebuild_parameter"), (DATA, True, OrderedDict()))
+    instructions, storages = pickled(OrderedDict(weight=parameter))
+    metadata = pickled({"_metadata": {"": {"version": 1}}})[0]  # state_dict() keeps it as an attribute
+    write_zip(tmp_path / "f", checkpoint_entries(b"\x80\x02" + instructions + metadata + b"b.", storages))
+    tree = read_checkpoint(tmp_path / "f")
+    assert type(tree) is OrderedDict
+    np.testing.assert_array_equal(tree["weight"].numpy(), DATA)
+
+
+PLAIN = {
+    "numbers": [None, True, False, 0, 255, 256, 65536, -1, 2**40, -(2**200), 0.5, float("inf")],
+    "text": ["", "a", "x" * 300, "été \U0001f600"],
+    "tuples": [(), (1,), (1, 2), (1, 2, 3), (1, 2, 3, 4)],
+    "nested": {"a": {"b": [{}]}, 3: {1.5: None}},
+}
+NEWER = {"bytes": [b"", b"a", b"x" * 300], "sets": [set(), {1, 2}, frozenset({"a"})]}
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_plain_data_of_every_protocol_is_read(tmp_path, protocol):
+    tree = {**PLAIN, **(NEWER if protocol >= 4 else {}), "twice": [PLAIN["text"], PLAIN["text"]]}
+    assert read_pickle(tmp_path / "f", pickle.dumps(tree, protocol)) == tree
+
+
+def test_stack_instructions_are_followed(tmp_path):
+    assert read_pickle(tmp_path / "f", b"\x80\x04(K\x01K\x022000]K\x07a(K\x01K\x021.") == [7]
+    assert read_pickle(tmp_path / "f", b"\x80\x05K\x0520(0\x96\x01\0\0\0\0\0\0\0a.") == bytearray(b"a")
+
+
+def test_a_list_that_holds_itself_is_read(tmp_path):
+    tree = read_pickle(tmp_path / "f", b"\x80\x02]q\0h\0a2a.")
+    assert tree[0] is tree
+    assert tree[1] is tree
+
+
+def test_classes_of_lightning_are_stand_ins(tmp_path):
+    tree = read_back(tmp_path / "f", {LIGHTNING: {"best": 1}})
+    (key,) = tree
+    assert type(key) is Inert
+    assert key.name == "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint"
+    assert tree[key] == {"best": 1}
+
+
+@pytest.mark.parametrize("module", ["pytorch_lightning", "lightning.pytorch.utilities", "lightning_fabric.x"])
+@pytest.mark.parametrize("call", [b")R", b")\x81", b")}\x92"])
+def test_instances_of_stand_ins_hold_their_items(tmp_path, module, call):
+    made = b"c" + f"{module}\nAttributeDict\n".encode() + call
+    tree = read_pickle(tmp_path / "f", b"\x80\x04" + made + b"(X\x02\0\0\0lrK\x03u}X\x01\0\0\0aK\x01sb.")
+    assert type(tree) is Inert
+    assert tree.name == f"{module}.AttributeDict"
+    assert dict(tree) == {"lr": 3}
+
+
+def test_real_files_are_read():
+    if not FIXTURE.is_dir():
+        pytest.skip("the parity fixture lies beside the repository, and is not here")
+    tree = read_checkpoint(FIXTURE / "autoenc_latent.ckpt")
+    assert [key.name for key in tree["callbacks"]] == [".".join(LIGHTNING)]
+    arrays = {name: tensor.numpy() for name, tensor in tree["state_dict"].items()}
+    assert all(np.isfinite(array).all() for array in arrays.values())
+    expected, latent = np.load(FIXTURE / "expected.npz"), read_checkpoint(FIXTURE / "latent.pkl")
+    for name in ("conds_mean", "conds_std"):
+        np.testing.assert_array_equal(latent[name].numpy(), expected[name])
+    for name in ("ddpm.ckpt", "classifier.ckpt"):
+        assert "state_dict" in read_checkpoint(FIXTURE / name)
+
+
+# What is refused
+
+
+def of_bytes(content):
+    return lambda path: path.write_bytes(content)
+
+
+def of_pickle(instructions):
+    """A file whose pickle has these instructions, and whose storage 0 has 24 floats."""
+    pickle = b"\x80\x04" + instructions + b"."
+    return lambda path: write_zip(path, checkpoint_entries(pickle, [DATA.view(np.uint8)]))
+
+
+def of_tree(tree):
+    return of_pickle(pickled(tree)[0])
+
+
+def of_tensor(offset, shape, strides, *, elements=24, type_name="FloatStorage", key="0", rest=()):
+    reference = storage(type_name, key, elements)
+    return of_tree(Call(REBUILD, (reference, offset, shape, strides, False, OrderedDict(), *rest)))
+
+
+def of_entries(*more, **changes):
+    """A good file of one tensor with further entries, and with changes of its storage's entry."""
+
+    def write(path):
+        instructions, storages = pickled(DATA)
+        entries = checkpoint_entries(b"\x80\x02" + instructions + b".", storages)
+        entries = [entry._replace(**changes) if entry.name == "archive/data/0" else entry for entry in entries]
+        write_zip(path, [*entries, *more])
+
+    return write
+
+
+def of_cut(kept):
+    """A good file of which only that share of the bytes, or all but so many, are left."""
+
+    def write(path):
+        write_checkpoint(path, DATA)
+        content = path.read_bytes()
+        path.write_bytes(content[: int(kept * len(content)) if 0 < kept < 1 else kept])
+
+    return write
+
+
+def of_patched(position, content, size=100):
+    """A good file with some bytes, counted from the end, written over."""
+
+    def write(path):
+        write_checkpoint(path, np.zeros(size, np.uint8))
+        whole = bytearray(path.read_bytes())
+        start = len(whole) + position
+        whole[start : start + len(content)] = content
+        path.write_bytes(whole)
+
+    return write
+
+
+def of_local_header(position, content):
+    """A good file whose storage has a local header that differs from its record in the directory."""
+
+    def write(path):
+        write_checkpoint(path, DATA)
+        whole = bytearray(path.read_bytes())
+        start = whole.index(b"archive/data/0") - 30 + position
+        whole[start : start + len(content)] = content
+        path.write_bytes(whole)
+
+    return write
+
+
+def text(value):
+    return b"\x8c" + bytes([len(value)]) + value.encode()
+
+
+def long_text(value):
+    return b"X" + struct.pack("<I", len(value)) + value.encode()
+
+
+TOUCH = ("touch marker",)
+SYSTEM = Call(Foreign("os", "system"), TOUCH)
+GETATTR = Call(Foreign("builtins", "getattr"), (Foreign("os", "path"), "os"))
+BOMB = b")" + b"2\x86" * 60  # a tuple of itself twice, 60 times over: its hash takes 2^60 steps
+
+HOSTILE = {
+    "empty": (of_bytes(b""), "is empty"),
+    "web page": (of_bytes(b"\n<!DOCTYPE html><html>"), "web page"),
+    "not a zip": (of_bytes(b"\x89PNG" + bytes(2000)), "not a zip"),
+    **{f"cut to {kept}": (of_cut(kept), "cut short or damaged at|not a zip") for kept in (3, 30, 0.5, 0.9, -1, -22)},
+    "no data.pkl": (lambda path: write_zip(path, [Entry("a/version", b"3")]), "without data.pkl"),
+    "TorchScript": (of_entries(Entry("archive/constants.pkl", b"")), "TorchScript"),
+    "TorchScript code": (of_entries(Entry("archive/code/x.py", b"")), "TorchScript"),
+    "two roots": (of_entries(Entry("other/data.pkl", b"N.")), "2 folders"),
+    "two entries of a name": (of_entries(Entry("archive/data.pkl", b"N.")), "5 entries under 4 names"),
+    "big-endian": (
+        lambda path: write_zip(path, [Entry("a/data.pkl", b"N."), Entry("a/byteorder", b"big")]),
+        "big-endian",
+    ),
+    "compressed pickle": (lambda path: write_zip(path, [Entry("a/data.pkl", b"N.", method=8)]), "compressed"),
+    "compressed storage": (of_entries(method=8, expanded=10**9), "data/0 compressed"),
+    "expands": (of_entries(expanded=10**9), "data/0 compressed"),
+    "encrypted": (of_entries(flags=0x809), "encrypted"),
+    "another local name": (of_entries(local_name="archive/data/1"), "no entry archive/data/0"),
+    "no local signature": (of_local_header(0, b"PK\1\2"), "no entry archive/data/0"),
+    "encrypted after all": (of_local_header(6, b"\x09"), "no entry archive/data/0"),
+    "compressed after all": (of_local_header(8, b"\x08"), "no entry archive/data/0"),
+    "size to beyond the end": (of_entries(size=10**6), "cut short: archive/data/0 would end"),
+    "overlapping": (of_entries(size=96 + 64), "begins within another"),
+    "offset to elsewhere": (of_entries(offset=3), "begins within another|no entry"),
+    "offset beyond the end": (of_entries(offset=2**31), "would begin at byte 2,147,483,648"),
+    "great directory": (of_patched(-10, struct.pack("<L", 3 * 2**20), 2**22), "directory of 3,145,728 bytes"),
+    "wrong directory": (of_patched(-6, struct.pack("<L", 2**31)), "damaged"),
+    "os.system": (of_tree(SYSTEM), "asks for os.system"),
+    "posix.system": (of_tree(Call(Foreign("posix", "system"), TOUCH)), "asks for posix.system"),
+    "eval": (of_tree(Call(Foreign("builtins", "eval"), ("open('marker', 'w')",))), "asks for builtins.eval"),
+    "getattr": (of_tree(GETATTR), "asks for builtins.getattr"),
+    "numpy": (of_tree(Foreign("numpy.core.multiarray", "_reconstruct")), "numpy.core.multiarray._reconstruct"),
+    "other torch": (of_tree(Foreign("torch._utils", "_rebuild_tensor_v3")), "torch._utils._rebuild_tensor_v3"),
+    "like Lightning": (of_tree(Foreign("pytorch_lightning_x", "f")), "pytorch_lightning_x.f"),
+    "long name": (of_tree(Foreign("x" * 10**6, "f")), "asks for x{120},"),
+    "name of two lines": (of_pickle(text("a\nb") + text("c") + b"\x93"), r"asks for a\\nb.c"),
+    "stack global": (of_pickle(text("os") + text("system") + b"\x93" + text("touch marker") + b"\x85R"), "os.system"),
+    "stack global of numbers": (of_pickle(b"K\x01K\x02\x93"), "names a global by something else"),
+    "within a stand-in": (of_tree(Call(LIGHTNING, (SYSTEM,))), "asks for os.system"),
+    "state of a stand-in": (of_pickle(pickled(Call(LIGHTNING, ()))[0] + pickled(SYSTEM)[0] + b"b"), "os.system"),
+    "new object": (of_pickle(pickled(Foreign("subprocess", "Popen"))[0] + b")\x81"), "asks for subprocess.Popen"),
+    "new ordered dict": (of_pickle(b"ccollections\nOrderedDict\n)\x81"), "takes a Known for a Inert"),
+    "state of a dict": (of_pickle(b"}}b"), "takes a dict for a Inert"),
+    "call of a string": (of_pickle(text("os.system") + text("touch marker") + b"\x85R"), "calls something"),
+    "call of a storage type": (of_tree(Call(Foreign("torch", "FloatStorage"), (10**12,))), "calls something"),
+    "ordered dict of items": (of_tree(Call(Foreign("collections", "OrderedDict"), ([("a", 1)],))), "calls something"),
+    "parameter of a list": (of_tree(Call(Foreign("torch._utils", "_rebuild_parameter"), ([], True, 1))), "calls"),
+    **{
+        name: (of_pickle(instructions), f"instruction {name},")
+        for name, instructions in {
+            "EXT1": b"\x82\x01",
+            "EXT2": b"\x83\x01\0",
+            "EXT4": b"\x84\x01\0\0\0",
+            "INST": b"(" + text("touch marker") + b"ios\nsystem\n",
+            "OBJ": b"(" + text("os") + b"o",
+            "PERSID": b"P0\n",
+            "NEXT_BUFFER": b"\x97",
+            "READONLY_BUFFER": b"N\x98",
+            "LONG4": b"\x8b\xff\xff\0\0" + bytes(65535),
+            "INT": b"I12\n",
+            "STRING": b"S'a'\n",
+        }.items()
+    },
+    "LONG4 of 2 GB": (of_pickle(b"\x8b\xff\xff\xff\x7f1"), "damaged data.pkl"),
+    "text of 2^60 bytes": (of_pickle(b"\x8d" + struct.pack("<Q", 2**60)), "damaged data.pkl"),
+    "bytes of 2^64 bytes": (of_pickle(b"\x8e" + bytes([255] * 8)), "damaged data.pkl"),
+    "unknown instruction": (of_pickle(b"\xff"), "damaged data.pkl"),
+    "no STOP": (lambda path: write_zip(path, checkpoint_entries(b"\x80\x02N")), "damaged data.pkl"),
+    "wrong text": (of_pickle(b"X\x02\0\0\0\xff\xff"), "damaged data.pkl"),
+    "nothing at all": (of_pickle(b""), "empty stack"),
+    "below a mark": (of_pickle(b"N(\x85"), "empty stack"),
+    "no mark": (of_pickle(b"Nt"), "mark"),
+    "memo miss": (of_pickle(b"h\x05"), "recalls object 5"),
+    "append to a tuple": (of_pickle(b")Na"), "takes a tuple for a list"),
+    "item of a list": (of_pickle(b"]NNs"), "takes a list for a dict"),
+    "key without a value": (of_pickle(b"}(Nu"), "key that has no value"),
+    "unhashable key": (of_pickle(b"}]Ns"), "list as a key"),
+    "key of endless hash": (of_pickle(b"}" + BOMB + b"Ns"), "tuple as a key"),
+    "element of endless hash": (of_pickle(b"\x8f(" + BOMB + b"\x90"), "tuple as a key"),
+    "frozen set of endless hash": (of_pickle(b"(" + BOMB + b"\x91"), "tuple as a key"),
+    "keys of one hash": (of_tree({i * (2**61 - 1): None for i in range(5)}), "integer of 61 bits"),
+    "tensor as a key": (of_pickle(b"}" + pickled(DATA)[0] + b"Ns"), "StoredTensor as a key"),
+    "too many instructions": (of_pickle(b"N0" * 2000), "1,000 instructions"),
+    "great pickle": (of_pickle(bytes(torch_zip.MAX_PICKLE_BYTES)), "16,777,219 bytes"),
+    "number of elements": (of_tensor(0, (24,), (1,), elements=25), "25 elements of torch.FloatStorage.*96 bytes"),
+    "too few elements": (of_tensor(0, (2,), (1,), elements=2), "2 elements of torch.FloatStorage.*96 bytes"),
+    "other storage type": (of_tensor(0, (24,), (1,), type_name="DoubleStorage"), "24 elements of torch.DoubleStorage"),
+    "unknown storage type": (of_tensor(0, (2,), (1,), type_name="QInt8Storage"), "asks for torch.QInt8Storage"),
+    "missing storage": (of_tensor(0, (2,), (1,), key="7"), "lacks the entry data/7"),
+    "key to elsewhere": (
+        of_tensor(0, (2,), (1,), key="../../../etc/passwd"),
+        "lacks the entry data/../../../etc/passwd",
+    ),
+    "boolean number of elements": (of_tensor(0, (2,), (1,), elements=True), "describes a storage"),
+    "storage of four": (
+        of_pickle(pickled(("storage", Foreign("torch", "FloatStorage"), "0", 24))[0] + b"Q"),
+        "a storage",
+    ),
+    "storage as a list": (of_pickle(b"]Q"), "describes a storage"),
+    "storage of no storage type": (
+        of_pickle(pickled(("storage", REBUILD, "0", "cpu", 24))[0] + b"Q"),
+        "type of storage",
+    ),
+    "module as storage": (of_pickle(pickled(("module", REBUILD, "0", "cpu", 24))[0] + b"Q"), "describes a storage"),
+    "offset outside": (of_tensor(1, (24,), (1,)), "outside of its storage of 24 elements"),
+    "stride outside": (of_tensor(0, (2,), (24,)), "outside of its storage of 24 elements"),
+    "stride of 2^2000": (of_tensor(0, (2,), (2**2000,)), "outside of its storage"),
+    "negative offset": (of_tensor(-1, (2,), (1,)), "natural numbers"),
+    "negative size": (of_tensor(0, (-2, -3), (1, 1)), "natural numbers"),
+    "negative stride": (of_tensor(23, (24,), (-1,)), "natural numbers"),
+    "size of a boolean": (of_tensor(0, (True,), (1,)), "natural numbers"),
+    "size of a float": (of_tensor(0, (2.0,), (1,)), "natural numbers"),
+    "size as a list": (of_tensor(0, [2], (1,)), "describes a tensor"),
+    "stride 0": (of_tensor(0, (10**6, 10**6), (0, 0)), r"shape \(1000000, 1000000\).*storage has 24 elements"),
+    "overlapping strides": (of_tensor(0, (5, 5), (1, 1)), "storage has 24 elements"),
+    "empty and vast": (of_tensor(0, (0, 2**62), (1, 1)), "storage has 24 elements"),
+    "nothing of nothing": (of_tensor(25, (0,), (1,)), "outside of its storage"),
+    "dimensions": (of_tensor(0, (1,) * 300, (1,) * 300), "300 dimensions"),
+    "too few strides": (of_tensor(0, (2, 2), (1,)), "2 dimensions with 1 strides"),
+    "minus sign": (of_tensor(0, (2,), (1,), rest=({"neg": True},)), "describes a tensor"),
+    "eight arguments": (of_tensor(0, (2,), (1,), rest=({}, {})), "describes a tensor"),
+    "tensor of nothing": (of_tree(Call(REBUILD, ())), "describes a tensor"),
+    "tensor of a list": (of_pickle(pickled(REBUILD)[0] + b"]R"), "describes a tensor"),
+    "tensor of a string": (of_tree(Call(REBUILD, ("0", 0, (), (), False, None))), "describes a tensor"),
+}
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_wrong_file_is_refused_at_once_in_one_sentence(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(instructions, "MAX_INSTRUCTIONS", 1000)  # tracing and type checks make each of them slow here
+    make, pattern = HOSTILE[name]
+    path = tmp_path / "model.ckpt"
+    make(path)
+    sentence = refused_at_once(path, pattern)
+    assert len(sentence) < len(str(path)) + 250
+
+
+def test_the_hostile_calls_would_be_carried_out_by_pickle(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pickle.loads(b"\x80\x02" + pickled(SYSTEM)[0] + b".")
+    assert (tmp_path / "marker").exists()
+
+
+GREAT = (2**2030,) * 8  # strides that lead nowhere
+WITHIN_LIMITS = {  # what is repeated as often as instructions are read, and the instructions of each repetition
+    "one long global": (text("f") + b"q\0" + long_text("pytorch_lightning." + "x" * 15_000_000), b"h\1h\0\x930", 4),
+    "globals": (text("f") + b"q\0" + text("pytorch_lightning.x"), b"h\1h\0\x930", 4),
+    "tensors of great strides": (
+        pickled(REBUILD)[0]
+        + b"q\0"
+        + pickled((storage("FloatStorage", "0", 24), 0, (1,) * 8, GREAT, True, OrderedDict()))[0],
+        b"h\0h\1R0",
+        4,
+    ),
+    "storages": (pickled(("storage", Foreign("torch", "FloatStorage"), "0", "cpu", 24))[0], b"h\1Q0", 3),
+}
+
+
+@pytest.mark.alone
+def test_a_file_of_as_many_instructions_as_are_read_takes_a_second(tmp_path):
+    for name, (made, repeated, count) in WITHIN_LIMITS.items():
+        pickle = b"\x80\x04" + made + b"q\1(" + repeated * (instructions.MAX_INSTRUCTIONS // count + 1) + b"]."
+        write_zip(tmp_path / name, checkpoint_entries(pickle, [DATA.view(np.uint8)]))
+    program = """
+import sys, time
+from diffae_jax.convert.torch_zip import read_checkpoint
+from diffae_jax.errors import UserError
+for path in sys.argv[1:]:
+    start = time.perf_counter()
+    try:
+        read_checkpoint(path)
+    except UserError as error:
+        print(time.perf_counter() - start, error)
+"""  # a process of its own: the type checks of the tests would take most of the time
+    command = [sys.executable, "-c", program, *(tmp_path / name for name in WITHIN_LIMITS)]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert len(lines) == len(WITHIN_LIMITS)
+    for line in lines:
+        assert re.search("200,000 instructions|name of 15,000,019 characters", line), line
+        assert float(line.split()[0]) < 2, line
+
+
+def test_a_storage_of_a_long_name_is_refused_however_often_it_is_recalled(tmp_path):
+    key = "x" * 60_000
+    described = pickled(("storage", Foreign("torch", "FloatStorage"), key, "cpu", 24))[0]
+    pickle = b"\x80\x04" + described + b"q\1(" + b"h\1Q0" * 60_000 + b"]."
+    write_zip(tmp_path / "f", [*checkpoint_entries(pickle), Entry(f"archive/data/{key}", DATA.view(np.uint8))])
+    with pytest.raises(UserError, match="lacks the entry data/xxx"):
+        read_checkpoint(tmp_path / "f")
+
+
+def test_too_many_entries_are_refused(tmp_path):
+    write_zip(tmp_path / "f", [Entry(f"a/{i}", b"") for i in range(torch_zip.MAX_ENTRIES + 1)])
+    with pytest.raises(UserError, match="20,001 entries"):
+        read_checkpoint(tmp_path / "f")
+
+
+def test_what_is_no_file_is_refused(tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
+        read_checkpoint(tmp_path / "f")
+    os.mkfifo(tmp_path / "pipe")
+    for path in (str(tmp_path), tmp_path / "pipe"):
+        with pytest.raises(UserError, match="is a folder or device"):
+            read_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "pattern"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes() + b"x"), "has changed"),
+        (lambda path: path.write_bytes(path.read_bytes()[:100]), "has changed"),
+        (lambda path: write_checkpoint(path, DATA + 1), "has changed"),
+        (lambda path: path.unlink(), "cannot be read any more"),
+    ],
+    ids=["longer", "shorter", "another", "gone"],
+)
+def test_a_file_that_changed_since_is_refused(tmp_path, change, pattern):
+    tensor = read_back(tmp_path / "f", DATA)
+    time.sleep(0.02)  # times of files are kept in steps of some milliseconds
+    change(tmp_path / "f")
+    with pytest.raises(UserError, match=pattern):
+        tensor.numpy()
+
+
+@pytest.mark.filterwarnings("ignore:invalid escape sequence")  # of pickletools, in text that is then refused
+def test_no_damage_leads_to_another_error(tmp_path):
+    instructions, storages = pickled({LIGHTNING: {}, "w": DATA.reshape(4, 6).T, "n": [1, None, 0.5]})
+    path, dice = tmp_path / "f", random.Random(0)
+    write_zip(path, checkpoint_entries(b"\x80\x02" + instructions + b".", storages))
+    whole, outcomes = path.read_bytes(), []
+    for _ in range(1500):
+        damaged = bytearray(whole)
+        for _ in range(dice.randint(1, 3)):
+            damaged[dice.randrange(len(damaged))] = dice.randrange(256)
+        path.write_bytes(damaged)
+        try:
+            for value in dict(read_checkpoint(path)).values():
+                if isinstance(value, StoredTensor):
+                    value.numpy()
+            outcomes.append("read")
+        except UserError:
+            outcomes.append("refused")
+    assert {"read", "refused"} == set(outcomes)
+
+
+def test_the_reader_imports_no_pickle():
+    for module in (instructions, stored, torch_zip, torch_legacy):
+        tree = ast.parse(Path(module.__file__).read_text())
+        names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+        assert not names & {"pickle", "_pickle", "marshal", "shelve", "importlib"}
+        assert not {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} & {"eval", "exec", "__import__"}
