@@ -113,7 +113,7 @@ def stream(images, count, **settings):
 
 @pytest.mark.parametrize("name", DATA_SETS)
 def test_batches_are_the_same_for_all_numbers_of_workers_and_processes(name, data_sets, tmp_path):
-    images, _ = open_data(config_of(name, data_sets(name)), tmp_path)
+    images, _ = open_data(config_of(name, data_sets(name)), tmp_path, begun=False)
     batches = stream(images, 4)
     assert {batch.shape for batch in batches} == {(BATCH, *DATA_SETS[name][1])}
     for num_workers in (1, 2):
@@ -138,7 +138,7 @@ def programs(one_device):
 @pytest.mark.parametrize("name", DATA_SETS)
 def test_each_format_trains(name, data_sets, tmp_path, capsys, programs, one_device):
     config = config_of(name, data_sets(name))
-    images, held_out = open_data(config, tmp_path)
+    images, held_out = open_data(config, tmp_path, begun=False)
     autoencoder.describe_images(config, tmp_path, images, held_out)
     program, key = programs(config, images.transform.dtype), run_key(0, one_device)
     state, losses = program.init(key), []
@@ -158,7 +158,7 @@ def test_each_format_trains(name, data_sets, tmp_path, capsys, programs, one_dev
 @pytest.mark.parametrize("name", [name for name in DATA_SETS if name != "digits"])
 def test_networks_get_the_values_of_the_data(name, data_sets, tmp_path):
     """Against the arrays that the files were made of, where their sizes are those of the images."""
-    images, _ = open_data(config_of(name, data_sets(name)), tmp_path)
+    images, _ = open_data(config_of(name, data_sets(name)), tmp_path, begun=False)
     first, second = (images[images.ids.index(name)] for name in (images.ids[0], images.ids[1]))
     assert first.shape == DATA_SETS[name][1]
     assert not np.array_equal(first, second)
@@ -187,7 +187,7 @@ def items():
 
 @pytest.mark.parametrize("images", [pictures(8, 8), list(pictures(10, 9)), items()], ids=["array", "list", "items"])
 def test_python_sequences_give_the_same_batches_to_workers(images, tmp_path):
-    sources, _ = open_data(config_of("npy", ""), tmp_path, images)
+    sources, _ = open_data(config_of("npy", ""), tmp_path, images, begun=False)
     batches = stream(sources, 4)
     assert len(sources) == COUNT
     assert sources[COUNT - 1].shape == (8, 8, 1)
@@ -208,12 +208,12 @@ def test_python_sequence_is_trained_on_and_encoded(tmp_path, capsys, one_device)
 
 def test_what_is_no_sequence_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"are a generator, and must have a length .* list\(images\)"):
-        open_data(config_of("npy", ""), tmp_path, (image for image in pictures(8, 8)))
+        open_data(config_of("npy", ""), tmp_path, (image for image in pictures(8, 8)), begun=False)
 
 
 @pytest.mark.parametrize("num_processes", [1, 2])
 def test_order_after_every_position_is_the_rest_of_the_order(num_processes, data_sets, tmp_path):
-    images, _ = open_data(config_of("folder", data_sets("folder")), tmp_path)
+    images, _ = open_data(config_of("folder", data_sets("folder")), tmp_path, begun=False)
     total = 4 * COUNT // BATCH
     settings = [dict(process_index=i, num_processes=num_processes) for i in range(num_processes)]
     whole = [stream(images, total, **setting) for setting in settings]

@@ -15,6 +15,7 @@ from diffae_jax.data.run_images import left_out, open_data, said_of
 from diffae_jax.data.sources import Arrays, Given, Prepared
 from diffae_jax.data.transforms import Transform
 from diffae_jax.runtime.errors import UserError
+from diffae_jax.stages.run_folder import is_begun
 from tests.data_files import make_folder, make_keys, noise, png, prepare_tfds
 from tests.messages import assert_is_one_sentence
 
@@ -217,7 +218,7 @@ def run(tmp_path):
         config = default()
         config.image_shape = image_shape
         config.data.update(dict(path=str(path), held_out_share=0.0) | data)
-        return open_data(config, tmp_path / "run", images)
+        return open_data(config, tmp_path / "run", images, begun=is_begun(tmp_path / "run"))
 
     return opened
 
