@@ -1,6 +1,9 @@
 """Eight virtual devices, the persistent compilation cache, and types checked at run time."""
 
+import fcntl
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.environment import flags
@@ -17,6 +20,7 @@ install_import_hook("diffae_jax", "beartype.beartype")  # before any module of t
 import jax  # noqa: E402
 import pytest  # noqa: E402
 from ml_collections import ConfigDict  # noqa: E402
+from PIL import Image  # noqa: E402
 
 
 @pytest.fixture
@@ -41,6 +45,43 @@ def eight_devices() -> jax.sharding.Mesh:
     return make_mesh()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begins with the file that takes longest, so that no worker is left with it at the end."""
-    items.sort(key=lambda item: item.path.name != "test_main.py")
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory) -> Callable[[str, Callable[[Path], None]], Path]:
+    """Returns a folder that the first of all workers to ask for it fills; nobody changes it after that."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+    def make(name: str, fill: Callable[[Path], None]) -> Path:
+        with (folder / f"{name}.lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not lock.seek(0, os.SEEK_END):  # empty
+                shutil.rmtree(folder / name, ignore_errors=True)  # what a worker left that failed
+                (folder / name).mkdir()
+                fill(folder / name)
+                lock.write("filled")
+        return folder / name
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def whole(made_once) -> tuple[Path, str]:
+    """A run of 40 steps that nothing interrupted, and what it printed, with a line for each compilation."""
+    from tests.runs import MANY_STEPS, command
+
+    def run(folder):
+        (folder / "output.txt").write_text(command(folder / "run", MANY_STEPS, JAX_LOG_COMPILES="1"))
+
+    folder = made_once("whole", run)
+    return folder / "run", (folder / "output.txt").read_text()
+
+
+@pytest.fixture(scope="session")
+def image_folder(made_once) -> Path:
+    """Twenty grey images."""
+
+    def fill(folder):
+        for i in range(20):
+            Image.new("L", (12, 12), 10 * i).save(folder / f"{i}.png")
+
+    return made_once("images", fill)

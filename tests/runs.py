@@ -1,0 +1,93 @@
+"""Runs of the command, and what they leave in their folders."""
+
+import json
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+from tests.environment import ROOT, environment
+from tests.processes import Forked
+
+MANY_STEPS = "--config.train.num_images=640"  # 40 steps: time enough to be killed in
+TRAINING = "--stages=autoencoder"
+
+
+def start(workdir, *arguments, devices=1):
+    """Starts a run of the tiny config."""
+    return Forked("diffae_jax.main:run", ["--config=tests/tiny.py", f"--workdir={workdir}", *arguments], devices)
+
+
+def finish(process, code=0, timeout=300):
+    """Waits for the end of a process and returns its output."""
+    assert process.wait(timeout) == code, process.output
+    return process.output
+
+
+def command(workdir, *arguments, code=0, **settings):
+    """Runs the tiny config as a person does, in an interpreter of its own; returns its output."""
+    done = subprocess.run(
+        [sys.executable, "-m", "diffae_jax.main", "--config=tests/tiny.py", f"--workdir={workdir}", *arguments],
+        cwd=ROOT,
+        env=environment(**settings),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=300,
+    )
+    assert done.returncode == code, done.stdout
+    return done.stdout
+
+
+def two_processes(workdir, *arguments):
+    """Starts a run of two processes of two devices each."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        coordinator = f"localhost:{free.getsockname()[1]}"
+    return [
+        start(workdir, f"--coordinator={coordinator}", "--num_processes=2", f"--process_id={i}", *arguments, devices=2)
+        for i in range(2)
+    ]
+
+
+def wait_for(process, workdir, pattern):
+    """Waits until a path of that pattern is in a run's folder."""
+    deadline = time.monotonic() + 300
+    while not list(workdir.glob(pattern)):
+        assert process.is_running(), process.output
+        assert time.monotonic() < deadline, f"no {pattern} came"
+        time.sleep(0.002)
+
+
+def wait_for_checkpoint(process, workdir, step):
+    wait_for(process, workdir, f"autoencoder/checkpoints/{step}/_CHECKPOINT_METADATA")
+
+
+def rows(workdir):
+    """The rows of metrics.jsonl without what depends on the clock."""
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if not name.endswith("_per_second")} for line in lines]
+
+
+def rows_of(workdir, stage):
+    return [row for row in rows(workdir) if row["stage"] == stage]
+
+
+def final_state(workdir, stage="autoencoder"):
+    steps = [int(path.name) for path in (workdir / stage / "checkpoints").glob("[0-9]*")]
+    return ocp.load_checkpointables(workdir / stage / "checkpoints" / str(max(steps)))["state"]
+
+
+def assert_same_run(workdir, other, stage="autoencoder"):
+    assert rows_of(workdir, stage) == rows_of(other, stage)
+    jax.tree.map(np.testing.assert_array_equal, final_state(workdir, stage), final_state(other, stage))
+
+
+def files(folder):
+    """The bytes of every file below a folder but the lock."""
+    paths = (path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}

@@ -1,0 +1,66 @@
+"""Runs on a folder of images."""
+
+import re
+import shutil
+
+from diffae_jax.evaluation import results
+from diffae_jax.inference.diffae import DiffAE
+from tests.runs import TRAINING, finish, start
+
+
+def test_other_images_are_refused(image_folder, tmp_path):
+    arguments = ["--stages=autoencoder"]
+    finish(start(tmp_path / "run", *arguments, f"--config.data.path={image_folder}"))
+    others = tmp_path / "others"
+    shutil.copytree(image_folder, others)
+    (others / "3.png").unlink()
+    output = finish(start(tmp_path / "run", *arguments, f"--config.data.path={others}"), code=2)
+    assert "trained on other images (20 then, 19 now" in output
+
+
+def test_images_that_cannot_be_used_are_refused_or_left_out_and_told_at_the_end(image_folder, tmp_path):
+    images = tmp_path / "images"
+    shutil.copytree(image_folder, images)
+    (images / "3.png").write_bytes(b"junk")
+    arguments = f"--config.data.path={images}", TRAINING
+    output = finish(start(tmp_path / "run", *arguments), code=2)
+    assert re.search(
+        r"3\.png cannot be read as an image .*--config\.data\.skip_bad=True leaves such images out", output
+    )
+    output = finish(start(tmp_path / "run", *arguments, "--config.data.skip_bad=True"))
+    assert "19 to train on" in output
+    last = output.splitlines()[-1]
+    assert last.startswith("Left out: 1 of the images, which cannot be used (3.png); ")
+    assert str(images / "3.png") in (tmp_path / "run" / "data.json").read_text()
+
+
+def test_folder_of_images_trains(image_folder, tmp_path):
+    labels = tmp_path / "labels.csv"
+    rows = [f"{i}.png,{i % 2},{i / 7},one" for i in range(20)]
+    labels.write_text("\n".join(["file,odd,brightness,same", *rows, "21.png,0,0,one"]))
+    arguments = (f"--config.data.path={image_folder}",)
+    output = finish(start(tmp_path, *arguments, f"--config.data.labels={labels}"))
+    assert "1 of 21 rows of labels are of none of the images (21.png)." in output
+    assert re.search(r"  odd: binary, positive is '1', AUROC 0\.\d\d on 20 images", output)
+    assert re.search(r"  brightness: continuous, R\^2 -?\d+\.\d\d on 20 images", output)
+    assert "  no probe: The labels of same must be of two values at least, and all 20 are one." in output
+    assert set(DiffAE.load(tmp_path / "bundle").probes) == {"odd", "brightness"}
+    assert "Images: a folder of image files, 20 to train on, 0 held out.\nSizes: all 12x12; all become 8x8." in output
+    assert "No images are held out" in output
+    assert "Distances are to 10 of the images; 10 other real ones" in output
+    assert "labels is left out: no images are held out from training." in output
+    distances = results.read(tmp_path / "evaluation").section("sampling")
+    assert distances.find("Frechet distance in random convolutions", "other real images").value > 0
+    (tmp_path / "one").mkdir()
+    arguments = f"--config.data.path={image_folder}", "--config.data.held_out_share=0.05"
+    output = finish(start(tmp_path / "one", *arguments))
+    assert "19 to train on, 1 held out" in output
+    assert "Too few real images to compare samples with: two sets of 2 or more are needed, not of 1 and 16." in output
+    assert "probes: the images have no labels (--config.data.labels=FILE.csv)" in output
+    assert (tmp_path / "one" / "bundle" / "manifest.json").exists()
+    assert len(list((tmp_path / "autoencoder" / "grids").glob("*.png"))) == 1
+    shutil.rmtree(tmp_path / "evaluation")
+    moved = tmp_path / "moved"
+    shutil.copytree(image_folder, moved)
+    finish(start(tmp_path, f"--config.data.path={moved}", "--stages=evaluation"))
+    assert (tmp_path / "evaluation" / "results.json").exists()

@@ -1,0 +1,72 @@
+"""Runs that are killed, stopped by a signal, or in the way of another."""
+
+import random
+import signal
+import time
+
+import pytest
+
+from tests.runs import (
+    MANY_STEPS,
+    TRAINING,
+    assert_same_run,
+    files,
+    finish,
+    rows_of,
+    start,
+    wait_for,
+    wait_for_checkpoint,
+)
+
+
+@pytest.mark.alone  # some of the moments are short
+def test_killed_again_and_again_ends_bit_identical(whole, tmp_path):
+    moments = random.Random(0)
+    for pattern in (
+        "autoencoder/checkpoints/4/_CHECKPOINT_METADATA",
+        "autoencoder/checkpoints/24/_CHECKPOINT_METADATA",
+        "latents/training-00000.npz",
+        "prior/checkpoints/16/_CHECKPOINT_METADATA",
+        "evaluation/reconstructions.png",
+        ".bundle.*/new/weights.safetensors",
+    ):
+        process = start(tmp_path, MANY_STEPS)
+        wait_for(process, tmp_path, pattern)
+        time.sleep(moments.uniform(0, 0.05) if "checkpoints" in pattern else 0)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+        assert not (tmp_path / "bundle").exists(), "it was killed too late to show anything"
+        if pattern.startswith("latents"):
+            assert not (tmp_path / "latents" / "statistics.npz").exists(), "all parts were there already"
+        if pattern.startswith("prior"):
+            assert rows_of(tmp_path, "prior")[-1]["step"] < 80
+    output = finish(start(tmp_path, MANY_STEPS))
+    assert "prior: finished" in output
+    for stage in ("autoencoder", "prior"):
+        assert_same_run(tmp_path, whole[0], stage)
+    assert files(tmp_path / "bundle") == files(whole[0] / "bundle")
+    assert not list(tmp_path.glob(".bundle*")), "what a killed export left"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signal_saves_and_says_how_to_go_on(whole, tmp_path, number, code):
+    process = start(tmp_path, MANY_STEPS, TRAINING)
+    wait_for_checkpoint(process, tmp_path, 4)
+    process.send_signal(number)
+    sent = time.monotonic()
+    output = finish(process, code=code)
+    assert time.monotonic() - sent < 10
+    assert "Traceback" not in output
+    assert "Run the same command again to go on." in output
+    finish(start(tmp_path, MANY_STEPS, TRAINING))
+    assert_same_run(tmp_path, whole[0])
+
+
+def test_second_run_on_a_folder_in_use_is_refused(tmp_path):
+    first = start(tmp_path, MANY_STEPS)
+    wait_for_checkpoint(first, tmp_path, 4)
+    output = finish(start(tmp_path, MANY_STEPS), code=2)
+    assert "in use by another run" in output
+    assert "Traceback" not in output
+    first.send_signal(signal.SIGKILL)
+    first.wait()

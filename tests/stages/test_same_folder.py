@@ -1,0 +1,131 @@
+"""Runs in the folder of a run: finished, changed or damaged since."""
+
+import json
+import re
+import shutil
+
+import pytest
+
+from diffae_jax.inference.diffae import DiffAE
+from diffae_jax.runtime.errors import UserError
+from tests.runs import MANY_STEPS, files, finish, rows, start
+
+
+def test_finished_run_is_not_repeated(whole):
+    workdir, _ = whole
+    before = files(workdir)
+    output = finish(start(workdir, MANY_STEPS))
+    assert "autoencoder: finished, 640 images seen" in output
+    assert "latents: finished, z of 1,797 images" in output
+    assert "prior: finished, 2,560 z seen" in output
+    assert "probes: finished, digit." in output
+    assert "evaluation: finished" in output
+    assert "export: finished" in output
+    assert files(workdir) == before
+
+
+def test_probes_that_are_gone_or_of_other_z_are_made_anew(whole, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(whole[0], workdir)
+    shutil.rmtree(workdir / "probes")
+    output = finish(start(workdir, MANY_STEPS, "--stages=evaluation,export"))
+    assert "evaluation: finished" in output
+    assert DiffAE.load(workdir / "bundle").probes == {}
+    finish(start(workdir, MANY_STEPS))
+    assert files(workdir / "probes") == files(whole[0] / "probes")
+    assert files(workdir / "bundle") == files(whole[0] / "bundle")
+    for name in ("autoencoder", "labels"):
+        inputs = json.loads((workdir / "probes" / "inputs.json").read_text()) | {name: "another"}
+        (workdir / "probes" / "inputs.json").write_text(json.dumps(inputs))
+        (workdir / "probes" / "old.json").write_bytes((workdir / "probes" / "digit.json").read_bytes())
+        if name == "autoencoder":
+            assert DiffAE.load(workdir).probes == {}
+        else:
+            (workdir / "probes" / "old.json").unlink()
+        assert "digit: 10 classes" in finish(start(workdir, MANY_STEPS, "--stages=probes"))
+        assert files(workdir / "probes") == files(whole[0] / "probes")
+    (workdir / "probes" / "digit.json").write_text("{}")
+    with pytest.raises(UserError, match="A probe holds name, weights and bias"):
+        DiffAE.load(workdir)
+
+
+def test_other_config_is_refused_and_nothing_is_lost(whole):
+    workdir, _ = whole
+    before = files(workdir)
+    output = finish(start(workdir, "--config.train.learning_rate=0.5", "--config.model.z_dim=9"), code=2)
+    assert "model.z_dim: 8 -> 9; train.learning_rate: 0.001 -> 0.5" in output
+    assert "Traceback" not in output
+    output = finish(start(workdir, MANY_STEPS, "--config.prior.width=33"), code=2)
+    assert re.search(r"prior.width: 32 -> 33.*removing .*/prior makes room for another prior", output)
+    output = finish(start(workdir, "--config.train.num_images=800"), code=2)
+    assert re.search(r"from step 40 on to 50 would make .*/latents and .*/prior, .* useless", output)
+    assert files(workdir) == before
+
+
+def test_another_prior_of_the_same_autoencoder_is_trained_once_the_old_one_is_removed(whole, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(whole[0], workdir)
+    shutil.rmtree(workdir / "prior")
+    output = finish(start(workdir, MANY_STEPS, "--config.prior.width=33"))
+    assert "evaluation: finished" not in output, "its samples are those of the old prior"
+    model = DiffAE.load(workdir / "bundle")
+    assert model.config.prior.width == 33
+    assert model.prior["layers"][0]["linear"]["kernel"].shape == (8, 33)
+    shutil.rmtree(workdir / "prior")
+    finish(start(workdir, MANY_STEPS, "--config.prior.width=33", "--stages=evaluation,export"))
+    assert DiffAE.load(workdir / "bundle").prior is None
+    assert not (workdir / "evaluation" / "samples.png").exists()
+    shutil.rmtree(workdir / "latents")
+    finish(start(workdir, MANY_STEPS, "--config.prior.width=33", "--stages=export"))
+    assert DiffAE.load(workdir / "bundle").statistics is None
+
+
+def test_damaged_bundle_of_a_run_is_written_anew(whole, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(whole[0], workdir)
+    weights = workdir / "bundle" / "weights.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    output = finish(start(workdir, MANY_STEPS, "--stages=export"))
+    assert "SHA-256 differs" in output
+    assert files(workdir / "bundle") == files(whole[0] / "bundle")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda latents: (latents / "inputs.json").unlink(), "nothing tells what it was made from"),
+        (lambda latents: (latents / "inputs.json").write_text("{"), "cannot be read as JSON"),
+        (lambda latents: (latents / "inputs.json").write_text("[]"), "inputs.json is damaged"),
+        (lambda latents: (latents / "statistics.npz").write_bytes(b"PK"), "statistics.npz cannot be read"),
+    ],
+    ids=["no record", "cut record", "other record", "statistics"],
+)
+def test_damaged_latents_are_told_in_one_sentence(whole, tmp_path, damage, message):
+    workdir = tmp_path / "run"
+    shutil.copytree(whole[0], workdir)
+    damage(workdir / "latents")
+    output = finish(start(workdir, MANY_STEPS, "--stages=latents,prior"), code=2)
+    assert message in output
+    assert "Traceback" not in output
+
+
+def test_latents_of_another_autoencoder_are_refused(whole, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(whole[0], workdir)
+    shutil.rmtree(workdir / "autoencoder" / "checkpoints" / "40")
+    before = files(workdir)
+    for stages, message in (
+        ("latents", r"latents was made from .*autoencoder_step: 40 then, 36 now.*remove that folder"),
+        ("prior", r"those of another autoencoder than the one beside it: remove that folder"),
+    ):
+        output = finish(start(workdir, MANY_STEPS, f"--stages={stages}"), code=2)
+        assert re.search(message, output)
+        assert "Traceback" not in output
+    assert files(workdir) == before
+
+
+def test_mended_mistake_is_accepted_in_the_same_folder(tmp_path):
+    finish(start(tmp_path, "--config.model.base_channels=40"), code=2)
+    finish(start(tmp_path, "--stages=autoencoder"))
+    assert rows(tmp_path)[-1]["step"] == 12

@@ -1,0 +1,108 @@
+"""Runs of two processes, as on two machines."""
+
+import re
+import shutil
+import signal
+import time
+
+import numpy as np
+from PIL import Image
+
+from diffae_jax.data.latents import read_parts
+from diffae_jax.inference.diffae import DiffAE
+from diffae_jax.models.functional import flatten
+from tests.runs import (
+    MANY_STEPS,
+    TRAINING,
+    files,
+    final_state,
+    finish,
+    rows,
+    rows_of,
+    start,
+    two_processes,
+    wait_for,
+    wait_for_checkpoint,
+)
+
+
+def test_two_processes_equal_one_and_can_be_stopped_and_continued_by_one(whole, tmp_path):
+    processes = two_processes(tmp_path, MANY_STEPS, TRAINING)
+    wait_for_checkpoint(processes[0], tmp_path, 12)
+    processes[1].send_signal(signal.SIGTERM)  # one is told; all must save the same step
+    outputs = [finish(process, code=143) for process in processes]
+    assert "Run the same command again to go on." in outputs[0]
+    assert "images/s" not in outputs[1], "one process reports"
+    stopped_at = rows(tmp_path)[-1]["step"]
+    finish(start(tmp_path, MANY_STEPS, TRAINING))
+    ours, expected = (rows_of(run, "autoencoder") for run in (tmp_path, whole[0]))
+    assert stopped_at < 40
+    assert [row["step"] for row in ours] == [row["step"] for row in expected]
+    losses = [[row["loss"] for row in run if "loss" in row] for run in (ours, expected)]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
+    ours, expected = (flatten(final_state(run)["params"]) for run in (tmp_path, whole[0]))
+    for name in ours:
+        # The next normalisation takes the biases of the last block away again, for its groups have one channel each. So
+        # their gradients are rounding errors, which Adam makes as large as any.
+        if not re.fullmatch(r"unet\.up\.2\.(conv1|conv2|skip)\.bias", name):
+            assert np.abs(ours[name] - expected[name]).max() < 1e-3, name
+
+
+def test_two_processes_with_fsdp_and_accumulation_equal_one(tmp_path):
+    wide = ("--config.model.base_channels=64", "--config.model.channel_mults=(1,)", "--stages=autoencoder")
+    for process in two_processes(
+        tmp_path / "two", *wide, "--config.execution.sharding=fsdp", "--config.execution.num_microbatches=2"
+    ):
+        finish(process)
+    finish(start(tmp_path / "one", *wide))
+    losses = [[row["loss"] for row in rows(tmp_path / name) if "loss" in row] for name in ("two", "one")]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
+    assert len(losses[0]) == 3
+
+
+def test_prior_of_two_processes_stops_on_a_signal_to_one(whole, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(whole[0], workdir)
+    shutil.rmtree(workdir / "prior")
+    longer = "--config.prior.num_latents=200_000"
+    no_grids = "--config.report.prior_grid_every=10_000_000"  # the first takes seconds to compile
+    processes = two_processes(workdir, MANY_STEPS, longer, no_grids, "--stages=prior")
+    wait_for(processes[0], workdir, "prior/checkpoints/16/_CHECKPOINT_METADATA")
+    processes[0].send_signal(signal.SIGTERM)
+    sent = time.monotonic()
+    outputs = [finish(process, code=143) for process in processes]
+    assert time.monotonic() - sent < 10
+    assert "Run the same command again to go on." in outputs[0]
+
+
+def test_what_stops_one_process_stops_the_others(tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    for i in range(20):
+        Image.new("L", (8, 8), 100).save(images / f"{i}.png")
+    processes = two_processes(tmp_path / "run", f"--config.data.path={images}")
+    outputs = [finish(process, code=2, timeout=120) for process in processes]
+    assert re.search(r"All 20 images have the same value in \d of the 8 dimensions of z", outputs[0])
+    assert "Another process could not go on" in outputs[1]
+    assert not (tmp_path / "run" / "latents" / "statistics.npz").exists()
+    assert not (tmp_path / "run" / "prior").exists()
+
+
+def test_two_processes_encode_the_z_of_one(whole, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(whole[0], workdir)
+    for made in ("latents", "prior", "probes"):
+        shutil.rmtree(workdir / made)
+    for process in two_processes(workdir, MANY_STEPS, "--stages=latents,prior,probes"):
+        finish(process)
+    assert files(workdir / "latents").keys() == files(whole[0] / "latents").keys()
+    for split in ("training", "held_out"):
+        ours, expected = (list(read_parts(run / "latents", split)) for run in (workdir, whole[0]))
+        assert [ids for ids, _ in ours] == [ids for ids, _ in expected]
+        for (_, z), (_, expected_z) in zip(ours, expected, strict=True):
+            np.testing.assert_allclose(z, expected_z, atol=1e-5)
+    ours, expected = (DiffAE.load(run).probes["digit"].classes for run in (workdir, whole[0]))
+    for value in expected:
+        np.testing.assert_allclose(ours[value].weights, expected[value].weights, atol=1e-3)
+    losses = [[row["loss"] for row in rows_of(run, "prior")] for run in (workdir, whole[0])]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-3)
