@@ -1,6 +1,7 @@
-"""Number for number what the official implementation computes, on the small random model of the parity fixture.
+"""Number for number what the official implementation computes, on a small model of random weights (parity/README.md).
 
-The fixture lies beside the project, in ../shared/parity/tiny32. `pytest tests/test_parity.py -s` prints the figures.
+Where a larger one lies beside the project, in ../shared/parity/tiny32, it is compared as well.
+`pytest tests/test_parity.py -s` prints the figures.
 """
 
 from pathlib import Path
@@ -21,28 +22,31 @@ from diffae_jax.models import abstract_model
 from diffae_jax.models.build import builder, prior_builder
 from diffae_jax.models.functional import flatten
 
-FIXTURE = Path(__file__).parents[2] / "shared" / "parity" / "tiny32"
+MINI = Path(__file__).parent / "parity" / "mini16"
+LARGER = Path(__file__).parents[2] / "shared" / "parity" / "tiny32"
+FIXTURES = [MINI, *([LARGER] if LARGER.is_dir() else [])]
 SINGLE_PASS, LOOP = 1e-5, 1e-4  # relative
 STEPS = 10
 
-pytestmark = pytest.mark.skipif(
-    not FIXTURE.exists(), reason="the parity fixture is not beside the project, in ../shared/parity/tiny32"
-)
+
+@pytest.fixture(scope="module", params=FIXTURES, ids=lambda path: path.name)
+def fixture(request):
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def expected():
+def expected(fixture):
     """Inputs and outputs of the official implementation, images with their channels last."""
-    with np.load(FIXTURE / "expected.npz") as arrays:
+    with np.load(fixture / "expected.npz") as arrays:
         return {name: np.moveaxis(a, 1, -1) if a.ndim == 4 and "grad" not in name else a for name, a in arrays.items()}
 
 
 @pytest.fixture(scope="module")
-def model(one_device):
+def model(fixture, one_device):
     return import_official(
-        FIXTURE / "autoenc_latent.ckpt",
-        latents=FIXTURE / "latent.pkl",
-        classifier=FIXTURE / "classifier.ckpt",
+        fixture / "autoenc_latent.ckpt",
+        latents=fixture / "latent.pkl",
+        classifier=fixture / "classifier.ckpt",
         mesh=one_device,
     )
 
@@ -155,8 +159,8 @@ def test_paths_and_metrics(model, expected):
         assert difference(name, value, expected[name]) <= SINGLE_PASS
 
 
-def test_baseline(expected, one_device):
-    baseline = import_official(FIXTURE / "ddpm.ckpt", mesh=one_device)
+def test_baseline(fixture, expected, one_device):
+    baseline = import_official(fixture / "ddpm.ckpt", mesh=one_device)
     assert baseline.config.model.z_dim is None
     network = nnx.merge(abstract_model(builder(baseline.config, "float32"))[0], baseline.params)
     eps = jax.jit(network)(expected["x_t"], expected["t"].astype(np.int32))

@@ -191,13 +191,13 @@ def write_zip(path: Path, entries: list[Entry]) -> None:
 
 
 def refused_at_once(path, pattern):
-    """Reads a file that is refused in one sentence, within a second and little memory, and returns the sentence."""
+    """Reads a file that is refused in one sentence, within a second of work and little memory, and returns the sentence."""
     tracemalloc.start()
-    start = time.perf_counter()
+    start = time.process_time()  # the work of this process, whatever runs beside it
     try:
         with pytest.raises(UserError, match=pattern) as error:
             read_checkpoint(path)
-        elapsed = time.perf_counter() - start
+        elapsed = time.process_time() - start
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

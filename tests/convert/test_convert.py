@@ -293,14 +293,13 @@ HOSTILE = {
 }
 
 
-@pytest.mark.alone
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_file_is_refused_at_once_in_one_sentence(state, tmp_path, one_device, name):
     change, message = HOSTILE[name]
     tree = official_checkpoint(state)
     change(tree)
     path = write(tmp_path, tree)
-    start = time.process_time()  # of other processes' work the reader is not to blame
+    start = time.process_time()  # the work of this process, whatever runs beside it
     with pytest.raises(UserError, match=message) as refusal:
         import_official(path, mesh=one_device)
     assert time.process_time() - start < 4  # of it the type checks of the tests take the most

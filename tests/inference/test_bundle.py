@@ -301,15 +301,14 @@ def hostile(bundle, file, content):
     rewritten(bundle, file.partition(" ")[0], content)
 
 
-@pytest.mark.alone
 @pytest.mark.parametrize(("file", "name"), [(file, name) for file, cases in HOSTILE.items() for name in cases])
 def test_hostile_bundle_is_refused_at_once(bundle, one_device, file, name):
     content, message = HOSTILE[file][name]
     hostile(bundle, file, content)
-    start = time.perf_counter()
+    start = time.process_time()  # the work of this process, whatever runs beside it
     with pytest.raises(UserError, match=message) as refusal:
         DiffAE.load(bundle, one_device)
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
     assert_is_one_sentence(refusal.value)
 
 

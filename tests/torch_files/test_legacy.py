@@ -158,7 +158,6 @@ HOSTILE = {
 }
 
 
-@pytest.mark.alone
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_wrong_file_is_refused_at_once_in_one_sentence(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
