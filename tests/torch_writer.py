@@ -191,7 +191,7 @@ def write_zip(path: Path, entries: list[Entry]) -> None:
 
 
 def refused_at_once(path, pattern):
-    """Reads a file that is refused in one sentence, within a second of work and little memory, and returns the sentence."""
+    """Reads a file that is refused in one sentence, for a second of work and little memory; returns the sentence."""
     tracemalloc.start()
     start = time.process_time()  # the work of this process, whatever runs beside it
     try:
