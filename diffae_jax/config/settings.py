@@ -10,6 +10,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from diffae_jax.diffusion.process import PARAMETERIZATIONS, WEIGHTINGS
+from diffae_jax.diffusion.samplers import SAMPLERS
 from diffae_jax.diffusion.schedule import NUM_TIMESTEPS
 from diffae_jax.runtime.errors import UserError, name_some, shown
 from diffae_jax.runtime.files import check_file, expanded, read_json
@@ -30,7 +32,10 @@ INTENSITY = re.compile(r"([^%]+?)(%?)\.\.([^%]+?)(%?)")  # LOW..HIGH, or LOW%..H
 
 CHOICES = {
     "train.schedule": ("linear", "cosine"),
+    "train.parameterization": tuple(PARAMETERIZATIONS),
+    "train.weighting": tuple(WEIGHTINGS),
     "prior.schedule": ("constant", "linear", "cosine"),
+    "prior.parameterization": tuple(PARAMETERIZATIONS),
     "prior.loss": ("l1", "mse"),
     "train.precision": ("auto", "float32", "bfloat16", "float16"),
     "data.crop": ("center", "celeba"),
@@ -126,6 +131,8 @@ def default() -> ConfigDict:
                 batch_size=128,  # over all devices
                 num_images=130_000_000,  # images seen, repeats counted
                 schedule="linear",  # of the noise: linear or cosine
+                parameterization="eps",  # what the UNet predicts: eps, the noise, or v
+                weighting="uniform",  # of the loss over time steps: uniform or signal
                 learning_rate=1e-4,
                 weight_decay=0.0,
                 ema_decay=0.9999,
@@ -136,6 +143,7 @@ def default() -> ConfigDict:
                 num_layers=10,
                 width=2048,
                 schedule="constant",  # of the noise: constant, linear or cosine
+                parameterization="eps",  # what the network predicts: eps, the noise, or v
                 loss="l1",  # or mse
                 batch_size=256,  # over all devices
                 num_latents=100_000_000,  # z seen, repeats counted
@@ -249,6 +257,12 @@ def check_num_steps(num_steps: int) -> None:
         raise UserError(f"Inversion, decoding and sampling take 1 to {NUM_TIMESTEPS} steps, not {shown(num_steps)}.")
 
 
+def check_sampler(name: Any) -> None:
+    """Raises UserError for a sampler that there is not."""
+    if not isinstance(name, str) or name not in SAMPLERS:
+        raise UserError(f"There is no sampler {shown(name)}: choose one of {', '.join(SAMPLERS)}.")
+
+
 def parse_intensity(text: str) -> tuple[float, float, bool] | None:
     """Reads data.intensity: "LOW..HIGH", or "LOW%..HIGH%" for percentiles, which the flag tells; None where empty.
 
@@ -357,17 +371,21 @@ def _update(config: ConfigDict, values: Any, path: Path, prefix: str = "") -> No
 def variant(config: ConfigDict, name: str | None) -> ConfigDict:
     """Applies the variant behind the colon of --config=FILE:VARIANT.
 
-    "ddim" is the DDIM baseline, without z; "z64", say, has a z of 64 dimensions (Table 2, b to e).
+    "ddim" is the DDIM baseline, without z; "z64", say, has a z of 64 dimensions (Table 2, b to e); in "v" both networks
+    predict v instead of the noise.
     """
     if name:
         of_z = re.fullmatch("z([1-9][0-9]{0,4})", name)
-        if name != "ddim" and not of_z:
+        if name not in ("ddim", "v") and not of_z:
             raise UserError(
-                f"There is no variant {shown(name)} of {config.name}: give ddim, the baseline without z, or, for "
-                f"example, z64 for a z of 64 dimensions."
+                f"There is no variant {shown(name)} of {config.name}: give ddim, the baseline without z, v, "
+                f"for networks that predict v, or, for example, z64 for a z of 64 dimensions."
             )
         config.name += f"_{name}"
-        config.model.z_dim = int(of_z[1]) if of_z else None
+        if name == "v":
+            config.train.parameterization = config.prior.parameterization = "v"
+        else:
+            config.model.z_dim = int(of_z[1]) if of_z else None
     return config
 
 
