@@ -32,10 +32,10 @@ INTENSITY = re.compile(r"([^%]+?)(%?)\.\.([^%]+?)(%?)")  # LOW..HIGH, or LOW%..H
 
 CHOICES = {
     "train.schedule": ("linear", "cosine"),
-    "train.parameterization": tuple(PARAMETERIZATIONS),
-    "train.weighting": tuple(WEIGHTINGS),
+    "train.parameterization": PARAMETERIZATIONS,
+    "train.weighting": WEIGHTINGS,
     "prior.schedule": ("constant", "linear", "cosine"),
-    "prior.parameterization": tuple(PARAMETERIZATIONS),
+    "prior.parameterization": PARAMETERIZATIONS,
     "prior.loss": ("l1", "mse"),
     "train.precision": ("auto", "float32", "bfloat16", "float16"),
     "data.crop": ("center", "celeba"),
