@@ -19,7 +19,7 @@ from diffae_jax.runtime.errors import UserError
 from tests.environment import ROOT
 
 CONFIGS = ROOT / "configs"
-FILES = sorted(CONFIGS.glob("*.py"))
+FILES = sorted(CONFIGS.glob("[!_]*.py"))
 
 
 def get_config_of(path):
