@@ -69,7 +69,7 @@ MODEL = Section(
         channel_mults=Key((1, 1, 2, 3, 4), "multiples of base_channels in the UNet, one per level", **MULTS),
         encoder_channel_mults=Key((1, 1, 2, 3, 4, 4), "the same in the encoder", **MULTS),
         attention_resolutions=Key(
-            (16,), "levels of these sizes, the largest axis, have attention", **SIZE, length=(0, MAX_LEVELS)
+            (16,), "levels have attention if the size of their largest axis is listed", **SIZE, length=(0, MAX_LEVELS)
         ),
         embed_dim=Key(512, "width of the time embedding", **SIZE),
         z_dim=Key(512, "dimensions of z", **SIZE, none="the DDIM baseline without z"),
@@ -171,9 +171,9 @@ EVALUATION = Section(
     free=True,
 )
 KEYS = dict(
-    name=Key("", "of the run, whose folder is runs/<name>"),
+    name=Key("", "of the run, whose folder is runs/NAME"),
     seed=Key(0, "of everything random", low=0, high=2**31 - 1),
-    image_shape=Key((128, 128, 3), "(*spatial, channels), 1 to 3 spatial axes", **SIZE, length=(2, 4)),
+    image_shape=Key((128, 128, 3), "1 to 3 spatial axes, then channels", **SIZE, length=(2, 4)),
     model=MODEL,
     train=TRAIN,
     prior=PRIOR,
