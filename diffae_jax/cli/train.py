@@ -54,7 +54,8 @@ def run(argv: list[str] | None = None) -> None:
     # before jax registers its own, so after them: Python would look through all objects once more, which takes a second
     # or, where processes share a core, five of those that a signal leaves
     atexit.register(gc.freeze)
-    faulthandler.enable()
+    if not faulthandler.is_enabled():
+        faulthandler.enable(sys.__stderr__)  # says where compiled code crashed
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))  # a config may import code of this folder, as under python -m
     arguments = sys.argv[1:] if argv is None else argv
