@@ -56,8 +56,8 @@ class DiffAE:
 
     z is [N, D], x_T is [N, *spatial, C], images come back as float32 [N, *spatial, C] in [-1, 1]. They are taken as
     uint8 or float arrays, PIL images, paths of files or of data sets, and what was converted is said; see
-    `inference.inputs.as_images`. Work is split over all devices and done in batches that fit them; each method compiles once
-    per batch shape and number of steps.
+    `inference.inputs.as_images`. Work is split over all devices and done in batches that fit them; each method compiles
+    once per batch shape and number of steps.
     """
 
     def __init__(
