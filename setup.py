@@ -19,6 +19,7 @@ TEST = [
     "pytest-xdist>=3.6",
     "beartype>=0.20",
     "scikit-image>=0.25",
+    "setuptools>=70.1",  # builds the wheel that a test installs
     *BROWSER,
     *PARQUET,
     *HDF5,
@@ -34,7 +35,8 @@ setup(
     long_description=(HERE / "README.md").read_text(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    packages=find_packages(include=["diffae_jax", "diffae_jax.*"]),
+    packages=[*find_packages(include=["diffae_jax", "diffae_jax.*"]), "diffae_jax.configs"],
+    package_dir={"diffae_jax.configs": "configs"},
     package_data={"diffae_jax.evaluation.report": ["report.html.jinja"]},
     entry_points={"console_scripts": ["diffae = diffae_jax.cli:run"]},
     python_requires=">=3.11",

@@ -108,7 +108,7 @@ def test_a_wrong_import_is_found(room, source):
     [
         ("models", "import math, jax.numpy as jnp\nfrom flax import nnx\nfrom diffae_jax.models import blocks"),
         ("training", "import optax\nfrom diffae_jax.runtime.sharding import spread"),
-        ("stages", "from diffae_jax import DiffAE, inference\nfrom diffae_jax.diffusion.loss import l_simple"),
+        ("stages", "from diffae_jax import DiffAE, inference\nfrom diffae_jax.diffusion.loss import diffusion_loss"),
         ("cli", "from diffae_jax import DiffAE, __version__"),
     ],
 )

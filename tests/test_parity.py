@@ -14,9 +14,9 @@ from flax import nnx
 
 from diffae_jax.convert import import_official
 from diffae_jax.convert.names import autoencoder_names, to_ours
-from diffae_jax.diffusion.loss import l_latent, l_simple
-from diffae_jax.diffusion.samplers import ddim_decode
-from diffae_jax.diffusion.schedule import cumulative_alpha, ddim_grid
+from diffae_jax.diffusion.loss import diffusion_loss
+from diffae_jax.diffusion.process import image_process, latent_process
+from diffae_jax.diffusion.samplers import ddim_decode, ddim_grid
 from diffae_jax.evaluation import metrics
 from diffae_jax.models import abstract_model
 from diffae_jax.models.build import builder, prior_builder
@@ -78,7 +78,6 @@ def test_single_passes(model, networks, expected):
 
 def test_loss_and_gradients(model, expected):
     graphdef, _ = abstract_model(builder(model.config, "float32"))
-    abar = jnp.asarray(cumulative_alpha("linear"), jnp.float32)
     x_0, t, eps = (jnp.asarray(expected[name]) for name in ("x0", "t", "eps"))
 
     @jax.jit
@@ -86,7 +85,7 @@ def test_loss_and_gradients(model, expected):
         def mean_loss(params):
             network = nnx.merge(graphdef, params)
             z = network.encode(x_0)
-            losses = l_simple(lambda x_t, t: network(x_t, t, z), x_0, t, eps, abar)
+            losses = diffusion_loss(image_process(model.config), lambda x_t, t: network(x_t, t, z), x_0, t, eps)
             return losses.mean(), losses
 
         grads, losses = jax.grad(mean_loss, has_aux=True)(params)
@@ -127,8 +126,7 @@ def test_latent_ddim(model, networks, expected):
     _, prior = networks
     z_t, t = jnp.asarray(expected["latent_in"]), jnp.asarray(expected["t"], jnp.int32)
     assert difference("latent_eps_pred", jax.jit(prior)(z_t, t), expected["latent_eps_pred"]) <= SINGLE_PASS
-    abar = jnp.asarray(cumulative_alpha("constant"), jnp.float32)
-    loss = l_latent(prior, z_t, t, jnp.asarray(expected["latent_noise"]), abar)
+    loss = diffusion_loss(latent_process(model.config), prior, z_t, t, jnp.asarray(expected["latent_noise"]))
     assert difference("latent_loss", loss, expected["latent_loss"]) <= SINGLE_PASS
     grid = ddim_grid("constant", STEPS)
     sample = jax.jit(lambda z: ddim_decode(prior.noise_predictor(grid.t), z, grid, clip=False))(z_t)

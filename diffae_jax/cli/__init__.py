@@ -11,12 +11,13 @@ import os
 import signal
 import sys
 
-from diffae_jax.cli import data, edit, encode, evaluate, import_, info, interpolate, probe, reconstruct, sample
+from diffae_jax.cli import data, edit, encode, evaluate, import_, info, interpolate, probe, reconstruct, sample, train
 from diffae_jax.cli.arguments import Parser
 from diffae_jax.runtime.errors import UserError
 
 COMMANDS = {
     "data": data,
+    "train": train,
     "info": info,
     "encode": encode,
     "reconstruct": reconstruct,
@@ -31,7 +32,7 @@ COMMANDS = {
 
 def parser() -> argparse.ArgumentParser:
     """Returns the parser of all commands."""
-    top = Parser("diffae", description="Uses a trained diffusion autoencoder. diffae COMMAND --help tells more.")
+    top = Parser("diffae", description="Trains and uses diffusion autoencoders. diffae COMMAND --help tells more.")
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
         lines = "\n".join(f"  diffae {name} {example}" for example in command.EXAMPLES)
@@ -49,8 +50,12 @@ def parser() -> argparse.ArgumentParser:
 
 def run(argv: list[str] | None = None) -> None:
     """Runs a command and tells a user's mistakes in one sentence: exit code 2."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["train"]:  # whose flags are not those of an argument parser
+        train.run(argv[1:])
+        return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's notes of its inner life
-    atexit.register(gc.freeze)  # see main.run
+    atexit.register(gc.freeze)  # see train.run
     try:
         arguments = parser().parse_args(argv)
         arguments.run(arguments)

@@ -4,7 +4,7 @@ import argparse
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from diffae_jax.runtime.errors import UserError, shown
 
@@ -31,20 +31,20 @@ def whole(text: str) -> int:
         raise argparse.ArgumentTypeError(f"{shown(text)!r} is no whole number") from error
 
 
-def checked(name: str) -> Callable[[str], int]:
-    """Returns what reads a whole number that the function of that name in `config` accepts."""
+def checked(name: str, read: Callable[[str], Any] = whole) -> Callable[[str], Any]:
+    """Returns what reads a value, by default a whole number, that the function of that name in `config` accepts."""
 
-    def read(text: str) -> int:
+    def read_and_check(text: str) -> Any:
         from diffae_jax import config
 
-        value = whole(text)
+        value = read(text)
         try:
             getattr(config, name)(value)
         except UserError as error:
             raise argparse.ArgumentTypeError(str(error)) from error
         return value
 
-    return read
+    return read_and_check
 
 
 def within(low: int, high: int) -> Callable[[str], int]:
@@ -90,6 +90,12 @@ def add_steps(parser: Parser) -> None:
     """Adds the number of steps, 1 to 1,000."""
     steps = checked("check_num_steps")
     parser.add_argument("--steps", metavar="N", type=steps, default=100, help="steps of DDIM, by default 100")
+
+
+def add_sampler(parser: Parser) -> None:
+    """Adds the way from x_T to an image."""
+    text = "the way from x_T to an image, by default ddim"
+    parser.add_argument("--sampler", metavar="NAME", type=checked("check_sampler", str), default="ddim", help=text)
 
 
 def add_seed(parser: Parser) -> None:

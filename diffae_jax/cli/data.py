@@ -34,10 +34,8 @@ def add_arguments(parser: Parser) -> None:
     text = "height, width and channels, say; without it and --config, a shape is proposed"
     sizes = within(1, 65_536)
     parser.add_argument("--image-shape", metavar="N", type=sizes, nargs="+", help=text)
-    text = (
-        "a config, FILE.py or FILE.py:VARIANT, or the config.json of a run; what follows is given in place of its own"
-    )
-    parser.add_argument("--config", metavar="FILE", help=text)
+    text = "a config, as for diffae train, or the config.json of a run; what follows is given in place of its own"
+    parser.add_argument("--config", metavar="CONFIG", help=text)
     parser.add_argument("--crop", metavar="NAME", help="center or celeba")
     text = "the values that become -1 and 1, or percentiles, LOW%%..HIGH%%; a negative LOW needs --intensity=LOW..HIGH"
     parser.add_argument("--intensity", metavar="LOW..HIGH", help=text)
@@ -66,7 +64,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def settings_of(arguments: argparse.Namespace) -> "tuple[ConfigDict, ConfigDict]":
-    """Returns the config that is given, or that of `suggest.IMAGES` as far as it matters here, and what was made of it.
+    """Returns the config that is given, or the one to train with where none is given, and what was made of it.
 
     Raises UserError for values that no run could use. Without a shape, and without a config, one is proposed and told.
     """

@@ -2,7 +2,7 @@
 
 import argparse
 
-from diffae_jax.cli.arguments import Parser, add_images, add_model, add_out, add_steps, number
+from diffae_jax.cli.arguments import Parser, add_images, add_model, add_out, add_sampler, add_steps, number
 
 HELP = "give images more or less of an attribute that a probe reads"
 EXAMPLES = (
@@ -21,6 +21,7 @@ def add_arguments(parser: Parser) -> None:
     how.add_argument("--to", metavar="P", type=number, help="the probability, or value, that the probe is to read")
     add_out(parser, "PATH", "a folder, a .png with all images, or an .npy with all their values")
     add_steps(parser)
+    add_sampler(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -37,5 +38,12 @@ def run(arguments: argparse.Namespace) -> None:
         outputs.check_number(arguments.out, len(source))
     names = outputs.names_of(source.ids, model.image_shape)
     outputs.check_apart([arguments.out] if is_file else (arguments.out / name for name in names), source)
-    edited = model.edit(images_of(source), arguments.probe, arguments.strength, arguments.steps, to=arguments.to)
+    edited = model.edit(
+        images_of(source),
+        arguments.probe,
+        arguments.strength,
+        arguments.steps,
+        to=arguments.to,
+        sampler=arguments.sampler,
+    )
     outputs.write(arguments.out, is_file, names, edited, model.transform)

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from diffae_jax.cli.arguments import Parser, add_model, add_out, add_steps, within
+from diffae_jax.cli.arguments import Parser, add_model, add_out, add_sampler, add_steps, within
 from diffae_jax.runtime.errors import shown
 
 HELP = "show the way from one image to another"
@@ -18,6 +18,7 @@ def add_arguments(parser: Parser) -> None:
     add_out(parser, "PATH", "a .gif there and back, a .png with the frames side by side, or a folder of frames")
     parser.add_argument("--frames", metavar="N", type=within(2, 1000), default=8, help="by default 8")
     add_steps(parser)
+    add_sampler(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -36,7 +37,7 @@ def run(arguments: argparse.Namespace) -> None:
     names = outputs.names_of([f"frame-{i:03d}" for i in range(arguments.frames)], model.image_shape)
     for source in sources:
         outputs.check_apart([arguments.out] if is_file else [arguments.out / name for name in names], source)
-    frames = model.interpolate(*map(images_of, sources), arguments.frames, arguments.steps)
+    frames = model.interpolate(*map(images_of, sources), arguments.frames, arguments.steps, sampler=arguments.sampler)
     if not is_file:
         outputs.write_images(arguments.out, names, frames, model.transform)
     else:

@@ -2,7 +2,7 @@
 
 import argparse
 
-from diffae_jax.cli.arguments import Parser, add_images, add_model, add_out, add_seed, add_steps
+from diffae_jax.cli.arguments import Parser, add_images, add_model, add_out, add_sampler, add_seed, add_steps
 from diffae_jax.runtime.errors import shown
 
 HELP = "encode and decode images, and say how close they come back"
@@ -15,6 +15,7 @@ def add_arguments(parser: Parser) -> None:
     add_images(parser)
     add_out(parser, "FOLDER", "gets a PNG for each image, under its own name; of volumes and signals an npy, too")
     add_steps(parser)
+    add_sampler(parser)
     parser.add_argument("--random-x-T", action="store_true", help="a random x_T in place of the image's own")
     add_seed(parser)
 
@@ -34,7 +35,13 @@ def run(arguments: argparse.Namespace) -> None:
     source = open_for(model, arguments.images)
     names = outputs.names_of(source.ids, model.image_shape)
     outputs.check_apart((arguments.out / name for name in names), source)
-    decoded = model.reconstruct(images_of(source), arguments.steps, not arguments.random_x_T, arguments.seed)
+    decoded = model.reconstruct(
+        images_of(source),
+        arguments.steps,
+        not arguments.random_x_T,
+        arguments.seed,
+        sampler=arguments.sampler,
+    )
     outputs.write_images(arguments.out, names, decoded, model.transform)
     pairs = [(image[None], to_float(source[i][None])) for i, image in enumerate(decoded)]
     errors, ratios = ([float(measure(*pair)[0]) for pair in pairs] for measure in (mse, psnr))

@@ -2,7 +2,7 @@
 
 import argparse
 
-from diffae_jax.cli.arguments import Parser, add_model, add_out, add_seed, add_steps, checked, within
+from diffae_jax.cli.arguments import Parser, add_model, add_out, add_sampler, add_seed, add_steps, checked, within
 from diffae_jax.runtime.errors import UserError
 
 HELP = "draw new images, if asked of an attribute"
@@ -17,6 +17,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--negative", action="store_true", help="with --probe: images that do not")
     add_out(parser, "PATH", "a .png with all images in rows, an .npy with all their values, or a folder")
     add_steps(parser)
+    add_sampler(parser)
     steps = checked("check_num_steps")
     parser.add_argument("--latent-steps", metavar="N", type=steps, default=100, help="those of z, by default 100")
     add_seed(parser)
@@ -35,8 +36,9 @@ def run(arguments: argparse.Namespace) -> None:
     model = load(arguments.model)
     steps = (arguments.steps, arguments.latent_steps)
     if arguments.probe is None:
-        images = model.sample(arguments.num, arguments.seed, *steps)
+        images = model.sample(arguments.num, arguments.seed, *steps, sampler=arguments.sampler)
     else:
-        images = model.sample_class(arguments.num, arguments.probe, not arguments.negative, arguments.seed, *steps)
+        wanted = arguments.num, arguments.probe, not arguments.negative, arguments.seed
+        images = model.sample_class(*wanted, *steps, sampler=arguments.sampler)
     names = outputs.names_of([f"sample-{i:05d}" for i in range(len(images))], model.image_shape)
     outputs.write(arguments.out, is_file, names, images, model.transform)

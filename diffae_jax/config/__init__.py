@@ -1,21 +1,14 @@
-"""The keys of an experiment: what each means, the values of the paper, and what may change between runs."""
+"""The settings of an experiment: what each means and may be, the values of the paper, and where configs are found.
 
-from diffae_jax.config.settings import (
-    MAX_LEVELS,
-    MAX_PRIOR_LAYERS,
-    PROGRAMS,
-    check,
-    check_num_steps,
-    check_run,
-    check_seed,
-    default,
-    differing_keys,
-    format_intensity,
-    from_file,
-    from_json,
-    parse_intensity,
-    variant,
-)
+It knows no network, no data and no run: a config is a `ConfigDict` of plain values.
+"""
+
+from diffae_jax.config.check import check, check_num_steps, check_run, check_sampler, check_seed
+from diffae_jax.config.differences import differing_keys
+from diffae_jax.config.intensity import format_intensity, parse_intensity
+from diffae_jax.config.keys import MAX_LEVELS, MAX_PRIOR_LAYERS, PROGRAMS, default
+from diffae_jax.config.reading import from_file, from_json, packaged_configs
+from diffae_jax.config.variants import variant
 
 __all__ = [
     "MAX_LEVELS",
@@ -24,12 +17,14 @@ __all__ = [
     "check",
     "check_num_steps",
     "check_run",
+    "check_sampler",
     "check_seed",
     "default",
     "differing_keys",
     "format_intensity",
     "from_file",
     "from_json",
+    "packaged_configs",
     "parse_intensity",
     "variant",
 ]

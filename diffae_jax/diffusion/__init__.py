@@ -1,1 +1,1 @@
-"""The diffusion process: schedules, loss and samplers over arrays and `eps_fn(x_t, t)`. Knows no network."""
+"""The diffusion process, its loss, samplers and inversion, over arrays and `network(x_t, t)`. Knows no network."""

@@ -1,12 +1,9 @@
-"""Noise schedules in float64, and the step grids that the samplers walk."""
+"""Noise schedules in float64, and evenly spaced time steps."""
 
-import dataclasses
 from typing import Literal
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float64, Int
+from jaxtyping import Float64, Int
 
 NUM_TIMESTEPS = 1000  # the T of training (Table 5); t is in [0, NUM_TIMESTEPS)
 
@@ -44,26 +41,3 @@ def timesteps(num_steps: int) -> Int[np.ndarray, "{num_steps}"]:
     if not 1 <= num_steps <= NUM_TIMESTEPS:
         raise ValueError(f"num_steps must be between 1 and {NUM_TIMESTEPS}, not {num_steps}.")
     return (np.arange(num_steps) * NUM_TIMESTEPS // num_steps).astype(np.int32)
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class DDIMGrid:
-    """The time steps of a DDIM loop, ascending, with abar at each, one step nearer to the image and one further.
-
-    The last step towards the image ends at abar = 1, the last towards the noise at abar = 0.
-    """
-
-    t: Int[Array, "steps"]
-    abar: Float[Array, "steps"]
-    abar_prev: Float[Array, "steps"]
-    abar_next: Float[Array, "steps"]
-
-
-def ddim_grid(name: ScheduleName, num_steps: int) -> DDIMGrid:
-    """Returns the grid of `num_steps` steps of the named schedule. Raises ValueError as `timesteps` does."""
-    t = timesteps(num_steps)
-    abar = cumulative_alpha(name)[t]
-    ends = np.concatenate([[1.0], abar, [0.0]])
-    as_float = [jnp.asarray(a, jnp.float32) for a in (abar, ends[:-2], ends[2:])]
-    return DDIMGrid(jnp.asarray(t), *as_float)

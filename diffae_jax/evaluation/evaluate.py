@@ -18,6 +18,7 @@ from diffae_jax.data.inspect.scan import survey
 from diffae_jax.data.labels.matching import fingerprint
 from diffae_jax.data.sources import Prepared, Source
 from diffae_jax.data.transforms import told_size
+from diffae_jax.diffusion.process import image_process, latent_process
 from diffae_jax.evaluation import results
 from diffae_jax.evaluation.networks.feature_spaces import (
     check_inception_images,
@@ -139,7 +140,7 @@ def identity(model: DiffAE) -> dict[str, Any]:
         "name": config.name,  # by which the paper's figures are found
         "image_shape": model.image_shape,
         "model": json.loads(config.model.to_json()),
-        "schedules": [config.train.schedule, config.prior.schedule],
+        "schedules": [image_process(config).name, latent_process(config).name],
         "precision": model.precision,
     }
 

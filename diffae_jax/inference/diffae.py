@@ -15,10 +15,12 @@ from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Float, Int, Shaped
 from ml_collections import ConfigDict
 
-from diffae_jax.config import check_num_steps, check_seed
+from diffae_jax.config import check_num_steps, check_sampler, check_seed
 from diffae_jax.data.detect import transform_of
 from diffae_jax.data.latents import LatentStatistics
 from diffae_jax.data.transforms import to_float
+from diffae_jax.diffusion.process import image_process, latent_process
+from diffae_jax.diffusion.samplers import DDIM_INVERSION, SAMPLERS, Sampler
 from diffae_jax.inference import batching, editing, programs
 from diffae_jax.inference.bundle import (
     Bundle,
@@ -54,8 +56,8 @@ class DiffAE:
 
     z is [N, D], x_T is [N, *spatial, C], images come back as float32 [N, *spatial, C] in [-1, 1]. They are taken as
     uint8 or float arrays, PIL images, paths of files or of data sets, and what was converted is said; see
-    `data.inputs.as_images`. Work is split over all devices and done in batches that fit them; each method compiles once
-    per batch shape and number of steps.
+    `inference.inputs.as_images`. Work is split over all devices and done in batches that fit them; each method compiles
+    once per batch shape and number of steps.
     """
 
     def __init__(
@@ -145,15 +147,21 @@ class DiffAE:
         x_T: Float[Any, "n *shape"] | None = None,
         num_steps: int = 100,
         seed: int = 0,
+        *,
+        sampler: str | Sampler = "ddim",
     ) -> Float[Any, "n *shape"]:
         """Decodes z and x_T to images (Eq. 1); without x_T, image i gets noise that depends on seed and i alone.
+
+        `sampler` is a key of `diffusion.samplers.SAMPLERS`, or a `Sampler` of one's own.
 
         Within `jax.grad`, `jax.jit` and `jax.vmap` it is a function of z and x_T like any other; the memory of its
         gradient grows with the square root of the steps.
         """
         check_num_steps(num_steps)
         z, x_T = self._codes(z, x_T, seed)
-        return self._apply(self._sampler(programs.decode, num_steps, remat=_traced(z, x_T)), x_T, z, what="decoding")
+        return self._apply(
+            self._walk(programs.decode, num_steps, _as_sampler(sampler), remat=_traced(z, x_T)), x_T, z, what="decoding"
+        )
 
     def progress(
         self,
@@ -161,26 +169,43 @@ class DiffAE:
         x_T: Float[np.ndarray, "n *shape"] | None = None,
         num_steps: int = 100,
         seed: int = 0,
+        *,
+        sampler: str | Sampler = "ddim",
     ) -> Float[np.ndarray, "n steps *shape"]:
         """Returns, for each image that `decode` makes, the x_0 that each of its steps predicts (Fig. 6)."""
         check_num_steps(num_steps)
         z, x_T = self._codes(z, x_T, seed)
-        return self._apply(self._sampler(programs.progress, num_steps), x_T, z, what="decoding", frames=num_steps)
+        return self._apply(
+            self._walk(programs.progress, num_steps, _as_sampler(sampler)), x_T, z, what="decoding", frames=num_steps
+        )
 
     def reconstruct(
-        self, images: Any, num_steps: int = 100, infer_x_T: bool = True, seed: int = 0
+        self,
+        images: Any,
+        num_steps: int = 100,
+        infer_x_T: bool = True,
+        seed: int = 0,
+        *,
+        sampler: str | Sampler = "ddim",
     ) -> Float[np.ndarray, "n *shape"]:
         """Encodes and decodes images, with the x_T that is theirs or with random ones (Sec. 5.4)."""
         check_num_steps(num_steps)
         check_seed(seed)
+        sampler = _as_sampler(sampler)  # before the work
         images = self._images(images)
         z = self._own_z(images)
-        if infer_x_T:
-            return self.decode(z, self._inverted(images, z, num_steps), num_steps)
-        return self.decode(z, self.noise(np.arange(len(images)), seed), num_steps)
+        x_T = self._inverted(images, z, num_steps) if infer_x_T else self.noise(np.arange(len(images)), seed)
+        return self.decode(z, x_T, num_steps, sampler=sampler)
 
     def variations(
-        self, images: Any, num_variations: int = 8, num_steps: int = 100, seed: int = 0, *, first: int = 0
+        self,
+        images: Any,
+        num_variations: int = 8,
+        num_steps: int = 100,
+        seed: int = 0,
+        *,
+        first: int = 0,
+        sampler: str | Sampler = "ddim",
     ) -> Variations:
         """Decodes the z of each image with several random x_T: what z leaves open (Sec. 5.1, Fig. 3, App. D).
 
@@ -189,14 +214,21 @@ class DiffAE:
         _check_count("variation", num_variations)
         check_num_steps(num_steps)
         check_seed(seed)
+        sampler = _as_sampler(sampler)
         z = self.encode(images)
         x_T = self.noise(_numbers(first * num_variations, len(z) * num_variations), seed)
-        decoded = self.decode(np.repeat(z, num_variations, axis=0), x_T, num_steps)
+        decoded = self.decode(np.repeat(z, num_variations, axis=0), x_T, num_steps, sampler=sampler)
         decoded = decoded.reshape(len(z), num_variations, *self.image_shape)
         return Variations(decoded, decoded.mean(axis=1), decoded.std(axis=1))
 
     def interpolate(
-        self, image_a: Any, image_b: Any, num_frames: int = 8, num_steps: int = 100
+        self,
+        image_a: Any,
+        image_b: Any,
+        num_frames: int = 8,
+        num_steps: int = 100,
+        *,
+        sampler: str | Sampler = "ddim",
     ) -> Float[np.ndarray, "frames *shape"]:
         """Returns the way from one image to another: z on the line, x_T on the arc between theirs (Sec. 5.2).
 
@@ -204,13 +236,14 @@ class DiffAE:
         """
         _check_count("frame", num_frames)  # before the work
         check_num_steps(num_steps)
+        sampler = _as_sampler(sampler)
         pair = [self._images(image) for image in (image_a, image_b)]
         if any(len(image) != 1 for image in pair):
             raise UserError(f"interpolate takes one image and one other, not {len(pair[0])} and {len(pair[1])}.")
         both = np.concatenate(list(map(to_float, pair)))
         z = self._own_z(both)
         z, x_T = self.path(z, self._inverted(both, z, num_steps), num_frames)
-        return self.decode(z, x_T, num_steps)
+        return self.decode(z, x_T, num_steps, sampler=sampler)
 
     @staticmethod
     def path(
@@ -228,6 +261,7 @@ class DiffAE:
         num_steps: int = 100,
         *,
         to: float | int | None = None,
+        sampler: str | Sampler = "ddim",
     ) -> Float[np.ndarray, "n *shape"]:
         """Moves the z of images as `move` does, and decodes it with their own x_T (Sec. 5.3).
 
@@ -235,10 +269,11 @@ class DiffAE:
         """
         self.check_edit(probe, strength, to)
         check_num_steps(num_steps)
+        sampler = _as_sampler(sampler)
         images = self._images(images)
         z = self._own_z(images)
         x_T = self._inverted(images, z, num_steps)
-        return self.decode(self.move(z, probe, strength, to=to), x_T, num_steps)
+        return self.decode(self.move(z, probe, strength, to=to), x_T, num_steps, sampler=sampler)
 
     def move(
         self,
@@ -299,7 +334,14 @@ class DiffAE:
         return self._apply(lambda _, numbers: draw(indices=numbers), numbers, what="drawing noise")
 
     def sample(
-        self, num_images: int, seed: int = 0, num_steps: int = 100, num_latent_steps: int = 100, *, first: int = 0
+        self,
+        num_images: int,
+        seed: int = 0,
+        num_steps: int = 100,
+        num_latent_steps: int = 100,
+        *,
+        first: int = 0,
+        sampler: str | Sampler = "ddim",
     ) -> Float[np.ndarray, "n *shape"]:
         """Draws new images (Sec. 4, 5.7): z from the latent DDIM, x_T from N(0, I). The DDIM baseline needs x_T alone.
 
@@ -309,7 +351,7 @@ class DiffAE:
         self._check_sampling(num_images, seed, num_steps, num_latent_steps)
         numbers = _numbers(first, num_images)
         if self.config.model.z_dim is None:
-            return self.decode(None, self.noise(numbers, seed), num_steps)
+            return self.decode(None, self.noise(numbers, seed), num_steps, sampler=sampler)
         draw = partial(
             programs.sample,
             prior=self.prior,
@@ -317,7 +359,8 @@ class DiffAE:
             seed=seed,
             graphdefs=(self.graphdef, self.prior_graphdef),
             shape=self.image_shape,
-            schedules=(self.config.train.schedule, self.config.prior.schedule),
+            processes=(image_process(self.config), latent_process(self.config)),
+            sampler=_as_sampler(sampler),
             num_steps=(num_steps, num_latent_steps),
         )
         return self._apply(draw, numbers, what="sampling")
@@ -331,6 +374,8 @@ class DiffAE:
         num_steps: int = 100,
         num_latent_steps: int = 100,
         max_tries: int = 1000,
+        *,
+        sampler: str | Sampler = "ddim",
     ) -> Float[np.ndarray, "n *shape"]:
         """Draws new images of a probe's attribute, or, unless `positive`, of those without it (Sec. 5.6).
 
@@ -341,8 +386,9 @@ class DiffAE:
         Raises UserError for a model without latent DDIM, for a probe that is none of a class, and where z run out.
         """
         check_num_steps(num_steps)
+        sampler = _as_sampler(sampler)
         z, numbers = self.sample_latents(num_images, probe, positive, seed, num_latent_steps, max_tries)
-        return self.decode(z, self.noise(numbers, seed), num_steps)
+        return self.decode(z, self.noise(numbers, seed), num_steps, sampler=sampler)
 
     def sample_latents(
         self,
@@ -373,7 +419,7 @@ class DiffAE:
                 seed,
                 max_tries * num_latents,
                 graphdef=self.prior_graphdef,
-                schedule=self.config.prior.schedule,
+                process=latent_process(self.config),
                 num_steps=num_latent_steps,
                 num_images=num_latents,
                 split=split_batch(self.mesh),
@@ -425,7 +471,7 @@ class DiffAE:
 
     def _inverted(self, images, z, num_steps):
         """Inverts what `_images` returned."""
-        return self._apply(self._sampler(programs.invert, num_steps), images, z, what="inverting")
+        return self._apply(self._walk(programs.invert, num_steps, DDIM_INVERSION), images, z, what="inverting")
 
     def _z(self, z, count=None):
         """Checks z, of `count` images where that is known. Traced arrays stay as they are."""
@@ -495,9 +541,11 @@ class DiffAE:
         self.check_normalised()
         return editing.as_probe(probe, self.probes, self.config.model.z_dim)
 
-    def _sampler(self, function, num_steps, **settings):
-        schedule = self.config.train.schedule
-        return partial(function, graphdef=self.graphdef, schedule=schedule, num_steps=num_steps, **settings)
+    def _walk(self, function, num_steps, sampler, **settings):
+        """Returns a program that takes x along a sampler's steps."""
+        process = image_process(self.config)
+        settings |= dict(graphdef=self.graphdef, process=process, sampler=sampler, num_steps=num_steps)
+        return partial(function, **settings)
 
     def _apply(self, function, *arrays, what, frames=1):
         """Applies a program to arrays in batches over all devices or, to traced ones, at once.
@@ -508,6 +556,13 @@ class DiffAE:
             return function(self.params, *arrays)
         image_size = frames * math.prod(self.image_shape)
         return batching.in_batches(function, self.params, self.mesh, image_size, *arrays, what=what)
+
+
+def _as_sampler(sampler: Any) -> Sampler:
+    if isinstance(sampler, Sampler):
+        return sampler
+    check_sampler(sampler)
+    return SAMPLERS[sampler]
 
 
 def _traced(*arrays: Any) -> bool:

@@ -23,8 +23,8 @@ def as_images(images: Any, transform: Transform) -> tuple[Shaped[np.ndarray, "n 
     """Returns images as uint8 or as float32 in [-1, 1], [N, *image_shape], and a sentence for each conversion.
 
     Takes arrays [N, *image_shape] of uint8 or floats in [-1, 1], or one image [*image_shape]; PIL images, paths of
-    files, or a list of these; any other sequence of such; and the path of whatever `opening.open_images` opens. What
-    comes from files or PIL goes through the transform.
+    files, or a list of these; any other sequence of such; and the path of whatever `data.detect.open_images` opens.
+    What comes from files or PIL goes through the transform.
 
     Raises UserError, with the numbers and the first image that is wrong, for anything else: another shape, type or
     range, numbers that are not finite, files that are no images or too small.

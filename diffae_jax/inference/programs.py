@@ -1,6 +1,8 @@
 """What a trained model does, as compiled programs: one compilation for each shape and number of steps."""
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +11,8 @@ from jax.sharding import NamedSharding
 from jaxtyping import Array, Float, Int, Key, Shaped
 
 from diffae_jax.data.transforms import to_float
-from diffae_jax.diffusion.samplers import ddim_decode, ddim_encode, ddim_progress
-from diffae_jax.diffusion.schedule import DDIMGrid, ddim_grid
+from diffae_jax.diffusion.process import Process
+from diffae_jax.diffusion.samplers import DDIM, Sampler, walk, walk_with_progress
 from diffae_jax.models.functional import Params
 
 LATENT_BATCH = 128  # z that one device draws at a time
@@ -22,27 +24,44 @@ def encode(params: Params, images: Shaped[Array, "n *shape"], *, graphdef: nnx.G
     return nnx.merge(graphdef, params).encode(to_float(images))
 
 
-@partial(jax.jit, static_argnames=("graphdef", "schedule", "num_steps"))
-def invert(params: Params, images: Array, z: Array | None, *, graphdef, schedule: str, num_steps: int) -> Array:
+def _walk(
+    network: Any,  # a module with `noise_predictor(timesteps, *condition)`
+    condition: tuple,
+    x: Array,
+    *,
+    process: Process,
+    sampler: Sampler,
+    num_steps: int,
+    clip: bool = True,
+    walk: Callable = walk,
+) -> Array:
+    """Takes x from one end of the diffusion to the other: the one place where network, process and sampler meet."""
+    rows = sampler.grid(process.abar, num_steps)
+    return walk(sampler, process.predictor(network.noise_predictor(rows.t, *condition), clip), x, rows)
+
+
+STATIC = ("graphdef", "process", "sampler", "num_steps")  # of the programs below: what they are compiled for
+
+
+@partial(jax.jit, static_argnames=STATIC)
+def invert(params: Params, images: Array, z: Array | None, *, graphdef: nnx.GraphDef, **settings: Any) -> Array:
     """Returns x_T of images, float in [-1, 1] or uint8, and their z (Eq. 8)."""
-    grid = ddim_grid(schedule, num_steps)
-    return ddim_encode(nnx.merge(graphdef, params).noise_predictor(grid.t, z), to_float(images), grid)
+    return _walk(nnx.merge(graphdef, params), (z,), to_float(images), **settings)
 
 
-@partial(jax.jit, static_argnames=("graphdef", "schedule", "num_steps", "remat"))
+@partial(jax.jit, static_argnames=(*STATIC, "remat"))
 def decode(
-    params: Params, x_T: Array, z: Array | None, *, graphdef, schedule: str, num_steps: int, remat: bool = False
+    params: Params, x_T: Array, z: Array | None, *, graphdef: nnx.GraphDef, remat: bool = False, **settings: Any
 ) -> Array:
     """Returns the images of x_T and z (Eq. 1); with `remat` the memory of a gradient grows as the root of the steps."""
-    grid = ddim_grid(schedule, num_steps)
-    return ddim_decode(nnx.merge(graphdef, params).noise_predictor(grid.t, z), x_T, grid, remat=remat)
+    return _walk(nnx.merge(graphdef, params), (z,), x_T, walk=partial(walk, remat=remat), **settings)
 
 
-@partial(jax.jit, static_argnames=("graphdef", "schedule", "num_steps"))
-def progress(params: Params, x_T: Array, z: Array | None, *, graphdef, schedule: str, num_steps: int) -> Array:
+@partial(jax.jit, static_argnames=STATIC)
+def progress(params: Params, x_T: Array, z: Array | None, *, graphdef: nnx.GraphDef, **settings: Any) -> Array:
     """Returns the x_0 that each step of decoding predicts (Fig. 6): [N, steps, *spatial, C]."""
-    grid = ddim_grid(schedule, num_steps)
-    return jnp.moveaxis(ddim_progress(nnx.merge(graphdef, params).noise_predictor(grid.t, z), x_T, grid), 0, 1)
+    steps = _walk(nnx.merge(graphdef, params), (z,), x_T, walk=walk_with_progress, **settings)
+    return jnp.moveaxis(steps, 0, 1)
 
 
 def _keys(seed: Array, indices: Int[Array, "n"]) -> Key[Array, "2 n"]:
@@ -55,9 +74,10 @@ def _normal(keys: Array, shape: tuple[int, ...]) -> Array:
     return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
 
 
-def _latents(prior: nnx.Module, keys: Array, shape: tuple[int, ...], grid: DDIMGrid) -> Array:
+def _latents(prior: nnx.Module, keys: Array, shape: tuple[int, ...], process: Process, num_steps: int) -> Array:
     """Draws a normalised z from the latent DDIM for each key (Sec. 4)."""
-    return ddim_decode(prior.noise_predictor(grid.t), _normal(keys, shape), grid, clip=False)
+    z_T = _normal(keys, shape)
+    return _walk(prior, (), z_T, process=process, sampler=DDIM, num_steps=num_steps, clip=False)
 
 
 @partial(jax.jit, static_argnames="shape")
@@ -66,7 +86,7 @@ def noise(seed: Array, indices: Array, *, shape: tuple[int, ...]) -> Array:
     return _normal(_keys(seed, indices)[0], shape)
 
 
-@partial(jax.jit, static_argnames=("graphdefs", "shape", "schedules", "num_steps"))
+@partial(jax.jit, static_argnames=("graphdefs", "shape", "processes", "sampler", "num_steps"))
 def sample(
     params: Params,
     indices: Array,
@@ -76,19 +96,19 @@ def sample(
     *,
     graphdefs: tuple[nnx.GraphDef, nnx.GraphDef],  # here and below: of images, of z
     shape: tuple[int, ...],
-    schedules: tuple[str, str],
+    processes: tuple[Process, Process],
     num_steps: tuple[int, int],
+    sampler: Sampler,  # of images
 ) -> Array:
     """Draws z from the latent DDIM and x_T from N(0, I), and decodes them (Sec. 4)."""
     mean, std = statistics
-    grid, latent_grid = (ddim_grid(name, steps) for name, steps in zip(schedules, num_steps, strict=True))
     x_keys, z_keys = _keys(seed, indices)
-    z = _latents(nnx.merge(graphdefs[1], prior), z_keys, mean.shape, latent_grid)
-    eps_fn = nnx.merge(graphdefs[0], params).noise_predictor(grid.t, z * std + mean)
-    return ddim_decode(eps_fn, _normal(x_keys, shape), grid)
+    z = _latents(nnx.merge(graphdefs[1], prior), z_keys, mean.shape, processes[1], num_steps[1]) * std + mean
+    network, x_T = nnx.merge(graphdefs[0], params), _normal(x_keys, shape)
+    return _walk(network, (z,), x_T, process=processes[0], sampler=sampler, num_steps=num_steps[0])
 
 
-@partial(jax.jit, static_argnames=("graphdef", "schedule", "num_steps", "num_images", "split"))
+@partial(jax.jit, static_argnames=("graphdef", "process", "num_steps", "num_images", "split"))
 def latents_of_class(
     prior: Params,
     weights: Array,  # of the probe, negative ones to draw what it is not
@@ -97,7 +117,7 @@ def latents_of_class(
     max_tries: Array,
     *,
     graphdef: nnx.GraphDef,
-    schedule: str,
+    process: Process,
     num_steps: int,
     num_images: int,
     split: NamedSharding,  # of candidates over the devices
@@ -108,7 +128,6 @@ def latents_of_class(
     normalised z, the numbers of their candidates, and how many were accepted in all. Candidate i is the z of `sample`'s
     image i, so what is accepted does not depend on the devices or on how many are wanted.
     """
-    grid = ddim_grid(schedule, num_steps)
     network = nnx.merge(graphdef, prior)
     batch_size = LATENT_BATCH * split.mesh.size
 
@@ -116,7 +135,7 @@ def latents_of_class(
         z, numbers, accepted, tried = state
         candidates = jax.lax.with_sharding_constraint(tried + jnp.arange(batch_size), split)
         _, z_keys = _keys(seed, candidates)
-        drawn = _latents(network, z_keys, weights.shape, grid)
+        drawn = _latents(network, z_keys, weights.shape, process, num_steps)
         probability = jax.nn.sigmoid(drawn @ weights + bias)
         chance = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, 1)))(z_keys)
         accept = (probability > 0.5) & (chance < probability) & (candidates < max_tries)

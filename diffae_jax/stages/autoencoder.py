@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
@@ -20,8 +19,8 @@ from diffae_jax.data.pictures import save_rows
 from diffae_jax.data.run_images import open_data, said_of
 from diffae_jax.data.sources import Source, read
 from diffae_jax.data.transforms import to_float
-from diffae_jax.diffusion.loss import draw_t_and_eps, l_simple
-from diffae_jax.diffusion.schedule import cumulative_alpha
+from diffae_jax.diffusion.loss import diffusion_loss, draw_t_and_eps
+from diffae_jax.diffusion.process import Process, image_process
 from diffae_jax.inference.diffae import DiffAE
 from diffae_jax.inference.weights import abstract_weights
 from diffae_jax.models import abstract_model, split
@@ -41,8 +40,8 @@ from diffae_jax.training.state import TrainState, make_optimizer
 from diffae_jax.training.step import LossFn, sample_keys
 
 
-def autoencoder_loss(graphdef: nnx.GraphDef, schedule: str) -> LossFn:
-    """Returns the loss of encoder and UNet together: L_simple with z = Enc(x_0) (Eq. 6).
+def autoencoder_loss(graphdef: nnx.GraphDef, process: Process) -> LossFn:
+    """Returns the loss of encoder and UNet together: that of the process with z = Enc(x_0) (Eq. 6).
 
     Each sample draws t uniformly, eps ~ N(0, I) and its dropout masks from its own key.
     """
@@ -51,19 +50,18 @@ def autoencoder_loss(graphdef: nnx.GraphDef, schedule: str) -> LossFn:
         model = nnx.merge(graphdef, params)
         x_0 = to_float(batch["image"])
         z = model.encode(x_0)
-        return loss_given_z(model, x_0, z, keys, schedule, train=True)
+        return loss_given_z(model, process, x_0, z, keys, train=True)
 
     return loss_fn
 
 
 def loss_given_z(
-    model: Any, x_0: Array, z: Array | None, keys: Key[Array, "n"], schedule: str, train: bool
+    model: Any, process: Process, x_0: Array, z: Array | None, keys: Key[Array, "n"], *, train: bool
 ) -> Float[Array, "n"]:
-    """L_simple of each image with z as given; without `train`, nothing is dropped."""
+    """The loss of each image with z as given; without `train`, nothing is dropped."""
     draw_keys, dropout_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
     t, eps = draw_t_and_eps(draw_keys, x_0)
-    abar = jnp.asarray(cumulative_alpha(schedule), jnp.float32)
-    return l_simple(lambda x_t, t: model(x_t, t, z, dropout_keys if train else None), x_0, t, eps, abar)
+    return diffusion_loss(process, lambda x_t, t: model(x_t, t, z, dropout_keys if train else None), x_0, t, eps)
 
 
 def autoencoder_program(config: ConfigDict, mesh: Mesh, dtype: type | np.dtype = np.uint8) -> Program:
@@ -74,7 +72,7 @@ def autoencoder_program(config: ConfigDict, mesh: Mesh, dtype: type | np.dtype =
     batch_shape = config.train.batch_size, *config.image_shape
     return compile_program(
         lambda key: split(build(nnx.Rngs(key)))[1],
-        autoencoder_loss(graphdef, config.train.schedule),
+        autoencoder_loss(graphdef, image_process(config)),
         {"image": jax.ShapeDtypeStruct(batch_shape, dtype, sharding=split_batch(mesh))},
         mesh=mesh,
         optimizer=make_optimizer(config.train.learning_rate, config.train.weight_decay),
@@ -148,7 +146,7 @@ def health_task(config: ConfigDict, mesh: Mesh, images: Shaped[np.ndarray, "n *s
         keys = sample_keys(key, 0, len(x_0))
         return z_health(
             model.encode(x_0),
-            lambda z: loss_given_z(model, x_0, z, keys, config.train.schedule, train=False),
+            lambda z: loss_given_z(model, image_process(config), x_0, z, keys, train=False),
         )
 
     def task(state: TrainState, step: int, metrics: dict[str, float]) -> dict[str, float]:

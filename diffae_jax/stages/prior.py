@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
@@ -16,8 +15,8 @@ from ml_collections import ConfigDict
 from diffae_jax.data.batches import batches_of_rows, on_devices
 from diffae_jax.data.latents import LatentStatistics, count_of, read_parts
 from diffae_jax.data.pictures import save_grid
-from diffae_jax.diffusion.loss import draw_t_and_eps, l_latent, l_simple
-from diffae_jax.diffusion.schedule import cumulative_alpha
+from diffae_jax.diffusion.loss import diffusion_loss, draw_t_and_eps
+from diffae_jax.diffusion.process import Process, latent_process
 from diffae_jax.inference.diffae import DiffAE
 from diffae_jax.models import abstract_model, split
 from diffae_jax.models.build import prior_builder
@@ -36,17 +35,15 @@ from diffae_jax.training.state import TrainState, make_optimizer
 from diffae_jax.training.step import LossFn
 
 STAGE = 1  # sets the randomness of this stage apart from that of the autoencoder
-LOSSES = {"l1": l_latent, "mse": l_simple}
 LOSS_OF_NOTHING = {"l1": np.sqrt(2 / np.pi), "mse": 1.0}  # of a network that always says 0
 
 
-def prior_loss(graphdef: nnx.GraphDef, schedule: str, loss: str) -> LossFn:
+def prior_loss(graphdef: nnx.GraphDef, process: Process) -> LossFn:
     """Returns the loss of the latent DDIM on normalised z (Eq. 9); each draws t and eps from its own key."""
-    abar = jnp.asarray(cumulative_alpha(schedule), jnp.float32)
 
     def loss_fn(params: Any, z_0: Float[Array, "n d"], keys: Key[Array, "n"]) -> Float[Array, "n"]:
         t, eps = draw_t_and_eps(keys, z_0)
-        return LOSSES[loss](nnx.merge(graphdef, params), z_0, t, eps, abar)
+        return diffusion_loss(process, nnx.merge(graphdef, params), z_0, t, eps)
 
     return loss_fn
 
@@ -60,7 +57,7 @@ def prior_program(config: ConfigDict, mesh: Mesh, num_latents: int) -> Program:
     rows = jax.ShapeDtypeStruct((steps, config.prior.batch_size), np.int32, sharding=split_batch(mesh, axis=1))
     return compile_program(
         lambda key: split(build(nnx.Rngs(key)))[1],
-        prior_loss(graphdef, config.prior.schedule, config.prior.loss),
+        prior_loss(graphdef, latent_process(config)),
         (data, rows),
         mesh=mesh,
         optimizer=make_optimizer(config.prior.learning_rate, config.prior.weight_decay),

@@ -1,6 +1,6 @@
 """Reads the files of torch.save without PyTorch, and without running anything that a file asks for.
 
-Such a file is a zip, or what PyTorch wrote before 1.6 (see `torch_legacy.py`). In a zip `data.pkl` tells in pickle
+Such a file is a zip, or what PyTorch wrote before 1.6 (see `legacy.py`). In a zip `data.pkl` tells in pickle
 instructions how to build the objects (see `instructions.py`), and `data/<key>` holds the bytes of one storage, into
 which tensors look. Every number of a file is checked before the first byte of a tensor is read.
 """

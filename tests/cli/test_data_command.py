@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from diffae_jax import cli
-from diffae_jax.config import default, from_file
+from diffae_jax.cli import train
+from diffae_jax.config import from_file
 from diffae_jax.data.inspect import report, suggest
 from diffae_jax.data.inspect.infer_shape import guess_image_shape
 from diffae_jax.data.pictures import SMALLEST_GRID
@@ -225,12 +226,24 @@ def test_config_of_a_run_is_taken_too(photos, run):
     assert (flags["config.data.held_out"], flags["config.train.batch_size"]) == ("test", "4")
 
 
-@pytest.mark.parametrize("name", [suggest.IMAGES, suggest.OF_DIGITS])
-def test_known_configs_say_what_is_assumed_of_them(name):
-    config, assumed = from_file(str(ROOT / name)), default()
-    assumed.update_from_flattened_dict(suggest.BASES[name])
-    keys = {*suggest.TOLD_KEYS, *suggest.BASES[name]}
-    assert {key: suggest.value_of(assumed, key) for key in keys} == {key: suggest.value_of(config, key) for key in keys}
+@pytest.mark.parametrize(("path", "name"), [("photos", "images"), ("digits", "digits")])
+def test_config_to_train_with_is_read_and_not_copied(path, name):
+    assert suggest.base_of(path) == from_file(str(ROOT / "configs" / f"{name}.py"))
+
+
+def test_config_is_named_as_for_training(photos, run):
+    said = run("photos", "--config", "ffhq64:z64", *SHAPE, code=1)
+    arguments = shlex.split(said.splitlines()[-1])[3:]
+    assert arguments[0] == "--config=ffhq64:z64"
+    config = train.parse(arguments).config  # as the suggested command, in this folder
+    assert (config.name, config.image_shape, config.data.skip_bad) == ("ffhq64_z64", (32, 32, 3), True)
+
+
+def test_suggested_command_is_understood_in_the_folder_where_it_is_suggested(photos, run):
+    command = run("photos", *SHAPE, "--labels", "labels.csv", code=1).splitlines()[-1]
+    config = train.parse(shlex.split(command)[3:]).config
+    assert (config.name, config.data.path, config.data.labels) == ("images", "photos", "labels.csv")
+    assert (config.image_shape, config.train.batch_size) == ((32, 32, 3), 8)
 
 
 def test_sizes_that_hardly_two_images_share_are_told_in_ranges(run):

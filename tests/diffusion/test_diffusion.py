@@ -9,9 +9,19 @@ import numpy as np
 import pytest
 
 from diffae_jax.diffusion.interpolation import lerp, slerp
-from diffae_jax.diffusion.loss import l_latent, l_simple, q_sample
-from diffae_jax.diffusion.samplers import ddim_decode, ddim_encode, ddim_progress
-from diffae_jax.diffusion.schedule import cumulative_alpha, ddim_grid, timesteps
+from diffae_jax.diffusion.loss import diffusion_loss, q_sample
+from diffae_jax.diffusion.process import PARAMETERIZATIONS, Process
+from diffae_jax.diffusion.samplers import (
+    DDIM,
+    DDIM_INVERSION,
+    Sampler,
+    ddim_decode,
+    ddim_encode,
+    ddim_grid,
+    walk,
+    walk_with_progress,
+)
+from diffae_jax.diffusion.schedule import cumulative_alpha, timesteps
 from tests.jaxprs import equations
 
 SCHEDULES = ("linear", "constant", "cosine")
@@ -106,14 +116,14 @@ def test_q_sample_and_l_simple_equal_float64_reference(shape):
     def eps_fn(x_t, t):
         return jnp.tanh(x_t) * (t / 500).reshape(-1, *(1,) * len(shape))
 
-    schedule = jnp.asarray(abar, jnp.float32)
-    np.testing.assert_allclose(jax.jit(q_sample)(x_0, eps, schedule[t]), x_t, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(jax.jit(partial(l_simple, eps_fn))(x_0, t, eps, schedule), loss, rtol=1e-5)
+    linear = Process("linear")
+    np.testing.assert_allclose(q_sample(x_0, eps, linear.abar_at(jnp.asarray(t), x_0)), x_t, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(jax.jit(partial(diffusion_loss, linear, eps_fn))(x_0, t, eps), loss, rtol=1e-5)
 
 
 def test_l_simple_of_the_true_noise_is_zero():
     x_0, eps = jnp.asarray(normal(3, 4, 4, 2)), jnp.asarray(normal(3, 4, 4, 2, seed=1))
-    loss = l_simple(lambda x_t, t: eps, x_0, jnp.array([0, 500, 999]), eps, jnp.full(1000, 0.5))
+    loss = diffusion_loss(Process(), lambda x_t, t: eps, x_0, jnp.array([0, 500, 999]), eps)
     np.testing.assert_array_equal(loss, np.zeros(3))
 
 
@@ -253,8 +263,8 @@ def test_gradient_through_a_loop_equals_finite_differences(function, clip):
         assert jnp.vdot(gradient, direction) == pytest.approx(float(finite), rel=1e-6)
 
 
-@pytest.mark.parametrize(("function", "reverse"), [(ddim_decode, True), (ddim_encode, False)])
-def test_a_loop_is_one_scan_whose_body_is_traced_once(function, reverse):
+@pytest.mark.parametrize("function", [ddim_decode, ddim_encode])
+def test_a_loop_is_one_scan_whose_body_is_traced_once(function):
     calls = []
 
     def eps_fn(x, t):
@@ -265,7 +275,6 @@ def test_a_loop_is_one_scan_whose_body_is_traced_once(function, reverse):
     loops = [equation for equation in equations(jaxpr) if equation.primitive.name in ("scan", "while")]
     assert [loop.primitive.name for loop in loops] == ["scan"]
     assert loops[0].params["length"] == 37
-    assert loops[0].params["reverse"] == reverse
     assert calls == [((2, 3, 1), ())]
 
 
@@ -316,7 +325,7 @@ def test_progress_is_the_predicted_x_0_of_every_step(clip):
         x_t = np.sqrt(abar_prev[i]) * x_0 + np.sqrt(1 - abar_prev[i]) * eps
         expected.append(x_0)
     eps_fn, x_T = partial(wavy, jnp), jnp.asarray(normal(2, 3, 1))
-    progress = ddim_progress(eps_fn, x_T, grid, clip)
+    progress = walk_with_progress(DDIM, Process().predictor(eps_fn, clip), x_T, grid.to_image)
     np.testing.assert_allclose(progress, expected, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(progress[-1], ddim_decode(eps_fn, x_T, grid, clip), rtol=1e-5, atol=1e-5)
 
@@ -344,8 +353,87 @@ def test_slerp_keeps_the_ends_and_the_norm_of_noise_and_takes_parallel_maps():
 
 def test_l_latent_is_the_mean_absolute_error():
     z, eps = jax.random.normal(jax.random.key(0), (2, 3, 4))
-    abar = jnp.asarray(cumulative_alpha("constant"), jnp.float32)
     t = jnp.asarray([0, 500, 999])
-    loss = l_latent(lambda z_t, t: z_t, z, t, eps, abar)
-    z_t = np.sqrt(abar[t])[:, None] * z + np.sqrt(1 - abar[t])[:, None] * eps
+    loss = diffusion_loss(Process("constant", error="l1"), lambda z_t, t: z_t, z, t, eps)
+    abar = abar_of("constant")[np.asarray(t)][:, None]
+    z_t = np.sqrt(abar) * z + np.sqrt(1 - abar) * eps
     np.testing.assert_allclose(loss, np.abs(z_t - eps).mean(-1), rtol=1e-6)
+
+
+# v in place of the noise (Salimans and Ho 2022): v = sqrt(abar) eps - sqrt(1 - abar) x_0.
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_x_t_and_v_say_x_0_and_eps_at_every_time_step(name):
+    x_0, eps, abar = normal(1000, 5, seed=1), normal(1000, 5, seed=2), abar_of(name)[:, None]
+    x_t, v = np.sqrt(abar) * x_0 + np.sqrt(1 - abar) * eps, np.sqrt(abar) * eps - np.sqrt(1 - abar) * x_0
+    as_float = [jnp.asarray(a, jnp.float32) for a in (x_0, eps, abar, x_t, v)]
+    np.testing.assert_allclose(PARAMETERIZATIONS["v"].target(*as_float[:3]), v, atol=1e-5)
+    found = PARAMETERIZATIONS["v"].x_0_and_eps(as_float[3], as_float[4], as_float[2])
+    for actual, expected in zip(found, (x_0, eps), strict=True):  # also where abar is 2e-9, where eps says nothing
+        np.testing.assert_allclose(actual, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("weighting", ["uniform", "signal"])
+def test_the_loss_of_v_equals_float64_reference(weighting):
+    x_0, eps, t, abar = (
+        normal(3, 4, 4, 2, seed=1),
+        normal(3, 4, 4, 2, seed=2),
+        np.array([0, 412, 999]),
+        abar_of("cosine"),
+    )
+    a = abar[t].reshape(-1, 1, 1, 1)
+    x_t, v = np.sqrt(a) * x_0 + np.sqrt(1 - a) * eps, np.sqrt(a) * eps - np.sqrt(1 - a) * x_0
+    expected = ((np.tanh(x_t) - v) ** 2).mean((1, 2, 3)) * (abar[t] if weighting == "signal" else 1)
+    process = Process("cosine", "v", weighting=weighting)
+    loss = diffusion_loss(process, lambda x_t, t: jnp.tanh(x_t), jnp.asarray(x_0), jnp.asarray(t), jnp.asarray(eps))
+    np.testing.assert_allclose(loss, expected, rtol=1e-4)
+    if weighting == "signal":  # the error of the noise that follows from x_t and the network's v
+        noise = np.sqrt(1 - a) * x_t + np.sqrt(a) * np.tanh(x_t)
+        np.testing.assert_allclose(loss, ((noise - eps) ** 2).mean((1, 2, 3)), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("clip", [True, False])
+@pytest.mark.parametrize("sampler", [DDIM, DDIM_INVERSION])
+def test_ddim_walks_the_same_way_by_v_as_by_the_noise(sampler, clip):
+    linear = jnp.asarray(abar_of("linear"), jnp.float32)
+
+    def v_fn(x_t, t):  # of the same x_0 and noise as gaussian_eps
+        abar = linear[t]
+        x_0, eps = PARAMETERIZATIONS["eps"].x_0_and_eps(x_t, gaussian_eps(x_t, t), abar)
+        return PARAMETERIZATIONS["v"].target(x_0, eps, abar)
+
+    x, abar = jnp.asarray(normal(64, 4)), abar_of("linear")
+    by = {
+        name: walk(sampler, Process("linear", name).predictor(network, clip), x, sampler.grid(abar, 25))
+        for name, network in (("eps", gaussian_eps), ("v", v_fn))
+    }
+    np.testing.assert_allclose(by["v"], by["eps"], atol=2e-4)
+
+
+@pytest.mark.parametrize("wrong", [{"parameterization": "x"}, {"error": "huber"}, {"weighting": "snr"}])
+def test_a_process_of_unknown_parts_is_refused_with_those_that_there_are(wrong):
+    with pytest.raises(ValueError, match=r"There is no '\w+': choose one of \w+, \w+\."):
+        Process(**wrong)
+
+
+def test_a_sampler_may_carry_more_than_x():
+    """Two-step Adams-Bashforth on the noise, against its loop in float64."""
+
+    def step(predict, carried, row):
+        x, before = carried
+        x_0, eps = predict(x, row.t, row.abar)
+        eps_used = jnp.where(row.t == 900, eps, 1.5 * eps - 0.5 * before)
+        x_0 = (x - jnp.sqrt(1 - row.abar) * eps_used) / jnp.sqrt(row.abar)
+        return (jnp.sqrt(row.abar_to) * x_0 + jnp.sqrt(1 - row.abar_to) * eps_used, eps), x_0
+
+    sampler = Sampler(DDIM.grid, lambda x: (x, jnp.zeros_like(x)), step)
+    abar, x = abar_of("linear"), normal(3, 4).astype(np.float64)
+    start, before = jnp.asarray(x, jnp.float32), 0
+    for t in reversed(range(0, 1000, 100)):
+        eps, abar_to = wavy(np, x, t), abar[t - 100] if t else 1.0
+        used, before = eps if t == 900 else 1.5 * eps - 0.5 * before, eps
+        x = np.sqrt(abar_to) * (x - np.sqrt(1 - abar[t]) * used) / np.sqrt(abar[t]) + np.sqrt(1 - abar_to) * used
+    predict, rows = Process().predictor(partial(wavy, jnp), clip=False), sampler.grid(abar, 10)
+    for remat in (False, True):
+        np.testing.assert_allclose(walk(sampler, predict, start, rows, remat=remat), x, rtol=1e-4, atol=1e-4)

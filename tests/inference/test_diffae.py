@@ -11,8 +11,8 @@ from PIL import Image
 
 from diffae_jax import to_uint8
 from diffae_jax.config import check
-from diffae_jax.diffusion.samplers import ddim_decode
-from diffae_jax.diffusion.schedule import ddim_grid
+from diffae_jax.diffusion.process import image_process
+from diffae_jax.diffusion.samplers import DDIM, ddim_decode, ddim_grid
 from diffae_jax.inference import batching, programs
 from diffae_jax.models.functional import flatten
 from diffae_jax.probes import Probe
@@ -263,7 +263,8 @@ def test_transformations_agree_with_plain_calls(model, codes):
     np.testing.assert_allclose(jax.vmap(lambda z: model.decode(z[None], x_T[:1], STEPS)[0])(z)[0], images[0], atol=1e-4)
     np.testing.assert_allclose(jax.jit(model.encode)(IMAGES), z, atol=1e-4)
     np.testing.assert_allclose(jax.jit(lambda x: model.invert(x, num_steps=STEPS))(IMAGES), x_T, atol=1e-4)
-    core = programs.decode(model.params, x_T, z, graphdef=model.graphdef, schedule="linear", num_steps=STEPS)
+    settings = dict(process=image_process(model.config), sampler=DDIM, num_steps=STEPS)
+    core = programs.decode(model.params, x_T, z, graphdef=model.graphdef, **settings)
     np.testing.assert_allclose(core, images, atol=1e-4)
     gradient = jax.grad(lambda params: programs.encode(params, IMAGES, graphdef=model.graphdef).sum())(model.params)
     assert all(np.isfinite(leaf).all() for leaf in flatten(gradient).values())

@@ -12,8 +12,8 @@ from diffae_jax import DiffAE
 from diffae_jax.data.batches import batches_of_rows, on_devices, ordered_batches
 from diffae_jax.data.latents import LatentStatistics, part_path, part_starts, read_parts, write_part
 from diffae_jax.data.sources import Arrays
-from diffae_jax.diffusion.samplers import ddim_decode
-from diffae_jax.diffusion.schedule import ddim_grid
+from diffae_jax.diffusion.process import Process
+from diffae_jax.diffusion.samplers import ddim_decode, ddim_grid
 from diffae_jax.models import abstract_model, split
 from diffae_jax.models.build import builder, prior_builder
 from diffae_jax.models.functional import digest
@@ -239,7 +239,7 @@ def test_loss_of_a_network_that_says_nothing(tiny_config, loss):
     params["out"] = jax.tree.map(jnp.zeros_like, params["out"])
     keys = jax.random.split(jax.random.key(0), 4000)
     z = jnp.ones((4000, tiny_config.model.z_dim))
-    losses = jax.jit(prior_loss(graphdef, "constant", loss))(params, z, keys)
+    losses = jax.jit(prior_loss(graphdef, Process("constant", error=loss)))(params, z, keys)
     np.testing.assert_allclose(losses.mean(), LOSS_OF_NOTHING[loss], rtol=0.02)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from diffae_jax.config import default
+from diffae_jax.config import from_file
 from diffae_jax.data.detect import DIGITS
 from diffae_jax.runtime.errors import shown
 
@@ -24,34 +24,15 @@ TOLD_KEYS = (  # that the command to train may need
     "data.held_out_share",
     "execution.num_workers",
 )
-BASES = {  # what the configs that are trained with where none is given say of these keys
-    IMAGES: {
-        "image_shape": (64, 64, 3),
-        "model.channel_mults": (1, 2, 2, 4),
-        "model.encoder_channel_mults": (1, 2, 2, 4, 4),
-        "train.batch_size": 64,
-        "data.held_out_share": 0.02,
-    },
-    OF_DIGITS: {
-        "image_shape": (8, 8, 1),
-        "model.channel_mults": (1, 2),
-        "model.encoder_channel_mults": (1, 2, 4),
-        "train.batch_size": 32,
-        "data.path": DIGITS,
-        "data.flip": False,
-    },
-}
 
 
 def base_of(path: str) -> ConfigDict:
-    """Returns the told keys as the config has them that is trained with where none is given: it is not installed."""
-    config = default()
-    config.update_from_flattened_dict(BASES[file_of(path)])
-    return config
+    """Returns the config to train with where none is given."""
+    return from_file(file_of(path))
 
 
 def file_of(path: str) -> str:
-    """Returns the config to train with where none is given."""
+    """Returns the name of that config."""
     return OF_DIGITS if path == DIGITS else IMAGES
 
 
@@ -69,7 +50,7 @@ def to_train(
         lines.append("What cannot be used is left out below, by data.skip_bad; without it, repair or remove it first.")
     lines += fit_encoder(config)
     file, rest = file or file_of(config.data.path), ""
-    if file.endswith(".json"):  # which training does not read
+    if file.endswith(".json"):  # that of another run, whose name and folder are taken
         rest = f", the other keys as in {shown(file)}"
         file, before = file_of(config.data.path), base_of(config.data.path)
     flags = [flag(config, key) for key in TOLD_KEYS if value_of(config, key) != value_of(before, key)]

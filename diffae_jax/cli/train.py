@@ -1,0 +1,145 @@
+"""diffae train, which is python -m diffae_jax.main: trains a diffusion autoencoder.
+
+Its flags are those of absl and ml_collections, for a config has more keys than an argument parser should know.
+"""
+
+import argparse
+import ast
+import atexit
+import faulthandler
+import gc
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from diffae_jax.runtime.errors import UserError
+
+if TYPE_CHECKING:
+    from absl.flags import FlagValues
+
+HELP = "train a model, stage by stage; the same command again resumes it"
+EXAMPLES = (
+    "--config=digits",
+    "--config=images --config.data.path=photos --config.name=mine",
+    "--config=ffhq128:ddim --config.data.path=faces --config.train.batch_size=64 --workdir=runs/baseline",
+)
+DEFAULT_CONFIG = "digits"
+USAGE = f"""\
+usage: diffae train [--config=CONFIG] [--config.KEY=VALUE ...] [--workdir=FOLDER] [--stages=STAGE,...]
+
+Trains a diffusion autoencoder, stage by stage. The same command again resumes it. python -m diffae_jax.main is the same
+command.
+
+flags:
+  --config=CONFIG          the experiment: one of the configs below, or a file of Python with get_config; CONFIG:ddim is
+                           its baseline without z, CONFIG:z64 has a z of 64 dimensions; by default {DEFAULT_CONFIG}
+  --config.KEY=VALUE       changes one key, such as --config.train.batch_size=64; --helpfull lists them
+  --workdir=FOLDER         the folder of the run, by default runs/<config.name>
+  --stages=STAGE,...       of autoencoder,latents,prior,probes,evaluation,export; by default all
+  --coordinator=HOST:PORT  of the first process, to run several where no cluster is detected
+  --num_processes=N        how many take part; with --coordinator
+  --process_id=N           the number of this process from 0; with --coordinator
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds none: `run` reads the flags."""
+
+
+def run(argv: list[str] | None = None) -> None:
+    """Trains, and reports a user's mistakes in one sentence: exit code 2."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's notes of its inner life
+    # before jax registers its own, so after them: Python would look through all objects once more, which takes a second
+    # or, where processes share a core, five of those that a signal leaves
+    atexit.register(gc.freeze)
+    if not faulthandler.is_enabled():
+        faulthandler.enable(sys.__stderr__)  # says where compiled code crashed
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))  # a config may import code of this folder, as under python -m
+    arguments = sys.argv[1:] if argv is None else argv
+    try:
+        if found := {"-h", "-help", "--help", "--helpshort", "--helpfull"}.intersection(arguments):
+            print(help_text(all_keys="--helpfull" in found))
+        else:
+            train(parse(arguments))
+    except KeyboardInterrupt:
+        print("\nInterrupted; what was saved is good. Run the same command again to go on.", flush=True)
+        sys.exit(128 + signal.SIGINT)
+    except UserError as error:
+        print(f"\nError: {error}", file=sys.stderr, flush=True)
+        sys.exit(2)
+
+
+def parse(arguments: list[str]) -> "FlagValues":
+    """Reads the flags and the config that they name: its values are those of the flags, `config` among them.
+
+    Raises UserError for what is wrong with them.
+    """
+    from absl import flags, logging
+    from ml_collections import config_flags
+
+    from diffae_jax.config import from_file
+
+    logging.set_verbosity(logging.WARNING)
+    values = flags.FlagValues()
+    flags.DEFINE_string("workdir", None, "", flag_values=values)
+    flags.DEFINE_list("stages", None, "", flag_values=values)
+    flags.DEFINE_string("coordinator", None, "", flag_values=values)
+    flags.DEFINE_integer("num_processes", None, "", flag_values=values)
+    flags.DEFINE_integer("process_id", None, "", flag_values=values)
+    file, others = take_config(arguments)
+    config = from_file(file)
+    argv = ["diffae train", *others]
+    try:
+        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
+        rest = values(argv)[1:]
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        reason = " ".join(str(error.args[-1] if isinstance(error, KeyError) else error).split()).rstrip(".")
+        raise UserError(f"The flags are not right: {reason} (--help tells more).") from error
+    if rest:
+        raise UserError(f"{rest[0]!r} was not understood: every argument is a flag, such as --config={rest[0]}.")
+    return values
+
+
+def take_config(arguments: list[str]) -> tuple[str, list[str]]:
+    """Returns the last value of --config, and the other arguments."""
+    config, others, rest = DEFAULT_CONFIG, [], iter(arguments)
+    for argument in rest:
+        flag, equals, value = argument.partition("=")
+        if flag in ("--config", "-config"):
+            config = value if equals else next(rest, "")
+        else:
+            others.append(argument)
+    return config, others
+
+
+def train(values: "FlagValues") -> None:
+    """Joins the cluster, if there is one, and runs the stages."""
+    from diffae_jax.runtime.cluster import join_cluster
+
+    # before the modules below, so that nothing can ask for devices first
+    join_cluster(values.coordinator, values.num_processes, values.process_id)
+    from diffae_jax.runtime.console import say
+    from diffae_jax.stages.chain import run_stages
+    from diffae_jax.training.loop import Stopped
+
+    try:
+        run_stages(values.config, values.workdir, values.stages)
+    except Stopped as stopped:
+        name = signal.Signals(stopped.signal_number).name
+        say(f"\n{name}: saved step {stopped.step:,}. Run the same command again to go on.")
+        sys.exit(128 + stopped.signal_number)
+
+
+def help_text(*, all_keys: bool) -> str:
+    """Returns the flags, the configs of the package with the first line of each, and, if wanted, all keys."""
+    from diffae_jax.config import packaged_configs
+    from diffae_jax.config.listing import as_text
+
+    configs = {name: ast.get_docstring(ast.parse(path.read_text())) for name, path in packaged_configs().items()}
+    lines = [f"  {name:<12} {docstring.splitlines()[0]}" for name, docstring in configs.items()]
+    examples = [f"  diffae train {example}" for example in EXAMPLES]
+    keys = ["", "keys:", "", as_text()] if all_keys else []
+    return "\n".join([USAGE, "configs:", *lines, "", "examples:", *examples, *keys])

@@ -1,0 +1,101 @@
+"""Checks of a config, by what `keys` declares and by what no single key can say."""
+
+import importlib.util
+import math
+import numbers
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from diffae_jax.config.differences import flat
+from diffae_jax.config.intensity import parse_intensity
+from diffae_jax.config.keys import FLAT_KEYS, KINDS, Key
+from diffae_jax.diffusion.samplers import SAMPLERS
+from diffae_jax.diffusion.schedule import NUM_TIMESTEPS
+from diffae_jax.runtime.errors import UserError, name_some, shown
+from diffae_jax.runtime.files import expanded
+
+MAX_NUMBER = 1e18
+MAX_IMAGE_VALUES = 2**30
+
+
+def check(config: ConfigDict) -> None:
+    """Raises UserError for the first value that no model or run could use, with those that it could."""
+    values = flat(config.to_dict())
+    for name, key in FLAT_KEYS.items():
+        _check_key(name, key, values[name])
+    if math.prod(config.image_shape) > MAX_IMAGE_VALUES:
+        raise UserError(f"image_shape {config.image_shape} has more than {MAX_IMAGE_VALUES:,} values.")
+    parse_intensity(config.data.intensity)
+
+
+def _check_key(name: str, key: Key, value: Any) -> None:
+    if value is None and key.none:
+        return
+    if type(value) is not type(key.default):
+        raise UserError(f"{name} must be {KINDS[type(key.default)]}, not {shown(value)}.")
+    if isinstance(value, tuple):
+        _check_list(name, key, value)
+    elif key.choices and value not in key.choices:
+        raise UserError(f"{name} must be one of {', '.join(key.choices)}, not {shown(value)}.")
+    elif type(value) in (int, float):
+        _check_number(name, key, value)
+
+
+def _check_number(name: str, key: Key, value: int | float) -> None:
+    if not abs(value) < MAX_NUMBER:
+        raise UserError(f"{name} must be finite and less than {MAX_NUMBER:.0e}, not {shown(value)}.")
+    if key.positive and not value > 0:
+        raise UserError(f"{name} must be positive, not {shown(value)}.")
+    if key.low is not None and not key.low <= value <= key.high:
+        none = f", or None for {key.none}" if key.none else ""
+        raise UserError(f"{name} must be between {key.low} and {key.high}{none}, not {shown(value)}.")
+
+
+def _check_list(name: str, key: Key, values: tuple) -> None:
+    if key.length and not key.length[0] <= len(values) <= key.length[1]:
+        raise UserError(f"{name} must have {key.length[0]} to {key.length[1]} values, not {len(values)}.")
+    if key.low is not None:
+        for value in values:
+            if type(value) is not int or not key.low <= value <= key.high:
+                raise UserError(f"{name} must be positive whole numbers up to {key.high}, not {shown(value)}.")
+    elif key.choices:
+        if unknown := [value for value in values if value not in key.choices]:
+            raise UserError(f"{name} are {', '.join(key.choices)}, not {name_some(map(shown, unknown))}.")
+    else:
+        for value in values:
+            if not isinstance(value, str):
+                raise UserError(f"{name} must be a list of text, not of {shown(value)}.")
+
+
+def check_run(config: ConfigDict) -> None:
+    """Raises UserError for what keeps a run from starting here, but would keep nobody from using its model."""
+    check(config)
+    if config.report.tensorboard and importlib.util.find_spec("tensorflow") is None:
+        raise UserError('report.tensorboard needs TensorFlow: pip install "diffae_jax[tensorboard]", or leave it off.')
+    evaluation = config.evaluation
+    paths = (evaluation.baseline, *evaluation.others, evaluation.inception, evaluation.alexnet, evaluation.lpips)
+    for path in filter(None, (*paths, evaluation.foreign if evaluation.foreign != "digits" else "")):
+        if not expanded(path).exists():  # said now, and not after days of training
+            raise UserError(f"{path}, which config.evaluation names, is missing: check the path.")
+    if not config.name:
+        raise UserError("name is empty, but the run's folder is called by it: give one with --config.name=NAME.")
+
+
+def check_num_steps(num_steps: int) -> None:
+    """Raises UserError for a number of steps that no sampler takes."""
+    if not (isinstance(num_steps, numbers.Integral) and 1 <= num_steps <= NUM_TIMESTEPS):
+        raise UserError(f"Inversion, decoding and sampling take 1 to {NUM_TIMESTEPS} steps, not {shown(num_steps)}.")
+
+
+def check_sampler(name: Any) -> None:
+    """Raises UserError for a sampler that there is not."""
+    if not isinstance(name, str) or name not in SAMPLERS:
+        raise UserError(f"There is no sampler {shown(name)}: choose one of {', '.join(SAMPLERS)}.")
+
+
+def check_seed(seed: int) -> None:
+    """Raises UserError for a seed that the random generator does not take."""
+    key = FLAT_KEYS["seed"]
+    if not (isinstance(seed, numbers.Integral) and key.low <= seed <= key.high):
+        raise UserError(f"The seed must be between {key.low} and {key.high}, in whole numbers, not {shown(seed)}.")

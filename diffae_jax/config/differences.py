@@ -1,0 +1,35 @@
+"""In what two configs differ, which decides whether a run may be resumed."""
+
+from typing import Any
+
+from diffae_jax.config.keys import FLAT_KEYS
+
+ABSENT = "absent"
+
+
+def differing_keys(old: dict[str, Any], new: dict[str, Any], also_free: tuple[str, ...] = ()) -> list[str]:
+    """Returns "key: old -> new" for every key whose value differs between two plain configs.
+
+    Keys that are declared free, and the sections named by `also_free`, are left out.
+    """
+    old, new = _comparable(old), _comparable(new)
+    return [
+        f"{name}: {old.get(name, ABSENT)} -> {new.get(name, ABSENT)}"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name, ABSENT) != new.get(name, ABSENT)
+        and not (name in FLAT_KEYS and FLAT_KEYS[name].free)
+        and name.partition(".")[0] not in also_free
+    ]
+
+
+def _comparable(config: dict[str, Any]) -> dict[str, Any]:
+    """The values by their names with dots; sequences as lists, for JSON has no others."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in flat(config).items()}
+
+
+def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns the values of nested dicts by their names with dots."""
+    values = {}
+    for name, value in config.items():
+        values |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return values
