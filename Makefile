@@ -22,11 +22,11 @@ comparison: quickstart
 	$(BIN)/diffae evaluate runs/digits/bundle --data digits --programs all --steps 10 20 50 100 --code-steps 20 \
 	  --num-images 240 --num-samples 300 --baseline runs/digits_ddim --others runs/digits_z16 runs/digits_z4 --out runs/digits_comparison
 
-# in two runs: most tests side by side, then those which measure time or signal processes, one after the other
+# in two runs: most tests side by side, then the few that signal a process within a short moment, one after the other
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.browser  # brings one where there is none
 	export JAX_COMPILATION_CACHE_DIR=$(abspath .cache/compiled); failed=0; \
-	$(BIN)/python -m pytest tests -m 'not alone' -n $(WORKERS) --dist loadfile --no-loadscope-reorder || failed=1; \
+	$(BIN)/python -m pytest tests -m 'not alone' -n $(WORKERS) --dist worksteal || failed=1; \
 	$(BIN)/python -m pytest tests -m alone || failed=1; \
 	exit $$failed
 

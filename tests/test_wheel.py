@@ -13,8 +13,6 @@ import pytest
 
 from tests.environment import ROOT, environment
 
-pytestmark = pytest.mark.alone
-
 SOURCES = ("setup.py", "pyproject.toml", "README.md", "LICENSE", "diffae_jax", "configs", "tests")
 BUILD_SDIST = "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])"
 PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet")

@@ -386,7 +386,6 @@ def test_process_ends_with_2_after_a_mistake(bundle, tmp_path):
     assert re.fullmatch(r"Error: [^\n]*1 to 1000 steps, not 0[^\n]*\n", done.stderr)
 
 
-@pytest.mark.alone
 def test_interrupted_command_ends_at_once_with_one_line(bundle, tmp_path):
     # 100,000 images in 1,000 steps take hours
     # a shell that runs tests in the background has them ignore Ctrl-C, and what they start inherits that

@@ -6,7 +6,6 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +46,9 @@ from diffae_jax.inference.embedding import open_for
 from diffae_jax.models.functional import flatten, split, unflatten
 from diffae_jax.runtime.errors import UserError
 from tests.environment import environment
+from tests.processes import Forked
 from tests.random_models import random_model
+from tests.runs import finish, wait_for
 
 RNG = np.random.default_rng(0)
 
@@ -229,38 +230,30 @@ def test_lpips_and_fid_are_measured_where_their_networks_are_at_hand(one_device,
 # --- going on ---------------------------------------------------------------------------------------------------
 
 
-def command(bundle, folder, *more):
-    return [
-        *(sys.executable, "-m", "diffae_jax.cli", "evaluate", str(bundle), "--data", "digits", "--out", str(folder)),
+def start(bundle, folder):
+    arguments = [
+        *("evaluate", str(bundle), "--data", "digits", "--out", str(folder)),
         *("--programs", "reconstruction", "variations", "sampling", "--steps", "2", "--num-images", "300"),
-        *("--num-samples", "300", *more),
+        *("--num-samples", "300"),
     ]
+    return Forked("diffae_jax.cli:run", arguments)
 
 
-@pytest.mark.alone  # it is to be killed at a moment
 def test_killed_evaluation_goes_on_and_ends_as_one_that_was_not(bundle, tmp_path):
-    pipes = dict(env=environment(PYTHONUNBUFFERED="1"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     folder = tmp_path / "killed"
-    process = subprocess.Popen(command(bundle, folder), text=True, **pipes)
-    deadline = time.monotonic() + 200
-    while not list(folder.glob("parts/variations*.npz")):
-        assert process.poll() is None, process.stdout.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    process = start(bundle, folder)
+    wait_for(process, folder, "parts/variations*.npz")
     process.send_signal(signal.SIGKILL)
-    process.communicate()
+    assert process.wait() == -signal.SIGKILL
     assert not (folder / "report.html").exists(), "it was killed too late to show anything"
     assert results.read(folder).section("reconstruction") is not None
     (folder / "parts" / "reconstruction-inferred-2-0000000.npz").write_bytes(b"never read again")
-    process = subprocess.Popen(command(bundle, folder), text=True, **pipes)
-    output = process.communicate(timeout=300)[0]
-    assert process.returncode == 0, output
+    finish(start(bundle, folder))
     assert not (folder / "parts").exists()
     whole = tmp_path / "whole"
-    subprocess.run(command(bundle, whole), env=environment(), check=True, capture_output=True)
+    finish(start(bundle, whole))
     assert results.read(folder).sections == results.read(whole).sections
-    again = subprocess.run(command(bundle, whole), env=environment(), check=True, capture_output=True, text=True)
-    assert "There already" in again.stdout
+    assert "There already" in finish(start(bundle, whole))
 
 
 def test_further_program_leaves_what_was_measured_as_it_is(model, tmp_path):
