@@ -1,6 +1,7 @@
 # The first two commands do everything on a machine with Python >= 3.11 and make:
 #   make quickstart   trains and evaluates on the embedded digits
-#   make test         runs all tests
+#   make test         runs the tests
+#   make test-all     runs those as well that take long
 #   make comparison   after quickstart, for an hour: trains the DDIM baseline and two models of smaller z equally long on the
 #                     digits, and says which claims of the paper hold there: runs/digits_comparison/report.html
 # PYTHON chooses the interpreter: make test PYTHON=python3.12
@@ -10,7 +11,7 @@ VENV ?= .venv
 WORKERS ?= 2
 BIN := $(VENV)/bin
 
-.PHONY: quickstart comparison test lint clean
+.PHONY: quickstart comparison test test-all lint clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/python -m diffae_jax.main --config=configs/digits.py
@@ -23,11 +24,13 @@ comparison: quickstart
 	  --num-images 240 --num-samples 300 --baseline runs/digits_ddim --others runs/digits_z16 runs/digits_z4 --out runs/digits_comparison
 
 # in two runs: most tests side by side, then the few that signal a process within a short moment, one after the other
-test: $(VENV)/.installed-dev
+test: KINDS := not long
+test-all: KINDS := long or not long
+test test-all: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.browser  # brings one where there is none
 	export JAX_COMPILATION_CACHE_DIR=$(abspath .cache/compiled); failed=0; \
-	$(BIN)/python -m pytest tests -m 'not alone' -n $(WORKERS) --dist worksteal || failed=1; \
-	$(BIN)/python -m pytest tests -m alone || failed=1; \
+	$(BIN)/python -m pytest tests -m 'not alone and ($(KINDS))' -n $(WORKERS) --dist worksteal || failed=1; \
+	$(BIN)/python -m pytest tests -m 'alone and ($(KINDS))' || failed=1; \
 	exit $$failed
 
 lint: $(VENV)/.installed-dev

@@ -5,6 +5,7 @@ hundred processes would spend again and again. A test of the way from a shell to
 """
 
 import atexit
+import importlib
 import multiprocessing
 import os
 import signal
@@ -60,6 +61,6 @@ def _call(function: str, arguments: list[str], num_devices: int, folder: Path, o
     module, _, name = function.partition(":")
     sys.argv = [module, *map(str, arguments)]
     try:
-        getattr(sys.modules[module], name)()
+        getattr(importlib.import_module(module), name)()
     finally:  # multiprocessing leaves this out
         atexit._run_exitfuncs()

@@ -19,17 +19,23 @@ from tests.runs import (
 )
 
 
+MOMENTS = (  # what has just been written
+    "autoencoder/checkpoints/4/_CHECKPOINT_METADATA",
+    "autoencoder/checkpoints/24/_CHECKPOINT_METADATA",
+    "latents/training-00000.npz",
+    "prior/checkpoints/16/_CHECKPOINT_METADATA",
+    "evaluation/reconstructions.png",
+    ".bundle.*/new/weights.safetensors",
+)
+
+
 @pytest.mark.alone  # some of the moments are short
-def test_killed_again_and_again_ends_bit_identical(whole, tmp_path):
+@pytest.mark.parametrize(
+    "patterns", [MOMENTS[1::2], pytest.param(MOMENTS, marks=pytest.mark.long)], ids=["in three stages", "in each stage"]
+)
+def test_killed_again_and_again_ends_bit_identical(whole, tmp_path, patterns):
     moments = random.Random(0)
-    for pattern in (
-        "autoencoder/checkpoints/4/_CHECKPOINT_METADATA",
-        "autoencoder/checkpoints/24/_CHECKPOINT_METADATA",
-        "latents/training-00000.npz",
-        "prior/checkpoints/16/_CHECKPOINT_METADATA",
-        "evaluation/reconstructions.png",
-        ".bundle.*/new/weights.safetensors",
-    ):
+    for pattern in patterns:
         process = start(tmp_path, MANY_STEPS)
         wait_for(process, tmp_path, pattern)
         time.sleep(moments.uniform(0, 0.05) if "checkpoints" in pattern else 0)

@@ -1,0 +1,37 @@
+"""The Python blocks and the shell lines of README.md and docs/ do what they show."""
+
+import shutil
+
+import pytest
+
+from tests.environment import ROOT
+from tests.pages import blocks, commands, prepare
+from tests.processes import Forked
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.fixture(scope="session")
+def prepared(made_once, whole):
+    """A folder with what the pages name."""
+    return made_once("pages", lambda folder: prepare(folder, whole[0]))
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if any(blocks(page.read_text()))], ids=lambda page: page.name)
+def test_blocks_run(page, prepared, tmp_path):
+    folder = tmp_path / "folder"
+    shutil.copytree(prepared, folder)
+    if page.stem == "evaluate":
+        (folder / "faces-test").rename(folder / "faces")  # another page writes a model there
+        (folder / "faces" / "low").rename(folder / "faces" / "test")
+    process = Forked("tests.pages:run", [str(page)], folder=folder)
+    assert process.wait() == 0, process.output
+
+
+def test_lines_are_commands():
+    """Lines are joined where they continue and end before comments."""
+    page = "Text:\n\n    diffae a \\\n        --b 1   # why\n    pip install -e .\n\n```python\nx = 1\n```\n"
+    (shell, lines), (python, code) = blocks(page)
+    assert (shell, commands(lines)) == ("shell", [["diffae", "a", "--b", "1"], ["pip", "install", "-e", "."]])
+    assert (python, code) == ("python", "x = 1\n")
+    assert commands("runs/NAME/\n  config.json, it's text") == []
