@@ -38,7 +38,7 @@ Block = tuple[str, str]  # "python" or "shell", and what it says
 
 def blocks(page: str) -> Iterator[Block]:
     """Yields the blocks of a page: fenced python, and lines of a shell, fenced or indented by four spaces."""
-    pattern = r"^```(\w*)\n(.*?)^```$|((?:^    .*\n(?:\n(?=    ))?)+)"
+    pattern = r"^```(\w*)\n(.*?)^```$|((?:^    [^\n]*\n(?:\n(?=    ))?)+)"
     for language, fenced, indented in re.findall(pattern, page + "\n", re.MULTILINE | re.DOTALL):
         if language == "python":
             yield "python", fenced
