@@ -115,6 +115,9 @@ def default() -> ConfigDict:
             model=dict(
                 base_channels=128,
                 channel_mults=(1, 1, 2, 3, 4),  # of the UNet, one a level
+                encoder=dict(
+                    kind="unet",  # the first half of a UNet (the paper); or package.module:Class, see models/encoders.py
+                ),
                 encoder_channel_mults=(1, 1, 2, 3, 4, 4),
                 attention_resolutions=(16,),  # levels whose largest spatial size is listed have attention
                 embed_dim=512,  # width of the time embedding
@@ -130,6 +133,7 @@ def default() -> ConfigDict:
                 weight_decay=0.0,
                 ema_decay=0.9999,
                 max_grad_norm=1.0,
+                loss_terms=(),  # names of the terms of your own that run_stages added to the loss: it writes them here
                 precision="auto",  # float32, bfloat16 or float16; auto: what the device computes fastest
             ),
             prior=dict(  # the latent DDIM (Table 6, column FFHQ)
@@ -225,8 +229,9 @@ def check(config: ConfigDict) -> None:
     unknown = [name for name in config.evaluation.programs if name not in PROGRAMS]
     if unknown:
         raise UserError(f"evaluation.programs are {', '.join(PROGRAMS)}, not {name_some(map(shown, unknown))}.")
-    if not all(isinstance(path, str) for path in config.evaluation.others):
-        raise UserError(f"evaluation.others must be paths of models, not {shown(config.evaluation.others)}.")
+    for key in ("evaluation.others", "train.loss_terms"):
+        if not all(isinstance(text, str) for text in values[key]):
+            raise UserError(f"{key} must be a list of texts, not {shown(values[key])}.")
 
 
 def check_run(config: ConfigDict) -> None:

@@ -44,9 +44,9 @@ def prior_loss(graphdef: nnx.GraphDef, schedule: str, loss: str) -> LossFn:
     """Returns the loss of the latent DDIM on normalised z (Eq. 9); each draws t and eps from its own key."""
     abar = jnp.asarray(cumulative_alpha(schedule), jnp.float32)
 
-    def loss_fn(params: Any, z_0: Float[Array, "n d"], keys: Key[Array, "n"]) -> Float[Array, "n"]:
+    def loss_fn(params: Any, z_0: Float[Array, "n d"], keys: Key[Array, "n"]) -> tuple[Float[Array, "n"], dict]:
         t, eps = draw_t_and_eps(keys, z_0)
-        return LOSSES[loss](nnx.merge(graphdef, params), z_0, t, eps, abar)
+        return LOSSES[loss](nnx.merge(graphdef, params), z_0, t, eps, abar), {}
 
     return loss_fn
 
