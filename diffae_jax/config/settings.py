@@ -116,7 +116,7 @@ def default() -> ConfigDict:
                 base_channels=128,
                 channel_mults=(1, 1, 2, 3, 4),  # of the UNet, one a level
                 encoder=dict(
-                    kind="unet",  # the first half of a UNet (the paper); or package.module:Class, see models/encoders.py
+                    kind="unet",  # half a UNet, as in the paper; or your own, package.module:Class: models/encoders.py
                 ),
                 encoder_channel_mults=(1, 1, 2, 3, 4, 4),
                 attention_resolutions=(16,),  # levels whose largest spatial size is listed have attention

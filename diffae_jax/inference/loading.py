@@ -60,7 +60,7 @@ def from_bundle(bundle: Bundle, mesh: Mesh, encoder: type[nnx.Module] | None = N
     )
 
 
-def name_encoder(config: ConfigDict, encoder: type[nnx.Module] | None) -> None:
+def name_encoder(config: ConfigDict, encoder: Any) -> None:
     """Writes the name of an encoder into a config. Raises UserError for what cannot be found by a name."""
     if encoder is not None:
         try:

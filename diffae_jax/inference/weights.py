@@ -33,8 +33,8 @@ def abstract_weights(config: ConfigDict, mesh: Mesh) -> dict[str, Params]:
         if not has_z or encoder in ENCODERS:
             raise
         raise UserError(
-            f"The encoder {shown(encoder)} cannot be used ({type(error).__name__}: {shown(str(error))}): it is made with "
-            f"image_shape, z_dim, dtype, rngs and, for **_, other sizes, and turns images [N, *shape] into z [N, D]."
+            f"The encoder {shown(encoder)} cannot be used ({type(error).__name__}: {shown(str(error))}): it is made "
+            f"with image_shape, z_dim, dtype, rngs and, for **_, other sizes, and turns images [N, *shape] into z."
         ) from error
     whole = replicated(mesh)
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=whole), shapes)

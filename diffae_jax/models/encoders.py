@@ -14,6 +14,7 @@ is looked up among the modules that the program has imported already.
 """
 
 import sys
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -49,7 +50,7 @@ def find_encoder(kind: str) -> type[nnx.Module]:
     return found
 
 
-def encoder_name(encoder: type[nnx.Module]) -> str:
+def encoder_name(encoder: Any) -> str:
     """Returns the name of a class, for `config.model.encoder.kind`.
 
     Raises ValueError for anything but a class that can be found by its name, for then no bundle could ask for it.
@@ -67,27 +68,23 @@ def encoder_name(encoder: type[nnx.Module]) -> str:
 
 
 def check_encoder(graphdef: nnx.GraphDef, params: Params, image_shape: tuple[int, ...], z_dim: int) -> None:
-    """Raises ValueError where the encoder of an autoencoder, given with shapes for parameters, is none that can be used.
+    """Raises ValueError unless the encoder of an autoencoder does what is asked of one; it is traced, not run.
 
-    What its own code raises passes through.
+    `params` are those of the autoencoder, or their shapes. What the encoder's own code raises passes through.
     """
     hash(graphdef)  # a compiled function is known by it
     own = params.get("encoder")
     if not own:
-        raise ValueError("The encoder has no parameters that could be trained: it needs an nnx.Param at least.")
+        raise ValueError("The encoder has no parameters to train: keep its weights in nnx.Param.")
     wrong = sorted(name for name, leaf in flatten(own).items() if leaf.dtype != jnp.float32)
     if wrong:
-        raise ValueError(
-            f"The parameters of an encoder are float32, and its {wrong[0]} is not: use dtype= for the rest."
-        )
+        raise ValueError(f"{wrong[0]} of the encoder is not float32, as parameters must be: leave param_dtype alone.")
     if jax.tree.structure(unflatten(flatten(own))) != jax.tree.structure(own):
-        raise ValueError(
-            "The encoder keeps parameters under names with dots or digits alone: use letters, or nnx.List."
-        )
+        raise ValueError("The encoder has a parameter whose name holds a dot or is a number: use words or nnx.List.")
     images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
     z = jax.eval_shape(lambda params, images: nnx.merge(graphdef, params).encode(images), params, images)
     if z.shape != (2, z_dim):
-        raise ValueError(f"The encoder made z of shape {z.shape} of two images, where {(2, z_dim)} is expected.")
+        raise ValueError(f"The encoder turns two images into z of shape {z.shape}: it must be {(2, z_dim)}.")
 
 
 def _named(module: str, name: str) -> object:

@@ -30,8 +30,8 @@ def check_terms(config: ConfigDict, terms: Mapping[str, LossTerm]) -> None:
     missing = set(config.train.loss_terms) - terms.keys()
     if missing:
         raise UserError(
-            f"config.train.loss_terms names {name_some(missing)}, which is code that no config holds: give the function "
-            f"in Python, as in run_stages(config, loss_terms={{...}})."
+            f"config.train.loss_terms names {name_some(missing)}, whose code no config holds: give the function in "
+            f"Python, as in run_stages(config, loss_terms={{...}})."
         )
     if terms and config.model.z_dim is None:
         raise UserError("A loss term is a function of z, and a DDIM baseline has none: leave loss_terms off.")
