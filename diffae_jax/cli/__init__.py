@@ -14,6 +14,7 @@ import sys
 from diffae_jax.cli import data, edit, encode, evaluate, import_, info, interpolate, probe, reconstruct, sample, train
 from diffae_jax.cli.arguments import Parser
 from diffae_jax.runtime.errors import UserError
+from diffae_jax.runtime.own_code import import_own
 
 COMMANDS = {
     "data": data,
@@ -58,6 +59,8 @@ def run(argv: list[str] | None = None) -> None:
     atexit.register(gc.freeze)  # see train.run
     try:
         arguments = parser().parse_args(argv)
+        for module in getattr(arguments, "modules", []):
+            import_own(module)
         arguments.run(arguments)
     except KeyboardInterrupt:
         print("\nInterrupted: the result was not written.", file=sys.stderr, flush=True)

@@ -98,14 +98,18 @@ class DiffAE:
             self.prior_graphdef, _ = abstract_model(prior_builder(config, self.precision))
 
     @classmethod
-    def load(cls, path: str | Path, mesh: Mesh | None = None) -> "DiffAE":
+    def load(cls, path: str | Path, mesh: Mesh | None = None, *, encoder: type[nnx.Module] | None = None) -> "DiffAE":
         """Loads a bundle, or the averaged weights of the newest checkpoints of a run folder.
 
-        Raises UserError for a path that is neither, for a bundle that is damaged or of a newer format, and for a run
-        whose latents are those of another autoencoder.
+        A model whose encoder is code of somebody's own names its class, and loading never imports a module because a
+        file names it: such a file from elsewhere could then run anything that is installed here. So the module must
+        have been imported before, or the class is given as `encoder`.
+
+        Raises UserError for a path that is neither, for a bundle that is damaged or of a newer format, for a run whose
+        latents are those of another autoencoder, and for an encoder that is not there.
         """
         mesh = mesh or make_mesh()
-        return cls(**read_model(Path(path), mesh), mesh=mesh)
+        return cls(**read_model(Path(path), mesh, encoder), mesh=mesh)
 
     @classmethod
     def from_bundle(cls, bundle: Bundle, mesh: Mesh | None = None) -> "DiffAE":

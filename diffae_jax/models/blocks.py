@@ -1,6 +1,7 @@
 """The blocks that encoder and UNet share: group normalisation, residual block, attention, resampling."""
 
 import math
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
@@ -13,6 +14,7 @@ from jaxtyping import Array, Float, Int, Key
 NUM_GROUPS = 32  # of every group normalisation, as in the official networks
 
 Resample = Literal["down", "up"]
+Projection = Callable[[int, nnx.Rngs], nnx.Module]  # (channels of a block, rngs) -> a layer of that block
 
 
 def uniform_init(fan_in: int) -> nnx.Initializer:
@@ -208,8 +210,8 @@ class ResBlock(nnx.Module):
     """A residual block, optionally resampling and followed by attention.
 
     First half: GroupNorm - SiLU - resampling - conv. With `embed_dim` there is a second half, modulated by time and,
-    with `z_dim`, by z: AdaGN (Eq. 7) - SiLU - dropout - conv that starts at zero. The skip is resampled alike and
-    projected where the channel count changes.
+    with `z_proj`, by what the UNet is conditioned on: AdaGN (Eq. 7) - SiLU - dropout - conv that starts at zero. The
+    skip is resampled alike and projected where the channel count changes.
     """
 
     def __init__(
@@ -219,7 +221,7 @@ class ResBlock(nnx.Module):
         *,
         rank: int,
         embed_dim: int | None = None,  # width of the time embedding; None: no second half (the encoder)
-        z_dim: int | None = None,  # width of z; None: no modulation by z (the DDIM baseline)
+        z_proj: Projection | None = None,  # makes the layer that the condition projects with; None: no condition
         dropout: float = 0.0,
         resample: Resample | None = None,
         num_heads: int = 0,  # of the attention that follows; 0: none
@@ -235,7 +237,7 @@ class ResBlock(nnx.Module):
         if embed_dim is not None:
             # float32 at every precision: in bfloat16 a factor of 1.003 would be 1
             self.time_proj = linear(embed_dim, 2 * out_channels, rngs=rngs)
-            self.z_proj = linear(z_dim, out_channels, rngs=rngs) if z_dim is not None else None
+            self.z_proj = z_proj(out_channels, rngs) if z_proj is not None else None
             self.norm2 = GroupNorm(out_channels)
             self.conv2 = conv(out_channels, out_channels, rank=rank, zero=True, **layer)
         self.attention = Attention(out_channels, num_heads=num_heads, **layer) if num_heads else None

@@ -31,7 +31,7 @@ BATCH = 16
 def quadratic_loss(params, batch, keys):
     """(w . x - y)^2 of each sample, with an all but invisible use of the keys."""
     del keys
-    return jnp.square(batch["x"] @ params["part"]["w"] - batch["y"])
+    return jnp.square(batch["x"] @ params["part"]["w"] - batch["y"]), {}
 
 
 def quadratic_batches(seed=0):
@@ -158,7 +158,8 @@ def test_state_is_donated_and_a_step_moves_nothing_between_host_and_devices(tiny
 
 def test_float16_halves_and_doubles_the_loss_scale_and_skips_bad_steps(one_device):
     def overflowing_loss(params, batch, keys):
-        return quadratic_loss(params, batch, keys) + jnp.where(batch["y"] == 77, jnp.inf, 0) * params["part"]["w"][0]
+        loss, metrics = quadratic_loss(params, batch, keys)
+        return loss + jnp.where(batch["y"] == 77, jnp.inf, 0) * params["part"]["w"][0], metrics
 
     program = quadratic_program(one_device, overflowing_loss, type_="float16")
     key = run_key(0, one_device)
