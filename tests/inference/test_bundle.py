@@ -192,7 +192,7 @@ HOSTILE = {
     "config.json": {
         "layers without end": (lambda c: c["prior"].update(num_layers=10**6), "num_layers must be between 2 and 50"),
         "vast layers": (lambda c: c["prior"].update(width=10**9), "width must be between"),
-        "vast z": (lambda c: c["model"].update(z_dim=10**9), "z_dim must be from 1 to"),
+        "vast z": (lambda c: c["model"].update(z_dim=10**9), "z_dim must be between 1 and 65536, or None"),
         "vast channels": (lambda c: c["model"].update(base_channels=10**9), "base_channels must be between"),
         "levels without end": (lambda c: c["model"].update(channel_mults=[1] * 1000), "1 to 8 values, not 1000"),
         "levels of the encoder": (lambda c: c["model"].update(encoder_channel_mults=[1] * 11), "1 to 8 values"),
