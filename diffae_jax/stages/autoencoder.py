@@ -45,8 +45,8 @@ from diffae_jax.training.step import LossFn, sample_keys
 def autoencoder_loss(graphdef: nnx.GraphDef, process: Process, terms: Mapping[str, LossTerm] | None = None) -> LossFn:
     """Returns the loss of encoder and UNet together: that of the process with z = Enc(x_0) (Eq. 6), and added terms.
 
-    Each sample draws t uniformly, eps ~ N(0, I) and its dropout masks from its own key. The metric "loss" is that of the
-    process alone.
+    Each sample draws t uniformly, eps ~ N(0, I) and its dropout masks from its own key. The metric "loss" leaves the
+    terms out.
     """
 
     def loss_fn(params: Any, batch: dict[str, Array], keys: Key[Array, "n"]) -> tuple[Float[Array, "n"], dict]:
