@@ -55,8 +55,19 @@ def parse(argv: list[str]) -> list[str]:
         _ = CONFIG.value.name  # raises what kept the file from being read
         return arguments
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        if inner := _user_error_behind(error):
+            raise inner from None
         reason = " ".join(str(error.args[-1] if isinstance(error, KeyError) else error).split()).rstrip(".")
         raise UserError(f"The flags or the config file they name are not right: {reason}.") from error
+
+
+def _user_error_behind(error: BaseException | None) -> UserError | None:
+    """Returns the first UserError that led to an error: the flags put a traceback around that of a config file."""
+    found = None
+    while error is not None:
+        found = error if isinstance(error, UserError) else found
+        error = error.__context__
+    return found
 
 
 def run() -> None:

@@ -95,6 +95,8 @@ def load_ema(folder: Path, abstract_params: Params) -> Params:
                     f"{shown(differing[0])}: bring back the config.json that it was trained with."
                 )
             return checkpoints.restore_ema(step, abstract_params)
+    except UserError:
+        raise
     # what Orbax raises depends on the byte that is wrong
     except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         raise UserError(
