@@ -5,8 +5,6 @@ and `run`; only `run` imports what takes its time, so help and mistakes are told
 """
 
 import argparse
-import atexit
-import gc
 import os
 import signal
 import sys
@@ -14,6 +12,8 @@ import sys
 from diffae_jax.cli import data, edit, encode, evaluate, import_, info, interpolate, probe, reconstruct, sample
 from diffae_jax.cli.arguments import Parser
 from diffae_jax.runtime.errors import UserError
+from diffae_jax.runtime.logs import notes_on_stderr
+from diffae_jax.runtime.process import prepare_command
 
 COMMANDS = {
     "data": data,
@@ -49,11 +49,11 @@ def parser() -> argparse.ArgumentParser:
 
 def run(argv: list[str] | None = None) -> None:
     """Runs a command and tells a user's mistakes in one sentence: exit code 2."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's notes of its inner life
-    atexit.register(gc.freeze)  # see main.run
+    prepare_command()
     try:
         arguments = parser().parse_args(argv)
-        arguments.run(arguments)
+        with notes_on_stderr():
+            arguments.run(arguments)
     except KeyboardInterrupt:
         print("\nInterrupted: the result was not written.", file=sys.stderr, flush=True)
         os._exit(128 + signal.SIGINT)  # an exit in order would wait for the devices to finish what they are at

@@ -3,7 +3,6 @@
 import dataclasses
 import math
 import numbers
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,7 +31,7 @@ from diffae_jax.models.build import builder, prior_builder
 from diffae_jax.models.functional import Params, digest, flatten
 from diffae_jax.probes import ClassProbe, Probe, components, describe, directions, fit
 from diffae_jax.runtime.cluster import is_main_process
-from diffae_jax.runtime.console import say
+from diffae_jax.runtime.console import caution, note
 from diffae_jax.runtime.errors import UserError, shown
 from diffae_jax.runtime.precision import resolve_precision
 from diffae_jax.runtime.sharding import make_mesh, on_host, replicated, split_batch, spread
@@ -278,7 +277,7 @@ class DiffAE:
         held_out = held_out and (self._normalized(held_out[0]), held_out[1])
         probe = fit(name, z, labels, kind=kind, positive_unlabelled=positive_unlabelled, held_out=held_out)
         self.probes[name] = probe
-        say(describe(probe), file=sys.stderr)
+        note(describe(probe))
         return probe
 
     def predict(self, z: Float[np.ndarray, "n d"], probe: str | Probe | ClassProbe) -> Shaped[np.ndarray, "n"]:
@@ -386,7 +385,7 @@ class DiffAE:
                 f"for fewer images or set a higher max_tries."
             )
         drawn = numbers[-1] + 1  # until there were enough; what the last batch held beyond depends on the devices
-        say(f"{num_latents:,} of {drawn:,} z drawn are {what} ({num_latents / drawn:.1%}).", file=sys.stderr)
+        note(f"{num_latents:,} of {drawn:,} z drawn are {what} ({num_latents / drawn:.1%}).")
         return self.statistics.denormalize(z), numbers
 
     def _check_new_name(self, name):
@@ -411,10 +410,10 @@ class DiffAE:
         if _traced(images):
             return images
         images, notes = as_images(images, self.transform)
-        for note in notes:
-            if note not in self._told:
-                say(f"Note: {note}", file=sys.stderr)
-                self._told.add(note)
+        for told in notes:
+            if told not in self._told:
+                caution(f"Note: {told}")
+                self._told.add(told)
         return images
 
     def _own_z(self, images):

@@ -9,7 +9,7 @@ from typing import Any
 from diffae_jax.models.functional import flatten
 from diffae_jax.runtime.cluster import is_main_process
 from diffae_jax.runtime.errors import UserError, shown
-from diffae_jax.runtime.notes import root_logger_kept
+from diffae_jax.runtime.logs import root_logger_kept
 from diffae_jax.training.state import Params, TrainState
 
 KEPT = 2  # checkpoints
