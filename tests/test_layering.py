@@ -17,8 +17,8 @@ LAYERS = (
     ("main",),
     ("cli", "demo"),
     ("stages",),
-    ("evaluation", "convert"),
     ("diffae_jax",),  # the package itself: what `from diffae_jax import ...` offers
+    ("evaluation", "convert"),
     ("inference",),
     ("training", "probes", "data"),  # which know nothing of each other
     ("torch_files", "config"),

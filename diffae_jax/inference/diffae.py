@@ -370,11 +370,12 @@ class DiffAE:
                 sign * probe.weights,
                 np.float32(sign * probe.bias),
                 seed,
+                num_latents,
                 max_tries * num_latents,
                 graphdef=self.prior_graphdef,
                 schedule=self.config.prior.schedule,
                 num_steps=num_latent_steps,
-                num_images=num_latents,
+                num_places=batching.padded(num_latents),
                 split=split_batch(self.mesh),
             )
         )
@@ -384,6 +385,7 @@ class DiffAE:
                 f"{accepted:,} of {max_tries * num_latents:,} z drawn are {what}, and {num_latents:,} were wanted: ask "
                 f"for fewer images or set a higher max_tries."
             )
+        z, numbers = z[:num_latents], numbers[:num_latents]
         drawn = numbers[-1] + 1  # until there were enough; what the last batch held beyond depends on the devices
         note(f"{num_latents:,} of {drawn:,} z drawn are {what} ({num_latents / drawn:.1%}).")
         return self.statistics.denormalize(z), numbers

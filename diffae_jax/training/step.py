@@ -23,7 +23,7 @@ StepFn = Callable[[TrainState, Any, Key[Array, ""]], tuple[TrainState, Metrics]]
 def sample_keys(key: Key[Array, ""], step: Array | int, num_samples: int) -> Key[Array, "{num_samples}"]:
     """Returns one key for each sample of the batch of a step."""
     step_key = jax.random.fold_in(key, step)
-    return jax.vmap(jax.random.fold_in, (None, 0))(step_key, jnp.arange(num_samples))
+    return jax.vmap(jax.random.fold_in, (None, 0))(step_key, jnp.arange(num_samples, dtype=jnp.int32))
 
 
 def mean_loss_and_grads(
@@ -47,7 +47,7 @@ def mean_loss_and_grads(
         interleaved = jax.tree.map(
             lambda x: jnp.swapaxes(x.reshape(-1, num_microbatches, *x.shape[1:]), 0, 1), (batch, keys)
         )
-        zeros = jax.tree.map(jnp.zeros_like, (jnp.zeros(()), params))
+        zeros = jax.tree.map(jnp.zeros_like, (jnp.zeros((), jnp.float32), params))
 
         def accumulate(total, microbatch):
             return jax.tree.map(jnp.add, total, gradient(*microbatch)), None
