@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from diffae_jax.models.functional import Params
 from diffae_jax.runtime.cluster import is_main_process
+from diffae_jax.runtime.process import refuse_forks
 from diffae_jax.runtime.sharding import on_host, split_batch, spread
 
 BATCH_ELEMENTS = 2**22  # values of the images that one device works on at a time
@@ -21,6 +22,7 @@ def in_batches(function: Callable, params: Params, mesh: Mesh, image_size: int, 
     `image_size` is the number of values of an image, by which batches are measured. Long work shows a progress bar
     called `what` on a terminal.
     """
+    refuse_forks()
     results, count = [], len(next(array for array in arrays if array is not None))
     with tqdm(None, what, count, unit=" images", disable=None if is_main_process() else True, leave=False) as bar:
         for start, size in batch_sizes(count, images_at_once(image_size), mesh.size):

@@ -31,8 +31,9 @@ from diffae_jax.models.build import builder, prior_builder
 from diffae_jax.models.functional import Params, digest, flatten
 from diffae_jax.probes import ClassProbe, Probe, components, describe, directions, fit
 from diffae_jax.runtime.cluster import is_main_process
+from diffae_jax.runtime.compilation import keep_compiled_programs
 from diffae_jax.runtime.console import caution, note
-from diffae_jax.runtime.errors import UserError, shown
+from diffae_jax.runtime.errors import UserError, name_some, shown
 from diffae_jax.runtime.precision import resolve_precision
 from diffae_jax.runtime.sharding import make_mesh, on_host, replicated, split_batch, spread
 
@@ -79,6 +80,7 @@ class DiffAE:
         for name, size in sizes:
             if size != config.model.z_dim:
                 raise UserError(f"The z of this model has {config.model.z_dim} dimensions, and {name} {size}.")
+        keep_compiled_programs()
         self.config = config
         self.image_shape = tuple(config.image_shape)
         self.transform = transform_of(config)  # of files and PIL images
@@ -93,6 +95,31 @@ class DiffAE:
         self.graphdef, _ = abstract_model(builder(config, self.precision))
         if prior is not None:
             self.prior_graphdef, _ = abstract_model(prior_builder(config, self.precision))
+
+    def __repr__(self) -> str:
+        size, z_dim = "x".join(map(str, self.image_shape)), self.config.model.z_dim
+        parts = [
+            size,
+            "no z" if z_dim is None else f"z of {z_dim}",
+            *(["latent DDIM"] if self.prior is not None else []),
+        ]
+        parts += [f"probes {name_some(self.probes)}"] if self.probes else []
+        return f"DiffAE({shown(self.config.name)}: {', '.join(parts)}; {self.precision} on {self.mesh.size} devices)"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled: the arguments of the constructor, arrays on the host; another process has other devices."""
+        weights = self._weights_on_host()
+        return dict(
+            config=self.config,
+            params=weights["autoencoder"],
+            statistics=self.statistics,
+            prior=weights.get("prior"),
+            probes=self.probes,
+            origin=self.origin,
+        )
+
+    def __setstate__(self, arguments: dict[str, Any]) -> None:
+        self.__init__(**arguments)
 
     @classmethod
     def load(cls, path: str | Path, mesh: Mesh | None = None) -> "DiffAE":

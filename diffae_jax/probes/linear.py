@@ -69,6 +69,9 @@ class Probe:
                 f"The weights of probe {shown(self.name)} have no direction: they are too small or too great."
             )
 
+    def __repr__(self) -> str:
+        return f"Probe({describe(self)}; z of {self.z_dim})"
+
     @property
     def z_dim(self) -> int:
         """The number of dimensions of the z that it reads."""
@@ -158,6 +161,9 @@ class ClassProbe:
                 )
             if probe.z_dim != self.z_dim:
                 raise UserError(f"The classes of probe {shown(self.name)} read z of different numbers of dimensions.")
+
+    def __repr__(self) -> str:
+        return f"ClassProbe({describe(self)}; z of {self.z_dim})"
 
     @property
     def z_dim(self) -> int:

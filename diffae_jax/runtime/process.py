@@ -5,6 +5,22 @@ import functools
 import gc
 import os
 
+from diffae_jax.runtime.errors import UserError
+
+
+@functools.cache
+def _user_of_devices() -> int:
+    return os.getpid()
+
+
+def refuse_forks() -> None:
+    """Raises UserError in a fork of a process that has used its devices: JAX's threads are not there to answer."""
+    if _user_of_devices() != os.getpid():
+        raise UserError(
+            "This process is a fork of one that has used JAX, which would hang here: start processes with "
+            'multiprocessing.get_context("spawn").'
+        )
+
 
 @functools.cache
 def prepare_command() -> None:
