@@ -106,8 +106,8 @@ def latents_of_class(
     """Draws z that a probe accepts, by rejection sampling (Sec. 5.6), in batches until there are enough.
 
     A candidate of probability p is accepted where p > 0.5, with probability p. Returns the first accepted normalised
-    z, `num_images` of them at least, the numbers of their candidates, and how many were accepted in all. Candidate i is the z of `sample`'s
-    image i, so what is accepted does not depend on the devices or on how many are wanted.
+    z, `num_images` of them at least, the numbers of their candidates, and how many were accepted in all. Candidate i is
+    the z of `sample`'s image i, so what is accepted does not depend on the devices or on how many are wanted.
     """
     grid = ddim_grid(schedule, num_steps)
     network = nnx.merge(graphdef, prior)
