@@ -37,7 +37,7 @@ setup(
     license="Apache-2.0",
     packages=[*find_packages(include=["diffae_jax", "diffae_jax.*"]), "diffae_jax.configs"],
     package_dir={"diffae_jax.configs": "configs"},
-    package_data={"diffae_jax.evaluation.report": ["report.html.jinja"]},
+    package_data={"diffae_jax": ["py.typed"], "diffae_jax.evaluation.report": ["report.html.jinja"]},
     entry_points={"console_scripts": ["diffae = diffae_jax.cli:run"]},
     python_requires=">=3.11",
     install_requires=[
@@ -73,7 +73,7 @@ setup(
         "deep-colour": DEEP_COLOUR,  # png and tif with 16 bits in each of several channels
         "demo": ["gradio>=5"],  # for the web page, which is to come
         "test": TEST,
-        "dev": [*TEST, "ruff>=0.14"],
+        "dev": [*TEST, "ruff>=0.14", "mypy>=1.18"],
     },
     classifiers=[
         "License :: OSI Approved :: Apache Software License",

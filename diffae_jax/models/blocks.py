@@ -102,8 +102,8 @@ class GroupNorm(nnx.Module):
                 f"{channels} channels cannot be split into {NUM_GROUPS} normalisation groups: "
                 f"choose base_channels and channel multipliers whose products are multiples of {NUM_GROUPS}."
             )
-        self.scale = nnx.Param(jnp.ones(channels))
-        self.bias = nnx.Param(jnp.zeros(channels))
+        self.scale = nnx.Param(jnp.ones(channels, jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(channels, jnp.float32))
 
     def affine(self, h: Float[Array, "n *spatial c"]) -> tuple[Float[Array, "n c"], Float[Array, "n c"]]:
         """Returns (a, b) such that the normalised h is `h * a + b`."""
@@ -153,7 +153,7 @@ def dropout(h: Float[Array, "n *rest"], rate: float, keys: Key[Array, "n"]) -> F
     Each sample draws from a key of its own, so that its mask does not depend on how a batch is split over devices
     or micro-batches.
     """
-    keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, h.shape[1:]))(keys)
+    keep = jax.vmap(lambda key: jax.random.bernoulli(key, jnp.float32(1 - rate), h.shape[1:]))(keys)
     return jnp.where(keep, h / (1 - rate), 0).astype(h.dtype)
 
 

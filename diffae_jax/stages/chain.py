@@ -15,6 +15,7 @@ from diffae_jax.inference.loading import name_encoder
 from diffae_jax.runtime.compilation import keep_compiled_programs
 from diffae_jax.runtime.console import say
 from diffae_jax.runtime.errors import UserError
+from diffae_jax.runtime.logs import root_logger_kept
 from diffae_jax.runtime.own_code import import_own
 from diffae_jax.runtime.sharding import check_batch_size, make_mesh
 from diffae_jax.stages import autoencoder, evaluation, export, latents, prior, probes
@@ -100,7 +101,7 @@ def run_stages(
     mesh = make_mesh()
     if config.model.z_dim is not None and (stages is None or "prior" in stages):  # not after days of training
         check_batch_size("prior.batch_size", config.prior.batch_size, mesh.size)
-    with RunFolder(workdir or Path("runs") / config.name, config) as folder:
+    with root_logger_kept(), RunFolder(workdir or Path("runs") / config.name, config) as folder:
         for name, stage in STAGES.items():
             if stages is None or name in stages:
                 say(f"Stage {name}: reads {stage.reads} and writes {folder.path / stage.writes}")

@@ -28,6 +28,8 @@ def read_parquet(
 
     try:
         return _read(path, file, most_rows, most_columns)
+    except UserError:
+        raise
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as Parquet ({shown(str(error))}): it is damaged.") from error
 
