@@ -54,6 +54,7 @@ setup(
         "tqdm>=4.66",
         "matplotlib>=3.9",
         "safetensors>=0.5",
+        "filelock>=4.0",
         "jaxtyping>=0.3",
         "jinja2>=3.1",
     ],
