@@ -31,8 +31,9 @@ def is_refused(folder, config):
 
 
 def test_two_runs_of_a_process_hold_the_folder_one_after_the_other_only(tmp_path, tiny_config):
-    for _ in range(2):
-        with RunFolder(tmp_path, tiny_config):
+    folders = [RunFolder(tmp_path, tiny_config) for _ in range(2)]  # which live on: leaving each has to unlock
+    for folder in folders:
+        with folder:
             is_refused(tmp_path, tiny_config)
         with pytest.raises(RuntimeError, match="lost"), RunFolder(tmp_path, tiny_config):
             raise RuntimeError("lost")
@@ -52,9 +53,11 @@ def test_run_that_was_killed_leaves_no_lock_behind(tmp_path, tiny_config):
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", HOLD, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as holder:
-        assert holder.stdout.readline() == "held\n"
-        is_refused(tmp_path, tiny_config)
-        holder.send_signal(signal.SIGKILL)
+        try:
+            assert holder.stdout.readline() == "held\n"
+            is_refused(tmp_path, tiny_config)
+        finally:
+            holder.send_signal(signal.SIGKILL)
         holder.wait()
         with RunFolder(tmp_path, tiny_config):
             assert (tmp_path / ".lock").exists()
