@@ -55,6 +55,7 @@ setup(
         "matplotlib>=3.9",
         "safetensors>=0.5",
         "filelock>=4.0",
+        "pooch>=1.8",
         "jaxtyping>=0.3",
         "jinja2>=3.1",
     ],
