@@ -9,6 +9,7 @@ HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "diffae_jax" / "__init__.py").read_text()).group(1)
 
 PARQUET = ["pyarrow>=18"]
+TENSORBOARD = ["tensorboardX>=2.6.4"]
 HDF5 = ["h5py>=3.11"]
 LMDB = ["lmdb>=1.5"]
 NIFTI = ["nibabel>=5.2"]
@@ -21,6 +22,7 @@ TEST = [
     "scikit-image>=0.25",
     *BROWSER,
     *PARQUET,
+    *TENSORBOARD,
     *HDF5,
     *LMDB,
     *NIFTI,
@@ -65,7 +67,7 @@ setup(
         # the last cuDNN 9 that runs on compute capability 7.0
         "v100": ["jax[cuda12]>=0.10", "nvidia-cudnn-cu12==9.10.2.21"],
         "tpu": ["jax[tpu]>=0.10"],
-        "tensorboard": ["tensorflow>=2.16"],  # brings tensorboard; clu writes its files through it
+        "tensorboard": TENSORBOARD,  # writes its files; `pip install tensorboard` shows them
         "parquet": PARQUET,  # tables of z and of labels
         "hdf5": HDF5,  # images of every kind of file that this package does not read by itself
         "lmdb": LMDB,

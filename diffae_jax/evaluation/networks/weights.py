@@ -103,7 +103,7 @@ def _download(file: WeightFile, path: Path) -> None:
     fetch = pooch.HTTPDownloader(progress, CHUNK, timeout=TIMEOUT, headers={"User-Agent": "diffae_jax"})
 
     def fetch_at_most_its_size(url: str, target: str, _: None) -> None:
-        with _BoundedFile(target, file) as bounded:
+        with _BoundedFile(target, file.size) as bounded:
             fetch(url, bounded, None)
 
     with told(path.parent, "written"):
@@ -111,7 +111,7 @@ def _download(file: WeightFile, path: Path) -> None:
             pooch.retrieve(file.url, f"sha256:{file.sha256}", path.name, path.parent, downloader=fetch_at_most_its_size)
         except RequestException as error:
             raise UserError(f"The download failed ({_reason(error)}), so {how_to_get(file)}") from error
-        except ValueError as error:  # of pooch, which has compared the hashes
+        except ValueError as error:  # too many bytes, or another hash
             raise UserError(
                 f"What {file.url} sent is not {file.name} of {file.size:,} bytes and SHA-256 {file.sha256[:12]}...: "
                 f"try again later, or put that file at {path}."
@@ -119,17 +119,16 @@ def _download(file: WeightFile, path: Path) -> None:
 
 
 class _BoundedFile(io.FileIO):
-    """A file to write the bytes of a published file to, and no more of them than it has."""
+    """A file to write so many bytes to. Raises ValueError for more."""
 
-    def __init__(self, path: str, file: WeightFile):
+    def __init__(self, path: str, limit: int):
         super().__init__(path, "w")
-        self._published = file
+        self._limit = limit
 
     def write(self, content: bytes) -> int:
-        """Writes bytes as they arrive. Raises UserError where they are more than were published."""
-        file = self._published
-        if self.tell() + len(content) > file.size:
-            raise UserError(f"What {file.url} sends is not {file.name}: it has more than {file.size:,} bytes.")
+        """Writes bytes as they arrive."""
+        if self.tell() + len(content) > self._limit:
+            raise ValueError(f"more than {self._limit:,} bytes")
         return super().write(content)
 
 
