@@ -8,7 +8,6 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "diffae_jax" / "__init__.py").read_text()).group(1)
 
-PARQUET = ["pyarrow>=18"]
 TENSORBOARD = ["tensorboardX>=2.6.4"]
 HDF5 = ["h5py>=3.11"]
 LMDB = ["lmdb>=1.5"]
@@ -21,7 +20,6 @@ TEST = [
     "beartype>=0.20",
     "scikit-image>=0.25",
     *BROWSER,
-    *PARQUET,
     *TENSORBOARD,
     *HDF5,
     *LMDB,
@@ -58,6 +56,7 @@ setup(
         "safetensors>=0.5",
         "filelock>=4.0",
         "pooch>=1.8",
+        "pyarrow>=18",  # which tensorflow-datasets brings, too
         "jaxtyping>=0.3",
         "jinja2>=3.1",
     ],
@@ -68,7 +67,6 @@ setup(
         "v100": ["jax[cuda12]>=0.10", "nvidia-cudnn-cu12==9.10.2.21"],
         "tpu": ["jax[tpu]>=0.10"],
         "tensorboard": TENSORBOARD,  # writes its files; `pip install tensorboard` shows them
-        "parquet": PARQUET,  # tables of z and of labels
         "hdf5": HDF5,  # images of every kind of file that this package does not read by itself
         "lmdb": LMDB,
         "nifti": NIFTI,
