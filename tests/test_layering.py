@@ -137,6 +137,13 @@ assert jax.device_count() == 3, jax.devices()
     assert result.returncode == 0, result.stderr
 
 
+def test_package_imports_nothing_that_only_unix_has():
+    of_unix = {"fcntl", "resource", "pwd", "grp", "termios", "tty", "pty", "posix", "syslog"}
+    for path in FILES:
+        names = {name.split(".")[0] for name in imported_modules(ast.parse(path.read_text()), path)}
+        assert not names & of_unix, path
+
+
 def test_package_unpickles_nothing_and_hides_nothing():
     assert [path.name for path in FILES if path.stem in ("utils", "util", "helpers", "common", "misc")] == []
     for path in FILES:

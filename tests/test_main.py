@@ -540,7 +540,6 @@ def test_images_that_cannot_be_used_are_refused_or_left_out_and_told_at_the_end(
         (["--config.evaluation.num_steps=(2000,)"], 1, "2000"),
         (["--config.model.channel_mults=()"], 1, "channel_mults"),
         (["--config.seed=-1"], 1, "seed"),
-        (["--config.report.tensorboard=True"], 1, "tensorboard"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -89,7 +89,7 @@ TRAIN = Section(
         num_images=Key(130_000_000, "images seen, repeats counted", positive=True, free=True),
         schedule=Key("linear", "noise schedule", choices=("linear", "cosine")),
         parameterization=Key("eps", "what the UNet predicts: the noise, or v", choices=PARAMETERIZATIONS),
-        weighting=Key("uniform", "of the loss over time steps; signal: by abar", choices=WEIGHTINGS),
+        weighting=Key("uniform", "of the loss over time steps", choices=WEIGHTINGS),
         learning_rate=Key(1e-4, "of Adam", positive=True),
         weight_decay=Key(0.0, "of AdamW; 0: Adam", low=0.0, high=1.0),
         ema_decay=Key(0.9999, "decay per step of the averaged weights, which the model uses", low=0.0, high=1.0),
