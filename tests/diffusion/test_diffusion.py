@@ -116,8 +116,8 @@ def test_q_sample_and_l_simple_equal_float64_reference(shape):
     def eps_fn(x_t, t):
         return jnp.tanh(x_t) * (t / 500).reshape(-1, *(1,) * len(shape))
 
-    linear = Process("linear")
-    np.testing.assert_allclose(q_sample(x_0, eps, linear.abar_at(jnp.asarray(t), x_0)), x_t, rtol=1e-5, atol=1e-6)
+    linear, (x_0, t, eps) = Process("linear"), map(jnp.asarray, (x_0, t, eps))
+    np.testing.assert_allclose(q_sample(x_0, eps, linear.abar_at(t, x_0)), x_t, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(jax.jit(partial(diffusion_loss, linear, eps_fn))(x_0, t, eps), loss, rtol=1e-5)
 
 
