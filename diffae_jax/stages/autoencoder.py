@@ -66,7 +66,8 @@ def loss_given_z(
     """The loss of each image with z as given; without `train`, nothing is dropped."""
     draw_keys, dropout_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
     t, eps = draw_t_and_eps(draw_keys, x_0)
-    return diffusion_loss(process, lambda x_t, t: model(x_t, t, z, dropout_keys if train else None), x_0, t, eps)
+    network = partial(model.unet, z=z, dropout_keys=dropout_keys if train else None)
+    return diffusion_loss(process, network, x_0, t, eps)
 
 
 def autoencoder_program(
