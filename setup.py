@@ -8,7 +8,7 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "diffae_jax" / "__init__.py").read_text()).group(1)
 
-PARQUET = ["pyarrow>=18"]
+TENSORBOARD = ["tensorboardX>=2.6.4"]
 HDF5 = ["h5py>=3.11"]
 LMDB = ["lmdb>=1.5"]
 NIFTI = ["nibabel>=5.2"]
@@ -21,7 +21,7 @@ TEST = [
     "scikit-image>=0.25",
     "setuptools>=70.1",  # builds the wheel that a test installs
     *BROWSER,
-    *PARQUET,
+    *TENSORBOARD,
     *HDF5,
     *LMDB,
     *NIFTI,
@@ -37,7 +37,7 @@ setup(
     license="Apache-2.0",
     packages=[*find_packages(include=["diffae_jax", "diffae_jax.*"]), "diffae_jax.configs"],
     package_dir={"diffae_jax.configs": "configs"},
-    package_data={"diffae_jax.evaluation.report": ["report.html.jinja"]},
+    package_data={"diffae_jax": ["py.typed"], "diffae_jax.evaluation.report": ["report.html.jinja"]},
     entry_points={"console_scripts": ["diffae = diffae_jax.cli:run"]},
     python_requires=">=3.11",
     install_requires=[
@@ -56,6 +56,9 @@ setup(
         "tqdm>=4.66",
         "matplotlib>=3.9",
         "safetensors>=0.5",
+        "filelock>=4.0",
+        "pooch>=1.8",
+        "pyarrow>=18",  # which tensorflow-datasets brings, too
         "jaxtyping>=0.3",
         "jinja2>=3.1",
     ],
@@ -65,15 +68,14 @@ setup(
         # the last cuDNN 9 that runs on compute capability 7.0
         "v100": ["jax[cuda12]>=0.10", "nvidia-cudnn-cu12==9.10.2.21"],
         "tpu": ["jax[tpu]>=0.10"],
-        "tensorboard": ["tensorflow>=2.16"],  # brings tensorboard; clu writes its files through it
-        "parquet": PARQUET,  # tables of z and of labels
+        "tensorboard": TENSORBOARD,  # writes its files; `pip install tensorboard` shows them
         "hdf5": HDF5,  # images of every kind of file that this package does not read by itself
         "lmdb": LMDB,
         "nifti": NIFTI,
         "deep-colour": DEEP_COLOUR,  # png and tif with 16 bits in each of several channels
         "demo": ["gradio>=5"],  # for the web page, which is to come
         "test": TEST,
-        "dev": [*TEST, "ruff>=0.14"],
+        "dev": [*TEST, "ruff>=0.14", "mypy>=1.18"],
     },
     classifiers=[
         "License :: OSI Approved :: Apache Software License",

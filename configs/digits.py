@@ -10,6 +10,8 @@ of the reconstructions with random x_T correctly, and 93 % of the real digits. F
 components: 1.28 of 400 samples, 1.20 of training digits, 9.9 of images from Gaussian z. Other processors round
 differently. Longer training helps z most: with 120,000 images the SVM names 90 %.
 The DDIM baseline of the same size, without z: --config=configs/digits.py:ddim
+Both networks predicting v in place of the noise: --config=configs/digits.py:v, which gives MSE 5.7e-4 at 20 steps and
+2.7e-5 at 100, 90 % named correctly by the SVM, 90.8 % of labels from z, Frechet distance 1.16.
 
 The schedule is the cosine, for with the linear one 20 steps make an MSE of 1.3e-3: it does half of its steps where
 nothing but noise is left of so small an image. The encoder ends at 128 channels, so that each of its 32 normalisation

@@ -1,15 +1,22 @@
 """Diffusion autoencoders in JAX and Flax."""
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # what __getattr__ imports, for editors and type checkers
+    from diffae_jax.convert import import_official
+    from diffae_jax.data.pictures import image_grid, to_pil
+    from diffae_jax.data.transforms import to_uint8
+    from diffae_jax.inference.diffae import DiffAE
 
 __version__ = "0.1.0"
 
-__all__ = ["DiffAE", "image_grid", "to_pil", "to_uint8"]
+__all__ = ["DiffAE", "image_grid", "import_official", "to_pil", "to_uint8"]
 
 HOMES = {
     "DiffAE": "diffae_jax.inference.diffae",
     "image_grid": "diffae_jax.data.pictures",
+    "import_official": "diffae_jax.convert",
     "to_pil": "diffae_jax.data.pictures",
     "to_uint8": "diffae_jax.data.transforms",
 }
@@ -20,3 +27,8 @@ def __getattr__(name: str) -> Any:
     if name in HOMES:
         return getattr(importlib.import_module(HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Names what is imported when it is asked for, too."""
+    return sorted(globals() | HOMES)

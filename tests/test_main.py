@@ -154,7 +154,6 @@ def test_every_program_is_compiled_once(whole):
         (["--config.evaluation.num_steps=(2000,)"], 1, "2000"),
         (["--config.model.channel_mults=()"], 1, "channel_mults"),
         (["--config.seed=-1"], 1, "seed"),
-        (["--config.report.tensorboard=True"], 1, "tensorboard"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -5,8 +5,6 @@ and `run`; only `run` imports what takes its time, so help and mistakes are told
 """
 
 import argparse
-import atexit
-import gc
 import os
 import signal
 import sys
@@ -14,6 +12,9 @@ import sys
 from diffae_jax.cli import data, edit, encode, evaluate, import_, info, interpolate, probe, reconstruct, sample, train
 from diffae_jax.cli.arguments import Parser
 from diffae_jax.runtime.errors import UserError
+from diffae_jax.runtime.logs import notes_on_stderr
+from diffae_jax.runtime.own_code import import_own
+from diffae_jax.runtime.process import prepare_command
 
 COMMANDS = {
     "data": data,
@@ -54,11 +55,13 @@ def run(argv: list[str] | None = None) -> None:
     if argv[:1] == ["train"]:  # whose flags are not those of an argument parser
         train.run(argv[1:])
         return
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's notes of its inner life
-    atexit.register(gc.freeze)  # see train.run
+    prepare_command()
     try:
         arguments = parser().parse_args(argv)
-        arguments.run(arguments)
+        for module in getattr(arguments, "modules", []):
+            import_own(module)
+        with notes_on_stderr():
+            arguments.run(arguments)
     except KeyboardInterrupt:
         print("\nInterrupted: the result was not written.", file=sys.stderr, flush=True)
         os._exit(128 + signal.SIGINT)  # an exit in order would wait for the devices to finish what they are at

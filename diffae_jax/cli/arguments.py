@@ -73,6 +73,8 @@ def number(text: str) -> float:
 def add_model(parser: Parser) -> None:
     """Adds the first argument of every command that uses a model."""
     parser.add_argument("model", metavar="MODEL", type=Path, help="a bundle, or the folder of a run")
+    text = "import this first: the code of the model's own encoder, where it has one and you trust it"
+    parser.add_argument("--import", metavar="MODULE", dest="modules", action="append", default=[], help=text)
 
 
 def add_images(parser: Parser) -> None:

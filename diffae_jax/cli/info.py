@@ -47,6 +47,8 @@ def describe(model: "DiffAE") -> str:
         *(f"  parameters of the {part}: {size:,}" for part, size in sizes.items() if size),
     ]
     if z_dim is not None:
+        if ":" in model.config.model.encoder.kind:
+            lines.append(f"  encoder: {shown(model.config.model.encoder.kind)}")
         lines.append(f"  latent DDIM: {'yes' if model.prior else 'no, so no new images can be sampled'}")
         lines.append(f"  statistics of z: {'yes' if model.statistics else 'no, so z cannot be normalised'}")
     lines += [f"  probe {probes.describe(probe)}" for probe in model.probes.values()]

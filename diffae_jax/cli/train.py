@@ -5,16 +5,15 @@ Its flags are those of absl and ml_collections, for a config has more keys than 
 
 import argparse
 import ast
-import atexit
 import faulthandler
-import gc
-import os
 import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffae_jax.runtime.errors import UserError
+from diffae_jax.runtime.logs import notes_on_stderr, root_logger_kept
+from diffae_jax.runtime.process import prepare_command
 
 if TYPE_CHECKING:
     from absl.flags import FlagValues
@@ -50,10 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(argv: list[str] | None = None) -> None:
     """Trains, and reports a user's mistakes in one sentence: exit code 2."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's notes of its inner life
-    # before jax registers its own, so after them: Python would look through all objects once more, which takes a second
-    # or, where processes share a core, five of those that a signal leaves
-    atexit.register(gc.freeze)
+    prepare_command()
     if not faulthandler.is_enabled():
         faulthandler.enable(sys.__stderr__)  # says where compiled code crashed
     if str(Path.cwd()) not in sys.path:
@@ -63,7 +59,8 @@ def run(argv: list[str] | None = None) -> None:
         if found := {"-h", "-help", "--help", "--helpshort", "--helpfull"}.intersection(arguments):
             print(help_text(all_keys="--helpfull" in found))
         else:
-            train(parse(arguments))
+            with root_logger_kept(), notes_on_stderr():
+                train(parse(arguments))
     except KeyboardInterrupt:
         print("\nInterrupted; what was saved is good. Run the same command again to go on.", flush=True)
         sys.exit(128 + signal.SIGINT)

@@ -71,8 +71,8 @@ def _check_list(name: str, key: Key, values: tuple) -> None:
 def check_run(config: ConfigDict) -> None:
     """Raises UserError for what keeps a run from starting here, but would keep nobody from using its model."""
     check(config)
-    if config.report.tensorboard and importlib.util.find_spec("tensorflow") is None:
-        raise UserError('report.tensorboard needs TensorFlow: pip install "diffae_jax[tensorboard]", or leave it off.')
+    if config.report.tensorboard and importlib.util.find_spec("tensorboardX") is None:
+        raise UserError('report.tensorboard needs tensorboardX: pip install "diffae_jax[tensorboard]" or leave it off.')
     evaluation = config.evaluation
     paths = (evaluation.baseline, *evaluation.others, evaluation.inception, evaluation.alexnet, evaluation.lpips)
     for path in filter(None, (*paths, evaluation.foreign if evaluation.foreign != "digits" else "")):

@@ -68,6 +68,10 @@ MODEL = Section(
     dict(
         base_channels=Key(128, "channels at full resolution", low=1, high=4096),
         channel_mults=Key((1, 1, 2, 3, 4), "multiples of base_channels in the UNet, one per level", **MULTS),
+        encoder=Section(
+            "The encoder of z.",
+            dict(kind=Key("unet", "half a UNet, as in the paper; or of your own, package.module:Class")),
+        ),
         encoder_channel_mults=Key((1, 1, 2, 3, 4, 4), "the same in the encoder", **MULTS),
         attention_resolutions=Key(
             (16,), "levels have attention if the size of their largest axis is listed", **SIZE, length=(0, MAX_LEVELS)
@@ -85,11 +89,12 @@ TRAIN = Section(
         num_images=Key(130_000_000, "images seen, repeats counted", positive=True, free=True),
         schedule=Key("linear", "noise schedule", choices=("linear", "cosine")),
         parameterization=Key("eps", "what the UNet predicts: the noise, or v", choices=PARAMETERIZATIONS),
-        weighting=Key("uniform", "of the loss over time steps; signal: by abar", choices=WEIGHTINGS),
+        weighting=Key("uniform", "of the loss over time steps", choices=WEIGHTINGS),
         learning_rate=Key(1e-4, "of Adam", positive=True),
         weight_decay=Key(0.0, "of AdamW; 0: Adam", low=0.0, high=1.0),
         ema_decay=Key(0.9999, "decay per step of the averaged weights, which the model uses", low=0.0, high=1.0),
         max_grad_norm=Key(1.0, "larger gradients are scaled down to this norm", positive=True),
+        loss_terms=Key((), "names of the terms that run_stages was given to add to the loss; it writes them here"),
         precision=Key(
             "auto",
             "of the computation; auto: the fastest the device supports",

@@ -6,7 +6,6 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
-import grain
 import jax
 import numpy as np
 from absl import flags
@@ -16,9 +15,18 @@ from jaxtyping import Int32, Shaped
 from diffae_jax.data.sources import Source
 from diffae_jax.data.transforms import random_flip
 from diffae_jax.runtime.errors import UserError
+from diffae_jax.runtime.logs import root_logger_kept
 
 PREFETCHED_BATCHES = 2  # on the devices beside the one in use
 MANY_IMAGES = 2**62  # that no training sees; Grain's own "for ever" is one too long for batches of one
+
+
+@functools.cache
+def _grain() -> Any:
+    """Imports Grain where it is first used: it takes a third of a second, and its imports log."""
+    with root_logger_kept():
+        import grain
+    return grain
 
 
 def training_batches(
@@ -42,6 +50,7 @@ def training_batches(
             f"{len(source)} training images are fewer than one batch of {batch_size}: "
             f"add images or set a smaller --config.train.batch_size."
         )
+    grain = _grain()
     images = grain.MapDataset.source(source).seed(seed).shuffle().repeat(MANY_IMAGES // len(source))
     if flip:
         images = images.random_map(random_flip)
@@ -59,6 +68,7 @@ def ordered_batches(
     source: Source, start: int, stop: int, batch_size: int
 ) -> Iterator[Shaped[np.ndarray, "{batch_size} *shape"]]:
     """Yields the images from number `start` to `stop` in order, the last batch filled up with its last image."""
+    grain = _grain()
     images = grain.MapDataset.source(source).slice(slice(start, stop)).batch(batch_size)
     for batch in images.to_iter_dataset(grain.ReadOptions(num_threads=8, prefetch_buffer_size=8)):
         missing = batch_size - len(batch)

@@ -4,13 +4,9 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
-
-matplotlib.use("Agg")  # files only: training runs where there is no screen
-import matplotlib.pyplot as plt
 
 from diffae_jax.runtime.files import replacing
 
@@ -33,10 +29,14 @@ def as_picture(image: Float[np.ndarray, "*spatial c"]) -> Float[np.ndarray, "h w
 
 def save_rows(path: Path, rows: dict[str, Float[np.ndarray, "n *shape"]]) -> None:
     """Writes a PNG with a labelled row of images for each entry; the file appears whole or not at all."""
+    # a figure of its own, without pyplot: that needs a screen, or would take it away from the plots of a notebook
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     columns = len(next(iter(rows.values())))
-    figure, axes = plt.subplots(
-        len(rows), columns, figsize=(1.2 * columns + 1.6, 1.2 * len(rows)), squeeze=False, layout="compressed"
-    )
+    figure = Figure(figsize=(1.2 * columns + 1.6, 1.2 * len(rows)), layout="compressed")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(rows), columns, squeeze=False)
     for row, (label, images) in zip(axes, rows.items(), strict=True):
         for axis, image in zip(row, images, strict=True):
             picture = as_picture(image)
@@ -44,7 +44,6 @@ def save_rows(path: Path, rows: dict[str, Float[np.ndarray, "n *shape"]]) -> Non
             axis.set(xticks=[], yticks=[])
         row[0].set_ylabel(label, rotation=0, ha="right", va="center")
     _save(path, lambda scratch: figure.savefig(scratch, dpi=100))
-    plt.close(figure)
 
 
 def to_pil(images: Float[np.ndarray, "n *shape"]) -> list[Image.Image]:

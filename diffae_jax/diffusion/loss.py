@@ -13,8 +13,8 @@ def draw_t_and_eps(
 ) -> tuple[Int[Array, "n"], Float[Array, "n *shape"]]:
     """Draws what the loss of each sample is measured at, from a key of its own: t uniformly and eps ~ N(0, I)."""
     t_keys, eps_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
-    t = jax.vmap(lambda key: jax.random.randint(key, (), 0, NUM_TIMESTEPS))(t_keys)
-    return t, jax.vmap(lambda key: jax.random.normal(key, x_0.shape[1:]))(eps_keys)
+    t = jax.vmap(lambda key: jax.random.randint(key, (), 0, NUM_TIMESTEPS, jnp.int32))(t_keys)
+    return t, jax.vmap(lambda key: jax.random.normal(key, x_0.shape[1:], jnp.float32))(eps_keys)
 
 
 def q_sample(

@@ -48,10 +48,7 @@ PARAMETERIZATIONS = {
     "v": Parameterization(_v_target, _from_v),  # Salimans and Ho 2022, Appendix D
 }
 ERRORS = {"mse": jnp.square, "l1": jnp.abs}  # of each element (Eq. 6, Eq. 9)
-WEIGHTINGS = {  # of the error at a time step, by abar there
-    "uniform": jnp.ones_like,
-    "signal": lambda abar: abar,  # with v as the target, the squared error of the noise that follows from it: L_simple
-}
+WEIGHTINGS = {"uniform": jnp.ones_like}  # of the error at a time step, by abar there
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,6 +13,7 @@ import jax
 from ml_collections import ConfigDict
 
 from diffae_jax import __version__
+from diffae_jax.config import default
 from diffae_jax.data.formats.files import file_paths
 from diffae_jax.data.inspect.scan import survey
 from diffae_jax.data.labels.matching import fingerprint
@@ -135,11 +136,14 @@ def _measure(study: Study, found: dict[str, Section]) -> Results:
 def identity(model: DiffAE) -> dict[str, Any]:
     """Returns what a model's images and codes depend on."""
     config = model.config
+    settings = json.loads(config.model.to_json())
+    if settings["encoder"]["kind"] == default().model.encoder.kind:
+        del settings["encoder"]  # so that what was measured before there were others is still good
     return {
         "digest": model.digest(),
         "name": config.name,  # by which the paper's figures are found
         "image_shape": model.image_shape,
-        "model": json.loads(config.model.to_json()),
+        "model": settings,
         "schedules": [image_process(config).name, latent_process(config).name],
         "precision": model.precision,
     }

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
-from scipy.stats import binomtest
 
 from diffae_jax.evaluation.results import Figure
 
@@ -26,6 +25,8 @@ def share_figure(metric: str, row: str, column: str, hits: Bool[np.ndarray, "n"]
 
     The bootstrap of nothing, or of all, has no width, however few images there are.
     """
+    from scipy.stats import binomtest
+
     count = len(hits)
     interval = binomtest(int(hits.sum()), count).proportion_ci(0.95, method="wilson")
     return Figure(metric, row, column, float(hits.mean()), count, float(interval.low), float(interval.high), **more)

@@ -6,8 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float64
-from scipy.ndimage import gaussian_filter
-from sklearn.decomposition import PCA
 
 from diffae_jax.runtime.errors import UserError
 
@@ -34,6 +32,8 @@ def ssim(images: Float[np.ndarray, "n *shape"], others: Float[np.ndarray, "n *sh
     Local moments under a Gaussian window of 11 values an axis and sigma 1.5, with zeros beyond the border, as the
     official code takes them; the mean over positions and channels.
     """
+    from scipy.ndimage import gaussian_filter
+
     x, y = _unit(images), _unit(others)
 
     def local_mean(values):
@@ -56,6 +56,8 @@ def principal_components(
 
     There are fewer components where there are fewer images or values.
     """
+    from sklearn.decomposition import PCA
+
     pixels = images.reshape(len(images), -1)
     pca = PCA(min(num_components, *pixels.shape), random_state=0).fit(pixels)
     return lambda others: pca.transform(others.reshape(len(others), -1))

@@ -3,7 +3,6 @@
 import dataclasses
 import math
 import numbers
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,8 +33,9 @@ from diffae_jax.models.build import builder, prior_builder
 from diffae_jax.models.functional import Params, digest, flatten
 from diffae_jax.probes import ClassProbe, Probe, components, describe, directions, fit
 from diffae_jax.runtime.cluster import is_main_process
-from diffae_jax.runtime.console import say
-from diffae_jax.runtime.errors import UserError, shown
+from diffae_jax.runtime.compilation import keep_compiled_programs
+from diffae_jax.runtime.console import caution, note
+from diffae_jax.runtime.errors import UserError, name_some, shown
 from diffae_jax.runtime.precision import resolve_precision
 from diffae_jax.runtime.sharding import make_mesh, on_host, replicated, split_batch, spread
 
@@ -82,6 +82,7 @@ class DiffAE:
         for name, size in sizes:
             if size != config.model.z_dim:
                 raise UserError(f"The z of this model has {config.model.z_dim} dimensions, and {name} {size}.")
+        keep_compiled_programs()
         self.config = config
         self.image_shape = tuple(config.image_shape)
         self.transform = transform_of(config)  # of files and PIL images
@@ -97,15 +98,44 @@ class DiffAE:
         if prior is not None:
             self.prior_graphdef, _ = abstract_model(prior_builder(config, self.precision))
 
+    def __repr__(self) -> str:
+        size, z_dim = "x".join(map(str, self.image_shape)), self.config.model.z_dim
+        parts = [
+            size,
+            "no z" if z_dim is None else f"z of {z_dim}",
+            *(["latent DDIM"] if self.prior is not None else []),
+        ]
+        parts += [f"probes {name_some(self.probes)}"] if self.probes else []
+        return f"DiffAE({shown(self.config.name)}: {', '.join(parts)}; {self.precision} on {self.mesh.size} devices)"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled: the arguments of the constructor, arrays on the host; another process has other devices."""
+        weights = self._weights_on_host()
+        return dict(
+            config=self.config,
+            params=weights["autoencoder"],
+            statistics=self.statistics,
+            prior=weights.get("prior"),
+            probes=self.probes,
+            origin=self.origin,
+        )
+
+    def __setstate__(self, arguments: dict[str, Any]) -> None:
+        self.__init__(**arguments)
+
     @classmethod
-    def load(cls, path: str | Path, mesh: Mesh | None = None) -> "DiffAE":
+    def load(cls, path: str | Path, mesh: Mesh | None = None, *, encoder: type[nnx.Module] | None = None) -> "DiffAE":
         """Loads a bundle, or the averaged weights of the newest checkpoints of a run folder.
 
-        Raises UserError for a path that is neither, for a bundle that is damaged or of a newer format, and for a run
-        whose latents are those of another autoencoder.
+        A model whose encoder is code of somebody's own names its class, and loading never imports a module because a
+        file names it: such a file from elsewhere could then run anything that is installed here. So the module must
+        have been imported before, or the class is given as `encoder`.
+
+        Raises UserError for a path that is neither, for a bundle that is damaged or of a newer format, for a run whose
+        latents are those of another autoencoder, and for an encoder that is not there.
         """
         mesh = mesh or make_mesh()
-        return cls(**read_model(Path(path), mesh), mesh=mesh)
+        return cls(**read_model(Path(path), mesh, encoder), mesh=mesh)
 
     @classmethod
     def from_bundle(cls, bundle: Bundle, mesh: Mesh | None = None) -> "DiffAE":
@@ -313,7 +343,7 @@ class DiffAE:
         held_out = held_out and (self._normalized(held_out[0]), held_out[1])
         probe = fit(name, z, labels, kind=kind, positive_unlabelled=positive_unlabelled, held_out=held_out)
         self.probes[name] = probe
-        say(describe(probe), file=sys.stderr)
+        note(describe(probe))
         return probe
 
     def predict(self, z: Float[np.ndarray, "n d"], probe: str | Probe | ClassProbe) -> Shaped[np.ndarray, "n"]:
@@ -417,11 +447,12 @@ class DiffAE:
                 sign * probe.weights,
                 np.float32(sign * probe.bias),
                 seed,
+                num_latents,
                 max_tries * num_latents,
                 graphdef=self.prior_graphdef,
                 process=latent_process(self.config),
                 num_steps=num_latent_steps,
-                num_images=num_latents,
+                num_places=batching.padded(num_latents),
                 split=split_batch(self.mesh),
             )
         )
@@ -431,8 +462,9 @@ class DiffAE:
                 f"{accepted:,} of {max_tries * num_latents:,} z drawn are {what}, and {num_latents:,} were wanted: ask "
                 f"for fewer images or set a higher max_tries."
             )
+        z, numbers = z[:num_latents], numbers[:num_latents]
         drawn = numbers[-1] + 1  # until there were enough; what the last batch held beyond depends on the devices
-        say(f"{num_latents:,} of {drawn:,} z drawn are {what} ({num_latents / drawn:.1%}).", file=sys.stderr)
+        note(f"{num_latents:,} of {drawn:,} z drawn are {what} ({num_latents / drawn:.1%}).")
         return self.statistics.denormalize(z), numbers
 
     def _check_new_name(self, name):
@@ -457,10 +489,10 @@ class DiffAE:
         if _traced(images):
             return images
         images, notes = as_images(images, self.transform)
-        for note in notes:
-            if note not in self._told:
-                say(f"Note: {note}", file=sys.stderr)
-                self._told.add(note)
+        for told in notes:
+            if told not in self._told:
+                caution(f"Note: {told}")
+                self._told.add(told)
         return images
 
     def _own_z(self, images):

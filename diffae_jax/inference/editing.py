@@ -67,6 +67,6 @@ def path(
     z: Float[np.ndarray, "2 d"] | None, x_T: Float[np.ndarray, "2 *shape"], num_frames: int
 ) -> tuple[Float[np.ndarray, "frames d"] | None, Float[np.ndarray, "frames *shape"]]:
     """Returns codes from those of one image to those of another: z on the line, x_T on the arc (Sec. 5.2)."""
-    weights = jnp.linspace(0, 1, num_frames)
-    z = None if z is None else np.asarray(lerp(jnp.asarray(z[0]), jnp.asarray(z[1]), weights))
-    return z, np.asarray(slerp(jnp.asarray(x_T[0]), jnp.asarray(x_T[1]), weights))
+    weights = jnp.linspace(0, 1, num_frames, dtype=jnp.float32)
+    z = None if z is None else np.asarray(lerp(*jnp.asarray(z, jnp.float32), weights))
+    return z, np.asarray(slerp(*jnp.asarray(x_T, jnp.float32), weights))

@@ -1,7 +1,6 @@
 """z of a whole data set, in parts: work that is stopped, however roughly, goes on where it was."""
 
 import contextlib
-import importlib.util
 import math
 import shutil
 import sys
@@ -121,8 +120,6 @@ def check_format(out: Path) -> None:
     """Raises UserError for a file of z whose suffix or whose libraries are missing."""
     if out.suffix not in FORMATS:
         raise UserError(f"{out} would be of no known format: give a file that ends in {' or '.join(FORMATS)}.")
-    if out.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
-        raise UserError('A .parquet needs PyArrow: pip install "diffae_jax[parquet]", or give an .npz.')
 
 
 def describe(source: Source) -> dict[str, int | str]:

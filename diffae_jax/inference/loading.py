@@ -3,13 +3,16 @@
 from pathlib import Path
 from typing import Any
 
+from flax import nnx
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 from diffae_jax.config import check, from_json
 from diffae_jax.data.inspect.scan import intensity_in, read_record
 from diffae_jax.data.latents import STATISTICS, read_statistics
 from diffae_jax.inference.bundle import MANIFEST, PROBES, Bundle, read_bundle, read_run_probes
 from diffae_jax.inference.weights import abstract_weights, check_weights
+from diffae_jax.models import encoder_name
 from diffae_jax.models.functional import digest, flatten, unflatten
 from diffae_jax.runtime.errors import UserError
 from diffae_jax.runtime.files import told
@@ -17,8 +20,10 @@ from diffae_jax.runtime.sharding import on_host
 from diffae_jax.training.checkpoint import latest_step, load_ema
 
 
-def read_model(path: Path, mesh: Mesh) -> dict[str, Any]:
+def read_model(path: Path, mesh: Mesh, encoder: type[nnx.Module] | None = None) -> dict[str, Any]:
     """Returns the arguments of `DiffAE` that a bundle or the folder of a run holds; of a run the averaged weights.
+
+    `encoder` takes the place of the encoder that its config names.
 
     Raises UserError for a path that is neither, for a bundle that is damaged or of a newer format, and for a run whose
     latents are those of another autoencoder.
@@ -27,17 +32,18 @@ def read_model(path: Path, mesh: Mesh) -> dict[str, Any]:
         is_bundle = (path / MANIFEST).exists()
         is_run = (path / "config.json").exists() and (path / "autoencoder" / "checkpoints").is_dir()
     if is_bundle:
-        return from_bundle(read_bundle(path), mesh)
+        return from_bundle(read_bundle(path), mesh, encoder)
     if not is_run:
         raise UserError(
             f"{path} is neither a bundle nor the folder of a trained run: it has no {MANIFEST}, "
             f"and no config.json with checkpoints."
         )
-    return _from_run(path, mesh)
+    return _from_run(path, mesh, encoder)
 
 
-def from_bundle(bundle: Bundle, mesh: Mesh) -> dict[str, Any]:
+def from_bundle(bundle: Bundle, mesh: Mesh, encoder: type[nnx.Module] | None = None) -> dict[str, Any]:
     """Returns the arguments of `DiffAE`. Raises UserError where the weights are not those of the config."""
+    name_encoder(bundle.config, encoder)
     check(bundle.config)
     expected = abstract_weights(bundle.config, mesh)
     if not any(name.startswith("prior.") for name in bundle.weights):
@@ -54,8 +60,18 @@ def from_bundle(bundle: Bundle, mesh: Mesh) -> dict[str, Any]:
     )
 
 
-def _from_run(path: Path, mesh: Mesh) -> dict[str, Any]:
+def name_encoder(config: ConfigDict, encoder: Any) -> None:
+    """Writes the name of an encoder into a config. Raises UserError for what cannot be found by a name."""
+    if encoder is not None:
+        try:
+            config.model.encoder.kind = encoder_name(encoder)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+
+
+def _from_run(path: Path, mesh: Mesh, encoder: type[nnx.Module] | None) -> dict[str, Any]:
     config = from_json(path / "config.json")
+    name_encoder(config, encoder)
     config.data.intensity = intensity_in(read_record(path), path)
     check(config)
     expected = abstract_weights(config, mesh)

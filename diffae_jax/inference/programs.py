@@ -71,7 +71,7 @@ def _keys(seed: Array, indices: Int[Array, "n"]) -> Key[Array, "2 n"]:
 
 
 def _normal(keys: Array, shape: tuple[int, ...]) -> Array:
-    return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+    return jax.vmap(lambda key: jax.random.normal(key, shape, jnp.float32))(keys)
 
 
 def _latents(prior: nnx.Module, keys: Array, shape: tuple[int, ...], process: Process, num_steps: int) -> Array:
@@ -108,46 +108,48 @@ def sample(
     return _walk(network, (z,), x_T, process=processes[0], sampler=sampler, num_steps=num_steps[0])
 
 
-@partial(jax.jit, static_argnames=("graphdef", "process", "num_steps", "num_images", "split"))
+@partial(jax.jit, static_argnames=("graphdef", "process", "num_steps", "num_places", "split"))
 def latents_of_class(
     prior: Params,
     weights: Array,  # of the probe, negative ones to draw what it is not
     bias: Array,
     seed: Array,
+    num_images: Array,
     max_tries: Array,
     *,
     graphdef: nnx.GraphDef,
     process: Process,
     num_steps: int,
-    num_images: int,
+    num_places: int,  # at least num_images, so that a few numbers of images share a program
     split: NamedSharding,  # of candidates over the devices
 ) -> tuple[Array, Array, Array]:
     """Draws z that a probe accepts, by rejection sampling (Sec. 5.6), in batches until there are enough.
 
-    A candidate of probability p is accepted where p > 0.5, with probability p. Returns the first `num_images` accepted
-    normalised z, the numbers of their candidates, and how many were accepted in all. Candidate i is the z of `sample`'s
-    image i, so what is accepted does not depend on the devices or on how many are wanted.
+    A candidate of probability p is accepted where p > 0.5, with probability p. Returns the first accepted normalised
+    z, `num_images` of them at least, the numbers of their candidates, and how many were accepted in all. Candidate i is
+    the z of `sample`'s image i, so what is accepted does not depend on the devices or on how many are wanted.
     """
     network = nnx.merge(graphdef, prior)
     batch_size = LATENT_BATCH * split.mesh.size
 
     def draw(state):
         z, numbers, accepted, tried = state
-        candidates = jax.lax.with_sharding_constraint(tried + jnp.arange(batch_size), split)
+        candidates = jax.lax.with_sharding_constraint(tried + jnp.arange(batch_size, dtype=jnp.int32), split)
         _, z_keys = _keys(seed, candidates)
         drawn = _latents(network, z_keys, weights.shape, process, num_steps)
         probability = jax.nn.sigmoid(drawn @ weights + bias)
-        chance = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, 1)))(z_keys)
+        chance = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, 1), dtype=jnp.float32))(z_keys)
         accept = (probability > 0.5) & (chance < probability) & (candidates < max_tries)
         # the k-th accepted goes to place k; what is refused or too much is put beyond the end, and so dropped
-        places = jnp.where(accept, accepted + jnp.cumsum(accept) - 1, num_images)
+        places = jnp.where(accept, accepted + jnp.cumsum(accept, dtype=jnp.int32) - 1, num_places)
         z = z.at[places].set(drawn, mode="drop")
         numbers = numbers.at[places].set(candidates, mode="drop")
-        return z, numbers, accepted + accept.sum(), tried + batch_size
+        return z, numbers, accepted + accept.sum(dtype=jnp.int32), tried + batch_size
 
     def go_on(state):
         _, _, accepted, tried = state
         return (accepted < num_images) & (tried < max_tries)
 
-    nothing = jnp.zeros((num_images, *weights.shape)), jnp.zeros(num_images, jnp.int32), jnp.int32(0), jnp.int32(0)
+    z = jnp.zeros((num_places, *weights.shape), jnp.float32)
+    nothing = z, jnp.zeros(num_places, jnp.int32), jnp.int32(0), jnp.int32(0)
     return jax.lax.while_loop(go_on, draw, nothing)[:3]

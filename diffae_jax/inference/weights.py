@@ -8,8 +8,9 @@ from ml_collections import ConfigDict
 
 from diffae_jax.models import abstract_model
 from diffae_jax.models.build import builder, prior_builder
+from diffae_jax.models.encoders import ENCODERS, check_encoder
 from diffae_jax.models.functional import Params
-from diffae_jax.runtime.errors import UserError, name_some
+from diffae_jax.runtime.errors import UserError, name_some, shown
 from diffae_jax.runtime.sharding import replicated
 
 
@@ -18,11 +19,23 @@ def abstract_weights(config: ConfigDict, mesh: Mesh) -> dict[str, Params]:
 
     Raises UserError where its networks cannot be built.
     """
-    builders = {"autoencoder": builder} | ({} if config.model.z_dim is None else {"prior": prior_builder})
+    has_z, encoder = config.model.z_dim is not None, config.model.encoder.kind
     try:
-        shapes = {name: abstract_model(make(config, "float32"))[1] for name, make in builders.items()}
+        graphdef, autoencoder = abstract_model(builder(config, "float32"))
+        shapes = {"autoencoder": autoencoder}
+        if has_z:
+            shapes["prior"] = abstract_model(prior_builder(config, "float32"))[1]
+        if has_z and encoder not in ENCODERS:
+            check_encoder(graphdef, autoencoder, tuple(config.image_shape), config.model.z_dim)
     except ValueError as error:
         raise UserError(str(error)) from error
+    except Exception as error:  # the code of an encoder of somebody's own may raise anything
+        if not has_z or encoder in ENCODERS:
+            raise
+        raise UserError(
+            f"The encoder {shown(encoder)} cannot be used ({type(error).__name__}: {shown(str(error))}): it is made "
+            f"with image_shape, z_dim, dtype, rngs and, for **_, other sizes, and turns images [N, *shape] into z."
+        ) from error
     whole = replicated(mesh)
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=whole), shapes)
 

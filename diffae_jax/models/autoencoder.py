@@ -1,11 +1,15 @@
 """Encoder and conditional UNet as one model (Fig. 2, Fig. 7)."""
 
 from collections.abc import Callable
+from typing import Any
 
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
+from diffae_jax.models.condition import ZCondition
 from diffae_jax.models.encoder import SemanticEncoder
+from diffae_jax.models.functional import parameters_only
 from diffae_jax.models.unet import UNet
 
 
@@ -19,6 +23,8 @@ class DiffusionAutoencoder(nnx.Module):
         base_channels: int,
         channel_mults: tuple[int, ...],  # of the UNet, one a level
         encoder_channel_mults: tuple[int, ...],
+        encoder: type[nnx.Module] = SemanticEncoder,  # any class that encoders.py describes
+        condition: type[nnx.Module] = ZCondition,  # how z reaches the UNet: see condition.py
         attention_resolutions: tuple[int, ...],
         embed_dim: int,
         z_dim: int | None,
@@ -34,33 +40,39 @@ class DiffusionAutoencoder(nnx.Module):
             image_shape=tuple(image_shape),
             base_channels=base_channels,
             attention_resolutions=tuple(attention_resolutions),
-            z_dim=z_dim,
             num_heads=num_heads,
             remat=remat,
             dtype=dtype,
             rngs=rngs,
         )
-        self.unet = UNet(channel_mults=tuple(channel_mults), embed_dim=embed_dim, dropout=dropout, **shared)
+        has_z = z_dim is not None
+        self.unet = UNet(
+            channel_mults=tuple(channel_mults),
+            embed_dim=embed_dim,
+            condition=condition(z_dim=z_dim, rngs=rngs) if has_z else None,
+            dropout=dropout,
+            **shared,
+        )
         self.encoder = (
-            SemanticEncoder(channel_mults=tuple(encoder_channel_mults), **shared) if z_dim is not None else None
+            parameters_only(encoder(z_dim=z_dim, channel_mults=tuple(encoder_channel_mults), **shared))
+            if has_z
+            else None
         )
 
     def encode(self, x_0: Float[Array, "n *shape"]) -> Float[Array, "n d"] | None:
         """Returns z of each image in [-1, 1]; None for the baseline, which has no z."""
-        return None if self.encoder is None else self.encoder(x_0)
+        return None if self.encoder is None else self.encoder(x_0).astype(jnp.float32)
 
     def __call__(
         self,
         x_t: Float[Array, "n *shape"],
         t: Int[Array, "n"],
-        z: Float[Array, "n d"] | None = None,
+        z: Any = None,  # [N, D], or what else the condition takes
         dropout_keys: Key[Array, "n"] | None = None,
     ) -> Float[Array, "n *shape"]:
         """Returns eps_theta(x_t, t, z) of Eq. 5."""
         return self.unet(x_t, t, z, dropout_keys)
 
-    def noise_predictor(
-        self, timesteps: Int[Array, "t"], z: Float[Array, "n d"] | None = None
-    ) -> Callable[[Array, Array], Array]:
+    def noise_predictor(self, timesteps: Int[Array, "t"], z: Any = None) -> Callable[[Array, Array], Array]:
         """Returns `eps_fn(x_t, t)` for a sampling loop over `timesteps`."""
         return self.unet.noise_predictor(timesteps, z)

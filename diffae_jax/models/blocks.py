@@ -1,6 +1,7 @@
 """The blocks that encoder and UNet share: group normalisation, residual block, attention, resampling."""
 
 import math
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
@@ -13,6 +14,7 @@ from jaxtyping import Array, Float, Int, Key
 NUM_GROUPS = 32  # of every group normalisation, as in the official networks
 
 Resample = Literal["down", "up"]
+Projection = Callable[[int, nnx.Rngs], nnx.Module]  # (channels of a block, rngs) -> a layer of that block
 
 
 def uniform_init(fan_in: int) -> nnx.Initializer:
@@ -100,8 +102,8 @@ class GroupNorm(nnx.Module):
                 f"{channels} channels cannot be split into {NUM_GROUPS} normalisation groups: "
                 f"choose base_channels and channel multipliers whose products are multiples of {NUM_GROUPS}."
             )
-        self.scale = nnx.Param(jnp.ones(channels))
-        self.bias = nnx.Param(jnp.zeros(channels))
+        self.scale = nnx.Param(jnp.ones(channels, jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(channels, jnp.float32))
 
     def affine(self, h: Float[Array, "n *spatial c"]) -> tuple[Float[Array, "n c"], Float[Array, "n c"]]:
         """Returns (a, b) such that the normalised h is `h * a + b`."""
@@ -151,7 +153,7 @@ def dropout(h: Float[Array, "n *rest"], rate: float, keys: Key[Array, "n"]) -> F
     Each sample draws from a key of its own, so that its mask does not depend on how a batch is split over devices
     or micro-batches.
     """
-    keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, h.shape[1:]))(keys)
+    keep = jax.vmap(lambda key: jax.random.bernoulli(key, jnp.float32(1 - rate), h.shape[1:]))(keys)
     return jnp.where(keep, h / (1 - rate), 0).astype(h.dtype)
 
 
@@ -208,8 +210,8 @@ class ResBlock(nnx.Module):
     """A residual block, optionally resampling and followed by attention.
 
     First half: GroupNorm - SiLU - resampling - conv. With `embed_dim` there is a second half, modulated by time and,
-    with `z_dim`, by z: AdaGN (Eq. 7) - SiLU - dropout - conv that starts at zero. The skip is resampled alike and
-    projected where the channel count changes.
+    with `z_proj`, by what the UNet is conditioned on: AdaGN (Eq. 7) - SiLU - dropout - conv that starts at zero. The
+    skip is resampled alike and projected where the channel count changes.
     """
 
     def __init__(
@@ -219,7 +221,7 @@ class ResBlock(nnx.Module):
         *,
         rank: int,
         embed_dim: int | None = None,  # width of the time embedding; None: no second half (the encoder)
-        z_dim: int | None = None,  # width of z; None: no modulation by z (the DDIM baseline)
+        z_proj: Projection | None = None,  # makes the layer that the condition projects with; None: no condition
         dropout: float = 0.0,
         resample: Resample | None = None,
         num_heads: int = 0,  # of the attention that follows; 0: none
@@ -235,7 +237,7 @@ class ResBlock(nnx.Module):
         if embed_dim is not None:
             # float32 at every precision: in bfloat16 a factor of 1.003 would be 1
             self.time_proj = linear(embed_dim, 2 * out_channels, rngs=rngs)
-            self.z_proj = linear(z_dim, out_channels, rngs=rngs) if z_dim is not None else None
+            self.z_proj = z_proj(out_channels, rngs) if z_proj is not None else None
             self.norm2 = GroupNorm(out_channels)
             self.conv2 = conv(out_channels, out_channels, rank=rank, zero=True, **layer)
         self.attention = Attention(out_channels, num_heads=num_heads, **layer) if num_heads else None

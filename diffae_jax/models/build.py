@@ -7,13 +7,20 @@ import jax.numpy as jnp
 from flax import nnx
 
 from diffae_jax.models.autoencoder import DiffusionAutoencoder
+from diffae_jax.models.encoders import find_encoder
 from diffae_jax.models.latent_mlp import LatentMLP
 
 
 def builder(config: Any, precision: str) -> Callable[[nnx.Rngs], DiffusionAutoencoder]:
-    """Returns the function that makes the model of a config, computing in that precision."""
+    """Returns the function that makes the model of a config, computing in that precision.
+
+    Raises ValueError for an encoder that there is not, or that nobody has imported: see `find_encoder`.
+    """
     settings = dict(image_shape=config.image_shape, remat=config.execution.remat, dtype=getattr(jnp, precision))
-    return lambda rngs: DiffusionAutoencoder(**settings, **config.model, rngs=rngs)
+    sizes = {key: value for key, value in config.model.items() if key != "encoder"}
+    if config.model.z_dim is not None:
+        settings["encoder"] = find_encoder(config.model.encoder.kind)
+    return lambda rngs: DiffusionAutoencoder(**settings, **sizes, rngs=rngs)
 
 
 def prior_builder(config: Any, precision: str) -> Callable[[nnx.Rngs], LatentMLP]:

@@ -17,11 +17,32 @@ def split(model: nnx.Module) -> tuple[nnx.GraphDef, Params]:
     return graphdef, nnx.to_pure_dict(state)
 
 
+def parameters_only(module: nnx.Module) -> nnx.Module:
+    """Puts a module into evaluation mode and drops its random state, so that it holds parameters and nothing else.
+
+    Raises ValueError where it holds anything else.
+    """
+    module.eval()
+    for node in [node for _, node in nnx.iter_graph(module) if isinstance(node, nnx.Module)]:
+        for name, value in list(vars(node).items()):
+            if isinstance(value, nnx.Rngs | nnx.RngStream):
+                setattr(node, name, None)
+    _, rest = nnx.state(module, nnx.Param, ...)
+    others = [f"{'.'.join(map(str, path))} ({type(leaf).__name__})" for path, leaf in nnx.to_flat_state(rest)]
+    if others:
+        raise ValueError(
+            f"{type(module).__name__} holds {others[0]} beside its parameters, but what it computes must depend on its "
+            f"input and its parameters alone: keep constants out of its attributes and normalise with nnx.LayerNorm or "
+            f"nnx.GroupNorm."
+        )
+    return module
+
+
 class _OneKey(nnx.Rngs):
     """One and the same key for every parameter: where only shapes are wanted, counting keys takes most of the time."""
 
     def __init__(self):
-        pass
+        super().__init__(0)  # for whatever else a module draws
 
     def params(self) -> jax.Array:
         return jax.random.key(0)

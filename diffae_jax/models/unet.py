@@ -1,6 +1,7 @@
 """The noise predictor eps_theta(x_t, t, z) (Sec. 3.1, Appendix A, Table 5)."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,11 +25,11 @@ def check_divisible(image_shape: tuple[int, ...], num_levels: int) -> None:
 
 
 class UNet(nnx.Module):
-    """Predicts the noise in x_t, given the time step and, unless `z_dim` is None (the DDIM baseline), z.
+    """Predicts the noise in x_t, given the time step and, unless `condition` is None (the DDIM baseline), z.
 
     Both modulate every residual block through AdaGN (Eq. 7). All that depends on t or z alone is computed by
     `time_modulation` and `z_modulation`, as one row a time step and one row a sample, so that a sampling loop can
-    do it once, before it starts: see `noise_predictor`.
+    do it once, before it starts: see `noise_predictor`. What z is, only the condition knows: see `condition.py`.
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class UNet(nnx.Module):
         channel_mults: tuple[int, ...],  # one a level; channels there = mult * base_channels
         attention_resolutions: tuple[int, ...],  # levels whose largest spatial size is listed have attention
         embed_dim: int,  # width of the time embedding
-        z_dim: int | None,
+        condition: nnx.Module | None,  # turns z into a modulation of each block
         num_heads: int = 1,
         dropout: float = 0.0,
         remat: bool = False,  # compute each block again in the backward pass instead of keeping its activations
@@ -50,6 +51,7 @@ class UNet(nnx.Module):
         *spatial, in_channels = image_shape
         rank = len(spatial)
         self.base_channels = base_channels
+        self.condition = condition
         self.remat = remat
         self.dtype = dtype
 
@@ -62,7 +64,7 @@ class UNet(nnx.Module):
                 outputs,
                 rank=rank,
                 embed_dim=embed_dim,
-                z_dim=z_dim,
+                z_proj=None if condition is None else condition.projection,
                 dropout=dropout,
                 resample=resample,
                 num_heads=heads,
@@ -112,25 +114,22 @@ class UNet(nnx.Module):
         h = nnx.silu(embedding)
         return jnp.concatenate([block.time_proj(h) for block in self.blocks], axis=-1)
 
-    def z_modulation(self, z: Float[Array, "n d"]) -> Float[Array, "n modulation"]:
-        """Returns z_s of Eq. 7 of every block, one row a sample."""
-        h = nnx.silu(z)
-        return jnp.concatenate([block.z_proj(h) for block in self.blocks], axis=-1)
+    def z_modulation(self, z: Any) -> Float[Array, "n modulation"]:
+        """Returns z_s of Eq. 7 of every block, one row a sample, for whatever the condition takes as z."""
+        return self.condition([block.z_proj for block in self.blocks], z)
 
     def __call__(
         self,
         x_t: Float[Array, "n *shape"],
         t: Int[Array, "n"],
-        z: Float[Array, "n d"] | None = None,
+        z: Any = None,  # [N, D] for the condition of the paper
         dropout_keys: Key[Array, "n"] | None = None,
     ) -> Float[Array, "n *shape"]:
         """Returns the predicted noise, float32. Without `dropout_keys` (one a sample) nothing is dropped."""
         z_modulation = None if z is None else self.z_modulation(z)
         return self.modulated(x_t, self.time_modulation(t), z_modulation, dropout_keys)
 
-    def noise_predictor(
-        self, timesteps: Int[Array, "t"], z: Float[Array, "n d"] | None = None
-    ) -> Callable[[Array, Array], Array]:
+    def noise_predictor(self, timesteps: Int[Array, "t"], z: Any = None) -> Callable[[Array, Array], Array]:
         """Returns `eps_fn(x_t, t)` for a loop over `timesteps`, with all that does not depend on x_t computed here."""
         table = self.time_modulation(timesteps)
         z_modulation = None if z is None else self.z_modulation(z)
@@ -148,23 +147,19 @@ class UNet(nnx.Module):
         dropout_keys: Key[Array, "n"] | None = None,
     ) -> Float[Array, "n *shape"]:
         """The part of the network that depends on x_t."""
-        calls = zip(self.blocks, self._modulations(time_modulation, z_modulation, dropout_keys), strict=True)
-
-        def call_next(h):
-            block, modulations = next(calls)
-            return checkpointed(block, h, *modulations) if self.remat else block(h, *modulations)
-
+        modulations = self._modulations(time_modulation, z_modulation, dropout_keys)
+        call = checkpointed if self.remat else ResBlock.__call__
         h = self.conv_in(x_t.astype(self.dtype or x_t.dtype))
         skips = [h]
-        for _ in self.down:
-            h = call_next(h)
+        for block in self.down:
+            h = call(block, h, *next(modulations))
             skips.append(h)
-        for _ in self.middle:
-            h = call_next(h)
+        for block in self.middle:
+            h = call(block, h, *next(modulations))
         for block in self.up:
             if block.resample is None:
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
-            h = call_next(h)
+            h = call(block, h, *next(modulations))
         assert not skips
         return self.conv_out(nnx.silu(self.norm_out(h))).astype(jnp.float32)
 

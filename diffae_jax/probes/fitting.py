@@ -1,4 +1,7 @@
-"""Labels -> probes, with scikit-learn, and how well these do on images that they were not fitted to."""
+"""Labels -> probes, with scikit-learn, and how well these do on images that they were not fitted to.
+
+scikit-learn is imported by the functions that use it: it takes more than a second, which loading a model should not.
+"""
 
 import collections
 import dataclasses
@@ -8,11 +11,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Shaped
-from sklearn.decomposition import PCA
-from sklearn.linear_model import LogisticRegression, RidgeCV
-from sklearn.metrics import accuracy_score, r2_score, roc_auc_score
-from sklearn.model_selection import KFold, StratifiedKFold, cross_val_score
-from sklearn.multiclass import OneVsRestClassifier
 
 from diffae_jax.probes.linear import ClassProbe, Probe, Score
 from diffae_jax.runtime.errors import UserError, name_some, shown
@@ -77,7 +75,7 @@ def fit(
         parts = {value: _binary(f"{name}={value}", z, targets == value, value) for value in np.unique(targets).tolist()}
         probe = ClassProbe(name, parts)
     else:
-        ridge = RidgeCV(PENALTIES).fit(z, targets)
+        ridge = _ridge().fit(z, targets)
         probe = Probe(name, ridge.coef_.astype(np.float32), float(ridge.intercept_), "continuous")
     score = None
     if held_out is not None:
@@ -105,6 +103,8 @@ def components(z_normalised: Float[np.ndarray, "n d"], count: int) -> list[Probe
             f"z of {len(z_normalised):,} images in {z_normalised.shape[1]:,} dimensions have 1 to {most:,} principal "
             f"components, not {count}."
         )
+    from sklearn.decomposition import PCA
+
     _check_finite("principal components", z_normalised)
     pca = PCA(count, svd_solver="covariance_eigh").fit(z_normalised.astype(np.float64))
     return [
@@ -200,7 +200,15 @@ def _text(value: Any) -> str:
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
-def _logistic(repeats: float) -> LogisticRegression:
+def _ridge() -> Any:
+    from sklearn.linear_model import RidgeCV
+
+    return RidgeCV(PENALTIES)
+
+
+def _logistic(repeats: float) -> Any:
+    from sklearn.linear_model import LogisticRegression
+
     # the weight of a sample in the loss is what repeating it comes to
     return LogisticRegression(C=INVERSE_PENALTY, max_iter=2000, class_weight={False: 1.0, True: repeats})
 
@@ -214,6 +222,8 @@ def _held_out_score(probe: Probe | ClassProbe, kind: str, z: np.ndarray, targets
     """Returns the score on other images, or None where these are too few to tell."""
     if len(set(targets.tolist())) < (1 if kind == "classes" else 2):
         return None
+    from sklearn.metrics import accuracy_score, r2_score, roc_auc_score
+
     z = z.astype(np.float32)
     if kind == "binary":
         value = roc_auc_score(targets, probe.logits(z))
@@ -226,8 +236,11 @@ def _held_out_score(probe: Probe | ClassProbe, kind: str, z: np.ndarray, targets
 
 def _cross_validated(kind: str, z: np.ndarray, targets: np.ndarray, repeats: float) -> Score:
     """Returns the mean score over folds, fewer where a class has fewer images than there would be folds."""
+    from sklearn.model_selection import KFold, StratifiedKFold, cross_val_score
+    from sklearn.multiclass import OneVsRestClassifier
+
     if kind == "continuous":
-        estimator = RidgeCV(PENALTIES)
+        estimator = _ridge()
         folds = KFold(min(MOST_FOLDS, len(z) // 2), shuffle=True, random_state=0)
     else:
         logistic = _logistic(repeats)

@@ -1,4 +1,4 @@
-"""What a person sees while work goes on: lines, a progress bar, times and quantities in words."""
+"""What a person sees while work goes on: lines, a progress bar, notes of the library, quantities in words."""
 
 import sys
 import time
@@ -7,6 +7,7 @@ from typing import Any
 from tqdm import tqdm
 
 from diffae_jax.runtime.cluster import is_main_process
+from diffae_jax.runtime.logs import LOGGER
 
 WARM_UP_CALLS = 5  # of the step, before which the first ones still fill the queue
 
@@ -17,6 +18,18 @@ def say(*words: Any, file: Any = None) -> None:
         file = file or sys.stdout
         tqdm.write(" ".join(str(word) for word in words), file=file)
         file.flush()
+
+
+def note(message: str) -> None:
+    """Logs what a call did, of level INFO: it shows only where the program has set logging up."""
+    if is_main_process():
+        LOGGER.info(message)
+
+
+def caution(message: str) -> None:
+    """Logs what may not be as meant, of level WARNING: Python prints that on stderr unless it is told otherwise."""
+    if is_main_process():
+        LOGGER.warning(message)
 
 
 class Progress:

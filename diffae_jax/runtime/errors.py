@@ -7,11 +7,11 @@ LONGEST_MESSAGE = 400
 LONGEST_VALUE = 120  # in a message
 
 
-class UserError(Exception):
+class UserError(ValueError):
     """Something that the user can put right. The entry points print its sentence, without a traceback, and exit 2.
 
-    Its sentence is one line that a terminal shows as it is, whatever it was put together from; of one that is too long
-    the middle is left out.
+    A program may catch it as a ValueError. Its sentence is one line that a terminal shows as it is, whatever it was
+    put together from; of one that is too long the middle is left out.
     """
 
     def __init__(self, message: str):

@@ -131,6 +131,8 @@ def read_rows(path: Path, names: tuple[str, ...]) -> list[np.ndarray]:
                     f"{path} cannot be read: it does not hold {' and '.join(names)} as np.savez writes them."
                 )
             return [_row(archive.read(info), path, info.filename) for info in infos]
+    except UserError:
+        raise
     except (zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError, EOFError, struct.error) as error:
         raise UserError(f"{path} cannot be read: it is not a file of np.savez, or damaged.") from error
 

@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from diffae_jax.runtime.errors import UserError
+from diffae_jax.runtime.process import refuse_forks
 
 DATA = "data"  # the one mesh axis: all devices of all processes
 
@@ -20,6 +21,7 @@ Sharding = Literal["replicated", "fsdp"]
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Returns the mesh of some devices, by default all of all processes."""
+    refuse_forks()
     devices = jax.devices() if devices is None else devices
     # in this order the devices of a process are neighbours, so that its part of a batch is one piece
     return Mesh(np.asarray(devices), (DATA,), axis_types=(AxisType.Auto,))
@@ -73,6 +75,7 @@ def _gather(mesh: Mesh) -> Callable[[Any], Any]:
 
 def on_host(tree: Any) -> Any:
     """Fetches global arrays of any sharding as numpy arrays, on every process alike."""
+    refuse_forks()
     mesh_of = {x.sharding.mesh for x in jax.tree.leaves(tree) if not x.is_fully_addressable}
     if mesh_of:
         tree = _gather(mesh_of.pop())(tree)

@@ -1,6 +1,7 @@
 """Stage 1: images -> semantic encoder and conditional UNet, trained together (Eq. 6)."""
 
 import contextlib
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from diffae_jax.runtime.console import quantity, say
 from diffae_jax.runtime.errors import UserError
 from diffae_jax.runtime.precision import resolve_precision
 from diffae_jax.runtime.sharding import check_batch_size, replicated, split_batch, spread
+from diffae_jax.stages.loss_terms import LossTerm, check_terms, evaluate
 from diffae_jax.stages.run_folder import is_begun
 from diffae_jax.training.checkpoint import Checkpoints
 from diffae_jax.training.health import describe_z, z_health
@@ -40,17 +42,20 @@ from diffae_jax.training.state import TrainState, make_optimizer
 from diffae_jax.training.step import LossFn, sample_keys
 
 
-def autoencoder_loss(graphdef: nnx.GraphDef, process: Process) -> LossFn:
-    """Returns the loss of encoder and UNet together: that of the process with z = Enc(x_0) (Eq. 6).
+def autoencoder_loss(graphdef: nnx.GraphDef, process: Process, terms: Mapping[str, LossTerm] | None = None) -> LossFn:
+    """Returns the loss of encoder and UNet together: that of the process with z = Enc(x_0) (Eq. 6), and added terms.
 
-    Each sample draws t uniformly, eps ~ N(0, I) and its dropout masks from its own key.
+    Each sample draws t uniformly, eps ~ N(0, I) and its dropout masks from its own key. The metric "loss" leaves the
+    terms out.
     """
 
-    def loss_fn(params: Any, batch: dict[str, Array], keys: Key[Array, "n"]) -> Float[Array, "n"]:
+    def loss_fn(params: Any, batch: dict[str, Array], keys: Key[Array, "n"]) -> tuple[Float[Array, "n"], dict]:
         model = nnx.merge(graphdef, params)
         x_0 = to_float(batch["image"])
         z = model.encode(x_0)
-        return loss_given_z(model, process, x_0, z, keys, train=True)
+        loss = loss_given_z(model, process, x_0, z, keys, train=True)
+        values = evaluate(terms or {}, z, batch, keys)
+        return loss + sum(values.values()), {"loss": loss, **values}
 
     return loss_fn
 
@@ -61,10 +66,16 @@ def loss_given_z(
     """The loss of each image with z as given; without `train`, nothing is dropped."""
     draw_keys, dropout_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
     t, eps = draw_t_and_eps(draw_keys, x_0)
-    return diffusion_loss(process, lambda x_t, t: model(x_t, t, z, dropout_keys if train else None), x_0, t, eps)
+    network = partial(model.unet, z=z, dropout_keys=dropout_keys if train else None)
+    return diffusion_loss(process, network, x_0, t, eps)
 
 
-def autoencoder_program(config: ConfigDict, mesh: Mesh, dtype: type | np.dtype = np.uint8) -> Program:
+def autoencoder_program(
+    config: ConfigDict,
+    mesh: Mesh,
+    dtype: type | np.dtype = np.uint8,
+    loss_terms: Mapping[str, LossTerm] | None = None,
+) -> Program:
     """Compiles the training step of a config, for images that come to the devices as that type."""
     precision = resolve_precision(config.train.precision)
     build = builder(config, precision)
@@ -72,7 +83,7 @@ def autoencoder_program(config: ConfigDict, mesh: Mesh, dtype: type | np.dtype =
     batch_shape = config.train.batch_size, *config.image_shape
     return compile_program(
         lambda key: split(build(nnx.Rngs(key)))[1],
-        autoencoder_loss(graphdef, image_process(config)),
+        autoencoder_loss(graphdef, image_process(config), loss_terms),
         {"image": jax.ShapeDtypeStruct(batch_shape, dtype, sharding=split_batch(mesh))},
         mesh=mesh,
         optimizer=make_optimizer(config.train.learning_rate, config.train.weight_decay),
@@ -185,12 +196,19 @@ def reconstructions(
     return rows
 
 
-def run(config: ConfigDict, folder: Path, mesh: Mesh, images: Any = None) -> None:
+def run(
+    config: ConfigDict,
+    folder: Path,
+    mesh: Mesh,
+    images: Any = None,
+    loss_terms: Mapping[str, LossTerm] | None = None,
+) -> None:
     """Trains the autoencoder of a run folder, from where it stopped, and leaves its checkpoints and grids there.
 
     The images are those of the config's path, or those that are given.
 
-    Raises UserError for more training under latents that were made already.
+    Raises UserError for more training under latents that were made already, and for loss terms that are not those
+    that the config names.
     """
     batch_size = config.train.batch_size
     intervals = Intervals(
@@ -205,6 +223,7 @@ def run(config: ConfigDict, folder: Path, mesh: Mesh, images: Any = None) -> Non
         if not is_finished:  # before the images are read
             refuse_to_train_under(folder, first_step, intervals.num_steps)
             abstract_weights(config, mesh)  # refuses a model that cannot be built
+            check_terms(config, loss_terms or {})
             check_batch_size("train.batch_size", batch_size, mesh.size, config.execution.num_microbatches)
         training, held_out = open_data(config, folder, images, begun=is_begun(folder))
         if is_finished:
@@ -221,7 +240,7 @@ def run(config: ConfigDict, folder: Path, mesh: Mesh, images: Any = None) -> Non
             process_index=jax.process_index(),
             num_processes=jax.process_count(),
         )
-        program = autoencoder_program(config, mesh, training.transform.dtype)
+        program = autoencoder_program(config, mesh, training.transform.dtype, loss_terms)
         describe(config, program, len(training), intervals.num_steps)
         if first_step:
             say(f"Going on after step {first_step:,} ({first_step * batch_size:,} images).")

@@ -6,15 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from flax import nnx
 from ml_collections import ConfigDict
 
 from diffae_jax.config import check_run
 from diffae_jax.data.run_images import left_out
+from diffae_jax.inference.loading import name_encoder
 from diffae_jax.runtime.compilation import keep_compiled_programs
 from diffae_jax.runtime.console import say
 from diffae_jax.runtime.errors import UserError
+from diffae_jax.runtime.logs import root_logger_kept
+from diffae_jax.runtime.own_code import import_own
 from diffae_jax.runtime.sharding import check_batch_size, make_mesh
 from diffae_jax.stages import autoencoder, evaluation, export, latents, prior, probes
+from diffae_jax.stages.loss_terms import LossTerm
 from diffae_jax.stages.run_folder import RunFolder
 
 
@@ -22,11 +27,11 @@ from diffae_jax.stages.run_folder import RunFolder
 class Stage:
     """A link of the chain: what it does in a run folder, and what it reads and writes there."""
 
-    run: Callable[..., None]  # of config, folder and mesh, and of the images where it reads them
+    run: Callable[..., None]  # of config, folder and mesh, and of what it takes
     reads: str
     writes: str
     less_memory: str  # flags that make it need less
-    takes_images: bool = False
+    takes: tuple[str, ...] = ()  # of the arguments of `run_stages`
 
 
 STAGES = {
@@ -36,14 +41,14 @@ STAGES = {
         "autoencoder/",
         "--config.execution.remat=True, a higher --config.execution.num_microbatches or a lower "
         "--config.train.batch_size",
-        takes_images=True,
+        takes=("images", "loss_terms"),
     ),
     "latents": Stage(
         latents.run,
         "the images, autoencoder/",
         "latents/",
         "a higher --config.execution.num_microbatches",
-        takes_images=True,
+        takes=("images",),
     ),
     "prior": Stage(
         prior.run,
@@ -56,14 +61,14 @@ STAGES = {
         "the labels of the images, autoencoder/, latents/",
         "probes/",
         "devices with more memory",
-        takes_images=True,
+        takes=("images",),
     ),
     "evaluation": Stage(
         evaluation.run,
         "the images, autoencoder/, latents/, prior/",
         "evaluation/",
         "devices with more memory",
-        takes_images=True,
+        takes=("images",),
     ),
     "export": Stage(export.run, "autoencoder/, latents/, prior/, probes/", "bundle/", "devices with more memory"),
 }
@@ -74,22 +79,34 @@ def run_stages(
     workdir: str | None = None,
     stages: list[str] | None = None,
     images: Any = None,  # arrays or PIL images, in place of what lies at config.data.path
+    encoder: type[nnx.Module] | None = None,  # in place of the one that the config names: see models/encoders.py
+    loss_terms: dict[str, LossTerm] | None = None,  # added to the loss of the autoencoder, by the names they are logged
 ) -> None:
-    """Runs the named stages, by default all, in a run folder. Raises UserError for a user's mistakes."""
+    """Runs the named stages, by default all, in a run folder. Raises UserError for a user's mistakes.
+
+    The config that the run and its bundle keep names the encoder and the loss terms. A run goes on with the same ones.
+    """
     unknown = set(stages or ()) - STAGES.keys()
     if unknown:
         raise UserError(f"There is no stage {', '.join(sorted(unknown))}: the stages are {', '.join(STAGES)}.")
+    config = config.copy_and_resolve_references()
+    name_encoder(config, encoder)
+    if loss_terms:
+        config.train.loss_terms = tuple(sorted(loss_terms))
     check_run(config)
+    if ":" in config.model.encoder.kind:  # which the user wrote, who may run what they like
+        import_own(config.model.encoder.kind.partition(":")[0])
+    given = {"images": images, "loss_terms": loss_terms or {}}
     keep_compiled_programs()
     mesh = make_mesh()
     if config.model.z_dim is not None and (stages is None or "prior" in stages):  # not after days of training
         check_batch_size("prior.batch_size", config.prior.batch_size, mesh.size)
-    with RunFolder(workdir or Path("runs") / config.name, config) as folder:
+    with root_logger_kept(), RunFolder(workdir or Path("runs") / config.name, config) as folder:
         for name, stage in STAGES.items():
             if stages is None or name in stages:
                 say(f"Stage {name}: reads {stage.reads} and writes {folder.path / stage.writes}")
                 try:
-                    stage.run(config, folder.path, mesh, *([images] if stage.takes_images else []))
+                    stage.run(config, folder.path, mesh, **{name: given[name] for name in stage.takes})
                 except jax.errors.JaxRuntimeError as error:
                     if "RESOURCE_EXHAUSTED" not in str(error):
                         raise

@@ -41,9 +41,9 @@ LOSS_OF_NOTHING = {"l1": np.sqrt(2 / np.pi), "mse": 1.0}  # of a network that al
 def prior_loss(graphdef: nnx.GraphDef, process: Process) -> LossFn:
     """Returns the loss of the latent DDIM on normalised z (Eq. 9); each draws t and eps from its own key."""
 
-    def loss_fn(params: Any, z_0: Float[Array, "n d"], keys: Key[Array, "n"]) -> Float[Array, "n"]:
+    def loss_fn(params: Any, z_0: Float[Array, "n d"], keys: Key[Array, "n"]) -> tuple[Float[Array, "n"], dict]:
         t, eps = draw_t_and_eps(keys, z_0)
-        return diffusion_loss(process, nnx.merge(graphdef, params), z_0, t, eps)
+        return diffusion_loss(process, nnx.merge(graphdef, params), z_0, t, eps), {}
 
     return loss_fn
 

@@ -1,11 +1,12 @@
 """The folder of a run: its config, its lock, and where each stage writes."""
 
-import fcntl
+import errno
 import json
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from filelock import FileLock, Timeout
 from ml_collections import ConfigDict
 
 from diffae_jax.config import differing_keys, from_json
@@ -15,6 +16,8 @@ from diffae_jax.runtime.console import say
 from diffae_jax.runtime.errors import UserError
 from diffae_jax.runtime.files import told, write_json
 from diffae_jax.training.checkpoint import latest_step
+
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)  # what file systems without locks answer
 
 
 def is_begun(folder: Path) -> bool:
@@ -31,7 +34,8 @@ class RunFolder:
 
     def __init__(self, path: str | Path, config: ConfigDict):
         self.path = Path(path)
-        self._lock = None
+        # the system's lock, which dies with its process; a marker file would outlive a killed one
+        self._lock = FileLock(self.path / ".lock", blocking=False, thread_local=False, fallback_to_soft=False)
         self._config = config
         self._before: tuple[str, list[int | None]] | None = None  # config.json and the steps that there were
 
@@ -43,15 +47,27 @@ class RunFolder:
         return self
 
     def _open(self) -> None:
-        """Locks the folder and writes its config. Raises UserError or OSError for what is in the way of that."""
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = (self.path / ".lock").open("w")
+        self._take_lock()
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            self._write_config()
+        except BaseException:
+            self._lock.release()  # a notebook keeps the error, and with it this object
+            raise
+
+    def _take_lock(self) -> None:
+        """Locks the folder. Raises UserError where another run holds it."""
+        try:
+            self._lock.acquire()
+        except Timeout as error:
             raise UserError(f"{self.path} is in use by another run: wait for it, or give another --workdir.") from error
-        except OSError:
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
             say(f"WARNING: the file system of {self.path} has no locks: see to it that no other run uses the folder.")
+
+    def _write_config(self) -> None:
+        """Writes config.json. Raises UserError where the run was begun with a config of other results."""
         path = self.path / "config.json"
         if path.exists() and is_begun(self.path):
             self._check_unchanged(from_json(path).to_dict())  # before a checkpoint, a config can still be mended
@@ -70,11 +86,12 @@ class RunFolder:
             raise UserError(f"{self.path} holds a run of another config ({'; '.join(keys)}): {remedy}.")
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if isinstance(error, UserError) and self._before is not None and self._before[1] == self._steps():
-            # a stage refused what was asked for, and nothing was made with the new config
-            write_json(self.path / "config.json", json.loads(self._before[0]))
-        if self._lock is not None:
-            self._lock.close()
+        try:
+            if isinstance(error, UserError) and self._before is not None and self._before[1] == self._steps():
+                # a stage refused what was asked for, and nothing was made with the new config
+                write_json(self.path / "config.json", json.loads(self._before[0]))
+        finally:
+            self._lock.release()
 
     def _steps(self) -> list[int | None]:
         return [latest_step(self.path / stage / "checkpoints") for stage in ("autoencoder", "prior")]

@@ -1,18 +1,26 @@
 """Checkpoints of a run, written in the background; the only file that knows Orbax."""
 
 import contextlib
+import functools
 import shutil
 from pathlib import Path
 from typing import Any
 
-from orbax.checkpoint import v1 as ocp
-
 from diffae_jax.models.functional import flatten
 from diffae_jax.runtime.cluster import is_main_process
 from diffae_jax.runtime.errors import UserError, shown
+from diffae_jax.runtime.logs import root_logger_kept
 from diffae_jax.training.state import Params, TrainState
 
 KEPT = 2  # checkpoints
+
+
+@functools.cache
+def _orbax() -> Any:
+    """Imports Orbax where it is first used: it takes half a second, and its imports log."""
+    with root_logger_kept():
+        from orbax.checkpoint import v1
+    return v1
 
 
 class Checkpoints:
@@ -23,6 +31,7 @@ class Checkpoints:
             # Orbax would do this in a thread that nothing waits for, which fails where the program ends before it
             for unfinished in folder.glob("*.orbax-checkpoint-tmp*"):
                 shutil.rmtree(unfinished)
+        ocp = _orbax()
         self._checkpointer = ocp.training.Checkpointer(
             folder.absolute(),
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),  # the caller decides
@@ -47,7 +56,7 @@ class Checkpoints:
 
     def restore_ema(self, step: int, abstract_params: Params) -> Params:
         """Returns the averaged weights of a step, and reads nothing else."""
-        only_what_is_named = ocp.Context()
+        only_what_is_named = _orbax().Context()
         only_what_is_named.pytree.loading.partial_load = True
         with only_what_is_named:
             return self._checkpointer.load_checkpointables(step, {"state": {"ema": abstract_params}})["state"]["ema"]
@@ -85,7 +94,7 @@ def load_ema(folder: Path, abstract_params: Params) -> Params:
         )
     wanted = {name: leaf.shape for name, leaf in flatten(abstract_params).items()}
     try:
-        with contextlib.closing(Checkpoints(folder, read_only=True)) as checkpoints:
+        with root_logger_kept(), contextlib.closing(Checkpoints(folder, read_only=True)) as checkpoints:
             step = checkpoints.latest or step
             found = checkpoints.ema_shapes(step)
             differing = sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
@@ -95,6 +104,8 @@ def load_ema(folder: Path, abstract_params: Params) -> Params:
                     f"{shown(differing[0])}: bring back the config.json that it was trained with."
                 )
             return checkpoints.restore_ema(step, abstract_params)
+    except UserError:
+        raise
     # what Orbax raises depends on the byte that is wrong
     except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         raise UserError(

@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import itertools
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -79,6 +80,8 @@ class StopSignal:
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignal":
+        if threading.current_thread() is not threading.main_thread():
+            return self  # Python hands signals to the main thread, whose program decides what they mean
         numbers = [signal.SIGINT]
         if jax.process_count() == 1:  # otherwise the cluster runtime has SIGTERM, and tells all processes
             numbers.append(signal.SIGTERM)

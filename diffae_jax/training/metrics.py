@@ -8,6 +8,8 @@ from clu import parameter_overview
 
 from diffae_jax.runtime.cluster import is_main_process
 
+FLUSH_SECONDS = 10  # what a killed run may lose of TensorBoard's file
+
 
 def parameter_table(params: Any) -> str:
     """Returns the count of parameters of each part of a model, and of each group of layers in it, as lines."""
@@ -44,9 +46,15 @@ class MetricsWriter:
             scratch.replace(path)
         self._file = path.open("a")
         if tensorboard:
-            from clu.metric_writers import SummaryWriter  # imports TensorFlow
+            from tensorboardX import SummaryWriter
 
-            self._tensorboard = SummaryWriter(str(folder / "tensorboard" / stage))
+            # of earlier files TensorBoard hides what they have from the purged step on; names hold whole seconds
+            self._tensorboard = SummaryWriter(
+                str(folder / "tensorboard" / stage),
+                purge_step=first_step + 1,
+                flush_secs=FLUSH_SECONDS,
+                filename_suffix=f".{first_step}",
+            )
 
     def write(self, step: int, samples: int, **values: float) -> None:
         """Writes one row: the step, the images or latents seen, and values."""
@@ -56,7 +64,8 @@ class MetricsWriter:
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
         if self._tensorboard is not None:
-            self._tensorboard.write_scalars(step, values)
+            for name, value in values.items():
+                self._tensorboard.add_scalar(name, value, step)
 
     def close(self) -> None:
         """Flushes and closes the files."""

@@ -1,6 +1,7 @@
 """One optimisation step: a pure function of state, batch and key."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,11 +12,14 @@ from jaxtyping import Array, Float, Int, Key
 
 from diffae_jax.training.state import Params, TrainState
 
-# (params, batch, keys [N]) -> loss of each sample [N]. Each sample has a key of its own for all that it draws, so
-# that nothing depends on how a batch is split over devices, processes or micro-batches.
-LossFn = Callable[[Params, Any, Key[Array, "n"]], Float[Array, "n"]]
+# (params, batch, keys [N]) -> (loss of each sample [N], metrics). The mean of the loss is what training minimises.
+# A metric is one number a sample [N], or a scalar; it is averaged over the batch as the loss is, and reported under
+# its own name. One called "loss" is reported in place of the loss itself.
+# Each sample has a key of its own for all that it draws, so that nothing depends on how a batch is split over devices,
+# processes or micro-batches.
+LossFn = Callable[[Params, Any, Key[Array, "n"]], tuple[Float[Array, "n"], dict[str, Float[Array, "*n"]]]]
 Metrics = dict[str, Float[Array, "*steps"]]  # a number each; where a call takes several steps, one a step
-
+OWN_METRICS = ("grad_norm", "finite", "loss_scale")  # of the step itself, beside "grad_norm/*"
 
 StepFn = Callable[[TrainState, Any, Key[Array, ""]], tuple[TrainState, Metrics]]
 
@@ -23,39 +27,37 @@ StepFn = Callable[[TrainState, Any, Key[Array, ""]], tuple[TrainState, Metrics]]
 def sample_keys(key: Key[Array, ""], step: Array | int, num_samples: int) -> Key[Array, "{num_samples}"]:
     """Returns one key for each sample of the batch of a step."""
     step_key = jax.random.fold_in(key, step)
-    return jax.vmap(jax.random.fold_in, (None, 0))(step_key, jnp.arange(num_samples))
+    return jax.vmap(jax.random.fold_in, (None, 0))(step_key, jnp.arange(num_samples, dtype=jnp.int32))
 
 
 def mean_loss_and_grads(
     loss_fn: LossFn, params: Params, batch: Any, keys: Key[Array, "n"], scale: Array | float, num_microbatches: int
-) -> tuple[Float[Array, ""], Params]:
-    """Returns the mean loss and its gradient, both in float32, accumulated over micro-batches.
+) -> tuple[Float[Array, ""], Metrics, Params]:
+    """Returns the means of loss and metrics, and the gradient of the loss, in float32, accumulated over micro-batches.
 
     Micro-batch i takes every `num_microbatches`-th sample from i on, so that each device keeps its own samples.
     The loss is multiplied by `scale` for the backward pass alone.
     """
 
     def scaled_loss(params, batch, keys):
-        loss = loss_fn(params, batch, keys).mean()
-        return loss * scale, loss
+        loss, metrics = jax.tree.map(partial(jnp.mean, dtype=jnp.float32), loss_fn(params, batch, keys))
+        return loss * scale, (loss, metrics)
 
-    def gradient(batch, keys):
-        (_, loss), grads = jax.value_and_grad(scaled_loss, has_aux=True)(params, batch, keys)
-        return loss, grads
-
+    gradient = jax.grad(scaled_loss, has_aux=True)
     if num_microbatches > 1:
         interleaved = jax.tree.map(
             lambda x: jnp.swapaxes(x.reshape(-1, num_microbatches, *x.shape[1:]), 0, 1), (batch, keys)
         )
-        zeros = jax.tree.map(jnp.zeros_like, (jnp.zeros(()), params))
 
         def accumulate(total, microbatch):
-            return jax.tree.map(jnp.add, total, gradient(*microbatch)), None
+            grads, means = gradient(params, *microbatch)
+            return jax.tree.map(jnp.add, total, grads), means
 
-        loss, grads = lax.scan(accumulate, zeros, interleaved)[0]
+        grads, means = lax.scan(accumulate, jax.tree.map(jnp.zeros_like, params), interleaved)
+        loss, metrics = jax.tree.map(jnp.mean, means)
     else:
-        loss, grads = gradient(batch, keys)
-    return loss / num_microbatches, jax.tree.map(lambda g: g / (scale * num_microbatches), grads)
+        grads, (loss, metrics) = gradient(params, batch, keys)
+    return loss, metrics, jax.tree.map(lambda g: g / (scale * num_microbatches), grads)
 
 
 def train_step(
@@ -79,7 +81,7 @@ def train_step(
     num_samples = jax.tree.leaves(batch)[0].shape[0]
     keys = sample_keys(key, state.step, num_samples)
     scale = state.loss_scale.scale if scale_loss else 1.0
-    loss, grads = mean_loss_and_grads(loss_fn, state.params, batch, keys, scale, num_microbatches)
+    loss, metrics, grads = mean_loss_and_grads(loss_fn, state.params, batch, keys, scale, num_microbatches)
 
     norms = {f"grad_norm/{name}": optax.tree.norm(part) for name, part in grads.items()}
     norm = jnp.sqrt(sum(jnp.square(n) for n in norms.values()))
@@ -99,7 +101,7 @@ def train_step(
         opt_state=if_finite(opt_state, state.opt_state),
         loss_scale=state.loss_scale.update(finite) if scale_loss else state.loss_scale,
     )
-    metrics = {"loss": loss, "grad_norm": norm, **norms, "finite": finite.astype(jnp.float32)}
+    metrics = {"loss": loss, **metrics, "grad_norm": norm, **norms, "finite": finite.astype(jnp.float32)}
     if scale_loss:
         metrics["loss_scale"] = state.loss_scale.scale
     return new_state, metrics

@@ -4,18 +4,20 @@ import ast
 import inspect
 import json
 import runpy
+import sys
 from functools import cache
 
 import jax
 import pytest
 from ml_collections import ConfigDict
 
-from diffae_jax.config import check, default, differing_keys, format_intensity, from_json, parse_intensity
+from diffae_jax.config import check, check_run, default, differing_keys, format_intensity, from_json, parse_intensity
 from diffae_jax.diffusion.schedule import NUM_TIMESTEPS
 from diffae_jax.models import abstract_model
 from diffae_jax.models.build import builder
 from diffae_jax.runtime.errors import UserError
 from tests.environment import ROOT
+from tests.messages import assert_is_one_sentence
 
 CONFIGS = ROOT / "configs"
 FILES = sorted(CONFIGS.glob("[!_]*.py"))
@@ -270,3 +272,14 @@ def test_key_that_once_was_one_number_may_be_a_list_now(tmp_path):
     config = from_json(tmp_path / "config.json")
     check(config)
     assert config.evaluation.num_sample_steps == (20,)
+
+
+def test_tensorboard_that_is_not_installed_is_told_before_the_run(monkeypatch):
+    config = default()
+    config.report.tensorboard = True
+    config.name, config.data.path = "a", "digits"
+    check_run(config)
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with pytest.raises(UserError, match=r'needs tensorboardX: pip install "diffae_jax\[tensorboard\]"') as told:
+        check_run(config)
+    assert_is_one_sentence(told.value)

@@ -55,6 +55,7 @@ def test_config_is_read_off_the_file(model):
     assert config.model.to_dict() == dict(
         base_channels=32,
         channel_mults=(1, 2),
+        encoder={"kind": "unet"},
         encoder_channel_mults=(1, 2, 2),
         attention_resolutions=(8,),
         embed_dim=48,

@@ -4,7 +4,6 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from diffae_jax.data.labels import tables
 from diffae_jax.data.labels.matching import read_partition
 from diffae_jax.runtime.errors import UserError
 from tests.messages import assert_is_one_sentence
@@ -106,17 +105,15 @@ def test_a_partition_of_no_image_is_refused(file):
         ("p.csv", "1.png,0\n2.png,1\n", "begins with an image, which would be left out"),
         ("p.csv", "1.png,test\n2.png,train\n", "begins with an image, which would be left out"),
         ("p.csv", "image,is_train\n1,0\n2,1\n", "has numbers as is_train, of which 1 would be held out"),
-        ("p.csv", "image,split\n1,0\n1,1\n", "the image 1 for the second time in line 3"),
-        ("p.txt", "1.png\n2.png\n1.png\n", "the image 1.png for the second time in line 3"),
-        ("p.txt", "1.png 0\n2.png 1\n1.png 1\n", "the image 1.png for the second time in line 3"),
-        ("p.txt", "1.png 0\n2.png 1\n3.png\n", "has nothing behind the image 3.png in line 3"),
+        ("p.csv", "image,split\n1,0\n1,1\n", "the image 1 in rows 2 and 3"),
+        ("p.txt", "1.png\n2.png\n1.png\n", "the image 1.png in rows 1 and 3"),
+        ("p.txt", "1.png 0\n2.png 1\n1.png 1\n", "the image 1.png in rows 1 and 3"),
+        ("p.txt", "1.png 0\n2.png 1\n3.png\n", "has nothing behind the image 3.png in row 3"),
         ("p.txt", "1.png 0\n2.png 7\n", "has 7 as partition of 2.png"),
-        ("p.txt", "1.png\n2.png,0\n", "has 2 values in line 2, and one in its first"),
-        ("p.txt", "1\n2\n3\n4\n5\n", "more than 4 rows"),
+        ("p.txt", "1.png\n2.png,0\n", "Row #2: Expected 1 columns, got 2: 2.png,0"),
     ],
 )
-def test_what_is_no_partition_is_told_in_one_sentence(file, name, content, message, monkeypatch):
-    monkeypatch.setattr(tables, "MAX_ROWS", 4)
+def test_what_is_no_partition_is_told_in_one_sentence(file, name, content, message):
     with pytest.raises(UserError, match=message) as refusal:
         read_partition(file(content, name))
     assert_is_one_sentence(refusal.value)

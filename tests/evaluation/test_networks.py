@@ -1,11 +1,12 @@
 """The networks of FID and LPIPS against the same layers in numpy and float64, their files, and spaces of features."""
 
+import dataclasses
 import hashlib
-import io
+import itertools
 import re
-import urllib.error
-import urllib.request
+import threading
 from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import jax
@@ -21,6 +22,7 @@ from diffae_jax.evaluation.networks.weights import WeightFile
 from diffae_jax.models import abstract_model
 from diffae_jax.models.functional import flatten
 from diffae_jax.runtime.errors import UserError
+from tests.messages import assert_is_one_sentence
 from tests.torch_writer import write_checkpoint, write_legacy
 
 PUBLISHED = Path(__file__).parent / "published"  # names and shapes of the tensors of each file
@@ -339,92 +341,126 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "cache" / "diffae_jax"
 
 
-class Broken(io.BytesIO):
-    """A connection that breaks after its first bytes."""
+class Server(ThreadingHTTPServer):
+    """A server that answers every request with these bytes, saying that there are `length` of them."""
 
-    def __init__(self, content, reason="timed out"):
-        super().__init__(content)
-        self.reason = reason
-
-    def read(self, size=-1):
-        content = super().read(min(size, 100))
-        if self.tell() > 100:
-            raise TimeoutError(self.reason)
-        return content
+    def __init__(self, chunks, length=None, status=(200, "OK"), stall=None):
+        super().__init__(("127.0.0.1", 0), Answer)
+        self.chunks, self.length, self.status, self.stall = chunks, length, status, stall
+        self.asked, self.sent = [], 0
+        self.file = dataclasses.replace(FILE, url=f"http://127.0.0.1:{self.server_port}/w.pth")
 
 
-def served(monkeypatch, make):
-    asked = []
+class Answer(BaseHTTPRequestHandler):
+    def do_GET(self):
+        server = self.server
+        server.asked.append(self.path)
+        self.send_response(*server.status)
+        if server.length is not None:
+            self.send_header("Content-Length", str(server.length))
+        self.end_headers()
+        try:
+            for chunk in server.chunks:
+                self.wfile.write(chunk)
+                server.sent += len(chunk)
+        except OSError:  # the other side has hung up
+            return
+        if server.stall is not None:
+            server.stall.wait(10)
 
-    def urlopen(request, timeout):
-        assert timeout
-        asked.append(request.full_url)
-        return make()
-
-    monkeypatch.setattr(urllib.request, "urlopen", urlopen)
-    return asked
+    def log_message(self, *_):
+        pass
 
 
-def test_nothing_is_downloaded_unasked(cache, monkeypatch):
-    asked = served(monkeypatch, lambda: io.BytesIO(CONTENT))
-    assert weights.find(FILE) is None
-    told = f"w.pth (7,000 bytes) is not at hand: download https://example.org/w.pth to {cache}/w.pth."
-    assert weights.how_to_get(FILE) == told
-    assert not asked
+@pytest.fixture
+def serve(monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    servers = []
+
+    def start(*args, **kwargs):
+        server = Server(*args, **kwargs)
+        servers.append(server)
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        return server
+
+    yield start
+    for server in servers:
+        if server.stall is not None:
+            server.stall.set()
+        server.shutdown()
+        server.server_close()
+
+
+def is_refused(file, pattern):
+    with pytest.raises(UserError, match=pattern) as refusal:
+        weights.find(file, download=True)
+    assert_is_one_sentence(refusal.value)
+
+
+def test_nothing_is_downloaded_unasked(cache, serve):
+    server = serve([CONTENT])
+    assert weights.find(server.file) is None
+    told = f"w.pth (7,000 bytes) is not at hand: download {server.file.url} to {cache}/w.pth."
+    assert weights.how_to_get(server.file) == told
+    assert not server.asked
     assert not cache.exists()
 
 
-def test_what_is_asked_for_is_downloaded_once_and_found_again(cache, monkeypatch):
-    asked = served(monkeypatch, lambda: io.BytesIO(CONTENT))
+def test_what_is_asked_for_is_downloaded_once_and_found_again(cache, serve):
+    server = serve([CONTENT[:100], CONTENT[100:]], len(CONTENT))
     for download in (True, True, False):
-        assert weights.find(FILE, download=download) == cache / "w.pth"
-    assert asked == [FILE.url]
+        assert weights.find(server.file, download=download) == cache / "w.pth"
+    assert server.asked == ["/w.pth"]
     assert [path.name for path in cache.iterdir()] == ["w.pth"]
     assert (cache / "w.pth").read_bytes() == CONTENT
 
 
-def offline():
-    raise urllib.error.URLError(OSError(-2, "Name or service not known"))
-
-
-def test_a_failed_download_names_the_whole_address(monkeypatch, tmp_path):
+def test_a_failed_download_names_the_whole_address(tmp_path, monkeypatch, serve):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    served(monkeypatch, lambda: Broken(bytes(1000), "x" * 500))
-    with pytest.raises(UserError, match=re.escape(weights.INCEPTION.url)):
-        weights.find(weights.INCEPTION, download=True)
+    url = serve([], status=(404, "x" * 500)).file.url
+    url += "x" * (len(weights.INCEPTION.url) - len(url))
+    is_refused(dataclasses.replace(weights.INCEPTION, url=url), re.escape(url))
 
 
 @pytest.mark.parametrize(
-    ("make", "pattern"),
+    ("answer", "pattern"),
     [
-        (lambda: io.BytesIO(CONTENT[:-1] + b"x"), r"it has SHA-256 \w{12}..., not \w{12}"),
-        (lambda: io.BytesIO(CONTENT[:-1]), "it has 6,999 bytes"),
-        (lambda: io.BytesIO(CONTENT + b"x" * 10**6), "it has more bytes"),
+        (dict(chunks=[CONTENT[:-1] + b"x"]), r"sent is not w.pth of 7,000 bytes and SHA-256 \w{12}\.\.\.: try again"),
+        (dict(chunks=[CONTENT[:-1]]), r"sent is not w.pth of 7,000 bytes"),
+        (dict(chunks=[CONTENT, b"x"]), "sent is not w.pth of 7,000 bytes"),
         (
-            lambda: Broken(CONTENT),
-            r"failed \(timed out\), so w.pth .* is not at hand: download https://example.org/w.pth to .*cache/",
+            dict(chunks=[CONTENT[:100]], length=len(CONTENT)),
+            r"failed \(.*100 bytes read.*\), so w.pth .* is not at hand",
         ),
-        (offline, "failed .*Name or service not known.*download https://example.org/w.pth to .*cache/"),
+        (dict(chunks=[], status=(404, "Not Found")), r"failed \(404 .*Not Found.*download http://127.* to .*cache/"),
     ],
-    ids=["another", "short", "long", "broken", "offline"],
+    ids=["another", "short", "long", "broken", "not there"],
 )
-def test_a_wrong_download_leaves_nothing(cache, monkeypatch, make, pattern):
-    served(monkeypatch, make)
-    with pytest.raises(UserError, match=pattern):
-        weights.find(FILE, download=True)
+def test_a_wrong_download_leaves_nothing(cache, serve, answer, pattern):
+    is_refused(serve(**answer).file, pattern)
     assert list(cache.iterdir()) == []
 
 
-def test_a_download_is_bounded(cache, monkeypatch):
-    stream = io.BytesIO(CONTENT * 1000)
-    served(monkeypatch, lambda: stream)
-    read = []
+def test_a_server_that_stalls_or_is_none_is_told(cache, serve, monkeypatch):
+    monkeypatch.setattr(weights, "TIMEOUT", 0.2)
+    server = serve([CONTENT[:100]], len(CONTENT), stall=threading.Event())
+    is_refused(server.file, r"failed \(timed out\), so w.pth .* is not at hand: download http://127")
+    closed = Server([])
+    closed.server_close()
+    is_refused(closed.file, r"failed \(.*Connection refused\).*download http://127")
+    assert list(cache.iterdir()) == []
+
+
+def test_a_download_is_bounded(cache, serve, monkeypatch):
     monkeypatch.setattr(weights, "CHUNK", 1000)
-    original = weights._copied
-    monkeypatch.setattr(weights, "_copied", lambda *args: (original(*args), read.append(args[0].tell()))[0])
-    with pytest.raises(UserError, match="more bytes"):
-        weights.find(FILE, download=True)
-    assert read == [len(CONTENT) + 1]
+    server = serve(itertools.repeat(CONTENT))  # without end
+    is_refused(server.file, "sent is not w.pth of 7,000 bytes")
+    assert server.sent < 50 * 2**20  # what the system holds between the two
+
+
+def test_a_cache_that_cannot_be_written_is_told(serve, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")
+    is_refused(serve([CONTENT]).file, "/proc/nowhere/diffae_jax cannot be (written|read)")
 
 
 def test_a_given_path_counts_and_is_checked(cache, tmp_path):

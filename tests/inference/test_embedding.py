@@ -58,13 +58,6 @@ def test_parquet_is_the_npz_as_a_table(model, source, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["z.npz", "z.parquet"]
 
 
-def test_without_pyarrow_the_command_to_get_it_is_told(model, source, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(UserError, match=r'pip install "diffae_jax\[parquet\]"'):
-        embed(model, source, tmp_path / "z.parquet")
-    assert not list(tmp_path.iterdir())
-
-
 def stopped(model, source, out):
     """Leaves the parts of a work that an image at the end put an end to."""
 

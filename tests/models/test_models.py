@@ -363,21 +363,23 @@ def test_attention_equals_loop_over_heads_and_positions(num_heads, spatial):
 @pytest.mark.parametrize(
     ("channels", "settings"),
     [
-        ((32, 32), dict(rank=2, embed_dim=24, z_dim=8)),
-        ((32, 64), dict(rank=2, embed_dim=24, z_dim=8, num_heads=2)),
+        ((32, 32), dict(rank=2, embed_dim=24, z=True)),
+        ((32, 64), dict(rank=2, embed_dim=24, z=True, num_heads=2)),
         ((64, 32), dict(rank=2, embed_dim=24)),
-        ((32, 32), dict(rank=2, embed_dim=24, z_dim=8, resample="down")),
-        ((32, 32), dict(rank=1, embed_dim=24, z_dim=8, resample="up")),
+        ((32, 32), dict(rank=2, embed_dim=24, z=True, resample="down")),
+        ((32, 32), dict(rank=1, embed_dim=24, z=True, resample="up")),
         ((32, 64), dict(rank=2)),
         ((32, 32), dict(rank=3, resample="down")),
     ],
     ids=["same", "wider, attention", "narrower, no z", "down", "up, rank 1", "first half", "first half, down, rank 3"],
 )
 def test_resblock_equals_float64_reference(channels, settings):
-    block = filled(partial(ResBlock, *channels, **settings))
+    settings = dict(settings)
+    z_proj = (lambda channels, rngs: linear(8, channels, rngs=rngs)) if settings.pop("z", False) else None
+    block = filled(partial(ResBlock, *channels, z_proj=z_proj, **settings))
     x = normal(2, *(4, 6, 2)[: settings["rank"]], channels[0])
     embedding = normal(2, 24, seed=2).astype(np.float64) if "embed_dim" in settings else None
-    z = normal(2, 8, seed=3).astype(np.float64) if "z_dim" in settings else None
+    z = normal(2, 8, seed=3).astype(np.float64) if z_proj is not None else None
     t_scale_shift = None if embedding is None else linear64(block.time_proj, silu64(embedding)).astype(np.float32)
     z_scale = None if z is None else linear64(block.z_proj, silu64(z)).astype(np.float32)
     num_heads = settings.get("num_heads", 1)
@@ -638,7 +640,7 @@ def test_remat_changes_memory_and_not_gradients():
     gradients, kept_bytes, compiled_bytes = {}, {}, {}
     for remat in (False, True):
         settings = dict(image_shape=(16, 16, 3), base_channels=32, channel_mults=(1,), attention_resolutions=())
-        graphdef, params = split(filled(partial(UNet, **settings, embed_dim=32, z_dim=None, remat=remat)))
+        graphdef, params = split(filled(partial(UNet, **settings, embed_dim=32, condition=None, remat=remat)))
 
         def loss(params, graphdef=graphdef):
             return jnp.square(nnx.merge(graphdef, params)(x_t, t)).mean()

@@ -4,6 +4,8 @@ import dataclasses
 import itertools
 import json
 import signal
+import struct
+import sys
 import threading
 from functools import partial
 
@@ -12,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from tensorboardX.proto import event_pb2
 
 from diffae_jax.data.batches import on_devices
 from diffae_jax.runtime import precision
@@ -31,7 +34,7 @@ BATCH = 16
 def quadratic_loss(params, batch, keys):
     """(w . x - y)^2 of each sample, with an all but invisible use of the keys."""
     del keys
-    return jnp.square(batch["x"] @ params["part"]["w"] - batch["y"])
+    return jnp.square(batch["x"] @ params["part"]["w"] - batch["y"]), {}
 
 
 def quadratic_batches(seed=0):
@@ -158,7 +161,8 @@ def test_state_is_donated_and_a_step_moves_nothing_between_host_and_devices(tiny
 
 def test_float16_halves_and_doubles_the_loss_scale_and_skips_bad_steps(one_device):
     def overflowing_loss(params, batch, keys):
-        return quadratic_loss(params, batch, keys) + jnp.where(batch["y"] == 77, jnp.inf, 0) * params["part"]["w"][0]
+        loss, metrics = quadratic_loss(params, batch, keys)
+        return loss + jnp.where(batch["y"] == 77, jnp.inf, 0) * params["part"]["w"][0], metrics
 
     program = quadratic_program(one_device, overflowing_loss, type_="float16")
     key = run_key(0, one_device)
@@ -305,6 +309,42 @@ def test_rows_of_other_stages_are_kept_when_one_resumes(tmp_path):
     MetricsWriter(tmp_path, "prior", "latents", 2, tensorboard=False).close()
     seen = [(row["stage"], row["step"], row.get("images"), row.get("latents")) for row in rows(tmp_path)]
     assert seen == [("autoencoder", s, 16 * s, None) for s in (1, 2, 3)] + [("prior", s, None, 16 * s) for s in (1, 2)]
+
+
+def tensorboard_events(folder):
+    """What event files hold, in their order: records of a length, its checksum, an event and its checksum."""
+    for path in sorted(folder.iterdir()):
+        content = path.read_bytes()
+        while content:
+            (length,) = struct.unpack_from("<Q", content)
+            yield event_pb2.Event.FromString(content[12 : 12 + length])
+            content = content[12 + length + 4 :]
+
+
+def shown_by_tensorboard(folder):
+    """The values of every name by step; one that begins at a step hides what was written from it on before."""
+    values = {}
+    for event in tensorboard_events(folder):
+        if event.session_log.status == event_pb2.SessionLog.START:
+            values = {name: {s: v for s, v in row.items() if s < event.step} for name, row in values.items()}
+        for value in event.summary.value:
+            assert event.step not in values.setdefault(value.tag, {})
+            values[value.tag][event.step] = value.simple_value
+    return values
+
+
+def test_tensorboard_shows_every_step_once_though_the_run_resumed(tmp_path):
+    for first_step, value in ((0, 0.5), (2, 0.25)):  # the first went on to a step 4 of which nothing was saved
+        writer = MetricsWriter(tmp_path, "prior", "latents", first_step, tensorboard=True)
+        for step in range(first_step + 1, 5):
+            writer.write(step, 16 * step, loss=value, **{"z/rank": float(step)})
+        writer.close()
+    assert len(list((tmp_path / "tensorboard" / "prior").iterdir())) == 2
+    assert shown_by_tensorboard(tmp_path / "tensorboard" / "prior") == {
+        "loss": {1: 0.5, 2: 0.5, 3: 0.25, 4: 0.25},
+        "z/rank": {1: 1, 2: 2, 3: 3, 4: 4},
+    }
+    assert "tensorflow" not in sys.modules
 
 
 def test_periodic_tasks_run_at_their_steps_and_after_the_last(tmp_path, one_device):

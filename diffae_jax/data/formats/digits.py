@@ -1,7 +1,6 @@
 """The digits that scikit-learn carries."""
 
 import numpy as np
-from sklearn.datasets import load_digits
 
 from diffae_jax.data.sources import Arrays
 from diffae_jax.runtime.errors import UserError
@@ -28,6 +27,8 @@ def all_digits(image_shape: tuple[int, ...] = DIGITS_SHAPE) -> Arrays:
     """Returns both parts as one. Raises UserError where they are to have another shape."""
     if tuple(image_shape) != DIGITS_SHAPE:
         raise UserError(f"The digits have image_shape={DIGITS_SHAPE}, not {tuple(image_shape)}.")
+    from sklearn.datasets import load_digits  # which takes a second
+
     data = load_digits()
     images = np.round(data.images * (255 / 16)).astype(np.uint8)[..., None]
     return Arrays(images, [f"digit-{i:04d}" for i in range(len(images))], {"digit": data.target})

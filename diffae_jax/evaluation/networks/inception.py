@@ -202,8 +202,8 @@ class Convolution(nnx.Module):
     def __init__(self, conv: Conv, channels: int, *, rngs: nnx.Rngs):
         shape = (*conv.window, channels, conv.features)
         self.stride, self.padding = conv.stride, tuple(conv.padding)
-        self.kernel = nnx.Param(nnx.initializers.he_normal()(rngs.params(), shape))
-        self.bias = nnx.Param(jnp.zeros(conv.features))
+        self.kernel = nnx.Param(nnx.initializers.he_normal()(rngs.params(), shape, jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(conv.features, jnp.float32))
 
     def __call__(self, h: Float[Array, "n h w c"]) -> Float[Array, "n new_h new_w features"]:
         """Returns the activations."""

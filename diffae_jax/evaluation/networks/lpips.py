@@ -45,9 +45,9 @@ class Features(nnx.Module):
     def __init__(self, layer: Layer, *, rngs: nnx.Rngs):
         self.layer = layer
         shape = (layer.window, layer.window, layer.channels, layer.features)
-        self.kernel = nnx.Param(nnx.initializers.he_normal()(rngs.params(), shape))
-        self.bias = nnx.Param(jnp.zeros(layer.features))
-        self.weight = nnx.Param(jnp.ones(layer.features) / layer.features)
+        self.kernel = nnx.Param(nnx.initializers.he_normal()(rngs.params(), shape, jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(layer.features, jnp.float32))
+        self.weight = nnx.Param(jnp.ones(layer.features, jnp.float32) / layer.features)
 
     def __call__(self, h: Float[Array, "n h w c"]) -> Float[Array, "n new_h new_w features"]:
         """Returns the activations."""
@@ -81,7 +81,7 @@ class LPIPS(nnx.Module):
 
     def __call__(self, images: Float[Array, "n h w 3"], others: Float[Array, "n h w 3"]) -> Float[Array, "n"]:
         """Returns the distance of each pair of RGB images in [-1, 1] of at least 31x31."""
-        h, other = ((x - jnp.array(SHIFT)) / jnp.array(SCALE) for x in (images, others))
+        h, other = ((x - jnp.array(SHIFT, jnp.float32)) / jnp.array(SCALE, jnp.float32) for x in (images, others))
         distance = 0
         for layer in self.layers:
             h, other = layer(h), layer(other)

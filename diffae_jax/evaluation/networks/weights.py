@@ -6,11 +6,9 @@ distance in its features is the distance that others report.
 
 import dataclasses
 import hashlib
-import http.client
 import io
 import os
-import tempfile
-import urllib.request
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +20,7 @@ from diffae_jax.torch_files.stored import StoredTensor
 
 CHUNK = 2**20
 TIMEOUT = 60  # seconds without a byte
+LONGEST_REASON = 60  # characters: the sentence has to hold an address, too
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +79,7 @@ def find(file: WeightFile, path: str | Path | None = None, *, download: bool = F
     check_file(path)
     with told(path), path.open("rb") as stream:
         size = os.fstat(stream.fileno()).st_size
-        digest = _copied(stream, None, file.size) if size == file.size else ""
+        digest = hashlib.file_digest(stream, "sha256").hexdigest() if size == file.size else ""
     if digest != file.sha256:
         what = f"SHA-256 {digest[:12]}..." if digest else f"{size:,} bytes"
         wanted = f"SHA-256 {file.sha256[:12]}... and {file.size:,} bytes"
@@ -97,40 +96,47 @@ def how_to_get(*files: WeightFile) -> str:
 
 def _download(file: WeightFile, path: Path) -> None:
     """Writes a file that is there whole, with the right SHA-256, or not at all."""
+    import pooch
+    from requests import RequestException
+
+    progress = sys.stderr.isatty()
+    fetch = pooch.HTTPDownloader(progress, CHUNK, timeout=TIMEOUT, headers={"User-Agent": "diffae_jax"})
+
+    def fetch_at_most_its_size(url: str, target: str, _: None) -> None:
+        with _BoundedFile(target, file.size) as bounded:
+            fetch(url, bounded, None)
+
     with told(path.parent, "written"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # a name of its own: several processes may be at it
-        descriptor, scratch = tempfile.mkstemp(suffix=".part", prefix=f".{file.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as target:
-            try:
-                request = urllib.request.Request(file.url, headers={"User-Agent": "diffae_jax"})
-                with urllib.request.urlopen(request, timeout=TIMEOUT) as stream:
-                    digest = _copied(stream, target, file.size + 1)
-            except (OSError, http.client.HTTPException, ValueError) as error:
-                reason = shown(str(getattr(error, "reason", error)))[:60]  # the sentence has to hold an address
-                raise UserError(f"The download failed ({reason}), so {how_to_get(file)}") from error
-            target.flush()
-            os.fsync(target.fileno())
-            size = target.tell()
-        if size != file.size or digest != file.sha256:
-            bound = "more" if size > file.size else f"{size:,}"
-            what = f"SHA-256 {digest[:12]}..., not {file.sha256[:12]}..." if size == file.size else f"{bound} bytes"
-            raise UserError(f"What {file.url} sent is not {file.name} of {file.size:,} bytes: it has {what}.")
-        Path(scratch).replace(path)
-    finally:
-        Path(scratch).unlink(missing_ok=True)
+        try:
+            pooch.retrieve(file.url, f"sha256:{file.sha256}", path.name, path.parent, downloader=fetch_at_most_its_size)
+        except RequestException as error:
+            raise UserError(f"The download failed ({_reason(error)}), so {how_to_get(file)}") from error
+        except ValueError as error:  # too many bytes, or another hash
+            raise UserError(
+                f"What {file.url} sent is not {file.name} of {file.size:,} bytes and SHA-256 {file.sha256[:12]}...: "
+                f"try again later, or put that file at {path}."
+            ) from error
 
 
-def _copied(stream: io.BufferedIOBase, target: io.BufferedIOBase | None, limit: int) -> str:
-    """Reads a stream up to so many bytes, into a target where there is one, and returns the SHA-256 of what it read."""
-    digest = hashlib.sha256()
-    while limit > 0 and (chunk := stream.read(min(CHUNK, limit))):
-        limit -= len(chunk)
-        digest.update(chunk)
-        if target is not None:
-            target.write(chunk)
-    return digest.hexdigest()
+class _BoundedFile(io.FileIO):
+    """A file to write so many bytes to. Raises ValueError for more."""
+
+    def __init__(self, path: str, limit: int):
+        super().__init__(path, "w")
+        self._limit = limit
+
+    def write(self, content: bytes) -> int:
+        """Writes bytes as they arrive."""
+        if self.tell() + len(content) > self._limit:
+            raise ValueError(f"more than {self._limit:,} bytes")
+        return super().write(content)
+
+
+def _reason(error: BaseException) -> str:
+    """Returns what began a chain of errors: requests wraps what the system says in pages of its own."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return shown(str(error))[:LONGEST_REASON]
 
 
 def read_arrays(

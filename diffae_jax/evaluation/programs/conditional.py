@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int
-from scipy.stats import t as student
 
 from diffae_jax.data.pictures import save_rows
 from diffae_jax.data.sources import choose
@@ -107,6 +106,8 @@ def _figures(
     """Returns mean and deviation of the distances of a class over seeds; the interval of the mean is Student's."""
     if not found:
         return []
+    from scipy.stats import t as student
+
     values = [frechet_distance(each[space.name], of_class) for each in found]
     count, mean = len(found[0][space.name]), float(np.mean(values))
     of_paper = _of_paper(study, space, name, scenario, count, len(of_class))

@@ -1,14 +1,9 @@
 """How well labels are read off z, and whether decoded images are still what they were (Sec. 5.3, Appendix A.2)."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression, RidgeCV
-from sklearn.metrics import average_precision_score, r2_score, roc_auc_score
-from sklearn.model_selection import GridSearchCV
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
-from sklearn.svm import SVC
 
 from diffae_jax.data.sources import choose
 from diffae_jax.evaluation.intervals import percentiles, share_figure
@@ -84,15 +79,22 @@ def _smallest(labels: np.ndarray, kind: str) -> int:
     return int(np.unique(labels, return_counts=True)[1].min())
 
 
-def _fit(kind: str, features: np.ndarray, labels: np.ndarray) -> Pipeline:
+def _fit(kind: str, features: np.ndarray, labels: np.ndarray) -> Any:
+    from sklearn.linear_model import LogisticRegression, RidgeCV
+    from sklearn.model_selection import GridSearchCV
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     if kind == "continuous":
         return make_pipeline(StandardScaler(), RidgeCV(np.logspace(-2, 4, 7))).fit(features, labels.astype(np.float64))
     logistic = GridSearchCV(LogisticRegression(max_iter=2000), PENALTIES, cv=3)
     return make_pipeline(StandardScaler(), logistic).fit(features, labels)
 
 
-def _scores(kind: str, row: str, model: Pipeline, features: np.ndarray, truth: np.ndarray) -> list[Figure]:
+def _scores(kind: str, row: str, model: Any, features: np.ndarray, truth: np.ndarray) -> list[Figure]:
     """Returns accuracy, AUROC and average precision of classes, a mean over them, or R^2 of numbers."""
+    from sklearn.metrics import average_precision_score, r2_score, roc_auc_score
+
     if kind == "continuous":
         values, truth = model.predict(features), truth.astype(np.float64)
         low, high = percentiles(r2_score, truth, values, resamples=RESAMPLES)
@@ -133,6 +135,8 @@ def _named(study: Study, training: np.ndarray) -> list[Figure]:
     labels = next(complete, None)
     if labels is None or not study.is_small(len(training) + len(study.chosen)):
         return []
+    from sklearn.svm import SVC
+
     pixels = as_float(study.training, training)
     svm = SVC().fit(pixels.reshape(len(pixels), -1), study.training.labels[labels][training])
     truth = study.images.labels[labels][study.chosen]

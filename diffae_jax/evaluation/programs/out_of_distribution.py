@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Float
-from scipy.stats import kurtosis, skew
 
 from diffae_jax.data.pictures import save_rows
 from diffae_jax.evaluation.intervals import mean_figure
@@ -40,6 +39,8 @@ def normality(x_T: Images) -> dict[str, Float[np.ndarray, "n"]]:
 
     The autocorrelation is that of neighbours, a mean over spatial axes and channels.
     """
+    from scipy.stats import kurtosis, skew  # imported here: it takes a third of a second and sets filters of warnings
+
     values = np.asarray(x_T, np.float64)
     flat = values.reshape(len(values), -1)
     centred = values - flat.mean(1).reshape(-1, *[1] * (values.ndim - 1))
