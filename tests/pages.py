@@ -27,7 +27,7 @@ TRAINING = (  # of every training command: two steps of the tiny network
     *("--config.train.num_images=32", "--config.report.num_grid_images=2", "--config.report.num_grid_steps=2"),
     "--stages=autoencoder",
 )
-QUICK = {
+QUICK = {"evaluate": "--num-images 16 --num-samples 16 --steps 2 --code-steps 2"}  # further arguments of a command
     "evaluate": ["--num-images", "16", "--num-samples", "16", "--steps", "2", "--code-steps", "2"]
 }  # further arguments
 INSTALLATIONS = ("pip", "make", ".venv/bin/python", ".venv/bin/ruff")  # recognised, not run
@@ -61,17 +61,21 @@ def replaced(text: str) -> str:
 
 
 def prepare(folder: Path, trained: Path) -> None:
-    """Fills a folder with what the pages name: a trained run under several names, images, labels, checkpoints."""
+    """Fills a folder with what the pages name: a trained run under several names, images, labels, checkpoints.
+
+    What only one page finds there lies below `of PAGE`.
+    """
     from diffae_jax import DiffAE
     from diffae_jax.data.formats.digits import digits
 
     images, kinds = digits()[1].images[:40, ..., 0], digits()[1].labels["digit"][:40]
-    for name in ("photos", "FOLDER", "test-images", "training-images", "faces-test"):
+    for name in ("photos", "FOLDER", "test-images", "training-images", "of evaluate/faces/test"):
         for i, image in enumerate(images):
             path = folder / name / ("low" if kinds[i] < 5 else "high") / f"{i:02d}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image).save(path)
-    for i, name in enumerate(("photos/me.jpg", "photo.png", "photo.jpg", "a.png", "b.png")):
+    (folder / "of README" / "photos").mkdir(parents=True)
+    for i, name in enumerate(("of README/photos/me.jpg", "photo.png", "photo.jpg", "a.png", "b.png")):
         Image.fromarray(images[i]).save(folder / name)
     rows = [f"{i:02d}.png,{int(kind < 5)}" for i, kind in enumerate(kinds)]
     (folder / "labels.csv").write_text("\n".join(["file,smile", *rows]))
@@ -80,7 +84,7 @@ def prepare(folder: Path, trained: Path) -> None:
     for name in ("digits", "mine", "faces", "NAME"):
         shutil.copytree(trained, folder / "runs" / name)
         model.save(folder / "runs" / name / "bundle")
-    model.save(folder / "ffhq128")
+    model.save(folder / "of evaluate" / "ffhq128")
     for name, source in (("latent", "autoenc_latent"), ("cls", "classifier")):
         checkpoint = folder / "checkpoints" / f"ffhq128_autoenc_{name}" / "last.ckpt"
         checkpoint.parent.mkdir(parents=True)

@@ -18,7 +18,6 @@ from tests.runs import (
     wait_for_checkpoint,
 )
 
-
 MOMENTS = (  # what has just been written
     "autoencoder/checkpoints/4/_CHECKPOINT_METADATA",
     "autoencoder/checkpoints/24/_CHECKPOINT_METADATA",
