@@ -31,23 +31,21 @@ stages = ["autoencoder", "latents", "prior", "export"]
 run_stages(config, str(folder), stages, loss_terms={"size": lambda z, batch, keys: 0.01 * (z**2).mean(1)})
 model = DiffAE.load(folder / "bundle")
 model.probes["half"] = Probe("half", np.ones(8, np.float32), 0.1)
-images = np.random.default_rng(0).uniform(-1, 1, (5, 8, 8, 1)).astype(np.float32)
+images = np.random.default_rng(0).uniform(-1, 1, (4, 8, 8, 1)).astype(np.float32)
 z = model.encode(images)
 x_T = model.invert(images, z, 3)
-noise = model.noise(np.arange(2))
 latents, numbers = model.sample_latents(3, "half", num_latent_steps=2)
+of_path = model.path(z[:2], x_T[:2], 3)
 found = {
     "z": z,
     "x_T": x_T,
-    "noise": noise,
     "decoded": model.decode(z, x_T, 3),
-    "progress": model.progress(z, x_T, 3),
-    "interpolated": model.interpolate(images[0], images[1], 3, 3),
     "edited": model.edit(images, "half", 0.3, 3),
-    "variations": model.variations(images[:1], 2, 3).images,
-    "sampled": model.sample(3, 1, 3, 2),
+    "z of a path": of_path[0],
+    "x_T of a path": of_path[1],
+    "noise": model.noise(np.arange(4)),
+    "sampled": model.sample(4, 1, 3, 2),
     "sampled class": model.sample_class(3, "half", num_steps=3, num_latent_steps=2),
-    "gradient": np.asarray(jax.grad(lambda z: model.decode(z, x_T, 3).sum())(z)),
     "latents of a class": latents,
     **{f"weights {name}": np.asarray(leaf) for name, leaf in flatten(model.params).items()},
     **{f"weights of the prior {name}": np.asarray(leaf) for name, leaf in flatten(model.prior).items()},

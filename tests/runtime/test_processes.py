@@ -51,21 +51,18 @@ def test_pickle_holds_arrays_of_the_host_and_everything_of_the_model(model):
     assert copy.config.to_dict() == model.config.to_dict()
     assert repr(copy) == repr(model)
     assert copy.origin == model.origin
-    np.testing.assert_array_equal(copy.sample(2, 1, 2, 2), model.sample(2, 1, 2, 2))
+    np.testing.assert_array_equal(copy.encode(IMAGES), model.encode(IMAGES))
 
 
-def z_and_images(model, images):
-    z = model.encode(images)
-    return os.getpid(), z, model.decode(z, num_steps=2)
+def process_and_z(model, images):
+    return os.getpid(), model.encode(images)
 
 
 def test_model_computes_the_same_in_a_spawned_process(model):
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        process, z, images = pool.submit(z_and_images, model, IMAGES).result(timeout=120)
+        process, z = pool.submit(process_and_z, model, IMAGES).result(timeout=120)
     assert process != os.getpid()
-    _, expected_z, expected = z_and_images(model, IMAGES)
-    np.testing.assert_array_equal(z, expected_z)
-    np.testing.assert_array_equal(images, expected)
+    np.testing.assert_array_equal(z, model.encode(IMAGES))
 
 
 def said_in_a_fork(*calls, seconds=30):
@@ -125,7 +122,7 @@ def test_fork_is_refused_in_a_sentence_instead_of_hanging(model, tmp_path):
 def test_repr_says_in_one_line_what_a_model_and_a_probe_are(model):
     assert repr(model).startswith("DiffAE(tiny: 8x8x1, z of 8, latent DDIM, probes hair/colour é; float32 on 8 devices")
     probe = Probe("smile", np.ones(8, np.float32), 0.0)
-    classes = ClassProbe("digit", {name: Probe(name, np.ones(8, np.float32), 0.0) for name in "ab"})
+    classes = ClassProbe("digit", {name: Probe(f"digit={name}", np.ones(8, np.float32), 0.0) for name in "ab"})
     for text, words in ((repr(probe), ("Probe(", "smile", "z of 8")), (repr(classes), ("ClassProbe(", "digit", "of 8"))):
         assert all(word in text for word in words), text
         assert text.isprintable()
