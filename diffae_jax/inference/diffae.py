@@ -37,6 +37,7 @@ from diffae_jax.runtime.compilation import keep_compiled_programs
 from diffae_jax.runtime.console import caution, note
 from diffae_jax.runtime.errors import UserError, name_some, shown
 from diffae_jax.runtime.precision import resolve_precision
+from diffae_jax.runtime.process import refuse_forks
 from diffae_jax.runtime.sharding import make_mesh, on_host, replicated, split_batch, spread
 
 MAX_TRIES = 2**30  # z drawn for conditional samples
@@ -280,6 +281,7 @@ class DiffAE:
         z: Float[np.ndarray, "2 d"] | None, x_T: Float[np.ndarray, "2 *shape"], num_frames: int
     ) -> tuple[Float[np.ndarray, "frames d"] | None, Float[np.ndarray, "frames *shape"]]:
         """Returns codes from those of one image to those of another: z on the line, x_T on the arc (Sec. 5.2)."""
+        refuse_forks()
         _check_count("frame", num_frames)
         return editing.path(z, x_T, num_frames)
 
@@ -433,6 +435,7 @@ class DiffAE:
 
         Raises UserError as that does.
         """
+        refuse_forks()
         self._check_sampling(num_latents, seed, num_latent_steps)
         probe = self._direction(probe)
         if probe.kind != "binary":

@@ -318,12 +318,13 @@ def model(one_device):
     return DiffAE(config, params, statistics=statistics, mesh=one_device)
 
 
-def test_model_fits_to_normalised_z_keeps_the_probe_and_says_so(model, capsys):
+def test_model_fits_to_normalised_z_keeps_the_probe_and_says_so(model, caplog):
+    caplog.set_level("INFO", "diffae_jax")
     z = 3 + 2 * normal(200, d=8)
     age = 30 + z[:, 0]
     probe = model.fit_probe("age", z, age, held_out=(z[:50], age[:50]))
     assert model.probes["age"] is probe
-    assert "age: continuous, R^2 1.00 on 50 images" in capsys.readouterr().err
+    assert "age: continuous, R^2 1.00 on 50 images" in caplog.text
     np.testing.assert_allclose(probe.weights[0], model.statistics.std[0], rtol=1e-3)
     for given in ("age", probe):
         np.testing.assert_allclose(model.predict(z, given), age, atol=0.02)

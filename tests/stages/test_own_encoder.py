@@ -206,7 +206,11 @@ def local_encoder():
     return Local
 
 
-@pytest.mark.parametrize("given", [local_encoder(), own_encoder.encoder_of_a_function, "unet", 3], ids=str)
+@pytest.mark.parametrize(
+    "given",
+    [local_encoder(), own_encoder.encoder_of_a_function, "unet", 3],
+    ids=["local class", "function", "name", "number"],
+)
 def test_what_no_bundle_could_ask_for_is_refused(tiny_config, given):
     with pytest.raises(UserError, match="at the top of a module") as refusal:
         name_encoder(tiny_config, given)

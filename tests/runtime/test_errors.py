@@ -1,0 +1,96 @@
+"""UserError is a ValueError, and its sentence reaches the user through everything that catches ValueError."""
+
+import io
+import zipfile
+
+import numpy as np
+import pytest
+
+from diffae_jax import cli
+from diffae_jax.config import from_file
+from diffae_jax.data.formats.files import told_volume
+from diffae_jax.data.sources import told_image
+from diffae_jax.inference.weights import abstract_weights
+from diffae_jax.runtime.errors import UserError
+from diffae_jax.runtime.files import read_rows
+from diffae_jax.runtime.own_code import import_own
+from tests.messages import assert_is_one_sentence
+
+SENTENCE = "The dog ate 3 of 7 files: copy them anew."
+RAISING = f"from diffae_jax.runtime.errors import UserError\ndef get_config():\n    raise UserError({SENTENCE!r})\n"
+
+
+def test_programs_may_catch_it_as_a_value_error():
+    with pytest.raises(ValueError, match=r"^The dog ate 3 of 7 files: copy them anew\.$"):
+        raise UserError(SENTENCE)
+    with pytest.raises(ValueError, match="There is no stage paint"):
+        from diffae_jax.stages.chain import run_stages
+
+        run_stages(None, stages=["paint"])
+
+
+def config_that_refuses(folder):
+    (folder / "own.py").write_text(RAISING)
+    from_file(str(folder / "own.py"))
+
+
+def rows_under_other_names(folder):
+    np.savez(folder / "rows.npz", mean=np.zeros(2), deviation=np.ones(2))
+    read_rows(folder / "rows.npz", ("mean", "std"))
+
+
+def row_of_text(folder):
+    content = io.BytesIO()
+    np.save(content, np.array(["a", "b"]))
+    with zipfile.ZipFile(folder / "rows.npz", "w") as archive:
+        archive.writestr("mean.npy", content.getvalue())
+    read_rows(folder / "rows.npz", ("mean",))
+
+
+def image_that_is_refused(folder):
+    with told_image("a.png"):
+        raise UserError(SENTENCE)
+
+
+def volume_that_is_refused(folder):
+    with told_volume("a.nii"):
+        raise UserError(SENTENCE)
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (config_that_refuses, SENTENCE),
+        (rows_under_other_names, "{}/rows.npz cannot be read: it does not hold mean and std as np.savez writes them."),
+        (row_of_text, "{}/rows.npz cannot be read: its mean.npy is not a row of floating point numbers."),
+        (image_that_is_refused, SENTENCE),
+        (volume_that_is_refused, SENTENCE),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_sentence_is_not_replaced_by_that_of_a_damaged_file(tmp_path, call, sentence):
+    with pytest.raises(UserError) as refusal:
+        call(tmp_path)
+    assert str(refusal.value) == sentence.format(tmp_path)
+
+
+def test_sentence_of_code_of_ones_own_is_passed_on(tmp_path, monkeypatch, tiny_config, one_device):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "refusing.py").write_text(f"{RAISING}get_config()\n")
+    with pytest.raises(UserError, match=SENTENCE) as refusal:
+        import_own("refusing")
+    assert_is_one_sentence(refusal.value)
+    encoder = RAISING.replace("def get_config():", "class Encoder:\n  def __init__(self, **_):")
+    (tmp_path / "refusing_encoder.py").write_text(encoder)
+    import_own("refusing_encoder")
+    tiny_config.model.encoder.kind = "refusing_encoder:Encoder"
+    with pytest.raises(UserError) as refusal:
+        abstract_weights(tiny_config, one_device)
+    assert str(refusal.value) == SENTENCE
+
+
+def test_command_prints_the_sentence_of_a_check_and_not_that_of_a_bad_value(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        cli.run(["sample", "nowhere", "--steps", "2000"])
+    assert exit_.value.code == 2
+    assert "1 to 1000 steps, not 2000" in capsys.readouterr().err
