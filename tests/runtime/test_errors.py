@@ -23,9 +23,9 @@ RAISING = f"from diffae_jax.runtime.errors import UserError\ndef get_config():\n
 def test_programs_may_catch_it_as_a_value_error():
     with pytest.raises(ValueError, match=r"^The dog ate 3 of 7 files: copy them anew\.$"):
         raise UserError(SENTENCE)
-    with pytest.raises(ValueError, match="There is no stage paint"):
-        from diffae_jax.stages.chain import run_stages
+    from diffae_jax.stages.chain import run_stages
 
+    with pytest.raises(ValueError, match="There is no stage paint"):
         run_stages(None, stages=["paint"])
 
 

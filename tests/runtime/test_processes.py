@@ -123,7 +123,10 @@ def test_repr_says_in_one_line_what_a_model_and_a_probe_are(model):
     assert repr(model).startswith("DiffAE(tiny: 8x8x1, z of 8, latent DDIM, probes hair/colour é; float32 on 8 devices")
     probe = Probe("smile", np.ones(8, np.float32), 0.0)
     classes = ClassProbe("digit", {name: Probe(f"digit={name}", np.ones(8, np.float32), 0.0) for name in "ab"})
-    for text, words in ((repr(probe), ("Probe(", "smile", "z of 8")), (repr(classes), ("ClassProbe(", "digit", "of 8"))):
+    for text, words in (
+        (repr(probe), ("Probe(", "smile", "z of 8")),
+        (repr(classes), ("ClassProbe(", "digit", "of 8")),
+    ):
         assert all(word in text for word in words), text
         assert text.isprintable()
         assert len(text) < 200
