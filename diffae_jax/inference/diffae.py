@@ -379,10 +379,8 @@ class DiffAE:
         _check_seed(seed)
         if np.ndim(numbers) != 1:
             raise UserError(f"The numbers of images must be one row, not an array of shape {np.shape(numbers)}.")
-        draw = partial(programs.noise, seed=seed, shape=self.image_shape)
-        return self._apply(
-            lambda _, numbers: draw(indices=numbers), numbers, what="drawing noise", traced=is_traced(seed)
-        )
+        draw, traced = partial(programs.noise, seed=seed, shape=self.image_shape), is_traced(seed)
+        return self._apply(lambda _, numbers: draw(indices=numbers), numbers, what="drawing noise", traced=traced)
 
     def sample(
         self,
@@ -437,9 +435,7 @@ class DiffAE:
         Raises UserError for a model without latent DDIM, for a probe that is none of a class, where z run out, and
         within transformations of JAX.
         """
-        _refuse_tracing(
-            "sample_class", num_images, positive, seed, max_tries, instead="or draw with sample and weigh with predict"
-        )
+        _refuse_tracing("sample_class", num_images, positive, seed, max_tries, instead="or use sample")
         check_num_steps(num_steps)
         sampler = _as_sampler(sampler)
         z, numbers = self.sample_latents(num_images, probe, positive, seed, num_latent_steps, max_tries)
@@ -464,7 +460,7 @@ class DiffAE:
             positive,
             seed,
             max_tries,
-            instead="or draw with sample and weigh with predict",
+            instead="or use sample",
         )
         self._check_sampling(num_latents, seed, num_latent_steps)
         probe = self._direction(probe)
