@@ -261,7 +261,7 @@ class DiffAE:
         x_T = self.noise(_numbers(first * num_variations, len(z) * num_variations), seed)
         decoded = self.decode(z[np.arange(len(x_T)) // num_variations], x_T, num_steps, sampler=sampler)
         decoded = decoded.reshape(len(z), num_variations, *self.image_shape)
-        return Variations(decoded, decoded.mean(axis=1), decoded.std(axis=1))
+        return Variations(decoded, decoded.mean(axis=1), editing.deviation(decoded))
 
     def interpolate(
         self,

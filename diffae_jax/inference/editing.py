@@ -79,3 +79,11 @@ def path(
     weights = jnp.linspace(0, 1, num_frames, dtype=jnp.float32)
     z = None if z is None else to_host(lerp(*jnp.asarray(z, jnp.float32), weights))
     return z, to_host(slerp(*jnp.asarray(x_T, jnp.float32), weights))
+
+
+def deviation(images: Float[AnyArray, "n variations *shape"]) -> Float[AnyArray, "n *shape"]:
+    """Returns the standard deviation over variations; its gradient is 0 where all are the same, not NaN."""
+    if not is_traced(images):
+        return images.std(axis=1)
+    variance = images.var(axis=1)
+    return jnp.where(variance > 0, jnp.sqrt(jnp.where(variance > 0, variance, 1)), 0)

@@ -144,11 +144,11 @@ def test_gradient_of_a_method_equals_finite_differences(model, codes, name):
     gradients = jax.grad(function, (0, 1, 2))(*arguments)  # without jit: only what depends on these is traced
     norm = np.sqrt(sum(float((g**2).sum()) for g in gradients))
     assert norm > 1e-3
-    step = 1e-2 / max(norm, norm**2)
+    step = 3e-3 / max(norm, norm**2)
     ends = [tuple(a + sign * step * g for a, g in zip(arguments, gradients, strict=True)) for sign in (-1, 1)]
     compiled = jax.jit(function)
     below, above = (compiled(*end) for end in ends)
-    np.testing.assert_allclose((above - below) / (2 * step), norm**2, rtol=0.03)
+    np.testing.assert_allclose((above - below) / (2 * step), norm**2, rtol=0.05)
 
 
 def test_images_of_every_kind_are_taken_while_jax_traces(model, tmp_path):
@@ -191,7 +191,7 @@ def test_model_over_several_devices_is_traced_too(model, codes, eight_devices):
 REFUSED = {
     "fit_probe": (lambda m, x, z, x_T: m.fit_probe("a", z, [0, 1]), "fit_probe works on the host: call it outside"),
     "fit_probe of traced labels": (
-        lambda m, x, z, x_T: m.fit_probe("a", np.zeros((2, 8), np.float32), z[:, 0] > 0),
+        lambda m, x, z, x_T: m.fit_probe("a", np.zeros((2, 8), np.float32), z[:, 0]),
         "fit_probe works on the host",
     ),
     "principal_components": (
@@ -206,9 +206,7 @@ REFUSED = {
         lambda m, x, z, x_T: m.move(z, "smile", z[:, 0]),
         r"The strength of an edit must be one number, not an array of shape \(2,\)",
     ),
-    "z of another shape": (lambda m, x, z, x_T: m.decode(z[0], x_T), r"z must have the shape \(N, 8\), not \(8,\)"),
     "x_T of another shape": (lambda m, x, z, x_T: m.decode(z, x_T[:, 1:]), r"x_T must have the shape"),
-    "as many z": (lambda m, x, z, x_T: m.decode(z[:1], x_T), "2 images need as many z, not 1"),
     "images of another shape": (
         lambda m, x, z, x_T: m.encode(x[:, 1:]),
         r"An array of shape \(2, 7, 8, 1\) was given where the model takes \(N, \*\(8, 8, 1\)\)",
@@ -221,11 +219,6 @@ REFUSED = {
         lambda m, x, z, x_T: m.encode([x[0], x[1]]),
         "These images are a list of traced arrays: make them one array with jnp.stack",
     ),
-    "list of z": (lambda m, x, z, x_T: m.invert(x, list(z)), "These z are a list of traced arrays"),
-    "numbers of no row": (
-        lambda m, x, z, x_T: m.noise(z[0, 0].astype(int)),
-        r"The numbers of images must be one row, not an array of shape \(\)",
-    ),
     "weights": (
         lambda m, x, z, x_T: DiffAE(m.config, jax.tree.map(lambda a: a * z[0, 0], m.params)),
         "DiffAE holds weights that are known, not traced ones: .*diffae_jax.inference.programs",
@@ -235,7 +228,14 @@ REFUSED = {
         "sample_class works on the host: call it outside of jit, grad and vmap, or draw with sample",
     ),
 }
-PLAIN = {  # values that must not be traced; the types that are checked while tests run would refuse them first
+UNTYPED = {  # also refused, but the type annotations that tests check would refuse them first: seen in a process without
+    "z of another shape": (lambda m, x, z, x_T: m.decode(z[0], x_T), r"z must have the shape \(N, 8\), not \(8,\)"),
+    "as many z": (lambda m, x, z, x_T: m.decode(z[:1], x_T), "2 images need as many z, not 1"),
+    "list of z": (lambda m, x, z, x_T: m.invert(x, list(z)), "These z are a list of traced arrays"),
+    "numbers of no row": (
+        lambda m, x, z, x_T: m.noise(z[0, 0].astype(int)),
+        r"The numbers of images must be one row, not an array of shape \(\)",
+    ),
     "traced to": (
         lambda m, x, z, x_T: m.move(np.zeros((1, 8), np.float32), "age", to=z.sum()),
         "The value that an edit reaches must be known before JAX compiles",
@@ -322,7 +322,7 @@ import re
 import jax, numpy as np
 from diffae_jax.runtime.errors import UserError
 from diffae_jax.runtime.sharding import make_mesh
-from tests.inference.test_transformations import PLAIN, own_model
+from tests.inference.test_transformations import UNTYPED, own_model
 
 model = own_model(make_mesh())
 z, x = np.random.default_rng(0).normal(size=(2, 8)), np.random.default_rng(1).uniform(-1, 1, (2, 8, 8, 1))
@@ -334,7 +334,7 @@ for found, expected in zip(jax.jit(call)(z, x), call(z, x)):
     assert found.dtype == expected.dtype == np.float32, (found.dtype, expected.dtype)
     np.testing.assert_allclose(found, expected, atol=1e-4, rtol=1e-4)
 
-for name, (function, message) in PLAIN.items():
+for name, (function, message) in UNTYPED.items():
     try:
         jax.jit(lambda x, z: function(model, x, z, x))(x, z)
     except UserError as error:
