@@ -42,7 +42,7 @@ from diffae_jax.runtime.errors import UserError, name_some, shown
 from diffae_jax.runtime.precision import resolve_precision
 from diffae_jax.runtime.sharding import make_mesh, on_host, replicated, split_batch, spread
 
-Seed = int | Int[jax.Array, ""]  # an array where JAX traces it
+Seed = int | Int[jax.Array, ""]
 
 MAX_TRIES = 2**30  # z drawn for conditional samples
 MAX_NUMBER = 2**31 - 1  # of an image that is drawn
@@ -626,10 +626,10 @@ def _as_sampler(sampler: Any) -> Sampler:
 
 def _check_seed(seed: Any) -> None:
     """Raises UserError for a seed that the random generator does not take; of a traced one its value is not known."""
-    if not is_traced(seed):
-        check_seed(seed)
-    elif seed.shape or not jnp.issubdtype(seed.dtype, jnp.integer):
+    if isinstance(seed, jax.Array) and (seed.shape or not jnp.issubdtype(seed.dtype, jnp.integer)):
         raise UserError(f"The seed must be one whole number, not {seed.dtype} of shape {seed.shape}.")
+    if not is_traced(seed):
+        check_seed(int(seed) if isinstance(seed, jax.Array) else seed)
 
 
 def _refuse_tracing(method: str, *values: Any, instead: str) -> None:

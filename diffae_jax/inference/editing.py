@@ -18,7 +18,7 @@ from diffae_jax.runtime.errors import UserError, name_some, shown
 MAX_STRENGTH = 1000  # of an edit; what is seen happens below 2
 USUAL_STRENGTH = 0.3
 
-Strength = float | int | jax.Array  # of an edit; an array where JAX traces it
+Strength = float | int | jax.Array  # of an edit; an array holds one number
 
 
 def moved(
@@ -42,11 +42,11 @@ def check_edit(probe: Probe, strength: Any, to: Any) -> None:
     """Raises UserError for a strength, or a value to reach, that an edit cannot have."""
     if strength is not None and to is not None:
         raise UserError(f"An edit takes a strength or a value to reach, not both ({strength} and to={to}).")
-    if is_traced(strength):
-        if strength.shape:
-            raise UserError(f"The strength of an edit must be one number, not an array of shape {strength.shape}.")
-    elif not isinstance(strength, numbers.Real | None) or not abs(strength or 0) <= MAX_STRENGTH:
-        raise UserError(f"The strength of an edit must be a number up to {MAX_STRENGTH}, not {shown(strength)}.")
+    if isinstance(strength, jax.Array) and strength.shape:
+        raise UserError(f"The strength of an edit must be one number, not an array of shape {strength.shape}.")
+    known = 0 if is_traced(strength) else strength.item() if isinstance(strength, jax.Array) else strength
+    if not isinstance(known, numbers.Real | None) or not abs(known or 0) <= MAX_STRENGTH:
+        raise UserError(f"The strength of an edit must be a number up to {MAX_STRENGTH}, not {shown(known)}.")
     refuse_traced("The value that an edit reaches", to)
     if not isinstance(to, numbers.Real | None):
         raise UserError(f"An edit reaches a number, not {shown(to)}.")

@@ -127,7 +127,7 @@ def test_images_that_share_noise_under_vmap_and_those_of_seeds_that_are_traced(m
     assert_same(jax.vmap(lambda seed: model.noise(np.arange(2), seed))(seeds)[1], model.noise(np.arange(2), 6))
     assert_same(jax.vmap(lambda seed: model.sample(2, seed, STEPS, 2))(seeds)[1], model.sample(2, 6, STEPS, 2))
     drawn = jax.jit(lambda z, seed: model.decode(z, num_steps=STEPS, seed=seed))(z, 6)
-    assert_same(drawn, model.decode(z, num_steps=STEPS, seed=6))
+    assert_same(drawn, model.decode(z, num_steps=STEPS, seed=jnp.int32(6)))
 
 
 DIFFERENTIABLE = {  # one number, as a function of images, z and a strength
@@ -223,12 +223,12 @@ REFUSED = {
         lambda m, x, z, x_T: DiffAE(m.config, jax.tree.map(lambda a: a * z[0, 0], m.params)),
         "DiffAE holds weights that are known, not traced ones: .*diffae_jax.inference.programs",
     ),
-    "sample_class by a traced seed": (
-        lambda m, x, z, x_T: m.sample_class(2, "smile", seed=z[0, 0].astype(int)),
-        "sample_class works on the host: call it outside of jit, grad and vmap, or draw with sample",
-    ),
 }
-UNTYPED = {  # also refused, but the type annotations that tests check would refuse them first: seen in a process without
+UNTYPED = {  # what types that are checked would refuse first, as they are in this process
+    "sample_class by a traced seed": (
+        lambda m, x, z, x_T: m.sample_class(2, "smile", seed=z[0, 0]),
+        "sample_class works on the host: call it outside of jit, grad and vmap, or use sample",
+    ),
     "z of another shape": (lambda m, x, z, x_T: m.decode(z[0], x_T), r"z must have the shape \(N, 8\), not \(8,\)"),
     "as many z": (lambda m, x, z, x_T: m.decode(z[:1], x_T), "2 images need as many z, not 1"),
     "list of z": (lambda m, x, z, x_T: m.invert(x, list(z)), "These z are a list of traced arrays"),
