@@ -258,7 +258,7 @@ UNTYPED = {  # what types that are checked would refuse first, as they are in th
     ),
     "seed that is no number": (
         lambda m, x, z, x_T: m.decode(z, seed=z[0]),
-        r"The seed must be one whole number, not float32 of shape \(8,\)",
+        r"The seed must be one whole number, not float.. of shape \(8,\)",
     ),
 }
 TRANSFORMATIONS = {
