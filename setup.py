@@ -19,6 +19,7 @@ TEST = [
     "pytest-xdist>=3.6",
     "beartype>=0.20",
     "scikit-image>=0.25",
+    "mypy>=1.18",
     "setuptools>=70.1",  # builds the wheel that a test installs
     *BROWSER,
     *TENSORBOARD,
@@ -75,7 +76,7 @@ setup(
         "deep-colour": DEEP_COLOUR,  # png and tif with 16 bits in each of several channels
         "demo": ["gradio>=5"],  # for the web page, which is to come
         "test": TEST,
-        "dev": [*TEST, "ruff>=0.14", "mypy>=1.18"],
+        "dev": [*TEST, "ruff>=0.14"],
     },
     classifiers=[
         "License :: OSI Approved :: Apache Software License",

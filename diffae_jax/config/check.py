@@ -12,6 +12,7 @@ from diffae_jax.config.intensity import parse_intensity
 from diffae_jax.config.keys import FLAT_KEYS, KINDS, Key
 from diffae_jax.diffusion.samplers import SAMPLERS
 from diffae_jax.diffusion.schedule import NUM_TIMESTEPS
+from diffae_jax.runtime.arrays import refuse_traced
 from diffae_jax.runtime.errors import UserError, name_some, shown
 from diffae_jax.runtime.files import expanded
 
@@ -84,6 +85,7 @@ def check_run(config: ConfigDict) -> None:
 
 def check_num_steps(num_steps: int) -> None:
     """Raises UserError for a number of steps that no sampler takes."""
+    refuse_traced("The number of steps", num_steps)
     if not (isinstance(num_steps, numbers.Integral) and 1 <= num_steps <= NUM_TIMESTEPS):
         raise UserError(f"Inversion, decoding and sampling take 1 to {NUM_TIMESTEPS} steps, not {shown(num_steps)}.")
 

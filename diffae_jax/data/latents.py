@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from diffae_jax.runtime.arrays import AnyArray
 from diffae_jax.runtime.errors import UserError
 from diffae_jax.runtime.files import read_json, read_rows, replacing, told
 
@@ -63,11 +64,11 @@ class LatentStatistics:
             )
         return cls(mean.astype(np.float32), std.astype(np.float32))
 
-    def normalize(self, z: Float[np.ndarray, "*n d"]) -> Float[np.ndarray, "*n d"]:
+    def normalize(self, z: Float[AnyArray, "*n d"]) -> Float[AnyArray, "*n d"]:
         """Returns z with mean 0 and standard deviation 1 in every dimension."""
         return (z - self.mean) / self.std
 
-    def denormalize(self, z: Float[np.ndarray, "*n d"]) -> Float[np.ndarray, "*n d"]:
+    def denormalize(self, z: Float[AnyArray, "*n d"]) -> Float[AnyArray, "*n d"]:
         """The inverse of `normalize`."""
         return z * self.std + self.mean
 

@@ -8,16 +8,18 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
+from diffae_jax.runtime.arrays import AnyArray
 from diffae_jax.runtime.files import replacing
 
 SMALLEST_GRID = 600  # pixels on the longer side, below which a grid is enlarged
 
 
-def as_picture(image: Float[np.ndarray, "*spatial c"]) -> Float[np.ndarray, "h w c2"]:
+def as_picture(image: Float[AnyArray, "*spatial c"]) -> Float[np.ndarray, "h w c2"]:
     """Turns an image in [-1, 1] of any rank and channels into one that can be shown, in [0, 1].
 
     A volume is shown by its middle slices, a signal as a strip, and of other than 1 or 3 channels the first.
     """
+    image = np.asarray(image)
     while image.ndim > 3:
         image = image[image.shape[0] // 2]
     if image.ndim == 2:
@@ -46,12 +48,12 @@ def save_rows(path: Path, rows: dict[str, Float[np.ndarray, "n *shape"]]) -> Non
     _save(path, lambda scratch: figure.savefig(scratch, dpi=100))
 
 
-def to_pil(images: Float[np.ndarray, "n *shape"]) -> list[Image.Image]:
+def to_pil(images: Float[AnyArray, "n *shape"]) -> list[Image.Image]:
     """Returns each of some images in [-1, 1] as a PIL image, grey or RGB."""
     return [_pil(_bytes(as_picture(image))) for image in images]
 
 
-def image_grid(images: Float[np.ndarray, "n *shape"], gap: int = 1) -> Image.Image:
+def image_grid(images: Float[AnyArray, "n *shape"], gap: int = 1) -> Image.Image:
     """Lays images in [-1, 1] out on a square, in rows, as one PIL image; places left over are white."""
     height, width, channels = as_picture(images[0]).shape
     columns = math.ceil(math.sqrt(len(images)))
@@ -63,7 +65,7 @@ def image_grid(images: Float[np.ndarray, "n *shape"], gap: int = 1) -> Image.Ima
     return _pil(grid)
 
 
-def save_grid(path: Path, images: Float[np.ndarray, "n *shape"]) -> None:
+def save_grid(path: Path, images: Float[AnyArray, "n *shape"]) -> None:
     """Writes a PNG of images in rows; small ones are enlarged, pixel by pixel. It appears whole or not at all."""
     _save(path, enlarged(image_grid(images)).save)
 
@@ -74,7 +76,7 @@ def enlarged(picture: Image.Image) -> Image.Image:
     return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
 
 
-def save_gif(path: Path, frames: Float[np.ndarray, "t *shape"], milliseconds: int = 120) -> None:
+def save_gif(path: Path, frames: Float[AnyArray, "t *shape"], milliseconds: int = 120) -> None:
     """Writes frames in [-1, 1] as a GIF that runs without end, each shown so long; small ones are enlarged as in grids.
 
     It appears whole or not at all.

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, Shaped, UInt8
 from PIL import ExifTags, Image, ImageOps
 
+from diffae_jax.runtime.arrays import AnyArray
 from diffae_jax.runtime.errors import UserError
 
 PIL_MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # by number of channels
@@ -54,7 +55,7 @@ class Transform:
         """What has the size already, as images that the model made have, is not cropped again."""
         return "center" if tuple(size) == self.image_shape[:-1] else self.crop
 
-    def restored(self, images: Float[np.ndarray, "n *shape"]) -> Shaped[np.ndarray, "n *shape"]:
+    def restored(self, images: Float[AnyArray, "n *shape"]) -> Shaped[np.ndarray, "n *shape"]:
         """Returns images in [-1, 1] in the values of the data: uint8, or float32 by the intensity."""
         if self.intensity is None:
             return to_uint8(images)
@@ -228,6 +229,6 @@ def to_float(images: Shaped[Any, "n *shape"]) -> Float[Any, "n *shape"]:
     return images.astype(np.float32) / 127.5 - 1 if images.dtype == np.uint8 else images
 
 
-def to_uint8(images: Float[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
+def to_uint8(images: Float[AnyArray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
     """Scales [-1, 1] to uint8, limiting what lies outside."""
     return np.round((np.clip(np.asarray(images), -1, 1) + 1) * 127.5).astype(np.uint8)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
@@ -26,12 +27,14 @@ from diffae_jax.inference.bundle import (
     check_probe_name,
     write_bundle,
 )
+from diffae_jax.inference.editing import Strength
 from diffae_jax.inference.inputs import as_codes, as_images
 from diffae_jax.inference.loading import from_bundle, read_model
 from diffae_jax.models import DiffusionAutoencoder, abstract_model
 from diffae_jax.models.build import builder, prior_builder
 from diffae_jax.models.functional import Params, digest, flatten
 from diffae_jax.probes import ClassProbe, Probe, components, describe, directions, fit
+from diffae_jax.runtime.arrays import AnyArray, is_traced, is_tracing, refuse_traced
 from diffae_jax.runtime.cluster import is_main_process
 from diffae_jax.runtime.compilation import keep_compiled_programs
 from diffae_jax.runtime.console import caution, note
@@ -40,6 +43,8 @@ from diffae_jax.runtime.precision import resolve_precision
 from diffae_jax.runtime.process import refuse_forks
 from diffae_jax.runtime.sharding import make_mesh, on_host, replicated, split_batch, spread
 
+Seed = int | Int[jax.Array, ""]
+
 MAX_TRIES = 2**30  # z drawn for conditional samples
 MAX_NUMBER = 2**31 - 1  # of an image that is drawn
 
@@ -47,9 +52,9 @@ MAX_NUMBER = 2**31 - 1  # of an image that is drawn
 class Variations(NamedTuple):
     """Images of one z and several x_T, [N, variations, *spatial, C], with mean and standard deviation over these."""
 
-    images: Float[np.ndarray, "n variations *shape"]
-    mean: Float[np.ndarray, "n *shape"]
-    std: Float[np.ndarray, "n *shape"]
+    images: Float[AnyArray, "n variations *shape"]
+    mean: Float[AnyArray, "n *shape"]
+    std: Float[AnyArray, "n *shape"]
 
 
 class DiffAE:
@@ -72,6 +77,11 @@ class DiffAE:
         origin: dict[str, Any] | None = None,  # what the model was made from: plain values, for people
         mesh: Mesh | None = None,
     ):
+        if is_traced(*jax.tree.leaves((params, prior))):
+            raise UserError(
+                "DiffAE holds weights that are known, not traced ones: to transform a function of the weights, call "
+                "the programs of diffae_jax.inference.programs, which take them as an argument."
+            )
         if prior is not None and statistics is None:
             raise UserError("A latent DDIM works on normalised z: it needs the mean and deviation of z beside it.")
         sizes = [("the statistics", len(statistics.mean))] if statistics else []
@@ -160,12 +170,14 @@ class DiffAE:
         statistics = {} if self.statistics is None else {"statistics": dataclasses.asdict(self.statistics)}
         return digest(self._weights_on_host() | statistics)
 
-    def encode(self, images: Any) -> Float[Any, "n d"]:
+    def encode(self, images: Any) -> Float[AnyArray, "n d"]:
         """Returns the semantic code z of each image (Sec. 3.2)."""
         self.check_has_encoder()
         return self._own_z(self._images(images))
 
-    def invert(self, images: Any, z: Float[Any, "n d"] | None = None, num_steps: int = 100) -> Float[Any, "n *shape"]:
+    def invert(
+        self, images: Any, z: Float[AnyArray, "n d"] | None = None, num_steps: int = 100
+    ) -> Float[AnyArray, "n *shape"]:
         """Returns the stochastic code x_T of each image (Eq. 8), given z, by default its own."""
         check_num_steps(num_steps)
         images = self._images(images)
@@ -174,13 +186,13 @@ class DiffAE:
 
     def decode(
         self,
-        z: Float[Any, "n d"] | None,
-        x_T: Float[Any, "n *shape"] | None = None,
+        z: Float[AnyArray, "n d"] | None,
+        x_T: Float[AnyArray, "n *shape"] | None = None,
         num_steps: int = 100,
-        seed: int = 0,
+        seed: Seed = 0,
         *,
         sampler: str | Sampler = "ddim",
-    ) -> Float[Any, "n *shape"]:
+    ) -> Float[AnyArray, "n *shape"]:
         """Decodes z and x_T to images (Eq. 1); without x_T, image i gets noise that depends on seed and i alone.
 
         `sampler` is a key of `diffusion.samplers.SAMPLERS`, or a `Sampler` of one's own.
@@ -190,19 +202,18 @@ class DiffAE:
         """
         check_num_steps(num_steps)
         z, x_T = self._codes(z, x_T, seed)
-        return self._apply(
-            self._walk(programs.decode, num_steps, _as_sampler(sampler), remat=_traced(z, x_T)), x_T, z, what="decoding"
-        )
+        program = self._walk(programs.decode, num_steps, _as_sampler(sampler), remat=is_traced(z, x_T))
+        return self._apply(program, x_T, z, what="decoding")
 
     def progress(
         self,
-        z: Float[np.ndarray, "n d"] | None,
-        x_T: Float[np.ndarray, "n *shape"] | None = None,
+        z: Float[AnyArray, "n d"] | None,
+        x_T: Float[AnyArray, "n *shape"] | None = None,
         num_steps: int = 100,
-        seed: int = 0,
+        seed: Seed = 0,
         *,
         sampler: str | Sampler = "ddim",
-    ) -> Float[np.ndarray, "n steps *shape"]:
+    ) -> Float[AnyArray, "n steps *shape"]:
         """Returns, for each image that `decode` makes, the x_0 that each of its steps predicts (Fig. 6)."""
         check_num_steps(num_steps)
         z, x_T = self._codes(z, x_T, seed)
@@ -215,13 +226,14 @@ class DiffAE:
         images: Any,
         num_steps: int = 100,
         infer_x_T: bool = True,
-        seed: int = 0,
+        seed: Seed = 0,
         *,
         sampler: str | Sampler = "ddim",
-    ) -> Float[np.ndarray, "n *shape"]:
+    ) -> Float[AnyArray, "n *shape"]:
         """Encodes and decodes images, with the x_T that is theirs or with random ones (Sec. 5.4)."""
         check_num_steps(num_steps)
-        check_seed(seed)
+        _check_seed(seed)
+        refuse_traced("infer_x_T", infer_x_T)
         sampler = _as_sampler(sampler)  # before the work
         images = self._images(images)
         z = self._own_z(images)
@@ -233,7 +245,7 @@ class DiffAE:
         images: Any,
         num_variations: int = 8,
         num_steps: int = 100,
-        seed: int = 0,
+        seed: Seed = 0,
         *,
         first: int = 0,
         sampler: str | Sampler = "ddim",
@@ -244,13 +256,13 @@ class DiffAE:
         """
         _check_count("variation", num_variations)
         check_num_steps(num_steps)
-        check_seed(seed)
+        _check_seed(seed)
         sampler = _as_sampler(sampler)
         z = self.encode(images)
         x_T = self.noise(_numbers(first * num_variations, len(z) * num_variations), seed)
-        decoded = self.decode(np.repeat(z, num_variations, axis=0), x_T, num_steps, sampler=sampler)
+        decoded = self.decode(z[np.arange(len(x_T)) // num_variations], x_T, num_steps, sampler=sampler)
         decoded = decoded.reshape(len(z), num_variations, *self.image_shape)
-        return Variations(decoded, decoded.mean(axis=1), decoded.std(axis=1))
+        return Variations(decoded, decoded.mean(axis=1), editing.deviation(decoded))
 
     def interpolate(
         self,
@@ -260,7 +272,7 @@ class DiffAE:
         num_steps: int = 100,
         *,
         sampler: str | Sampler = "ddim",
-    ) -> Float[np.ndarray, "frames *shape"]:
+    ) -> Float[AnyArray, "frames *shape"]:
         """Returns the way from one image to another: z on the line, x_T on the arc between theirs (Sec. 5.2).
 
         The first and the last frame are the reconstructions of the two images.
@@ -271,15 +283,15 @@ class DiffAE:
         pair = [self._images(image) for image in (image_a, image_b)]
         if any(len(image) != 1 for image in pair):
             raise UserError(f"interpolate takes one image and one other, not {len(pair[0])} and {len(pair[1])}.")
-        both = np.concatenate(list(map(to_float, pair)))
+        both = (jnp if is_traced(*pair) else np).concatenate(list(map(to_float, pair)))
         z = self._own_z(both)
         z, x_T = self.path(z, self._inverted(both, z, num_steps), num_frames)
         return self.decode(z, x_T, num_steps, sampler=sampler)
 
     @staticmethod
     def path(
-        z: Float[np.ndarray, "2 d"] | None, x_T: Float[np.ndarray, "2 *shape"], num_frames: int
-    ) -> tuple[Float[np.ndarray, "frames d"] | None, Float[np.ndarray, "frames *shape"]]:
+        z: Float[AnyArray, "2 d"] | None, x_T: Float[AnyArray, "2 *shape"], num_frames: int
+    ) -> tuple[Float[AnyArray, "frames d"] | None, Float[AnyArray, "frames *shape"]]:
         """Returns codes from those of one image to those of another: z on the line, x_T on the arc (Sec. 5.2)."""
         refuse_forks()
         _check_count("frame", num_frames)
@@ -289,12 +301,12 @@ class DiffAE:
         self,
         images: Any,
         probe: str | Probe,
-        strength: float | int | None = None,
+        strength: Strength | None = None,
         num_steps: int = 100,
         *,
         to: float | int | None = None,
         sampler: str | Sampler = "ddim",
-    ) -> Float[np.ndarray, "n *shape"]:
+    ) -> Float[AnyArray, "n *shape"]:
         """Moves the z of images as `move` does, and decodes it with their own x_T (Sec. 5.3).
 
         Strength 0 gives exactly the reconstruction. Raises UserError as `move` does.
@@ -309,12 +321,12 @@ class DiffAE:
 
     def move(
         self,
-        z: Float[np.ndarray, "n d"],
+        z: Float[AnyArray, "n d"],
         probe: str | Probe,
-        strength: float | int | None = None,
+        strength: Strength | None = None,
         *,
         to: float | int | None = None,
-    ) -> Float[np.ndarray, "n d"]:
+    ) -> Float[AnyArray, "n d"]:
         """Moves z along a probe's direction (Sec. 5.3).
 
         `strength`, 0.3 unless given, is in units of sqrt(D) standard deviations of z; negative ones move away from
@@ -329,17 +341,18 @@ class DiffAE:
     def fit_probe(
         self,
         name: str,
-        z: Float[np.ndarray, "n d"],
+        z: Float[AnyArray, "n d"],
         labels: Any,
         *,
         kind: str | None = None,
         positive_unlabelled: bool = False,
-        held_out: tuple[Float[np.ndarray, "m d"], Any] | None = None,
+        held_out: tuple[Float[AnyArray, "m d"], Any] | None = None,
     ) -> Probe | ClassProbe:
         """Fits a probe of labels [N] to z, as `probes.fit` does to normalised z, and keeps it (Appendix A.2).
 
-        Raises UserError as that does, and for a model without statistics of z.
+        Raises UserError as that does, for a model without statistics of z, and within transformations of JAX.
         """
+        _refuse_tracing("fit_probe", z, labels, held_out, instead="and use the probe that it returns within them")
         self._check_new_name(name)
         z = self._normalized(z)
         held_out = held_out and (self._normalized(held_out[0]), held_out[1])
@@ -348,33 +361,39 @@ class DiffAE:
         note(describe(probe))
         return probe
 
-    def predict(self, z: Float[np.ndarray, "n d"], probe: str | Probe | ClassProbe) -> Shaped[np.ndarray, "n"]:
+    def predict(self, z: Float[AnyArray, "n d"], probe: str | Probe | ClassProbe) -> Shaped[AnyArray, "n"]:
         """Returns what a probe, or that of a name, reads off each z: a probability, a value or the name of a class.
 
         Raises UserError for a probe that there is not, and for a model without statistics of z.
         """
         return self._probe(probe).predict(self._normalized(z))
 
-    def principal_components(self, z: Float[np.ndarray, "n d"], count: int) -> list[Probe]:
-        """Returns the principal directions of normalised z, as `probes.components` does; they need no labels."""
+    def principal_components(self, z: Float[AnyArray, "n d"], count: int) -> list[Probe]:
+        """Returns the principal directions of normalised z, as `probes.components` does; they need no labels.
+
+        Raises UserError as that does, and within transformations of JAX.
+        """
+        _refuse_tracing("principal_components", z, instead="and use the probes that it returns within them")
         return components(self._normalized(z), count)
 
-    def noise(self, numbers: Int[np.ndarray, "n"], seed: int = 0) -> Float[np.ndarray, "n *shape"]:
+    def noise(self, numbers: Int[AnyArray, "n"], seed: Seed = 0) -> Float[AnyArray, "n *shape"]:
         """Draws the x_T that images of these numbers get, where `decode`, `reconstruct` and `sample` draw them."""
-        check_seed(seed)
-        draw = partial(programs.noise, seed=seed, shape=self.image_shape)
-        return self._apply(lambda _, numbers: draw(indices=numbers), numbers, what="drawing noise")
+        _check_seed(seed)
+        if np.ndim(numbers) != 1:
+            raise UserError(f"The numbers of images must be one row, not an array of shape {np.shape(numbers)}.")
+        draw, traced = partial(programs.noise, seed=seed, shape=self.image_shape), is_traced(seed)
+        return self._apply(lambda _, numbers: draw(indices=numbers), numbers, what="drawing noise", traced=traced)
 
     def sample(
         self,
         num_images: int,
-        seed: int = 0,
+        seed: Seed = 0,
         num_steps: int = 100,
         num_latent_steps: int = 100,
         *,
         first: int = 0,
         sampler: str | Sampler = "ddim",
-    ) -> Float[np.ndarray, "n *shape"]:
+    ) -> Float[AnyArray, "n *shape"]:
         """Draws new images (Sec. 4, 5.7): z from the latent DDIM, x_T from N(0, I). The DDIM baseline needs x_T alone.
 
         Image i depends on the seed and on i, not on how many there are or on the devices, and `first` is the i that is
@@ -395,28 +414,30 @@ class DiffAE:
             sampler=_as_sampler(sampler),
             num_steps=(num_steps, num_latent_steps),
         )
-        return self._apply(draw, numbers, what="sampling")
+        return self._apply(draw, numbers, what="sampling", traced=is_traced(seed))
 
     def sample_class(
         self,
         num_images: int,
         probe: str | Probe,
         positive: bool = True,
-        seed: int = 0,
+        seed: Seed = 0,
         num_steps: int = 100,
         num_latent_steps: int = 100,
         max_tries: int = 1000,
         *,
         sampler: str | Sampler = "ddim",
-    ) -> Float[np.ndarray, "n *shape"]:
+    ) -> Float[AnyArray, "n *shape"]:
         """Draws new images of a probe's attribute, or, unless `positive`, of those without it (Sec. 5.6).
 
         z comes from the latent DDIM and is accepted where the probe gives it a probability of more than 0.5, with that
         probability. What is accepted are images of `sample` with the same seed, in their order. `max_tries` bounds how
         many z are drawn for each image wanted. Says the share that was accepted.
 
-        Raises UserError for a model without latent DDIM, for a probe that is none of a class, and where z run out.
+        Raises UserError for a model without latent DDIM, for a probe that is none of a class, where z run out, and
+        within transformations of JAX.
         """
+        _refuse_tracing("sample_class", num_images, positive, seed, max_tries, instead="or use sample")
         check_num_steps(num_steps)
         sampler = _as_sampler(sampler)
         z, numbers = self.sample_latents(num_images, probe, positive, seed, num_latent_steps, max_tries)
@@ -427,15 +448,23 @@ class DiffAE:
         num_latents: int,
         probe: str | Probe,
         positive: bool = True,
-        seed: int = 0,
+        seed: Seed = 0,
         num_latent_steps: int = 100,
         max_tries: int = 1000,
-    ) -> tuple[Float[np.ndarray, "n d"], Int[np.ndarray, "n"]]:
+    ) -> tuple[Float[AnyArray, "n d"], Int[AnyArray, "n"]]:
         """Draws the z of `sample_class` alone, and returns with them the numbers that they have as images of `sample`.
 
         Raises UserError as that does.
         """
         refuse_forks()
+        _refuse_tracing(
+            "sample_latents",
+            num_latents,
+            positive,
+            seed,
+            max_tries,
+            instead="or use sample",
+        )
         self._check_sampling(num_latents, seed, num_latent_steps)
         probe = self._direction(probe)
         if probe.kind != "binary":
@@ -488,9 +517,7 @@ class DiffAE:
         )
 
     def _images(self, images):
-        """Takes whatever people call images; says once what was converted. Traced arrays stay as they are."""
-        if _traced(images):
-            return images
+        """Takes whatever people call images; says once what was converted. Traced arrays stay traced."""
         images, notes = as_images(images, self.transform)
         for told in notes:
             if told not in self._told:
@@ -509,7 +536,7 @@ class DiffAE:
         return self._apply(self._walk(programs.invert, num_steps, DDIM_INVERSION), images, z, what="inverting")
 
     def _z(self, z, count=None):
-        """Checks z, of `count` images where that is known. Traced arrays stay as they are."""
+        """Checks z, of `count` images where that is known. Traced arrays stay traced."""
         name, z_dim = shown(self.config.name), self.config.model.z_dim
         if z is None and z_dim is not None:
             raise UserError(f"{name} needs z of {z_dim} numbers for each image.")
@@ -517,7 +544,7 @@ class DiffAE:
             raise UserError(f"{name} is a DDIM baseline: it has no z, so give None.")
         if z is None:
             return None
-        z = z if _traced(z) else as_codes("z", z, (z_dim,))
+        z = as_codes("z", z, (z_dim,))
         if count not in (None, len(z)):
             raise UserError(f"{count} images need as many z, not {len(z)}.")
         return z
@@ -528,13 +555,13 @@ class DiffAE:
                 raise UserError("decode needs z, x_T or both: they say how many images there are.")
             z = self._z(z)
             x_T = self.noise(np.arange(len(z)), seed)
-        elif not _traced(x_T):
+        else:
             x_T = as_codes("x_T", x_T, self.image_shape)
         return self._z(z, len(x_T)), x_T
 
     def _check_sampling(self, num_images, seed, *num_steps):
         _check_count("image", num_images)
-        check_seed(seed)
+        _check_seed(seed)
         for steps in num_steps:
             check_num_steps(steps)
         if self.prior is None and self.config.model.z_dim is not None:
@@ -562,7 +589,7 @@ class DiffAE:
         self.check_normalised()
         return self.statistics.normalize(self._z(z))
 
-    def check_edit(self, probe: str | Probe, strength: float | int | None, to: float | int | None) -> Probe:
+    def check_edit(self, probe: str | Probe, strength: Strength | None, to: float | int | None) -> Probe:
         """Returns the direction of an edit. Raises UserError where it is not possible."""
         probe = self._direction(probe)
         editing.check_edit(probe, strength, to)
@@ -582,12 +609,12 @@ class DiffAE:
         settings |= dict(graphdef=self.graphdef, process=process, sampler=sampler, num_steps=num_steps)
         return partial(function, **settings)
 
-    def _apply(self, function, *arrays, what, frames=1):
-        """Applies a program to arrays in batches over all devices or, to traced ones, at once.
+    def _apply(self, function, *arrays, what, frames=1, traced=False):
+        """Applies a program to arrays in batches over all devices or, where JAX is tracing, at once.
 
-        `frames` is how many images it makes of each.
+        `frames` is how many images it makes of each; `traced` says that JAX traces something else that it takes.
         """
-        if _traced(*arrays):
+        if traced or is_traced(*arrays) or is_tracing():
             return function(self.params, *arrays)
         image_size = frames * math.prod(self.image_shape)
         return batching.in_batches(function, self.params, self.mesh, image_size, *arrays, what=what)
@@ -600,17 +627,28 @@ def _as_sampler(sampler: Any) -> Sampler:
     return SAMPLERS[sampler]
 
 
-def _traced(*arrays: Any) -> bool:
-    """Whether a transformation of JAX is tracing a function of these."""
-    return any(isinstance(array, jax.core.Tracer) for array in arrays)
+def _check_seed(seed: Any) -> None:
+    """Raises UserError for a seed that the random generator does not take; of a traced one its value is not known."""
+    if isinstance(seed, jax.Array) and (seed.shape or not jnp.issubdtype(seed.dtype, jnp.integer)):
+        raise UserError(f"The seed must be one whole number, not {seed.dtype} of shape {seed.shape}.")
+    if not is_traced(seed):
+        check_seed(int(seed) if isinstance(seed, jax.Array) else seed)
+
+
+def _refuse_tracing(method: str, *values: Any, instead: str) -> None:
+    """Raises UserError within a transformation of JAX, for a method that works on the host."""
+    if is_traced(*jax.tree.leaves(values)) or is_tracing():
+        raise UserError(f"{method} works on the host: call it outside of jit, grad and vmap, {instead}.")
 
 
 def _numbers(first: int, count: int) -> Int[np.ndarray, "n"]:
+    refuse_traced("The number of the first image", first)
     if not (isinstance(first, numbers.Integral) and 0 <= first <= MAX_NUMBER - count):
         raise UserError(f"The first image has a number from 0 to {MAX_NUMBER:,}, not {shown(first)}.")
     return np.arange(first, first + count)
 
 
 def _check_count(what: str, count: int) -> None:
+    refuse_traced(f"How often a {what} is made", count)
     if not (isinstance(count, numbers.Integral) and count >= 1):
         raise UserError(f"At least one {what} has to be made, not {shown(count)}.")

@@ -4,6 +4,7 @@ import numbers
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
@@ -11,22 +12,26 @@ from jaxtyping import Float
 from diffae_jax.data.latents import LatentStatistics
 from diffae_jax.diffusion.interpolation import lerp, slerp
 from diffae_jax.probes import ClassProbe, Probe, find
+from diffae_jax.runtime.arrays import AnyArray, is_traced, refuse_traced, to_host
 from diffae_jax.runtime.errors import UserError, name_some, shown
 
 MAX_STRENGTH = 1000  # of an edit; what is seen happens below 2
 USUAL_STRENGTH = 0.3
 
+Strength = float | int | jax.Array  # of an edit; an array holds one number
+
 
 def moved(
-    z: Float[np.ndarray, "n d"],
+    z: Float[AnyArray, "n d"],
     statistics: LatentStatistics,
     probe: Probe,
-    strength: float | int | None,
+    strength: Strength | None,
     to: float | int | None,
-) -> Float[np.ndarray, "n d"]:
+) -> Float[AnyArray, "n d"]:
     """Returns z moved along a probe by a strength, or each as far as `to` asks for (Sec. 5.3); see `DiffAE.move`."""
     if to is None:
-        strengths = np.full(len(z), USUAL_STRENGTH if strength is None else strength)
+        strength = USUAL_STRENGTH if strength is None else strength
+        strengths = (jnp if is_traced(strength) else np).full(len(z), strength)
     else:
         strengths = probe.strength_to_reach(statistics.normalize(z), to)
     # as a change of z, which is nothing at strength 0; to normalise and back would round
@@ -37,8 +42,12 @@ def check_edit(probe: Probe, strength: Any, to: Any) -> None:
     """Raises UserError for a strength, or a value to reach, that an edit cannot have."""
     if strength is not None and to is not None:
         raise UserError(f"An edit takes a strength or a value to reach, not both ({strength} and to={to}).")
-    if not isinstance(strength, numbers.Real | None) or not abs(strength or 0) <= MAX_STRENGTH:
-        raise UserError(f"The strength of an edit must be a number up to {MAX_STRENGTH}, not {shown(strength)}.")
+    if isinstance(strength, jax.Array) and strength.shape:
+        raise UserError(f"The strength of an edit must be one number, not an array of shape {strength.shape}.")
+    known = 0 if is_traced(strength) else strength.item() if isinstance(strength, jax.Array) else strength
+    if not isinstance(known, numbers.Real | None) or not abs(known or 0) <= MAX_STRENGTH:
+        raise UserError(f"The strength of an edit must be a number up to {MAX_STRENGTH}, not {shown(known)}.")
+    refuse_traced("The value that an edit reaches", to)
     if not isinstance(to, numbers.Real | None):
         raise UserError(f"An edit reaches a number, not {shown(to)}.")
     if to is not None:
@@ -64,9 +73,17 @@ def as_direction(probe: Probe | ClassProbe) -> Probe:
 
 
 def path(
-    z: Float[np.ndarray, "2 d"] | None, x_T: Float[np.ndarray, "2 *shape"], num_frames: int
-) -> tuple[Float[np.ndarray, "frames d"] | None, Float[np.ndarray, "frames *shape"]]:
+    z: Float[AnyArray, "2 d"] | None, x_T: Float[AnyArray, "2 *shape"], num_frames: int
+) -> tuple[Float[AnyArray, "frames d"] | None, Float[AnyArray, "frames *shape"]]:
     """Returns codes from those of one image to those of another: z on the line, x_T on the arc (Sec. 5.2)."""
     weights = jnp.linspace(0, 1, num_frames, dtype=jnp.float32)
-    z = None if z is None else np.asarray(lerp(*jnp.asarray(z, jnp.float32), weights))
-    return z, np.asarray(slerp(*jnp.asarray(x_T, jnp.float32), weights))
+    z = None if z is None else to_host(lerp(*jnp.asarray(z, jnp.float32), weights))
+    return z, to_host(slerp(*jnp.asarray(x_T, jnp.float32), weights))
+
+
+def deviation(images: Float[AnyArray, "n variations *shape"]) -> Float[AnyArray, "n *shape"]:
+    """Returns the standard deviation over variations; its gradient is 0 where all are the same, not NaN."""
+    if not is_traced(images):
+        return images.std(axis=1)
+    variance = images.var(axis=1)
+    return jnp.where(variance > 0, jnp.sqrt(jnp.where(variance > 0, variance, 1)), 0)

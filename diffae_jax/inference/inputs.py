@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32, Shaped
@@ -14,21 +15,26 @@ from diffae_jax.data.detect import open_images
 from diffae_jax.data.formats.files import read_file
 from diffae_jax.data.sources import each, told_image
 from diffae_jax.data.transforms import Transform, check_picture_shape, pixels_of, told_size
+from diffae_jax.runtime.arrays import AnyArray, is_traced, to_host
 from diffae_jax.runtime.errors import UserError, shown
 
 TOLERANCE = 1e-3  # beyond [-1, 1], which resizing of floats easily makes
 
 
-def as_images(images: Any, transform: Transform) -> tuple[Shaped[np.ndarray, "n *shape"], list[str]]:
+def as_images(images: Any, transform: Transform) -> tuple[Shaped[AnyArray, "n *shape"], list[str]]:
     """Returns images as uint8 or as float32 in [-1, 1], [N, *image_shape], and a sentence for each conversion.
 
     Takes arrays [N, *image_shape] of uint8 or floats in [-1, 1], or one image [*image_shape]; PIL images, paths of
     files, or a list of these; any other sequence of such; and the path of whatever `data.detect.open_images` opens.
-    What comes from files or PIL goes through the transform.
+    What comes from files or PIL goes through the transform. Traced arrays stay traced; of them only shape and type are
+    known, and checked.
 
     Raises UserError, with the numbers and the first image that is wrong, for anything else: another shape, type or
     range, numbers that are not finite, files that are no images or too small.
     """
+    _refuse_traced_lists("images", images)
+    if is_traced(images):
+        return _from_traced(images, transform), []
     if isinstance(images, str | os.PathLike):
         source = open_images(images, transform.image_shape).source
         return _converted(lambda i: (source[i], source.name(i)), len(source), transform)
@@ -41,10 +47,14 @@ def as_images(images: Any, transform: Transform) -> tuple[Shaped[np.ndarray, "n 
     return _from_array(images, transform)
 
 
-def as_codes(name: str, codes: Any, shape: tuple[int, ...]) -> Float32[np.ndarray, "n *shape"]:
-    """Returns z or x_T as float32 [N, *shape]. Raises UserError for another shape, no numbers, and ones not finite."""
+def as_codes(name: str, codes: Any, shape: tuple[int, ...]) -> Float32[AnyArray, "n *shape"]:
+    """Returns z or x_T as float32 [N, *shape]; traced arrays stay traced.
+
+    Raises UserError for another shape, for what is no number and, unless they are traced, for numbers not finite.
+    """
+    _refuse_traced_lists(name, codes)
     try:
-        array = np.asarray(codes)
+        array = to_host(codes)
     except (ValueError, TypeError) as error:
         raise UserError(f"{name} is no array of one shape: {shown(str(error))}.") from error
     if array.shape[1:] != shape or not array.ndim or not len(array):
@@ -52,6 +62,8 @@ def as_codes(name: str, codes: Any, shape: tuple[int, ...]) -> Float32[np.ndarra
     if not (jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)):
         raise UserError(f"{name} must be numbers, not {array.dtype}.")
     array = array.astype(np.float32)
+    if is_traced(array):
+        return array
     bad = ~np.isfinite(array.reshape(len(array), -1)).all(1)
     if bad.any():
         raise UserError(f"{bad.sum()} of {len(bad)} {name} hold numbers that are not finite, the first {bad.argmax()}.")
@@ -117,22 +129,14 @@ def _from_array(images: Any, transform: Transform) -> tuple[np.ndarray, list[str
         array = np.asarray(images)
     except (ValueError, TypeError) as error:
         raise UserError(f"These images are no array of one shape: {shown(str(error))}.") from error
-    if array.shape == image_shape:
-        array = array[None]
-    if array.shape[1:] != image_shape or not len(array):
-        raise UserError(
-            f"An array of shape {array.shape} was given where the model takes (N, *{image_shape}): "
-            f"{_remedy(array.shape, image_shape)}."
-        )
+    array = _stacked(array, image_shape)
     if array.dtype.kind in "bui" and transform.intensity is not None:
         low, high = transform.intensity
         images = np.stack([transform(image, f"Image {i}") for i, image in enumerate(array)])
         return images, [f"Images of {array.dtype} were scaled from {low:g}..{high:g} to [-1, 1]."]
     if array.dtype == np.uint8:
         return array, ["Images of uint8 were scaled from 0..255 to [-1, 1]."]
-    if not jnp.issubdtype(array.dtype, jnp.floating):  # which knows bfloat16, too
-        raise UserError(f"Images must be uint8 or floating point numbers in [-1, 1]; these are {array.dtype}.")
-    array = array.astype(np.float32)
+    array = _as_floats(array)
     flat = array.reshape(len(array), -1)
     low, high = flat.min(1), flat.max(1)
     _refuse(~np.isfinite(low + high), "numbers that are not finite", "repair or leave them out")
@@ -146,6 +150,40 @@ def _from_array(images: Any, transform: Transform) -> tuple[np.ndarray, list[str
             "No value of these images is below 0; where 0 is black and 1 white in yours, give 2 * images - 1 instead."
         ]
     return array, []
+
+
+def _from_traced(images: jax.Array, transform: Transform) -> jax.Array:
+    images = _stacked(images, transform.image_shape)
+    if transform.intensity is not None and not jnp.issubdtype(images.dtype, jnp.floating):
+        low, high = transform.intensity
+        raise UserError(
+            f"Traced images of {images.dtype} are not scaled by the range of values {low:g}..{high:g} that this model "
+            f"was trained with: give floating point numbers, {low:g} scaled to -1 and {high:g} to 1."
+        )
+    return images if images.dtype == np.uint8 else _as_floats(images)
+
+
+def _refuse_traced_lists(name: str, values: Any) -> None:
+    if isinstance(values, list | tuple) and is_traced(*jax.tree.leaves(values)):
+        raise UserError(f"These {name} are a list of traced arrays: make them one array with jnp.stack.")
+
+
+def _stacked(array: AnyArray, image_shape: tuple[int, ...]) -> AnyArray:
+    """Returns images, or the one that it is, as [N, *image_shape]."""
+    if array.shape == image_shape:
+        array = array[None]
+    if array.shape[1:] != image_shape or not len(array):
+        raise UserError(
+            f"An array of shape {array.shape} was given where the model takes (N, *{image_shape}): "
+            f"{_remedy(array.shape, image_shape)}."
+        )
+    return array
+
+
+def _as_floats(array: AnyArray) -> AnyArray:
+    if not jnp.issubdtype(array.dtype, jnp.floating):  # which knows bfloat16, too
+        raise UserError(f"Images must be uint8 or floating point numbers in [-1, 1]; these are {array.dtype}.")
+    return array.astype(np.float32)
 
 
 def _remedy(shape: tuple[int, ...], image_shape: tuple[int, ...]) -> str:

@@ -5,9 +5,11 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Float
 
+from diffae_jax.runtime.arrays import AnyArray, is_traced
 from diffae_jax.runtime.errors import UserError, name_some, shown
 
 GREATEST = float(np.finfo(np.float32).max)
@@ -77,22 +79,26 @@ class Probe:
         """The number of dimensions of the z that it reads."""
         return len(self.weights)
 
-    def logits(self, z: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n"]:
+    def logits(self, z: Float[AnyArray, "n d"]) -> Float[AnyArray, "n"]:
         """Returns the linear function of each normalised z: the logit of a binary label, the value of a continuous."""
-        return z @ self.weights + np.float32(self.bias)
+        return _product(z, self.weights) + np.float32(self.bias)
 
-    def predict(self, z: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n"]:
+    def predict(self, z: Float[AnyArray, "n d"]) -> Float[AnyArray, "n"]:
         """Returns, for each normalised z, the probability in [0, 1] of a binary label, or the value of a continuous."""
+        if self.kind == "continuous":
+            return self.logits(z)
+        if is_traced(z):
+            return jax.nn.sigmoid(self.logits(z))
         from scipy.special import expit  # SciPy is imported where it is used: it costs a fifth of a second
 
-        return expit(self.logits(z)) if self.kind == "binary" else self.logits(z)
+        return expit(self.logits(z))
 
     def shift(self, strength: float) -> Float[np.ndarray, "d"]:
         """Returns `strength * sqrt(D)` times the direction, for normalised z (Sec. 5.3)."""
         direction = self.weights / np.linalg.norm(self.weights)
         return np.float32(strength * np.sqrt(self.z_dim)) * direction
 
-    def strength_to_reach(self, z: Float[np.ndarray, "n d"], to: float | int) -> Float[np.ndarray, "n"]:
+    def strength_to_reach(self, z: Float[AnyArray, "n d"], to: float | int) -> Float[AnyArray, "n"]:
         """Returns the strength that takes each normalised z to where `predict` gives `to`, in closed form.
 
         Raises UserError for a probability that is not between 0 and 1, and for a value that is not finite.
@@ -107,7 +113,7 @@ class Probe:
 
         target = logit(to) if self.kind == "binary" else to
         weights = self.weights.astype(np.float64)
-        return (target - self.bias - z @ weights) / (np.sqrt(self.z_dim) * np.linalg.norm(weights))
+        return (target - self.bias - _product(z, weights)) / (np.sqrt(self.z_dim) * np.linalg.norm(weights))
 
     def as_json(self) -> dict[str, Any]:
         """Returns plain values that `from_json` takes."""
@@ -170,8 +176,17 @@ class ClassProbe:
         """The number of dimensions of the z that it reads."""
         return next(iter(self.classes.values())).z_dim
 
-    def predict(self, z: Float[np.ndarray, "n d"]) -> np.ndarray:
-        """Returns the name of the class of each normalised z: that of the greatest logit."""
+    def predict(self, z: Float[AnyArray, "n d"]) -> np.ndarray:
+        """Returns the name of the class of each normalised z: that of the greatest logit.
+
+        Raises UserError for z that JAX traces, as names are no arrays of JAX.
+        """
+        if is_traced(z):
+            one = next(iter(self.classes.values())).name
+            raise UserError(
+                f"Probe {shown(self.name)} predicts the name of a class, which JAX cannot trace: within jit, grad and "
+                f"vmap predict the probability of a class, as by the probe {shown(one)}."
+            )
         logits = np.stack([probe.logits(z) for probe in self.classes.values()])
         return np.array(list(self.classes))[logits.argmax(0)]
 
@@ -227,6 +242,11 @@ def describe(probe: Probe | ClassProbe) -> str:
     if probe.score is not None:
         told.append(f"{shown(probe.score.metric)} {probe.score.value:.2f} on {probe.score.num_images:,} images")
     return f"{shown(probe.name)}: {', '.join(told)}"
+
+
+def _product(z: AnyArray, weights: np.ndarray) -> AnyArray:
+    # JAX rounds what goes into a matrix product to fewer bits on some devices, but not into a sum
+    return (z * weights).sum(-1) if is_traced(z) else z @ weights
 
 
 def _entries(values: Any, *keys: str) -> list[Any]:
