@@ -27,9 +27,7 @@ TRAINING = (  # of every training command: two steps of the tiny network
     *("--config.train.num_images=32", "--config.report.num_grid_images=2", "--config.report.num_grid_steps=2"),
     "--stages=autoencoder",
 )
-QUICK = {  # further arguments of a command
-    "evaluate": ["--num-images", "16", "--num-samples", "16", "--steps", "2", "--code-steps", "2"]
-}
+QUICK = {"evaluate": "--num-images 16 --num-samples 16 --steps 2 --code-steps 2"}  # further arguments of a command
 INSTALLATIONS = ("pip", "make", ".venv/bin/python", ".venv/bin/ruff")  # recognised, not run
 NO_COMMANDS = ("runs/NAME/",)  # how a block begins that shows something else
 
