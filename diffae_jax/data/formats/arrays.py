@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from diffae_jax.data.formats.files import told_volume
 from diffae_jax.data.formats.hdf5 import check_dataset, open_hdf5
-from diffae_jax.data.formats.npy import Entry, open_npy, open_npz
+from diffae_jax.data.formats.npy import Packed, open_npy, open_npz, told_volume
 from diffae_jax.data.sources import (
     channels_last,
     check_amount,
@@ -47,7 +46,7 @@ class ArrayFile:
     @cached_property
     def _opened(self) -> Any:
         found = arrays_of(self.path)[self.array]
-        return found.array() if isinstance(found, Entry) else found
+        return found.array() if isinstance(found, Packed) else found
 
     def __getstate__(self) -> dict[str, Any]:
         return without_cache(self)
@@ -109,7 +108,7 @@ def open_arrays(path: Path, array: str, image_shape: tuple[int, ...]) -> tuple[A
 
 
 def arrays_of(path: Path) -> dict[str, Any]:
-    """Returns the arrays of a file by name, unread: entries of numpy's files, or data sets of HDF5."""
+    """Returns the arrays of a file by name, unread: mapped or packed ones of numpy, or data sets of HDF5."""
     suffix = path.suffix.lower()
     if suffix == ".npy":
         return {"": open_npy(path)}
@@ -117,7 +116,7 @@ def arrays_of(path: Path) -> dict[str, Any]:
 
 
 def _values(array: Any) -> np.ndarray:
-    return (array.array() if isinstance(array, Entry) else np.asarray(array)).reshape(-1)
+    return (array.array() if isinstance(array, Packed) else np.asarray(array)).reshape(-1)
 
 
 def _only(path: Path, found: Mapping[str, Any], image_shape: tuple[int, ...]) -> str:
@@ -149,7 +148,7 @@ def _check_images(path: Path, name: str, images: Any, image_shape: tuple[int, ..
     check_amount(len(images), images.shape[1:], where)
     like_one = np.broadcast_to(np.zeros((), images.dtype.newbyteorder("=")), images.shape[1:])  # takes no memory
     channels_last(like_one, image_shape, f"Each image of {where}")
-    if not isinstance(images, Entry):
+    if path.suffix.lower() in HDF5_SUFFIXES:
         check_dataset(path, name, images)
 
 
@@ -177,7 +176,7 @@ def _split_of(name: str) -> str:
 def _is_column(array: Any) -> bool:
     if array.ndim not in (1, 2) or array.shape[1:] not in ((), (1,)) or array.dtype.itemsize > MAX_TEXT:
         return False
-    if isinstance(array, Entry):
+    if isinstance(array, np.memmap | Packed):
         return array.dtype.kind in "buifSU"
     is_elsewhere = array.is_virtual or array.external
     return not is_elsewhere and (array.dtype.kind in "buifS" or _is_text(array.dtype))

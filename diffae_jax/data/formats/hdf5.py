@@ -1,13 +1,10 @@
 """Arrays in HDF5, none of which leads to another file."""
 
 import importlib.util
-import math
 from pathlib import Path
 from typing import Any
 
 from diffae_jax.runtime.errors import UserError, shown
-
-MAX_CHUNK = 2**30  # bytes that are unpacked together
 
 
 def open_hdf5(path: Path) -> dict[str, Any]:
@@ -25,22 +22,14 @@ def open_hdf5(path: Path) -> dict[str, Any]:
         if isinstance(item, h5py.Dataset) and item.shape is not None:
             found[name] = item
 
-    if not h5py.is_hdf5(path):
-        raise UserError(f"{path} is no HDF5 file, or damaged: copy it anew.")
     h5py.File(path, "r", locking="best-effort").visititems(visit)  # some shared disks have no locks
     return found
 
 
 def check_dataset(path: Path, name: str, dataset: Any) -> None:
-    """Raises UserError where the values are not in the file, or are packed in pieces too large to unpack."""
+    """Raises UserError where the values are not in the file."""
     where = f"The array {shown(name)} of {path}"
     if dataset.is_virtual or dataset.external:
         raise UserError(f"{where} lies in other files, which are not read: copy it into one, as h5repack does.")
-    chunk = math.prod(dataset.chunks or ()) * dataset.dtype.itemsize
-    if chunk > MAX_CHUNK:
-        raise UserError(
-            f"{where} is packed in pieces of {chunk / 2**30:,.1f} GiB, too large to read images from: save it with "
-            f"smaller chunks."
-        )
     if dataset.size and not dataset.id.get_storage_size():
         raise UserError(f"{where} has the shape {dataset.shape}, and no values were ever written to it.")

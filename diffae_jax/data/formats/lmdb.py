@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from diffae_jax.data.formats.files import read_picture
-from diffae_jax.data.sources import MAX_IMAGES, hash_of_samples
+from diffae_jax.data.sources import hash_of_samples
 from diffae_jax.data.transforms import check_picture_shape
 from diffae_jax.runtime.errors import UserError, shown
 
@@ -50,7 +50,7 @@ class OfficialLMDB:
 
     def key(self, index: int) -> str:
         """Returns under what an image is stored."""
-        return f"{self.resolution}-{index:0{self.digits}d}"
+        return _key(self.resolution, self.digits, index)
 
     def name(self, index: int) -> str:
         """Returns the key of an image and where that is."""
@@ -78,19 +78,20 @@ def open_lmdb(path: Path, image_shape: tuple[int, ...]) -> OfficialLMDB:
                 f"{path} is not laid out as the official code does it: it has no {'length' if keys else 'images'}, "
                 f"but keys such as {_some_keys(transaction)}."
             )
-        if not re.fullmatch(rb"\d{1,9}", length) or int(length) > MAX_IMAGES:
+        if not re.fullmatch(rb"\d{1,9}", length):
             raise UserError(f"{path} is damaged: it has no number of images under length, but {shown(repr(length))}.")
         resolution, digits = min(keys, key=lambda key: _preference(key[0], wanted))
         count = int(length)
-        source = OfficialLMDB(path, resolution, digits, list(map(str, range(count))))
-        for index in (0, count - 1):
-            if count and transaction.get(source.key(index).encode()) is None:
-                raise UserError(
-                    f"{path} says that it holds {count:,} images, and {source.key(index)} is missing: copy it anew."
-                )
-    if not count:
-        raise UserError(f"{path} holds no images.")
-    return source
+        if not count:
+            raise UserError(f"{path} holds no images.")
+        for key in (_key(resolution, digits, index) for index in (0, count - 1)):
+            if transaction.get(key.encode()) is None:
+                raise UserError(f"{path} says that it holds {count:,} images, and {key} is missing: copy it anew.")
+    return OfficialLMDB(path, resolution, digits, list(map(str, range(count))))
+
+
+def _key(resolution: str, digits: int, index: int) -> str:
+    return f"{resolution}-{index:0{digits}d}"
 
 
 def _first_keys(transaction: Any) -> list[tuple[str, int]]:

@@ -12,6 +12,7 @@ from PIL import Image
 from diffae_jax.data.detect import DIGITS, open_images
 from diffae_jax.data.formats import arrays, files
 from diffae_jax.data.formats.digits import DIGITS_SHAPE
+from diffae_jax.data.formats.npy import open_npy, told_volume
 from diffae_jax.data.sources import Source, choose, each, told_image
 from diffae_jax.data.transforms import CROPS, told_size
 from diffae_jax.runtime.errors import UserError, name_some, shown
@@ -94,8 +95,7 @@ def _shape_of_file(path: Path) -> Shape:
     if files.has_suffix(path, files.NIFTI_SUFFIXES):
         return files.read_file(path, ANY_VOLUME).shape
     if files.has_suffix(path, files.VOLUME_SUFFIXES):
-        with files.told_volume(path):
-            return _with_channels(np.load(path, mmap_mode="r", allow_pickle=False).shape)
+        return _with_channels(open_npy(path).shape)
     with told_image(path), Image.open(path) as image:
         is_grey = image.mode in ("1", "L", "I", "F") or image.mode.startswith("I;16")
         return image.height, image.width, 1 if is_grey else 3  # what is transparent is laid on white
@@ -103,7 +103,7 @@ def _shape_of_file(path: Path) -> Shape:
 
 def _shape_of_rows(path: Path, array: str) -> Shape:
     """Returns the shape of each image of an array file: of the array that is named, else of the largest."""
-    with files.told_volume(path):
+    with told_volume(path):
         shapes = {name: a.shape for name, a in arrays.arrays_of(path).items() if a.dtype.kind in "buif" and a.ndim > 1}
     if array and array not in shapes:
         raise UserError(f"{path} has no array {shown(array)} of images; it has {name_some(shapes) or 'none'}.")
