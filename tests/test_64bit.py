@@ -9,7 +9,7 @@ import pytest
 from tests.environment import ROOT, environment
 
 # Training and use of a model with every seam in use: v, a weighting, a loss term, micro-batches, a probe.
-PROGRAM = '''
+PROGRAM = """
 import sys
 from pathlib import Path
 import jax, numpy as np
@@ -53,7 +53,7 @@ found = {
 losses = [row["loss"] for row in read_metrics(folder) if "loss" in row]
 np.savez(folder / "found.npz", **found)
 np.savez(folder / "rest.npz", numbers=numbers, losses=losses)
-'''
+"""
 
 
 def start(folder, x64):
