@@ -79,8 +79,8 @@ def test_sentence_of_code_of_ones_own_is_passed_on(tmp_path, monkeypatch, tiny_c
     with pytest.raises(UserError, match=SENTENCE) as refusal:
         import_own("refusing")
     assert_is_one_sentence(refusal.value)
-    encoder = RAISING.replace("def get_config():", "class Encoder:\n  def __init__(self, **_):")
-    (tmp_path / "refusing_encoder.py").write_text(encoder)
+    encoder = RAISING.replace("def get_config():", "class Encoder(nnx.Module):\n  def __init__(self, **_):")
+    (tmp_path / "refusing_encoder.py").write_text(f"from flax import nnx\n{encoder}")
     import_own("refusing_encoder")
     tiny_config.model.encoder.kind = "refusing_encoder:Encoder"
     with pytest.raises(UserError) as refusal:
