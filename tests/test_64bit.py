@@ -23,7 +23,7 @@ from tests.tiny import get_config
 folder = Path(sys.argv[1])
 assert jax.config.jax_enable_x64 == (sys.argv[2] == "1")
 config = get_config()
-config.train.update(num_images=8 * 16, parameterization="v", weighting="signal")
+config.train.update(num_images=8 * 16, parameterization="v")
 config.prior.update(num_latents=16 * 32, parameterization="v")
 config.execution.num_microbatches = 2
 config.report.update(health_every=8 * 16, save_every=8 * 16, grid_every=8 * 16, prior_save_every=16 * 32)
