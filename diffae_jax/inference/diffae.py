@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import numbers
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,25 +10,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 from jaxtyping import Float, Int, Shaped
 from ml_collections import ConfigDict
 
-from diffae_jax.config import check_num_steps, check_sampler, check_seed
+from diffae_jax.config import check_num_steps
 from diffae_jax.data.detect import transform_of
 from diffae_jax.data.latents import LatentStatistics
 from diffae_jax.data.transforms import to_float
 from diffae_jax.diffusion.process import image_process, latent_process
-from diffae_jax.diffusion.samplers import DDIM_INVERSION, SAMPLERS, Sampler
+from diffae_jax.diffusion.samplers import DDIM_INVERSION, Sampler
 from diffae_jax.inference import batching, editing, programs
 from diffae_jax.inference.bundle import (
     Bundle,
     check_probe_name,
     write_bundle,
 )
+from diffae_jax.inference.checks import as_sampler, check_count, check_seed_or_traced, numbers_of_images, refuse_tracing
 from diffae_jax.inference.editing import Strength
 from diffae_jax.inference.inputs import as_codes, as_images
 from diffae_jax.inference.loading import from_bundle, read_model
+from diffae_jax.inference.weights import placed
 from diffae_jax.models import DiffusionAutoencoder, abstract_model
 from diffae_jax.models.build import builder, prior_builder
 from diffae_jax.models.functional import Params, digest, flatten
@@ -41,12 +42,11 @@ from diffae_jax.runtime.console import caution, note
 from diffae_jax.runtime.errors import UserError, name_some, shown
 from diffae_jax.runtime.precision import resolve_precision
 from diffae_jax.runtime.process import refuse_forks
-from diffae_jax.runtime.sharding import make_mesh, on_host, replicated, split_batch, spread
+from diffae_jax.runtime.sharding import make_mesh, on_host, split_batch
 
 Seed = int | Int[jax.Array, ""]
 
 MAX_TRIES = 2**30  # z drawn for conditional samples
-MAX_NUMBER = 2**31 - 1  # of an image that is drawn
 
 
 class Variations(NamedTuple):
@@ -99,9 +99,9 @@ class DiffAE:
         self.transform = transform_of(config)  # of files and PIL images
         self._told: set[str] = set()  # notes on converted images
         self.mesh = mesh or make_mesh()
-        self.params = self._placed(params)
+        self.params = placed(params, self.mesh)
         self.statistics = statistics
-        self.prior = None if prior is None else self._placed(prior)
+        self.prior = None if prior is None else placed(prior, self.mesh)
         self.probes = dict(probes or {})
         self.origin = dict(origin or {})
         self.precision = resolve_precision(config.train.precision)
@@ -202,7 +202,7 @@ class DiffAE:
         """
         check_num_steps(num_steps)
         z, x_T = self._codes(z, x_T, seed)
-        program = self._walk(programs.decode, num_steps, _as_sampler(sampler), remat=is_traced(z, x_T))
+        program = self._walk(programs.decode, num_steps, as_sampler(sampler), remat=is_traced(z, x_T))
         return self._apply(program, x_T, z, what="decoding")
 
     def progress(
@@ -218,7 +218,7 @@ class DiffAE:
         check_num_steps(num_steps)
         z, x_T = self._codes(z, x_T, seed)
         return self._apply(
-            self._walk(programs.progress, num_steps, _as_sampler(sampler)), x_T, z, what="decoding", frames=num_steps
+            self._walk(programs.progress, num_steps, as_sampler(sampler)), x_T, z, what="decoding", frames=num_steps
         )
 
     def reconstruct(
@@ -232,9 +232,9 @@ class DiffAE:
     ) -> Float[AnyArray, "n *shape"]:
         """Encodes and decodes images, with the x_T that is theirs or with random ones (Sec. 5.4)."""
         check_num_steps(num_steps)
-        _check_seed(seed)
+        check_seed_or_traced(seed)
         refuse_traced("infer_x_T", infer_x_T)
-        sampler = _as_sampler(sampler)  # before the work
+        sampler = as_sampler(sampler)  # before the work
         images = self._images(images)
         z = self._own_z(images)
         x_T = self._inverted(images, z, num_steps) if infer_x_T else self.noise(np.arange(len(images)), seed)
@@ -254,12 +254,12 @@ class DiffAE:
 
         `first` is the number of the first image: so many images can be done a part at a time, as with `sample`.
         """
-        _check_count("variation", num_variations)
+        check_count("variation", num_variations)
         check_num_steps(num_steps)
-        _check_seed(seed)
-        sampler = _as_sampler(sampler)
+        check_seed_or_traced(seed)
+        sampler = as_sampler(sampler)
         z = self.encode(images)
-        x_T = self.noise(_numbers(first * num_variations, len(z) * num_variations), seed)
+        x_T = self.noise(numbers_of_images(first * num_variations, len(z) * num_variations), seed)
         decoded = self.decode(z[np.arange(len(x_T)) // num_variations], x_T, num_steps, sampler=sampler)
         decoded = decoded.reshape(len(z), num_variations, *self.image_shape)
         return Variations(decoded, decoded.mean(axis=1), editing.deviation(decoded))
@@ -277,9 +277,9 @@ class DiffAE:
 
         The first and the last frame are the reconstructions of the two images.
         """
-        _check_count("frame", num_frames)  # before the work
+        check_count("frame", num_frames)  # before the work
         check_num_steps(num_steps)
-        sampler = _as_sampler(sampler)
+        sampler = as_sampler(sampler)
         pair = [self._images(image) for image in (image_a, image_b)]
         if any(len(image) != 1 for image in pair):
             raise UserError(f"interpolate takes one image and one other, not {len(pair[0])} and {len(pair[1])}.")
@@ -294,7 +294,7 @@ class DiffAE:
     ) -> tuple[Float[AnyArray, "frames d"] | None, Float[AnyArray, "frames *shape"]]:
         """Returns codes from those of one image to those of another: z on the line, x_T on the arc (Sec. 5.2)."""
         refuse_forks()
-        _check_count("frame", num_frames)
+        check_count("frame", num_frames)
         return editing.path(z, x_T, num_frames)
 
     def edit(
@@ -313,7 +313,7 @@ class DiffAE:
         """
         self.check_edit(probe, strength, to)
         check_num_steps(num_steps)
-        sampler = _as_sampler(sampler)
+        sampler = as_sampler(sampler)
         images = self._images(images)
         z = self._own_z(images)
         x_T = self._inverted(images, z, num_steps)
@@ -352,7 +352,7 @@ class DiffAE:
 
         Raises UserError as that does, for a model without statistics of z, and within transformations of JAX.
         """
-        _refuse_tracing("fit_probe", z, labels, held_out, instead="and use the probe that it returns within them")
+        refuse_tracing("fit_probe", z, labels, held_out, instead="and use the probe that it returns within them")
         self._check_new_name(name)
         z = self._normalized(z)
         held_out = held_out and (self._normalized(held_out[0]), held_out[1])
@@ -373,12 +373,12 @@ class DiffAE:
 
         Raises UserError as that does, and within transformations of JAX.
         """
-        _refuse_tracing("principal_components", z, instead="and use the probes that it returns within them")
+        refuse_tracing("principal_components", z, instead="and use the probes that it returns within them")
         return components(self._normalized(z), count)
 
     def noise(self, numbers: Int[AnyArray, "n"], seed: Seed = 0) -> Float[AnyArray, "n *shape"]:
         """Draws the x_T that images of these numbers get, where `decode`, `reconstruct` and `sample` draw them."""
-        _check_seed(seed)
+        check_seed_or_traced(seed)
         if np.ndim(numbers) != 1:
             raise UserError(f"The numbers of images must be one row, not an array of shape {np.shape(numbers)}.")
         draw, traced = partial(programs.noise, seed=seed, shape=self.image_shape), is_traced(seed)
@@ -400,7 +400,7 @@ class DiffAE:
         drawn first: so a great many can be drawn a part at a time. Raises UserError for a model without latent DDIM.
         """
         self._check_sampling(num_images, seed, num_steps, num_latent_steps)
-        numbers = _numbers(first, num_images)
+        numbers = numbers_of_images(first, num_images)
         if self.config.model.z_dim is None:
             return self.decode(None, self.noise(numbers, seed), num_steps, sampler=sampler)
         draw = partial(
@@ -411,7 +411,7 @@ class DiffAE:
             graphdefs=(self.graphdef, self.prior_graphdef),
             shape=self.image_shape,
             processes=(image_process(self.config), latent_process(self.config)),
-            sampler=_as_sampler(sampler),
+            sampler=as_sampler(sampler),
             num_steps=(num_steps, num_latent_steps),
         )
         return self._apply(draw, numbers, what="sampling", traced=is_traced(seed))
@@ -437,9 +437,9 @@ class DiffAE:
         Raises UserError for a model without latent DDIM, for a probe that is none of a class, where z run out, and
         within transformations of JAX.
         """
-        _refuse_tracing("sample_class", num_images, positive, seed, max_tries, instead="or use sample")
+        refuse_tracing("sample_class", num_images, positive, seed, max_tries, instead="or use sample")
         check_num_steps(num_steps)
-        sampler = _as_sampler(sampler)
+        sampler = as_sampler(sampler)
         z, numbers = self.sample_latents(num_images, probe, positive, seed, num_latent_steps, max_tries)
         return self.decode(z, self.noise(numbers, seed), num_steps, sampler=sampler)
 
@@ -457,7 +457,7 @@ class DiffAE:
         Raises UserError as that does.
         """
         refuse_forks()
-        _refuse_tracing(
+        refuse_tracing(
             "sample_latents",
             num_latents,
             positive,
@@ -469,7 +469,7 @@ class DiffAE:
         probe = self._direction(probe)
         if probe.kind != "binary":
             raise UserError(f"{shown(probe.name)} reads numbers; conditional samples need a probe of a class.")
-        _check_count("try", max_tries)
+        check_count("try", max_tries)
         if max_tries * num_latents >= MAX_TRIES:
             raise UserError(f"max_tries x images must be less than {MAX_TRIES:,}, not {max_tries * num_latents:,}.")
         sign = 1 if positive else -1
@@ -508,13 +508,6 @@ class DiffAE:
     def _weights_on_host(self):
         """A collective: every process takes part."""
         return on_host({"autoencoder": self.params} | ({} if self.prior is None else {"prior": self.prior}))
-
-    def _placed(self, params):
-        """Puts weights on every device; those that a run has laid out over its mesh stay as they are."""
-        whole = replicated(self.mesh)
-        return jax.tree.map(
-            lambda a: a if isinstance(getattr(a, "sharding", None), NamedSharding) else spread(a, whole), params
-        )
 
     def _images(self, images):
         """Takes whatever people call images; says once what was converted. Traced arrays stay traced."""
@@ -560,8 +553,8 @@ class DiffAE:
         return self._z(z, len(x_T)), x_T
 
     def _check_sampling(self, num_images, seed, *num_steps):
-        _check_count("image", num_images)
-        _check_seed(seed)
+        check_count("image", num_images)
+        check_seed_or_traced(seed)
         for steps in num_steps:
             check_num_steps(steps)
         if self.prior is None and self.config.model.z_dim is not None:
@@ -618,37 +611,3 @@ class DiffAE:
             return function(self.params, *arrays)
         image_size = frames * math.prod(self.image_shape)
         return batching.in_batches(function, self.params, self.mesh, image_size, *arrays, what=what)
-
-
-def _as_sampler(sampler: Any) -> Sampler:
-    if isinstance(sampler, Sampler):
-        return sampler
-    check_sampler(sampler)
-    return SAMPLERS[sampler]
-
-
-def _check_seed(seed: Any) -> None:
-    """Raises UserError for a seed that the random generator does not take; of a traced one its value is not known."""
-    if isinstance(seed, jax.Array) and (seed.shape or not jnp.issubdtype(seed.dtype, jnp.integer)):
-        raise UserError(f"The seed must be one whole number, not {seed.dtype} of shape {seed.shape}.")
-    if not is_traced(seed):
-        check_seed(int(seed) if isinstance(seed, jax.Array) else seed)
-
-
-def _refuse_tracing(method: str, *values: Any, instead: str) -> None:
-    """Raises UserError within a transformation of JAX, for a method that works on the host."""
-    if is_traced(*jax.tree.leaves(values)) or is_tracing():
-        raise UserError(f"{method} works on the host: call it outside of jit, grad and vmap, {instead}.")
-
-
-def _numbers(first: int, count: int) -> Int[np.ndarray, "n"]:
-    refuse_traced("The number of the first image", first)
-    if not (isinstance(first, numbers.Integral) and 0 <= first <= MAX_NUMBER - count):
-        raise UserError(f"The first image has a number from 0 to {MAX_NUMBER:,}, not {shown(first)}.")
-    return np.arange(first, first + count)
-
-
-def _check_count(what: str, count: int) -> None:
-    refuse_traced(f"How often a {what} is made", count)
-    if not (isinstance(count, numbers.Integral) and count >= 1):
-        raise UserError(f"At least one {what} has to be made, not {shown(count)}.")

@@ -1,9 +1,9 @@
-"""The weights that the networks of a config have, and whether others are such."""
+"""The weights that the networks of a config have, whether others are such, and how they are placed on the devices."""
 
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
 
 from diffae_jax.models import abstract_model
@@ -11,7 +11,7 @@ from diffae_jax.models.build import builder, prior_builder
 from diffae_jax.models.encoders import ENCODERS, check_encoder
 from diffae_jax.models.functional import Params
 from diffae_jax.runtime.errors import UserError, name_some, shown
-from diffae_jax.runtime.sharding import replicated
+from diffae_jax.runtime.sharding import replicated, spread
 
 
 def abstract_weights(config: ConfigDict, mesh: Mesh) -> dict[str, Params]:
@@ -50,3 +50,11 @@ def check_weights(weights: dict[str, Any], expected: dict[str, Any]) -> None:
     ):
         if names:
             raise UserError(f"The model {problem} {name_some(names)}.")
+
+
+def placed(params: Params, mesh: Mesh) -> Params:
+    """Puts weights on every device; those that a run has laid out over its mesh stay as they are."""
+    whole = replicated(mesh)
+    return jax.tree.map(
+        lambda a: a if isinstance(getattr(a, "sharding", None), NamedSharding) else spread(a, whole), params
+    )
