@@ -87,7 +87,9 @@ def prepare(folder: Path, trained: Path) -> None:
         checkpoint = folder / "checkpoints" / f"ffhq128_autoenc_{name}" / "last.ckpt"
         checkpoint.parent.mkdir(parents=True)
         shutil.copyfile(ROOT / "tests" / "parity" / "mini16" / f"{source}.ckpt", checkpoint)
-    shutil.copyfile(ROOT / "tests" / "tiny.py", folder / "tiny.py")
+    for config in (folder / "tiny.py", folder / "of extend" / "mine.py"):
+        config.parent.mkdir(exist_ok=True)
+        shutil.copyfile(ROOT / "tests" / "tiny.py", config)
 
 
 def given(page: str) -> dict:
