@@ -14,7 +14,7 @@ from diffae_jax.data.transforms import to_float
 from diffae_jax.evaluation import results
 from diffae_jax.inference.diffae import DiffAE
 from diffae_jax.runtime.errors import UserError
-from tests.runs import finish, rows_of, start
+from tests.runs import command, finish, rows_of, start
 
 
 def test_run_leaves_everything_that_was_promised(whole):

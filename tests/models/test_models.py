@@ -12,6 +12,7 @@ from flax import nnx
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
+from diffae_jax.diffusion.process import Process
 from diffae_jax.models import DiffusionAutoencoder, LatentMLP, UNet, abstract_model, split
 from diffae_jax.models.blocks import (
     Attention,
@@ -264,7 +265,7 @@ def test_forward_flops_of_ffhq128_are_those_of_the_official_networks():
 def test_training_flops_of_ffhq128_are_three_times_the_forward_ones():
     graphdef, params = paper_model("ffhq128")
     optimizer = make_optimizer(1e-4)
-    loss_fn = autoencoder_loss(graphdef, "linear")
+    loss_fn = autoencoder_loss(graphdef, Process("linear"))
     step = partial(train_step, loss_fn=loss_fn, optimizer=optimizer, ema_decay=0.9999, max_grad_norm=1.0)
     state = jax.eval_shape(lambda params: TrainState.create(params, optimizer), params)
     key = jax.eval_shape(jax.random.key, 0)
