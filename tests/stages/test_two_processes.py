@@ -48,6 +48,7 @@ def test_two_processes_equal_one_and_can_be_stopped_and_continued_by_one(whole, 
             assert np.abs(ours[name] - expected[name]).max() < 1e-3, name
 
 
+@pytest.mark.long
 def test_two_processes_with_fsdp_and_accumulation_equal_one(tmp_path):
     wide = ("--config.model.base_channels=64", "--config.model.channel_mults=(1,)", "--stages=autoencoder")
     for process in two_processes(
