@@ -658,6 +658,7 @@ def test_classes_of_the_paper_come_first(model, tmp_path):
     assert sum(map(len, found["Male"])) == 55
 
 
+@pytest.mark.long
 def test_thousand_images_take_less_than_four_gigabytes(one_device, tmp_path):
     rng = np.random.default_rng(0)
     random_model(one_device, image_shape=(16, 16, 3)).save(tmp_path / "bundle")

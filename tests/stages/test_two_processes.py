@@ -6,6 +6,7 @@ import signal
 import time
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from diffae_jax.data.latents import read_parts
