@@ -1,4 +1,4 @@
-"""Official PyTorch checkpoints -> DiffAE: the only place that knows their format. Needs no PyTorch."""
+"""Official PyTorch checkpoints -> DiffAE: their names and settings. Needs no PyTorch and knows no stage."""
 
 from diffae_jax.convert.official import import_official
 

@@ -1,9 +1,6 @@
 """The types that networks compute in."""
 
 import jax
-import jax.numpy as jnp
-
-COMPUTE_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 
 
 def resolve_precision(name: str) -> str:

@@ -1,1 +1,1 @@
-"""State, step, loop, sharding, checkpoints, precision, health and logs of a training run. Knows no data set."""
+"""Training alone: state, step, program, loop, checkpoints, loss scale, health and metrics. Knows no data set."""
