@@ -12,7 +12,7 @@ TENSORBOARD = ["tensorboardX>=2.6.4"]
 HDF5 = ["h5py>=3.11"]
 LMDB = ["lmdb>=1.5"]
 NIFTI = ["nibabel>=5.2"]
-DEEP_COLOUR = ["opencv-python-headless>=4.10"]
+DEEP_COLOR = ["opencv-python-headless>=4.10"]
 BROWSER = ["playwright>=1.55", "brotli>=1.1"]  # which drives it, and unpacks it
 TEST = [
     "pytest>=8",
@@ -26,7 +26,7 @@ TEST = [
     *HDF5,
     *LMDB,
     *NIFTI,
-    *DEEP_COLOUR,
+    *DEEP_COLOR,
 ]
 
 setup(
@@ -73,7 +73,7 @@ setup(
         "hdf5": HDF5,  # images of every kind of file that this package does not read by itself
         "lmdb": LMDB,
         "nifti": NIFTI,
-        "deep-colour": DEEP_COLOUR,  # png and tif with 16 bits in each of several channels
+        "deep-color": DEEP_COLOR,  # png and tif with 16 bits in each of several channels
         "demo": ["gradio>=5"],  # for the web page, which is to come
         "test": TEST,
         "dev": [*TEST, "ruff>=0.14"],

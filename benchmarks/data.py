@@ -30,9 +30,9 @@ from configs import digits, ffhq64
 from diffae_jax.data.batches import on_devices, training_batches
 from diffae_jax.data.detect import open_images
 from diffae_jax.data.formats.digits import digits as digit_images
-from diffae_jax.data.sources import Given, Prepared, Source
+from diffae_jax.data.sources import SequenceSource, Source, TransformedSource
 from diffae_jax.data.transforms import Transform, pixels_of, resize_and_crop
-from diffae_jax.runtime.compilation import keep_compiled_programs
+from diffae_jax.runtime.compilation import enable_compilation_cache
 from diffae_jax.runtime.sharding import make_mesh, split_batch
 from diffae_jax.stages.autoencoder import autoencoder_program
 from diffae_jax.training.program import run_key
@@ -139,8 +139,8 @@ def sources(folder: Path) -> Iterator[tuple[str, Source]]:
     images = crops(NUM_IMAGES, SIZE)
     transform = Transform((WANTED, WANTED, 3))
 
-    def opened(path: Path) -> Prepared:
-        return Prepared(open_images(path, transform.image_shape).source, transform)
+    def opened(path: Path) -> TransformedSource:
+        return TransformedSource(open_images(path, transform.image_shape).source, transform)
 
     jpegs = write_folder(folder / "jpegs", images, ".jpg", format="JPEG", quality=90)
     yield "folder of JPEG", opened(jpegs)
@@ -153,10 +153,10 @@ def sources(folder: Path) -> Iterator[tuple[str, Source]]:
     contents = [path.read_bytes() for path in sorted(jpegs.iterdir())]
     yield "LMDB of JPEG", opened(write_lmdb(folder / "lmdb", contents))
     yield "TFDS of JPEG", opened(write_tfds(folder / "tfds", jpegs))
-    yield "sequence of arrays", Prepared(Given(images, transform.image_shape), transform)
+    yield "sequence of arrays", TransformedSource(SequenceSource(images, transform.image_shape), transform)
     for suffix in (".nii", ".nii.gz"):
         source = open_images(write_nifti(folder / f"volumes{suffix}", suffix), (*WANTED_VOLUME, 1)).source
-        yield f"folder of {suffix}", Prepared(source, Transform((*WANTED_VOLUME, 1), intensity=(0.0, 2000.0)))
+        yield f"folder of {suffix}", TransformedSource(source, Transform((*WANTED_VOLUME, 1), intensity=(0.0, 2000.0)))
 
 
 def processor_seconds() -> float:
@@ -270,12 +270,12 @@ def measure_photos() -> None:
 
 def measure_all_steps(folder: Path) -> None:
     """Prints whether the steps of two configs wait."""
-    keep_compiled_programs()
+    enable_compilation_cache()
     training, _ = digit_images()
-    measure_steps("configs/digits.py", digits.get_config(), Prepared(training, Transform((8, 8, 1))), 32, 25)
+    measure_steps("configs/digits.py", digits.get_config(), TransformedSource(training, Transform((8, 8, 1))), 32, 25)
     config = ffhq64.get_config()
     jpegs = write_folder(folder, crops(NUM_IMAGES, SIZE), ".jpg", format="JPEG", quality=90)
-    faces = Prepared(open_images(jpegs, config.image_shape).source, Transform(config.image_shape))
+    faces = TransformedSource(open_images(jpegs, config.image_shape).source, Transform(config.image_shape))
     measure_steps("configs/ffhq64.py", config, faces, 1, 1)
 
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.digits runs/digits/bundle --out docs
 
-Prints how many edited images, by strength, and how many conditional samples an SVM trained on real digits recognises.
+Prints how many edited images, by strength, and how many conditional samples an SVM trained on real digits recognizes.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from diffae_jax import DiffAE
 from diffae_jax.data.formats.digits import digits
 from diffae_jax.data.pictures import save_rows
 from diffae_jax.data.transforms import to_float
-from diffae_jax.runtime.compilation import keep_compiled_programs
+from diffae_jax.runtime.compilation import enable_compilation_cache
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -62,18 +62,18 @@ def reconstruct(model: DiffAE, images: np.ndarray, out: Path) -> None:
 
 
 def interpolate(model: DiffAE, images: np.ndarray, labels: np.ndarray, out: Path) -> None:
-    """Draws the ways between digits."""
+    """Draws the methods between digits."""
     first = {digit: images[labels == digit][0] for digit in range(10)}
     pairs = [(1, 7), (3, 8), (0, 6), (4, 9), (2, 5)]
-    ways = {f"{a} to {b}": model.interpolate(first[a], first[b], 10, 100) for a, b in pairs}
-    save_rows(out / "interpolate.png", ways)
-    for (a, b), frames in zip(pairs, ways.values(), strict=True):
+    methods = {f"{a} to {b}": model.interpolate(first[a], first[b], 10, 100) for a, b in pairs}
+    save_rows(out / "interpolate.png", methods)
+    for (a, b), frames in zip(pairs, methods.values(), strict=True):
         ends = model.reconstruct(np.stack([first[a], first[b]]), 100)
         print(f"{a} to {b}: the ends differ from the reconstructions by {np.abs(frames[[0, -1]] - ends).max():.1e}")
 
 
 def edit(model: DiffAE, images: np.ndarray, labels: np.ndarray, svm: SVC, out: Path) -> None:
-    """Draws edits, and the share of them that are recognised as the digit asked for."""
+    """Draws edits, and the share of them that are recognized as the digit asked for."""
     first = np.stack([images[labels == digit][0] for digit in (0, 1, 3, 4, 5, 6, 7, 8, 9)])
     rows = {"input": first}
     rows |= {f"to 2,\nstrength {s:g}": model.edit(first, "digit=2", s, STEPS) for s in STRENGTHS}
@@ -92,27 +92,27 @@ def edit(model: DiffAE, images: np.ndarray, labels: np.ndarray, svm: SVC, out: P
         others = labels[chosen][None] != np.arange(10)[:, None]  # those that are not yet the digit asked for
         hit = named == np.arange(10)[:, None]
         curve.append((hit[others].mean(), hit.mean(), [hit[d][others[d]].mean() for d in range(10)]))
-        print(f"strength {strength:+.1f}: {curve[-1][0]:.1%} of other digits recognised as the target, {hit.mean():.1%}"
+        print(f"strength {strength:+.1f}: {curve[-1][0]:.1%} of other digits recognized as the target, {hit.mean():.1%}"
               f" of all; by target {' '.join(f'{share:.0%}' for share in curve[-1][2])}")  # fmt: skip
     figure, axes = plt.subplots(figsize=(6, 4), layout="compressed")
     axes.plot(STRENGTHS, np.array([each for *_, each in curve]), color="0.8", label=["each target"] + [None] * 9)
     axes.plot(STRENGTHS, [share for share, *_ in curve], "o-", label="mean over the ten targets")
     axes.axhline(0.6, color="k", lw=0.5)
-    axes.set(xlabel="strength of the edit", ylabel="recognised as the target", ylim=(0, 1))
+    axes.set(xlabel="strength of the edit", ylabel="recognized as the target", ylim=(0, 1))
     axes.legend()
     figure.savefig(out / "edit_curve.png", dpi=100)
     plt.close(figure)
 
 
 def sample(model: DiffAE, svm: SVC, out: Path) -> None:
-    """Draws new images of each digit, and prints how many are recognised."""
+    """Draws new images of each digit, and prints how many are recognized."""
     rows, shares = {}, []
     for digit, name in enumerate(CLASSES):
         images = model.sample_class(NUM_CONDITIONAL, name, seed=1, num_steps=STEPS)
         shares.append((svm.predict(images.reshape(len(images), -1)) == digit).mean())
         rows[name] = images[:12]
-        print(f"{name}: {shares[-1]:.0%} of {NUM_CONDITIONAL} conditional samples recognised")
-    print(f"conditional samples recognised, over all digits: {np.mean(shares):.1%}")
+        print(f"{name}: {shares[-1]:.0%} of {NUM_CONDITIONAL} conditional samples recognized")
+    print(f"conditional samples recognized, over all digits: {np.mean(shares):.1%}")
     save_rows(out / "sample_class.png", rows)
 
 
@@ -143,7 +143,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", nargs="*", help="encode, reconstruct, interpolate, edit, sample, differentiate")
     arguments = parser.parse_args()
-    keep_compiled_programs()
+    enable_compilation_cache()
     arguments.out.mkdir(parents=True, exist_ok=True)
     model, (training, held_out) = DiffAE.load(arguments.bundle), digits()
     images, labels = to_float(held_out.images), held_out.labels["digit"]

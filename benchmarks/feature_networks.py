@@ -34,7 +34,7 @@ def difference(ours: np.ndarray, theirs: np.ndarray) -> float:
     return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
 
 
-def randomised(state: dict, rng: np.random.Generator) -> dict:
+def randomized(state: dict, rng: np.random.Generator) -> dict:
     """Random weights that keep activations near one, with batch statistics that are not those of a fresh network."""
     return {name: _random(name, tensor, rng) for name, tensor in state.items()}
 
@@ -56,7 +56,7 @@ def as_torch(images: np.ndarray) -> torch.Tensor:
 def compare_inception(folder: Path, mesh: jax.sharding.Mesh, rng: np.random.Generator) -> None:
     """Compares features of pytorch-fid's network and FID of them."""
     network = torchvision.models.inception_v3(num_classes=1008, aux_logits=False, weights=None, init_weights=False)
-    state = randomised(network.state_dict(), rng)
+    state = randomized(network.state_dict(), rng)
     with mock.patch.object(published_inception, "load_state_dict_from_url", return_value=state):
         theirs = published_inception.InceptionV3().eval()
     for size in (32, 299, 400):
@@ -90,7 +90,7 @@ def compare_lpips(folder: Path, mesh: jax.sharding.Mesh, rng: np.random.Generato
     linear = Path(published_lpips.__file__).parent / "weights" / "v0.1" / "alex.pth"
     found = weights.find(weights.LPIPS_LINEAR, linear)
     alexnet = torchvision.models.alexnet(weights=None)
-    state = randomised(alexnet.state_dict(), rng)
+    state = randomized(alexnet.state_dict(), rng)
     alexnet.load_state_dict(state)
     with mock.patch.object(torchvision.models, "alexnet", return_value=alexnet):
         theirs = published_lpips.LPIPS(net="alex", verbose=False)

@@ -14,7 +14,7 @@ import numpy as np
 
 from configs import digits, ffhq128
 from diffae_jax.data.batches import batches_of_rows, on_devices
-from diffae_jax.runtime.sharding import make_mesh, replicated, split_batch, spread
+from diffae_jax.runtime.sharding import make_mesh, replicated, shard_array, split_batch
 from diffae_jax.stages.prior import prior_program
 from diffae_jax.training.program import run_key
 
@@ -26,7 +26,7 @@ def trainer(config, num_latents: int, steps_a_call: int, mesh):
     config.execution.steps_per_dispatch = steps_a_call
     program = prior_program(config, mesh, num_latents)
     z = np.random.default_rng(0).normal(size=(num_latents, config.model.z_dim)).astype(np.float32)
-    resident, key = spread(z, replicated(mesh)), run_key(0, mesh)
+    resident, key = shard_array(z, replicated(mesh)), run_key(0, mesh)
     rows = batches_of_rows(num_latents, batch_size=config.prior.batch_size, steps=steps_a_call, seed=0)
     rows = on_devices(rows, split_batch(mesh, axis=1))
     state = program.init(key)

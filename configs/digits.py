@@ -14,7 +14,7 @@ Both networks predicting v in place of the noise: --config=configs/digits.py:v, 
 2.7e-5 at 100, 90 % named correctly by the SVM, 90.8 % of labels from z, Frechet distance 1.16.
 
 The schedule is the cosine, for with the linear one 20 steps make an MSE of 1.3e-3: it does half of its steps where
-nothing but noise is left of so small an image. The encoder ends at 128 channels, so that each of its 32 normalisation
+nothing but noise is left of so small an image. The encoder ends at 128 channels, so that each of its 32 normalization
 groups has several (see docs/architecture.md).
 """
 
@@ -42,7 +42,7 @@ def get_config(name: str | None = None) -> ConfigDict:
     config.report.update(log_every=5_000, health_every=20_000, save_every=40_000, grid_every=40_000, num_grid_images=12)
     config.report.update(prior_log_every=32_000, prior_save_every=64_000, prior_grid_every=128_000)
     config.evaluation.update(
-        programs=("reconstruction", "labels", "variations", "sampling", "neighbours", "out_of_distribution"),  # quick
+        programs=("reconstruction", "labels", "variations", "sampling", "neighbors", "out_of_distribution"),  # quick
         num_images=120,
         num_steps=(10, 20, 100),
         num_samples=400,

@@ -2,7 +2,7 @@
 
     python -m diffae_jax.main --config=configs/images.py --config.data.path=PATH
 
-Another size: --config.image_shape="(128, 128, 3)", a multiple of 16; grey: "(64, 64, 1)". Where left and right mean
+Another size: --config.image_shape="(128, 128, 3)", a multiple of 16; gray: "(64, 64, 1)". Where left and right mean
 something (text, X-rays): --config.data.flip=False. One run a data set: name it with --config.name=NAME.
 
 Hardware: one GPU; a CPU for trying out. Cost: 10 M images x 49 GFLOP = 0.5 EFLOP. Not yet trained here at that length.

@@ -78,7 +78,7 @@ def whole(made_once) -> tuple[Path, str]:
 
 @pytest.fixture(scope="session")
 def image_folder(made_once) -> Path:
-    """Twenty grey images."""
+    """Twenty gray images."""
 
     def fill(folder):
         for i in range(20):

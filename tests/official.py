@@ -10,7 +10,7 @@ class State(dict):
         self.rng = np.random.default_rng(seed)
 
     def layer(self, name, *shape):
-        """A weight (out, in, *window) with its bias; a single number is a normalisation."""
+        """A weight (out, in, *window) with its bias; a single number is a normalization."""
         for part, size in (("weight", shape), ("bias", shape[:1])):
             self[f"{name}.{part}"] = self.rng.normal(scale=0.1, size=size).astype(np.float32)
 

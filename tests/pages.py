@@ -28,7 +28,7 @@ TRAINING = (  # of every training command: two steps of the tiny network
     "--stages=autoencoder",
 )
 QUICK = {"evaluate": "--num-images 16 --num-samples 16 --steps 2 --code-steps 2"}  # further arguments of a command
-INSTALLATIONS = ("pip", "make", ".venv/bin/python", ".venv/bin/ruff")  # recognised, not run
+INSTALLATIONS = ("pip", "make", ".venv/bin/python", ".venv/bin/ruff")  # recognized, not run
 NO_COMMANDS = ("runs/NAME/",)  # how a block begins that shows something else
 
 Block = tuple[str, str]  # "python" or "shell", and what it says

@@ -31,7 +31,7 @@ def random_model(mesh: jax.sharding.Mesh, seed: int = 0, image_shape=(8, 8, 1), 
     usual = dict(
         statistics=LatentStatistics.of([z]),
         prior=prior,
-        probes={"hair/colour é": Probe("hair/colour é", rng.normal(size=8).astype(np.float32), 0.1)},
+        probes={"hair/color é": Probe("hair/color é", rng.normal(size=8).astype(np.float32), 0.1)},
         origin={"made": "here"},
     )
     return DiffAE(config, autoencoder, **usual | settings, mesh=mesh)

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from diffae_jax.data.formats.digits import digits
-from diffae_jax.data.latents import read_parts
+from diffae_jax.data.latents import read_chunks
 from diffae_jax.data.transforms import to_float
 from diffae_jax.evaluation import results
 from diffae_jax.inference.diffae import DiffAE
@@ -32,7 +32,7 @@ def test_run_leaves_everything_that_was_promised(whole):
     assert inferred.count == 16
     assert 0 < inferred.value < random_.value
     assert "<img" in (workdir / "evaluation" / "report.html").read_text()
-    assert not (workdir / "evaluation" / "parts").exists()
+    assert not (workdir / "evaluation" / "chunks").exists()
     assert (workdir / "evaluation" / "reconstructions.png").exists()
     for promise in ("parameters", "FLOP", "1,437 to train on, 360 held out", "images/s", "left", "z: effective rank"):
         assert promise in output, promise
@@ -59,7 +59,7 @@ def test_z_of_every_image_is_there_once_in_order_and_without_flips(whole):
     workdir, _ = whole
     model = DiffAE.load(workdir)
     for split, source in zip(("training", "held_out"), digits(), strict=True):
-        parts = list(read_parts(workdir / "latents", split))
+        parts = list(read_chunks(workdir / "latents", split))
         assert [name for ids, _ in parts for name in ids] == list(source.ids)
         z = np.concatenate([z for _, z in parts])
         np.testing.assert_allclose(z, model.encode(to_float(source.images)), atol=1e-5)
@@ -136,7 +136,7 @@ def test_every_program_is_compiled_once(whole):
         (["--config.execution.steps_per_dispatch=0"], 1, "steps_per_dispatch"),
         (["--config.train.batch_size=12"], 8, "A batch of 12 cannot be split over 8 devices"),
         (["--config.train.batch_size=2000"], 1, "1437 training images are fewer than one batch of 2000"),
-        (["--config.model.base_channels=40"], 1, "40 channels cannot be split into 32 normalisation groups"),
+        (["--config.model.base_channels=40"], 1, "40 channels cannot be split into 32 normalization groups"),
         (["--config.data.path="], 1, "--config.data.path=PATH"),
         (["--config.data.path=/nowhere"], 1, "/nowhere is missing"),
         (["--config.data.path=IMAGES", "--config.image_shape=(16, 16, 1)"], 1, "20 of 20 images cannot be used"),

@@ -161,7 +161,7 @@ class Entry(NamedTuple):
     method: int = 0
     flags: int = 0x808
     size: int | None = None  # as told, where it is not the true one
-    expanded: int | None = None
+    expand_home: int | None = None
     local_name: str | None = None
     offset: int | None = None
 
@@ -175,9 +175,9 @@ def write_zip(path: Path, entries: list[Entry]) -> None:
             name = entry.name.encode()
             offset = file.tell()
             size = len(content) if entry.size is None else entry.size
-            expanded = size if entry.expanded is None else entry.expanded
+            expand_home = size if entry.expand_home is None else entry.expand_home
             crc = zlib.crc32(content)
-            common = struct.pack("<5H3L", 20, entry.flags, entry.method, 0, 0, crc, size, expanded)
+            common = struct.pack("<5H3L", 20, entry.flags, entry.method, 0, 0, crc, size, expand_home)
             local_name = name if entry.local_name is None else entry.local_name.encode()
             padding = -(offset + 30 + len(local_name) + 4) % 64
             file.write(b"PK\3\4" + common + struct.pack("<2H", len(local_name), 4 + padding) + local_name)

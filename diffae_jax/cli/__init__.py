@@ -12,7 +12,7 @@ import sys
 from diffae_jax.cli import data, edit, encode, evaluate, import_, info, interpolate, probe, reconstruct, sample, train
 from diffae_jax.cli.arguments import Parser
 from diffae_jax.runtime.errors import UserError
-from diffae_jax.runtime.logs import notes_on_stderr
+from diffae_jax.runtime.logs import log_to_stderr
 from diffae_jax.runtime.own_code import import_own
 from diffae_jax.runtime.process import prepare_command
 
@@ -60,7 +60,7 @@ def run(argv: list[str] | None = None) -> None:
         arguments = parser().parse_args(argv)
         for module in getattr(arguments, "modules", []):
             import_own(module)
-        with notes_on_stderr():
+        with log_to_stderr():
             arguments.run(arguments)
     except KeyboardInterrupt:
         print("\nInterrupted: the result was not written.", file=sys.stderr, flush=True)

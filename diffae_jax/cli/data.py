@@ -69,7 +69,7 @@ def settings_of(arguments: argparse.Namespace) -> "tuple[ConfigDict, ConfigDict]
     Raises UserError for values that no run could use. Without a shape, and without a config, one is proposed and told.
     """
     from diffae_jax.config import check, from_file
-    from diffae_jax.data.inspect.infer_shape import guess_image_shape
+    from diffae_jax.data.inspect.infer_shape import infer_image_shape
     from diffae_jax.data.inspect.suggest import base_of, flag
 
     before = base_of(arguments.path) if arguments.config is None else from_file(arguments.config)
@@ -82,7 +82,7 @@ def settings_of(arguments: argparse.Namespace) -> "tuple[ConfigDict, ConfigDict]
         config.image_shape = tuple(arguments.image_shape)
     check(config)
     if arguments.image_shape is None and arguments.config is None:
-        config.image_shape = guess_image_shape(config.data.path, config.data.crop)
+        config.image_shape = infer_image_shape(config.data.path, config.data.crop)
         print(f"Shape: none was given, so one is proposed: {flag(config, 'image_shape')}")
     return before, config
 
@@ -90,9 +90,9 @@ def settings_of(arguments: argparse.Namespace) -> "tuple[ConfigDict, ConfigDict]
 def check_out(out: Path, path: str, *, overwrite: bool) -> None:
     """Raises UserError where the picture cannot be written, or would itself become one of the images."""
     from diffae_jax.cli import outputs
-    from diffae_jax.runtime.files import expanded
+    from diffae_jax.runtime.files import expand_home
 
     outputs.check_free(out, (".png",), overwrite=overwrite)
-    folder = expanded(path.partition("#")[0])
+    folder = expand_home(path.partition("#")[0])
     if folder.resolve() in out.resolve().parents or folder.resolve() == out.resolve():
         raise UserError(f"{out} lies among the images of {path}, and would become one of them: give another --out.")

@@ -26,7 +26,7 @@ def add_arguments(parser: Parser) -> None:
     """Adds the arguments."""
     add_model(parser)
     parser.add_argument("--data", metavar="IMAGES", type=Path, required=True, help=f"what is measured: {IMAGES}")
-    text = "what the model was trained on, for samples, labels and neighbours; of the digits it is known"
+    text = "what the model was trained on, for samples, labels and neighbors; of the digits it is known"
     parser.add_argument("--training", metavar="IMAGES", type=Path, help=text)
     parser.add_argument("--labels", metavar="FILE", type=Path, help="a CSV: the id of each image, and a column a label")
     add_out(parser, "FOLDER", "gets report.html, results.json and the pictures")
@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> None:
     from diffae_jax.cli.inputs import load
     from diffae_jax.data.detect import DIGITS, open_splits, with_labels
     from diffae_jax.data.inspect.scan import check_all
-    from diffae_jax.data.sources import Prepared
+    from diffae_jax.data.sources import TransformedSource
     from diffae_jax.evaluation.evaluate import evaluate
     from diffae_jax.evaluation.results import REPORT
     from diffae_jax.inference.embedding import open_for
@@ -68,14 +68,16 @@ def run(arguments: argparse.Namespace) -> None:
     model = load(arguments.model)
     settings = evaluation_settings(model, arguments)
     if str(arguments.data) == DIGITS and arguments.training is None:
-        training, images = (Prepared(source, model.transform) for source in open_splits(DIGITS, model.image_shape)[1:])
+        training, images = (
+            TransformedSource(source, model.transform) for source in open_splits(DIGITS, model.image_shape)[1:]
+        )
     else:
         images = open_for(model, arguments.data)
         training = None if arguments.training is None else open_for(model, arguments.training)
     foreign = arguments.foreign and open_for(model, arguments.foreign)
     if arguments.labels is not None:
         images, training = (
-            source and Prepared(with_labels(source.source, str(arguments.labels)), source.transform)
+            source and TransformedSource(with_labels(source.source, str(arguments.labels)), source.transform)
             for source in (images, training)
         )
     for source in (images, foreign):
@@ -98,13 +100,13 @@ def run(arguments: argparse.Namespace) -> None:
 
 def is_evaluation(folder: Path) -> bool:
     """Whether a folder holds what `evaluate` writes, whole or begun."""
-    from diffae_jax.evaluation.evaluate import PARTS
-    from diffae_jax.evaluation.parts import INPUTS
+    from diffae_jax.evaluation.chunk_cache import INPUTS
+    from diffae_jax.evaluation.evaluate import CHUNKS
     from diffae_jax.evaluation.results import RESULTS
-    from diffae_jax.runtime.files import read_json, told
+    from diffae_jax.runtime.files import os_errors_as_user_errors, read_json
 
-    with told(folder):
-        if (folder / PARTS / INPUTS).exists():
+    with os_errors_as_user_errors(folder):
+        if (folder / CHUNKS / INPUTS).exists():
             return True
         found = read_json(folder / RESULTS) if (folder / RESULTS).exists() else None
     return isinstance(found, dict) and "measured" in found

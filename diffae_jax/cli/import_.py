@@ -17,7 +17,7 @@ EXAMPLES = (
 def add_arguments(parser: Parser) -> None:
     """Adds the arguments."""
     parser.add_argument("file", metavar="FILE", type=Path, help="the checkpoint, last.ckpt")
-    parser.add_argument("--latents", metavar="FILE", type=Path, help="its latent.pkl, where z is to be normalised")
+    parser.add_argument("--latents", metavar="FILE", type=Path, help="its latent.pkl, where z is to be normalized")
     parser.add_argument("--classifier", metavar="FILE", type=Path, help="its classifier: 40 attributes as probes")
     parser.add_argument("--image-size", metavar="PIXELS", type=whole, help="for a checkpoint that does not tell it")
     parser.add_argument("--out", metavar="BUNDLE", type=Path, required=True, help="the folder to write")

@@ -22,10 +22,10 @@ def run(arguments: argparse.Namespace) -> None:
     """Says what a model is."""
     from diffae_jax.cli.inputs import load
     from diffae_jax.runtime.console import quantity
-    from diffae_jax.runtime.files import told
+    from diffae_jax.runtime.files import os_errors_as_user_errors
 
     model = load(arguments.model)
-    with told(arguments.model):
+    with os_errors_as_user_errors(arguments.model):
         size = sum(path.stat().st_size for path in arguments.model.rglob("*") if path.is_file())
     print(f"{describe(model)}\n  on the disk: {quantity(float(size), 'B')}")
 
@@ -50,7 +50,7 @@ def describe(model: "DiffAE") -> str:
         if ":" in model.config.model.encoder.kind:
             lines.append(f"  encoder: {shown(model.config.model.encoder.kind)}")
         lines.append(f"  latent DDIM: {'yes' if model.prior else 'no, so no new images can be sampled'}")
-        lines.append(f"  statistics of z: {'yes' if model.statistics else 'no, so z cannot be normalised'}")
+        lines.append(f"  statistics of z: {'yes' if model.statistics else 'no, so z cannot be normalized'}")
     lines += [f"  probe {probes.describe(probe)}" for probe in model.probes.values()]
     for key, value in model.origin.items():
         if isinstance(value, dict):

@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace) -> None:
     from diffae_jax.cli.inputs import images_of, load
     from diffae_jax.data.pictures import save_gif, save_grid
     from diffae_jax.inference.embedding import open_for
-    from diffae_jax.runtime.files import told
+    from diffae_jax.runtime.files import os_errors_as_user_errors
 
     is_file = outputs.check_free(arguments.out, (".gif", ".png"), folder=True, overwrite=arguments.overwrite)
     model = load(arguments.model)
@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> None:
     if not is_file:
         outputs.write_images(arguments.out, names, frames, model.transform)
     else:
-        with told(arguments.out, "written"):
+        with os_errors_as_user_errors(arguments.out, "written"):
             if arguments.out.suffix.lower() == ".gif":
                 save_gif(arguments.out, np.concatenate([frames, frames[-2:0:-1]]))  # there and back
             else:

@@ -14,10 +14,10 @@ from jaxtyping import Float
 from diffae_jax.data.formats.arrays import ArrayFile
 from diffae_jax.data.formats.files import file_paths
 from diffae_jax.data.pictures import save_grid, to_pil
-from diffae_jax.data.sources import Prepared
+from diffae_jax.data.sources import TransformedSource
 from diffae_jax.data.transforms import Transform
-from diffae_jax.runtime.errors import UserError, name_some, shown
-from diffae_jax.runtime.files import replacing, told
+from diffae_jax.runtime.errors import UserError, list_some, shown
+from diffae_jax.runtime.files import atomic_write, os_errors_as_user_errors
 
 IMAGE_FILES = (".png", ".npy")  # that hold one image or several
 MOST_IN_PICTURE = 1024  # images in the rows of one
@@ -41,7 +41,7 @@ def check_free(out: Path, suffixes: Sequence[str], *, folder: bool = False, over
     A folder may have a dot in its name. Raises UserError for the suffix of another kind of file, for a place that
     cannot be written and, unless `overwrite`, for one that is taken by a file or a folder that holds anything.
     """
-    with told(out, "written"):
+    with os_errors_as_user_errors(out, "written"):
         is_file = out.suffix.lower() in suffixes and not out.is_dir()
         if not is_file and (not folder or (out.suffix.lower() in SUFFIXES_OF_FILES and not out.is_dir())):
             kinds = [f"a file that ends in {' or '.join(suffixes)}"] * bool(suffixes) + ["a folder"] * folder
@@ -63,7 +63,7 @@ def check_number(out: Path, num_images: int) -> None:
         raise UserError(f"A .png holds at most {MOST_IN_PICTURE:,} images, not {num_images:,}: give a folder as --out.")
 
 
-def check_apart(targets: Iterable[Path], images: Prepared) -> None:
+def check_apart(targets: Iterable[Path], images: TransformedSource) -> None:
     """Raises UserError where one of the files to write is one of the images."""
     taken = [target for target in targets if target.exists()]
     inputs = {_file(path) for path in input_files(images)} if taken else set()
@@ -72,14 +72,14 @@ def check_apart(targets: Iterable[Path], images: Prepared) -> None:
             raise UserError(f"{target} is one of the images to read, which are never overwritten: give another --out.")
 
 
-def input_files(images: Prepared) -> list[Path]:
+def input_files(images: TransformedSource) -> list[Path]:
     """Returns the files that images are read from, where that is known."""
     return [images.source.path] if isinstance(images.source, ArrayFile) else file_paths(images)
 
 
 def _file(path: Path) -> tuple[int, int]:
     """What tells a file from another, whatever its names."""
-    with told(path):
+    with os_errors_as_user_errors(path):
         stat = path.stat()
     return stat.st_dev, stat.st_ino
 
@@ -98,7 +98,7 @@ def names_of(ids: Sequence[str], image_shape: tuple[int, ...]) -> list[str]:
     outside = [name for name in ids if not Path(name).name or Path(name).is_absolute() or ".." in Path(name).parts]
     if outside:  # ids that a file supplied
         raise UserError(
-            f"{len(outside):,} ids are no names in the folder to write ({name_some(outside)}): rename them."
+            f"{len(outside):,} ids are no names in the folder to write ({list_some(outside)}): rename them."
         )
     names = [str(Path(name.removesuffix(".gz")).with_suffix(suffix)) for name in ids]
     count = collections.Counter(names)
@@ -110,9 +110,9 @@ def names_of(ids: Sequence[str], image_shape: tuple[int, ...]) -> list[str]:
 
 
 @contextlib.contextmanager
-def filling(folder: Path) -> Iterator[Path]:
+def atomic_folder(folder: Path) -> Iterator[Path]:
     """Yields a scratch folder whose files come to lie in `folder` when all went well, and are gone otherwise."""
-    with told(folder, "written"):
+    with os_errors_as_user_errors(folder, "written"):
         folder = folder.absolute()
         folder.parent.mkdir(parents=True, exist_ok=True)
         beside = folder if folder.is_dir() else folder.parent
@@ -137,7 +137,7 @@ def write_images(
 
     An npy holds the values of the data [*spatial, C], and a PNG beside it shows a part: a slice, say.
     """
-    with filling(folder) as new:
+    with atomic_folder(folder) as new:
         for name, image, picture in zip(names, transform.restored(images), to_pil(images), strict=True):
             path = new / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -151,20 +151,20 @@ def write_image_file(out: Path, images: Float[np.ndarray, "n *shape"], transform
 
     A PNG holds one image pixel for pixel, and several in rows.
     """
-    with told(out, "written"):
+    with os_errors_as_user_errors(out, "written"):
         if out.suffix.lower() == ".npy":
-            with replacing(out) as scratch:
+            with atomic_write(out) as scratch:
                 np.save(scratch, transform.restored(images))
         elif len(images) > 1:
             save_grid(out, images)
         else:
-            with replacing(out) as scratch:
+            with atomic_write(out) as scratch:
                 to_pil(images)[0].save(scratch)
 
 
 def write_table(out: Path, rows: Iterable[Sequence[object]]) -> None:
     """Writes rows, the names of the columns first, as a CSV."""
-    with told(out, "written"), replacing(out) as scratch, scratch.open("w", newline="") as file:
+    with os_errors_as_user_errors(out, "written"), atomic_write(out) as scratch, scratch.open("w", newline="") as file:
         csv.writer(file).writerows(rows)
 
 

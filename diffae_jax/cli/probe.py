@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from diffae_jax.cli.arguments import Parser, add_images, add_model, add_out
-from diffae_jax.runtime.errors import UserError, name_some, shown
+from diffae_jax.runtime.errors import UserError, list_some, shown
 
 HELP = "fit probes to labels and write a model that has them; without --labels, write what its probes read"
 EXAMPLES = (
@@ -19,8 +19,8 @@ def add_arguments(parser: Parser) -> None:
     add_images(parser)
     parser.add_argument("--labels", metavar="FILE", type=Path, help="a CSV: the id of each image, and a column a label")
     parser.add_argument("--column", metavar="C", nargs="+", help="some of its columns, by default all")
-    unlabelled = "images without the label may still have the attribute"
-    parser.add_argument("--positive-unlabelled", action="store_true", help=unlabelled)
+    unlabeled = "images without the label may still have the attribute"
+    parser.add_argument("--positive-unlabeled", action="store_true", help=unlabeled)
     add_out(parser, "PATH", "with --labels a bundle, which may be MODEL; else a .csv")
 
 
@@ -33,8 +33,8 @@ def run(arguments: argparse.Namespace) -> None:
     from diffae_jax.cli.inputs import load
     from diffae_jax.inference.embedding import latents, open_for
 
-    if arguments.column or arguments.positive_unlabelled:
-        raise UserError("--column and --positive-unlabelled need --labels: the table that probes are fitted to.")
+    if arguments.column or arguments.positive_unlabeled:
+        raise UserError("--column and --positive-unlabeled need --labels: the table that probes are fitted to.")
     outputs.check_free(arguments.out, (".csv",), overwrite=arguments.overwrite)
     model = load(arguments.model)
     if not model.probes:
@@ -67,20 +67,20 @@ def fit_probes(arguments: argparse.Namespace) -> None:
     labels = read_labels(arguments.labels)
     unknown = [name for name in arguments.column or () if name not in labels.columns]
     if unknown:
-        there_are = name_some(labels.columns)
-        raise UserError(f"{arguments.labels} has no column {name_some(unknown)}; there are {there_are}.")
+        there_are = list_some(labels.columns)
+        raise UserError(f"{arguments.labels} has no column {list_some(unknown)}; there are {there_are}.")
     model = load(arguments.model)
-    model.check_normalised()
+    model.check_normalized()
     source = open_for(model, arguments.images)
     columns, unmatched = labels.of(source.ids), labels.unmatched(source.ids)
     if unmatched:
         rows = f"{len(unmatched):,} rows of {arguments.labels} are"
-        say(f"Note: {rows} of none of the images ({name_some(unmatched)}).", file=sys.stderr)
+        say(f"Note: {rows} of none of the images ({list_some(unmatched)}).", file=sys.stderr)
     chosen = {name: columns[name] for name in arguments.column or columns}
     for name, values in chosen.items():
-        probes.check_labels(name, values, positive_unlabelled=arguments.positive_unlabelled)
+        probes.check_labels(name, values, positive_unlabeled=arguments.positive_unlabeled)
     z = latents(model, source)
     for name, values in chosen.items():
-        model.fit_probe(name, z, values, positive_unlabelled=arguments.positive_unlabelled)
+        model.fit_probe(name, z, values, positive_unlabeled=arguments.positive_unlabeled)
     model.save(arguments.out)
     print(f"Bundle: {shown(str(arguments.out))}")

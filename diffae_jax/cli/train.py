@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffae_jax.runtime.errors import UserError
-from diffae_jax.runtime.logs import notes_on_stderr, root_logger_kept
+from diffae_jax.runtime.logs import log_to_stderr, preserve_root_logger
 from diffae_jax.runtime.process import prepare_command
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def run(argv: list[str] | None = None) -> None:
         if found := {"-h", "-help", "--help", "--helpshort", "--helpfull"}.intersection(arguments):
             print(help_text(all_keys="--helpfull" in found))
         else:
-            with root_logger_kept(), notes_on_stderr():
+            with preserve_root_logger(), log_to_stderr():
                 train(parse(arguments))
     except KeyboardInterrupt:
         print("\nInterrupted; what was saved is good. Run the same command again to go on.", flush=True)

@@ -13,8 +13,8 @@ from diffae_jax.config.keys import FLAT_KEYS, KINDS, Key
 from diffae_jax.diffusion.samplers import SAMPLERS
 from diffae_jax.diffusion.schedule import NUM_TIMESTEPS
 from diffae_jax.runtime.arrays import refuse_traced
-from diffae_jax.runtime.errors import UserError, name_some, shown
-from diffae_jax.runtime.files import expanded
+from diffae_jax.runtime.errors import UserError, list_some, shown
+from diffae_jax.runtime.files import expand_home
 
 MAX_NUMBER = 1e18
 MAX_IMAGE_VALUES = 2**30
@@ -62,7 +62,7 @@ def _check_list(name: str, key: Key, values: tuple) -> None:
                 raise UserError(f"{name} must be positive whole numbers up to {key.high}, not {shown(value)}.")
     elif key.choices:
         if unknown := [value for value in values if value not in key.choices]:
-            raise UserError(f"{name} are {', '.join(key.choices)}, not {name_some(map(shown, unknown))}.")
+            raise UserError(f"{name} are {', '.join(key.choices)}, not {list_some(map(shown, unknown))}.")
     else:
         for value in values:
             if not isinstance(value, str):
@@ -77,7 +77,7 @@ def check_run(config: ConfigDict) -> None:
     evaluation = config.evaluation
     paths = (evaluation.baseline, *evaluation.others, evaluation.inception, evaluation.alexnet, evaluation.lpips)
     for path in filter(None, (*paths, evaluation.foreign if evaluation.foreign != "digits" else "")):
-        if not expanded(path).exists():  # said now, and not after days of training
+        if not expand_home(path).exists():  # said now, and not after days of training
             raise UserError(f"{path}, which config.evaluation names, is missing: check the path.")
     if not config.name:
         raise UserError("name is empty, but the run's folder is called by it: give one with --config.name=NAME.")

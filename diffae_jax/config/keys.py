@@ -49,7 +49,7 @@ PROGRAMS = (  # of an evaluation: a file each in evaluation/programs/
     "variations",
     "sampling",
     "conditional",
-    "neighbours",
+    "neighbors",
     "out_of_distribution",
     "detection",
     "throughput",

@@ -10,10 +10,11 @@ from ml_collections import ConfigDict
 from diffae_jax.config.differences import flat
 from diffae_jax.config.keys import FLAT_KEYS, KINDS, default
 from diffae_jax.runtime.errors import UserError, shown
-from diffae_jax.runtime.files import check_file, expanded, read_json, told
+from diffae_jax.runtime.files import check_file, expand_home, os_errors_as_user_errors, read_json
 
 PACKAGE = Path(__file__).parents[1]
 RETIRED_KEYS = ("data.kind",)  # of earlier versions; the format is detected from the path
+RENAMED_PROGRAMS = {"neighbours": "neighbors"}  # values of evaluation.programs in earlier versions
 
 
 def packaged_configs() -> dict[str, Path]:
@@ -34,13 +35,13 @@ def locate(text: str) -> tuple[Path, str]:
     packaged |= {f"configs/{path.name}": path for path in packaged.values()}
     name, _, variant_name = text.rpartition(":")
     for candidate, behind in ((text, ""), (name, variant_name)):
-        path = expanded(candidate)
-        with told(path):
+        path = expand_home(candidate)
+        with os_errors_as_user_errors(path):
             if path.is_file():
                 return path, behind
         if candidate in packaged:
             return packaged[candidate], behind
-    given = expanded(name or text)
+    given = expand_home(name or text)
     if given.exists():
         check_file(given)  # raises, since it is no file
     names = ", ".join(packaged_configs())
@@ -99,6 +100,8 @@ def _update(config: ConfigDict, values: Any, path: Path, prefix: str = "") -> No
             continue
         if isinstance(value, list):  # JSON has lists alone
             value = tuple(value)
+        if prefix + key == "evaluation.programs" and isinstance(value, tuple):
+            value = tuple(RENAMED_PROGRAMS.get(name, name) if isinstance(name, str) else name for name in value)
         elif type(value) is int and isinstance(config[key], tuple):  # what once was one number may be several now
             value = (value,)
         try:

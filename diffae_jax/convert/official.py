@@ -27,7 +27,7 @@ from diffae_jax.inference.diffae import DiffAE
 from diffae_jax.inference.weights import abstract_weights
 from diffae_jax.models.functional import Params, flatten, unflatten
 from diffae_jax.probes import Probe
-from diffae_jax.runtime.errors import UserError, name_some, shown
+from diffae_jax.runtime.errors import UserError, list_some, shown
 from diffae_jax.runtime.sharding import make_mesh
 from diffae_jax.torch_files.archive import read_checkpoint
 from diffae_jax.torch_files.stored import StoredTensor, extent
@@ -104,7 +104,7 @@ def _state_dict(tree: Any, file: str) -> State:
         raise UserError(f"{file} holds no state_dict: it is not a checkpoint of the official code.")
     odd = [name for name, value in state.items() if not (isinstance(name, str) and isinstance(value, StoredTensor))]
     if odd:
-        raise UserError(f"{file} has entries in its state_dict that are not tensors: {name_some(map(shown, odd))}.")
+        raise UserError(f"{file} has entries in its state_dict that are not tensors: {list_some(map(shown, odd))}.")
     return state
 
 
@@ -150,7 +150,7 @@ def _misshapen(tensor: StoredTensor, name: str, shape: tuple[int, ...]) -> str:
 
 def _refuse(names: list[str], problem: str, file: str) -> None:
     if names:
-        raise UserError(f"{file} {problem} {name_some(names)}: it is not a model of the official code.")
+        raise UserError(f"{file} {problem} {list_some(names)}: it is not a model of the official code.")
 
 
 def _reasons(names: Iterable[str], reasons: dict[str, re.Pattern], file: str) -> dict[str, int]:
@@ -160,7 +160,7 @@ def _reasons(names: Iterable[str], reasons: dict[str, re.Pattern], file: str) ->
     )
     unknown = counts.keys() - reasons.keys()
     if unknown:
-        raise UserError(f"{file} has unknown weights {name_some(unknown)}: it is not a model of the official code.")
+        raise UserError(f"{file} has unknown weights {list_some(unknown)}: it is not a model of the official code.")
     return dict(sorted(counts.items()))
 
 

@@ -15,7 +15,7 @@ from jaxtyping import Int32, Shaped
 from diffae_jax.data.sources import Source
 from diffae_jax.data.transforms import random_flip
 from diffae_jax.runtime.errors import UserError
-from diffae_jax.runtime.logs import root_logger_kept
+from diffae_jax.runtime.logs import preserve_root_logger
 
 PREFETCHED_BATCHES = 2  # on the devices beside the one in use
 MANY_IMAGES = 2**62  # that no training sees; Grain's own "for ever" is one too long for batches of one
@@ -24,7 +24,7 @@ MANY_IMAGES = 2**62  # that no training sees; Grain's own "for ever" is one too 
 @functools.cache
 def _grain() -> Any:
     """Imports Grain where it is first used: it takes a third of a second, and its imports log."""
-    with root_logger_kept():
+    with preserve_root_logger():
         import grain
     return grain
 

@@ -16,10 +16,10 @@ from diffae_jax.data.formats import arrays, files, lmdb, tfds
 from diffae_jax.data.formats.digits import DIGITS_HELD_OUT, all_digits
 from diffae_jax.data.formats.npy import open_npy
 from diffae_jax.data.labels.matching import folder_labels, notes, read_labels, read_partition
-from diffae_jax.data.sources import Arrays, Given, Labelled, Source, Subset, hash_share
+from diffae_jax.data.sources import Arrays, LabeledSource, SequenceSource, Source, Subset, hash_share
 from diffae_jax.data.transforms import Transform
-from diffae_jax.runtime.errors import UserError, name_some, shown
-from diffae_jax.runtime.files import check_file, expanded, told
+from diffae_jax.runtime.errors import UserError, list_some, shown
+from diffae_jax.runtime.files import check_file, expand_home, os_errors_as_user_errors
 
 DIGITS = "digits"  # in place of a path
 FOLDERS = "folders"  # in place of a table of labels: the folder of each image is its label
@@ -29,7 +29,7 @@ SLICE = re.compile(r"\[(-?\d{1,18})?:(-?\d{1,18})?\]")
 
 
 @dataclasses.dataclass(frozen=True)
-class Opened:
+class OpenedDataset:
     """Images, what kind of thing holds them, and what was inferred about it."""
 
     source: Source
@@ -37,7 +37,7 @@ class Opened:
     notes: Sequence[str] = ()
 
 
-def open_images(path: str | os.PathLike, image_shape: tuple[int, ...]) -> Opened:
+def open_images(path: str | os.PathLike, image_shape: tuple[int, ...]) -> OpenedDataset:
     """Opens whatever holds images: a folder, an array file, LMDB, a data set of TFDS, one image, or the word digits.
 
     A part is named behind a #: FILE.h5#ARRAY, FILE.npz#ARRAY, mnist#test. Raises UserError, saying what was found,
@@ -45,13 +45,13 @@ def open_images(path: str | os.PathLike, image_shape: tuple[int, ...]) -> Opened
     """
     text = os.fspath(path)
     if text == DIGITS:
-        return Opened(all_digits(image_shape), "the digits of scikit-learn")
-    whole = expanded(text)
-    with told(whole):
+        return OpenedDataset(all_digits(image_shape), "the digits of scikit-learn")
+    whole = expand_home(text)
+    with os_errors_as_user_errors(whole):
         if whole.exists() or "#" not in text:
             return _open(text, whole, "", image_shape)
         name, _, part = text.rpartition("#")
-        return _open(name, expanded(name), part, image_shape)
+        return _open(name, expand_home(name), part, image_shape)
 
 
 def transform_of(config: ConfigDict, measured: str | None = None) -> Transform:
@@ -61,29 +61,29 @@ def transform_of(config: ConfigDict, measured: str | None = None) -> Transform:
     return Transform(tuple(config.image_shape), config.data.crop, intensity[:2] if is_range else None)
 
 
-def _open(text: str, path: Path, part: str, image_shape: tuple[int, ...]) -> Opened:
+def _open(text: str, path: Path, part: str, image_shape: tuple[int, ...]) -> OpenedDataset:
     if (path / tfds.INFO).exists() or (not path.exists() and tfds.is_name(text)):
         source, notes = tfds.open_tfds(text if not path.exists() else str(path), part, image_shape)
-        return Opened(source, "a data set of TensorFlow Datasets", notes)
+        return OpenedDataset(source, "a data set of TensorFlow Datasets", notes)
     if not path.exists():
         raise UserError(f"{text} is missing: check the path.")
     if files.has_suffix(path, arrays.SUFFIXES) and path.is_file() and not _is_one_image(path, image_shape):
         source, notes = arrays.open_arrays(path, part, image_shape)
-        return Opened(source, f"an array file ({path.suffix.lower()})", notes)
+        return OpenedDataset(source, f"an array file ({path.suffix.lower()})", notes)
     if part:
         raise UserError(f"{text} has no part {shown(part)}: a part is that of an npz, HDF5 or TFDS.")
     if (path / lmdb.DATA).exists() or (path.is_file() and files.has_suffix(path, (".lmdb", ".mdb"))):
-        return Opened(lmdb.open_lmdb(path, image_shape), "LMDB in the official layout")
+        return OpenedDataset(lmdb.open_lmdb(path, image_shape), "LMDB in the official layout")
     if path.is_dir():
         source, notes = files.open_folder(path, image_shape)
         volumes = files.has_suffix(source.ids[0], files.VOLUME_SUFFIXES)
-        return Opened(source, f"a folder of {'volumes' if volumes else 'image files'}", notes)
+        return OpenedDataset(source, f"a folder of {'volumes' if volumes else 'image files'}", notes)
     check_file(path)
     if files.has_suffix(path, ARCHIVES) and not files.has_suffix(path, files.NIFTI_SUFFIXES):
         raise UserError(f"{path} is an archive: unpack it and give the folder.")
     if files.has_suffix(path, TABLES):
         raise UserError(f"{path} is a table or a text, not images: it may be --config.data.labels or data.held_out.")
-    return Opened(files.open_file(path, image_shape), "one file")
+    return OpenedDataset(files.open_file(path, image_shape), "one file")
 
 
 def _is_one_image(path: Path, image_shape: tuple[int, ...]) -> bool:
@@ -102,7 +102,7 @@ def with_labels(source: Source, labels: str) -> Source:
     """
     if not labels:
         return source
-    return Labelled(source, folder_labels(source.ids) if labels == FOLDERS else read_labels(labels).of(source.ids))
+    return LabeledSource(source, folder_labels(source.ids) if labels == FOLDERS else read_labels(labels).of(source.ids))
 
 
 def notes_on_labels(labels: str, *splits: Source) -> list[str]:
@@ -121,7 +121,7 @@ def open_splits(
     held_out: str = "",
     held_out_share: float = 0.0,
     images: Any = None,
-) -> tuple[Opened, Source, Source]:
+) -> tuple[OpenedDataset, Source, Source]:
     """Opens a data set, from a path or as a Python sequence, and returns it, its training and its held-out images.
 
     `held_out` names those that are kept from training: by a split, array or subfolder of the data set, by a slice
@@ -130,7 +130,7 @@ def open_splits(
     """
     if images is not None:
         path = ""  # which a config may name all the same
-        opened = Opened(_given(images, image_shape), "a sequence in memory")
+        opened = OpenedDataset(_sequence_source(images, image_shape), "a sequence in memory")
     elif not path:
         raise UserError("No images were named: give what holds them with --config.data.path=PATH.")
     else:
@@ -184,7 +184,7 @@ def _both(training: Source, held_out: Source, labels: str) -> tuple[Source, Sour
     both = set(training.ids) & set(held_out.ids)
     if labels not in ("", FOLDERS) and both:
         raise UserError(
-            f"{len(both):,} ids are of a training and of a held-out image ({name_some(both)}), so {labels} does not "
+            f"{len(both):,} ids are of a training and of a held-out image ({list_some(both)}), so {labels} does not "
             f"tell whose labels it has: give images ids of their own, or labels as arrays beside them."
         )
     training, held_out = with_labels(training, labels), with_labels(held_out, labels)
@@ -194,13 +194,13 @@ def _both(training: Source, held_out: Source, labels: str) -> tuple[Source, Sour
         return training, held_out, []
     # by held-out images probes are measured
     return (
-        Labelled(training, shared),
+        LabeledSource(training, shared),
         held_out,
-        [f"Labels that held-out images lack are not used ({name_some(lacking)})."],
+        [f"Labels that held-out images lack are not used ({list_some(lacking)})."],
     )
 
 
-def _given(images: Any, image_shape: tuple[int, ...]) -> Source:
+def _sequence_source(images: Any, image_shape: tuple[int, ...]) -> Source:
     if isinstance(images, Source):
         return images
     if not (hasattr(images, "__len__") and hasattr(images, "__getitem__")):
@@ -208,7 +208,7 @@ def _given(images: Any, image_shape: tuple[int, ...]) -> Source:
             f"The images are {shown(images)}, and must have a length and give an image for each number below it: "
             f"list(images) does where they fit into memory."
         )
-    return Given(images, image_shape)
+    return SequenceSource(images, image_shape)
 
 
 def _given_split(
@@ -233,16 +233,16 @@ def _given_split(
     return (found, []) if found.any() else (None, [])
 
 
-def _other(path: str, held_out: str, image_shape: tuple[int, ...]) -> Opened:
+def _other(path: str, held_out: str, image_shape: tuple[int, ...]) -> OpenedDataset:
     """Opens held-out images that are not among the others: another part of the same file or data set, or a path."""
-    is_whole = "#" not in path or expanded(path).exists()
+    is_whole = "#" not in path or expand_home(path).exists()
     base = path if is_whole else path.rpartition("#")[0]
-    folder = expanded(base)
-    elsewhere = expanded(held_out)
-    with told(elsewhere):
+    folder = expand_home(base)
+    elsewhere = expand_home(held_out)
+    with os_errors_as_user_errors(elsewhere):
         is_part = path and "/" not in held_out and held_out.partition("[")[0] in _parts(base, folder)
         whole = held_out.rpartition("#")[0]
-        is_path = elsewhere.exists() or (whole and expanded(whole).exists())
+        is_path = elsewhere.exists() or (whole and expand_home(whole).exists())
         if held_out == DIGITS or (is_path and not is_part):
             return open_images(held_out, image_shape)
     if not path:

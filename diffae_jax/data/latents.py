@@ -16,9 +16,9 @@ from jaxtyping import Float
 
 from diffae_jax.runtime.arrays import AnyArray
 from diffae_jax.runtime.errors import UserError
-from diffae_jax.runtime.files import read_json, read_rows, replacing, told
+from diffae_jax.runtime.files import atomic_write, os_errors_as_user_errors, read_json, read_rows
 
-PART_SIZE = 1024  # images
+CHUNK_SIZE = 1024  # images
 INPUTS, STATISTICS = "inputs.json", "statistics.npz"
 
 
@@ -60,7 +60,7 @@ class LatentStatistics:
         if len(same):
             raise UserError(
                 f"All {count:,} images have the same value in {len(same)} of the {len(std)} dimensions of z (first in "
-                f"{same[0]}), so z cannot be normalised: train the autoencoder longer, or one of smaller model.z_dim."
+                f"{same[0]}), so z cannot be normalized: train the autoencoder longer, or one of smaller model.z_dim."
             )
         return cls(mean.astype(np.float32), std.astype(np.float32))
 
@@ -82,17 +82,17 @@ class LatentStatistics:
         return cls(*read_rows(path, ("mean", "std")))
 
 
-def part_starts(num_images: int) -> range:
+def chunk_starts(num_images: int) -> range:
     """Returns the number of the first image of every part."""
-    return range(0, num_images, PART_SIZE)
+    return range(0, num_images, CHUNK_SIZE)
 
 
-def part_path(folder: Path, split: str, start: int) -> Path:
+def chunk_path(folder: Path, split: str, start: int) -> Path:
     """Returns the file of the images from number `start` on; split is training or held_out."""
-    return folder / f"{split}-{start // PART_SIZE:05d}.npz"
+    return folder / f"{split}-{start // CHUNK_SIZE:05d}.npz"
 
 
-def write_part(path: Path, ids: Sequence[str], z: Float[np.ndarray, "n d"]) -> None:
+def write_chunk(path: Path, ids: Sequence[str], z: Float[np.ndarray, "n d"]) -> None:
     """Writes a part, which is there whole or not at all. Raises UserError, with its id, for a z that is not finite."""
     bad = np.flatnonzero(~np.isfinite(z).all(1))
     if len(bad):
@@ -133,13 +133,13 @@ def count_of(folder: Path, split: str) -> int:
     return count
 
 
-def read_parts(folder: Path, split: str) -> Iterator[tuple[list[str], Float[np.ndarray, "n d"]]]:
+def read_chunks(folder: Path, split: str) -> Iterator[tuple[list[str], Float[np.ndarray, "n d"]]]:
     """Yields ids and z of every part of a split in order. Raises UserError for a part that is missing or damaged."""
     num_images = count_of(folder, split)
-    for start in part_starts(num_images):
-        path = part_path(folder, split, start)
-        ids, z = _load_part(path)
-        wanted = min(PART_SIZE, num_images - start)
+    for start in chunk_starts(num_images):
+        path = chunk_path(folder, split, start)
+        ids, z = _load_chunk(path)
+        wanted = min(CHUNK_SIZE, num_images - start)
         rows = z.dtype.kind == "f" and z.ndim == 2 and ids.ndim == 1 and len(ids) == len(z) == wanted
         if not (rows and np.isfinite(z).all()):
             raise UserError(f"{path} does not hold {wanted} finite z: remove it and run the same command again.")
@@ -147,11 +147,11 @@ def read_parts(folder: Path, split: str) -> Iterator[tuple[list[str], Float[np.n
 
 
 def _save(path: Path, **arrays: np.ndarray) -> None:
-    with told(path, "written"), replacing(path) as scratch:
+    with os_errors_as_user_errors(path, "written"), atomic_write(path) as scratch:
         np.savez(scratch, **arrays)
 
 
-def _load_part(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def _load_chunk(path: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
         with zipfile.ZipFile(path) as archive:
             if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):  # of any size, unpacked

@@ -9,7 +9,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 from diffae_jax.runtime.arrays import AnyArray
-from diffae_jax.runtime.files import replacing
+from diffae_jax.runtime.files import atomic_write
 
 SMALLEST_GRID = 600  # pixels on the longer side, below which a grid is enlarged
 
@@ -30,7 +30,7 @@ def as_picture(image: Float[AnyArray, "*spatial c"]) -> Float[np.ndarray, "h w c
 
 
 def save_rows(path: Path, rows: dict[str, Float[np.ndarray, "n *shape"]]) -> None:
-    """Writes a PNG with a labelled row of images for each entry; the file appears whole or not at all."""
+    """Writes a PNG with a labeled row of images for each entry; the file appears whole or not at all."""
     # a figure of its own, without pyplot: that needs a screen, or would take it away from the plots of a notebook
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -49,7 +49,7 @@ def save_rows(path: Path, rows: dict[str, Float[np.ndarray, "n *shape"]]) -> Non
 
 
 def to_pil(images: Float[AnyArray, "n *shape"]) -> list[Image.Image]:
-    """Returns each of some images in [-1, 1] as a PIL image, grey or RGB."""
+    """Returns each of some images in [-1, 1] as a PIL image, gray or RGB."""
     return [_pil(_bytes(as_picture(image))) for image in images]
 
 
@@ -92,10 +92,10 @@ def _bytes(picture: Float[np.ndarray, "h w c"]) -> UInt8[np.ndarray, "h w c"]:
 
 
 def _pil(values: UInt8[np.ndarray, "h w c"]) -> Image.Image:
-    """Returns a picture as a PIL image, grey or RGB."""
+    """Returns a picture as a PIL image, gray or RGB."""
     return Image.fromarray(values.squeeze(-1) if values.shape[-1] == 1 else values)
 
 
 def _save(path: Path, write: Callable[[Path], None]) -> None:
-    with replacing(path) as scratch:
+    with atomic_write(path) as scratch:
         write(scratch)

@@ -1,6 +1,6 @@
 """Sources of images: random-access sequences of arrays with ids and labels, and what can be made of any of them.
 
-What reads each format is in `formats`, and what recognises it in `opening`.
+What reads each format is in `formats`, and what recognizes it in `opening`.
 """
 
 import collections
@@ -19,7 +19,7 @@ from jaxtyping import Int, Shaped
 from PIL import Image
 
 from diffae_jax.data.transforms import PIL_MODES, Transform, pixels_of
-from diffae_jax.runtime.errors import UserError, name_some, shown
+from diffae_jax.runtime.errors import UserError, list_some, shown
 
 MAX_IMAGES = 10_000_000  # of a source, and of a table
 MAX_VALUES = 2**30  # of an image
@@ -74,7 +74,7 @@ class Arrays:
 
 
 @dataclasses.dataclass(frozen=True)
-class Given:
+class SequenceSource:
     """Images of a Python sequence of arrays or PIL images, made or read when they are asked for."""
 
     images: Any  # with a length and items by number, as data sets of PyTorch have, too
@@ -97,7 +97,7 @@ class Given:
             kind = type(error).__name__
             raise UserError(f"{self.name(index)} cannot be read ({kind}: {shown(str(error))}).") from error
         if isinstance(image, Image.Image):
-            with told_image(self.name(index)):
+            with image_errors_as_user_errors(self.name(index)):
                 return pixels_of(image)
         try:
             array = np.asarray(image)
@@ -111,7 +111,7 @@ class Given:
 
     def fingerprint(self) -> str:
         """Returns a hash of some images: the sequence may make each when it is asked for."""
-        return hash_of_samples(self)
+        return hash_of_sample_images(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,7 +151,7 @@ class Subset:
 
 
 @dataclasses.dataclass(frozen=True)
-class Labelled:
+class LabeledSource:
     """A source with labels of a table in place of its own."""
 
     source: Source
@@ -181,7 +181,7 @@ class Labelled:
 
 
 @dataclasses.dataclass(frozen=True)
-class Prepared:
+class TransformedSource:
     """The images of a source as the networks take them: all of one shape, uint8 or float32 in [-1, 1]."""
 
     source: Source
@@ -219,7 +219,7 @@ def without_cache(source: Any) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def told_image(name: str | Path) -> Iterator[None]:
+def image_errors_as_user_errors(name: str | Path) -> Iterator[None]:
     """Turns what Pillow says about an image into a UserError with its name."""
     try:
         yield
@@ -274,7 +274,7 @@ def check_names(names: Sequence[str]) -> None:
     bad = [name for name in names if any("\ud800" <= char <= "\udfff" for char in name)]
     if bad:
         raise UserError(
-            f"{len(bad):,} of {len(names):,} images have names that are not UTF-8 ({name_some(bad)}): rename them."
+            f"{len(bad):,} of {len(names):,} images have names that are not UTF-8 ({list_some(bad)}): rename them."
         )
 
 
@@ -291,7 +291,7 @@ def hash_of(*texts: str) -> str:
     return digest.hexdigest()
 
 
-def hash_of_samples(source: Source, *texts: str) -> str:
+def hash_of_sample_images(source: Source, *texts: str) -> str:
     """Returns a hash of evenly spaced images of a source, of their number, and of texts that tell more."""
     numbers = (
         np.unique(np.linspace(0, len(source) - 1, NUM_SAMPLES).round().astype(int)).tolist() if len(source) else []
@@ -309,7 +309,7 @@ def hash_of_samples(source: Source, *texts: str) -> str:
 
 
 def choose(num_images: int, count: int, seed: int) -> np.ndarray:
-    """Returns the numbers of at most `count` images, in order, chosen at random: neighbours may be of one kind."""
+    """Returns the numbers of at most `count` images, in order, chosen at random: neighbors may be of one kind."""
     if num_images <= count:
         return np.arange(num_images)
     return np.sort(np.random.default_rng(seed).choice(num_images, count, replace=False))

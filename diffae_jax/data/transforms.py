@@ -12,7 +12,7 @@ from diffae_jax.runtime.arrays import AnyArray
 from diffae_jax.runtime.errors import UserError
 
 PIL_MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # by number of channels
-CROPS = {  # by name: start and size of the part of every image that is used; None: the centre, as large as fits
+CROPS = {  # by name: start and size of the part of every image that is used; None: the center, as large as fits
     "center": None,
     "celeba": ((57, 25), (128, 128)),  # of the aligned 178x218 of CelebA, around (x 89, y 121): that of D2C
 }
@@ -81,18 +81,18 @@ class Transform:
             start, length = box
             if len(size) != len(start) or any(s + n > have for s, n, have in zip(start, length, size, strict=True)):
                 raise UserError(
-                    f"{name} is {told_size(size)} pixels and does not hold the crop {self.crop}, which is for aligned "
-                    f"images of 178x218: set --config.data.crop=center."
+                    f"{name} is {format_size(size)} pixels and does not hold the crop {self.crop}, which is for "
+                    f"aligned images of 178x218: set --config.data.crop=center."
                 )
             size = length
         if any(have < want for have, want in zip(size, wanted, strict=True)):
             raise UserError(
-                f"{name} is {told_size(size)} pixels, smaller than the {told_size(wanted)} asked for: "
+                f"{name} is {format_size(size)} pixels, smaller than the {format_size(wanted)} asked for: "
                 f"remove it, or give a larger one."
             )
 
 
-def told_size(size: Sequence[int]) -> str:
+def format_size(size: Sequence[int]) -> str:
     """Tells a size as people do: of a picture the width first."""
     return "x".join(map(str, tuple(size)[::-1] if len(size) == 2 else size))
 
@@ -115,7 +115,7 @@ def cut_out(image: Shaped[np.ndarray, "*spatial c"], crop: str) -> Shaped[np.nda
 
 
 def resize_and_crop(image: Shaped[np.ndarray, "*spatial c"], size: tuple[int, ...]) -> Shaped[np.ndarray, "*size c"]:
-    """Scales an image of any rank, with antialiasing, until it just covers `size`, and crops the centre.
+    """Scales an image of any rank, with antialiasing, until it just covers `size`, and crops the center.
 
     It is Pillow's Lanczos filter for all: at once where it knows such images, and else axis by axis, in float32.
     """

@@ -1,4 +1,4 @@
-"""Samplers: ways from x_T to an image, each one `lax.scan` of (init, step) over a grid of coefficients.
+"""Samplers: methods from x_T to an image, each one `lax.scan` of (init, step) over a grid of coefficients.
 
 A new sampler is a `Sampler` and one entry of `SAMPLERS`.
 """

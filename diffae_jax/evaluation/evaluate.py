@@ -15,12 +15,13 @@ from ml_collections import ConfigDict
 from diffae_jax import __version__
 from diffae_jax.config import default
 from diffae_jax.data.formats.files import file_paths
-from diffae_jax.data.inspect.scan import survey
+from diffae_jax.data.inspect.scan import scan
 from diffae_jax.data.labels.matching import fingerprint
-from diffae_jax.data.sources import Prepared, Source
-from diffae_jax.data.transforms import told_size
+from diffae_jax.data.sources import Source, TransformedSource
+from diffae_jax.data.transforms import format_size
 from diffae_jax.diffusion.process import image_process, latent_process
 from diffae_jax.evaluation import results
+from diffae_jax.evaluation.chunk_cache import INPUTS, ChunkCache
 from diffae_jax.evaluation.networks.feature_spaces import (
     check_inception_images,
     check_lpips_images,
@@ -28,8 +29,7 @@ from diffae_jax.evaluation.networks.feature_spaces import (
     load_lpips,
 )
 from diffae_jax.evaluation.paper.claims import claims
-from diffae_jax.evaluation.parts import INPUTS, Parts
-from diffae_jax.evaluation.programs import PROGRAMS, lacking
+from diffae_jax.evaluation.programs import PROGRAMS, missing_requirement
 from diffae_jax.evaluation.report.page import write_report
 from diffae_jax.evaluation.results import REPORT, RESULTS, Results, Section
 from diffae_jax.evaluation.study import Networks, Study
@@ -37,13 +37,13 @@ from diffae_jax.inference.diffae import DiffAE
 from diffae_jax.inference.embedding import describe
 from diffae_jax.runtime.cluster import is_main_process, together
 from diffae_jax.runtime.console import duration, say
-from diffae_jax.runtime.errors import UserError, name_some, shown
+from diffae_jax.runtime.errors import UserError, list_some, shown
 from diffae_jax.runtime.files import read_json
 
 FREE = (  # settings that change no figure, or where what they name is looked at itself
     "programs", "download", "baseline", "others", "foreign", "inception", "alexnet", "lpips",
 )  # fmt: skip
-PARTS = "parts"
+CHUNKS = "chunks"
 
 
 def evaluate(
@@ -91,28 +91,28 @@ def evaluate(
     measured = json.loads(json.dumps(measured))  # as it will be read
     with together():  # nobody writes before all have looked
         found = _found(folder, measured, replace)
-    parts = Parts(folder / PARTS, measured)
+    cache = ChunkCache(folder / CHUNKS, measured)
     if all(name in found for name in settings.programs) and (folder / REPORT).exists():
-        parts.remove()
+        cache.remove()
         return None
     if not found and is_main_process():  # what is there is of something else
         for name in (RESULTS, REPORT):
             (folder / name).unlink(missing_ok=True)
     study = Study(
-        model, images, training, settings, seed, folder, parts, networks,
+        model, images, training, settings, seed, folder, cache, networks,
         baseline=baseline, others=others, foreign=foreign, images_per_second=images_per_second,
     )  # fmt: skip
     written = _measure(study, found)
     if is_main_process():
         write_report(folder, written)
-    parts.remove()
+    cache.remove()
     return written
 
 
 def _measure(study: Study, found: dict[str, Section]) -> Results:
     """Runs the programs that are not in `found`, and writes what each found as soon as it is through."""
     to_go = [name for name in study.settings.programs if name not in found]
-    left_out = {name: why for name in to_go if (why := lacking(name, study)) is not None}
+    left_out = {name: why for name in to_go if (why := missing_requirement(name, study)) is not None}
     expected = _expected(study, [name for name in to_go if name not in left_out])
     say(f"{len(study.chosen):,} of {len(study.images):,} images are measured{expected}.")
     notes = [note for note in (overlap(study.images, study.training), other_sizes(study.images)) if note]
@@ -205,18 +205,20 @@ def overlap(images: Source, training: Source | None) -> str | None:
     if not twice:
         return None
     return (
-        f"{len(twice):,} of the {len(images):,} images are training images, too ({name_some(twice)}): figures of them "
+        f"{len(twice):,} of the {len(images):,} images are training images, too ({list_some(twice)}): figures of them "
         f"flatter the model."
     )
 
 
 def other_sizes(images: Source) -> str | None:
     """Returns a note where images are of other sizes than the model's, for these are scaled and cropped."""
-    if not isinstance(images, Prepared):
+    if not isinstance(images, TransformedSource):
         return None
-    sizes, size = survey(images).sizes, images.transform.image_shape[:-1]
+    sizes, size = scan(images).sizes, images.transform.image_shape[:-1]
     others = sizes.total() - sizes[size]
-    return f"{others:,} of the {len(images):,} images are scaled to {told_size(size)} and cropped." if others else None
+    return (
+        f"{others:,} of the {len(images):,} images are scaled to {format_size(size)} and cropped." if others else None
+    )
 
 
 def _hashes(source: Source, other: Source) -> dict[str, bytes]:
@@ -236,13 +238,13 @@ def _hashes(source: Source, other: Source) -> dict[str, bytes]:
 
 def _found(folder: Path, measured: dict[str, Any], replace: bool) -> dict[str, Section]:
     """Returns what was measured of the same model and images under the same settings."""
-    began_with = [read_json(path) for path in (folder / RESULTS, folder / PARTS / INPUTS) if path.exists()]
+    began_with = [read_json(path) for path in (folder / RESULTS, folder / CHUNKS / INPUTS) if path.exists()]
     for inputs in began_with:
         inputs = inputs.get("measured", inputs) if isinstance(inputs, dict) else {}
         differing = sorted(key for key in inputs.keys() | measured.keys() if inputs.get(key) != measured.get(key))
         if differing and not replace:
             raise UserError(
-                f"{folder} holds an evaluation of something else ({name_some(differing)} differ): give another "
+                f"{folder} holds an evaluation of something else ({list_some(differing)} differ): give another "
                 f"folder, or --overwrite."
             )
         if differing:
@@ -255,7 +257,7 @@ def _write(study: Study, found: dict[str, Section], notes: list[str]) -> Results
     in_order = {name: found[name] for name in PROGRAMS if name in found}
     config, folder = json.loads(study.model.config.to_json()), study.folder
     sections, verdicts = tuple(in_order.values()), tuple(claims(in_order))
-    written = Results(study.parts.inputs, about(study, notes), config, sections, verdicts)
+    written = Results(study.cache.inputs, about(study, notes), config, sections, verdicts)
     if is_main_process():
         results.write(folder, written)
         kept = {picture.file for section in in_order.values() for picture in section.pictures}
@@ -271,7 +273,7 @@ def about(study: Study, notes: list[str]) -> dict[str, str]:
     kind = "a diffusion autoencoder" if study.has_z else "a DDIM baseline"
     found = {
         "model": f"{model.config.name}, {kind} for images of {'x'.join(map(str, model.image_shape))}",
-        "SHA-256 of the model": study.parts.inputs["model"]["digest"],
+        "SHA-256 of the model": study.cache.inputs["model"]["digest"],
         "images": f"{len(study.chosen):,} of {len(study.images):,} "
         + ("training images: none are held out" if study.images is study.training else "held-out images"),
         "training images": "not at hand" if study.training is None else f"{len(study.training):,}",

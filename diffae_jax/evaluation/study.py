@@ -15,11 +15,11 @@ from ml_collections import ConfigDict
 from diffae_jax.data.pictures import to_pil
 from diffae_jax.data.sources import Source, choose, read
 from diffae_jax.data.transforms import to_float
+from diffae_jax.evaluation.chunk_cache import ChunkCache
 from diffae_jax.evaluation.networks.feature_spaces import FeatureSpace
-from diffae_jax.evaluation.parts import Parts
 from diffae_jax.inference.diffae import DiffAE
 from diffae_jax.runtime.cluster import is_main_process
-from diffae_jax.runtime.files import replacing
+from diffae_jax.runtime.files import atomic_write
 
 NUM_PICTURES = 12  # images in a row of a picture
 CHUNK = 256  # images in memory at a time, fewer of large ones:
@@ -48,7 +48,7 @@ class Study:
     settings: ConfigDict  # config.evaluation
     seed: int
     folder: Path
-    parts: Parts
+    cache: ChunkCache
     networks: Networks
     baseline: DiffAE | None = None  # the DDIM without z
     others: tuple[DiffAE, ...] = ()  # with a z of another size
@@ -85,7 +85,7 @@ class Study:
             return
         folder = self.folder.joinpath("images", *(quote(name, safe=" ,") for name in folders))  # labels are names, too
         for i, picture in enumerate(to_pil(images), start=first):
-            with replacing(folder / f"{i:06d}.png") as scratch:
+            with atomic_write(folder / f"{i:06d}.png") as scratch:
                 picture.save(scratch)
 
 

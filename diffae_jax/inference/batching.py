@@ -9,8 +9,8 @@ from tqdm import tqdm
 
 from diffae_jax.models.functional import Params
 from diffae_jax.runtime.cluster import is_main_process
-from diffae_jax.runtime.process import refuse_forks
-from diffae_jax.runtime.sharding import on_host, split_batch, spread
+from diffae_jax.runtime.process import forbid_forks
+from diffae_jax.runtime.sharding import on_host, shard_array, split_batch
 
 BATCH_ELEMENTS = 2**22  # values of the images that one device works on at a time
 BATCH_IMAGES = 1024  # and at most so many: more of small ones would take memory and save no time
@@ -22,12 +22,14 @@ def in_batches(function: Callable, params: Params, mesh: Mesh, image_size: int, 
     `image_size` is the number of values of an image, by which batches are measured. Long work shows a progress bar
     called `what` on a terminal.
     """
-    refuse_forks()
+    forbid_forks()
     results, count = [], len(next(array for array in arrays if array is not None))
     with tqdm(None, what, count, unit=" images", disable=None if is_main_process() else True, leave=False) as bar:
         for start, size in batch_sizes(count, images_at_once(image_size), mesh.size):
             rows = np.minimum(np.arange(start, start + size), count - 1)  # the last sample fills the batch up
-            batch = [None if array is None else spread(np.asarray(array)[rows], split_batch(mesh)) for array in arrays]
+            batch = [
+                None if array is None else shard_array(np.asarray(array)[rows], split_batch(mesh)) for array in arrays
+            ]
             results.append(on_host(function(params, *batch)))
             bar.update(min(size, count - bar.n))
     return np.concatenate(results)[:count]

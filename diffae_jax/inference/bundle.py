@@ -28,7 +28,7 @@ from diffae_jax.data.latents import INPUTS, LatentStatistics, read_inputs
 from diffae_jax.probes import ClassProbe, Probe
 from diffae_jax.probes import from_json as probe_from_json
 from diffae_jax.runtime.errors import UserError, shown
-from diffae_jax.runtime.files import MAX_JSON_BYTES, read_json, told
+from diffae_jax.runtime.files import MAX_JSON_BYTES, os_errors_as_user_errors, read_json
 
 FORMAT = 1
 LONGEST_PROBE_FILE = 250  # characters, which file systems allow; other than letters take up to twelve each
@@ -55,7 +55,7 @@ class Bundle:
 
 def check_free(path: Path) -> None:
     """Raises UserError unless a bundle may be written to `path`: it is free, an empty folder or another bundle."""
-    with told(path, "written"):
+    with os_errors_as_user_errors(path, "written"):
         if not path.exists() or (path.is_dir() and not any(path.iterdir())):
             return
         if not (path / MANIFEST).is_file():
@@ -196,7 +196,7 @@ def read_bundle(path: Path) -> Bundle:
 
 def _read_weights(file: Path) -> dict[str, np.ndarray]:
     """Reads weights by their flat names, of no other type than float32, all of them finite."""
-    with told(file), file.open("rb") as handle:
+    with os_errors_as_user_errors(file), file.open("rb") as handle:
         size = int.from_bytes(handle.read(8), "little")
     if size > MAX_HEADER_BYTES:  # safetensors reads 100 MB, for which names without end take 25 s and 2 GB
         raise UserError(f"{file} cannot be read: it lists its weights in {size:,} bytes, so it is damaged.")
@@ -237,7 +237,7 @@ def _checked_files(path: Path, entries: dict[str, Any]) -> list[str]:
             raise UserError(f"{path / MANIFEST} lists {shown(name)}, which no bundle holds.")
     for name, entry in entries.items():
         file = path / name
-        with told(file):
+        with os_errors_as_user_errors(file):
             if not file.is_file():
                 raise UserError(f"{file} is missing: get the bundle again.")
             size = file.stat().st_size
@@ -245,7 +245,7 @@ def _checked_files(path: Path, entries: dict[str, Any]) -> list[str]:
             wanted = shown(entry.get("bytes"))
             raise UserError(f"{file} has {size} bytes instead of {wanted}: get the bundle again.")
     for name, entry in entries.items():
-        with told(path / name):
+        with os_errors_as_user_errors(path / name):
             digest = _hash(path / name)
         if digest != entry.get("sha256"):
             raise UserError(f"{path / name} is not what the manifest says (SHA-256 differs): get the bundle again.")

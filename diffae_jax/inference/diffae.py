@@ -37,11 +37,11 @@ from diffae_jax.models.functional import Params, digest, flatten
 from diffae_jax.probes import ClassProbe, Probe, components, describe, directions, fit
 from diffae_jax.runtime.arrays import AnyArray, is_traced, is_tracing, refuse_traced
 from diffae_jax.runtime.cluster import is_main_process
-from diffae_jax.runtime.compilation import keep_compiled_programs
-from diffae_jax.runtime.console import caution, note
-from diffae_jax.runtime.errors import UserError, name_some, shown
+from diffae_jax.runtime.compilation import enable_compilation_cache
+from diffae_jax.runtime.console import note, warn
+from diffae_jax.runtime.errors import UserError, list_some, shown
 from diffae_jax.runtime.precision import resolve_precision
-from diffae_jax.runtime.process import refuse_forks
+from diffae_jax.runtime.process import forbid_forks
 from diffae_jax.runtime.sharding import make_mesh, on_host, split_batch
 
 Seed = int | Int[jax.Array, ""]
@@ -83,7 +83,7 @@ class DiffAE:
                 "the programs of diffae_jax.inference.programs, which take them as an argument."
             )
         if prior is not None and statistics is None:
-            raise UserError("A latent DDIM works on normalised z: it needs the mean and deviation of z beside it.")
+            raise UserError("A latent DDIM works on normalized z: it needs the mean and deviation of z beside it.")
         sizes = [("the statistics", len(statistics.mean))] if statistics else []
         sizes += [(f"probe {shown(probe.name)}", probe.z_dim) for probe in (probes or {}).values()]
         if sizes and config.model.z_dim is None:
@@ -93,7 +93,7 @@ class DiffAE:
         for name, size in sizes:
             if size != config.model.z_dim:
                 raise UserError(f"The z of this model has {config.model.z_dim} dimensions, and {name} {size}.")
-        keep_compiled_programs()
+        enable_compilation_cache()
         self.config = config
         self.image_shape = tuple(config.image_shape)
         self.transform = transform_of(config)  # of files and PIL images
@@ -116,7 +116,7 @@ class DiffAE:
             "no z" if z_dim is None else f"z of {z_dim}",
             *(["latent DDIM"] if self.prior is not None else []),
         ]
-        parts += [f"probes {name_some(self.probes)}"] if self.probes else []
+        parts += [f"probes {list_some(self.probes)}"] if self.probes else []
         return f"DiffAE({shown(self.config.name)}: {', '.join(parts)}; {self.precision} on {self.mesh.size} devices)"
 
     def __getstate__(self) -> dict[str, Any]:
@@ -293,7 +293,7 @@ class DiffAE:
         z: Float[AnyArray, "2 d"] | None, x_T: Float[AnyArray, "2 *shape"], num_frames: int
     ) -> tuple[Float[AnyArray, "frames d"] | None, Float[AnyArray, "frames *shape"]]:
         """Returns codes from those of one image to those of another: z on the line, x_T on the arc (Sec. 5.2)."""
-        refuse_forks()
+        forbid_forks()
         check_count("frame", num_frames)
         return editing.path(z, x_T, num_frames)
 
@@ -345,10 +345,10 @@ class DiffAE:
         labels: Any,
         *,
         kind: str | None = None,
-        positive_unlabelled: bool = False,
+        positive_unlabeled: bool = False,
         held_out: tuple[Float[AnyArray, "m d"], Any] | None = None,
     ) -> Probe | ClassProbe:
-        """Fits a probe of labels [N] to z, as `probes.fit` does to normalised z, and keeps it (Appendix A.2).
+        """Fits a probe of labels [N] to z, as `probes.fit` does to normalized z, and keeps it (Appendix A.2).
 
         Raises UserError as that does, for a model without statistics of z, and within transformations of JAX.
         """
@@ -356,7 +356,7 @@ class DiffAE:
         self._check_new_name(name)
         z = self._normalized(z)
         held_out = held_out and (self._normalized(held_out[0]), held_out[1])
-        probe = fit(name, z, labels, kind=kind, positive_unlabelled=positive_unlabelled, held_out=held_out)
+        probe = fit(name, z, labels, kind=kind, positive_unlabeled=positive_unlabeled, held_out=held_out)
         self.probes[name] = probe
         note(describe(probe))
         return probe
@@ -369,7 +369,7 @@ class DiffAE:
         return self._probe(probe).predict(self._normalized(z))
 
     def principal_components(self, z: Float[AnyArray, "n d"], count: int) -> list[Probe]:
-        """Returns the principal directions of normalised z, as `probes.components` does; they need no labels.
+        """Returns the principal directions of normalized z, as `probes.components` does; they need no labels.
 
         Raises UserError as that does, and within transformations of JAX.
         """
@@ -456,7 +456,7 @@ class DiffAE:
 
         Raises UserError as that does.
         """
-        refuse_forks()
+        forbid_forks()
         refuse_tracing(
             "sample_latents",
             num_latents,
@@ -514,7 +514,7 @@ class DiffAE:
         images, notes = as_images(images, self.transform)
         for told in notes:
             if told not in self._told:
-                caution(f"Note: {told}")
+                warn(f"Note: {told}")
                 self._told.add(told)
         return images
 
@@ -568,18 +568,18 @@ class DiffAE:
         if self.config.model.z_dim is None:
             raise UserError(f"{self.config.name} is a DDIM baseline: it has no encoder and no z.")
 
-    def check_normalised(self) -> None:
-        """Raises UserError for a model whose z cannot be normalised, as probes need it."""
+    def check_normalized(self) -> None:
+        """Raises UserError for a model whose z cannot be normalized, as probes need it."""
         if self.config.model.z_dim is None:
             raise UserError(f"{shown(self.config.name)} is a DDIM baseline: it has no z that probes could read.")
         if self.statistics is None:
             raise UserError(
-                f"{shown(self.config.name)} has no mean and deviation of z, and probes read normalised z: make them "
+                f"{shown(self.config.name)} has no mean and deviation of z, and probes read normalized z: make them "
                 f"with --stages=latents, or import a checkpoint with its latent.pkl."
             )
 
     def _normalized(self, z):
-        self.check_normalised()
+        self.check_normalized()
         return self.statistics.normalize(self._z(z))
 
     def check_edit(self, probe: str | Probe, strength: Strength | None, to: float | int | None) -> Probe:
@@ -593,7 +593,7 @@ class DiffAE:
         return editing.as_direction(self._probe(probe))
 
     def _probe(self, probe):
-        self.check_normalised()
+        self.check_normalized()
         return editing.as_probe(probe, self.probes, self.config.model.z_dim)
 
     def _walk(self, function, num_steps, sampler, **settings):

@@ -13,7 +13,7 @@ from diffae_jax.data.latents import LatentStatistics
 from diffae_jax.diffusion.interpolation import lerp, slerp
 from diffae_jax.probes import ClassProbe, Probe, find
 from diffae_jax.runtime.arrays import AnyArray, is_traced, refuse_traced, to_host
-from diffae_jax.runtime.errors import UserError, name_some, shown
+from diffae_jax.runtime.errors import UserError, list_some, shown
 
 MAX_STRENGTH = 1000  # of an edit; what is seen happens below 2
 USUAL_STRENGTH = 0.3
@@ -34,7 +34,7 @@ def moved(
         strengths = (jnp if is_traced(strength) else np).full(len(z), strength)
     else:
         strengths = probe.strength_to_reach(statistics.normalize(z), to)
-    # as a change of z, which is nothing at strength 0; to normalise and back would round
+    # as a change of z, which is nothing at strength 0; to normalize and back would round
     return z + strengths[:, None].astype(np.float32) * (probe.shift(1.0) * statistics.std)
 
 
@@ -67,7 +67,7 @@ def as_probe(probe: Any, probes: Mapping[str, Probe | ClassProbe], z_dim: int) -
 def as_direction(probe: Probe | ClassProbe) -> Probe:
     """Returns the probe itself. Raises UserError where it has a direction for each class."""
     if isinstance(probe, ClassProbe):
-        names = name_some(each.name for each in probe.classes.values())
+        names = list_some(each.name for each in probe.classes.values())
         raise UserError(f"The probe {shown(probe.name)} has a direction for each class: name one ({names}).")
     return probe
 

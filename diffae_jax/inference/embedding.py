@@ -16,8 +16,8 @@ from ml_collections import ConfigDict
 from diffae_jax.data.batches import on_devices, ordered_batches
 from diffae_jax.data.detect import open_images
 from diffae_jax.data.inspect.scan import check_all
-from diffae_jax.data.latents import INPUTS, PART_SIZE, part_path, part_starts, read_inputs, read_parts, write_part
-from diffae_jax.data.sources import Prepared, Source
+from diffae_jax.data.latents import CHUNK_SIZE, INPUTS, chunk_path, chunk_starts, read_chunks, read_inputs, write_chunk
+from diffae_jax.data.sources import Source, TransformedSource
 from diffae_jax.inference import batching, programs
 from diffae_jax.inference.diffae import DiffAE
 from diffae_jax.models import abstract_model
@@ -25,9 +25,9 @@ from diffae_jax.models.build import builder
 from diffae_jax.models.functional import Params
 from diffae_jax.runtime.console import Progress, say
 from diffae_jax.runtime.errors import UserError
-from diffae_jax.runtime.files import replacing, told, write_json
+from diffae_jax.runtime.files import atomic_write, os_errors_as_user_errors, write_json
 from diffae_jax.runtime.precision import resolve_precision
-from diffae_jax.runtime.sharding import make_mesh, on_host, replicated, split_batch, spread
+from diffae_jax.runtime.sharding import make_mesh, on_host, replicated, shard_array, split_batch
 
 Encode = Callable[[Source, int, int], Float[np.ndarray, "n d"]]
 
@@ -35,16 +35,16 @@ SPLIT = "images"  # all of them: the name of the parts
 FORMATS = (".npz", ".parquet")
 
 
-def encode_parts(own: Path, parts: list[tuple[str, Source, int]], encode: Encode) -> None:
+def encode_chunks(own: Path, parts: list[tuple[str, Source, int]], encode: Encode) -> None:
     """Encodes and writes parts, given by split, source and number of the first image, into the folder `own`."""
     encoded = _encoded([(source, start) for _, source, start in parts], encode)
     for (split, source, start), z in zip(parts, encoded, strict=True):
-        write_part(part_path(own, split, start), source.ids[start : start + len(z)], z)
+        write_chunk(chunk_path(own, split, start), source.ids[start : start + len(z)], z)
 
 
 def _encoded(parts: list[tuple[Source, int]], encode: Encode) -> Iterator[Float[np.ndarray, "n d"]]:
     """Yields z of each part, given by source and number of the first image, and shows how far the work is."""
-    stops = [min(start + PART_SIZE, len(source)) for source, start in parts]
+    stops = [min(start + CHUNK_SIZE, len(source)) for source, start in parts]
     total = sum(stop - start for stop, (_, start) in zip(stops, parts, strict=True))
     with contextlib.closing(Progress("images", total, 0)) as progress:
         for (source, start), stop in zip(parts, stops, strict=True):
@@ -60,8 +60,8 @@ def encoder(config: ConfigDict, params: Params, batch_size: int) -> Encode:
     mesh = make_mesh(jax.local_devices())
     graphdef, _ = abstract_model(builder(config, resolve_precision(config.train.precision)))
     whole = replicated(mesh)
-    params = jax.tree.map(lambda a: spread(a, whole), params)
-    batch_size = max(1, min(PART_SIZE, batch_size) // mesh.size) * mesh.size
+    params = jax.tree.map(lambda a: shard_array(a, whole), params)
+    batch_size = max(1, min(CHUNK_SIZE, batch_size) // mesh.size) * mesh.size
 
     def encode_range(source, start, stop):
         batches = on_devices(ordered_batches(source, start, stop, batch_size), split_batch(mesh))
@@ -73,34 +73,34 @@ def encoder(config: ConfigDict, params: Params, batch_size: int) -> Encode:
     return encode_range
 
 
-def open_for(model: DiffAE, path: str | Path) -> Prepared:
+def open_for(model: DiffAE, path: str | Path) -> TransformedSource:
     """Opens the images at a path, see `data.opening.open_images`, as the model takes them.
 
     Raises UserError where there are none, or not such as it takes.
     """
-    return Prepared(open_images(path, model.image_shape).source, model.transform)
+    return TransformedSource(open_images(path, model.image_shape).source, model.transform)
 
 
 def embed(model: DiffAE, source: Source, out: Path) -> None:
     """Writes z of all images to `out`, with their ids and labels in order: an .npz or a .parquet, by its suffix.
 
-    Parts of 1,024 images lie in `out`.parts until all are there, and are kept when the work is stopped. Raises
+    Parts of 1,024 images lie in `out`.chunks until all are there, and are kept when the work is stopped. Raises
     UserError for an image that cannot be read, and for parts that are of another model or of other images.
     """
     check_format(out)
     model.check_has_encoder()
-    own = out.with_name(f"{out.name}.parts")
-    with told(own, "written"):
+    own = out.with_name(f"{out.name}.chunks")
+    with os_errors_as_user_errors(own, "written"):
         _check_inputs(own, {"model": model.digest(), **describe(source)}, source)
-        missing = [start for start in part_starts(len(source)) if not part_path(own, SPLIT, start).exists()]
-        to_go = sum(min(PART_SIZE, len(source) - start) for start in missing)
+        missing = [start for start in chunk_starts(len(source)) if not chunk_path(own, SPLIT, start).exists()]
+        to_go = sum(min(CHUNK_SIZE, len(source) - start) for start in missing)
         say(f"{len(source):,} images, z of {model.config.model.z_dim} dimensions; {to_go:,} images to go.")
         if missing:
-            encode_parts(own, [(SPLIT, source, start) for start in missing], _encoder_of(model, len(source)))
-        parts = list(read_parts(own, SPLIT))
+            encode_chunks(own, [(SPLIT, source, start) for start in missing], _encoder_of(model, len(source)))
+        parts = list(read_chunks(own, SPLIT))
     ids, z = [name for names, _ in parts for name in names], np.concatenate([z for _, z in parts])
     columns = label_columns(source)
-    with told(out, "written"):
+    with os_errors_as_user_errors(out, "written"):
         (write_npz if out.suffix == ".npz" else write_parquet)(out, ids, z, columns)
         shutil.rmtree(own)
 
@@ -112,7 +112,7 @@ def latents(model: DiffAE, source: Source) -> Float[np.ndarray, "n d"]:
     """
     model.check_has_encoder()
     check_all(source, show_progress=sys.stderr.isatty())
-    parts = [(source, start) for start in part_starts(len(source))]
+    parts = [(source, start) for start in chunk_starts(len(source))]
     return np.concatenate(list(_encoded(parts, _encoder_of(model, len(source)))))
 
 
@@ -134,7 +134,7 @@ def label_columns(source: Source) -> dict[str, np.ndarray]:
 
 def write_npz(out: Path, ids: list[str], z: Float[np.ndarray, "n d"], columns: dict[str, np.ndarray]) -> None:
     """Writes the arrays ids, z and one a column, without pickle."""
-    with replacing(out) as scratch:
+    with atomic_write(out) as scratch:
         np.savez(scratch, ids=np.asarray(ids), z=z, **columns)
 
 
@@ -148,7 +148,7 @@ def write_parquet(out: Path, ids: list[str], z: Float[np.ndarray, "n d"], column
 
     width = max(3, len(str(z.shape[1] - 1)))
     dimensions = {f"z_{i:0{width}}": np.ascontiguousarray(z[:, i]) for i in range(z.shape[1])}
-    with replacing(out) as scratch:
+    with atomic_write(out) as scratch:
         pyarrow.parquet.write_table(pyarrow.table({"id": ids, **columns, **dimensions}), scratch)
 
 

@@ -13,8 +13,8 @@ from PIL import Image
 
 from diffae_jax.data.detect import open_images
 from diffae_jax.data.formats.files import read_file
-from diffae_jax.data.sources import each, told_image
-from diffae_jax.data.transforms import Transform, check_picture_shape, pixels_of, told_size
+from diffae_jax.data.sources import each, image_errors_as_user_errors
+from diffae_jax.data.transforms import Transform, check_picture_shape, format_size, pixels_of
 from diffae_jax.runtime.arrays import AnyArray, is_traced, to_host
 from diffae_jax.runtime.errors import UserError, shown
 
@@ -87,7 +87,7 @@ def _from_pictures(pictures: Sequence[Any], transform: Transform) -> tuple[np.nd
 def _opened(picture: Any, transform: Transform) -> tuple[np.ndarray, str]:
     if not isinstance(picture, Image.Image):
         return read_file(Path(picture), transform.image_shape), os.fspath(picture)
-    with told_image("a PIL image"):
+    with image_errors_as_user_errors("a PIL image"):
         return pixels_of(picture), "a PIL image"
 
 
@@ -115,8 +115,8 @@ def _loss(image: np.ndarray, name: str, transform: Transform) -> str | None:
     if not is_usual and transform.intensity is not None:
         kind += " by the range {:g}..{:g}".format(*transform.intensity)
     *size, channels = transform.image_shape
-    have = f"{told_size(image.shape[:-1])} in {_channels(image.shape[-1])}{kind}"
-    return f"({shown(name)}) from {have} to {told_size(size)} in {_channels(channels)}"
+    have = f"{format_size(image.shape[:-1])} in {_channels(image.shape[-1])}{kind}"
+    return f"({shown(name)}) from {have} to {format_size(size)} in {_channels(channels)}"
 
 
 def _channels(number: int) -> str:

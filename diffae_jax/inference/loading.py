@@ -15,7 +15,7 @@ from diffae_jax.inference.weights import abstract_weights, check_weights
 from diffae_jax.models import encoder_name
 from diffae_jax.models.functional import digest, flatten, unflatten
 from diffae_jax.runtime.errors import UserError
-from diffae_jax.runtime.files import told
+from diffae_jax.runtime.files import os_errors_as_user_errors
 from diffae_jax.runtime.sharding import on_host
 from diffae_jax.training.checkpoint import latest_step, load_ema
 
@@ -28,7 +28,7 @@ def read_model(path: Path, mesh: Mesh, encoder: type[nnx.Module] | None = None) 
     Raises UserError for a path that is neither, for a bundle that is damaged or of a newer format, and for a run whose
     latents are those of another autoencoder.
     """
-    with told(path):
+    with os_errors_as_user_errors(path):
         is_bundle = (path / MANIFEST).exists()
         is_run = (path / "config.json").exists() and (path / "autoencoder" / "checkpoints").is_dir()
     if is_bundle:

@@ -75,7 +75,7 @@ def _normal(keys: Array, shape: tuple[int, ...]) -> Array:
 
 
 def _latents(prior: nnx.Module, keys: Array, shape: tuple[int, ...], process: Process, num_steps: int) -> Array:
-    """Draws a normalised z from the latent DDIM for each key (Sec. 4)."""
+    """Draws a normalized z from the latent DDIM for each key (Sec. 4)."""
     z_T = _normal(keys, shape)
     return _walk(prior, (), z_T, process=process, sampler=DDIM, num_steps=num_steps, clip=False)
 
@@ -125,7 +125,7 @@ def latents_of_class(
 ) -> tuple[Array, Array, Array]:
     """Draws z that a probe accepts, by rejection sampling (Sec. 5.6), in batches until there are enough.
 
-    A candidate of probability p is accepted where p > 0.5, with probability p. Returns the first accepted normalised
+    A candidate of probability p is accepted where p > 0.5, with probability p. Returns the first accepted normalized
     z, `num_images` of them at least, the numbers of their candidates, and how many were accepted in all. Candidate i is
     the z of `sample`'s image i, so what is accepted does not depend on the devices or on how many are wanted.
     """

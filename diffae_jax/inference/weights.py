@@ -10,8 +10,8 @@ from diffae_jax.models import abstract_model
 from diffae_jax.models.build import builder, prior_builder
 from diffae_jax.models.encoders import ENCODERS, check_encoder
 from diffae_jax.models.functional import Params
-from diffae_jax.runtime.errors import UserError, name_some, shown
-from diffae_jax.runtime.sharding import replicated, spread
+from diffae_jax.runtime.errors import UserError, list_some, shown
+from diffae_jax.runtime.sharding import replicated, shard_array
 
 
 def abstract_weights(config: ConfigDict, mesh: Mesh) -> dict[str, Params]:
@@ -49,12 +49,12 @@ def check_weights(weights: dict[str, Any], expected: dict[str, Any]) -> None:
         ("has in another shape or type", {k for k in found.keys() & wanted.keys() if found[k] != wanted[k]}),
     ):
         if names:
-            raise UserError(f"The model {problem} {name_some(names)}.")
+            raise UserError(f"The model {problem} {list_some(names)}.")
 
 
 def placed(params: Params, mesh: Mesh) -> Params:
     """Puts weights on every device; those that a run has laid out over its mesh stay as they are."""
     whole = replicated(mesh)
     return jax.tree.map(
-        lambda a: a if isinstance(getattr(a, "sharding", None), NamedSharding) else spread(a, whole), params
+        lambda a: a if isinstance(getattr(a, "sharding", None), NamedSharding) else shard_array(a, whole), params
     )

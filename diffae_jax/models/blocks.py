@@ -1,4 +1,4 @@
-"""The blocks that encoder and UNet share: group normalisation, residual block, attention, resampling."""
+"""The blocks that encoder and UNet share: group normalization, residual block, attention, resampling."""
 
 import math
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
-NUM_GROUPS = 32  # of every group normalisation, as in the official networks
+NUM_GROUPS = 32  # of every group normalization, as in the official networks
 
 Resample = Literal["down", "up"]
 Projection = Callable[[int, nnx.Rngs], nnx.Module]  # (channels of a block, rngs) -> a layer of that block
@@ -24,7 +24,7 @@ def uniform_init(fan_in: int) -> nnx.Initializer:
 
 
 def initializers(fan_in: int, zero: bool = False) -> dict[str, nnx.Initializer]:
-    """Initialisers of a layer's kernel and bias; `zero` for the layers that must start as "no change"."""
+    """Initializers of a layer's kernel and bias; `zero` for the layers that must start as "no change"."""
     init = nnx.initializers.zeros_init() if zero else uniform_init(fan_in)
     return {"kernel_init": init, "bias_init": init}
 
@@ -87,7 +87,7 @@ def scale_shift(h: Float[Array, "n *spatial c"], a: Float[Array, "#n c"], b: Flo
 
 
 class GroupNorm(nnx.Module):
-    """Group normalisation over 32 groups, given as the affine map that it is for each sample.
+    """Group normalization over 32 groups, given as the affine map that it is for each sample.
 
     Statistics are float32 whatever the type of the input, and taken in one pass over it. So that mean(h^2) - mean(h)^2
     does not cancel where the mean is large, both are taken of h less a value that is typical of the group: its mean at
@@ -99,14 +99,14 @@ class GroupNorm(nnx.Module):
     def __init__(self, channels: int):
         if channels % NUM_GROUPS:
             raise ValueError(
-                f"{channels} channels cannot be split into {NUM_GROUPS} normalisation groups: "
+                f"{channels} channels cannot be split into {NUM_GROUPS} normalization groups: "
                 f"choose base_channels and channel multipliers whose products are multiples of {NUM_GROUPS}."
             )
         self.scale = nnx.Param(jnp.ones(channels, jnp.float32))
         self.bias = nnx.Param(jnp.zeros(channels, jnp.float32))
 
     def affine(self, h: Float[Array, "n *spatial c"]) -> tuple[Float[Array, "n c"], Float[Array, "n c"]]:
-        """Returns (a, b) such that the normalised h is `h * a + b`."""
+        """Returns (a, b) such that the normalized h is `h * a + b`."""
         n, *spatial, channels = h.shape
         over_space = tuple(range(1, 1 + len(spatial)))
         h = h.astype(jnp.float32)
@@ -124,7 +124,7 @@ class GroupNorm(nnx.Module):
         return a, b
 
     def __call__(self, h: Float[Array, "n *spatial c"]) -> Float[Array, "n *spatial c"]:
-        """Returns h normalised."""
+        """Returns h normalized."""
         return scale_shift(h, *self.affine(h))
 
 
@@ -134,9 +134,9 @@ def adagn(
     t_scale_shift: Float[Array, "#n two_c"],
     z_scale: Float[Array, "n c"] | None,
 ) -> Float[Array, "n *spatial c"]:
-    """Adaptive group normalisation, Eq. 7: z_s * (t_s * GroupNorm(h) + t_b), with scales given as offsets from 1.
+    """Adaptive group normalization, Eq. 7: z_s * (t_s * GroupNorm(h) + t_b), with scales given as offsets from 1.
 
-    Normalisation, t and z are first folded into one factor and one offset a sample and channel, so that the
+    Normalization, t and z are first folded into one factor and one offset a sample and channel, so that the
     feature maps, by far the largest arrays, are read once for the statistics and once for one multiply-add.
     """
     a, b = norm.affine(h)

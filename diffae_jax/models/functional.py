@@ -32,7 +32,7 @@ def parameters_only(module: nnx.Module) -> nnx.Module:
     if others:
         raise ValueError(
             f"{type(module).__name__} holds {others[0]} beside its parameters, but what it computes must depend on its "
-            f"input and its parameters alone: keep constants out of its attributes and normalise with nnx.LayerNorm or "
+            f"input and its parameters alone: keep constants out of its attributes and normalize with nnx.LayerNorm or "
             f"nnx.GroupNorm."
         )
     return module

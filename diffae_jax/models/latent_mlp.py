@@ -31,7 +31,7 @@ class LatentLayer(nnx.Module):
 
 
 class LatentMLP(nnx.Module):
-    """Predicts the noise in a normalised semantic code z_t, given the time step.
+    """Predicts the noise in a normalized semantic code z_t, given the time step.
 
     A chain of dense layers; every layer but the first also sees the input itself, beside what the layer before it made.
     """

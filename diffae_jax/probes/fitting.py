@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, Shaped
 
 from diffae_jax.probes.linear import ClassProbe, Probe, Score
-from diffae_jax.runtime.errors import UserError, name_some, shown
+from diffae_jax.runtime.errors import UserError, list_some, shown
 
 METRICS = {"binary": "AUROC", "classes": "accuracy", "continuous": "R^2"}
 SCORING = {"binary": "roc_auc", "classes": "accuracy", "continuous": "r2"}  # the same, as scikit-learn calls them
@@ -22,7 +22,7 @@ MOST_FOLDS = 5
 PENALTIES = np.logspace(-2, 4, 7)  # of continuous labels, chosen by leaving one out
 # Under a strong penalty a direction comes close to the difference of the means of two classes, along which there are
 # images. A weak one tells a few more images apart, but along directions in which z hardly vary, and edits lead away
-# from the data: of digits moved by strength 1, 55 % were recognised as what they should be with 0.01, 47 % with 0.1.
+# from the data: of digits moved by strength 1, 55 % were recognized as what they should be with 0.01, 47 % with 0.1.
 INVERSE_PENALTY = 0.01
 
 
@@ -47,28 +47,28 @@ def kind_of(labels: Iterable[Any]) -> str:
 
 def fit(
     name: str,
-    z_normalised: Shaped[np.ndarray, "..."],
+    z_normalized: Shaped[np.ndarray, "..."],
     labels: Iterable[Any],
     *,
     kind: str | None = None,
-    positive_unlabelled: bool = False,
+    positive_unlabeled: bool = False,
     held_out: tuple[np.ndarray, Iterable[Any]] | None = None,
 ) -> Probe | ClassProbe:
-    """Fits a probe of labels [N] to normalised z [N, D] (Appendix A.2); missing labels are left out.
+    """Fits a probe of labels [N] to normalized z [N, D] (Appendix A.2); missing labels are left out.
 
     The kind, binary, classes or continuous, is that of `kind_of` unless given; of two values the greater is positive.
-    With `positive_unlabelled`, labels of 1 or True are positive and all other images, those without label too, count as
+    With `positive_unlabeled`, labels of 1 or True are positive and all other images, those without label too, count as
     negative; the positives are repeated until they are as many. The score is measured on `held_out`, z and labels, or
     by cross-validation where that is not given or holds too little.
 
     Raises UserError for z and labels that do not go together, and for labels of too few or too many values.
     """
-    z, values = _paired(name, z_normalised, labels, positive_unlabelled)
+    z, values = _paired(name, z_normalized, labels, positive_unlabeled)
     kind = kind or kind_of(values)
-    _check_values(name, values, kind, positive_unlabelled)
+    _check_values(name, values, kind, positive_unlabeled)
     positive = max(values)
     targets = _targets(values, kind, positive)
-    repeats = max(1.0, float((~targets).sum() / targets.sum())) if positive_unlabelled else 1.0
+    repeats = max(1.0, float((~targets).sum() / targets.sum())) if positive_unlabeled else 1.0
     if kind == "binary":
         probe = _binary(name, z, targets, _text(positive), repeats)
     elif kind == "classes":
@@ -79,48 +79,48 @@ def fit(
         probe = Probe(name, ridge.coef_.astype(np.float32), float(ridge.intercept_), "continuous")
     score = None
     if held_out is not None:
-        held_z, held_values = _paired(f"{name}, held out,", *held_out, positive_unlabelled)
+        held_z, held_values = _paired(f"{name}, held out,", *held_out, positive_unlabeled)
         score = _held_out_score(probe, kind, held_z, _targets(held_values, kind, positive))
     return dataclasses.replace(probe, score=score or _cross_validated(kind, z, targets, repeats))
 
 
 def check_labels(
-    name: str, labels: Iterable[Any], *, kind: str | None = None, positive_unlabelled: bool = False
+    name: str, labels: Iterable[Any], *, kind: str | None = None, positive_unlabeled: bool = False
 ) -> None:
     """Raises UserError for labels that `fit`, with the same settings, would refuse whatever the z."""
-    _, values = _known(name, labels, positive_unlabelled)
-    _check_values(name, values, kind or kind_of(values), positive_unlabelled)
+    _, values = _known(name, labels, positive_unlabeled)
+    _check_values(name, values, kind or kind_of(values), positive_unlabeled)
 
 
-def components(z_normalised: Float[np.ndarray, "n d"], count: int) -> list[Probe]:
-    """Returns the principal directions of normalised z as continuous probes, which read the coordinate along them.
+def components(z_normalized: Float[np.ndarray, "n d"], count: int) -> list[Probe]:
+    """Returns the principal directions of normalized z as continuous probes, which read the coordinate along them.
 
     They need no labels; their score is the share of the variance. Raises UserError for a count that z cannot have.
     """
-    most = min(len(z_normalised) - 1, z_normalised.shape[1])
+    most = min(len(z_normalized) - 1, z_normalized.shape[1])
     if not 1 <= count <= most:
         raise UserError(
-            f"z of {len(z_normalised):,} images in {z_normalised.shape[1]:,} dimensions have 1 to {most:,} principal "
+            f"z of {len(z_normalized):,} images in {z_normalized.shape[1]:,} dimensions have 1 to {most:,} principal "
             f"components, not {count}."
         )
     from sklearn.decomposition import PCA
 
-    _check_finite("principal components", z_normalised)
-    pca = PCA(count, svd_solver="covariance_eigh").fit(z_normalised.astype(np.float64))
+    _check_finite("principal components", z_normalized)
+    pca = PCA(count, svd_solver="covariance_eigh").fit(z_normalized.astype(np.float64))
     return [
         Probe(
             f"component {i}",
             axis.astype(np.float32),
             -float(pca.mean_ @ axis),
             "continuous",
-            score=Score("share of variance", float(share), len(z_normalised)),
+            score=Score("share of variance", float(share), len(z_normalized)),
         )
         for i, (axis, share) in enumerate(zip(pca.components_, pca.explained_variance_ratio_, strict=True), 1)
     ]
 
 
 def _paired(
-    name: str, z: Any, labels: Iterable[Any], positive_unlabelled: bool
+    name: str, z: Any, labels: Iterable[Any], positive_unlabeled: bool
 ) -> tuple[Float64[np.ndarray, "n d"], list[Any]]:
     """Returns the z that have a label, and these labels as plain values."""
     z, labels = np.asarray(z), list(labels)
@@ -129,11 +129,11 @@ def _paired(
     if len(z) != len(labels):
         raise UserError(f"{shown(name)} has {len(labels):,} labels for the z of {len(z):,} images: give one each.")
     _check_finite(name, z)
-    known, values = _known(name, labels, positive_unlabelled)
+    known, values = _known(name, labels, positive_unlabeled)
     return z[known].astype(np.float64), values
 
 
-def _known(name: str, labels: Iterable[Any], positive_unlabelled: bool) -> tuple[Bool[np.ndarray, "n"], list[Any]]:
+def _known(name: str, labels: Iterable[Any], positive_unlabeled: bool) -> tuple[Bool[np.ndarray, "n"], list[Any]]:
     """Returns which labels are used, and these as plain values: whether they are positive where the others are none."""
     labels = [label.item() if isinstance(label, np.generic) else label for label in labels]
     for label in labels:
@@ -142,9 +142,9 @@ def _known(name: str, labels: Iterable[Any], positive_unlabelled: bool) -> tuple
     known = is_known(labels)
     values = [label for label, is_there in zip(labels, known, strict=True) if is_there]
     is_text = any(isinstance(value, str) for value in values)
-    if positive_unlabelled:
+    if positive_unlabeled:
         if is_text or (any(values) and 1 not in values):
-            found = name_some({_text(value) for value in values})
+            found = list_some({_text(value) for value in values})
             kind = "text" if is_text else "numbers"
             raise UserError(f"Positive labels are 1 or True, and those of {shown(name)} are {kind}: {found}.")
         return np.ones(len(labels), bool), [label == 1 for label in labels]
@@ -157,7 +157,7 @@ def _check_finite(name: str, z: np.ndarray) -> None:
         raise UserError(f"{len(bad):,} of the {len(z):,} z for {shown(name)} are not finite, the first is {bad[0]}.")
 
 
-def _check_values(name: str, values: list[Any], kind: str, positive_unlabelled: bool) -> None:
+def _check_values(name: str, values: list[Any], kind: str, positive_unlabeled: bool) -> None:
     """Raises UserError for labels that no probe of that kind can be fitted to."""
     counts = collections.Counter(values)
     told = f"{len(counts):,} different values"
@@ -178,10 +178,10 @@ def _check_values(name: str, values: list[Any], kind: str, positive_unlabelled: 
     alone = [_text(value) for value, count in counts.items() if count < 2]
     if kind != "continuous" and alone:
         raise UserError(
-            f"Classes of {shown(name)} have one image each ({name_some(alone)}): label two or more of each."
+            f"Classes of {shown(name)} have one image each ({list_some(alone)}): label two or more of each."
         )
-    if positive_unlabelled and kind != "binary":
-        raise UserError(f"Labels of {shown(name)} that are positive or unlabelled are of kind binary, not {kind}.")
+    if positive_unlabeled and kind != "binary":
+        raise UserError(f"Labels of {shown(name)} that are positive or unlabeled are of kind binary, not {kind}.")
 
 
 def _targets(values: list[Any], kind: str, positive: Any) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Probes as values: what they read off normalised z, where they move it, and how they are stored."""
+"""Probes as values: what they read off normalized z, where they move it, and how they are stored."""
 
 import dataclasses
 import math
@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from diffae_jax.runtime.arrays import AnyArray, is_traced
-from diffae_jax.runtime.errors import UserError, name_some, shown
+from diffae_jax.runtime.errors import UserError, list_some, shown
 
 GREATEST = float(np.finfo(np.float32).max)
 KINDS = ("binary", "continuous")  # of a single direction
@@ -45,7 +45,7 @@ class Score:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Probe:
-    """A linear function of normalised z: `z @ weights + bias` is the logit of an attribute, or a value that is read.
+    """A linear function of normalized z: `z @ weights + bias` is the logit of an attribute, or a value that is read.
 
     Raises UserError unless the weights are one row of finite numbers that has a direction, and the bias is finite.
     """
@@ -80,11 +80,11 @@ class Probe:
         return len(self.weights)
 
     def logits(self, z: Float[AnyArray, "n d"]) -> Float[AnyArray, "n"]:
-        """Returns the linear function of each normalised z: the logit of a binary label, the value of a continuous."""
+        """Returns the linear function of each normalized z: the logit of a binary label, the value of a continuous."""
         return _product(z, self.weights) + np.float32(self.bias)
 
     def predict(self, z: Float[AnyArray, "n d"]) -> Float[AnyArray, "n"]:
-        """Returns, for each normalised z, the probability in [0, 1] of a binary label, or the value of a continuous."""
+        """Returns, for each normalized z, the probability in [0, 1] of a binary label, or the value of a continuous."""
         if self.kind == "continuous":
             return self.logits(z)
         if is_traced(z):
@@ -94,12 +94,12 @@ class Probe:
         return expit(self.logits(z))
 
     def shift(self, strength: float) -> Float[np.ndarray, "d"]:
-        """Returns `strength * sqrt(D)` times the direction, for normalised z (Sec. 5.3)."""
+        """Returns `strength * sqrt(D)` times the direction, for normalized z (Sec. 5.3)."""
         direction = self.weights / np.linalg.norm(self.weights)
         return np.float32(strength * np.sqrt(self.z_dim)) * direction
 
     def strength_to_reach(self, z: Float[AnyArray, "n d"], to: float | int) -> Float[AnyArray, "n"]:
-        """Returns the strength that takes each normalised z to where `predict` gives `to`, in closed form.
+        """Returns the strength that takes each normalized z to where `predict` gives `to`, in closed form.
 
         Raises UserError for a probability that is not between 0 and 1, and for a value that is not finite.
         """
@@ -177,7 +177,7 @@ class ClassProbe:
         return next(iter(self.classes.values())).z_dim
 
     def predict(self, z: Float[AnyArray, "n d"]) -> np.ndarray:
-        """Returns the name of the class of each normalised z: that of the greatest logit.
+        """Returns the name of the class of each normalized z: that of the greatest logit.
 
         Raises UserError for z that JAX traces, as names are no arrays of JAX.
         """
@@ -229,7 +229,7 @@ def find(probes: Mapping[str, Probe | ClassProbe], name: str) -> Probe | ClassPr
     """Returns the probe of a name, or that of one class by "name=class". Raises UserError with those there are."""
     found = {**directions(probes), **probes}
     if name not in found:
-        there_are = f"there are {name_some(found)}" if found else "there are none: make one with fit_probe"
+        there_are = f"there are {list_some(found)}" if found else "there are none: make one with fit_probe"
         raise UserError(f"There is no probe {shown(name)}; {there_are}.")
     return found[name]
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffae_jax.runtime.errors import UserError
-from diffae_jax.runtime.process import refuse_forks
+from diffae_jax.runtime.process import forbid_forks
 
 AnyArray = np.ndarray | jax.Array  # of the host, or traced by a transformation
 
@@ -19,7 +19,7 @@ def is_traced(*values: Any) -> bool:
 
 def is_tracing() -> bool:
     """Whether even constants give traced results here, as within `jax.jit` and the body of a `lax.scan`."""
-    refuse_forks()
+    forbid_forks()
     return is_traced(jnp.zeros(()) + 0)
 
 

@@ -29,7 +29,7 @@ def on_tpu() -> bool:
 
 
 def join_cluster(coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None):
-    """Initialises jax.distributed where flags or a cluster say so; alone otherwise.
+    """Initializes jax.distributed where flags or a cluster say so; alone otherwise.
 
     Raises UserError where only some of the three flags are given or the coordinator cannot be reached.
     """

@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 
 
-def keep_compiled_programs() -> None:
+def enable_compilation_cache() -> None:
     """Keeps compiled programs for the next run, in a folder that only this user can read: they are code."""
     if jax.config.jax_compilation_cache_dir:
         return

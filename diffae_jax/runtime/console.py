@@ -26,7 +26,7 @@ def note(message: str) -> None:
         LOGGER.info(message)
 
 
-def caution(message: str) -> None:
+def warn(message: str) -> None:
     """Logs what may not be as meant, of level WARNING: Python prints that on stderr unless it is told otherwise."""
     if is_main_process():
         LOGGER.warning(message)

@@ -30,7 +30,7 @@ def shown(value: Any) -> str:
     return _in_one_line(str(value)[:LONGEST_VALUE])
 
 
-def name_some(names: Iterable[str]) -> str:
+def list_some(names: Iterable[str]) -> str:
     """Returns the first three of some names, and how many more there are."""
     names = sorted(names)
     return ", ".join(map(shown, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -26,7 +26,7 @@ ROW_HEADER = re.compile(
 )
 
 
-def expanded(path: str | os.PathLike) -> Path:
+def expand_home(path: str | os.PathLike) -> Path:
     """Returns a path with the home folder in place of a ~; that of nobody stays as it is, and leads nowhere."""
     try:
         return Path(path).expanduser()
@@ -35,7 +35,7 @@ def expanded(path: str | os.PathLike) -> Path:
 
 
 @contextlib.contextmanager
-def told(path: Path, verb: str = "read") -> Iterator[None]:
+def os_errors_as_user_errors(path: Path, verb: str = "read") -> Iterator[None]:
     """Turns what the system says about a path into a UserError: no permission, a name too long, a broken disk."""
     try:
         possible = b"\0" not in os.fsencode(path)
@@ -50,7 +50,7 @@ def told(path: Path, verb: str = "read") -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Yields a scratch path beside `path`: once it is written it takes that place, and after an error it is gone.
 
     So `path` holds the new file whole or what it held before, whenever the process or the machine dies.
@@ -68,13 +68,13 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def write_json(path: Path, value: Any) -> None:
     """Writes a JSON file that is there whole or not at all."""
-    with replacing(path) as scratch:
+    with atomic_write(path) as scratch:
         scratch.write_text(json.dumps(value, indent=2) + "\n")
 
 
 def check_file(path: Path) -> None:
     """Raises UserError for what is no regular file, nor leads to one: to open a pipe would wait for its writer."""
-    with told(path):
+    with os_errors_as_user_errors(path):
         if not path.is_file():
             raise UserError(f"{path} is {'not a file' if path.exists() else 'missing: check the path'}.")
 
@@ -85,7 +85,7 @@ def read_bytes(path: Path, limit: int) -> bytes:
     Raises UserError for anything else, and for one of more than `limit` bytes.
     """
     check_file(path)
-    with told(path), path.open("rb") as file:
+    with os_errors_as_user_errors(path), path.open("rb") as file:
         content = file.read(limit + 1)
     if len(content) > limit:
         raise UserError(f"{path} cannot be read: it has more than the {limit:,} bytes that such a file may have.")

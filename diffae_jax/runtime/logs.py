@@ -18,7 +18,7 @@ class _Printer(logging.Handler):
 
 
 @contextlib.contextmanager
-def notes_on_stderr() -> Iterator[None]:
+def log_to_stderr() -> Iterator[None]:
     """Prints the notes of the library on stderr, as the commands do; afterwards the logger is as it was."""
     printer, level, propagate = _Printer(), LOGGER.level, LOGGER.propagate
     LOGGER.addHandler(printer)
@@ -33,7 +33,7 @@ def notes_on_stderr() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def root_logger_kept() -> Iterator[None]:
+def preserve_root_logger() -> Iterator[None]:
     """Takes back what absl, through which Orbax and Grain log, does to the root logger: its handler and its level.
 
     Handlers that others add meanwhile stay.

@@ -13,7 +13,7 @@ def _user_of_devices() -> int:
     return os.getpid()
 
 
-def refuse_forks() -> None:
+def forbid_forks() -> None:
     """Raises UserError in a fork of a process that has used its devices: JAX's threads are not there to answer."""
     if _user_of_devices() != os.getpid():
         raise UserError(

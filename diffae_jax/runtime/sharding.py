@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from diffae_jax.runtime.errors import UserError
-from diffae_jax.runtime.process import refuse_forks
+from diffae_jax.runtime.process import forbid_forks
 
 DATA = "data"  # the one mesh axis: all devices of all processes
 
@@ -21,9 +21,9 @@ Sharding = Literal["replicated", "fsdp"]
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Returns the mesh of some devices, by default all of all processes."""
-    refuse_forks()
+    forbid_forks()
     devices = jax.devices() if devices is None else devices
-    # in this order the devices of a process are neighbours, so that its part of a batch is one piece
+    # in this order the devices of a process are neighbors, so that its part of a batch is one piece
     return Mesh(np.asarray(devices), (DATA,), axis_types=(AxisType.Auto,))
 
 
@@ -63,7 +63,7 @@ def check_batch_size(key: str, batch_size: int, num_devices: int, num_microbatch
         )
 
 
-def spread(array: np.ndarray | jax.Array, sharding: NamedSharding) -> jax.Array:
+def shard_array(array: np.ndarray | jax.Array, sharding: NamedSharding) -> jax.Array:
     """Lays an array that every process holds whole out over the devices."""
     return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
@@ -75,7 +75,7 @@ def _gather(mesh: Mesh) -> Callable[[Any], Any]:
 
 def on_host(tree: Any) -> Any:
     """Fetches global arrays of any sharding as numpy arrays, on every process alike."""
-    refuse_forks()
+    forbid_forks()
     mesh_of = {x.sharding.mesh for x in jax.tree.leaves(tree) if not x.is_fully_addressable}
     if mesh_of:
         tree = _gather(mesh_of.pop())(tree)

@@ -17,7 +17,7 @@ from diffae_jax.data.batches import on_devices, training_batches
 from diffae_jax.data.detect import notes_on_labels
 from diffae_jax.data.inspect.scan import describe_labels
 from diffae_jax.data.pictures import save_rows
-from diffae_jax.data.run_images import open_data, said_of
+from diffae_jax.data.run_images import data_summary, open_data
 from diffae_jax.data.sources import Source, read
 from diffae_jax.data.transforms import to_float
 from diffae_jax.diffusion.loss import diffusion_loss, draw_t_and_eps
@@ -30,7 +30,7 @@ from diffae_jax.runtime.cluster import is_main_process
 from diffae_jax.runtime.console import quantity, say
 from diffae_jax.runtime.errors import UserError
 from diffae_jax.runtime.precision import resolve_precision
-from diffae_jax.runtime.sharding import check_batch_size, replicated, split_batch, spread
+from diffae_jax.runtime.sharding import check_batch_size, replicated, shard_array, split_batch
 from diffae_jax.stages.loss_terms import LossTerm, check_terms, evaluate
 from diffae_jax.stages.run_folder import is_begun
 from diffae_jax.training.checkpoint import Checkpoints
@@ -98,7 +98,7 @@ def autoencoder_program(
 def describe_images(config: ConfigDict, folder: Path, training: Source, held_out: Source) -> None:
     """Prints what was found in the images, and their labels."""
     for line in (
-        *said_of(folder),
+        *data_summary(folder),
         *describe_labels(training.labels),
         *notes_on_labels(config.data.labels, training, held_out),
     ):
@@ -149,7 +149,7 @@ def periodic_tasks(config: ConfigDict, folder: Path, mesh: Mesh, images: Source)
 def health_task(config: ConfigDict, mesh: Mesh, images: Shaped[np.ndarray, "n *shape"]) -> PeriodicCall:
     """Measures and reports whether z is learning, on at least two images."""
     graphdef, _ = abstract_model(builder(config, resolve_precision(config.train.precision)))
-    batch = spread(images, replicated(mesh) if len(images) % mesh.size else split_batch(mesh))
+    batch = shard_array(images, replicated(mesh) if len(images) % mesh.size else split_batch(mesh))
 
     @partial(jax.jit, out_shardings=replicated(mesh))
     def measure(params, images, key):

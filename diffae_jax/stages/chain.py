@@ -12,10 +12,10 @@ from ml_collections import ConfigDict
 from diffae_jax.config import check_run
 from diffae_jax.data.run_images import left_out
 from diffae_jax.inference.loading import name_encoder
-from diffae_jax.runtime.compilation import keep_compiled_programs
+from diffae_jax.runtime.compilation import enable_compilation_cache
 from diffae_jax.runtime.console import say
 from diffae_jax.runtime.errors import UserError
-from diffae_jax.runtime.logs import root_logger_kept
+from diffae_jax.runtime.logs import preserve_root_logger
 from diffae_jax.runtime.own_code import import_own
 from diffae_jax.runtime.sharding import check_batch_size, make_mesh
 from diffae_jax.stages import autoencoder, evaluation, export, latents, prior, probes
@@ -97,11 +97,11 @@ def run_stages(
     if ":" in config.model.encoder.kind:  # which the user wrote, who may run what they like
         import_own(config.model.encoder.kind.partition(":")[0])
     given = {"images": images, "loss_terms": loss_terms or {}}
-    keep_compiled_programs()
+    enable_compilation_cache()
     mesh = make_mesh()
     if config.model.z_dim is not None and (stages is None or "prior" in stages):  # not after days of training
         check_batch_size("prior.batch_size", config.prior.batch_size, mesh.size)
-    with root_logger_kept(), RunFolder(workdir or Path("runs") / config.name, config) as folder:
+    with preserve_root_logger(), RunFolder(workdir or Path("runs") / config.name, config) as folder:
         for name, stage in STAGES.items():
             if stages is None or name in stages:
                 say(f"Stage {name}: reads {stage.reads} and writes {folder.path / stage.writes}")
@@ -114,12 +114,12 @@ def run_stages(
                         f"The devices have too little memory for the stage {name}: give it {stage.less_memory}."
                     ) from error
         if stages is None:
-            say(closing_words(config, folder.path))
+            say(final_summary(config, folder.path))
         elif note := left_out(folder.path):
             say(note)
 
 
-def closing_words(config: ConfigDict, folder: Path) -> str:
+def final_summary(config: ConfigDict, folder: Path) -> str:
     """Says where the results of a finished run are, and what to try next."""
     has_z = config.model.z_dim is not None
     pictures = {

@@ -8,15 +8,15 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from diffae_jax.data.latents import (
-    PART_SIZE,
+    CHUNK_SIZE,
     STATISTICS,
     LatentStatistics,
-    part_path,
-    part_starts,
-    read_parts,
+    chunk_path,
+    chunk_starts,
+    read_chunks,
 )
 from diffae_jax.data.run_images import facts, open_data
-from diffae_jax.inference.embedding import encode_parts, encoder
+from diffae_jax.inference.embedding import encode_chunks, encoder
 from diffae_jax.inference.weights import abstract_weights
 from diffae_jax.models.functional import digest
 from diffae_jax.runtime.cluster import is_main_process, together
@@ -42,23 +42,23 @@ def run(config: ConfigDict, folder: Path, mesh: Mesh, images: Any = None) -> Non
     made_from = {"autoencoder_step": latest_step(checkpoints), "autoencoder": digest(params)}
     check_inputs(own, {**made_from, **facts(*splits.values())})
     num_images = sum(len(source) for source in splits.values())
-    parts = [(split, source, start) for split, source in splits.items() for start in part_starts(len(source))]
+    parts = [(split, source, start) for split, source in splits.items() for start in chunk_starts(len(source))]
     with together():  # nobody writes before all have looked
-        missing = [i for i, (split, _, start) in enumerate(parts) if not part_path(own, split, start).exists()]
+        missing = [i for i, (split, _, start) in enumerate(parts) if not chunk_path(own, split, start).exists()]
         finished = not missing and (own / STATISTICS).exists()
     if finished:
         say(f"latents: finished, z of {num_images:,} images.")
         return
-    to_go = sum(min(PART_SIZE, len(source) - start) for _, source, start in (parts[i] for i in missing))
+    to_go = sum(min(CHUNK_SIZE, len(source) - start) for _, source, start in (parts[i] for i in missing))
     found = f"{num_images:,} images, z of {config.model.z_dim} dimensions; {to_go:,} images to go"
     say(found + expected_time(folder, to_go))
     mine = [parts[i] for i in missing if i % jax.process_count() == jax.process_index()]
     share = config.train.batch_size // (config.execution.num_microbatches * jax.process_count())
     with together():
-        encode_parts(own, mine, encoder(config, params, share))
+        encode_chunks(own, mine, encoder(config, params, share))
     with together():
         if is_main_process() and not (own / STATISTICS).exists():
-            LatentStatistics.of(z for _, z in read_parts(own, "training")).save(own / STATISTICS)
+            LatentStatistics.of(z for _, z in read_chunks(own, "training")).save(own / STATISTICS)
 
 
 def expected_time(folder: Path, num_images: int) -> str:

@@ -17,7 +17,7 @@ import jax
 from jaxtyping import Array, Float, Key
 from ml_collections import ConfigDict
 
-from diffae_jax.runtime.errors import UserError, name_some, shown
+from diffae_jax.runtime.errors import UserError, list_some, shown
 from diffae_jax.training.step import OWN_METRICS
 
 LossTerm = Callable[[Float[Array, "n d"], Any, Key[Array, "n"]], Float[Array, "*n"]]
@@ -30,7 +30,7 @@ def check_terms(config: ConfigDict, terms: Mapping[str, LossTerm]) -> None:
     missing = set(config.train.loss_terms) - terms.keys()
     if missing:
         raise UserError(
-            f"config.train.loss_terms names {name_some(missing)}, whose code no config holds: give the function in "
+            f"config.train.loss_terms names {list_some(missing)}, whose code no config holds: give the function in "
             f"Python, as in run_stages(config, loss_terms={{...}})."
         )
     if terms and config.model.z_dim is None:

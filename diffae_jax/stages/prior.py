@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Key
 from ml_collections import ConfigDict
 
 from diffae_jax.data.batches import batches_of_rows, on_devices
-from diffae_jax.data.latents import LatentStatistics, count_of, read_parts
+from diffae_jax.data.latents import LatentStatistics, count_of, read_chunks
 from diffae_jax.data.pictures import save_grid
 from diffae_jax.diffusion.loss import diffusion_loss, draw_t_and_eps
 from diffae_jax.diffusion.process import Process, latent_process
@@ -25,7 +25,7 @@ from diffae_jax.runtime.cluster import is_main_process
 from diffae_jax.runtime.console import quantity, say
 from diffae_jax.runtime.errors import UserError
 from diffae_jax.runtime.precision import resolve_precision
-from diffae_jax.runtime.sharding import replicated, split_batch, spread
+from diffae_jax.runtime.sharding import replicated, shard_array, split_batch
 from diffae_jax.stages.run_folder import check_inputs
 from diffae_jax.training.checkpoint import Checkpoints
 from diffae_jax.training.loop import Intervals, Periodic, fit, steps_of
@@ -35,11 +35,11 @@ from diffae_jax.training.state import TrainState, make_optimizer
 from diffae_jax.training.step import LossFn
 
 STAGE = 1  # sets the randomness of this stage apart from that of the autoencoder
-LOSS_OF_NOTHING = {"l1": np.sqrt(2 / np.pi), "mse": 1.0}  # of a network that always says 0
+ZERO_PREDICTOR_LOSS = {"l1": np.sqrt(2 / np.pi), "mse": 1.0}  # of a network that always says 0
 
 
 def prior_loss(graphdef: nnx.GraphDef, process: Process) -> LossFn:
-    """Returns the loss of the latent DDIM on normalised z (Eq. 9); each draws t and eps from its own key."""
+    """Returns the loss of the latent DDIM on normalized z (Eq. 9); each draws t and eps from its own key."""
 
     def loss_fn(params: Any, z_0: Float[Array, "n d"], keys: Key[Array, "n"]) -> tuple[Float[Array, "n"], dict]:
         t, eps = draw_t_and_eps(keys, z_0)
@@ -100,7 +100,7 @@ def run(config: ConfigDict, folder: Path, mesh: Mesh) -> None:
         if first_step:
             say(f"Going on after step {first_step:,} ({first_step * batch_size:,} z).")
         writer = MetricsWriter(folder, "prior", "latents", first_step, config.report.tensorboard)
-        resident = spread(z, replicated(mesh))
+        resident = shard_array(z, replicated(mesh))
         del z  # of large data sets, gigabytes
         rows = batches_of_rows(
             num_latents,
@@ -124,10 +124,10 @@ def run(config: ConfigDict, folder: Path, mesh: Mesh) -> None:
 
 
 def normalized(statistics: LatentStatistics, latents: Path) -> Float[np.ndarray, "n d"]:
-    """Reads all z of the training images, normalised; part by part, for they may be a large part of the memory."""
+    """Reads all z of the training images, normalized; part by part, for they may be a large part of the memory."""
     z = np.empty((count_of(latents, "training"), len(statistics.mean)), np.float32)
     filled = 0
-    for ids, part in read_parts(latents, "training"):
+    for ids, part in read_chunks(latents, "training"):
         z[filled : filled + len(ids)] = statistics.normalize(part)
         filled += len(ids)
     return z
@@ -145,7 +145,7 @@ def describe(config: ConfigDict, program: Program, num_latents: int, num_steps: 
     say(
         f"The run: {num_steps:,} steps, {num_steps * batch_size:,} z "
         f"({num_steps * batch_size / num_latents:,.0f} times each). The loss of a network that has learned nothing: "
-        f"{LOSS_OF_NOTHING[config.prior.loss]:.2f}."
+        f"{ZERO_PREDICTOR_LOSS[config.prior.loss]:.2f}."
     )
     warn_of_memory(program.bytes_per_device, "set a lower --config.prior.batch_size or --config.prior.width")
 

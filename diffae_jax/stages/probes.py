@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from diffae_jax.data.detect import notes_on_labels
 from diffae_jax.data.labels.matching import fingerprint
-from diffae_jax.data.latents import INPUTS, LatentStatistics, read_inputs, read_parts
+from diffae_jax.data.latents import INPUTS, LatentStatistics, read_chunks, read_inputs
 from diffae_jax.data.run_images import open_data
 from diffae_jax.inference.bundle import probe_files
 from diffae_jax.inference.diffae import DiffAE
@@ -21,7 +21,7 @@ from diffae_jax.probes import ClassProbe, Probe, describe, fit
 from diffae_jax.runtime.cluster import is_main_process, together
 from diffae_jax.runtime.console import say
 from diffae_jax.runtime.errors import UserError
-from diffae_jax.runtime.files import told, write_json
+from diffae_jax.runtime.files import os_errors_as_user_errors, write_json
 from diffae_jax.runtime.sharding import on_host
 from diffae_jax.stages.run_folder import is_begun
 
@@ -63,9 +63,9 @@ def run(config: ConfigDict, folder: Path, mesh: Mesh, images: Any = None) -> Non
 def _normalized(
     latents: Path, split: str, ids: Sequence[str], statistics: LatentStatistics
 ) -> Float[np.ndarray, "n d"]:
-    """Returns normalised z of a split. Raises UserError unless they are of the images of these ids."""
+    """Returns normalized z of a split. Raises UserError unless they are of the images of these ids."""
     z, encoded = [np.empty((0, len(statistics.mean)), np.float32)], []
-    for names, part in read_parts(latents, split):
+    for names, part in read_chunks(latents, split):
         z.append(statistics.normalize(part))
         encoded += names
     if encoded != list(ids):
@@ -91,7 +91,7 @@ def _fitted(z: dict[str, np.ndarray], labels: dict[str, Mapping[str, np.ndarray]
 def _write(own: Path, probes: list[Probe | ClassProbe], inputs: dict[str, Any]) -> None:
     """Writes the files of probes in place of others that were there; the record comes last, so that it is of all."""
     contents = probe_files(probes)
-    with told(own, "written"):
+    with os_errors_as_user_errors(own, "written"):
         own.mkdir(exist_ok=True)
         (own / INPUTS).unlink(missing_ok=True)
         for file in own.glob("*.json"):

@@ -14,7 +14,7 @@ from diffae_jax.data.latents import INPUTS, read_inputs
 from diffae_jax.runtime.cluster import is_main_process, together
 from diffae_jax.runtime.console import say
 from diffae_jax.runtime.errors import UserError
-from diffae_jax.runtime.files import told, write_json
+from diffae_jax.runtime.files import os_errors_as_user_errors, write_json
 from diffae_jax.training.checkpoint import latest_step
 
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)  # what file systems without locks answer
@@ -42,7 +42,7 @@ class RunFolder:
     def __enter__(self) -> "RunFolder":
         with together():
             if is_main_process():
-                with told(self.path, "written"):
+                with os_errors_as_user_errors(self.path, "written"):
                     self._open()
         return self
 

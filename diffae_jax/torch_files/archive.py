@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from diffae_jax.runtime.errors import UserError, shown
-from diffae_jax.runtime.files import told
+from diffae_jax.runtime.files import os_errors_as_user_errors
 from diffae_jax.torch_files.instructions import MAX_PICKLE_BYTES, Machine
 from diffae_jax.torch_files.legacy import is_legacy, read_legacy
 from diffae_jax.torch_files.stored import Entry, Refusal, identity_of
@@ -33,7 +33,7 @@ def read_checkpoint(path: str | Path) -> Any:
     """
     path = Path(path)
     try:
-        with told(path):
+        with os_errors_as_user_errors(path):
             if not path.is_file():  # to open a pipe would wait for its writer
                 raise Refusal(
                     "is a folder or device, not a file." if path.exists() else "does not exist: check the path."

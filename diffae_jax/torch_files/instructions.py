@@ -161,7 +161,7 @@ class Machine:
             raise Refusal(f"asks for {shown(full_name)}, neither plain data nor a tensor: nothing of it was run.")
 
     def call(self) -> None:
-        """Carries out a call of what is known, in the few ways that torch.save writes, or of a stand-in."""
+        """Carries out a call of what is known, in the few methods that torch.save writes, or of a stand-in."""
         callee, arguments = self.pop(2)
         if type(callee) is Inert:
             self.push(Inert(callee.name))

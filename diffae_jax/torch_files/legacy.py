@@ -39,7 +39,7 @@ class _Legacy(Machine):
     described = (*Machine.described, type(None))
 
 
-class _Survey(_Legacy):
+class _Scan(_Legacy):
     """Follows a pickle for the types and sizes of its storages alone, by their keys."""
 
     def __init__(self, path: Path, identity: tuple[int, ...]):
@@ -82,10 +82,10 @@ def read_legacy(path: Path, identity: tuple[int, ...], file: io.FileIO) -> Any:
         raise Refusal("is a legacy file of another version: save it again with torch.save in PyTorch 1.6 or later.")
     if machine.get("little_endian") is not True:
         raise Refusal("was written on a big-endian machine: save it again on a little-endian one.")
-    survey, begin = _Survey(path, identity), head.tell()
-    survey.run(head)
+    scan, begin = _Scan(path, identity), head.tell()
+    scan.run(head)
     keys = _Legacy(path, identity, {}).run(head, MAX_KEY_LIST)
-    entries = _entries(file, length, head.tell(), keys, survey.declared)
+    entries = _entries(file, length, head.tell(), keys, scan.declared)
     head.seek(begin)
     return _Legacy(path, identity, entries).run(head)
 

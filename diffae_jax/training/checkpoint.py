@@ -9,7 +9,7 @@ from typing import Any
 from diffae_jax.models.functional import flatten
 from diffae_jax.runtime.cluster import is_main_process
 from diffae_jax.runtime.errors import UserError, shown
-from diffae_jax.runtime.logs import root_logger_kept
+from diffae_jax.runtime.logs import preserve_root_logger
 from diffae_jax.training.state import Params, TrainState
 
 KEPT = 2  # checkpoints
@@ -18,7 +18,7 @@ KEPT = 2  # checkpoints
 @functools.cache
 def _orbax() -> Any:
     """Imports Orbax where it is first used: it takes half a second, and its imports log."""
-    with root_logger_kept():
+    with preserve_root_logger():
         from orbax.checkpoint import v1
     return v1
 
@@ -94,7 +94,7 @@ def load_ema(folder: Path, abstract_params: Params) -> Params:
         )
     wanted = {name: leaf.shape for name, leaf in flatten(abstract_params).items()}
     try:
-        with root_logger_kept(), contextlib.closing(Checkpoints(folder, read_only=True)) as checkpoints:
+        with preserve_root_logger(), contextlib.closing(Checkpoints(folder, read_only=True)) as checkpoints:
             step = checkpoints.latest or step
             found = checkpoints.ema_shapes(step)
             differing = sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))

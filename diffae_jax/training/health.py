@@ -15,7 +15,7 @@ WARM_UP_IMAGES = 20_000  # before which a z without use is no cause for worry
 
 
 def effective_rank(z: Float[Array, "n d"]) -> Float[Array, ""]:
-    """exp of the entropy of the normalised spectrum of centred z: how many directions carry its variance."""
+    """exp of the entropy of the normalized spectrum of centered z: how many directions carry its variance."""
     spectrum = jnp.square(jnp.linalg.svd(z - z.mean(0), compute_uv=False))
     share = spectrum / jnp.maximum(spectrum.sum(), 1e-30)
     return jnp.exp(-jnp.sum(jax.scipy.special.xlogy(share, share)))

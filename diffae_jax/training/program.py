@@ -92,9 +92,9 @@ def compile_program(
 def count_flops(
     written: dict[str, float] | None, compiled: dict[str, float] | None, num_devices: int, num_microbatches: int
 ) -> float | None:
-    """Returns XLA's count for a step from its analyses of the program as written and, of one device, as compiled.
+    """Returns XLA's count for a step from its analyzes of the program as written and, of one device, as compiled.
 
-    GPU and TPU analyse only what was compiled; where neither tells, the count is None.
+    GPU and TPU analyze only what was compiled; where neither tells, the count is None.
 
     The body of a scan is counted once, so the count is that of one step where a call takes several, and has to be
     multiplied by the number of micro-batches.

@@ -1,4 +1,4 @@
-"""One optimisation step: a pure function of state, batch and key."""
+"""One optimization step: a pure function of state, batch and key."""
 
 from collections.abc import Callable
 from functools import partial
@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from diffae_jax.training.state import Params, TrainState
 
-# (params, batch, keys [N]) -> (loss of each sample [N], metrics). The mean of the loss is what training minimises.
+# (params, batch, keys [N]) -> (loss of each sample [N], metrics). The mean of the loss is what training minimizes.
 # A metric is one number a sample [N], or a scalar; it is averaged over the batch as the loss is, and reported under
 # its own name. One called "loss" is reported in place of the loss itself.
 # Each sample has a key of its own for all that it draws, so that nothing depends on how a batch is split over devices,
@@ -75,7 +75,7 @@ def train_step(
     """Takes one step on one batch; `key` is the run's.
 
     Gradients are clipped to a global norm of `max_grad_norm`, after unscaling. Where the gradient is not finite,
-    parameters, average and optimiser stay as they were, on every device alike, and the metric `finite` is 0: with
+    parameters, average and optimizer stay as they were, on every device alike, and the metric `finite` is 0: with
     `scale_loss` (float16) that is how the loss scale finds its level, otherwise it is for the caller to stop.
     """
     num_samples = jax.tree.leaves(batch)[0].shape[0]

@@ -20,7 +20,7 @@ from diffae_jax.cli import inputs, outputs
 from diffae_jax.cli.info import describe
 from diffae_jax.data.detect import open_images
 from diffae_jax.data.pictures import SMALLEST_GRID, image_grid, to_pil
-from diffae_jax.data.sources import Prepared
+from diffae_jax.data.sources import TransformedSource
 from diffae_jax.data.transforms import Transform, to_float
 from diffae_jax.evaluation.metrics import mse
 from diffae_jax.inference.embedding import open_for
@@ -44,7 +44,7 @@ def model(bundle):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """The current folder: photos/ with five images, the last of them large and coloured."""
+    """The current folder: photos/ with five images, the last of them large and colored."""
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
     for name in NAMES:
@@ -55,7 +55,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def images_of(path="photos"):
-    source = Prepared(open_images(path, (8, 8, 1)).source, Transform((8, 8, 1)))
+    source = TransformedSource(open_images(path, (8, 8, 1)).source, Transform((8, 8, 1)))
     return np.stack([source[i] for i in range(len(source))])
 
 
@@ -88,7 +88,7 @@ def test_info_says_what_the_model_is(bundle, capsys):
         "latent DDIM: yes",
         "statistics of z: yes",
         "made: here",
-        "hair/colour é",
+        "hair/color é",
         f"on the disk: {size / 1e3:.3g} kB",
     ):
         assert text in said, text
@@ -136,19 +136,19 @@ def test_interpolate_writes_frames_a_strip_and_a_film_there_and_back(bundle, mod
         assert (film.n_frames, film.info["loop"]) == (6, 0)
         for i, frame in enumerate((0, 1, 2, 3, 2, 1)):
             film.seek(i)
-            assert np.abs(small(film, 8).astype(int) - pixels[frame]).max() <= 2  # a GIF has few colours
+            assert np.abs(small(film, 8).astype(int) - pixels[frame]).max() <= 2  # a GIF has few colors
 
 
 def test_edit_writes_a_folder_or_one_picture(bundle, model, folder):
-    probe = ["--probe", "hair/colour é", "--strength", "-0.5", "--steps", "3"]
-    expected = model.edit(images_of(), "hair/colour é", -0.5, 3)
+    probe = ["--probe", "hair/color é", "--strength", "-0.5", "--steps", "3"]
+    expected = model.edit(images_of(), "hair/color é", -0.5, 3)
     cli.run(["edit", str(bundle), "photos", *probe, "--out", "edited"])
     assert_pictures("edited", NAMES, expected)
     cli.run(["edit", str(bundle), "photos", *probe, "--out", "grid.png"])
     with Image.open("grid.png") as grid:
         np.testing.assert_array_equal(small(grid, 26), np.asarray(image_grid(expected)))
     cli.run(["edit", str(bundle), "photos/b.png", *probe, "--out", "one/b.png"])
-    one = model.edit(images_of("photos/b.png"), "hair/colour é", -0.5, 3)
+    one = model.edit(images_of("photos/b.png"), "hair/color é", -0.5, 3)
     assert_pictures("one", ["b.png"], one)
 
 
@@ -161,13 +161,13 @@ def test_sample_writes_a_grid_or_a_folder(bundle, model, folder):
     cli.run(["sample", str(bundle), *settings, "--out", "samples"])
     assert_pictures("samples", [f"sample-{i:05d}.png" for i in range(4)], expected)
     for negative in ([], ["--negative"]):
-        cli.run(["sample", str(bundle), *settings, "--probe", "hair/colour é", *negative, "--out", f"some{negative}"])
-        some = model.sample_class(4, "hair/colour é", not negative, 7, 3, 2)
+        cli.run(["sample", str(bundle), *settings, "--probe", "hair/color é", *negative, "--out", f"some{negative}"])
+        some = model.sample_class(4, "hair/color é", not negative, 7, 3, 2)
         assert_pictures(f"some{negative}", [f"sample-{i:05d}.png" for i in range(4)], some)
 
 
 @pytest.fixture
-def labelled(folder):
+def labeled(folder):
     """40 images, of which the even ones are bright, and the brightness of most as a table."""
     Path("faces").mkdir()
     rng, lines = np.random.default_rng(0), ["image,bright,level"]
@@ -179,7 +179,7 @@ def labelled(folder):
     return folder
 
 
-def test_probe_fits_writes_and_reads(bundle, model, labelled, capsys):
+def test_probe_fits_writes_and_reads(bundle, model, labeled, capsys):
     cli.run(["probe", str(bundle), "faces", "--labels", "labels.csv", "--out", "probed"])
     said = capsys.readouterr()
     assert "1 rows of labels.csv are of none of the images (99.png)" in said.err
@@ -188,7 +188,7 @@ def test_probe_fits_writes_and_reads(bundle, model, labelled, capsys):
     header, *rows = [line.split(",") for line in Path("readings.csv").read_text().splitlines()]
     probed = DiffAE.load("probed")
     assert header == ["id", *probed.probes]
-    assert set(header) == {"id", "hair/colour é", "bright", "level"}
+    assert set(header) == {"id", "hair/color é", "bright", "level"}
     assert [row[0] for row in rows] == [f"{i:02d}.png" for i in range(40)]
     z = model.encode(images_of("faces"))
     for column, name in enumerate(header[1:], 1):
@@ -208,14 +208,14 @@ def test_probe_fits_writes_and_reads(bundle, model, labelled, capsys):
     ("arguments", "message"),
     [
         ("edit BUNDLE faces --probe Age --strength 1 --out new", "no probe Age"),
-        ("edit BUNDLE faces --probe 'hair/colour é' --to 1.5 --out new", "between 0 and 1, not 1.5"),
-        ("edit BUNDLE faces --probe 'hair/colour é' --strength 1 --out new.png", "at most 3 images, not 40"),
+        ("edit BUNDLE faces --probe 'hair/color é' --to 1.5 --out new", "between 0 and 1, not 1.5"),
+        ("edit BUNDLE faces --probe 'hair/color é' --strength 1 --out new.png", "at most 3 images, not 40"),
         ("sample BUNDLE --num 4 --out new.png", "at most 3 images, not 4: give a folder"),
         ("probe BUNDLE faces --labels same.csv --out new", "must be of two values at least, and all 40 are 1"),
-        ("probe BUNDLE faces --labels labels.csv --positive-unlabelled --out new", "those of bright are text: no, yes"),
+        ("probe BUNDLE faces --labels labels.csv --positive-unlabeled --out new", "those of bright are text: no, yes"),
     ],
 )
-def test_mistake_is_told_before_images_are_read(bundle, labelled, capsys, monkeypatch, arguments, message):
+def test_mistake_is_told_before_images_are_read(bundle, labeled, capsys, monkeypatch, arguments, message):
     lines = [f"{i:02d}.png,1" for i in range(40)]
     Path("same.csv").write_text("\n".join(["image,same", *lines, ""]))
     monkeypatch.setattr(outputs, "MOST_IN_PICTURE", 3)
@@ -226,10 +226,10 @@ def test_mistake_is_told_before_images_are_read(bundle, labelled, capsys, monkey
     assert not list(Path().glob("new*"))
 
 
-def test_probe_called_id_has_a_column_of_its_own(bundle, labelled):
+def test_probe_called_id_has_a_column_of_its_own(bundle, labeled):
     probed = DiffAE.load(bundle)
     for name in ("id", "id_"):
-        probed.probes[name] = dataclasses.replace(probed.probes["hair/colour é"], name=name)
+        probed.probes[name] = dataclasses.replace(probed.probes["hair/color é"], name=name)
     probed.save("probed")
     cli.run(["probe", "probed", "faces", "--out", "readings.csv"])
     header = Path("readings.csv").read_text().splitlines()[0].split(",")
@@ -307,13 +307,13 @@ BAD = {
     "text for strength": ("edit BUNDLE photos --probe P --strength nan --out new", "'nan' is no finite number"),
     "no prior": ("sample PLAIN --out a.png", "has no latent DDIM"),
     "negative of nothing": ("sample BUNDLE --negative --out a.png", "--negative needs --probe"),
-    "no such probe": ("edit BUNDLE photos --probe Age --strength 1 --out new", "no probe Age; there are hair/colour é"),
-    "no such class": ("sample BUNDLE --probe Age --out new", "no probe Age; there are hair/colour é"),
-    "beyond certainty": ("edit BUNDLE photos --probe 'hair/colour é' --to 1.5 --out new", "between 0 and 1, not 1.5"),
+    "no such probe": ("edit BUNDLE photos --probe Age --strength 1 --out new", "no probe Age; there are hair/color é"),
+    "no such class": ("sample BUNDLE --probe Age --out new", "no probe Age; there are hair/color é"),
+    "beyond certainty": ("edit BUNDLE photos --probe 'hair/color é' --to 1.5 --out new", "between 0 and 1, not 1.5"),
     "no labels": ("probe BUNDLE photos --labels nothing.csv --out new", "nothing.csv is missing"),
     "image for labels": ("probe BUNDLE photos --labels photos/b.png --out new", r"b\.png is not text in UTF-8"),
     "no such column": ("probe BUNDLE photos --labels labels.csv --column age --out new", "no column age; .* smile"),
-    "labels of others": ("probe BUNDLE photos/b.png --labels others.csv --out new", "None of the 1 labelled ids"),
+    "labels of others": ("probe BUNDLE photos/b.png --labels others.csv --out new", "None of the 1 labeled ids"),
     "label of one value": ("probe BUNDLE photos/b.png --labels labels.csv --out new", "must be of two values at least"),
     "over a folder": ("probe BUNDLE photos --labels labels.csv --out photos --overwrite", "is no bundle"),
     "no probes": ("probe PLAIN photos --out new.csv", "has no probes to read with"),
@@ -344,7 +344,7 @@ def test_mistake_is_told_in_one_sentence_and_nothing_is_written(bundle, plain, f
     Path("others.csv").write_text("image,smile\nx.png,1\n")
     made = {*Path().iterdir()}
     before = {path: path.read_bytes() for path in map(Path, files_below("."))}
-    words = {"BUNDLE": str(bundle), "PLAIN": str(plain), "PROBE": "hair/colour é"}
+    words = {"BUNDLE": str(bundle), "PLAIN": str(plain), "PROBE": "hair/color é"}
     with pytest.raises(SystemExit) as stop:
         cli.run([words.get(word, word) for word in shlex.split(arguments)])
     assert stop.value.code == 2

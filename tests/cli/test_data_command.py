@@ -15,7 +15,7 @@ from diffae_jax import cli
 from diffae_jax.cli import train
 from diffae_jax.config import from_file
 from diffae_jax.data.inspect import report, suggest
-from diffae_jax.data.inspect.infer_shape import guess_image_shape
+from diffae_jax.data.inspect.infer_shape import infer_image_shape
 from diffae_jax.data.pictures import SMALLEST_GRID
 from diffae_jax.data.sources import choose
 from diffae_jax.data.transforms import resize_and_crop
@@ -80,12 +80,12 @@ def photos():
     images = {f"train/{i}.png": noise(40, 50 + i % 2, 3) for i in range(5)}
     images |= {"train/same.png": images["train/0.png"], "train/again.png": images["train/0.png"]}
     images |= {"test/a.png": noise(40, 50, 3), "test/leak.png": images["train/3.png"]}
-    images |= {"train/grey.png": noise(60, 48), "train/other.bmp": noise(33, 90, 3)}
+    images |= {"train/gray.png": noise(60, 48), "train/other.bmp": noise(33, 90, 3)}
     for name, image in images.items():
         save(f"photos/{name}", image)
     Path("photos/train/broken.jpg").write_text("no image")
     rows = [f"{name},{i % 2},{'red' if i else ''}" for i, name in enumerate(images) if name != "train/4.png"]
-    Path("labels.csv").write_text("\n".join(["image,smile,colour", *rows, "gone.png,1,red"]))
+    Path("labels.csv").write_text("\n".join(["image,smile,color", *rows, "gone.png,1,red"]))
     return images
 
 
@@ -108,7 +108,7 @@ def test_what_it_says_is_what_there_is(photos, run):
         "Channels: 8 have 3, 1 have 1; all become 3.",
         "Labels: 2.",
         "  smile: 0 (4), 1 (4); 1 images without",
-        "  colour: red (7); 2 images without",
+        "  color: red (7); 2 images without",
         "Contact sheet: 9 images as training sees them, in sheet.png",
     ):
         assert line in said.splitlines(), said
@@ -286,7 +286,7 @@ def test_no_more_is_told_than_can_be_read(run):
 def test_shape_of_pictures_is_guessed(shapes, expected):
     for i, shape in enumerate(shapes):
         save(f"all/{i}.png", noise(*shape))
-    assert guess_image_shape("all") == expected
+    assert infer_image_shape("all") == expected
 
 
 @pytest.mark.parametrize(
@@ -304,12 +304,12 @@ def test_shape_of_pictures_is_guessed(shapes, expected):
 def test_shape_of_arrays_is_guessed(shape, expected):
     np.save("a.npy", np.zeros(shape, np.uint8))
     np.savez("b.npz", small=np.zeros((9, 2)), images=np.zeros(shape, np.uint8), label=np.zeros(9))
-    assert guess_image_shape("a.npy") == expected
-    assert guess_image_shape("b.npz#images") == guess_image_shape("b.npz") == expected
+    assert infer_image_shape("a.npy") == expected
+    assert infer_image_shape("b.npz#images") == infer_image_shape("b.npz") == expected
     Path("many").mkdir()
     for i in range(3):
         np.save(f"many/{i}.npy", np.zeros(shape[1:], np.uint8))
-    assert guess_image_shape("many") == expected
+    assert infer_image_shape("many") == expected
 
 
 def test_crop_of_the_celebrities_gives_its_size(run):

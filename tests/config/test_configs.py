@@ -274,6 +274,15 @@ def test_key_that_once_was_one_number_may_be_a_list_now(tmp_path):
     assert config.evaluation.num_sample_steps == (20,)
 
 
+def test_programs_of_earlier_versions_have_their_new_names(tmp_path):
+    stored = default().to_dict()
+    stored["evaluation"]["programs"] = ["labels", "neighbours"]
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    config = from_json(tmp_path / "config.json")
+    check(config)
+    assert config.evaluation.programs == ("labels", "neighbors")
+
+
 def test_tensorboard_that_is_not_installed_is_told_before_the_run(monkeypatch):
     config = default()
     config.report.tensorboard = True

@@ -17,7 +17,7 @@ from diffae_jax.data.detect import open_images, open_splits
 from diffae_jax.data.formats import lmdb as lmdb_format
 from diffae_jax.data.formats.digits import digits
 from diffae_jax.data.inspect.scan import check_all
-from diffae_jax.data.sources import Arrays, Prepared
+from diffae_jax.data.sources import Arrays, TransformedSource
 from diffae_jax.data.transforms import Transform, random_flip, to_float, to_uint8
 from diffae_jax.runtime.errors import UserError
 from diffae_jax.runtime.sharding import split_batch
@@ -81,7 +81,7 @@ def test_threads_of_a_new_worker_process_open_lmdb_once(tmp_path):
         for i in range(20):
             transaction.put(f"12-{i:05d}".encode(), encoded(i))
         transaction.put(b"length", b"20")
-    source = Prepared(open_images(tmp_path, (4, 4, 3)).source, Transform((4, 4, 3)))
+    source = TransformedSource(open_images(tmp_path, (4, 4, 3)).source, Transform((4, 4, 3)))
     lmdb_format._environment.cache_clear()  # as in a process that has just begun
     gc.collect()
     together = threading.Barrier(8)
@@ -102,7 +102,7 @@ def test_batches_are_contiguous_bytes_and_no_image_is_read_twice_an_epoch():
 
     reads = []
     photos = np.random.default_rng(0).integers(0, 256, (20, 12, 10, 3), np.uint8)
-    source = Prepared(Counted(photos, [str(i) for i in range(20)]), Transform((4, 4, 3)))
+    source = TransformedSource(Counted(photos, [str(i) for i in range(20)]), Transform((4, 4, 3)))
     for batch in itertools.islice(training_batches(source, batch_size=4, seed=0, flip=True), 10):
         assert batch["image"].dtype == np.uint8  # a quarter of what floats would take on the way to the devices
         assert batch["image"].flags.c_contiguous
@@ -172,7 +172,7 @@ def photos(tmp_path):
 
 
 def prepared(path, image_shape=(16, 16, 3), **settings):
-    return Prepared(open_images(path, image_shape).source, Transform(image_shape, **settings))
+    return TransformedSource(open_images(path, image_shape).source, Transform(image_shape, **settings))
 
 
 def split(path, share, image_shape=(16, 16, 3)):

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from diffae_jax.data.detect import notes_on_labels, open_images, open_splits, transform_of
-from diffae_jax.data.sources import Arrays, Prepared
+from diffae_jax.data.sources import Arrays, TransformedSource
 from diffae_jax.runtime.errors import UserError
 from tests.data_files import (
     COUNT,
@@ -39,7 +39,7 @@ KINDS = {
 }
 
 
-def is_told(call, message):
+def is_refused(call, message):
     with pytest.raises(UserError, match=message) as refusal:
         call()
     assert_is_one_sentence(refusal.value)
@@ -79,10 +79,10 @@ def test_home_is_where_a_tilde_leads(tmp_path, monkeypatch):
     make_folder(tmp_path, IMAGES)
     assert len(open_images("~/images", SHAPE).source) == COUNT
     are(splits_of("~/images", held_out="[:3]"), IMAGES[3:], IMAGES[:3])
-    is_told(lambda: open_images("~nobody-of-this-name/images", SHAPE), "~nobody-of-this-name/images is missing")
-    is_told(lambda: splits_of("~/images", held_out="~nobody-of-this-name/images"), "is no subfolder of ~/images")
+    is_refused(lambda: open_images("~nobody-of-this-name/images", SHAPE), "~nobody-of-this-name/images is missing")
+    is_refused(lambda: splits_of("~/images", held_out="~nobody-of-this-name/images"), "is no subfolder of ~/images")
     for labels in ("~nobody-of-this-name/a.csv", "~/a.csv"):
-        is_told(lambda labels=labels: splits_of("~/images", labels=labels), "a.csv is missing")
+        is_refused(lambda labels=labels: splits_of("~/images", labels=labels), "a.csv is missing")
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_an_npy_is_one_image_or_many(tmp_path, shape, image_shape, count):
 )
 def test_files_that_hold_no_images_are_told(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
-    is_told(lambda: open_images(tmp_path / name, SHAPE).source[0], message)
+    is_refused(lambda: open_images(tmp_path / name, SHAPE).source[0], message)
 
 
 @pytest.mark.parametrize(
@@ -159,16 +159,16 @@ def test_paths_without_images_are_told(tmp_path, monkeypatch, path, message):
         (tmp_path / name).mkdir()
     for name in ("a.txt", "b.heic", "c.h5", "d.h5"):
         (tmp_path / "odd" / name).touch()
-    is_told(lambda: open_splits(path, SHAPE), message)
+    is_refused(lambda: open_splits(path, SHAPE), message)
 
 
 def test_pictures_for_volumes_and_volumes_for_pictures_are_told(tmp_path):
     make_folder(tmp_path, IMAGES)
-    is_told(lambda: open_images(tmp_path / "images", (8, 8, 8, 1)), "1, 3 or 4 channels")
+    is_refused(lambda: open_images(tmp_path / "images", (8, 8, 8, 1)), "1, 3 or 4 channels")
     save_nifti(tmp_path / "a.nii", noise(8, 8, 8))
     source = open_images(tmp_path / "a.nii", (8, 8, 1)).source
-    prepared = Prepared(source, transform_of(config((8, 8, 1))))
-    is_told(lambda: prepared[0], r"a.nii has 8 channels, not 1")
+    prepared = TransformedSource(source, transform_of(config((8, 8, 1))))
+    is_refused(lambda: prepared[0], r"a.nii has 8 channels, not 1")
 
 
 def config(image_shape, **data):
@@ -224,7 +224,7 @@ def test_slice_of_the_order(tmp_path, kind, held_out, rows):
 @pytest.mark.parametrize("held_out", ["[:]", "[:100]", "[100:]", "[5:5]", "[:0]", "[-100:]", f"[{10**17}:]"])
 def test_slice_that_leaves_nothing_on_a_side_is_told(tmp_path, held_out):
     path = MAKERS["npy"](tmp_path, IMAGES)
-    is_told(
+    is_refused(
         lambda: splits_of(path, held_out=held_out), r"data.held_out=\[.*\] holds out (0|12) of 12 images: some must"
     )
 
@@ -233,7 +233,7 @@ def test_slice_that_leaves_nothing_on_a_side_is_told(tmp_path, held_out):
 @pytest.mark.parametrize("kind", ["folder", "npy", "TFDS"])
 def test_slice_that_is_none_is_told(tmp_path, kind, held_out):
     path = MAKERS[kind](tmp_path, IMAGES)
-    is_told(lambda: splits_of(path, held_out=held_out), r"\[(-|a|:|3|9)")
+    is_refused(lambda: splits_of(path, held_out=held_out), r"\[(-|a|:|3|9)")
 
 
 def test_subfolder(tmp_path):
@@ -245,10 +245,10 @@ def test_subfolder(tmp_path):
     for name in ("test", "test/"):
         are(splits_of(root, held_out=name), [*IMAGES[:8], IMAGES[11]], IMAGES[8:11])
     are(splits_of(root, held_out="test/b"), [*IMAGES[:10], IMAGES[11]], IMAGES[10:11])
-    is_told(
+    is_refused(
         lambda: splits_of(root, held_out="testing"), "data.held_out=testing is no subfolder of .*images with images"
     )
-    is_told(lambda: splits_of(root, held_out="tes"), "data.held_out=tes is no subfolder")
+    is_refused(lambda: splits_of(root, held_out="tes"), "data.held_out=tes is no subfolder")
 
 
 def test_table_and_list(tmp_path):
@@ -260,10 +260,10 @@ def test_table_and_list(tmp_path):
     (tmp_path / "list.txt").write_text("07.png\n02.png\n")
     are(splits_of(root, held_out=str(tmp_path / "list.txt")), np.delete(IMAGES, [2, 7], 0), IMAGES[[2, 7]])
     (tmp_path / "list.txt").write_text("nobody.png\n")
-    is_told(lambda: splits_of(root, held_out=str(tmp_path / "list.txt")), "None of the 1 ids of the partition")
+    is_refused(lambda: splits_of(root, held_out=str(tmp_path / "list.txt")), "None of the 1 ids of the partition")
     (tmp_path / "list.txt").write_text("".join(f"{i:02d}.png\n" for i in range(COUNT)))
-    is_told(lambda: splits_of(root, held_out=str(tmp_path / "list.txt")), "holds out 12 of 12 images")
-    is_told(lambda: splits_of(root, held_out=str(tmp_path / "no.csv")), "no.csv is missing: check the path")
+    is_refused(lambda: splits_of(root, held_out=str(tmp_path / "list.txt")), "holds out 12 of 12 images")
+    is_refused(lambda: splits_of(root, held_out=str(tmp_path / "no.csv")), "no.csv is missing: check the path")
 
 
 @pytest.mark.parametrize("kind", MAKERS)
@@ -288,7 +288,7 @@ def test_array_of_the_same_file(tmp_path, suffix):
         are(splits_of(f"{path}#train", held_out=held_out), IMAGES[:8], IMAGES[8:])
     opened = open_splits(f"{path}#train", SHAPE, held_out="test")
     assert opened[2].labels.keys() == {"labels"}
-    is_told(
+    is_refused(
         lambda: splits_of(f"{path}#train", held_out="nothing"), "has no array nothing; it has test, test_labels, train"
     )
 
@@ -303,14 +303,14 @@ def test_split_of_the_same_data_set(tmp_path):
         "Held out: a data set of TensorFlow Datasets, test.",
         "Its split test is read; there are train, too.",
     ]
-    is_told(lambda: splits_of(path, held_out="validation"), "has no split validation; it has test, train")
+    is_refused(lambda: splits_of(path, held_out="validation"), "has no split validation; it has test, train")
 
 
 @pytest.mark.parametrize("kind", ["npy", "LMDB"])
 def test_part_that_there_is_not_is_told(tmp_path, kind):
     path = MAKERS[kind](tmp_path, IMAGES)
     message = "has no array test; an npy is a single array" if kind == "npy" else "is no subfolder of"
-    is_told(lambda: splits_of(path, held_out="test"), message)
+    is_refused(lambda: splits_of(path, held_out="test"), message)
 
 
 def test_images_in_memory(tmp_path):
@@ -329,7 +329,7 @@ def test_images_in_memory(tmp_path):
     np.testing.assert_array_equal(held_out.labels["n"], [np.nan] * 3 + [1])
     others = settings | dict(path="digits")  # of a config, which counts for nothing then
     assert len(open_splits(**others, images=IMAGES)[1]) == COUNT
-    is_told(
+    is_refused(
         lambda: open_splits(**settings, images=IMAGES, held_out="test"),
         r"data.held_out=test is no path, table or slice such as \[:1000\]",
     )
@@ -351,7 +351,7 @@ def test_digits_are_split_by_their_writers():
     assert (len(training), len(held_out)) == (1437, 360)
     _, training, held_out = open_splits("digits", (8, 8, 1), held_out="[:100]")
     assert held_out.ids[-1] == "digit-0099"
-    is_told(lambda: open_splits("digits", (8, 8, 1), labels="a.csv"), "The digits have labels of their own")
+    is_refused(lambda: open_splits("digits", (8, 8, 1), labels="a.csv"), "The digits have labels of their own")
 
 
 # --- labels ------------------------------------------------------------------------------------------------------
@@ -368,7 +368,7 @@ def test_folders_are_labels_of_both_splits(tmp_path):
         assert source.labels["folder"].tolist() == [name.partition("/")[0] for name in source.ids]
     assert notes_on_labels("folders", *splits) == []
     # what is held out as a folder lies in one alone
-    is_told(
+    is_refused(
         lambda: open_splits(str(make_folder(tmp_path, IMAGES)), SHAPE, labels="folders"),
         r"12 of 24 images lie in no folder \(00.png, 01.png, 02.png and 9 more\)",
     )
@@ -416,25 +416,25 @@ def test_held_out_folder_within_the_other_is_taken_out_of_training(tmp_path):
         _, training, kept = open_splits(str(folder), SHAPE, held_out=str(held_out))
         assert len(kept) == (1 if str(held_out).endswith("png") else 2)
         assert sorted([*training.ids, *kept.ids]) == sorted(open_images(folder, SHAPE).source.ids)
-    is_told(lambda: splits_of(folder, held_out=str(folder)), "holds out 12 of 12 images")
+    is_refused(lambda: splits_of(folder, held_out=str(folder)), "holds out 12 of 12 images")
 
 
 def test_parts_with_images_in_common_are_refused(tmp_path):
     path = tmp_path / "a.npz"
     np.savez(path, train=IMAGES[:8], test=IMAGES[8:])
-    is_told(lambda: splits_of(f"{path}#train", held_out="train"), "has images in common with those to train on")
-    is_told(lambda: splits_of(f"{path}#train", held_out=f"{path}#train"), "has images in common")
+    is_refused(lambda: splits_of(f"{path}#train", held_out="train"), "has images in common with those to train on")
+    is_refused(lambda: splits_of(f"{path}#train", held_out=f"{path}#train"), "has images in common")
     data_set = prepare_tfds(tmp_path, {"train": IMAGES}, name="Common")
-    is_told(lambda: splits_of(data_set, held_out="train[:10%]"), "has images in common")
+    is_refused(lambda: splits_of(data_set, held_out="train[:10%]"), "has images in common")
     are(splits_of(f"{data_set}#train[:8]", held_out="train[8:]"), IMAGES[:8], IMAGES[8:])
     base = make_lmdb(tmp_path, IMAGES)
-    is_told(lambda: splits_of(base, held_out=str(base)), "has images in common")
-    is_told(lambda: open_splits("digits", (8, 8, 1), held_out="digits"), "has images in common")
+    is_refused(lambda: splits_of(base, held_out=str(base)), "has images in common")
+    is_refused(lambda: open_splits("digits", (8, 8, 1), held_out="digits"), "has images in common")
     folder = make_folder(tmp_path, IMAGES)
     (tmp_path / "more").mkdir()
     (tmp_path / "more" / "link.png").symlink_to(folder / "00.png")
     (tmp_path / "more" / "own.png").write_bytes(png(IMAGES[0]))
-    is_told(lambda: splits_of(folder, held_out=str(tmp_path / "more")), "has images in common")
+    is_refused(lambda: splits_of(folder, held_out=str(tmp_path / "more")), "has images in common")
 
 
 def test_part_of_the_data_set_comes_before_a_folder_of_that_name(tmp_path, monkeypatch):
@@ -460,7 +460,9 @@ def test_table_that_does_not_tell_both_sides_apart_is_refused(tmp_path):
     np.savez(tmp_path / "a.npz", train=IMAGES[:8], test=IMAGES[8:])
     (tmp_path / "l.csv").write_text("id,y\n" + "".join(f"{i},{i % 2}\n" for i in range(8)))
     settings = dict(held_out="test", labels=str(tmp_path / "l.csv"))
-    is_told(lambda: splits_of(f"{tmp_path / 'a.npz'}#train", **settings), "^4 ids are of a training and of a held-out")
+    is_refused(
+        lambda: splits_of(f"{tmp_path / 'a.npz'}#train", **settings), "^4 ids are of a training and of a held-out"
+    )
 
 
 def test_labels_that_held_out_images_lack_are_left_out(tmp_path):

@@ -22,7 +22,7 @@ from diffae_jax.data.detect import open_images
 from diffae_jax.data.formats import npy as npy_files
 from diffae_jax.data.formats.arrays import arrays_of
 from diffae_jax.data.formats.files import file_paths
-from diffae_jax.data.sources import Given, Prepared, Source, Subset, read
+from diffae_jax.data.sources import SequenceSource, Source, Subset, TransformedSource, read
 from diffae_jax.data.transforms import Transform
 from diffae_jax.runtime.errors import UserError
 from tests.data_files import (
@@ -52,7 +52,7 @@ def all_of(source):
     return [source[i] for i in range(len(source))]
 
 
-def is_told(call, message):
+def call_is_refused(call, message):
     """Asserts that a call is refused in one sentence."""
     with pytest.raises(UserError, match=message) as refusal:
         call()
@@ -60,7 +60,7 @@ def is_told(call, message):
 
 
 def is_refused(path, message, image_shape=SHAPE):
-    is_told(lambda: all_of(opened(path, image_shape)), message)
+    call_is_refused(lambda: all_of(opened(path, image_shape)), message)
 
 
 @pytest.fixture(scope="session")
@@ -188,29 +188,29 @@ def palette(transparent):
 
 def of_modes():
     """Pictures of each mode by name: the file, and what is read of it."""
-    grey, colour, clear = noise(8, 8), noise(8, 8, 3), noise(8, 8, 4)
-    bits = grey > 127
+    gray, color, clear = noise(8, 8), noise(8, 8, 3), noise(8, 8, 4)
+    bits = gray > 127
     index = np.arange(64).reshape(8, 8) % 4
     paints = np.array([[0, 0, 0], [255, 0, 0], [0, 255, 0], [0, 0, 255]], np.uint8)[index]
     deep = noise(8, 8, dtype=np.uint16)
     floats = noise(8, 8, dtype=np.float32)
-    two = Image.merge("LA", [Image.fromarray(grey), Image.fromarray(clear[..., 3])])
+    two = Image.merge("LA", [Image.fromarray(gray), Image.fromarray(clear[..., 3])])
     return {
-        "grey.png": (Image.fromarray(grey), grey[..., None]),
-        "colour.png": (Image.fromarray(colour), colour),
+        "gray.png": (Image.fromarray(gray), gray[..., None]),
+        "color.png": (Image.fromarray(color), color),
         "clear.png": (Image.fromarray(clear), clear),
         "bits.png": (Image.fromarray(bits), bits[..., None] * np.uint8(255)),
         "bits.tif": (Image.fromarray(bits), bits[..., None] * np.uint8(255)),
         "palette.png": (palette(False), paints),
         "holes.png": (palette(True), np.dstack([paints, np.where(index == 2, 0, 255).astype(np.uint8)])),
-        "two.png": (two, np.dstack([grey, grey, grey, clear[..., 3]])),
+        "two.png": (two, np.dstack([gray, gray, gray, clear[..., 3]])),
         "deep.png": (Image.fromarray(deep), deep[..., None]),
         "deep.tif": (Image.fromarray(deep), deep[..., None]),
         "other-end.tif": (Image.fromarray(deep.astype(">u2")), deep[..., None]),
         "float.tiff": (Image.fromarray(floats), floats[..., None]),
-        "colour.bmp": (Image.fromarray(colour), colour),
-        "colour.TIF": (Image.fromarray(colour), colour),
-        "colour.webp": (Image.fromarray(colour), colour),
+        "color.bmp": (Image.fromarray(color), color),
+        "color.TIF": (Image.fromarray(color), color),
+        "color.webp": (Image.fromarray(color), color),
         "clear.webp": (Image.fromarray(clear), clear),
     }
 
@@ -272,10 +272,10 @@ def test_folder_is_read_with_those_in_it_but_nothing_hidden_nor_twice(tmp_path):
     (root / "a" / "self").symlink_to(".")
     source = opened(root)
     assert sorted(source.ids) == ["a/b/d.webp", "a/c.JPG", "again/h.png", "b.png"]
-    assert file_paths(Prepared(Subset(source, np.array([1])), Transform(SHAPE))) == [root / source.ids[1]]
+    assert file_paths(TransformedSource(Subset(source, np.array([1])), Transform(SHAPE))) == [root / source.ids[1]]
     (root / "lost.png").symlink_to("nowhere.png")
     is_refused(root, "lost.png is missing")
-    is_told(lambda: opened(root).fingerprint(), "lost.png is missing")
+    call_is_refused(lambda: opened(root).fingerprint(), "lost.png is missing")
 
 
 def test_pipe_and_folder_named_like_images(tmp_path):
@@ -380,7 +380,7 @@ def test_python_objects_are_not_executed(tmp_path, monkeypatch, name):
         np.savez(tmp_path / name, images=IMAGES, ids=np.array([Hostile()] * COUNT, object))
         assert opened(tmp_path / name).ids[0] == "0"
         np.savez(tmp_path / name, a=np.array([Hostile()], object))
-        is_told(
+        call_is_refused(
             lambda: arrays_of(tmp_path / name)["a"].array(), "a.npz cannot be read as an array .Object arrays cannot"
         )
     assert not (tmp_path / "executed").exists()
@@ -474,19 +474,19 @@ def test_arrays_of_one_value_an_image_are_labels_or_ids(tmp_path, suffix):
         column=np.arange(COUNT, dtype=np.int32)[:, None],
         weight=np.arange(COUNT, dtype=np.float32) / 2,
         flag=np.arange(COUNT) % 2 == 0,
-        colour=np.array(["red", "grey"] * HALF, "S4"),
+        color=np.array(["red", "gray"] * HALF, "S4"),
         other=np.arange(COUNT + 1),
         mean=np.zeros((COUNT, 2)),
         scale=np.float64(3),
     )
     source = opened(save_arrays(tmp_path / f"a{suffix}", images=IMAGES, IDs=np.arange(100, 100 + COUNT), **columns))
     assert list(source.ids) == [str(100 + i) for i in range(COUNT)]
-    assert set(source.labels) == {"digit", "column", "weight", "flag", "colour"}
+    assert set(source.labels) == {"digit", "column", "weight", "flag", "color"}
     assert {name: values.dtype.kind for name, values in source.labels.items()} == dict(
-        digit="i", column="i", weight="f", flag="i", colour="O"
+        digit="i", column="i", weight="f", flag="i", color="O"
     )
     for name, values in source.labels.items():
-        expected = [text.decode() for text in columns["colour"]] if name == "colour" else columns[name].reshape(-1)
+        expected = [text.decode() for text in columns["color"]] if name == "color" else columns[name].reshape(-1)
         np.testing.assert_array_equal(values, expected)
     np.testing.assert_array_equal(all_of(source), IMAGES)
 
@@ -571,12 +571,12 @@ def test_text_of_hdf5(tmp_path, kind):
     with h5py.File(path, "a") as file:
         dtype = h5py.string_dtype("utf-8", 20 if kind == "fixed" else None)
         file.create_dataset("names", data=[name.encode() for name in NAMES], dtype=dtype)
-        file.create_dataset("colour", data=[b"red", b"gr\xfcn"] * HALF, dtype=h5py.string_dtype("ascii", 4))
+        file.create_dataset("color", data=[b"red", b"gr\xfcn"] * HALF, dtype=h5py.string_dtype("ascii", 4))
         file.create_dataset("place", (COUNT,), h5py.ref_dtype)
     source = opened(path)
     assert list(source.ids) == NAMES.tolist()
-    assert source.labels["colour"].tolist() == ["red", "gr\ufffdn"] * HALF
-    assert source.labels.keys() == {"colour"}
+    assert source.labels["color"].tolist() == ["red", "gr\ufffdn"] * HALF
+    assert source.labels.keys() == {"color"}
     with h5py.File(path, "a") as file:
         file["names"][0] = b"\xff"
     is_refused(path, r"images.h5 cannot be read as an array \('utf-8' codec .*")
@@ -712,13 +712,13 @@ def with_labels(i):
 
 
 @pytest.fixture(scope="module")
-def labelled(tmp_path_factory):
+def labeled(tmp_path_factory):
     splits = {"train": IMAGES[:8], "test": IMAGES[8:]}
-    return prepare_tfds(tmp_path_factory.mktemp("tfds"), splits, of_labels, with_labels, name="Labelled")
+    return prepare_tfds(tmp_path_factory.mktemp("tfds"), splits, of_labels, with_labels, name="Labeled")
 
 
-def test_features_are_images_and_labels(labelled):
-    found = open_images(labelled, SHAPE)
+def test_features_are_images_and_labels(labeled):
+    found = open_images(labeled, SHAPE)
     assert found.kind == "a data set of TensorFlow Datasets"
     assert found.notes == ["Its split train is read; there are test, too."]
     source = found.source
@@ -745,11 +745,11 @@ def test_features_are_images_and_labels(labelled):
         ("test[1:3]", slice(9, 11)),
     ],
 )
-def test_splits_and_their_slices(labelled, part, rows):
-    source = opened(f"{labelled}#{part}")
+def test_splits_and_their_slices(labeled, part, rows):
+    source = opened(f"{labeled}#{part}")
     np.testing.assert_array_equal(all_of(source), IMAGES[rows])
     assert len(source.labels["label"]) == len(source)
-    assert source.fingerprint() == opened(f"{labelled}#{part}").fingerprint()
+    assert source.fingerprint() == opened(f"{labeled}#{part}").fingerprint()
 
 
 @pytest.mark.parametrize(
@@ -764,13 +764,13 @@ def test_splits_and_their_slices(labelled, part, rows):
         ("train[:300%]", r"has no part train\[:300%\]"),
     ],
 )
-def test_splits_that_there_are_not_are_told(labelled, part, message):
-    is_refused(f"{labelled}#{part}", message)
+def test_splits_that_there_are_not_are_told(labeled, part, message):
+    is_refused(f"{labeled}#{part}", message)
 
 
-def test_other_features_than_one_image_are_told(tmp_path, labelled):
+def test_other_features_than_one_image_are_told(tmp_path, labeled):
     is_refused(
-        labelled,
+        labeled,
         "has no feature that may be the image; its features are attributes, box, digit and 4 more",
         (4,) * 5,
     )
@@ -779,12 +779,12 @@ def test_other_features_than_one_image_are_told(tmp_path, labelled):
     is_refused(path, "has several features that may be the image; its features are left, right")
 
 
-def test_what_tensorflow_alone_reads_says_how_to_prepare_it(tmp_path, labelled):
-    copy = shutil.copytree(labelled, tmp_path / "labelled" / "1.0.0")
+def test_what_tensorflow_alone_reads_says_how_to_prepare_it(tmp_path, labeled):
+    copy = shutil.copytree(labeled, tmp_path / "labeled" / "1.0.0")
     info = copy / "dataset_info.json"
     info.write_text(info.read_text().replace("array_record", "tfrecord"))
     is_refused(
-        copy, 'is prepared as tfrecord, which only TensorFlow reads: once, .* "tfds build labelled --file_format=arr'
+        copy, 'is prepared as tfrecord, which only TensorFlow reads: once, .* "tfds build labeled --file_format=arr'
     )
 
 
@@ -802,9 +802,9 @@ def test_what_tensorflow_alone_reads_says_how_to_prepare_it(tmp_path, labelled):
         ("features.json", None),
     ],
 )
-def test_prepared_data_set_that_is_damaged_is_told(tmp_path, labelled, name, content):
-    copy = shutil.copytree(labelled, tmp_path / "labelled" / "1.0.0")
-    path = copy / name.replace("made", "labelled")
+def test_prepared_data_set_that_is_damaged_is_told(tmp_path, labeled, name, content):
+    copy = shutil.copytree(labeled, tmp_path / "labeled" / "1.0.0")
+    path = copy / name.replace("made", "labeled")
     path.unlink() if content is None else path.write_text(content)
     is_refused(copy, "1.0.0.* (cannot be read|has no|is prepared as)")
 
@@ -952,15 +952,15 @@ class Tensor:
     ids=["array", "list", "PIL", "channels first", "loader", "tensors", "lists"],
 )
 def test_sequences_of_python(sequence):
-    source = Given(sequence, SHAPE)
+    source = SequenceSource(sequence, SHAPE)
     assert isinstance(source, Source)
     assert source.ids == list(map(str, range(COUNT)))
     np.testing.assert_array_equal(all_of(source), IMAGES)
     assert source.name(3) == "Image 3 of the sequence"
-    assert source.fingerprint() == Given(list(IMAGES.astype(source[0].dtype)), SHAPE).fingerprint()
+    assert source.fingerprint() == SequenceSource(list(IMAGES.astype(source[0].dtype)), SHAPE).fingerprint()
     changed = IMAGES.copy()
     changed[3, 0, 0, 0] += 1
-    assert source.fingerprint() != Given(list(changed.astype(source[0].dtype)), SHAPE).fingerprint()
+    assert source.fingerprint() != SequenceSource(list(changed.astype(source[0].dtype)), SHAPE).fingerprint()
     with ThreadPoolExecutor(8) as pool:
         np.testing.assert_array_equal(
             list(pool.map(pickle.loads(pickle.dumps(source)).__getitem__, range(COUNT))), IMAGES
@@ -969,10 +969,12 @@ def test_sequences_of_python(sequence):
 
 def test_sequences_may_have_images_of_any_size():
     images = [noise(8 + i, 9, 3) for i in range(4)]
-    source = Given(Loader([images[0], Image.fromarray(images[1]), images[2].transpose(2, 0, 1), images[3]]), (8, 8, 3))
+    source = SequenceSource(
+        Loader([images[0], Image.fromarray(images[1]), images[2].transpose(2, 0, 1), images[3]]), (8, 8, 3)
+    )
     for found, image in zip(all_of(source), images, strict=True):
         np.testing.assert_array_equal(found, image)
-    prepared = Prepared(source, Transform((8, 8, 3)))
+    prepared = TransformedSource(source, Transform((8, 8, 3)))
     assert read(prepared, range(4)).shape == (4, 8, 8, 3)
 
 
@@ -993,7 +995,7 @@ def test_sequences_may_have_images_of_any_size():
     ids=lambda value: type(value).__name__,
 )
 def test_items_that_are_no_images_are_told(item, message):
-    is_told(lambda: Given(Loader([IMAGES[0], item]), SHAPE)[1], message)
+    call_is_refused(lambda: SequenceSource(Loader([IMAGES[0], item]), SHAPE)[1], message)
 
 
 # --- whatever else a file may be -----------------------------------------------------------------------------------
@@ -1050,12 +1052,12 @@ def test_damage_of_lmdb_that_was_cut_off_is_told(tmp_path, made):
         is_refused(tmp_path / f"{i}.mdb", "mdb (cannot be read as LMDB|has .* of its)")
 
 
-# --- 16 bits in colour, and pages --------------------------------------------------------------------------------
+# --- 16 bits in color, and pages --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("channels", [3, 4])
 @pytest.mark.parametrize("kind", ["png", "tiff"])
-def test_colours_of_16_bits_are_read_with_all_of_them(tmp_path, kind, channels):
+def test_colors_of_16_bits_are_read_with_all_of_them(tmp_path, kind, channels):
     import cv2
 
     image = noise(9, 8, channels, dtype=np.uint16)

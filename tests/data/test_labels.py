@@ -90,9 +90,7 @@ def test_a_name_that_several_have_is_no_match(table):
 
 
 def test_labels_of_no_image_are_refused(table):
-    with pytest.raises(
-        UserError, match=r"None of the 4 labelled ids \(a, b, c and 1 more\) is one of the 2 im"
-    ) as told:
+    with pytest.raises(UserError, match=r"None of the 4 labeled ids \(a, b, c and 1 more\) is one of the 2 im") as told:
         read_labels(table("id,n\nd,1\nb,1\nc,1\na,1\n")).of(["1.png", "2.png"])
     assert_is_one_sentence(told.value)
 
@@ -182,7 +180,7 @@ def test_folders_that_are_no_label_are_told_in_one_sentence(ids, message):
 
 def test_notes_tell_what_labels_and_images_have_no_counterpart(table):
     labels = read_labels(
-        table("id,hair,digit,age,same,half\na,red,1,0.5,yes,1\nb,grey,2,1.5,,\nc,,,,,\nd,blue,7,2.5,no,\n")
+        table("id,hair,digit,age,same,half\na,red,1,0.5,yes,1\nb,gray,2,1.5,,\nc,,,,,\nd,blue,7,2.5,no,\n")
     )
     ids = ["b.png", "a.png", "c.png", "z.png"]
     assert notes(labels.of(ids), labels, ids) == [
@@ -196,7 +194,7 @@ def test_notes_tell_what_labels_and_images_have_no_counterpart(table):
 
 
 def test_notes_are_none_where_all_is_well(table):
-    labels = read_labels(table("id,hair,digit\na,red,1\nb,grey,2\n"))
+    labels = read_labels(table("id,hair,digit\na,red,1\nb,gray,2\n"))
     assert notes(labels.of(["a.png", "b.png"]), labels, ["a.png", "b.png"]) == []
     assert notes({}, None, ["a.png"]) == []
 

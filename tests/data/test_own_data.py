@@ -11,7 +11,7 @@ from PIL import Image
 
 from diffae_jax import DiffAE
 from diffae_jax.data.batches import on_devices, training_batches
-from diffae_jax.data.latents import read_parts
+from diffae_jax.data.latents import read_chunks
 from diffae_jax.data.run_images import open_data
 from diffae_jax.runtime.errors import UserError
 from diffae_jax.runtime.sharding import split_batch
@@ -173,14 +173,14 @@ def test_networks_get_the_values_of_the_data(name, data_sets, tmp_path):
 
 def items():
     """What PyTorch calls a data set: a length and items, and no more."""
-    grey = pictures(10, 10)[..., 0]
+    gray = pictures(10, 10)[..., 0]
 
     class Items:  # within a function, so that worker processes get it without importing this module
         def __len__(self):
             return COUNT
 
         def __getitem__(self, index):
-            return Image.fromarray(grey[index])
+            return Image.fromarray(gray[index])
 
     return Items()
 
@@ -202,7 +202,7 @@ def test_python_sequence_is_trained_on_and_encoded(tmp_path, capsys, one_device)
             stage.run(config, tmp_path, one_device, items())
     assert f"Images: a sequence in memory, {COUNT} to train on, 0 held out." in capsys.readouterr().out
     model = DiffAE.load(tmp_path, one_device)
-    z = np.concatenate([z for _, z in read_parts(tmp_path / "latents", "training")])
+    z = np.concatenate([z for _, z in read_chunks(tmp_path / "latents", "training")])
     np.testing.assert_allclose(z, model.encode(list(map(items().__getitem__, range(COUNT)))), atol=1e-5)
 
 

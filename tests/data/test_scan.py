@@ -9,10 +9,10 @@ from PIL import Image
 from diffae_jax.config import default
 from diffae_jax.data.detect import open_images
 from diffae_jax.data.formats.lmdb import open_lmdb
-from diffae_jax.data.inspect import scan as surveys
-from diffae_jax.data.inspect.scan import check_all, describe, intensity_of, read_record, refuse, survey
-from diffae_jax.data.run_images import left_out, open_data, said_of
-from diffae_jax.data.sources import Arrays, Given, Prepared
+from diffae_jax.data.inspect import scan as scans
+from diffae_jax.data.inspect.scan import check_all, describe, intensity_of, read_record, refuse, scan
+from diffae_jax.data.run_images import data_summary, left_out, open_data
+from diffae_jax.data.sources import Arrays, SequenceSource, TransformedSource
 from diffae_jax.data.transforms import Transform
 from diffae_jax.runtime.errors import UserError
 from diffae_jax.stages.run_folder import is_begun
@@ -20,14 +20,14 @@ from tests.data_files import make_folder, make_keys, noise, png, prepare_tfds
 from tests.messages import assert_is_one_sentence
 
 
-def is_told(call, message):
+def is_refused(call, message):
     with pytest.raises(UserError, match=message) as refusal:
         call()
     assert_is_one_sentence(refusal.value)
 
 
 def looked_at(images, image_shape, crop="center", **settings):
-    return survey(Prepared(Given(images, image_shape), Transform(image_shape, crop)), **settings)
+    return scan(TransformedSource(SequenceSource(images, image_shape), Transform(image_shape, crop)), **settings)
 
 
 def images_of(source):
@@ -61,29 +61,30 @@ def test_images_that_cannot_be_used_are_found_each_with_its_reason(tmp_path):
     folder = make_folder(tmp_path, noise(6, 8, 8, 3))
     (folder / "01.png").write_bytes(b"junk")
     Image.new("RGB", (8, 7)).save(folder / "03.png")
-    images = Prepared(open_images(folder, (8, 8, 3)).source, Transform((8, 8, 3)))
-    found = survey(images)
+    images = TransformedSource(open_images(folder, (8, 8, 3)).source, Transform((8, 8, 3)))
+    found = scan(images)
     assert found.count == 4
     assert list(found.bad) == ["01.png", "03.png"]
     assert "01.png cannot be read as an image" in found.bad["01.png"]
     assert "03.png is 8x7 pixels, smaller than the 8x8" in found.bad["03.png"]
-    is_told(
+    is_refused(
         lambda: check_all(images), r"2 of 6 images cannot be used, the first: .*01.png cannot .*: repair or remove it\."
     )
-    is_told(lambda: refuse(found, 6, "; do so"), r"2 of 6 images cannot be used, the first: .*; do so\.$")
+    is_refused(lambda: refuse(found, 6, "; do so"), r"2 of 6 images cannot be used, the first: .*; do so\.$")
     check_all(Arrays(noise(3, 1, 1, 1), list("abc")))  # in memory, as they are to be
 
 
 def test_types_and_channels_of_no_use_are_told():
     images = noise(4, 8, 8, 1, dtype=np.float32)
     images[2, 3, 3] = np.nan
-    is_told(
-        lambda: check_all(Prepared(Given(images, (8, 8, 1)), Transform((8, 8, 1)))), "^Image 2 of the .* not finite"
+    is_refused(
+        lambda: check_all(TransformedSource(SequenceSource(images, (8, 8, 1)), Transform((8, 8, 1)))),
+        "^Image 2 of the .* not finite",
     )
     images[2] = 0
     message = "4 images have values of float32, .* give them as 8 or 16 bits"
-    is_told(lambda: check_all(Prepared(Given(images, (8, 8, 1)), Transform((8, 8, 1)))), message)
-    check_all(Prepared(Given(images, (8, 8, 1)), Transform((8, 8, 1), intensity=(0.0, 1.0))))
+    is_refused(lambda: check_all(TransformedSource(SequenceSource(images, (8, 8, 1)), Transform((8, 8, 1)))), message)
+    check_all(TransformedSource(SequenceSource(images, (8, 8, 1)), Transform((8, 8, 1), intensity=(0.0, 1.0))))
     mixed = [noise(8, 8, 2), noise(8, 8, 5), noise(8, 8, 5)]
     assert list(looked_at(mixed, (8, 8, 5)).bad.values()) == [
         "Image 0 of the sequence has 2 channels, not 5: set --config.image_shape to what all images have, or remove it."
@@ -108,7 +109,7 @@ def test_percentiles_are_those_of_all_values(dtype, text):
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 def test_sample_is_of_all_channels_and_columns(dtype, monkeypatch):
-    monkeypatch.setattr(surveys, "SAMPLED_VALUES", 4096 * 8)
+    monkeypatch.setattr(scans, "SAMPLED_VALUES", 4096 * 8)
     values = np.arange(64 * 64 * 4).reshape(64, 64, 4) % 64 * 4  # even steps would take some columns alone
     images = np.stack([values.astype(dtype)] * 8)
     found = looked_at(images, (8, 8, 4), values=True)
@@ -148,7 +149,7 @@ def test_types_that_say_different_things_are_told():
     images = [noise(8, 8, 1), noise(8, 8, 1, dtype=np.float32), noise(8, 8, 1)]
     found = looked_at(images, (8, 8, 1))
     message = r"The images are of several types \(2 of uint8, 1 of float32\), .* with --config.data.intensity=LOW..HIGH"
-    is_told(lambda: intensity_of("", found), message)
+    is_refused(lambda: intensity_of("", found), message)
     assert intensity_of("0..9", found) == (0, 9)
 
 
@@ -240,7 +241,7 @@ def test_bad_images_are_refused_or_counted_left_out_and_listed(tmp_path, run, ki
     path, images = damaged(tmp_path, kind)
     names = ["02.png", "07.png"] if kind == "folder" else ["2", "7"]
     message = r"2 of 12 images cannot be used, the first: .*; --config.data.skip_bad=True leaves such images out\.$"
-    is_told(lambda: run(path), message)
+    is_refused(lambda: run(path), message)
     assert not (tmp_path / "run" / "data.json").exists()
     training, held_out = run(path, skip_bad=True)
     assert (len(training), len(held_out)) == (10, 0)
@@ -249,10 +250,10 @@ def test_bad_images_are_refused_or_counted_left_out_and_listed(tmp_path, run, ki
     assert record["left_out"]["held_out"] == {}
     assert list(record["left_out"]["training"]) == names
     assert all("cannot be read as an image" in why for why in record["left_out"]["training"].values())
-    assert f"Left out: 2 of the images, which cannot be used ({', '.join(names)})." in said_of(tmp_path / "run")
+    assert f"Left out: 2 of the images, which cannot be used ({', '.join(names)})." in data_summary(tmp_path / "run")
     assert left_out(tmp_path / "run").startswith("Left out: 2 of the images, which cannot be used (")
-    assert "10 to train on, 0 held out." in said_of(tmp_path / "run")[0]
-    is_told(lambda: run(path), message)  # another setting is another look
+    assert "10 to train on, 0 held out." in data_summary(tmp_path / "run")[0]
+    is_refused(lambda: run(path), message)  # another setting is another look
 
 
 def test_bad_images_are_left_out_of_both_splits(tmp_path, run):
@@ -266,8 +267,10 @@ def test_bad_images_are_left_out_of_both_splits(tmp_path, run):
 def test_data_of_bad_images_alone_is_told(tmp_path, run):
     for i in range(3):
         (tmp_path / f"{i}.png").write_text("junk")
-    is_told(lambda: run(tmp_path), "^3 of 3 images cannot be used, the first: ")
-    is_told(lambda: run(tmp_path, skip_bad=True), r"^None of the 3 training images can be used: .*0.png cannot be read")
+    is_refused(lambda: run(tmp_path), "^3 of 3 images cannot be used, the first: ")
+    is_refused(
+        lambda: run(tmp_path, skip_bad=True), r"^None of the 3 training images can be used: .*0.png cannot be read"
+    )
 
 
 def test_record_of_very_many_bad_images_can_be_read(tmp_path):
@@ -280,7 +283,7 @@ def test_record_of_very_many_bad_images_can_be_read(tmp_path):
 @pytest.mark.parametrize("content", ["", "{", "[]", "3", "[" * 10_000])
 def test_record_that_is_damaged_is_told(tmp_path, content):
     (tmp_path / "data.json").write_text(content)
-    is_told(lambda: read_record(tmp_path), "data.json (is damaged: remove it|cannot be read)")
+    is_refused(lambda: read_record(tmp_path), "data.json (is damaged: remove it|cannot be read)")
 
 
 def test_nothing_bad_leaves_nothing_out(tmp_path, run):
@@ -288,7 +291,7 @@ def test_nothing_bad_leaves_nothing_out(tmp_path, run):
     training, _ = run(images=images, skip_bad=True)
     np.testing.assert_array_equal(images_of(training), images)
     assert left_out(tmp_path / "run") == ""
-    assert not any("Left out" in line for line in said_of(tmp_path / "run"))
+    assert not any("Left out" in line for line in data_summary(tmp_path / "run"))
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
@@ -313,7 +316,7 @@ def test_numbers_of_an_array_that_are_not_finite_are_left_out(tmp_path, run):
     images[4] = np.inf
     np.savez(tmp_path / "a.npz", images=images)
     path, shape = tmp_path / "a.npz", (8, 8, 1)
-    is_told(
+    is_refused(
         lambda: run(path, shape),
         r"2 of 6 images cannot be used, the first: Image 2 of .* holds 1 values that are not f",
     )
@@ -324,7 +327,9 @@ def test_numbers_of_an_array_that_are_not_finite_are_left_out(tmp_path, run):
 
 def test_images_of_other_channels_and_too_small_ones_are_left_out(run):
     images = [noise(8, 8, 3), noise(8, 8, 2), noise(7, 9, 3), noise(9, 9, 1), noise(20, 10, 4)]
-    is_told(lambda: run(images=images), r"2 of 5 images cannot be used, the first: Image 1 of .* has 2 channels, not 3")
+    is_refused(
+        lambda: run(images=images), r"2 of 5 images cannot be used, the first: Image 1 of .* has 2 channels, not 3"
+    )
     training, _ = run(images=images, skip_bad=True)
     assert training.ids == ["0", "3", "4"]
     assert images_of(training).shape == (3, 8, 8, 3)
@@ -334,7 +339,7 @@ def test_held_out_images_of_another_type_are_told(tmp_path, run):
     np.save(tmp_path / "a.npy", noise(4, 8, 8, 3))
     np.save(tmp_path / "b.npy", noise(4, 8, 8, 3, dtype=np.float32))
     message = r"several types \(4 of uint8, 4 of float32\), .* --config.data.intensity=LOW..HIGH"
-    is_told(lambda: run(tmp_path / "a.npy", held_out=str(tmp_path / "b.npy")), message)
+    is_refused(lambda: run(tmp_path / "a.npy", held_out=str(tmp_path / "b.npy")), message)
 
 
 def test_8_and_16_bits_on_the_two_sides_become_8_on_both(tmp_path, run):
@@ -359,7 +364,7 @@ def test_process_with_other_images_than_the_main_one_is_told(tmp_path, run, monk
     np.save(tmp_path / "b.npy", noise(5, 8, 8, 3))
     run(tmp_path / "a.npy")
     monkeypatch.setattr("diffae_jax.data.run_images.is_main_process", lambda: False)
-    is_told(lambda: run(tmp_path / "b.npy"), r"trained on other images \(4 then, 5 now")
+    is_refused(lambda: run(tmp_path / "b.npy"), r"trained on other images \(4 then, 5 now")
 
 
 @pytest.mark.parametrize("intensity", [3, "x", ["0..1"]])
@@ -368,7 +373,7 @@ def test_range_of_a_record_that_is_none_is_told(tmp_path, run, intensity):
     run(tmp_path / "a.npy")
     record = json.loads((tmp_path / "run" / "data.json").read_text()) | {"intensity": intensity}
     (tmp_path / "run" / "data.json").write_text(json.dumps(record))
-    is_told(lambda: run(tmp_path / "a.npy"), "data.json is damaged: its intensity is")
+    is_refused(lambda: run(tmp_path / "a.npy"), "data.json is damaged: its intensity is")
 
 
 def test_data_set_of_tfds_is_looked_at_as_others(tmp_path, run):

@@ -209,8 +209,8 @@ def test_values_of_minus_one_and_one_in_a_csv_stay_and_are_a_binary_label(tmp_pa
     )
     column = read_labels(tmp_path / "list_attr_celeba.csv").columns["Smiling"]
     np.testing.assert_array_equal(column, values)
-    for positive_unlabelled in (False, True):
-        probe = fit("Smiling", z, column, positive_unlabelled=positive_unlabelled)
+    for positive_unlabeled in (False, True):
+        probe = fit("Smiling", z, column, positive_unlabeled=positive_unlabeled)
         assert probe.kind == "binary"
         assert np.mean((probe.logits(z) > 0) == (values == 1)) > 0.9
 

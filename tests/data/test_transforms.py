@@ -18,7 +18,7 @@ from tests.data_files import noise
 from tests.messages import assert_is_one_sentence
 
 
-def is_told(call, message):
+def is_refused(call, message):
     with pytest.raises(UserError, match=message) as refusal:
         call()
     assert_is_one_sentence(refusal.value)
@@ -58,7 +58,7 @@ def weights(size, have, start, length):
 
 
 def resized(image, size):
-    """Scales until the size is covered, about the centre, axis by axis in float64."""
+    """Scales until the size is covered, about the center, axis by axis in float64."""
     result = image.astype(np.float64)
     scale = min(have / want for have, want in zip(image.shape, size, strict=False))
     for axis, want in enumerate(size):
@@ -97,7 +97,7 @@ def test_images_of_any_rank_are_those_of_the_filter(shape, size, dtype):
         np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
 
 
-def test_fine_stripes_become_grey_and_not_stripes():
+def test_fine_stripes_become_gray_and_not_stripes():
     stripes = np.tile(np.float32([0, 1]), 32)[:, None] * np.ones((1, 64, 1), np.float32).reshape(1, 64)
     found = resize_and_crop(stripes[..., None], (12, 12))
     np.testing.assert_allclose(found[2:-2], 0.5, atol=0.05)
@@ -138,8 +138,8 @@ def test_crop_of_the_celebrities_is_that_of_the_official_code():
     ],
 )
 def test_images_that_do_not_fit_are_told(transform, shape, message):
-    is_told(lambda: transform(noise(*shape), "a"), message)
-    is_told(lambda: transform.check(noise(*shape), "a"), message)
+    is_refused(lambda: transform(noise(*shape), "a"), message)
+    is_refused(lambda: transform.check(noise(*shape), "a"), message)
 
 
 # --- channels ----------------------------------------------------------------------------------------------------
@@ -149,22 +149,22 @@ def test_images_that_do_not_fit_are_told(transform, shape, message):
 def test_channels_of_pictures_are_converted(have, want):
     image = noise(8, 9, have)
     found = with_channels(image, want, "a").astype(int)
-    colour = image[..., :3].astype(np.float64) if have > 1 else np.repeat(image, 3, -1)
+    color = image[..., :3].astype(np.float64) if have > 1 else np.repeat(image, 3, -1)
     if have == 4 and want != 4:
         alpha = image[..., 3:] / 255
-        colour = colour * alpha + 255 * (1 - alpha)
+        color = color * alpha + 255 * (1 - alpha)
     opaque = np.full((8, 9, 1), 255)
-    luma = (colour @ [0.299, 0.587, 0.114])[..., None]
-    expected = {1: luma, 3: colour, 4: np.concatenate([colour, opaque], -1)}[want]
+    luma = (color @ [0.299, 0.587, 0.114])[..., None]
+    expected = {1: luma, 3: color, 4: np.concatenate([color, opaque], -1)}[want]
     np.testing.assert_allclose(found, expected, atol=1.01)  # each step rounds
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.float32, np.int16])
-def test_grey_of_other_types_becomes_three_times_the_same(dtype):
+def test_gray_of_other_types_becomes_three_times_the_same(dtype):
     image = noise(8, 8, 1, dtype=dtype)
     np.testing.assert_array_equal(with_channels(image, 3, "a"), np.repeat(image, 3, -1))
     for have, want in ((3, 1), (1, 4), (4, 3)):
-        is_told(lambda have=have, want=want: with_channels(noise(8, 8, have, dtype=dtype), want, "a"), f"not {want}")
+        is_refused(lambda have=have, want=want: with_channels(noise(8, 8, have, dtype=dtype), want, "a"), f"not {want}")
 
 
 # --- values ------------------------------------------------------------------------------------------------------
@@ -181,7 +181,7 @@ def test_sixteen_bits_become_eight_by_rounding():
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, np.int16, np.int32, np.uint32])
 def test_types_of_no_known_range_are_told(dtype):
-    is_told(
+    is_refused(
         lambda: Transform((8, 8, 1))(np.ones((8, 8, 1), dtype), "a"), rf"a has values of {np.dtype(dtype)}, whose ra"
     )
 
@@ -224,13 +224,13 @@ def test_restored_bytes_are_those_that_went_in():
 def test_numbers_that_are_not_finite_are_told(value, dtype):
     image = np.zeros((8, 8, 1), dtype)
     image[2:4, 3] = value
-    is_told(lambda: Transform((8, 8, 1), intensity=(0.0, 1.0))(image, "a"), "a holds 2 values that are not finite")
+    is_refused(lambda: Transform((8, 8, 1), intensity=(0.0, 1.0))(image, "a"), "a holds 2 values that are not finite")
 
 
 def test_numbers_beyond_float32_are_told():
     image = np.zeros((8, 8, 1))
     image[2, 3] = 1e300
-    is_told(lambda: Transform((4, 4, 1), intensity=(0.0, 1.0))(image, "a"), "a holds 1 values that are not finite")
+    is_refused(lambda: Transform((4, 4, 1), intensity=(0.0, 1.0))(image, "a"), "a holds 1 values that are not finite")
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from diffae_jax.config import default
 from diffae_jax.data.sources import Arrays
 from diffae_jax.data.transforms import to_float, to_uint8
 from diffae_jax.evaluation import results
+from diffae_jax.evaluation.chunk_cache import ChunkCache
 from diffae_jax.evaluation.evaluate import evaluate
 from diffae_jax.evaluation.intervals import mean_figure, percentiles, share_figure, spread_of_distance
 from diffae_jax.evaluation.metrics import frechet_distance, kernel_distance, mse, ssim
@@ -30,11 +31,10 @@ from diffae_jax.evaluation.networks.feature_spaces import FeatureSpace, lpips_di
 from diffae_jax.evaluation.networks.lpips import LPIPS
 from diffae_jax.evaluation.paper import claims
 from diffae_jax.evaluation.paper import published as paper
-from diffae_jax.evaluation.parts import Parts
 from diffae_jax.evaluation.programs import (
     PROGRAMS,
     conditional,
-    neighbours,
+    neighbors,
     out_of_distribution,
     reconstruction,
     sampling,
@@ -53,12 +53,12 @@ from tests.runs import finish, wait_for
 RNG = np.random.default_rng(0)
 
 
-def images(count, seed=0, labelled=True):
+def images(count, seed=0, labeled=True):
     """Random images of the tiny model's shape, with a label that their brightness tells."""
     rng = np.random.default_rng(seed)
     bright = np.arange(count) % 2
     pixels = rng.integers(0, 128, (count, 8, 8, 1)) + 100 * bright[:, None, None, None]
-    labels = {"bright": bright, "shade": bright + rng.normal(0, 0.1, count)} if labelled else {}
+    labels = {"bright": bright, "shade": bright + rng.normal(0, 0.1, count)} if labeled else {}
     return Arrays(pixels.astype(np.uint8), [f"{seed}-{i:03d}" for i in range(count)], labels)
 
 
@@ -181,7 +181,7 @@ def test_labels_that_brightness_tells_are_read_from_pixels(everything):
 
 def test_parts_in_many_chunks_are_the_whole(model, tmp_path, monkeypatch):
     monkeypatch.setattr("diffae_jax.evaluation.study.CHUNK", 7)
-    usual = settings(programs=("reconstruction", "sampling", "neighbours", "out_of_distribution"), num_steps=(2,))
+    usual = settings(programs=("reconstruction", "sampling", "neighbors", "out_of_distribution"), num_steps=(2,))
     found = evaluate(model, images(30, seed=1), images(60, seed=2), usual, tmp_path / "small")
     monkeypatch.undo()
     whole = evaluate(model, images(30, seed=1), images(60, seed=2), usual, tmp_path / "whole")
@@ -209,7 +209,7 @@ def test_lpips_and_fid_are_measured_where_their_networks_are_at_hand(one_device,
         model,
         held_out,
         training,
-        settings(programs=("reconstruction", "sampling", "neighbours"), num_samples=12, num_steps=(2,)),
+        settings(programs=("reconstruction", "sampling", "neighbors"), num_samples=12, num_steps=(2,)),
         tmp_path,
         networks=Networks(space, distance),
     )
@@ -242,14 +242,14 @@ def start(bundle, folder):
 def test_killed_evaluation_goes_on_and_ends_as_one_that_was_not(bundle, tmp_path):
     folder = tmp_path / "killed"
     process = start(bundle, folder)
-    wait_for(process, folder, "parts/variations*.npz")
+    wait_for(process, folder, "chunks/variations*.npz")
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert not (folder / "report.html").exists(), "it was killed too late to show anything"
     assert results.read(folder).section("reconstruction") is not None
-    (folder / "parts" / "reconstruction-inferred-2-0000000.npz").write_bytes(b"never read again")
+    (folder / "chunks" / "reconstruction-inferred-2-0000000.npz").write_bytes(b"never read again")
     finish(start(bundle, folder))
-    assert not (folder / "parts").exists()
+    assert not (folder / "chunks").exists()
     whole = tmp_path / "whole"
     finish(start(bundle, whole))
     assert results.read(folder).sections == results.read(whole).sections
@@ -293,24 +293,24 @@ def test_same_weights_under_another_schedule_are_another_model(model, tmp_path):
 
 
 def test_damaged_part_is_made_anew(tmp_path, capsys):
-    Parts(tmp_path, {}).keep("a", lambda: {"x": np.ones(3)})
+    ChunkCache(tmp_path, {}).keep("a", lambda: {"x": np.ones(3)})
     for content in (b"", (tmp_path / "a.npz").read_bytes()[:-20]):
         (tmp_path / "a.npz").write_bytes(content)
-        assert Parts(tmp_path, {}).keep("a", lambda: {"x": np.ones(3)})["x"].sum() == 3
+        assert ChunkCache(tmp_path, {}).keep("a", lambda: {"x": np.ones(3)})["x"].sum() == 3
         assert "a.npz is damaged" in capsys.readouterr().out
 
 
 def test_parts_of_other_inputs_are_removed(tmp_path):
-    parts = Parts(tmp_path / "parts", {"model": 1})
+    parts = ChunkCache(tmp_path / "chunks", {"model": 1})
     name = "of class a/b, 50 %"
     assert parts.keep(name, lambda: {"a": np.ones(2)})["a"].sum() == 2
-    again = Parts(tmp_path / "parts", {"model": 1})
+    again = ChunkCache(tmp_path / "chunks", {"model": 1})
     assert again.keep(name, lambda: pytest.fail("it is there"))["a"].sum() == 2
-    (tmp_path / "parts" / "thesis.txt").write_text("mine")
-    other = Parts(tmp_path / "parts", {"model": 2})
+    (tmp_path / "chunks" / "thesis.txt").write_text("mine")
+    other = ChunkCache(tmp_path / "chunks", {"model": 2})
     assert other.keep(name, lambda: {"a": np.zeros(2)})["a"].sum() == 0
     other.remove()
-    assert [path.name for path in (tmp_path / "parts").iterdir()] == ["thesis.txt"]
+    assert [path.name for path in (tmp_path / "chunks").iterdir()] == ["thesis.txt"]
 
 
 # --- mathematics ------------------------------------------------------------------------------------------------
@@ -384,28 +384,28 @@ def test_shifted_images_move_to_the_right():
 
 
 def test_part_that_is_not_finite_is_told_and_not_kept(tmp_path):
-    parts = Parts(tmp_path / "parts", {})
+    parts = ChunkCache(tmp_path / "chunks", {})
     broken = {"x": np.array([0.0, np.nan, 1.0]), "n": np.arange(3)}
     with pytest.raises(UserError, match=r"1 of 3 numbers of sampling-0 are not finite: .*float32"):
         parts.keep("sampling-0", lambda: broken)
-    assert not list(tmp_path.glob("parts/*.npz"))
+    assert not list(tmp_path.glob("chunks/*.npz"))
 
 
 def test_planted_copies_are_found(model, tmp_path, monkeypatch):
     training, held_out = images(60, seed=2), images(30, seed=1)
     copies = to_float(training.images[:24])
     monkeypatch.setattr(type(model), "sample", lambda self, *_: copies)
-    found = evaluate(model, held_out, training, settings(programs=("neighbours",)), tmp_path)
-    section = found.section("neighbours")
-    assert section.find(neighbours.COPIES, "samples", "in pixels").value == 1
-    assert section.find(neighbours.DISTANCE, "samples", "in pixels").value < 1e-3
+    found = evaluate(model, held_out, training, settings(programs=("neighbors",)), tmp_path)
+    section = found.section("neighbors")
+    assert section.find(neighbors.COPIES, "samples", "in pixels").value == 1
+    assert section.find(neighbors.DISTANCE, "samples", "in pixels").value < 1e-3
     flat = [
         to_float(source.images[: 24 if source is held_out else 60]).reshape(-1, 64) for source in (held_out, training)
     ]
     chosen = np.sort(np.random.default_rng(0).choice(30, 24, replace=False))
     flat[0] = to_float(held_out.images[chosen]).reshape(24, 64)
     brute = np.sqrt(np.square((flat[0][:, None] - flat[1][None]) / 2).mean(-1)).min(1)
-    assert section.find(neighbours.DISTANCE, "held-out images", "in pixels").value == pytest.approx(
+    assert section.find(neighbors.DISTANCE, "held-out images", "in pixels").value == pytest.approx(
         brute.mean(), rel=1e-5
     )
     verdicts = {claim.text: claim.verdict for claim in found.claims}
@@ -483,7 +483,7 @@ def test_figures_of_the_paper_are_found_by_the_name_of_the_experiment():
     assert paper.reconstruction("ffhq128", "SSIM", "inferred x_T", 100) == 0.991
     assert paper.reconstruction("ffhq128", "SSIM", "inferred x_T", 30) is None
     assert paper.sampling("horse128", "samples", 10) == 11.97
-    assert paper.conditional("celeba64", "Male", "positive and unlabelled") == 9.54
+    assert paper.conditional("celeba64", "Male", "positive and unlabeled") == 9.54
     assert paper.throughput("ffhq128", True) == 41.65
 
 
@@ -491,14 +491,14 @@ def test_figures_of_the_paper_are_found_by_the_name_of_the_experiment():
 
 
 def test_what_cannot_be_measured_is_said_and_the_rest_goes_on(model, baseline, tmp_path, capsys):
-    one = images(1, labelled=False)
-    programs = ("reconstruction", "labels", "variations", "sampling", "neighbours", "detection")
+    one = images(1, labeled=False)
+    programs = ("reconstruction", "labels", "variations", "sampling", "neighbors", "detection")
     found = evaluate(model, one, None, settings(programs=programs, num_samples=5, num_steps=(2,)), tmp_path / "one")
     said = capsys.readouterr().out
     for sentence in (
         "labels is left out: the training images are not at hand.",
         "variations is left out: it takes two images or more, not 1.",
-        "neighbours is left out: the training images are not at hand.",
+        "neighbors is left out: the training images are not at hand.",
         "detection is left out: it takes 40 real images or more, not 1.",
         "Too few real images to compare samples with: two sets of 2 or more are needed, not of 0 and 1.",
     ):
@@ -650,7 +650,7 @@ def test_classes_of_the_paper_come_first(model, tmp_path):
         settings(),
         0,
         tmp_path,
-        Parts(tmp_path, {}),
+        ChunkCache(tmp_path, {}),
         Networks(),
     )
     found = conditional.targets(study)

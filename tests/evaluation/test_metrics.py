@@ -19,12 +19,12 @@ def images(*shape, seed=0):
 
 
 def test_mse_and_psnr_are_those_of_the_scale_from_0_to_1():
-    black, white, grey = (np.full((1, 2, 2, 1), value, np.float32) for value in (-1, 1, 0))
+    black, white, gray = (np.full((1, 2, 2, 1), value, np.float32) for value in (-1, 1, 0))
     assert mse(black, white) == 1
-    assert mse(black, grey) == 0.25
+    assert mse(black, gray) == 0.25
     assert psnr(black, white) == 0
-    assert psnr(black, grey) == pytest.approx(10 * np.log10(4))
-    assert psnr(grey, grey) == np.inf
+    assert psnr(black, gray) == pytest.approx(10 * np.log10(4))
+    assert psnr(gray, gray) == np.inf
 
 
 def ssim_written_out(x, y):

@@ -79,7 +79,7 @@ def mean_pool(h):
 
 
 def bilinear(images, size):
-    """Between the centres of pixels, without antialiasing; beyond the outermost centres nothing changes."""
+    """Between the centers of pixels, without antialiasing; beyond the outermost centers nothing changes."""
     for axis in (1, 2):
         length = images.shape[axis]
         at = np.maximum((np.arange(size) + 0.5) * length / size - 0.5, 0)
@@ -218,7 +218,7 @@ def test_inception_is_that_of_the_same_layers_in_float64(inception_state, incept
 
 
 @pytest.mark.parametrize("shape", [(5, 7), (299, 299), (320, 411), (1, 1)])
-def test_resizing_is_bilinear_between_centres_without_antialiasing(shape):
+def test_resizing_is_bilinear_between_centers_without_antialiasing(shape):
     images = pictures(2, *shape, 3)
     found = jax.jit(inception.resize)(images)
     np.testing.assert_allclose(found, bilinear(images.astype(np.float64), 299), atol=2e-6)
@@ -234,7 +234,7 @@ def test_lpips_is_that_of_the_same_layers_in_float64(lpips_states, lpips_params)
         np.testing.assert_allclose(distance(images, images), 0, atol=1e-12)
 
 
-def test_lpips_is_on_all_devices_and_takes_grey_and_uint8(lpips_params, one_device, eight_devices):
+def test_lpips_is_on_all_devices_and_takes_gray_and_uint8(lpips_params, one_device, eight_devices):
     images, others = pictures(2, 11, 40, 40, 1)
     one, eight = (feature_spaces.lpips_distances(lpips_params, mesh) for mesh in (one_device, eight_devices))
     found = eight(images, others)
@@ -261,8 +261,8 @@ def test_features_of_inception_are_of_images_of_any_size_and_called_fid(
     assert (space.name, space.dim, space.frechet_name, space.kernel_name) == ("Inception", 2048, "FID", "KID")
     assert sentence == ""
     images = to_uint8(pictures(3, 9, 13, 1))
-    grey = bilinear(to_float(images).astype(np.float64), 80).repeat(3, -1)
-    expected = inception_written_out(inception_state, grey)
+    gray = bilinear(to_float(images).astype(np.float64), 80).repeat(3, -1)
+    expected = inception_written_out(inception_state, gray)
     found = space.features(images)
     assert (found.shape, found.dtype) == ((3, 2048), np.float32)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * expected.std())

@@ -63,7 +63,7 @@ def others() -> tuple[Section, ...]:
         Section("variations", "Stochastic variations (Sec. 5.1, Appendix D)",
                 (Figure("variance", "of x_T, against all", "", 0.0123, 512, 0.0119, 0.0127),),
                 (Picture("variations.png", "Each image with nine other x_T."),)),
-        Section("neighbours", "Nearest training images (Appendix C)", tuple(copies)),
+        Section("neighbors", "Nearest training images (Appendix C)", tuple(copies)),
         Section("out_of_distribution", "Other images (Appendix J)", notes=(left_out,)),
         Section("detection", "Detection of samples (Appendix K)",
                 tuple(Figure("accuracy", step, "", 0.97 - 0.01 * i, 400) for i, step in enumerate(STEPS))),

@@ -33,7 +33,7 @@ from tests.random_models import random_model
 def model(one_device):
     hue = {c: Probe(f"hue={c}", row, 0.2) for c, row in zip("rg", np.eye(2, 8, dtype=np.float32), strict=True)}
     probes = {
-        "hair/colour é": Probe("hair/colour é", np.random.default_rng(0).normal(size=8).astype(np.float32), 0.1),
+        "hair/color é": Probe("hair/color é", np.random.default_rng(0).normal(size=8).astype(np.float32), 0.1),
         "hue": ClassProbe("hue", hue, Score("accuracy", 0.5, 7)),
     }
     return random_model(one_device, probes=probes)
@@ -62,8 +62,8 @@ def test_loaded_model_is_the_saved_one_bit_for_bit(model, bundle, one_device):
 
 def test_bundle_on_eight_devices_gives_the_same_images(model, bundle, eight_devices):
     images = np.random.default_rng(1).uniform(-1, 1, (3, 8, 8, 1)).astype(np.float32)
-    spread = DiffAE.load(bundle, eight_devices).reconstruct(images, 3)
-    np.testing.assert_allclose(spread, model.reconstruct(images, 3), atol=1e-4)
+    shard_array = DiffAE.load(bundle, eight_devices).reconstruct(images, 3)
+    np.testing.assert_allclose(shard_array, model.reconstruct(images, 3), atol=1e-4)
 
 
 def test_every_changed_byte_is_noticed(bundle):
@@ -177,7 +177,7 @@ def class_probe(names="01", **changes):
         (lambda b: rewritten(b, "probes/a.json", b'{"name": "a", "weights": [1], "bias": 0}'), "probe a 1"),
         (lambda b: rewritten(b, "probes/a.json", b'{"name": "a", "weights": [NaN], "bias": 0}'), "finite"),
         (lambda b: edit(b, format=True), "is not the manifest"),
-        (lambda b: rewritten(b, "probes/hair%2Fcolour%20%C3%A9.json", b"{}"), "name, weights and bias"),
+        (lambda b: rewritten(b, "probes/hair%2Fcolor%20%C3%A9.json", b"{}"), "name, weights and bias"),
     ],
 )
 def test_damaged_bundle_is_refused_in_one_sentence(bundle, damage, message):
@@ -392,7 +392,7 @@ def damaged(value, dice):
 
 
 @pytest.mark.parametrize(
-    "name", ["manifest.json", "config.json", "probes/hair%2Fcolour%20%C3%A9.json", "probes/hue.json"]
+    "name", ["manifest.json", "config.json", "probes/hair%2Fcolor%20%C3%A9.json", "probes/hue.json"]
 )
 def test_no_damage_of_json_leads_to_another_error(bundle, one_device, name):
     good, dice, outcomes = json.loads((bundle / name).read_text()), random.Random(name), set()

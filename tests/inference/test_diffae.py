@@ -162,7 +162,7 @@ def test_model_without_statistics_says_what_probes_need(one_device):
 
 
 def accepted_by_hand(model, probe, sign, seed, count, latent_steps):
-    """Numbers and normalised z of the first candidates that are accepted, one after the other."""
+    """Numbers and normalized z of the first candidates that are accepted, one after the other."""
     grid = ddim_grid(model.config.prior.schedule, latent_steps)
     network = nnx.merge(model.prior_graphdef, model.prior)
     decode = jax.jit(lambda z_T: ddim_decode(network.noise_predictor(grid.t), z_T, grid, clip=False))

@@ -70,7 +70,7 @@ def stopped(model, source, out):
     with pytest.raises(UserError, match="stopped here"):
         embed(model, Bad(source.images, source.ids, source.labels), out)
     assert not out.exists()
-    assert len(list(out.with_name(f"{out.name}.parts").glob("*.npz"))) == 2
+    assert len(list(out.with_name(f"{out.name}.chunks").glob("*.npz"))) == 2
 
 
 def test_what_is_done_is_not_done_again(model, source, tmp_path, capsys):
@@ -86,12 +86,12 @@ def test_what_is_done_is_not_done_again(model, source, tmp_path, capsys):
 def test_parts_of_something_else_are_refused(model, source, tmp_path, one_device):
     out = tmp_path / "z.npz"
     stopped(model, source, out)
-    with pytest.raises(UserError, match=r"z\.npz\.parts holds z of another model: remove that folder"):
+    with pytest.raises(UserError, match=r"z\.npz\.chunks holds z of another model: remove that folder"):
         embed(random_model(one_device, seed=1), source, out)
     for images, ids in ((source.images[:-1], source.ids[:-1]), (255 - source.images, source.ids)):
-        with pytest.raises(UserError, match=r"z\.npz\.parts holds z of other images: remove that folder"):
+        with pytest.raises(UserError, match=r"z\.npz\.chunks holds z of other images: remove that folder"):
             embed(model, Arrays(images, ids), out)
-    (tmp_path / "z.npz.parts" / "inputs.json").unlink()
+    (tmp_path / "z.npz.chunks" / "inputs.json").unlink()
     with pytest.raises(UserError, match=r"has no inputs\.json"):
         embed(model, source, out)
 
@@ -152,7 +152,7 @@ def test_names_that_are_not_utf8_are_refused(tmp_path):
 @pytest.mark.alone
 def test_killed_twice_it_writes_what_it_would_have_written(model, tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (10_000, 8, 8, 1), np.uint8)
-    photos, out, parts = tmp_path / "photos", tmp_path / "z.npz", tmp_path / "z.npz.parts"
+    photos, out, parts = tmp_path / "photos", tmp_path / "z.npz", tmp_path / "z.npz.chunks"
     ids = [f"{i % 7}/{i:05d}.png" for i in range(len(images))]
     for folder in range(7):
         (photos / str(folder)).mkdir(parents=True)

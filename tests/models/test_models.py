@@ -51,7 +51,7 @@ def tiny(**changes):
 
 
 def filled(build, seed=0):
-    """The module that `build(rngs=...)` makes, with random numbers in every parameter, zero-initialised ones too."""
+    """The module that `build(rngs=...)` makes, with random numbers in every parameter, zero-initialized ones too."""
     graphdef, params = abstract_model(lambda rngs: build(rngs=rngs))
     rng = np.random.default_rng(seed)
 
@@ -106,9 +106,9 @@ def silu64(h):
 def group_norm64(norm, h):
     n, channels = h.shape[0], h.shape[-1]
     groups = h.reshape(n, -1, 32, channels // 32)
-    centred = groups - groups.mean((1, 3), keepdims=True)
-    normalised = centred / np.sqrt(np.square(centred).mean((1, 3), keepdims=True) + 1e-5)
-    return normalised.reshape(h.shape) * f64(norm.scale) + f64(norm.bias)
+    centered = groups - groups.mean((1, 3), keepdims=True)
+    normalized = centered / np.sqrt(np.square(centered).mean((1, 3), keepdims=True) + 1e-5)
+    return normalized.reshape(h.shape) * f64(norm.scale) + f64(norm.bias)
 
 
 def linear64(layer, h):
@@ -316,11 +316,11 @@ class GroupNormOf(nnx.Module):
 def test_groupnorm_of_bfloat16_takes_its_statistics_in_float32():
     norm = filled(partial(GroupNormOf, 32)).norm
     h = jnp.asarray(normal(2, 64, 64, 32) + 4, jnp.bfloat16)
-    normalised = compiled(norm)(h)
-    assert normalised.dtype == jnp.bfloat16
+    normalized = compiled(norm)(h)
+    assert normalized.dtype == jnp.bfloat16
     expected = group_norm64(norm, np.asarray(h, np.float64))
-    assert relative_error(normalised, expected) < 2e-3  # the rounding of the result; of the statistics it is 1e-2
-    assert abs(np.asarray(normalised, np.float64).mean() - expected.mean()) < 1e-4
+    assert relative_error(normalized, expected) < 2e-3  # the rounding of the result; of the statistics it is 1e-2
+    assert abs(np.asarray(normalized, np.float64).mean() - expected.mean()) < 1e-4
 
 
 @pytest.mark.parametrize("rows", [1, 3], ids=["one time step for all", "one time step a sample"])
@@ -398,7 +398,7 @@ def test_convolution_of_the_smallest_maps_is_one_matrix_product(spatial):
     assert relative_error(layer(h), conv64(layer, h.astype(np.float64))) < 1e-6
 
 
-# Initialisation.
+# Initialization.
 
 
 @pytest.mark.parametrize(
@@ -423,7 +423,7 @@ def test_layers_start_uniform_within_the_inverse_root_of_fan_in(layer, fan_in):
 
 @pytest.fixture(scope="module")
 def fresh():
-    """A model of one level, as it is initialised."""
+    """A model of one level, as it is initialized."""
     return tiny(channel_mults=(1,), encoder_channel_mults=(1,), image_shape=(4, 4, 3))(rngs=nnx.Rngs(0))
 
 

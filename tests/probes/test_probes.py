@@ -145,13 +145,13 @@ def test_probe_of_classes_has_one_against_the_rest_for_each():
     assert probes.fit("digit", z, labels).score.value > 0.9
 
 
-def test_positives_among_unlabelled_weigh_as_if_they_were_repeated():
+def test_positives_among_unlabeled_weigh_as_if_they_were_repeated():
     z = normal(400)
     positive = noisy_attribute(z, DIRECTION) & (np.arange(400) % 5 == 0)
     others, few = z[~positive], z[positive][:40]
     others = others[: 6 * len(few)]
     z, labels = np.concatenate([few, others]), np.array([1.0] * len(few) + [np.nan] * len(others))
-    probe = probes.fit("hat", z, labels, positive_unlabelled=True)
+    probe = probes.fit("hat", z, labels, positive_unlabeled=True)
     literally = LogisticRegression(C=0.01, max_iter=2000).fit(
         np.concatenate([few] * 6 + [others]).astype(np.float64), [True] * 6 * len(few) + [False] * len(others)
     )
@@ -226,10 +226,10 @@ Z, HALF = normal(60), [True, False] * 30
         (Z, ["a", "b"] * 30, {"kind": "continuous"}, "takes four numbers or more.* 60 texts"),
         (Z[:3], [0.1, 0.2, 0.3], {}, "takes four numbers or more.* 3 numbers"),
         (Z, HALF, {"kind": "ternary"}, "binary, classes, continuous or None, not ternary"),
-        (Z, HALF, {"kind": "classes", "positive_unlabelled": True}, "of kind binary, not classes"),
-        (Z, ["yes", "1"] * 30, {"positive_unlabelled": True}, "are 1 or True, and those of smile are text: 1, yes"),
-        (Z, [2, None] * 30, {"positive_unlabelled": True}, "are 1 or True, and those of smile are numbers: 2"),
-        (Z, [0, None] * 30, {"positive_unlabelled": True}, "all 60 are False"),
+        (Z, HALF, {"kind": "classes", "positive_unlabeled": True}, "of kind binary, not classes"),
+        (Z, ["yes", "1"] * 30, {"positive_unlabeled": True}, "are 1 or True, and those of smile are text: 1, yes"),
+        (Z, [2, None] * 30, {"positive_unlabeled": True}, "are 1 or True, and those of smile are numbers: 2"),
+        (Z, [0, None] * 30, {"positive_unlabeled": True}, "all 60 are False"),
         (Z, [np.inf] + [0.5] * 59, {}, "text or finite numbers, and smile has inf"),
         (Z, [[1]] * 60, {}, "text or finite numbers, and smile has a list"),
         (Z, np.ones((60, 2)), {}, "text or finite numbers, and smile has a ndarray"),
@@ -248,7 +248,7 @@ def test_what_cannot_be_fitted_is_told_in_one_sentence(z, labels, settings, mess
 
 
 def test_labels_that_can_be_fitted_pass_the_check():
-    for labels, settings in ((HALF, {}), ([1, None] * 30, {"positive_unlabelled": True}), (list(Z[:, 0]), {})):
+    for labels, settings in ((HALF, {}), ([1, None] * 30, {"positive_unlabeled": True}), (list(Z[:, 0]), {})):
         probes.check_labels("smile", labels, **settings)
 
 
@@ -259,11 +259,11 @@ def test_components_are_those_of_the_covariance():
     z = normal(300) @ np.diag([5, 4, 3, 2, 1, 0.5]).astype(np.float32) @ np.linalg.qr(normal(D))[0] + 2
     found = probes.components(z, 3)
     variances, axes = np.linalg.eigh(np.cov(z.astype(np.float64), rowvar=False))
-    centred = z - z.astype(np.float64).mean(0)
+    centered = z - z.astype(np.float64).mean(0)
     for i, probe in enumerate(found):
         axis = axes[:, -1 - i] * np.sign(axes[:, -1 - i] @ probe.weights)
         np.testing.assert_allclose(probe.weights, axis, atol=1e-5)
-        np.testing.assert_allclose(probe.predict(z), centred @ axis, atol=1e-3)
+        np.testing.assert_allclose(probe.predict(z), centered @ axis, atol=1e-3)
         np.testing.assert_allclose(probe.score.value, variances[-1 - i] / variances.sum(), rtol=1e-5)
     assert [probe.name for probe in found] == ["component 1", "component 2", "component 3"]
 

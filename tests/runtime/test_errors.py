@@ -8,8 +8,8 @@ import pytest
 
 from diffae_jax import cli
 from diffae_jax.config import from_file
-from diffae_jax.data.formats.files import told_volume
-from diffae_jax.data.sources import told_image
+from diffae_jax.data.formats.files import volume_errors_as_user_errors
+from diffae_jax.data.sources import image_errors_as_user_errors
 from diffae_jax.inference.inputs import as_codes
 from diffae_jax.inference.weights import abstract_weights
 from diffae_jax.runtime.errors import UserError
@@ -47,12 +47,12 @@ def row_of_text(folder):
 
 
 def image_that_is_refused(folder):
-    with told_image("a.png"):
+    with image_errors_as_user_errors("a.png"):
         raise UserError(SENTENCE)
 
 
 def volume_that_is_refused(folder):
-    with told_volume("a.nii"):
+    with volume_errors_as_user_errors("a.nii"):
         raise UserError(SENTENCE)
 
 

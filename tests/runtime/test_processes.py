@@ -97,7 +97,7 @@ def test_fork_is_refused_in_a_sentence_instead_of_hanging(model, tmp_path):
         "encode": lambda: model.encode(IMAGES),
         "decode": lambda: model.decode(np.zeros((1, 8), np.float32), num_steps=2),
         "sample": lambda: model.sample(1, num_steps=2, num_latent_steps=2),
-        "sample_class": lambda: model.sample_class(1, "hair/colour é", num_steps=2, num_latent_steps=2),
+        "sample_class": lambda: model.sample_class(1, "hair/color é", num_steps=2, num_latent_steps=2),
         "interpolate": lambda: model.interpolate(IMAGES[0], IMAGES[1], num_steps=2),
         "path": lambda: model.path(np.zeros((2, 8), np.float32), IMAGES[:2], 3),
         "load": lambda: DiffAE.load(tmp_path / "bundle"),
@@ -116,7 +116,7 @@ def test_fork_is_refused_in_a_sentence_instead_of_hanging(model, tmp_path):
 
 
 def test_repr_says_in_one_line_what_a_model_and_a_probe_are(model):
-    assert repr(model).startswith("DiffAE(tiny: 8x8x1, z of 8, latent DDIM, probes hair/colour é; float32 on 8 devices")
+    assert repr(model).startswith("DiffAE(tiny: 8x8x1, z of 8, latent DDIM, probes hair/color é; float32 on 8 devices")
     probe = Probe("smile", np.ones(8, np.float32), 0.0)
     classes = ClassProbe("digit", {name: Probe(f"digit={name}", np.ones(8, np.float32), 0.0) for name in "ab"})
     for text, words in (

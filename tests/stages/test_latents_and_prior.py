@@ -10,7 +10,7 @@ from flax import nnx
 
 from diffae_jax import DiffAE
 from diffae_jax.data.batches import batches_of_rows, on_devices, ordered_batches
-from diffae_jax.data.latents import LatentStatistics, part_path, part_starts, read_parts, write_part
+from diffae_jax.data.latents import LatentStatistics, chunk_path, chunk_starts, read_chunks, write_chunk
 from diffae_jax.data.sources import Arrays
 from diffae_jax.diffusion.process import Process
 from diffae_jax.diffusion.samplers import ddim_decode, ddim_grid
@@ -19,8 +19,8 @@ from diffae_jax.models.build import builder, prior_builder
 from diffae_jax.models.functional import digest
 from diffae_jax.runtime.errors import UserError
 from diffae_jax.runtime.files import write_json
-from diffae_jax.runtime.sharding import on_host, replicated, split_batch, spread
-from diffae_jax.stages.prior import LOSS_OF_NOTHING, prior_loss, prior_program
+from diffae_jax.runtime.sharding import on_host, replicated, shard_array, split_batch
+from diffae_jax.stages.prior import ZERO_PREDICTOR_LOSS, prior_loss, prior_program
 from diffae_jax.training.program import run_key
 
 # --- statistics and files ---------------------------------------------------------------------------------------
@@ -54,8 +54,8 @@ def parts(tmp_path):
     """z of 2,500 images in three parts."""
     z = np.random.default_rng(0).normal(size=(2500, 3)).astype(np.float32)
     ids = [f"é/{i}.png" for i in range(len(z))]
-    for start in part_starts(len(z)):
-        write_part(part_path(tmp_path, "training", start), ids[start : start + 1024], z[start : start + 1024])
+    for start in chunk_starts(len(z)):
+        write_chunk(chunk_path(tmp_path, "training", start), ids[start : start + 1024], z[start : start + 1024])
     write_json(tmp_path / "inputs.json", {"training": len(z), "held_out": 0})
     return tmp_path, ids, z
 
@@ -63,10 +63,10 @@ def parts(tmp_path):
 def test_parts_come_back_whole_and_in_order(parts):
     folder, ids, z = parts
     assert sorted(path.name for path in folder.glob("*.npz")) == [f"training-0000{i}.npz" for i in range(3)]
-    read = list(read_parts(folder, "training"))
+    read = list(read_chunks(folder, "training"))
     assert list(itertools.chain.from_iterable(ids for ids, _ in read)) == ids
     np.testing.assert_array_equal(np.concatenate([z for _, z in read]), z)
-    assert list(read_parts(folder, "held_out")) == []
+    assert list(read_chunks(folder, "held_out")) == []
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_damaged_part_is_named(parts, damage):
     folder, _, _ = parts
     damage(folder / "training-00001.npz")
     with pytest.raises(UserError, match=r"training-00001.npz .*run the same command again"):
-        list(read_parts(folder, "training"))
+        list(read_chunks(folder, "training"))
 
 
 def test_damaged_record_is_told(parts):
@@ -96,12 +96,12 @@ def test_damaged_record_is_told(parts):
     for count in ("many", 2.5, -1, None, 10**15):
         write_json(folder / "inputs.json", {"training": count})
         with pytest.raises(UserError, match=r"inputs.json is damaged: remove that folder"):
-            list(read_parts(folder, "training"))
+            list(read_chunks(folder, "training"))
 
 
 def test_no_flipped_bit_of_a_part_leads_to_another_error(parts):
     folder, _, _ = parts
-    write_part(folder / "training-00002.npz", ["a"] * 452, np.zeros((452, 3), np.float32))
+    write_chunk(folder / "training-00002.npz", ["a"] * 452, np.zeros((452, 3), np.float32))
     content = (folder / "training-00002.npz").read_bytes()
     rng = np.random.default_rng(0)
     headers = [*range(300), *range(len(content) - 300, len(content))]
@@ -111,7 +111,7 @@ def test_no_flipped_bit_of_a_part_leads_to_another_error(parts):
             damaged[at] ^= 1 << bit
             (folder / "training-00002.npz").write_bytes(damaged)
             try:
-                list(read_parts(folder, "training"))
+                list(read_chunks(folder, "training"))
             except UserError as error:
                 assert "training-00002.npz" in str(error)  # noqa: PT017 - some bits are of no account
 
@@ -120,7 +120,7 @@ def test_z_that_is_not_finite_is_refused_with_its_image_and_not_written(tmp_path
     z = np.ones((3, 2), np.float32)
     z[1, 1] = np.inf
     with pytest.raises(UserError, match=r"1 of 3 z are not finite, the first that of b\.png"):
-        write_part(tmp_path / "training-00000.npz", ["a.png", "b.png", "c.png"], z)
+        write_chunk(tmp_path / "training-00000.npz", ["a.png", "b.png", "c.png"], z)
     assert not list(tmp_path.iterdir())
 
 
@@ -169,7 +169,7 @@ def latent_batches(config, mesh, z, first_step=0):
         seed=0,
         first_step=first_step,
     )
-    resident = spread(z, replicated(mesh))
+    resident = shard_array(z, replicated(mesh))
     return ((resident, rows) for rows in on_devices(rows, split_batch(mesh, axis=1)))
 
 
@@ -240,7 +240,7 @@ def test_loss_of_a_network_that_says_nothing(tiny_config, loss):
     keys = jax.random.split(jax.random.key(0), 4000)
     z = jnp.ones((4000, tiny_config.model.z_dim))
     losses, _ = jax.jit(prior_loss(graphdef, Process("constant", error=loss)))(params, z, keys)
-    np.testing.assert_allclose(losses.mean(), LOSS_OF_NOTHING[loss], rtol=0.02)
+    np.testing.assert_allclose(losses.mean(), ZERO_PREDICTOR_LOSS[loss], rtol=0.02)
 
 
 # --- sampling ---------------------------------------------------------------------------------------------------

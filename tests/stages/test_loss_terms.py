@@ -11,7 +11,7 @@ import pytest
 
 from diffae_jax.models.functional import digest
 from diffae_jax.runtime.errors import UserError
-from diffae_jax.runtime.sharding import on_host, split_batch, spread
+from diffae_jax.runtime.sharding import on_host, shard_array, split_batch
 from diffae_jax.stages.autoencoder import autoencoder_program
 from diffae_jax.stages.chain import run_stages
 from diffae_jax.stages.loss_terms import check_terms
@@ -47,7 +47,7 @@ def test_metrics_are_averaged_over_batch_devices_and_microbatches(request, num_d
         num_microbatches=num_microbatches,
     )
     key = run_key(0, mesh)
-    _, metrics = program.step(program.init(key), spread(x, split_batch(mesh)), key)
+    _, metrics = program.step(program.init(key), shard_array(x, split_batch(mesh)), key)
     x = x.astype(np.float64)
     np.testing.assert_allclose(metrics["loss"], np.square(x.sum(1) - 1).mean(), rtol=1e-5)
     np.testing.assert_allclose(metrics["error"], np.abs(x[:, 0]).mean(), rtol=1e-5)
@@ -92,7 +92,7 @@ def train(mesh, terms, num_steps=2, **execution):
     rng, rows = np.random.default_rng(0), []
     for _ in range(num_steps):
         images = rng.integers(0, 256, (config.train.batch_size, *config.image_shape), dtype=np.uint8)
-        state, metrics = program.step(state, {"image": spread(images, split_batch(mesh))}, step_key)
+        state, metrics = program.step(state, {"image": shard_array(images, split_batch(mesh))}, step_key)
         rows.append({name: float(value) for name, value in metrics.items()})
     return first, on_host(state.params), rows
 

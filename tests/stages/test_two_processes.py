@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffae_jax.data.latents import read_parts
+from diffae_jax.data.latents import read_chunks
 from diffae_jax.inference.diffae import DiffAE
 from diffae_jax.models.functional import flatten
 from tests.runs import (
@@ -43,7 +43,7 @@ def test_two_processes_equal_one_and_can_be_stopped_and_continued_by_one(whole, 
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
     ours, expected = (flatten(final_state(run)["params"]) for run in (tmp_path, whole[0]))
     for name in ours:
-        # The next normalisation takes the biases of the last block away again, for its groups have one channel each. So
+        # The next normalization takes the biases of the last block away again, for its groups have one channel each. So
         # their gradients are rounding errors, which Adam makes as large as any.
         if not re.fullmatch(r"unet\.up\.2\.(conv1|conv2|skip)\.bias", name):
             assert np.abs(ours[name] - expected[name]).max() < 1e-3, name
@@ -99,7 +99,7 @@ def test_two_processes_encode_the_z_of_one(whole, tmp_path):
         finish(process)
     assert files(workdir / "latents").keys() == files(whole[0] / "latents").keys()
     for split in ("training", "held_out"):
-        ours, expected = (list(read_parts(run / "latents", split)) for run in (workdir, whole[0]))
+        ours, expected = (list(read_chunks(run / "latents", split)) for run in (workdir, whole[0]))
         assert [ids for ids, _ in ours] == [ids for ids, _ in expected]
         for (_, z), (_, expected_z) in zip(ours, expected, strict=True):
             np.testing.assert_allclose(z, expected_z, atol=1e-5)

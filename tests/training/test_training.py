@@ -19,7 +19,7 @@ from tensorboardX.proto import event_pb2
 from diffae_jax.data.batches import on_devices
 from diffae_jax.runtime import precision
 from diffae_jax.runtime.errors import UserError
-from diffae_jax.runtime.sharding import on_host, replicated, split_batch, spread, state_shardings
+from diffae_jax.runtime.sharding import on_host, replicated, shard_array, split_batch, state_shardings
 from diffae_jax.stages.autoencoder import autoencoder_program
 from diffae_jax.training import health
 from diffae_jax.training.checkpoint import Checkpoints, latest_step
@@ -96,7 +96,7 @@ def run_autoencoder(config, mesh, num_steps=3):
     losses = []
     for _ in range(num_steps):
         images = rng.integers(0, 256, (config.train.batch_size, *config.image_shape), dtype=np.uint8)
-        state, metrics = program.step(state, {"image": spread(images, split_batch(mesh))}, step_key)
+        state, metrics = program.step(state, {"image": shard_array(images, split_batch(mesh))}, step_key)
         losses.append(float(metrics["loss"]))
     return losses, state
 
@@ -149,7 +149,7 @@ def test_state_is_donated_and_a_step_moves_nothing_between_host_and_devices(tiny
     key = run_key(0, eight_devices)
     state = program.init(key)
     images = np.zeros((tiny_config.train.batch_size, *tiny_config.image_shape), np.uint8)
-    batch = {"image": spread(images, split_batch(eight_devices))}
+    batch = {"image": shard_array(images, split_batch(eight_devices))}
     with jax.transfer_guard("disallow"):
         new_state, metrics = program.step(state, batch, key)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
@@ -260,10 +260,10 @@ def three_steps_a_call(one_device):
     samples = jax.tree.map(lambda *parts: np.concatenate(parts), *itertools.islice(quadratic_batches(), 12))
     rows = np.arange(12 * BATCH, dtype=np.int32).reshape(4, 3, BATCH)
     whole, split = replicated(one_device), split_batch(one_device, axis=1)
-    data = jax.tree.map(lambda a: spread(a, whole), samples)
+    data = jax.tree.map(lambda a: shard_array(a, whole), samples)
     shapes = (jax.tree.map(lambda a: abstract(a, whole), samples), abstract(rows[0], split))
     program = quadratic_program(one_device, abstract_batch=shapes, steps_per_call=3)
-    return program, lambda first_step: ((data, spread(r, split)) for r in rows[first_step // 3 :])
+    return program, lambda first_step: ((data, shard_array(r, split)) for r in rows[first_step // 3 :])
 
 
 def test_several_steps_a_call_equal_single_steps(tmp_path, one_device, three_steps_a_call):
@@ -432,9 +432,9 @@ def test_checkpoint_of_fsdp_on_eight_devices_loads_on_one(wide_config, one_devic
 def test_effective_rank_counts_equally_strong_directions():
     rng = np.random.default_rng(0)
     basis = np.linalg.qr(rng.normal(size=(20, 20)))[0]
-    centred = rng.normal(size=(200, 5))
-    centred = np.linalg.qr(centred - centred.mean(0))[0]
-    z = centred @ basis[:5] + 3
+    centered = rng.normal(size=(200, 5))
+    centered = np.linalg.qr(centered - centered.mean(0))[0]
+    z = centered @ basis[:5] + 3
     np.testing.assert_allclose(health.effective_rank(jnp.asarray(z, jnp.float32)), 5, rtol=1e-4)
 
 

@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 
 from diffae_jax.data.formats.hdf5 import check_dataset, open_hdf5
-from diffae_jax.data.formats.npy import Packed, open_npy, open_npz, told_volume
+from diffae_jax.data.formats.npy import Packed, open_npy, open_npz, volume_errors_as_user_errors
 from diffae_jax.data.sources import (
     channels_last,
     check_amount,
     check_names,
     check_numbers,
-    hash_of_samples,
+    hash_of_sample_images,
     without_cache,
 )
-from diffae_jax.runtime.errors import UserError, name_some, shown
+from diffae_jax.runtime.errors import UserError, list_some, shown
 from diffae_jax.runtime.files import check_file
 
 HDF5_SUFFIXES = (".h5", ".hdf5", ".hdf")
@@ -56,7 +56,7 @@ class ArrayFile:
 
     def __getitem__(self, index: int) -> np.ndarray:
         """Returns one image. Raises UserError where the file is damaged there."""
-        with told_volume(self.name(index)):
+        with volume_errors_as_user_errors(self.name(index)):
             with _opening:
                 rows = self._opened
             image = np.asarray(rows[index])
@@ -72,7 +72,7 @@ class ArrayFile:
 
     def fingerprint(self) -> str:
         """Returns a hash of some images, the number of all, and the name of the array."""
-        return hash_of_samples(self, self.array)
+        return hash_of_sample_images(self, self.array)
 
 
 def open_arrays(path: Path, array: str, image_shape: tuple[int, ...]) -> tuple[ArrayFile, list[str]]:
@@ -82,11 +82,11 @@ def open_arrays(path: Path, array: str, image_shape: tuple[int, ...]) -> tuple[A
     UserError where there is none, or more than one.
     """
     check_file(path)
-    with told_volume(path):
+    with volume_errors_as_user_errors(path):
         found = arrays_of(path)
         name = array or _only(path, found, image_shape)
         if name not in found:
-            have = f"it has {name_some(found)}" if "" not in found else "an npy is a single array"
+            have = f"it has {list_some(found)}" if "" not in found else "an npy is a single array"
             raise UserError(f"{path} has no array {shown(name)}; {have}.")
         images = found[name]
         _check_images(path, name, images, image_shape)
@@ -130,10 +130,10 @@ def _only(path: Path, found: Mapping[str, Any], image_shape: tuple[int, ...]) ->
         return exact[0]
     if fitting:
         raise UserError(
-            f"{path} has {len(fitting)} arrays that may be the images ({name_some(fitting)}): name one, as in "
+            f"{path} has {len(fitting)} arrays that may be the images ({list_some(fitting)}): name one, as in "
             f"{path}#{sorted(exact or fitting)[0]}."
         )
-    shapes = name_some(f"{name or 'its array'} of {a.shape} and {a.dtype}" for name, a in found.items())
+    shapes = list_some(f"{name or 'its array'} of {a.shape} and {a.dtype}" for name, a in found.items())
     raise UserError(
         f"{path} has no array of images of {rank - 1} axes with channels, as --config.image_shape={image_shape} asks "
         f"for; it has {shapes or 'none'}."

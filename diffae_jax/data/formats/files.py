@@ -11,16 +11,23 @@ import numpy as np
 from jaxtyping import Shaped
 from PIL import Image
 
-from diffae_jax.data.formats.npy import open_npy, told_volume
-from diffae_jax.data.sources import Source, channels_last, check_amount, check_names, hash_of, told_image
+from diffae_jax.data.formats.npy import open_npy, volume_errors_as_user_errors
+from diffae_jax.data.sources import (
+    Source,
+    channels_last,
+    check_amount,
+    check_names,
+    hash_of,
+    image_errors_as_user_errors,
+)
 from diffae_jax.data.transforms import check_picture_shape, pixels_of
-from diffae_jax.runtime.errors import UserError, name_some
+from diffae_jax.runtime.errors import UserError, list_some
 from diffae_jax.runtime.files import check_file
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")  # not EPS: to read it is to run a program
-COLOURS = ("RGB", "RGBA", "LA", "RGBX")  # modes of Pillow with one byte a channel
+COLORS = ("RGB", "RGBA", "LA", "RGBX")  # modes of Pillow with one byte a channel
 TEXTS = (".csv", ".tsv", ".txt", ".parquet", ".json", ".md", ".npz")  # which beside images are no images
 VOLUME_SUFFIXES = (*NIFTI_SUFFIXES, ".npy")
 
@@ -67,30 +74,30 @@ def read_file(path: Path, image_shape: tuple[int, ...]) -> np.ndarray:
 
 def read_picture(file: Path | io.BytesIO, name: str) -> Shaped[np.ndarray, "h w c"]:
     """Returns the pixels of an encoded image, whatever its name says it is. Raises UserError where it is none."""
-    with told_image(name), Image.open(file, formats=FORMATS) as image:
+    with image_errors_as_user_errors(name), Image.open(file, formats=FORMATS) as image:
         if image.format == "TIFF" and image.n_frames > 1:
             raise UserError(f"{name} has {image.n_frames:,} pages: save each by itself, or all of them as an npy.")
-        if image.mode in COLOURS and any(";16" in str(tile.args) for tile in image.tile):
-            return _deep_colour(file, name)
+        if image.mode in COLORS and any(";16" in str(tile.args) for tile in image.tile):
+            return _deep_color(file, name)
         return pixels_of(image)
 
 
-def _deep_colour(file: Path | io.BytesIO, name: str) -> Shaped[np.ndarray, "h w c"]:
-    """Returns colours of 16 bits, of which Pillow would read the upper 8."""
+def _deep_color(file: Path | io.BytesIO, name: str) -> Shaped[np.ndarray, "h w c"]:
+    """Returns colors of 16 bits, of which Pillow would read the upper 8."""
     if importlib.util.find_spec("cv2") is None:
-        raise UserError(f'{name} has colours of 16 bits, which need OpenCV: pip install "diffae_jax[deep-colour]".')
+        raise UserError(f'{name} has colors of 16 bits, which need OpenCV: pip install "diffae_jax[deep-color]".')
     import cv2
 
     content = np.frombuffer(file.getvalue() if isinstance(file, io.BytesIO) else file.read_bytes(), np.uint8)
     pixels = cv2.imdecode(content, cv2.IMREAD_UNCHANGED)
     if pixels is None or pixels.ndim != 3:
-        raise UserError(f"{name} cannot be read as an image (its colours of 16 bits): repair or remove it.")
+        raise UserError(f"{name} cannot be read as an image (its colors of 16 bits): repair or remove it.")
     order = (2, 1, 0, 3)[: pixels.shape[-1]]  # OpenCV has blue first
     return np.ascontiguousarray(pixels[..., order])
 
 
 def _volume(path: Path) -> np.ndarray:
-    with told_volume(path):
+    with volume_errors_as_user_errors(path):
         if has_suffix(path, NIFTI_SUFFIXES):
             return _nifti(path)
         mapped = open_npy(path)
@@ -137,12 +144,12 @@ def open_folder(root: Path, image_shape: tuple[int, ...]) -> tuple[Files, list[s
         kinds = ", ".join((*IMAGE_SUFFIXES, *VOLUME_SUFFIXES))
         raise UserError(
             f"{root} holds no image files ({kinds}), nor do the folders in it"
-            f"{f'; it holds {name_some(names)}' if names else ''}."
+            f"{f'; it holds {list_some(names)}' if names else ''}."
         )
     check_names(ids)
     known = set(ids)
     others = [name for name in names if name not in known and not has_suffix(name, TEXTS)]
-    left_out = f"{len(others):,} files of another kind are not read ({name_some(others)})."
+    left_out = f"{len(others):,} files of another kind are not read ({list_some(others)})."
     return Files(root, ids, tuple(image_shape)), [left_out] if others else []
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from diffae_jax.data.formats.files import read_picture
-from diffae_jax.data.sources import hash_of_samples
+from diffae_jax.data.sources import hash_of_sample_images
 from diffae_jax.data.transforms import check_picture_shape
 from diffae_jax.runtime.errors import UserError, shown
 
@@ -62,7 +62,7 @@ class OfficialLMDB:
 
     def fingerprint(self) -> str:
         """Returns a hash of some images and the number of all."""
-        return hash_of_samples(self, self.resolution)
+        return hash_of_sample_images(self, self.resolution)
 
 
 def open_lmdb(path: Path, image_shape: tuple[int, ...]) -> OfficialLMDB:

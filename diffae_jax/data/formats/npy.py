@@ -13,7 +13,7 @@ from typing import IO
 
 import numpy as np
 
-from diffae_jax.runtime.errors import UserError, name_some, shown
+from diffae_jax.runtime.errors import UserError, list_some, shown
 
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
@@ -45,22 +45,22 @@ class Packed:
                 f"{shown(self.name)} in {self.path} would take {size / 2**30:,.1f} GiB of memory, more than half of "
                 f"what there is: save it with np.savez, not compressed, so that it can stay on the disk."
             )
-        with told_volume(self.path), _parsing, np.load(self.path, allow_pickle=False) as archive:
+        with volume_errors_as_user_errors(self.path), _parsing, np.load(self.path, allow_pickle=False) as archive:
             return archive[self.name]
 
 
 def open_npy(path: Path) -> np.memmap:
     """Returns the array of an npy, mapped. Raises UserError where it is damaged or holds Python objects."""
-    with told_volume(path), _parsing:
+    with volume_errors_as_user_errors(path), _parsing:
         return np.lib.format.open_memmap(path, mode="r")
 
 
 def open_npz(path: Path) -> dict[str, np.memmap | Packed]:
     """Returns the arrays of an npz by name, none of them read. Raises UserError where it is damaged or has none."""
-    with told_volume(path), path.open("rb") as file, zipfile.ZipFile(file) as archive:
+    with volume_errors_as_user_errors(path), path.open("rb") as file, zipfile.ZipFile(file) as archive:
         entries = [info for info in archive.infolist() if info.filename.endswith(".npy")]
         if not entries:
-            raise UserError(f"{path} holds no arrays, but {name_some(archive.namelist()) or 'nothing'}.")
+            raise UserError(f"{path} holds no arrays, but {list_some(archive.namelist()) or 'nothing'}.")
         return {info.filename.removesuffix(".npy"): _entry(path, file, archive, info) for info in entries}
 
 
@@ -78,7 +78,7 @@ def _entry(path: Path, file: IO[bytes], archive: zipfile.ZipFile, info: zipfile.
 
 
 @contextlib.contextmanager
-def told_volume(name: str | Path) -> Iterator[None]:
+def volume_errors_as_user_errors(name: str | Path) -> Iterator[None]:
     """Turns what readers of arrays say of a damaged file into a UserError with its name."""
     try:
         yield

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from diffae_jax.data.formats.files import read_picture
-from diffae_jax.data.sources import channels_last, hash_of_samples, told_image, without_cache
-from diffae_jax.runtime.errors import UserError, name_some, shown
+from diffae_jax.data.sources import channels_last, hash_of_sample_images, image_errors_as_user_errors, without_cache
+from diffae_jax.runtime.errors import UserError, list_some, shown
 from diffae_jax.runtime.files import check_file
 
 INFO = "dataset_info.json"  # in the folder of a prepared data set
@@ -54,7 +54,7 @@ class TFDS:
             return {}
         skip = {name: tfds.decode.SkipDecoding() for name in _pictures_of(builder.info.features)}
         columns: dict[str, list[Any]] = {name: [] for name in scalars}
-        with _told(self.folder):
+        with _tfds_errors_as_user_errors(self.folder):
             for record in builder.as_data_source(split=self.split, decoders=skip or None):
                 for name, values in columns.items():
                     values.append(_inner(record, name))
@@ -73,7 +73,7 @@ class TFDS:
 
     def __getitem__(self, index: int) -> np.ndarray:
         """Returns one image in its own size. Raises UserError where the record is damaged."""
-        with told_image(self.name(index)):
+        with image_errors_as_user_errors(self.name(index)):
             image = self._records[index][self.feature]
         if isinstance(image, bytes):
             return read_picture(io.BytesIO(image), self.name(index))
@@ -91,7 +91,7 @@ class TFDS:
 
     def fingerprint(self) -> str:
         """Returns a hash of some images and the number of all."""
-        return hash_of_samples(self, self.split, self.feature)
+        return hash_of_sample_images(self, self.split, self.feature)
 
 
 def open_tfds(name: str, split: str, image_shape: tuple[int, ...]) -> tuple[TFDS, list[str]]:
@@ -136,12 +136,12 @@ def is_name(name: str) -> bool:
 def _builder(folder: Path) -> Any:
     import tensorflow_datasets as tfds
 
-    with _told(folder):
+    with _tfds_errors_as_user_errors(folder):
         return tfds.builder_from_directory(os.fspath(folder))
 
 
 @contextlib.contextmanager
-def _told(folder: Path) -> Iterator[None]:
+def _tfds_errors_as_user_errors(folder: Path) -> Iterator[None]:
     """Turns what is said about a damaged data set into a UserError with its folder."""
     try:
         yield
@@ -161,7 +161,7 @@ def _count(name: str, builder: Any, split: str) -> int:
         raise UserError(
             f"{name} has no part {shown(split)} ({shown(str(error))}): give one as in {there_are[0]}[:1000]."
         ) from error
-    raise UserError(f"{name} has no split {shown(split)}; it has {name_some(there_are)}.")
+    raise UserError(f"{name} has no split {shown(split)}; it has {list_some(there_are)}.")
 
 
 def _named(name: str) -> Any:
@@ -193,7 +193,7 @@ def _image_feature(name: str, features: Any, ndim: int) -> str:
             return candidates[0]
     raise UserError(
         f"{name} has {'several features' if pictures or arrays else 'no feature'} that may be the image; its features "
-        f"are {name_some(features)}."
+        f"are {list_some(features)}."
     )
 
 

@@ -31,7 +31,7 @@ def describe_duplicates(groups: Sequence[Group]) -> list[str]:
         f"group{'s' * (len(groups) != 1)}:"
     ]
     first = sorted(groups, key=_is_on_both_sides, reverse=True)
-    lines += [f"  {_told(group)}" for group in first[:MAX_GROUPS]]
+    lines += [f"  {_describe_group(group)}" for group in first[:MAX_GROUPS]]
     lines += [f"  and {len(groups) - MAX_GROUPS:,} more groups"] if len(groups) > MAX_GROUPS else []
     if across:
         seen = sum(is_held_out for group in across for _, is_held_out in group)
@@ -43,7 +43,7 @@ def _is_on_both_sides(group: Group) -> bool:
     return len({is_held_out for _, is_held_out in group}) == 2
 
 
-def _told(group: Group) -> str:
+def _describe_group(group: Group) -> str:
     by_side = sorted(group, key=lambda item: item[1])
     chosen = by_side if len(group) <= MAX_NAMES else [*by_side[: MAX_NAMES - 1], by_side[-1]]
     names = [f"{shown(name)}{' (held out)' if is_held_out else ''}" for name, is_held_out in chosen]

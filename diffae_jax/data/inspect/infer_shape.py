@@ -12,11 +12,11 @@ from PIL import Image
 from diffae_jax.data.detect import DIGITS, open_images
 from diffae_jax.data.formats import arrays, files
 from diffae_jax.data.formats.digits import DIGITS_SHAPE
-from diffae_jax.data.formats.npy import open_npy, told_volume
-from diffae_jax.data.sources import Source, choose, each, told_image
-from diffae_jax.data.transforms import CROPS, told_size
-from diffae_jax.runtime.errors import UserError, name_some, shown
-from diffae_jax.runtime.files import expanded
+from diffae_jax.data.formats.npy import open_npy, volume_errors_as_user_errors
+from diffae_jax.data.sources import Source, choose, each, image_errors_as_user_errors
+from diffae_jax.data.transforms import CROPS, format_size
+from diffae_jax.runtime.errors import UserError, list_some, shown
+from diffae_jax.runtime.files import expand_home
 
 Shape = tuple[int, ...]  # [*spatial, C]
 
@@ -29,7 +29,7 @@ LONGEST = {1: 4096, 2: 256, 3: 64}  # axis of a signal, picture or volume, for w
 ANY_PICTURE, ANY_VOLUME = (1, 1, 3), (1, 1, 1, 1)  # of whatever size
 
 
-def guess_image_shape(path: str | os.PathLike, crop: str = "center") -> Shape:
+def infer_image_shape(path: str | os.PathLike, crop: str = "center") -> Shape:
     """Returns a shape that the images at a path can be trained in, by what most of them are.
 
     Pictures become square. Sizes are multiples of 16, small ones of 8, that but a hundredth of the images are smaller
@@ -51,7 +51,7 @@ def guess_image_shape(path: str | os.PathLike, crop: str = "center") -> Shape:
         raise UserError(f"{path} has images of {rank} axes and channels: one to three can be trained on.")
     if size.min() < 8:
         raise UserError(
-            f"{path} has images of {told_size(size.tolist())}, too small to choose a size of 8 or more: give "
+            f"{path} has images of {format_size(size.tolist())}, too small to choose a size of 8 or more: give "
             f"--image-shape, as in --image-shape {' '.join(map(str, size.tolist()))} {channels}."
         )
     size = np.maximum(size * min(1.0, LONGEST[rank] / size.max()), 8.0)
@@ -69,8 +69,8 @@ def _most_common(values: Iterable[int]) -> int:
 
 def _shapes(text: str) -> list[Shape]:
     """Returns the shapes of some images, chosen at random. Raises UserError where none can be read."""
-    name, _, part = text.rpartition("#") if "#" in text and not expanded(text).exists() else (text, "", "")
-    path = expanded(name)
+    name, _, part = text.rpartition("#") if "#" in text and not expand_home(text).exists() else (text, "", "")
+    path = expand_home(name)
     if path.is_file() and files.has_suffix(path, arrays.SUFFIXES):
         return [_shape_of_rows(path, part)]
     source = open_images(text, ANY_PICTURE).source  # pictures, where there are some; volumes can be opened so, too
@@ -96,17 +96,17 @@ def _shape_of_file(path: Path) -> Shape:
         return files.read_file(path, ANY_VOLUME).shape
     if files.has_suffix(path, files.VOLUME_SUFFIXES):
         return _with_channels(open_npy(path).shape)
-    with told_image(path), Image.open(path) as image:
-        is_grey = image.mode in ("1", "L", "I", "F") or image.mode.startswith("I;16")
-        return image.height, image.width, 1 if is_grey else 3  # what is transparent is laid on white
+    with image_errors_as_user_errors(path), Image.open(path) as image:
+        is_gray = image.mode in ("1", "L", "I", "F") or image.mode.startswith("I;16")
+        return image.height, image.width, 1 if is_gray else 3  # what is transparent is laid on white
 
 
 def _shape_of_rows(path: Path, array: str) -> Shape:
     """Returns the shape of each image of an array file: of the array that is named, else of the largest."""
-    with told_volume(path):
+    with volume_errors_as_user_errors(path):
         shapes = {name: a.shape for name, a in arrays.arrays_of(path).items() if a.dtype.kind in "buif" and a.ndim > 1}
     if array and array not in shapes:
-        raise UserError(f"{path} has no array {shown(array)} of images; it has {name_some(shapes) or 'none'}.")
+        raise UserError(f"{path} has no array {shown(array)} of images; it has {list_some(shapes) or 'none'}.")
     if not shapes:
         raise UserError(f"{path} has no array of images: none has numbers and more than one axis.")
     return _with_channels((shapes[array] if array else max(shapes.values(), key=math.prod))[1:])

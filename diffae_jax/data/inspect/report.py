@@ -14,21 +14,21 @@ from diffae_jax.data.batches import training_batches
 from diffae_jax.data.detect import notes_on_labels, open_splits, transform_of
 from diffae_jax.data.inspect.duplicates import describe_duplicates, find_duplicates
 from diffae_jax.data.inspect.scan import (
-    Survey,
+    ScanResult,
     describe,
     describe_counts,
     describe_labels,
     list_sizes,
-    survey,
+    scan,
     transform_by,
     without,
 )
 from diffae_jax.data.inspect.suggest import to_train
 from diffae_jax.data.pictures import save_grid
-from diffae_jax.data.sources import Prepared, Source, choose, read
+from diffae_jax.data.sources import Source, TransformedSource, choose, read
 from diffae_jax.data.transforms import Transform, to_float
 from diffae_jax.runtime.errors import shown
-from diffae_jax.runtime.files import told
+from diffae_jax.runtime.files import os_errors_as_user_errors
 
 IN_SHEET = 64  # images
 MAX_BAD = 10  # that are told, of those that cannot be used
@@ -54,7 +54,7 @@ def inspect(config: ConfigDict, before: ConfigDict, *, file: str | None, out: Pa
     shape = transform_of(config)
     begun = time.perf_counter()
     settings = dict(show_progress=sys.stderr.isatty(), digests=True, values="%" in config.data.intensity)
-    found = [survey(Prepared(source, shape), **settings) for source in splits]
+    found = [scan(TransformedSource(source, shape), **settings) for source in splits]
     speed = sum(map(len, splits)) / (time.perf_counter() - begun)
     training = found[0]
     print(describe_counts(opened.kind, *(each.count for each in found)))
@@ -62,8 +62,8 @@ def inspect(config: ConfigDict, before: ConfigDict, *, file: str | None, out: Pa
     say(describe_bad(bad))
     say(describe_duplicates(find_duplicates(*(each.digests for each in found))))
     transform = transform_by(config, *found)
-    say_what_is_trained_on(config, opened.notes, splits, training, transform)
-    images = Prepared(without(splits[0], training.bad), transform)
+    report_training_set(config, opened.notes, splits, training, transform)
+    images = TransformedSource(without(splits[0], training.bad), transform)
     say([throughput(images, config, speed)])
     if out is not None:
         write_sheet(out, images)
@@ -86,8 +86,8 @@ def describe_bad(reasons: Sequence[str]) -> list[str]:
     return lines + ([f"  and {len(reasons) - MAX_BAD:,} more"] if len(reasons) > MAX_BAD else [])
 
 
-def say_what_is_trained_on(
-    config: ConfigDict, notes: Sequence[str], splits: Sequence[Source], training: Survey, transform: Transform
+def report_training_set(
+    config: ConfigDict, notes: Sequence[str], splits: Sequence[Source], training: ScanResult, transform: Transform
 ) -> None:
     """Prints what the images to train on are, and their labels, as training does, and how their sizes are spread."""
     sizes, *others = describe(training, transform)
@@ -96,7 +96,7 @@ def say_what_is_trained_on(
     say([*lines, *notes_on_labels(config.data.labels, *splits)])
 
 
-def throughput(images: Prepared, config: ConfigDict, speed: float) -> str:
+def throughput(images: TransformedSource, config: ConfigDict, speed: float) -> str:
     """Measures how many images a second the batches of training have; `speed` is what is expected."""
     batch_size = max(1, min(IN_BATCH, len(images), int(speed / BATCHES_A_SECOND)))
     num_workers = config.execution.num_workers
@@ -104,13 +104,13 @@ def throughput(images: Prepared, config: ConfigDict, speed: float) -> str:
         images, batch_size=batch_size, seed=config.seed, flip=config.data.flip, num_workers=num_workers
     )
     with contextlib.closing(batches):  # an interrupted command leaves at once, and would leave its processes behind
-        rate = images_a_second(batches, 1 + num_workers)  # each process begins with its imports
+        rate = images_per_second(batches, 1 + num_workers)  # each process begins with its imports
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     by = f"{num_workers} processes" if num_workers else "threads"
     return f"Throughput: {rate:,.0f} images a second by {by}, {rate / cores:,.0f} a core of {cores}."
 
 
-def images_a_second(batches: Iterator[dict[str, np.ndarray]], num_before: int) -> float:
+def images_per_second(batches: Iterator[dict[str, np.ndarray]], num_before: int) -> float:
     """Measures batches for some seconds, after so many that are not counted."""
     for _ in range(num_before):
         next(batches)
@@ -120,9 +120,9 @@ def images_a_second(batches: Iterator[dict[str, np.ndarray]], num_before: int) -
     return count / (time.perf_counter() - begun)
 
 
-def write_sheet(out: Path, images: Prepared) -> None:
+def write_sheet(out: Path, images: TransformedSource) -> None:
     """Writes some images, as training sees them, as a picture."""
     numbers = choose(len(images), IN_SHEET, seed=0)
-    with told(out, "written"):
+    with os_errors_as_user_errors(out, "written"):
         save_grid(out, to_float(read(images, numbers)))
     print(f"Contact sheet: {len(numbers)} images as training sees them, in {shown(str(out))}")

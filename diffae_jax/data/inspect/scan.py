@@ -13,9 +13,9 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from diffae_jax.config import parse_intensity
-from diffae_jax.data.sources import Prepared, Source, Subset, each
-from diffae_jax.data.transforms import Transform, likely_range, told_size
-from diffae_jax.runtime.errors import UserError, name_some, shown
+from diffae_jax.data.sources import Source, Subset, TransformedSource, each
+from diffae_jax.data.transforms import Transform, format_size, likely_range
+from diffae_jax.runtime.errors import UserError, list_some, shown
 from diffae_jax.runtime.files import parse_json, read_bytes
 
 RECORD = "data.json"  # in the folder of a run: what its images are, and how they are scaled
@@ -27,7 +27,7 @@ KNOWN_TYPES = {"uint8", "bool", "uint16"}  # which become 8 bits where not all a
 
 
 @dataclasses.dataclass
-class Survey:
+class ScanResult:
     """What was found: counts of images by what they are, the values, and a sentence for each that cannot be used."""
 
     count: int = 0
@@ -41,7 +41,7 @@ class Survey:
     digests: dict[str, bytes] = dataclasses.field(default_factory=dict)  # of the pixels, by id, where asked for
 
     def add(self, name: str, found: tuple) -> None:
-        """Counts what `_look` found in an image."""
+        """Counts what `_inspect_image` found in an image."""
         size, channels, dtype, low, high, values, digest = found
         if digest:
             self.digests[name] = digest
@@ -54,14 +54,16 @@ class Survey:
             self.values.append(values)
 
 
-def survey(images: Prepared, *, show_progress: bool = False, digests: bool = False, values: bool = False) -> Survey:
+def scan(
+    images: TransformedSource, *, show_progress: bool = False, digests: bool = False, values: bool = False
+) -> ScanResult:
     """Reads every image once, as it is before it is prepared; those that cannot be used are found.
 
     With `digests` the pixels are hashed, too, which tells duplicates; with `values` some are kept, for percentiles.
     """
-    found = Survey()
+    found = ScanResult()
     num_values = max(16, SAMPLED_VALUES // max(1, len(images))) if values else 0
-    looks = each(lambda index: _look(images, index, num_values, digests), range(len(images)))
+    looks = each(lambda index: _inspect_image(images, index, num_values, digests), range(len(images)))
     shown_looks = tqdm(looks, "checking images", len(images), unit=" images", disable=not show_progress, leave=False)
     for index, look in enumerate(shown_looks):
         if isinstance(look, str):
@@ -76,14 +78,14 @@ def check_all(images: Source, *, show_progress: bool = False) -> None:
 
     Images that are not prepared are in memory, such as the networks take them.
     """
-    if not isinstance(images, Prepared):
+    if not isinstance(images, TransformedSource):
         return
-    found = survey(images, show_progress=show_progress)
+    found = scan(images, show_progress=show_progress)
     refuse(found, len(images), "")
     check_types(found, images.transform.intensity)
 
 
-def check_types(found: Survey, intensity: tuple[float, float] | None) -> None:
+def check_types(found: ScanResult, intensity: tuple[float, float] | None) -> None:
     """Raises UserError for values of no known range where images are to be 8 bits."""
     unknown = {dtype: count for dtype, count in found.types.items() if dtype not in KNOWN_TYPES}
     if intensity is None and unknown:
@@ -93,7 +95,7 @@ def check_types(found: Survey, intensity: tuple[float, float] | None) -> None:
         )
 
 
-def _look(images: Prepared, index: int, num_values: int, with_digest: bool) -> tuple | str:
+def _inspect_image(images: TransformedSource, index: int, num_values: int, with_digest: bool) -> tuple | str:
     """Returns what an image is, or what is wrong with it."""
     try:
         image = images.source[index]
@@ -118,7 +120,7 @@ def _digest(image: np.ndarray) -> bytes:
     return hashlib.blake2b(np.ascontiguousarray(image), digest_size=16, key=hashlib.sha256(kind).digest()).digest()
 
 
-def refuse(found: Survey, total: int, remedy: str) -> None:
+def refuse(found: ScanResult, total: int, remedy: str) -> None:
     """Raises UserError where some images cannot be used: how many, and the first of them."""
     if found.bad:
         first = next(iter(found.bad.values()))
@@ -126,7 +128,7 @@ def refuse(found: Survey, total: int, remedy: str) -> None:
         raise UserError(f"{many}{first.rstrip('.')}{remedy}.")
 
 
-def transform_by(config: ConfigDict, training: Survey, held_out: Survey) -> Transform:
+def transform_by(config: ConfigDict, training: ScanResult, held_out: ScanResult) -> Transform:
     """Returns what happens to the images of a config, by what was found in them.
 
     Raises UserError where no training image can be used, and for values whose range nothing tells.
@@ -155,7 +157,7 @@ def _check_one_range(types: collections.Counter) -> None:
         )
 
 
-def intensity_of(text: str, found: Survey, held_out: Collection[str] = ()) -> tuple[float, float] | None:
+def intensity_of(text: str, found: ScanResult, held_out: Collection[str] = ()) -> tuple[float, float] | None:
     """Returns the values that become -1 and 1 under data.intensity; None where images are uint8, or are made so.
 
     `held_out` are the types of other images that the same range is for. Percentiles are those of the values that the
@@ -183,12 +185,12 @@ def describe_counts(kind: str, num_training: int, num_held_out: int) -> str:
     return f"Images: {kind}, {num_training:,} to train on, {num_held_out:,} held out."
 
 
-def describe(found: Survey, transform: Transform) -> list[str]:
+def describe(found: ScanResult, transform: Transform) -> list[str]:
     """Returns what was found and what is made of it, in sentences."""
     *size, channels = transform.image_shape
-    lines = [f"Sizes: {_sizes(found.sizes)}; all become {told_size(size)}{_by_crop(transform)}."]
+    lines = [f"Sizes: {_sizes(found.sizes)}; all become {format_size(size)}{_by_crop(transform)}."]
     if set(found.sizes) == {tuple(size)}:
-        lines = [f"Sizes: all {told_size(size)}."]
+        lines = [f"Sizes: all {format_size(size)}."]
     others = {number: count for number, count in found.channels.items() if number != channels}
     if others:
         kinds = ", ".join(f"{count:,} have {number}" for number, count in found.channels.most_common())
@@ -211,13 +213,13 @@ def _by_crop(transform: Transform) -> str:
 
 def _sizes(sizes: Mapping[tuple[int, ...], int]) -> str:
     if len(sizes) == 1:
-        return f"all {told_size(next(iter(sizes)))}"
+        return f"all {format_size(next(iter(sizes)))}"
     common, count = max(sizes.items(), key=lambda item: item[1])
-    least, most = (told_size(call(sizes, key=np.prod)) for call in (min, max))
-    return f"{len(sizes):,}, from {least} to {most}, the most common {told_size(common)} ({count:,})"
+    least, most = (format_size(call(sizes, key=np.prod)) for call in (min, max))
+    return f"{len(sizes):,}, from {least} to {most}, the most common {format_size(common)} ({count:,})"
 
 
-def list_sizes(found: Survey) -> list[str]:
+def list_sizes(found: ScanResult) -> list[str]:
     """Returns a line for each of the most common sizes, or, where hardly two images share one, for ranges of them."""
     if len(found.sizes) < 2:
         return []
@@ -225,7 +227,7 @@ def list_sizes(found: Survey) -> list[str]:
     others = found.count - sum(count for _, count in common)
     if others > found.count / 2:
         return _list_ranges(found.sizes)
-    lines = [f"  {told_size(size)}: {count:,}" for size, count in common]
+    lines = [f"  {format_size(size)}: {count:,}" for size, count in common]
     return lines + ([f"  {len(found.sizes) - len(common):,} other sizes: {others:,}"] if others else [])
 
 
@@ -257,7 +259,7 @@ def describe_labels(labels: Mapping[str, np.ndarray]) -> list[str]:
             names = map("{:g}".format, classes) if classes.dtype.kind == "f" else map(str, classes)
             told = ", ".join(f"{shown(value)} ({count:,})" for value, count in zip(names, counts, strict=True))
         elif known.dtype == object:
-            told = f"{len(classes):,} texts ({name_some(map(str, classes))})"
+            told = f"{len(classes):,} texts ({list_some(map(str, classes))})"
         else:
             told = f"numbers from {known.min():.6g} to {known.max():.6g}"
         without = f"; {missing.sum():,} images without" if missing.any() else ""

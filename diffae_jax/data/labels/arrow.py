@@ -25,7 +25,7 @@ def read_cells(path: Path, delimiter: str, num_columns: int) -> list[Any]:
 
     content = path.read_bytes()
     names = list(map(str, range(num_columns)))
-    with _told(path, "a table"):
+    with _arrow_errors_as_user_errors(path, "a table"):
         table = csv.read_csv(
             io.BytesIO(content),
             csv.ReadOptions(column_names=names, use_threads=False),  # several threads count no rows
@@ -64,7 +64,7 @@ def read_parquet(path: Path) -> tuple[list[str], dict[str, np.ndarray]]:
     """
     from pyarrow.parquet import ParquetFile
 
-    with _told(path, "Parquet"):
+    with _arrow_errors_as_user_errors(path, "Parquet"):
         schema = ParquetFile(path).schema_arrow
         if not all(schema.names) or len(set(schema.names)) < len(schema.names):
             raise UserError(f"{path} must have a name of its own for each of its {len(schema.names):,} columns.")
@@ -81,7 +81,7 @@ def read_parquet(path: Path) -> tuple[list[str], dict[str, np.ndarray]]:
 
 
 @contextlib.contextmanager
-def _told(path: Path, what: str) -> Iterator[None]:
+def _arrow_errors_as_user_errors(path: Path, what: str) -> Iterator[None]:
     """Turns what PyArrow says of a file into a UserError with its name."""
     import pyarrow
 

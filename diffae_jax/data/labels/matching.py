@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from diffae_jax.data.labels.tables import read_list, read_table
-from diffae_jax.runtime.errors import UserError, name_some, shown
-from diffae_jax.runtime.files import expanded
+from diffae_jax.runtime.errors import UserError, list_some, shown
+from diffae_jax.runtime.files import expand_home
 
 TRAINING = frozenset({"train", "training", "0"})
 HELD_OUT = frozenset({"val", "valid", "validation", "test", "testing", "held_out", "dev", "1", "2"})
@@ -74,8 +74,8 @@ class Labels(Rows):
         rows = self._places(ids)
         if not (rows >= 0).any():
             raise UserError(
-                f"None of the {len(self.ids):,} labelled ids ({name_some(self.ids)}) is one of the {len(ids):,} images "
-                f"({name_some(ids)}): the first column of labels holds their file names."
+                f"None of the {len(self.ids):,} labeled ids ({list_some(self.ids)}) is one of the {len(ids):,} images "
+                f"({list_some(ids)}): the first column of labels holds their file names."
             )
         return {name: _taken(values, rows) for name, values in self.columns.items()}
 
@@ -91,8 +91,8 @@ class Partition(Rows):
         rows = self._places(ids)
         if not (rows >= 0).any():
             raise UserError(
-                f"None of the {len(self.ids):,} ids of the partition ({name_some(self.ids)}) is one of the "
-                f"{len(ids):,} images ({name_some(ids)}): its first column holds their file names."
+                f"None of the {len(self.ids):,} ids of the partition ({list_some(self.ids)}) is one of the "
+                f"{len(ids):,} images ({list_some(ids)}): its first column holds their file names."
             )
         return (rows >= 0) & self.is_held_out[rows]
 
@@ -103,7 +103,7 @@ class Partition(Rows):
             f"{len(unmatched):,} of {len(self.ids):,} names of the partition are of none of the images": unmatched,
             f"{len(unnamed):,} of {len(ids):,} images are not in the partition, and are trained on": unnamed,
         }
-        return [f"{what} ({name_some(names)})." for what, names in told.items() if names]
+        return [f"{what} ({list_some(names)})." for what, names in told.items() if names]
 
 
 def _only(key: Callable[[str], str], ids: Sequence[str]) -> dict[str, int]:
@@ -131,7 +131,7 @@ def read_labels(path: str | Path) -> Labels:
     A CSV or TSV with a header in UTF-8, a Parquet file, or the attributes of CelebA as its authors wrote them, of which
     -1 becomes 0. Raises UserError, with the line, for what is no such table and for an image that is there twice.
     """
-    path = expanded(path)
+    path = expand_home(path)
     ids, columns = read_table(path)
     if not columns:
         raise UserError(
@@ -148,7 +148,7 @@ def read_partition(path: str | Path) -> Partition:
     Of a table it is the one column, or that of `PARTITION_COLUMNS`, which says `TRAINING` or `HELD_OUT`, in any case.
     Images that are named alone are held out. Raises UserError for other values, with the image, and for no such file.
     """
-    path = expanded(path)
+    path = expand_home(path)
     ids, columns = read_list(path, TRAINING | HELD_OUT) or read_table(path)
     if not ids:
         raise UserError(f"{path} names no image: give every image that is held out a line.")
@@ -171,7 +171,7 @@ def _partition_column(path: Path, columns: Mapping[str, np.ndarray]) -> str:
     chosen = list(columns) if len(columns) == 1 else called_so
     if len(chosen) != 1:
         raise UserError(
-            f"{path} has {len(columns):,} columns ({name_some(columns)}), {len(called_so)} of which are called "
+            f"{path} has {len(columns):,} columns ({list_some(columns)}), {len(called_so)} of which are called "
             f"{', '.join(PARTITION_COLUMNS)}: one must be, to say which images are held out."
         )
     return chosen[0]
@@ -196,13 +196,13 @@ def folder_labels(ids: Sequence[str]) -> dict[str, np.ndarray]:
     loose = [name for name in ids if len(PurePath(name).parts) < 2]
     if loose:
         raise UserError(
-            f"{len(loose):,} of {len(ids):,} images lie in no folder ({name_some(loose)}): move each to that of its "
+            f"{len(loose):,} of {len(ids):,} images lie in no folder ({list_some(loose)}): move each to that of its "
             "class, or give a table of labels."
         )
     folders = [PurePath(name).parts[0] for name in ids]
     if len(set(folders)) < 2:
         raise UserError(
-            f"All {len(ids):,} images lie in {len(set(folders))} folder ({name_some(set(folders))}), which is no "
+            f"All {len(ids):,} images lie in {len(set(folders))} folder ({list_some(set(folders))}), which is no "
             "label: give the folder above those of the classes, or a table of labels."
         )
     return {"folder": np.array(folders, object)}
@@ -217,19 +217,19 @@ def notes(labels: Mapping[str, np.ndarray], table: Labels | None, ids: Sequence[
     from_table = [values for name, values in labels.items() if table is None or name in table.columns]
     bare = np.flatnonzero(~np.any([_is_known(values) for values in from_table], 0)) if from_table else []
     if len(bare):
-        told.append(f"{len(bare):,} of {len(ids):,} images have no labels ({name_some(ids[i] for i in bare)}).")
+        told.append(f"{len(bare):,} of {len(ids):,} images have no labels ({list_some(ids[i] for i in bare)}).")
     unmatched = table.unmatched(ids) if table else []
     if unmatched:
         told.append(
             f"{len(unmatched):,} of {len(table.ids):,} rows of labels are of none of the images "
-            f"({name_some(unmatched)})."
+            f"({list_some(unmatched)})."
         )
     for name, values in labels.items() if table else ():
         there, here = _classes(table.columns.get(name, np.empty(0))), _classes(values)
         if there - here:
             told.append(
                 f"{len(there - here):,} of {len(there):,} classes of {shown(name)} have no image "
-                f"({name_some(there - here)})."
+                f"({list_some(there - here)})."
             )
     return told + _constant(labels)
 
@@ -241,7 +241,7 @@ def _constant(labels: Mapping[str, np.ndarray]) -> list[str]:
     constant = [f"{name}={_text(*found)}" for name, found in values.items() if len(found) == 1]
     told = {"no value for any image": empty, "the same value for all images that have one": constant}
     return [
-        f"{len(names):,} of {len(labels):,} labels have {what} ({name_some(names)})."
+        f"{len(names):,} of {len(labels):,} labels have {what} ({list_some(names)})."
         for what, names in told.items()
         if names
     ]

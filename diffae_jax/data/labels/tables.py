@@ -10,7 +10,7 @@ import numpy as np
 
 from diffae_jax.data.labels.arrow import labels_of_cells, read_cells, read_parquet
 from diffae_jax.runtime.errors import UserError, shown
-from diffae_jax.runtime.files import check_file, told
+from diffae_jax.runtime.files import check_file, os_errors_as_user_errors
 
 IMAGE = re.compile(r"\.(png|jpe?g|webp|bmp|tiff?|gif|npy|nii|nii\.gz|dcm)$", re.IGNORECASE)
 PARQUET_SUFFIXES, PARQUET_MAGIC = (".parquet", ".pq"), b"PAR1"
@@ -27,7 +27,7 @@ def read_table(path: Path) -> Table:
     line or row, for what is no such table and for an image that is there twice.
     """
     check_file(path)
-    with told(path):
+    with os_errors_as_user_errors(path):
         if _is_parquet(path):
             names, columns = read_parquet(path)
             return _unique(path, enumerate(names, 1)), columns
@@ -41,7 +41,7 @@ def read_list(path: Path, words: Collection[str]) -> Table | None:
     that says what a column of names is called is left out. Raises UserError for an image that is there twice.
     """
     check_file(path)
-    with told(path):
+    with os_errors_as_user_errors(path):
         if _is_parquet(path):
             return None
         delimiter, header = _header(path)

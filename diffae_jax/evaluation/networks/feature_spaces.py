@@ -26,7 +26,7 @@ from diffae_jax.inference import batching
 from diffae_jax.models import abstract_model, split
 from diffae_jax.models.functional import Params
 from diffae_jax.runtime.errors import UserError
-from diffae_jax.runtime.sharding import replicated, spread
+from diffae_jax.runtime.sharding import replicated, shard_array
 
 INCEPTION_BATCH = 32  # images that one device works on at a time: their activations take most of a GiB
 WIDTHS = (32, 64, 128)  # of the layers of the random network
@@ -48,7 +48,7 @@ def _named(name: str, dim: int, features: Callable) -> FeatureSpace:
 
 
 def check_inception_images(image_shape: tuple[int, ...]) -> None:
-    """Raises UserError unless images of that shape, (*spatial, C), have features of Inception: grey or RGB pictures."""
+    """Raises UserError unless images of that shape, (*spatial, C), have features of Inception: gray or RGB pictures."""
     if len(image_shape) != 3 or image_shape[-1] not in (1, 3):
         raise UserError(
             f"Inception and LPIPS see [height, width, channels] with 1 or 3 channels, not images of {image_shape}: "
@@ -68,7 +68,7 @@ def check_lpips_images(image_shape: tuple[int, ...]) -> None:
 
 
 def as_rgb(images: Shaped[Array, "n h w c"]) -> Float[Array, "n h w 3"]:
-    """Returns pictures as RGB in [-1, 1]; grey ones three times over."""
+    """Returns pictures as RGB in [-1, 1]; gray ones three times over."""
     images = to_float(images)
     return jnp.repeat(images, 3, axis=-1) if images.shape[-1] == 1 else images
 
@@ -203,4 +203,4 @@ def random_space(image_shape: tuple[int, ...], mesh: Mesh, seed: int = 0) -> Fea
 
 
 def _placed(params: Params, mesh: Mesh) -> Params:
-    return jax.tree.map(lambda array: spread(array, replicated(mesh)), params)
+    return jax.tree.map(lambda array: shard_array(array, replicated(mesh)), params)

@@ -25,7 +25,7 @@ CLASSIFIER = {"fc.weight": (1008, NUM_FEATURES), "fc.bias": (1008,)}  # in the f
 
 
 class Conv(NamedTuple):
-    """A convolution, batch normalisation and ReLU, under the name of the file."""
+    """A convolution, batch normalization and ReLU, under the name of the file."""
 
     name: str
     features: int
@@ -185,19 +185,19 @@ def pool(h: Float[Array, "n h w c"], step: Pool) -> Float[Array, "n new_h new_w 
 
 
 def resize(images: Float[Array, "n h w c"]) -> Float[Array, "n new_h new_w c"]:
-    """Resizes bilinearly to 299x299 between the centres of pixels, without antialiasing, as pytorch-fid does."""
+    """Resizes bilinearly to 299x299 between the centers of pixels, without antialiasing, as pytorch-fid does."""
     rows, columns = (jnp.asarray(_shares(size), jnp.float32) for size in images.shape[1:3])
     return jnp.einsum("ih,jw,nhwc->nijc", rows, columns, images, precision=lax.Precision.HIGHEST)
 
 
 def _shares(size: int) -> Float64[np.ndarray, "new old"]:
-    """What share each of so many pixels has in each of 299; beyond the outermost centres nothing changes."""
+    """What share each of so many pixels has in each of 299; beyond the outermost centers nothing changes."""
     at = np.clip((np.arange(SIZE) + 0.5) * size / SIZE - 0.5, 0, size - 1)
     return np.maximum(1 - np.abs(at[:, None] - np.arange(size)), 0)
 
 
 class Convolution(nnx.Module):
-    """A convolution with a bias, both of which hold a batch normalisation, and ReLU; in float32 on every device."""
+    """A convolution with a bias, both of which hold a batch normalization, and ReLU; in float32 on every device."""
 
     def __init__(self, conv: Conv, channels: int, *, rngs: nnx.Rngs):
         shape = (*conv.window, channels, conv.features)
@@ -247,12 +247,12 @@ def file_shapes() -> dict[str, tuple[int, ...]]:
 
 
 def unused_shapes() -> dict[str, tuple[int, ...]]:
-    """Returns what the file holds beside: the classifier, and how many batches each normalisation has seen."""
+    """Returns what the file holds beside: the classifier, and how many batches each normalization has seen."""
     return CLASSIFIER | {f"{name}.bn.num_batches_tracked": () for name, _, _ in CONVS}
 
 
 def read_inception(path: Path) -> Params:
-    """Reads weights of pytorch-fid's InceptionV3, its batch normalisation folded into kernels and biases, float32.
+    """Reads weights of pytorch-fid's InceptionV3, its batch normalization folded into kernels and biases, float32.
 
     Raises UserError for a file that holds anything else.
     """

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from diffae_jax.runtime.errors import UserError, name_some, shown
-from diffae_jax.runtime.files import check_file, expanded, told
+from diffae_jax.runtime.errors import UserError, list_some, shown
+from diffae_jax.runtime.files import check_file, expand_home, os_errors_as_user_errors
 from diffae_jax.torch_files.archive import read_checkpoint
 from diffae_jax.torch_files.stored import StoredTensor
 
@@ -68,16 +68,16 @@ def find(file: WeightFile, path: str | Path | None = None, *, download: bool = F
     """
     kept = cache_folder() / file.name
     if path is None:
-        with told(kept):
+        with os_errors_as_user_errors(kept):
             exists = kept.exists()
         if not exists and not download:
             return None
         if not exists:
             _download(file, kept)
             return kept
-    path = kept if path is None else expanded(path)
+    path = kept if path is None else expand_home(path)
     check_file(path)
-    with told(path), path.open("rb") as stream:
+    with os_errors_as_user_errors(path), path.open("rb") as stream:
         size = os.fstat(stream.fileno()).st_size
         digest = hashlib.file_digest(stream, "sha256").hexdigest() if size == file.size else ""
     if digest != file.sha256:
@@ -90,8 +90,8 @@ def find(file: WeightFile, path: str | Path | None = None, *, download: bool = F
 def how_to_get(*files: WeightFile) -> str:
     """Returns one sentence on where to get files and where to put them."""
     names = " and ".join(f"{file.name} ({file.size:,} bytes)" for file in files)
-    ways = " and ".join(f"{file.url} to {cache_folder() / file.name}" for file in files)
-    return f"{names} {'are' if len(files) > 1 else 'is'} not at hand: download {ways}."
+    methods = " and ".join(f"{file.url} to {cache_folder() / file.name}" for file in files)
+    return f"{names} {'are' if len(files) > 1 else 'is'} not at hand: download {methods}."
 
 
 def _download(file: WeightFile, path: Path) -> None:
@@ -106,7 +106,7 @@ def _download(file: WeightFile, path: Path) -> None:
         with _BoundedFile(target, file.size) as bounded:
             fetch(url, bounded, None)
 
-    with told(path.parent, "written"):
+    with os_errors_as_user_errors(path.parent, "written"):
         try:
             pooch.retrieve(file.url, f"sha256:{file.sha256}", path.name, path.parent, downloader=fetch_at_most_its_size)
         except RequestException as error:
@@ -152,7 +152,7 @@ def read_arrays(
         raise UserError(f"{path} does not hold the weights of {what} by their names.")
     for problem, names in (("lacks", shapes.keys() - tensors.keys()), ("also holds", tensors.keys() - shapes.keys())):
         if names:
-            raise UserError(f"{path} does not hold the weights of {what}: it {problem} {name_some(names)}.")
+            raise UserError(f"{path} does not hold the weights of {what}: it {problem} {list_some(names)}.")
     for name, shape in shapes.items():
         tensor = tensors[name]
         if not isinstance(tensor, StoredTensor) or tensor.shape != shape:
@@ -161,5 +161,5 @@ def read_arrays(
     arrays = {name: tensors[name].numpy() for name in used}
     wrong = [name for name, a in arrays.items() if a.dtype.kind != "f" or not np.isfinite(a).all()]
     if wrong:
-        raise UserError(f"{path} holds weights of {what} that are no finite numbers: {name_some(wrong)}.")
+        raise UserError(f"{path} holds weights of {what} that are no finite numbers: {list_some(wrong)}.")
     return arrays

@@ -8,7 +8,7 @@ from diffae_jax.evaluation.programs import (
     conditional,
     denoising,
     detection,
-    neighbours,
+    neighbors,
     out_of_distribution,
     reconstruction,
     sampling,
@@ -226,9 +226,9 @@ def _of_noise_maps(sections: Sections) -> Iterator[Claim]:
 
 
 def _of_copies(sections: Sections) -> Iterator[Claim]:
-    takes = "the program neighbours, with training images and others that are not among them"
-    for place in neighbours.IN.values():
-        copies = _find(sections, neighbours.NAME, neighbours.COPIES, sampling.SAMPLES, f"in {place}")
+    takes = "the program neighbors, with training images and others that are not among them"
+    for place in neighbors.IN.values():
+        copies = _find(sections, neighbors.NAME, neighbors.COPIES, sampling.SAMPLES, f"in {place}")
         text = f"Samples are no copies of training images: hardly any is as near to one in {place}."
         yield from _below(copies, text, "Appendix C", 0.05, takes)
 

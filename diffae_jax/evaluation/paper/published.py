@@ -50,7 +50,7 @@ SAMPLING = {  # FID, Table 4, T = 10, 20, 50, 100
         "+ autoencoding": (12.78, 9.06, 5.15, 3.11),
     },
 }
-CONDITIONAL = {  # FID, Table 3: binary, positive and unlabelled, naive
+CONDITIONAL = {  # FID, Table 3: binary, positive and unlabeled, naive
     "celeba64": {
         "Male": (11.52, 9.54, 23.83),
         "not Male": (7.29, 9.21, 13.64),
@@ -92,7 +92,7 @@ def sampling(name: str, row: str, num_steps: int) -> float | None:
 def conditional(name: str, target: str, row: str) -> float | None:
     """Returns the FID of Table 3 for a class, or None where there is none."""
     of_target = CONDITIONAL.get(experiment(name), {}).get(target)
-    return of_target[("binary", "positive and unlabelled", "all images").index(row)] if of_target else None
+    return of_target[("binary", "positive and unlabeled", "all images").index(row)] if of_target else None
 
 
 def classes(name: str) -> set[str]:

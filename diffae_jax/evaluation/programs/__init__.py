@@ -8,7 +8,7 @@ from diffae_jax.evaluation.programs import (
     denoising,
     detection,
     labels,
-    neighbours,
+    neighbors,
     out_of_distribution,
     reconstruction,
     sampling,
@@ -36,7 +36,7 @@ class Program(Protocol):
 
 def _of_sets(study: Study) -> str | None:
     """Why there is no comparison of sets of images."""
-    real = sampling.Real.of(study)
+    real = sampling.ReferenceSets.of(study)
     counts = len(real.reference.numbers), len(real.others.numbers)
     if min(counts) >= sampling.FEWEST:
         return None
@@ -78,7 +78,7 @@ PROGRAMS: dict[str, Program] = {
         variations,
         sampling,
         conditional,
-        neighbours,
+        neighbors,
         out_of_distribution,
         detection,
         throughput,
@@ -86,6 +86,6 @@ PROGRAMS: dict[str, Program] = {
 }
 
 
-def lacking(name: str, study: Study) -> str | None:
+def missing_requirement(name: str, study: Study) -> str | None:
     """Returns why a program cannot be run, or None where it can."""
     return next(filter(None, (NEEDS[need](study) for need in PROGRAMS[name].NEEDS)), None)

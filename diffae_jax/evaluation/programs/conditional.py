@@ -7,11 +7,11 @@ from jaxtyping import Int
 
 from diffae_jax.data.pictures import save_rows
 from diffae_jax.data.sources import choose
+from diffae_jax.evaluation.chunk_cache import Arrays
 from diffae_jax.evaluation.metrics import frechet_distance
 from diffae_jax.evaluation.networks.feature_spaces import FeatureSpace
 from diffae_jax.evaluation.paper import published as paper
-from diffae_jax.evaluation.parts import Arrays
-from diffae_jax.evaluation.programs.sampling import FID, Real, features, spaces
+from diffae_jax.evaluation.programs.sampling import FID, ReferenceSets, features, spaces
 from diffae_jax.evaluation.results import Figure, Picture, Section
 from diffae_jax.evaluation.study import NUM_PICTURES, Study, as_float
 from diffae_jax.probes import fit, is_known, kind_of
@@ -24,16 +24,16 @@ NEEDS: tuple[str, ...] = ("z", "prior", "training", "classes", "sets")
 SEEDS = 3
 MOST_TARGETS = 4
 FEWEST = 2  # images of a class, and of others
-PER_SIDE = 50  # labelled images of the class and as many of others
-POSITIVES, UNLABELLED = 100, 10_000
-BINARY, POSITIVE_UNLABELLED, NAIVE = "binary", "positive and unlabelled", "all images"
+PER_SIDE = 50  # labeled images of the class and as many of others
+POSITIVES, UNLABELED = 100, 10_000
+BINARY, POSITIVE_UNLABELED, NAIVE = "binary", "positive and unlabeled", "all images"
 PICTURE = "conditional.png"
 
 Numbers = Int[np.ndarray, "n"]
 
 
 class Target(NamedTuple):
-    """A class to sample: the training images that are labelled as it, and those that are labelled otherwise."""
+    """A class to sample: the training images that are labeled as it, and those that are labeled otherwise."""
 
     inside: Numbers
     outside: Numbers
@@ -67,7 +67,7 @@ def calls(study: Study) -> int:
 def run(study: Study) -> Section:
     """Samples classes with probes of few labels, of three seeds, and measures how far they are from the class."""
     num_samples, num_steps = study.settings.num_samples, study.settings.num_code_steps
-    among = spaces(study, Real.of(study))
+    among = spaces(study, ReferenceSets.of(study))
     numbers = np.arange(len(study.training))
     real = features(
         study, f"{NAME}-real", lambda start, stop: as_float(study.training, numbers[start:stop]), len(numbers), among
@@ -76,7 +76,7 @@ def run(study: Study) -> Section:
     figures: list[Figure] = []
     notes, rows = [], {}
     for name, target in targets(study).items():
-        sampled: dict[str, list[Arrays]] = {BINARY: [], POSITIVE_UNLABELLED: []}
+        sampled: dict[str, list[Arrays]] = {BINARY: [], POSITIVE_UNLABELED: []}
         for scenario, found in sampled.items():
             for seed in range(study.seed, study.seed + SEEDS):
                 try:
@@ -140,19 +140,19 @@ def _samples(
     else:
         positive = random.choice(target.inside, min(POSITIVES, len(target.inside)), replace=False)
         rest = np.setdiff1d(np.concatenate(target), positive)
-        other = random.choice(rest, min(UNLABELLED, len(rest)), replace=False)
+        other = random.choice(rest, min(UNLABELED, len(rest)), replace=False)
     kept = f"{NAME}-{name}-{scenario}-{seed}"
 
     def drawn() -> Arrays:
         rows = np.concatenate([positive, other])
         z = [model.encode(as_float(study.training, rows[slice(*chunk)])) for chunk in study.chunks(len(rows))]
         labels = np.arange(len(rows)) < len(positive)
-        normalised = model.statistics.normalize(np.concatenate(z))
-        probe = fit(name, normalised, labels, positive_unlabelled=scenario == POSITIVE_UNLABELLED)
+        normalized = model.statistics.normalize(np.concatenate(z))
+        probe = fit(name, normalized, labels, positive_unlabeled=scenario == POSITIVE_UNLABELED)
         z, numbers = model.sample_latents(study.settings.num_samples, probe, True, seed, num_steps)
         return {"z": z, "numbers": numbers}
 
-    codes = study.parts.keep(f"{kept}-codes", drawn)
+    codes = study.cache.keep(f"{kept}-codes", drawn)
 
     def draw(start: int, stop: int) -> np.ndarray:
         x_T = model.noise(codes["numbers"][start:stop], seed)

@@ -3,10 +3,10 @@
 import numpy as np
 
 from diffae_jax.data.pictures import save_rows
+from diffae_jax.evaluation.chunk_cache import Arrays
 from diffae_jax.evaluation.intervals import mean_figure
 from diffae_jax.evaluation.metrics import mse
-from diffae_jax.evaluation.parts import Arrays
-from diffae_jax.evaluation.programs.reconstruction import BASELINE, Way, ways
+from diffae_jax.evaluation.programs.reconstruction import BASELINE, Method, methods
 from diffae_jax.evaluation.results import Figure, Picture, Section
 from diffae_jax.evaluation.study import Study, encoded
 from diffae_jax.runtime.cluster import is_main_process
@@ -27,7 +27,7 @@ def column(step: int) -> str:
 
 def calls(study: Study) -> int:
     """Returns about how many times the UNet is called, once for each image."""
-    return 2 * NUM_STEPS * min(NUM_IMAGES, len(study.chosen)) * sum(way.infers for way in ways(study))
+    return 2 * NUM_STEPS * min(NUM_IMAGES, len(study.chosen)) * sum(method.infers for method in methods(study))
 
 
 def run(study: Study) -> Section:
@@ -35,25 +35,25 @@ def run(study: Study) -> Section:
     count = min(NUM_IMAGES, len(study.chosen))
     figures: list[Figure] = []
     rows = {}
-    for way in ways(study):
-        if not way.infers:
+    for method in methods(study):
+        if not method.infers:
             continue
-        parts = [_part(study, way, *chunk) for chunk in study.chunks(count)]
+        parts = [_part(study, method, *chunk) for chunk in study.chunks(count)]
         errors = np.concatenate([each["errors"] for each in parts])
-        figures += [mean_figure(METRIC, way.row, column(step), errors[:, step]) for step in range(NUM_STEPS)]
-        rows["DDIM baseline" if way.row == BASELINE else "with $z$"] = parts[0]["frames"]
+        figures += [mean_figure(METRIC, method.row, column(step), errors[:, step]) for step in range(NUM_STEPS)]
+        rows["DDIM baseline" if method.row == BASELINE else "with $z$"] = parts[0]["frames"]
     if is_main_process():
         save_rows(study.folder / PICTURE, rows)
     picture = Picture(PICTURE, f"The x_0 that each of {NUM_STEPS} steps predicts of one image, from t_9 to t_0.")
     return Section(NAME, TITLE, tuple(figures), (picture,))
 
 
-def _part(study: Study, way: Way, start: int, stop: int) -> Arrays:
+def _part(study: Study, method: Method, start: int, stop: int) -> Arrays:
     def compute() -> Arrays:
         x_0 = study.read(start, stop)
-        z = encoded(way.model, x_0)
-        predicted = way.model.progress(z, way.model.invert(x_0, z, NUM_STEPS), NUM_STEPS)
+        z = encoded(method.model, x_0)
+        predicted = method.model.progress(z, method.model.invert(x_0, z, NUM_STEPS), NUM_STEPS)
         errors = np.stack([mse(predicted[:, step], x_0) for step in range(NUM_STEPS)], axis=1)
         return {"errors": errors, "frames": predicted[0]}
 
-    return study.parts.keep(f"{NAME}-{way.name}-{start:07d}", compute)
+    return study.cache.keep(f"{NAME}-{method.name}-{start:07d}", compute)

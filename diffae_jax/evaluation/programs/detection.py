@@ -4,9 +4,9 @@ import numpy as np
 
 from diffae_jax.data.sources import Source, choose
 from diffae_jax.data.transforms import to_uint8
+from diffae_jax.evaluation.chunk_cache import Arrays
 from diffae_jax.evaluation.intervals import share_figure
 from diffae_jax.evaluation.networks.detector import detect, splits
-from diffae_jax.evaluation.parts import Arrays
 from diffae_jax.evaluation.results import Figure, Section
 from diffae_jax.evaluation.study import Study, as_float
 
@@ -39,7 +39,7 @@ def run(study: Study) -> Section:
             drawn = [_drawn(study, num_steps, *chunk)["images"] for chunk in study.chunks(len(real))]
             return {"right": detect(*splits(real, np.concatenate(drawn), study.seed), study.seed)}
 
-        right = study.parts.keep(f"{NAME}-{num_steps}", compute)["right"]
+        right = study.cache.keep(f"{NAME}-{num_steps}", compute)["right"]
         figures.append(share_figure(METRIC, "samples", f"T = {num_steps}", right))
     notes = (
         f"Trained on {len(real):,} real and as many generated images, less what is tested. The paper trained a "
@@ -53,4 +53,4 @@ def _drawn(study: Study, num_steps: int, start: int, stop: int) -> Arrays:
         drawn = study.model.sample(stop - start, study.seed, num_steps, num_steps, first=start)
         return {"images": to_uint8(drawn)}
 
-    return study.parts.keep(f"{NAME}-{num_steps}-{start:07d}", compute)
+    return study.cache.keep(f"{NAME}-{num_steps}-{start:07d}", compute)

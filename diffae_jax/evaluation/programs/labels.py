@@ -63,7 +63,7 @@ def _encoded(study: Study, what: str, numbers: np.ndarray | None) -> np.ndarray:
     source = study.images if numbers is None else study.training
     numbers = np.arange(len(source)) if numbers is None else numbers
     parts = [
-        study.parts.keep(
+        study.cache.keep(
             f"{NAME}-{what}-{start:07d}",
             lambda chunk=numbers[start:stop]: {"z": study.model.encode(as_float(source, chunk))},
         )["z"]
@@ -141,7 +141,7 @@ def _named(study: Study, training: np.ndarray) -> list[Figure]:
     svm = SVC().fit(pixels.reshape(len(pixels), -1), study.training.labels[labels][training])
     truth = study.images.labels[labels][study.chosen]
     sets = {("real images", ""): study.read(0, len(study.chosen))}
-    random = next(way for way in reconstruction.ways(study) if way.row == reconstruction.RANDOM)
+    random = next(method for method in reconstruction.methods(study) if method.row == reconstruction.RANDOM)
     for num_steps in study.settings.num_steps:
         sets["decoded with random x_T", f"T = {num_steps}"] = reconstruction.decoded(study, random, num_steps)
     return [

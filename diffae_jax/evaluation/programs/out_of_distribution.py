@@ -6,9 +6,9 @@ import numpy as np
 from jaxtyping import Float
 
 from diffae_jax.data.pictures import save_rows
+from diffae_jax.evaluation.chunk_cache import Arrays
 from diffae_jax.evaluation.intervals import mean_figure
 from diffae_jax.evaluation.metrics import mse
-from diffae_jax.evaluation.parts import Arrays
 from diffae_jax.evaluation.results import Figure, Picture, Section
 from diffae_jax.evaluation.study import NUM_PICTURES, Study, as_float, encoded
 from diffae_jax.runtime.cluster import is_main_process
@@ -20,7 +20,7 @@ NUM_IMAGES = 256
 PICTURE = "out_of_distribution.png"
 USUAL, SHIFTED, NEGATIVE, FOREIGN = "held-out images", "shifted by a quarter", "negatives", "foreign images"
 NORMAL = "N(0, I) itself"
-AUTOCORRELATION = "autocorrelation of neighbours in x_T"
+AUTOCORRELATION = "autocorrelation of neighbors in x_T"
 ERROR = "MSE of the reconstruction"
 
 Images = Float[np.ndarray, "n *shape"]
@@ -37,18 +37,18 @@ def shifted(images: Images) -> Images:
 def normality(x_T: Images) -> dict[str, Float[np.ndarray, "n"]]:
     """Returns what tells each noise map from N(0, I), where all but the deviation, 1, are 0.
 
-    The autocorrelation is that of neighbours, a mean over spatial axes and channels.
+    The autocorrelation is that of neighbors, a mean over spatial axes and channels.
     """
     from scipy.stats import kurtosis, skew  # imported here: it takes a third of a second and sets filters of warnings
 
     values = np.asarray(x_T, np.float64)
     flat = values.reshape(len(values), -1)
-    centred = values - flat.mean(1).reshape(-1, *[1] * (values.ndim - 1))
+    centered = values - flat.mean(1).reshape(-1, *[1] * (values.ndim - 1))
     products = []
     for axis in range(1, values.ndim - 1):
         if values.shape[axis] > 1:
-            ahead = np.take(centred, range(1, values.shape[axis]), axis)
-            behind = np.take(centred, range(values.shape[axis] - 1), axis)
+            ahead = np.take(centered, range(1, values.shape[axis]), axis)
+            behind = np.take(centered, range(values.shape[axis] - 1), axis)
             products.append((ahead * behind).reshape(len(values), -1).mean(1))
     variance = flat.var(1)
     return {
@@ -106,4 +106,4 @@ def _part(study: Study, name: str, images: Callable, num_steps: int, start: int,
         again = study.model.decode(z, x_T, num_steps)
         return {**normality(x_T), ERROR: mse(again, x_0), "x_T": x_T[: max(0, NUM_PICTURES - start)]}
 
-    return study.parts.keep(f"{NAME}-{name.replace(' ', '-')}-{start:07d}", compute)
+    return study.cache.keep(f"{NAME}-{name.replace(' ', '-')}-{start:07d}", compute)

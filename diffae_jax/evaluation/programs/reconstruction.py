@@ -6,9 +6,9 @@ import numpy as np
 
 from diffae_jax.data.pictures import save_rows
 from diffae_jax.evaluation import metrics
+from diffae_jax.evaluation.chunk_cache import Arrays
 from diffae_jax.evaluation.intervals import mean_figure
 from diffae_jax.evaluation.paper import published as paper
-from diffae_jax.evaluation.parts import Arrays
 from diffae_jax.evaluation.results import Figure, Picture, Section
 from diffae_jax.evaluation.study import NUM_PICTURES, Study, encoded
 from diffae_jax.inference.diffae import DiffAE
@@ -23,7 +23,7 @@ METRICS = {"ssim": "SSIM", "mse": "MSE", "psnr": "PSNR in dB", "lpips": "LPIPS"}
 PICTURE = "reconstructions.png"
 
 
-class Way(NamedTuple):
+class Method(NamedTuple):
     """A way from images to images."""
 
     row: str
@@ -37,18 +37,18 @@ def of_size(model: DiffAE) -> str:
     return f"z of {model.config.model.z_dim}, {RANDOM}"
 
 
-def ways(study: Study) -> list[Way]:
+def methods(study: Study) -> list[Method]:
     """Returns what is compared: inferred and random x_T, the DDIM baseline, models with a z of another size."""
-    found = [Way(INFERRED if study.has_z else BASELINE, "inferred", study.model, True)]
+    found = [Method(INFERRED if study.has_z else BASELINE, "inferred", study.model, True)]
     if study.has_z:
-        found.append(Way(RANDOM, "random", study.model, False))
+        found.append(Method(RANDOM, "random", study.model, False))
     if study.baseline is not None:
-        found.append(Way(BASELINE, "baseline", study.baseline, True))
+        found.append(Method(BASELINE, "baseline", study.baseline, True))
     sizes = sorted(study.others, key=lambda model: -model.config.model.z_dim)
-    return found + [Way(of_size(model), f"z{model.config.model.z_dim}", model, False) for model in sizes]
+    return found + [Method(of_size(model), f"z{model.config.model.z_dim}", model, False) for model in sizes]
 
 
-def part(study: Study, way: Way, num_steps: int, start: int, stop: int) -> Arrays:
+def part(study: Study, method: Method, num_steps: int, start: int, stop: int) -> Arrays:
     """Returns the errors of the images from one number to another, and what was decoded of those that are shown.
 
     Of a small data set all that was decoded is kept, for other programs.
@@ -56,28 +56,32 @@ def part(study: Study, way: Way, num_steps: int, start: int, stop: int) -> Array
 
     def compute() -> Arrays:
         x_0 = study.read(start, stop)
-        z = encoded(way.model, x_0)
-        x_T = way.model.invert(x_0, z, num_steps) if way.infers else way.model.noise(np.arange(start, stop), study.seed)
-        decoded = way.model.decode(z, x_T, num_steps)
-        study.keep_images(start, decoded, NAME, f"{way.name}-{num_steps}")
+        z = encoded(method.model, x_0)
+        x_T = (
+            method.model.invert(x_0, z, num_steps)
+            if method.infers
+            else method.model.noise(np.arange(start, stop), study.seed)
+        )
+        decoded = method.model.decode(z, x_T, num_steps)
+        study.keep_images(start, decoded, NAME, f"{method.name}-{num_steps}")
         errors = {name: getattr(metrics, name)(decoded, x_0) for name in ("ssim", "mse", "psnr")}
         if study.networks.lpips is not None:
             errors["lpips"] = study.networks.lpips(decoded, x_0)
         kept = decoded if study.is_small(len(study.chosen)) else decoded[: max(0, NUM_PICTURES - start)]
         return {**errors, "decoded": kept}
 
-    return study.parts.keep(f"{NAME}-{way.name}-{num_steps}-{start:07d}", compute)
+    return study.cache.keep(f"{NAME}-{method.name}-{num_steps}-{start:07d}", compute)
 
 
-def decoded(study: Study, way: Way, num_steps: int) -> np.ndarray:
+def decoded(study: Study, method: Method, num_steps: int) -> np.ndarray:
     """Returns what was decoded, of as many images as are kept."""
-    kept = [part(study, way, num_steps, *chunk)["decoded"] for chunk in study.chunks(len(study.chosen))]
+    kept = [part(study, method, num_steps, *chunk)["decoded"] for chunk in study.chunks(len(study.chosen))]
     return np.concatenate(kept)
 
 
 def calls(study: Study) -> int:
     """Returns about how many times the UNet is called, once for each image."""
-    passes = sum(2 if way.infers else 1 for way in ways(study))
+    passes = sum(2 if method.infers else 1 for method in methods(study))
     return passes * len(study.chosen) * sum(study.settings.num_steps)
 
 
@@ -87,19 +91,19 @@ def run(study: Study) -> Section:
     exact: set[str] = set()
     rows = {"input": study.read(0, min(NUM_PICTURES, len(study.chosen)))}
     for num_steps in study.settings.num_steps:
-        for way in ways(study):
-            parts = [part(study, way, num_steps, *chunk) for chunk in study.chunks(len(study.chosen))]
+        for method in methods(study):
+            parts = [part(study, method, num_steps, *chunk) for chunk in study.chunks(len(study.chosen))]
             for name, metric in METRICS.items():
                 if name in parts[0]:
                     values = np.concatenate([each[name] for each in parts])
                     if not np.isfinite(values).all():
                         exact.add("PSNR is left out where an image comes back exactly.")
                     else:
-                        of_paper = paper.reconstruction(study.model.config.name, metric, way.row, num_steps)
-                        figures.append(mean_figure(metric, way.row, f"T = {num_steps}", values, paper=of_paper))
+                        of_paper = paper.reconstruction(study.model.config.name, metric, method.row, num_steps)
+                        figures.append(mean_figure(metric, method.row, f"T = {num_steps}", values, paper=of_paper))
             if num_steps == max(study.settings.num_steps):
                 shown = np.concatenate([each["decoded"] for each in parts])[:NUM_PICTURES]
-                rows[way.row.replace("x_T", "$x_T$").replace(", ", ",\n")] = shown
+                rows[method.row.replace("x_T", "$x_T$").replace(", ", ",\n")] = shown
     if is_main_process():
         save_rows(study.folder / PICTURE, rows)
     notes = ["Errors are those of images in [0, 1].", *exact]

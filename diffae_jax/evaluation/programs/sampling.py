@@ -10,11 +10,11 @@ from jaxtyping import Int
 
 from diffae_jax.data.pictures import save_grid
 from diffae_jax.data.sources import Source, choose
+from diffae_jax.evaluation.chunk_cache import Arrays
 from diffae_jax.evaluation.intervals import NORMAL, spread_of_distance
 from diffae_jax.evaluation.metrics import frechet_distance, kernel_distance
 from diffae_jax.evaluation.networks.feature_spaces import FeatureSpace, principal_space, random_space
 from diffae_jax.evaluation.paper import published as paper
-from diffae_jax.evaluation.parts import Arrays
 from diffae_jax.evaluation.results import Figure, Picture, Section
 from diffae_jax.evaluation.study import Study, as_float
 from diffae_jax.inference.diffae import DiffAE
@@ -37,7 +37,7 @@ RESAMPLES, RESAMPLES_OF_MANY, MANY = 100, 20, 64  # resamples: fewer where featu
 Draw = Callable[[int, int], np.ndarray]  # images from one number to another
 
 
-class Some(NamedTuple):
+class ImageSubset(NamedTuple):
     """Some images of a source."""
 
     source: Source
@@ -49,35 +49,35 @@ class Some(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Real:
+class ReferenceSets:
     """Three sets of real images: those that others are compared with, as many again as a yardstick and to take z from,
     and those that components are fitted to; where there are few, the last two are the same."""
 
-    reference: Some
-    others: Some
-    fitted: Some
+    reference: ImageSubset
+    others: ImageSubset
+    fitted: ImageSubset
     what: str
 
     @classmethod
-    def of(cls, study: Study) -> "Real":
+    def of(cls, study: Study) -> "ReferenceSets":
         """Takes held-out and training images where there are both, and two halves of the images otherwise."""
         most, shape = study.settings.num_samples, study.model.image_shape
         num_fitted = max(FEWEST_FITTED, min(FITTED, FITTED_VALUES // math.prod(shape)))
         random = np.random.default_rng(study.seed)
         if study.training is not None and study.training is not study.images:
-            reference = Some(study.images, choose(len(study.images), most, study.seed))
+            reference = ImageSubset(study.images, choose(len(study.images), most, study.seed))
             source, rest, what = study.training, random.permutation(len(study.training)), "held-out images"
         else:
             chosen = random.permutation(choose(len(study.images), 2 * most + num_fitted, study.seed))
             half = min(most, len(chosen) // 2)
-            reference = Some(study.images, chosen[:half])
+            reference = ImageSubset(study.images, chosen[:half])
             source, rest, what = study.images, chosen[half:], "of the images"
         others, left = rest[:most], rest[most : most + num_fitted]
         fitted = left if len(left) >= FEWEST_FITTED else others[:num_fitted]
-        return cls(reference, Some(source, others), Some(source, fitted), what)
+        return cls(reference, ImageSubset(source, others), ImageSubset(source, fitted), what)
 
 
-def spaces(study: Study, real: Real) -> list[FeatureSpace]:
+def spaces(study: Study, real: ReferenceSets) -> list[FeatureSpace]:
     """Returns the spaces that images are compared in: those that need no download, and that of FID if it is at hand."""
     components = principal_space(real.fitted.read(0, len(real.fitted.numbers)), NUM_COMPONENTS)
     convolutions = random_space(study.model.image_shape, study.model.mesh)
@@ -94,7 +94,7 @@ def features(study: Study, name: str, draw: Draw, count: int, among: list[Featur
             kept = images[: max(0, NUM_SHOWN - start)]
             return {"images": kept} | {space.name: np.asarray(space.features(images), np.float32) for space in among}
 
-        drawn.append(study.parts.keep(f"{name}-{start:07d}", compute))
+        drawn.append(study.cache.keep(f"{name}-{start:07d}", compute))
     return {key: np.concatenate([part[key] for part in drawn]) for key in drawn[0]}
 
 
@@ -133,7 +133,7 @@ def run(study: Study) -> Section:
 
     Where there are too few real images to compare with, samples are drawn and nothing is measured.
     """
-    real = Real.of(study)
+    real = ReferenceSets.of(study)
     counts = len(real.reference.numbers), len(real.others.numbers)
     among = spaces(study, real) if min(counts) >= FEWEST else []
     figures: list[Figure] = []
@@ -166,11 +166,11 @@ def run(study: Study) -> Section:
     return Section(NAME, TITLE, tuple(figures), (picture,), (note, *study.networks.no_inception))
 
 
-def _of_real(study: Study, name: str, images: Some, among: list[FeatureSpace]) -> Arrays:
+def _of_real(study: Study, name: str, images: ImageSubset, among: list[FeatureSpace]) -> Arrays:
     return features(study, f"{NAME}-{name}", images.read, len(images.numbers), among) if among else {}
 
 
-def _sets(study: Study, real: Real, num_steps: int) -> dict[str, Draw]:
+def _sets(study: Study, real: ReferenceSets, num_steps: int) -> dict[str, Draw]:
     """Returns what draws each set of images that is compared with real ones, by its row."""
     if not study.has_z:
         return {BASELINE: _sampled(study.model, study.seed, num_steps)}
@@ -197,7 +197,7 @@ def _sampled(model: DiffAE, seed: int, num_steps: int) -> Draw:
     return lambda start, stop: model.sample(stop - start, seed, num_steps, num_steps, first=start)
 
 
-def _autoencoded(study: Study, real: Real, num_steps: int) -> Draw:
+def _autoencoded(study: Study, real: ReferenceSets, num_steps: int) -> Draw:
     """Decodes z of real images, others than the reference, with random x_T."""
 
     def draw(start, stop):

@@ -3,8 +3,8 @@
 import numpy as np
 
 from diffae_jax.data.pictures import save_rows
+from diffae_jax.evaluation.chunk_cache import Arrays
 from diffae_jax.evaluation.intervals import percentiles
-from diffae_jax.evaluation.parts import Arrays
 from diffae_jax.evaluation.results import Figure, Picture, Section
 from diffae_jax.evaluation.study import Study
 from diffae_jax.runtime.cluster import is_main_process
@@ -63,4 +63,4 @@ def _part(study: Study, num_steps: int, start: int, stop: int) -> Arrays:
             "images": found.images[: max(0, NUM_ROWS - start)],
         }
 
-    return study.parts.keep(f"{NAME}-{start:07d}", compute)
+    return study.cache.keep(f"{NAME}-{start:07d}", compute)

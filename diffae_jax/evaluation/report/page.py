@@ -14,7 +14,7 @@ from PIL import Image, UnidentifiedImageError
 
 from diffae_jax.evaluation.results import REPORT, Picture, Results, Table, rounded, tables
 from diffae_jax.runtime.errors import UserError, shown
-from diffae_jax.runtime.files import read_bytes, replacing
+from diffae_jax.runtime.files import atomic_write, read_bytes
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
 MAX_PICTURE_BYTES = 64 * 2**20
@@ -44,7 +44,7 @@ def write_report(folder: Path, results: Results) -> Path:
         config=list(flat(results.config)),
     )
     path = folder / REPORT
-    with replacing(path) as scratch:
+    with atomic_write(path) as scratch:
         scratch.write_text(written, encoding="utf-8")
     return path
 

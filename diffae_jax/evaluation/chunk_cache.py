@@ -11,14 +11,14 @@ import numpy as np
 from diffae_jax.runtime.cluster import is_main_process, together
 from diffae_jax.runtime.console import say
 from diffae_jax.runtime.errors import UserError, shown
-from diffae_jax.runtime.files import read_json, replacing, write_json
+from diffae_jax.runtime.files import atomic_write, read_json, write_json
 
 INPUTS = "inputs.json"
 
 Arrays = dict[str, np.ndarray]
 
 
-class Parts:
+class ChunkCache:
     """Named parts of the work in a folder, arrays each, which are there whole or not at all.
 
     `inputs` is what they depend on: parts that were made from other inputs are removed. The main process writes; which
@@ -56,7 +56,7 @@ class Parts:
                     f"too large for the precision; --config.train.precision=float32 tells which."
                 )
         if is_main_process():
-            with replacing(path) as scratch:
+            with atomic_write(path) as scratch:
                 np.savez(scratch, **arrays)
         return arrays
 

@@ -3,13 +3,13 @@
 import numpy as np
 
 from diffae_jax.data.pictures import save_rows
+from diffae_jax.evaluation.chunk_cache import Arrays
 from diffae_jax.evaluation.intervals import mean_figure, share_figure
-from diffae_jax.evaluation.parts import Arrays
 from diffae_jax.evaluation.results import Figure, Picture, Section
 from diffae_jax.evaluation.study import NUM_PICTURES, Study, as_float
 from diffae_jax.runtime.cluster import is_main_process
 
-NAME = "neighbours"
+NAME = "neighbors"
 TITLE = "Nearest training images of samples (Appendix C)"
 NEEDS: tuple[str, ...] = ("z", "prior", "training", "held out", "two images")
 NUM_SAMPLES = 200
@@ -18,8 +18,8 @@ NO_DISTANCE = 1e-4  # what rounding makes of none
 NEAR = 1  # percent of held-out images that have a training image nearer than what is called a copy
 COPIES = "share of images nearer to a training image than 99 % of held-out ones"
 DISTANCE = "root of the mean squared distance to the nearest training image"
-IN = {"pixels": "pixels", "z": "normalised z"}
-PICTURE = "neighbours.png"
+IN = {"pixels": "pixels", "z": "normalized z"}
+PICTURE = "neighbors.png"
 
 
 def calls(study: Study) -> int:
@@ -33,7 +33,7 @@ def run(study: Study) -> Section:
     num_steps = settings.num_code_steps
     held_out = study.chosen[:NUM_SAMPLES]
     count = min(NUM_SAMPLES, settings.num_samples)
-    samples = study.parts.keep(
+    samples = study.cache.keep(
         f"{NAME}-samples", lambda: {"images": model.sample(count, study.seed, num_steps, num_steps)}
     )["images"]
     real = as_float(study.images, held_out)
@@ -65,7 +65,7 @@ def run(study: Study) -> Section:
 
 
 def _codes(study: Study, images: np.ndarray) -> dict[str, np.ndarray]:
-    """Returns what distances are taken of: pixels in [0, 1], and normalised z."""
+    """Returns what distances are taken of: pixels in [0, 1], and normalized z."""
     z = study.model.statistics.normalize(study.model.encode(images))
     return {"pixels": (images.reshape(len(images), -1) + 1) / 2, "z": z}
 
@@ -87,7 +87,7 @@ def _nearest(study: Study, queries: dict[str, dict[str, np.ndarray]]) -> Arrays:
                     part[f"{row}-{space}-number"] = numbers[order]
             return part
 
-        part = study.parts.keep(f"{NAME}-{start:07d}", compute)
+        part = study.cache.keep(f"{NAME}-{start:07d}", compute)
         found = part if not found else _nearer(found, part)
     return found
 
