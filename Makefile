@@ -1,7 +1,8 @@
 # The first two commands do everything on a machine with Python >= 3.11 and make:
 #   make quickstart   trains and evaluates on the embedded digits
 #   make test         runs the tests
-#   make test-all     runs those as well that take long
+#   make test-all     runs the long tests as well
+#   make docs         builds the documentation into site/
 #   make comparison   after quickstart, for an hour: trains the DDIM baseline and two models of smaller z equally long on the
 #                     digits, and says which claims of the paper hold there: runs/digits_comparison/report.html
 # PYTHON chooses the interpreter: make test PYTHON=python3.12
@@ -11,7 +12,7 @@ VENV ?= .venv
 WORKERS ?= 2
 BIN := $(VENV)/bin
 
-.PHONY: quickstart comparison test test-all lint clean
+.PHONY: quickstart comparison test test-all lint docs clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/python -m diffae_jax.main --config=configs/digits.py
@@ -37,8 +38,11 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 clean:
-	rm -rf $(VENV) .cache build *.egg-info
+	rm -rf $(VENV) .cache build site *.egg-info
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed, this is " + sys.version if sys.version_info < (3, 11) else 0)'
@@ -48,6 +52,10 @@ $(VENV)/.installed: setup.py | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable .
 	touch $@
 
+$(VENV)/.installed-docs: setup.py | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	touch $@ $(VENV)/.installed
+
 $(VENV)/.installed-dev: setup.py | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
-	touch $@ $(VENV)/.installed
+	touch $@ $(VENV)/.installed $(VENV)/.installed-docs

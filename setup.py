@@ -7,6 +7,28 @@ from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "diffae_jax" / "__init__.py").read_text()).group(1)
+REPOSITORY = re.search(r'^repository-code: "?([^"\s]+)', (HERE / "CITATION.cff").read_text(), re.MULTILINE)
+REPOSITORY = REPOSITORY.group(1).rstrip("/") if REPOSITORY else ""
+
+
+def description() -> str:
+    """Returns the README with full addresses, because a package page has no files next to it."""
+    text = (HERE / "README.md").read_text()
+    if not REPOSITORY:
+        return text
+    text = re.sub(r"(!\[[^\]]*\]\()(?!https?://|#)", rf"\1{REPOSITORY}/raw/v{VERSION}/", text)
+    return re.sub(r"((?<!!)\[[^\]]*\]\()(?!https?://|#)", rf"\1{REPOSITORY}/blob/v{VERSION}/", text)
+
+
+def links() -> dict[str, str]:
+    """Returns the links of a package page."""
+    files = {
+        "Documentation": "README.md#documentation", "Changelog": "CHANGELOG.md", "Contributing": "CONTRIBUTING.md"
+    }  # fmt: skip
+    pages = {name: f"{REPOSITORY}/blob/main/{file}" for name, file in files.items()}
+    own = {"Source": REPOSITORY, "Issues": f"{REPOSITORY}/issues", **pages} if REPOSITORY else {}
+    return {"Paper": "https://arxiv.org/abs/2111.15640", **own}
+
 
 TENSORBOARD = ["tensorboardX>=2.6.4"]
 HDF5 = ["h5py>=3.11"]
@@ -20,7 +42,7 @@ TEST = [
     "beartype>=0.20",
     "scikit-image>=0.25",
     "mypy>=1.18",
-    "setuptools>=70.1",  # builds the wheel that a test installs
+    "setuptools>=77",  # builds the wheel that a test installs
     *BROWSER,
     *TENSORBOARD,
     *HDF5,
@@ -28,14 +50,20 @@ TEST = [
     *NIFTI,
     *DEEP_COLOR,
 ]
+DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.7", "mkdocstrings[python]>=1.0", "ruff>=0.14"]  # which formats signatures
 
 setup(
     name="diffae_jax",
     version=VERSION,
-    description="Diffusion autoencoders in JAX and Flax: meaningful and decodable codes of images",
-    long_description=(HERE / "README.md").read_text(),
+    description="Diffusion autoencoders in JAX and Flax: encode, edit, interpolate and sample images",
+    long_description=description(),
     long_description_content_type="text/markdown",
-    license="Apache-2.0",
+    author="The diffae_jax authors",
+    keywords="diffusion autoencoder, diffusion model, representation learning, image editing, JAX, Flax",
+    url=REPOSITORY or None,
+    project_urls=links(),
+    license_expression="Apache-2.0",
+    license_files=["LICENSE"],
     packages=[*find_packages(include=["diffae_jax", "diffae_jax.*"]), "diffae_jax.configs"],
     package_dir={"diffae_jax.configs": "configs"},
     package_data={"diffae_jax": ["py.typed"], "diffae_jax.evaluation.report": ["report.html.jinja"]},
@@ -76,11 +104,18 @@ setup(
         "deep-color": DEEP_COLOR,  # png and tif with 16 bits in each of several channels
         "demo": ["gradio>=5"],  # for the web page, which is to come
         "test": TEST,
-        "dev": [*TEST, "ruff>=0.14"],
+        "docs": DOCS,
+        "dev": [*TEST, *DOCS, "ruff>=0.14"],
     },
     classifiers=[
-        "License :: OSI Approved :: Apache Software License",
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
         "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Processing",
+        "Typing :: Typed",
     ],
 )
