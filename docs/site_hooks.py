@@ -99,14 +99,15 @@ def public_members(item: Any) -> list[Any]:
 def command_line() -> str:
     """Returns the page of the command line, made from its parsers."""
     sys.path.insert(0, str(ROOT))
-    from diffae_jax.cli import COMMANDS, parser
+    from diffae_jax.cli import COMMANDS, parser, train
 
     lines = ["# Command line", "", "Made from the parsers: `diffae COMMAND --help` prints the same.", ""]
-    lines += ["| command | |", "|---|---|"]
+    lines += ["| command | what it does |", "|---|---|"]
     lines += [f"| [`diffae {name}`](#diffae-{name}) | {cell(command.HELP)} |" for name, command in COMMANDS.items()]
     (commands,) = (action for action in parser()._actions if isinstance(action, argparse._SubParsersAction))
     for name, command in commands.choices.items():
         usage = " ".join(command.format_usage().removeprefix("usage: ").split())
+        usage = train.help_text(all_keys=False).rstrip() if name == "train" else usage  # has flags of its own
         lines += ["", f"## diffae {name}", "", f"{command.description}", "", "```text", usage, "```", ""]
         arguments = [action for action in command._actions if action.dest != "help"]
         lines += ["| argument | meaning |", "|---|---|"] if arguments else []
