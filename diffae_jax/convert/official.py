@@ -1,7 +1,7 @@
 """Converts official checkpoints to DiffAE.
 
-Every parameter must be found in the file, and every tensor of the file must be used or be one that
-is known to be unused.
+The file must have every parameter of the model. Every tensor of the file must be used or be
+known as unused.
 """
 
 import collections

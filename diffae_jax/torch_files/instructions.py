@@ -199,7 +199,7 @@ class Machine:
         self.push(Inert(name))
 
     def build(self) -> None:
-        """Drops the state of a stand-in or of a state_dict(), which has module versions as state."""
+        """Drops the state of a stand-in or of a state_dict(), whose state is module versions."""
         self.pop()
         self.top(Inert, OrderedDict)
 

@@ -106,7 +106,7 @@ def _entries(file: io.FileIO, length: int, position: int, keys: Any, declared: d
     if type(keys) is not list or any(type(key) is not str for key in keys) or len(set(keys)) < len(keys):
         raise Refusal("has a damaged list of storages. Download or copy it again.")
     if set(keys) != set(declared):
-        raise Refusal(f"lists {len(keys):,} storages, which are not the {len(declared):,} that its tensors use.")
+        raise Refusal(f"lists {len(keys):,} storages, which do not match the {len(declared):,} that its tensors use.")
     entries = {}
     for key in keys:
         type_name, elements = declared[key]
