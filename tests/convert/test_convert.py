@@ -245,7 +245,7 @@ def many(name):
 
 
 def largest(tree):
-    """Gives a file the names of the largest network that is built to check it, without its weights."""
+    """Gives a file the names of the largest network that an import builds, without its weights."""
     weight = np.zeros((32, 1, 1, 1), np.float32)
     names = [
         f"{prefix}input_blocks.{3 * level + place}.{name}"
