@@ -25,7 +25,7 @@ FIXED_SETTINGS = {
     "net_enc_tanh": False,
     "net_beatgans_resnet_condition_scale_bias": 1,
 }
-FIXED_PRIOR_SETTINGS = {  # autoencoder checkpoints have other values here, which are not used
+FIXED_PRIOR_SETTINGS = {  # not checked without a prior: autoencoder files have other, unused values
     "net_latent_condition_bias": 1,
     "net_latent_time_last_act": False,
     "latent_znormalize": True,

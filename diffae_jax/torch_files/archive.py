@@ -101,7 +101,7 @@ def _check_kind(head: bytes) -> None:
     if head.lstrip().startswith(b"<"):
         raise Refusal("is a web page, not a checkpoint. The download failed: repeat it.")
     if not head.startswith(b"PK\3\4"):
-        raise Refusal("is not a checkpoint written by torch.save, which is a zip archive.")
+        raise Refusal("is not a checkpoint: files of torch.save are zip archives.")
 
 
 def _spans(file: io.FileIO, infos: list[zipfile.ZipInfo]) -> dict[str, Entry]:

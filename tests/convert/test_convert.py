@@ -276,15 +276,15 @@ HOSTILE = {
     "long name": (entry("ema_model." + "x" * 10**6, np.zeros(3, np.float32)), "unknown weights ema_model.x{100}"),
     "name of two lines": (entry("ema_model.\n\x1b", np.zeros(3, np.float32)), r"unknown weights ema_model.\\n\\x1b"),
     "long entry": (entry("x" * 10**6, 1), "not tensors: x{120}:|not tensors: x{120}"),
-    "not a number": (
+    "NaN": (
         entry(OUT, np.full(3, np.nan, np.float32)),
         r"numbers in ema_model\.out\.2\.bias that are not finite",
     ),
     "infinity": (entry(OUT, np.full(3, -np.inf, np.float32)), "that are not finite"),
     "beyond float32": (entry(OUT, np.full(3, 1e300)), "that are not finite"),
-    "whole numbers": (entry(OUT, np.zeros(3, np.int64)), r"ema_model\.out\.2\.bias of type int64"),
-    "truth": (entry(OUT, np.zeros(3, bool)), r"ema_model\.out\.2\.bias of type bool"),
-    "whole statistics": (entry("conds_std", np.ones((1, 24), np.int32)), "conds_std of type int32"),
+    "integer weight": (entry(OUT, np.zeros(3, np.int64)), r"ema_model\.out\.2\.bias of type int64"),
+    "boolean weight": (entry(OUT, np.zeros(3, bool)), r"ema_model\.out\.2\.bias of type bool"),
+    "integer statistics": (entry("conds_std", np.ones((1, 24), np.int32)), "conds_std of type int32"),
     "empty statistics": (
         lambda tree: tree["state_dict"].update(dict.fromkeys(("conds_mean", "conds_std"), np.zeros(0, np.float32))),
         "has statistics of 0 and 0 dimensions",
@@ -309,7 +309,7 @@ def test_hostile_file_is_refused_quickly_with_one_sentence(state, tmp_path, one_
 @pytest.mark.parametrize(
     ("step", "seen"),
     [(True, None), (2**2000, None), (-1, None), (1.5, None), (DEEP, None), (7, 7 * 128)],
-    ids=["truth", "without end", "negative", "float", "deep", "good"],
+    ids=["boolean", "huge", "negative", "float", "deep", "valid"],
 )
 def test_unusable_origin_values_do_not_prevent_saving(state, tmp_path, one_device, step, seen):
     tree = official_checkpoint(state, hyper=dict(img_size=16, batch_size=128, name=DEEP))
@@ -440,7 +440,7 @@ def test_command_reports_mistakes_in_one_sentence(checkpoint, tmp_path):
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "photo.png").write_text("")
     for arguments, message in (
-        ((tmp_path / "no.ckpt", "--out", tmp_path / "b"), "is not a checkpoint written by torch.save"),
+        ((tmp_path / "no.ckpt", "--out", tmp_path / "b"), "files of torch.save are zip archives"),
         ((checkpoint, "--out", tmp_path / "taken"), "is no bundle"),
         ((checkpoint, "--image-size", "15", "--out", tmp_path / "b"), "15"),
     ):

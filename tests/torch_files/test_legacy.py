@@ -98,7 +98,7 @@ TWICE = [
 ]
 ORDERED = Foreign("collections", "OrderedDict")
 SYSTEM = Call(Foreign("os", "system"), ("touch marker",))
-VAST = pickled(Call(REBUILD, (storage("FloatStorage", "0", 2**62), 0, (2,), (1,), False, OrderedDict())))[0]
+HUGE = pickled(Call(REBUILD, (storage("FloatStorage", "0", 2**62), 0, (2,), (1,), False, OrderedDict())))[0]
 MANY_ITEMS = b"](" + b"](NNe" * 100 + b"e\x85q\0" + pickled(ORDERED)[0] + b"q\x01" + b"h\x01h\0R0" * 20
 
 HOSTILE = {
@@ -128,7 +128,7 @@ HOSTILE = {
         "damaged|24 elements in storage 0.* 23 elements",
     ),
     "fewer elements than declared": (of_tensor(0, (2,), (1,), elements=25), "truncated: storage 0 ends"),
-    "vast elements": (of_objects(VAST), "truncated: storage 0 ends at byte"),
+    "huge number of elements": (of_objects(HUGE), "truncated: storage 0 ends at byte"),
     "other storage type": (of_tensor(0, (2,), (1,), type_name="DoubleStorage"), "truncated"),
     "smaller storage type": (of_tensor(0, (2,), (1,), type_name="HalfStorage"), "48 bytes after its last storage"),
     "no storage type": (
@@ -136,7 +136,7 @@ HOSTILE = {
         "uses torch._utils._rebuild_tensor_v2 as a storage type",
     ),
     "storage of two sizes": (of_objects(pickled(TWICE)[0]), "declares the storage 0 twice"),
-    "lying number of elements": (of_parts(elements_0=struct.pack("<q", 25)), "holds 25 elements in storage 0.* 24"),
+    "wrong number of elements": (of_parts(elements_0=struct.pack("<q", 25)), "holds 25 elements in storage 0.* 24"),
     "negative number of elements": (of_parts(elements_0=struct.pack("<q", -1)), "holds -1 elements in storage 0"),
     "offset outside": (of_tensor(1, (24,), (1,)), "exceeds its storage of 24 elements"),
     "stride outside": (of_tensor(0, (2,), (24,)), "exceeds its storage of 24 elements"),
@@ -150,11 +150,11 @@ HOSTILE = {
     "no storage": (GOOD[:-104], "truncated: storage 0 ends"),
     "no elements": (GOOD[:-96], "truncated: storage 0 ends"),
     "an element too few": (GOOD[:-1], "truncated: storage 0 ends"),
-    "half": (GOOD[: len(GOOD) // 2], "damaged pickle"),
+    "half of the file": (GOOD[: len(GOOD) // 2], "damaged pickle"),
     "ordered dict of threes": (of_objects(pickled(Call(ORDERED, ([[1, 2, 3]],)))[0]), "contains a call"),
     "ordered dict of tuples": (of_objects(pickled(Call(ORDERED, ([(1, 2)],)))[0]), "contains a call"),
     "ordered dict of a key that has no hash": (of_objects(pickled(Call(ORDERED, ([[[], 2]],)))[0]), "list as a key"),
-    "ordered dict made often": (of_objects(MANY_ITEMS + b"N"), "contains a call"),
+    "ordered dict made 20 times": (of_objects(MANY_ITEMS + b"N"), "contains a call"),
 }
 
 
