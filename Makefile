@@ -1,11 +1,20 @@
-# The first two commands do everything on a machine with Python >= 3.11 and make:
-#   make quickstart   trains and evaluates on the embedded digits
+# Each command installs what it needs into .venv. It needs Python >= 3.11.
+#   make quickstart   trains and evaluates on the digits of scikit-learn
 #   make test         runs the tests
+<<<<<<< HEAD
 #   make test-all     runs the long tests as well
 #   make docs         builds the documentation into site/
 #   make comparison   after quickstart, for an hour: trains the DDIM baseline and two models of smaller z equally long on the
 #                     digits, and says which claims of the paper hold there: runs/digits_comparison/report.html
 # PYTHON chooses the interpreter: make test PYTHON=python3.12
+=======
+#   make test-all     also runs the long tests
+#   make lint         checks rules and format with ruff
+#   make comparison   after quickstart, in about an hour: trains the DDIM baseline and two models of smaller z for the same
+#                     number of images, and reports which claims of the paper hold: runs/digits_comparison/report.html
+#   make clean        removes .venv and caches
+# To choose an interpreter: make test PYTHON=python3.12
+>>>>>>> convert
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -24,11 +33,11 @@ comparison: quickstart
 	$(BIN)/diffae evaluate runs/digits/bundle --data digits --programs all --steps 10 20 50 100 --code-steps 20 \
 	  --num-images 240 --num-samples 300 --baseline runs/digits_ddim --others runs/digits_z16 runs/digits_z4 --out runs/digits_comparison
 
-# in two runs: most tests side by side, then the few that signal a process within a short moment, one after the other
+# Two runs: most tests in parallel, then one at a time the few that must signal a process within a short moment.
 test: KINDS := not long
 test-all: KINDS := long or not long
 test test-all: $(VENV)/.installed-dev
-	$(BIN)/python -m tests.browser  # brings one where there is none
+	$(BIN)/python -m tests.browser  # installs a browser if there is none
 	export JAX_COMPILATION_CACHE_DIR=$(abspath .cache/compiled); failed=0; \
 	$(BIN)/python -m pytest tests -m 'not alone and ($(KINDS))' -n $(WORKERS) --dist worksteal || failed=1; \
 	$(BIN)/python -m pytest tests -m 'alone and ($(KINDS))' || failed=1; \

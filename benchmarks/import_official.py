@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from tests.official import official_checkpoint, official_state
-from tests.torch_files import write_checkpoint
+from tests.torch_writer import write_checkpoint
 
 FFHQ256 = dict(
     base=128,

@@ -1,16 +1,16 @@
-"""Checkpoints in the official layout, made here: names and shapes of the official networks, random weights."""
+"""Writes checkpoints in the official layout, with random weights."""
 
 import numpy as np
 
 
 class State(dict):
-    """A state_dict that grows, with the layers of the official networks."""
+    """A state_dict to which the layers of the official networks are added."""
 
     def __init__(self, seed=0):
         self.rng = np.random.default_rng(seed)
 
     def layer(self, name, *shape):
-        """A weight (out, in, *window) with its bias; a single number is a normalization."""
+        """Adds a weight (out, in, *window) and its bias. A single number is a normalization."""
         for part, size in (("weight", shape), ("bias", shape[:1])):
             self[f"{name}.{part}"] = self.rng.normal(scale=0.1, size=size).astype(np.float32)
 
@@ -32,7 +32,7 @@ class State(dict):
         self.layer(f"{name}.proj_out", channels, channels, 1)
 
     def down(self, prefix, base, mults, size, attention, **cond):
-        """Input blocks and middle; returns the channels of every input block."""
+        """Adds input blocks and middle. Returns the channels of every input block."""
         channels = [base * mults[0]]
         self.layer(f"{prefix}input_blocks.0.0", channels[0], 3, 3, 3)
         for level, mult in enumerate(mults):
@@ -96,7 +96,10 @@ class State(dict):
 def official_state(
     *, base=32, mults=(1, 2), encoder_mults=(1, 2, 2), size=16, attention=(8,), embed=48, z=24, latent=(40, 3)
 ):
-    """Returns the weights of a network by official names; `z=None`: the baseline; `latent=None`: no latent DDIM."""
+    """Returns the weights of a network by official name.
+
+    `z=None` makes the DDIM baseline, `latent=None` an autoencoder without latent DDIM.
+    """
     state = State()
     state.unet(base, mults, size, attention, embed, z)
     if z:
@@ -107,7 +110,7 @@ def official_state(
 
 
 def official_checkpoint(state, *, z=24, size=16, hyper=None, statistics=True):
-    """Returns the tree of a checkpoint: weights before and after averaging, and what the official trainer adds."""
+    """Returns a checkpoint: weights before and after averaging, and the entries of the trainer."""
     tensors = {f"model.{name}": array + 1 for name, array in state.items()}
     tensors |= {f"ema_model.{name}": array for name, array in state.items()}
     tensors["x_T"] = np.zeros((4, 3, size, size), np.float32)

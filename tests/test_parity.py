@@ -1,7 +1,7 @@
-"""Number for number what the official implementation computes, on a small model of random weights (parity/README.md).
+"""Compares the numbers of an imported model with those of the official implementation.
 
-Where a larger one lies beside the project, in ../shared/parity/tiny32, it is compared as well.
-`pytest tests/test_parity.py -s` prints the figures.
+The model is small and has random weights (parity/README.md). A larger one is compared too, if its
+files are in ../shared/parity/tiny32. `pytest tests/test_parity.py -s` prints the figures.
 """
 
 from pathlib import Path
@@ -13,7 +13,7 @@ import pytest
 from flax import nnx
 
 from diffae_jax.convert import import_official
-from diffae_jax.convert.names import autoencoder_names, to_ours
+from diffae_jax.convert.names import autoencoder_names, to_our_layout
 from diffae_jax.diffusion.loss import diffusion_loss
 from diffae_jax.diffusion.process import image_process, latent_process
 from diffae_jax.diffusion.samplers import ddim_decode, ddim_grid
@@ -36,7 +36,7 @@ def fixture(request):
 
 @pytest.fixture(scope="module")
 def expected(fixture):
-    """Inputs and outputs of the official implementation, images with their channels last."""
+    """Inputs and outputs of the official implementation, with images channels-last."""
     with np.load(fixture / "expected.npz") as arrays:
         return {name: np.moveaxis(a, 1, -1) if a.ndim == 4 and "grad" not in name else a for name, a in arrays.items()}
 
@@ -98,7 +98,7 @@ def test_loss_and_gradients(model, expected):
     compared = 0
     for ours, official in names.items():
         if f"grad/{official}" in expected:
-            theirs = to_ours(expected[f"grad/{official}"], ours, grads[ours].shape)
+            theirs = to_our_layout(expected[f"grad/{official}"], ours, grads[ours].shape)
             assert difference(f"grad/{official}", grads[ours], theirs) <= LOOP
             compared += 1
     assert compared == sum(name.startswith("grad/") for name in expected) > 0
@@ -114,12 +114,12 @@ def test_loops(model, networks, expected):
         lambda x: ddim_decode(autoencoder.noise_predictor(grid.t, jnp.asarray(z)), x, grid, clip=False)
     )(x_T)
     assert difference("decode_unclipped", unclipped, expected["decode_unclipped"]) <= LOOP
-    own_x_T = model.invert(expected["x0"], z, STEPS)
-    assert difference("encode_x_T", own_x_T, expected["encode_x_T"]) <= LOOP
+    our_x_T = model.invert(expected["x0"], z, STEPS)
+    assert difference("encode_x_T", our_x_T, expected["encode_x_T"]) <= LOOP
     roundtrip = model.decode(z, expected["encode_x_T"], STEPS)
     assert difference("roundtrip", roundtrip, expected["roundtrip"]) <= LOOP
-    # A network of random weights amplifies: a difference of 5e-6 between two x_T grows some 27-fold on the way back.
-    assert difference("roundtrip from our own x_T", model.decode(z, own_x_T, STEPS), expected["roundtrip"]) <= 3e-4
+    # A network of random weights amplifies a difference in x_T more than 20 times.
+    assert difference("roundtrip from our x_T", model.decode(z, our_x_T, STEPS), expected["roundtrip"]) <= 3e-4
 
 
 def test_latent_ddim(model, networks, expected):
@@ -143,7 +143,7 @@ def test_statistics_probes_and_edits(model, expected):
     assert difference("classifier_logits", logits, expected["classifier_logits"]) <= SINGLE_PASS
     probabilities = np.stack([model.predict(z, name) for name in model.probes], axis=-1)
     expected_probabilities = 1 / (1 + np.exp(-expected["classifier_logits"].astype(np.float64)))
-    assert difference("their probabilities", probabilities, expected_probabilities) <= SINGLE_PASS
+    assert difference("probabilities", probabilities, expected_probabilities) <= SINGLE_PASS
     moved = model.move(z, "Bags_Under_Eyes", 0.3)
     assert difference("manipulated_z_cls3_0.3", moved, expected["manipulated_z_cls3_0.3"]) <= SINGLE_PASS
 

@@ -43,7 +43,7 @@ def prose_of_page(text: str) -> Iterator[str]:
     text = re.sub(r"^(```|~~~).*?^\1$", "", text, flags=re.MULTILINE | re.DOTALL)
     text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
     for block in re.split(r"\n\s*\n|\n(?=\s*(?:[-*] |\d+\. |#|\||!\[))", text):
-        if not re.match(r"(    |\t|\s*\||\s*!\[|\s*<)", block.lstrip("\n")):
+        if block.strip() and not re.match(r"(    |\t|\s*\||\s*!\[|\s*<)", block.lstrip("\n")):
             yield block.strip()
 
 

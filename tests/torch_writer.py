@@ -1,4 +1,4 @@
-"""Writes what torch.save writes, without PyTorch; in parts, so that each part can be made wrong, and is refused."""
+"""Writes files like `torch.save` without PyTorch, in parts that tests can corrupt."""
 
 import struct
 import time
@@ -30,7 +30,7 @@ STORAGE_TYPES = {
 
 
 class Foreign(NamedTuple):
-    """A class or function of that module, as a value or a key of a tree."""
+    """A class or function of a module, as a value or key of a tree."""
 
     module: str
     name: str
@@ -43,7 +43,7 @@ class Raw(NamedTuple):
 
 
 class Call(NamedTuple):
-    """What `callee(*arguments)` returns."""
+    """The result of `callee(*arguments)`."""
 
     callee: Foreign
     arguments: tuple
@@ -53,18 +53,21 @@ REBUILD = Foreign("torch._utils", "_rebuild_tensor_v2")
 
 
 def write_checkpoint(path: Path, tree: Any) -> None:
-    """Writes a tree whose arrays become tensors; arrays that look into one array share its storage."""
+    """Writes a tree with its arrays as tensors. Views of one array share a storage."""
     instructions, storages = pickled(tree)
     write_zip(path, checkpoint_entries(b"\x80\x02" + instructions + b".", storages))
 
 
 def write_legacy(path: Path, tree: Any) -> None:
-    """Writes a tree as PyTorch before 1.6 did."""
+    """Writes a tree in the format before PyTorch 1.6."""
     path.write_bytes(b"".join(legacy_parts(tree)))
 
 
 def legacy_parts(tree: Any, **changes: bytes) -> list[bytes]:
-    """The five pickles of a legacy file, then the number of elements and the bytes of each storage; some changed."""
+    """Returns the five pickles of a legacy file, then the size and the bytes of each storage.
+
+    `changes` replaces parts by name.
+    """
     roots: dict[int, np.ndarray] = {}
     objects = _instructions(tree, roots)
     parts = {
@@ -81,7 +84,7 @@ def legacy_parts(tree: Any, **changes: bytes) -> list[bytes]:
 
 
 def legacy(instructions: bytes) -> bytes:
-    """Adds, to each description of a storage, what it is a view of: nothing."""
+    """Adds the legacy field to each description of a storage: None, it is not a view."""
     return instructions.replace(b"tQ", b"NtQ")
 
 
@@ -90,21 +93,21 @@ def _pickle(value: Any) -> bytes:
 
 
 def checkpoint_entries(pickle: bytes, storages: list[np.ndarray] | tuple = ()) -> list["Entry"]:
-    """The entries of a checkpoint, in the order of torch.save."""
+    """Returns the entries of a checkpoint, in the order of torch.save."""
     contents = {"data.pkl": pickle, "byteorder": b"little"}
     contents |= {f"data/{key}": storage for key, storage in enumerate(storages)}
     return [Entry(f"archive/{name}", content) for name, content in (contents | {"version": b"3\n"}).items()]
 
 
 def pickled(tree: Any) -> tuple[bytes, list[np.ndarray]]:
-    """Returns the instructions that push a tree, and the storages that they speak of, as bytes."""
-    roots: dict[int, np.ndarray] = {}  # in the order of their keys; kept, so that no id is given twice
+    """Returns the instructions that push a tree, and the bytes of its storages."""
+    roots: dict[int, np.ndarray] = {}  # in the order of their keys; references keep ids unique
     instructions = _instructions(tree, roots)
     return instructions, [root.ravel(order="K").view(np.uint8) for root in roots.values()]
 
 
 def storage(type_name: str, key: str, elements: Any) -> Raw:
-    """The reference to a storage."""
+    """Returns a reference to a storage."""
     described = _instructions(("storage", Foreign("torch", type_name), key, "cpu", elements), {})
     return Raw(described + b"Q")
 
@@ -154,20 +157,23 @@ def _tensor(array: np.ndarray, roots: dict[int, np.ndarray]) -> Call:
 
 
 class Entry(NamedTuple):
-    """An entry of a zip, and how its records may lie about it."""
+    """An entry of a zip archive, with values that may be wrong on purpose."""
 
     name: str
     content: Any  # bytes or an array of them
     method: int = 0
     flags: int = 0x808
-    size: int | None = None  # as told, where it is not the true one
+    size: int | None = None  # the declared size; None: the true size
     expand_home: int | None = None
     local_name: str | None = None
     offset: int | None = None
 
 
 def write_zip(path: Path, entries: list[Entry]) -> None:
-    """Writes a zip by hand, because zipfile writes no wrong ones. As in torch.save, contents begin at 64 bytes."""
+    """Writes a zip archive by hand, because zipfile cannot write invalid ones.
+
+    Contents are aligned to 64 bytes, as in torch.save.
+    """
     directory = b""
     with path.open("wb") as file:
         for entry in entries:
@@ -183,17 +189,20 @@ def write_zip(path: Path, entries: list[Entry]) -> None:
             file.write(b"PK\3\4" + common + struct.pack("<2H", len(local_name), 4 + padding) + local_name)
             file.write(b"FB" + struct.pack("<H", padding) + bytes(padding))
             file.write(content)
-            told = offset if entry.offset is None else entry.offset
+            declared_offset = offset if entry.offset is None else entry.offset
             directory += b"PK\1\2" + struct.pack("<H", 20) + common
-            directory += struct.pack("<5H2L", len(name), 0, 0, 0, 0, 0, told) + name
+            directory += struct.pack("<5H2L", len(name), 0, 0, 0, 0, 0, declared_offset) + name
         end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, len(entries), len(entries), len(directory), file.tell(), 0)
         file.write(directory + end)
 
 
 def refused_at_once(path, pattern):
-    """Reads a file that is refused in one sentence, for a second of work and little memory; returns the sentence."""
+    """Asserts that a file is refused in one sentence, with little time and memory.
+
+    Returns the sentence.
+    """
     tracemalloc.start()
-    start = time.process_time()  # the work of this process, whatever runs beside it
+    start = time.process_time()  # processor time, independent of other processes
     try:
         with pytest.raises(UserError, match=pattern) as error:
             read_checkpoint(path)
@@ -205,7 +214,7 @@ def refused_at_once(path, pattern):
     assert sentence.startswith(str(path))
     assert sentence.endswith(".")
     assert "\n" not in sentence
-    assert [entry.name for entry in path.parent.iterdir()] == [path.name], "the file had something done"
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name], "the file was executed"
     assert peak < 10e6
     assert elapsed < 1
     return sentence

@@ -1,4 +1,4 @@
-"""Official PyTorch checkpoints -> DiffAE: their names and settings. Needs no PyTorch and knows no stage."""
+"""Converts official PyTorch checkpoints to DiffAE, without PyTorch. Does not import stages."""
 
 from diffae_jax.convert.official import import_official
 

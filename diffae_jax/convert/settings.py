@@ -1,4 +1,7 @@
-"""The config of an official checkpoint, read off its weights; what weights cannot tell, off its hyper-parameters."""
+"""Infers the config of an official checkpoint from the shapes of its weights.
+
+Settings that do not change the weights come from the hyper-parameters in the file.
+"""
 
 import re
 from typing import Any
@@ -11,18 +14,18 @@ from diffae_jax.models.unet import BLOCKS_PER_LEVEL
 from diffae_jax.runtime.errors import UserError, shown
 from diffae_jax.torch_files.stored import StoredTensor
 
-OFFICIAL_ATTENTION = 16  # the one resolution with attention in all published models
+OFFICIAL_ATTENTION = 16  # the resolution with attention in all published models
 SCHEDULES = {"linear": "linear", "const0.008": "constant", "cosine": "cosine"}
 
-# What our networks take for granted: with other values the same weights would give other numbers.
-TAKEN_FOR_GRANTED = {
+# Our networks fix these settings. With other values the same weights give different results.
+FIXED_SETTINGS = {
     "T": NUM_TIMESTEPS,
     "beatgans_rescale_timesteps": False,
     "net_enc_pool": "adaptivenonzero",
     "net_enc_tanh": False,
     "net_beatgans_resnet_condition_scale_bias": 1,
 }
-TAKEN_FOR_GRANTED_OF_PRIOR = {  # other values stand in the files of autoencoders, where they mean nothing
+FIXED_PRIOR_SETTINGS = {  # not checked without a prior: autoencoder files have other, unused values
     "net_latent_condition_bias": 1,
     "net_latent_time_last_act": False,
     "latent_znormalize": True,
@@ -34,26 +37,26 @@ State = dict[str, StoredTensor]
 
 
 def read_settings(state: State, hyper: dict[str, Any], file: str, image_size: int | None) -> ConfigDict:
-    """Returns the config of the averaged weights `state`, given without their "ema_model." prefix.
+    """Returns the config of the averaged weights `state`, whose names have no "ema_model." prefix.
 
-    Raises UserError for a network that ours is not, naming the key that shows it.
+    Raises UserError if our networks cannot represent the model, and names the key that differs.
     """
     has_prior = any(name.startswith("latent_net.") for name in state)
-    for key, value in (TAKEN_FOR_GRANTED | (TAKEN_FOR_GRANTED_OF_PRIOR if has_prior else {})).items():
-        found = hyper.get(key, value)
-        if isinstance(found, type(value) | float) and found != value:
-            raise UserError(f"{file} has {key} = {shown(found)}, and only models with {value} can be imported.")
+    for key, value in (FIXED_SETTINGS | (FIXED_PRIOR_SETTINGS if has_prior else {})).items():
+        actual = hyper.get(key, value)
+        if isinstance(actual, type(value) | float) and actual != value:
+            raise UserError(f"{file} has {key} = {shown(actual)}. Only models with {value} can be imported.")
 
     def shape(name: str, ndim: int) -> tuple[int, ...]:
         if name not in state:
-            raise UserError(f"{file} lacks ema_model.{name}: it is not a checkpoint of a diffusion autoencoder.")
-        found = state[name].shape
-        if len(found) != ndim or 0 in found:
-            raise UserError(f"{file} has ema_model.{name} of shape {found}, where {ndim} dimensions are expected.")
-        return found
+            raise UserError(f"{file} lacks ema_model.{name}, so it is not a checkpoint of a diffusion autoencoder.")
+        actual = state[name].shape
+        if len(actual) != ndim or 0 in actual:
+            raise UserError(f"{file} has ema_model.{name} of shape {actual}, but {ndim} dimensions are expected.")
+        return actual
 
     def count(prefix: str) -> int:
-        """Returns how many numbered modules there are below a prefix."""
+        """Returns the number of numbered modules below a prefix."""
         return len({name.removeprefix(prefix).partition(".")[0] for name in state if name.startswith(prefix)})
 
     has_encoder = any(name.startswith("encoder.") for name in state)
@@ -61,13 +64,13 @@ def read_settings(state: State, hyper: dict[str, Any], file: str, image_size: in
     embed_dim, base_channels = shape(f"{time_embed}.0.weight", 2)
 
     def levels(prefix: str) -> tuple[tuple[int, ...], list[int]]:
-        """Returns the channel multipliers of the way down and the levels that have attention."""
-        per_level = BLOCKS_PER_LEVEL + 1  # the resampling block counted, or, on the first level, the first convolution
+        """Returns the channel multipliers of the downward path and the levels with attention."""
+        per_level = BLOCKS_PER_LEVEL + 1  # 1: the resampling block or, on level 0, the first convolution
         num_blocks = count(f"{prefix}input_blocks.")
         if num_blocks % per_level or not 1 <= num_blocks // per_level <= MAX_LEVELS:
             raise UserError(
-                f"{file} has {num_blocks} {prefix}input_blocks; only models of {BLOCKS_PER_LEVEL} residual blocks a "
-                f"level and 1 to {MAX_LEVELS} levels can be imported."
+                f"{file} has {num_blocks} {prefix}input_blocks. Only models with {BLOCKS_PER_LEVEL} residual blocks "
+                f"per level and 1 to {MAX_LEVELS} levels can be imported."
             )
         first = [f"{prefix}input_blocks.{per_level * level + 1}" for level in range(num_blocks // per_level)]
         channels = [shape(f"{block}.0.in_layers.2.weight", 4)[0] for block in first]
@@ -99,8 +102,8 @@ def read_settings(state: State, hyper: dict[str, Any], file: str, image_size: in
         config.prior.num_layers = count("latent_net.layers.")
         if config.prior.num_layers > MAX_PRIOR_LAYERS:
             raise UserError(
-                f"{file} has {config.prior.num_layers:,} latent_net.layers; only models of up to {MAX_PRIOR_LAYERS} "
-                f"can be imported."
+                f"{file} has {config.prior.num_layers:,} latent_net.layers. Only models with up to "
+                f"{MAX_PRIOR_LAYERS} can be imported."
             )
         config.prior.width = shape("latent_net.layers.0.linear.weight", 2)[0]
     return config
@@ -109,26 +112,30 @@ def read_settings(state: State, hyper: dict[str, Any], file: str, image_size: in
 def _image_size(
     state: State, hyper: dict[str, Any], num_levels: int, attention: list[int], file: str, given: int | None
 ) -> int:
-    """The weights do not depend on it, but the places of attention do: what was trained is wanted."""
-    found = given if given is not None else _positive(hyper.get("img_size"))
-    if found is None and "x_T" in state and len(state["x_T"].shape) == 4:
-        found = state["x_T"].shape[-1]
-    if found is None and len(attention) == 1:
-        found = OFFICIAL_ATTENTION * 2 ** attention[0]
-    if found is None or found < 1 or found % 2 ** (num_levels - 1):
+    """Returns the image size of training.
+
+    The weights fit every size, but the levels with attention depend on the size. `given` has
+    precedence, then the hyper-parameters, the shape of x_T, and the level with attention.
+    """
+    size = given if given is not None else _positive(hyper.get("img_size"))
+    if size is None and "x_T" in state and len(state["x_T"].shape) == 4:
+        size = state["x_T"].shape[-1]
+    if size is None and len(attention) == 1:
+        size = OFFICIAL_ATTENTION * 2 ** attention[0]
+    if size is None or size < 1 or size % 2 ** (num_levels - 1):
         raise UserError(
-            f"{file} does not tell the size of its images (found: {shown(found)}): give --image-size, "
-            f"a multiple of {2 ** (num_levels - 1)}."
+            f"{file} has no valid image size (found: {shown(size)}). Pass --image-size=N with N a multiple "
+            f"of {2 ** (num_levels - 1)}."
         )
-    return found
+    return size
 
 
 def _positive(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
 
 
-def _schedule(hyper: dict[str, Any], key: str, usual: str, file: str) -> str:
-    name = hyper.get(key, usual)
+def _schedule(hyper: dict[str, Any], key: str, default_name: str, file: str) -> str:
+    name = hyper.get(key, default_name)
     if not isinstance(name, str) or name not in SCHEDULES:
-        raise UserError(f"{file} has {key} = {shown(name)}; schedules that can be imported: {', '.join(SCHEDULES)}.")
+        raise UserError(f"{file} has {key} = {shown(name)}. Schedules that can be imported: {', '.join(SCHEDULES)}.")
     return SCHEDULES[name]

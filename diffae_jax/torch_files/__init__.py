@@ -1,4 +1,4 @@
-"""Reads files that PyTorch wrote and executes nothing in them; needs no PyTorch.
+"""Reads files written by `torch.save` without PyTorch, and executes nothing in them.
 
-Knows no network and no weights by name.
+Does not depend on any network or on the names of weights.
 """

@@ -1,7 +1,7 @@
-"""Follows the pickle instructions of a file of torch.save as far as they make plain data and tensors.
+"""Interprets the pickle instructions that build plain data and tensors, and no others.
 
-Unpickling may call any function of Python; this small stack machine calls none that a file names. It knows plain data
-and how tensors are put together, and refuses the rest by name.
+Unpickling can call any Python function. This small stack machine calls no function that a file
+names. It supports plain data and tensors, and refuses everything else by name.
 """
 
 import dataclasses
@@ -18,13 +18,13 @@ import numpy as np
 from diffae_jax.runtime.errors import shown
 from diffae_jax.torch_files.stored import STORAGE_TYPES, Entry, Refusal, Storage, StoredTensor, extent
 
-# A tensor takes some 30 instructions. At these limits the worst of files takes a second to refuse.
+# A tensor takes about 30 instructions. Refusing the worst file at these limits takes a second.
 MAX_INSTRUCTIONS = 200_000
 MAX_PICKLE_BYTES = 16 * 2**20
-LONGEST_NAME = 500  # of a global or a storage: a text may be recalled often, and to put it in another copies it
+LONGEST_NAME = 500  # of a global or storage; a pickle can repeat a text, and each use copies it
 MAX_DIMENSIONS = 8
-MAX_EMPTY = 2**32  # product of a tensor's other dimensions where one is 0
-MAX_INTEGER_KEY = 2**60  # greater integers can share one hash, and then a dict of n keys takes n^2 steps
+MAX_EMPTY = 2**32  # product of a tensor's nonzero dimensions if one dimension is 0
+MAX_INTEGER_KEY = 2**60  # larger integers can have equal hashes, which makes a dict of n keys take n^2 steps
 
 REBUILD_TENSOR = "torch._utils._rebuild_tensor_v2"
 REBUILD_PARAMETER = "torch._utils._rebuild_parameter"
@@ -34,9 +34,10 @@ INERT_PACKAGES = ("pytorch_lightning.", "lightning.pytorch.", "lightning_fabric.
 
 
 class Inert(dict):
-    """Stands for a class of Lightning, or for an instance of one with its items; it does nothing.
+    """A stand-in without behavior for a class of Lightning, or for an instance with its items.
 
-    `name` is the class's module and name with a dot between. Compared by identity, so that it can be a key.
+    `name` is the full name of the class, such as "module.Class". Instances are compared by
+    identity, so they can be keys.
     """
 
     __hash__ = object.__hash__
@@ -50,27 +51,29 @@ class Inert(dict):
 
 @dataclasses.dataclass(frozen=True)
 class Known:
-    """A global of PyTorch or Python that is understood; what calling it does is written in `Machine.call`."""
+    """A supported global of PyTorch or Python. `Machine.call` implements what calling it does."""
 
     name: str
 
 
 class Machine:
-    """Follows the instructions of a pickle as far as they make plain data and tensors."""
+    """A stack machine for pickle instructions that build plain data and tensors."""
 
-    part = "data.pkl"  # what the pickle is called in a sentence
-    described: tuple[type, ...] = (str, Known, str, str, int)  # how a storage is: kind, type, key, device, elements
+    pickle_name = "data.pkl"  # in error messages
+    # Types of the fields that describe a storage: kind, type, key, device, number of elements.
+    storage_fields: tuple[type, ...] = (str, Known, str, str, int)
 
     def __init__(self, path: Path, identity: tuple[int, ...], entries: dict[str, Entry]):
         self.path, self.identity, self.entries = path, identity, entries
-        self.frames: list[list] = [[]]  # a mark begins a new frame, so that nobody takes what lies below it
+        self.frames: list[list] = [[]]  # a mark begins a frame; values below it are out of reach
         self.memo: dict[int, Any] = {}
-        self.num_items = 0  # of ordered dicts that were made of lists
+        self.num_items = 0  # of all ordered dicts that were built from lists
 
     def run(self, pickle: bytes | io.BytesIO, limit: int | None = None) -> Any:
-        """Returns the object that a pickle describes, in `limit` instructions. Raises Refusal for anything unusual.
+        """Returns the object that a pickle describes.
 
-        Of a stream no more is read than the pickle.
+        Reads a stream only to the end of the pickle. Raises Refusal after `limit` instructions,
+        and for every instruction that `torch.save` does not need.
         """
         limit = MAX_INSTRUCTIONS if limit is None else limit
         try:
@@ -78,90 +81,94 @@ class Machine:
                 if opcode.name == "STOP":
                     return self.pop()[0]
                 if count >= limit:
-                    raise Refusal(f"has a {self.part} of more than the {limit:,} instructions that are read.")
+                    raise Refusal(f"has a {self.pickle_name} of more than {limit:,} instructions, which is the limit.")
                 if opcode.name not in OPERATIONS:
                     raise Refusal(f"uses the pickle instruction {opcode.name}, which no checkpoint needs.")
                 OPERATIONS[opcode.name](self, argument)
-        except (ValueError, OverflowError, MemoryError) as error:  # of genops; its text may hold the whole file
-            raise Refusal(f"has a damaged {self.part}: download or copy it again.") from error
+        except (ValueError, OverflowError, MemoryError) as error:  # of genops; its text may contain the entire file
+            raise Refusal(f"has a damaged {self.pickle_name}. Download or copy it again.") from error
         raise AssertionError("genops ends with STOP or raises")
 
     def pop(self, count: int = 1) -> tuple:
-        """Takes values from the stack, but not from below a mark."""
+        """Removes and returns values from the stack, but none below the last mark."""
         frame = self.frames[-1]
         if len(frame) < count:
-            raise Refusal(f"has a damaged {self.part}, which takes from an empty stack.")
+            raise Refusal(f"has a damaged {self.pickle_name}, which reads from an empty stack.")
         values = tuple(frame[len(frame) - count :])
         del frame[len(frame) - count :]
         return values
 
     def pop_frame(self) -> list:
-        """Takes all values down to the last mark."""
+        """Removes and returns all values above the last mark."""
         if len(self.frames) == 1:
-            raise Refusal(f"has a damaged {self.part}, which looks for a mark that was not set.")
+            raise Refusal(f"has a damaged {self.pickle_name}, which uses a mark that was not set.")
         return self.frames.pop()
 
     def discard(self) -> None:
-        """Drops the last value or mark."""
+        """Removes the last value or mark."""
         if len(self.frames) > 1 and not self.frames[-1]:
-            self.frames.pop()  # POP takes a mark, too
+            self.frames.pop()  # POP also removes a mark
         else:
             self.pop()
 
     def push(self, value: Any) -> None:
-        """Puts a value on the stack."""
+        """Pushes a value on the stack."""
         self.frames[-1].append(value)
 
     def top(self, *types: type) -> Any:
-        """Returns the value on top, which stays there and has to be of one of the types, where some are given."""
+        """Returns the top value without removing it. Raises Refusal if its type is not listed."""
         (value,) = self.pop()
         self.push(value)
         if types and type(value) not in types:
-            raise Refusal(f"has a damaged {self.part}, which takes a {type(value).__name__} for a {types[0].__name__}.")
+            raise Refusal(
+                f"has a damaged {self.pickle_name}, which uses a {type(value).__name__} as a {types[0].__name__}."
+            )
         return value
 
     def recall(self, index: int) -> None:
-        """Pushes an object of the memo."""
+        """Pushes an object from the memo."""
         if index not in self.memo:
-            raise Refusal(f"has a damaged {self.part}, which recalls object {index:,} before it was made.")
+            raise Refusal(f"has a damaged {self.pickle_name}, which uses object {index:,} before it exists.")
         self.push(self.memo[index])
 
     def memorize(self, index: int) -> None:
-        """Keeps the object on top in the memo."""
+        """Stores the top value in the memo."""
         self.memo[index] = self.top()
 
     def extend(self, values: Sequence) -> None:
-        """Appends to the list on top."""
+        """Appends values to the list on top of the stack."""
         self.top(list).extend(values)
 
     def add(self, values: Sequence) -> None:
-        """Adds to the set on top."""
+        """Adds values to the set on top of the stack."""
         self.top(set).update(_checked_keys(values))
 
     def update(self, values: Sequence) -> None:
-        """Adds keys and values, in turns, to the dict on top."""
+        """Adds alternating keys and values to the dict on top of the stack."""
         target = self.top(dict, OrderedDict, Inert)
         if len(values) % 2:
-            raise Refusal(f"has a damaged {self.part}, with a key that has no value.")
+            raise Refusal(f"has a damaged {self.pickle_name}, with a key that has no value.")
         target.update(zip(_checked_keys(values[::2]), values[1::2], strict=True))
 
     def find(self, module: Any, name: Any) -> None:
-        """Pushes what stands for a global. It is looked up here by its name, and never imported."""
+        """Pushes a stand-in for a global. The global is matched by name and never imported."""
         if type(module) is not str or type(name) is not str:
-            raise Refusal(f"has a damaged {self.part}, which names a global by something else than text.")
+            raise Refusal(f"has a damaged {self.pickle_name}, with the name of a global that is not text.")
         if len(module) + len(name) > LONGEST_NAME:
-            told = shown(f"{module[:LONGEST_NAME]}.{name[:LONGEST_NAME]}")
-            raise Refusal(f"asks for {told}, a name of {len(module) + len(name):,} characters: nothing of it was run.")
+            start = shown(f"{module[:LONGEST_NAME]}.{name[:LONGEST_NAME]}")
+            raise Refusal(f"refers to {start}, a name of {len(module) + len(name):,} characters. Nothing was executed.")
         full_name = f"{module}.{name}"
         if full_name in KNOWN_NAMES:
             self.push(Known(full_name))
         elif f"{module}.".startswith(INERT_PACKAGES):
             self.push(Inert(shown(full_name)))
         else:
-            raise Refusal(f"asks for {shown(full_name)}, neither plain data nor a tensor: nothing of it was run.")
+            raise Refusal(
+                f"refers to {shown(full_name)}, which is neither plain data nor a tensor. Nothing was executed."
+            )
 
     def call(self) -> None:
-        """Carries out a call of what is known, in the few methods that torch.save writes, or of a stand-in."""
+        """Calls a supported global, in the form that `torch.save` writes, or a stand-in."""
         callee, arguments = self.pop(2)
         if type(callee) is Inert:
             self.push(Inert(callee.name))
@@ -174,56 +181,56 @@ class Machine:
         elif callee == Known(REBUILD_PARAMETER) and _types(arguments) == [StoredTensor, bool, OrderedDict]:
             self.push(arguments[0])
         else:
-            raise Refusal("calls something in another way than torch.save does: nothing of it was run.")
+            raise Refusal("contains a call that torch.save does not write. Nothing was executed.")
 
     def ordered(self, items: list) -> OrderedDict:
-        """Returns an ordered dict of lists of two, as Python 2 wrote it."""
-        self.num_items += len(items)  # a list may be recalled, and then costs an instruction and not one an item
+        """Returns an ordered dict of a list of [key, value] lists, as Python 2 wrote it."""
+        self.num_items += len(items)  # one instruction can repeat a long list
         if self.num_items > MAX_INSTRUCTIONS or any(type(item) is not list or len(item) != 2 for item in items):
-            raise Refusal("calls something in another way than torch.save does: nothing of it was run.")
+            raise Refusal("contains a call that torch.save does not write. Nothing was executed.")
         _checked_keys([key for key, _ in items])
         return OrderedDict(items)
 
     def new_object(self, arguments: int) -> None:
-        """Makes an instance of a stand-in, and drops the arguments."""
+        """Replaces a stand-in and its arguments by an instance of the stand-in."""
         self.pop(arguments)
         name = self.top(Inert).name
         self.pop()
         self.push(Inert(name))
 
     def build(self) -> None:
-        """Drops the state of a stand-in, or of a state_dict(), which keeps the versions of its modules there."""
+        """Drops the state of a stand-in or of a state_dict(), whose state is module versions."""
         self.pop()
         self.top(Inert, OrderedDict)
 
     def find_storage(self) -> None:
         """Replaces the description of a storage by the storage."""
         (description,) = self.pop()
-        if _types(description) != list(self.described) or description[0] != "storage":
-            raise Refusal("describes a storage in another way than torch.save does.")
+        if _types(description) != list(self.storage_fields) or description[0] != "storage":
+            raise Refusal("contains a storage that torch.save does not write.")
         _, type_, key, _, elements = description[:5]
         if type_.name not in STORAGE_TYPES:
-            raise Refusal(f"takes {type_.name} for a type of storage.")
+            raise Refusal(f"uses {type_.name} as a storage type.")
         self.push(self.storage(type_.name, key, elements))
 
     def storage(self, type_name: str, key: str, elements: int) -> Storage:
-        """Returns the storage of a key, having compared it with the entry that it lies in."""
+        """Returns the storage of a key. Raises Refusal if its size is not that of its entry."""
         if len(key) > LONGEST_NAME or f"data/{key}" not in self.entries:
-            raise Refusal(f"lacks the entry data/{shown(key)}: download or copy it again.")
+            raise Refusal(f"lacks the entry data/{shown(key)}. Download or copy it again.")
         start, size, checksum = self.entries[f"data/{key}"]
         if elements * np.dtype(STORAGE_TYPES[type_name]).itemsize != size:
-            told = f"{shown(elements)} elements of {type_name}"
-            raise Refusal(f"declares {told} for data/{shown(key)}, which has {size:,} bytes.")
+            declared = f"{shown(elements)} elements of {type_name}"
+            raise Refusal(f"declares {declared} for data/{shown(key)}, which has {size:,} bytes.")
         return Storage(self.path, self.identity, start, elements, type_name, checksum)
 
 
 def _types(values: Any) -> list[type]:
-    """The types of a tuple's values, and none for what is no tuple; exact, as True is no integer here."""
+    """Returns the exact types of a tuple's values, or [] for any other object."""
     return [type(value) for value in values] if type(values) is tuple else []
 
 
 def _checked_keys(keys: Sequence) -> Sequence:
-    """Returns keys that cost nothing to hash: of nested tuples it may take forever."""
+    """Returns the keys. Raises Refusal if hashing a key could take long, as for nested tuples."""
     for key in keys:
         if type(key) not in (str, int, float, bool, type(None), Inert):
             raise Refusal(f"uses a {type(key).__name__} as a key, which no checkpoint needs.")
@@ -233,24 +240,24 @@ def _checked_keys(keys: Sequence) -> Sequence:
 
 
 def _rebuilt_tensor(arguments: Any) -> StoredTensor:
-    """Returns a tensor whose elements all lie in its storage, and are no more than those."""
-    wanted = _types(arguments)[:5] == [Storage, int, tuple, tuple, bool] and len(arguments) in (6, 7)
-    if not wanted or any(arguments[6:]):  # the seventh would tell of a minus sign that was not yet carried out
-        raise Refusal("describes a tensor in another way than torch.save does.")
+    """Returns a tensor. Raises Refusal if it does not fit into its storage."""
+    has_fields = _types(arguments)[:5] == [Storage, int, tuple, tuple, bool] and len(arguments) in (6, 7)
+    if not has_fields or any(arguments[6:]):  # the seventh marks lazy conjugation or negation
+        raise Refusal("contains a tensor that torch.save does not write.")
     storage, offset, shape, strides = arguments[:4]
     if len(shape) != len(strides) or len(shape) > MAX_DIMENSIONS:
-        raise Refusal(f"holds a tensor of {len(shape):,} dimensions with {len(strides):,} strides.")
+        raise Refusal(f"has a tensor of {len(shape):,} dimensions with {len(strides):,} strides.")
     if any(type(n) is not int or n < 0 for n in (offset, *shape, *strides)):
-        raise Refusal("holds a tensor whose offset, shape or strides are no natural numbers.")
+        raise Refusal("has a tensor whose offset, shape or strides are not natural numbers.")
     problem = None
     if math.prod(n or 1 for n in shape) > max(storage.elements, MAX_EMPTY if 0 in shape else 1):
         problem = f"but its storage has {storage.elements:,} elements"
     elif offset + extent(shape, strides) > storage.elements:
-        problem = f"which lies outside of its storage of {storage.elements:,} elements"
-    if problem:  # only now, because great numbers take their time to become text
-        told = shown(f"a tensor of shape {shape} with strides {strides} at {offset}")
-        raise Refusal(f"declares {told}, {problem}.")
-    # A stride that leads nowhere may be any number, also one that numpy cannot hold.
+        problem = f"which exceeds its storage of {storage.elements:,} elements"
+    if problem:  # formatted only if needed, because formatting huge numbers is slow
+        declared = shown(f"a tensor of shape {shape} with strides {strides} at {offset}")
+        raise Refusal(f"declares {declared}, {problem}.")
+    # The stride of an axis of size 1 is never used and may exceed what numpy can represent.
     strides = tuple(stride if n > 1 and 0 not in shape else 0 for n, stride in zip(shape, strides, strict=True))
     return StoredTensor(shape, storage.dtype, storage, offset, strides)
 

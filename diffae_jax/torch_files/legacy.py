@@ -1,9 +1,9 @@
-"""Reads what torch.save wrote before PyTorch 1.6, as strictly as the zips of today.
+"""Reads the format of `torch.save` before PyTorch 1.6, with the same checks as for zip archives.
 
-Such a file is five pickles in a row: a magic number, the version of the format, what machine wrote it, the objects, and
-the keys of the storages. Then follows, for each of the keys, the number of its elements and the elements. So where a
-storage lies is known only once the objects were read: their pickle is followed twice, first to learn of what storages
-it speaks.
+Such a file starts with five pickles: a magic number, the version of the format, properties of the
+machine, the objects, and the keys of the storages. After them, each storage follows as its number
+of elements and its bytes. The size in bytes of a storage is only given by the objects, so their
+pickle is interpreted twice: first to collect the storages, then to build the objects.
 """
 
 import io
@@ -18,70 +18,78 @@ from diffae_jax.torch_files.instructions import LONGEST_NAME, MAX_PICKLE_BYTES, 
 from diffae_jax.torch_files.stored import STORAGE_TYPES, Entry, Refusal, Storage
 
 MAX_STORAGES = 20_000
-MAX_PREFACE = 100  # instructions of what stands before the objects
-MAX_KEY_LIST = 3 * MAX_STORAGES + MAX_PREFACE  # a key takes two, or three where texts are long
+MAX_PREFACE = 100  # instructions before the objects
+MAX_KEY_LIST = 3 * MAX_STORAGES + MAX_PREFACE  # a key takes two instructions, or three if the text is long
 
 MAGIC = 0x1950A86A20F9469CFC6C
 VERSION = 1001
 
 
 class Declared(NamedTuple):
-    """What the objects say of a storage."""
+    """The type and size that the objects declare for a storage."""
 
     type_name: str
     elements: int
 
 
 class _Legacy(Machine):
-    """Follows a pickle that also says of what other storage each is a part, which is of none in a state dict."""
+    """Interprets a legacy pickle, in which a storage has one more field.
 
-    part = "pickle"
-    described = (*Machine.described, type(None))
+    The field names the storage of which this one is a view. It is None in a state dict.
+    """
+
+    pickle_name = "pickle"
+    storage_fields = (*Machine.storage_fields, type(None))
 
 
 class _Scan(_Legacy):
-    """Follows a pickle for the types and sizes of its storages alone, by their keys."""
+    """Interprets a pickle only to collect {key: type and size} of its storages."""
 
     def __init__(self, path: Path, identity: tuple[int, ...]):
         super().__init__(path, identity, {})
         self.declared: dict[str, Declared] = {}
 
     def storage(self, type_name: str, key: str, elements: int) -> Storage:
-        """Returns a storage that lies nowhere, having noted what it is."""
+        """Records what is declared and returns a storage without a position."""
         if len(key) > LONGEST_NAME or elements < 0:
-            raise Refusal(f"declares {shown(elements)} elements for the storage {shown(key)}: it is damaged.")
+            raise Refusal(f"declares {shown(elements)} elements for storage {shown(key)}. Download or copy it again.")
         declared = Declared(type_name, elements)
         if self.declared.setdefault(key, declared) != declared:
-            raise Refusal(f"declares the storage {shown(key)} twice, with other types or numbers of elements.")
+            raise Refusal(f"declares the storage {shown(key)} twice, with different types or sizes.")
         if len(self.declared) > MAX_STORAGES:
-            raise Refusal(f"speaks of more than the {MAX_STORAGES:,} storages that are read.")
+            raise Refusal(f"has more than {MAX_STORAGES:,} storages, which is the limit.")
         return Storage(self.path, self.identity, 0, elements, type_name, None)
 
 
 class _Head(io.BytesIO):
-    """The bytes in which pickles may lie. More is not read, whatever length they tell."""
+    """The bytes that may contain the pickles. Raises Refusal if a read exceeds the limit."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         if size is not None and self.tell() + size > MAX_PICKLE_BYTES:
-            raise Refusal(f"describes its tensors in more than the {MAX_PICKLE_BYTES:,} bytes that are read.")
+            raise Refusal(f"describes its tensors in more than {MAX_PICKLE_BYTES:,} bytes, which is the limit.")
         return super().read(size)
 
 
 def is_legacy(head: bytes) -> bool:
-    """Whether a file that begins so is one of PyTorch before 1.6, or of its old format."""
+    """Returns whether a file with these first bytes has the format before PyTorch 1.6."""
     return MAGIC.to_bytes(10, "little") in head[:32]
 
 
 def read_legacy(path: Path, identity: tuple[int, ...], file: io.FileIO) -> Any:
-    """Returns the objects of an open legacy file; its tensors are `StoredTensor`. Raises Refusal where it is wrong."""
+    """Returns the object in an open legacy file, with tensors as `StoredTensor`.
+
+    Raises Refusal if the file is damaged or not plain data.
+    """
     length = file.seek(0, os.SEEK_END)
     file.seek(0)
     head = _Head(file.read(min(length, MAX_PICKLE_BYTES)))
     magic, version, machine = (_Legacy(path, identity, {}).run(head, MAX_PREFACE) for _ in range(3))
     if (magic, version) != (MAGIC, VERSION) or type(machine) is not dict:
-        raise Refusal("is a legacy file of another version: save it again with torch.save in PyTorch 1.6 or later.")
+        raise Refusal(
+            "has an unsupported version of the legacy format. Save it again with torch.save in PyTorch 1.6 or later."
+        )
     if machine.get("little_endian") is not True:
-        raise Refusal("was written on a big-endian machine: save it again on a little-endian one.")
+        raise Refusal("was written on a big-endian machine. Save it again on a little-endian one.")
     scan, begin = _Scan(path, identity), head.tell()
     scan.run(head)
     keys = _Legacy(path, identity, {}).run(head, MAX_KEY_LIST)
@@ -91,23 +99,28 @@ def read_legacy(path: Path, identity: tuple[int, ...], file: io.FileIO) -> Any:
 
 
 def _entries(file: io.FileIO, length: int, position: int, keys: Any, declared: dict[str, Declared]) -> dict[str, Entry]:
-    """Returns where each storage lies, having seen that those and no others fill the file from here to its end."""
+    """Returns the position of each storage.
+
+    Raises Refusal if the declared storages do not fill the file from `position` to its end.
+    """
     if type(keys) is not list or any(type(key) is not str for key in keys) or len(set(keys)) < len(keys):
-        raise Refusal("has a damaged list of storages: download or copy it again.")
+        raise Refusal("has a damaged list of storages. Download or copy it again.")
     if set(keys) != set(declared):
-        raise Refusal(f"holds {len(keys):,} storages where its tensors speak of {len(declared):,}, or others.")
+        raise Refusal(f"lists {len(keys):,} storages, which do not match the {len(declared):,} that its tensors use.")
     entries = {}
     for key in keys:
         type_name, elements = declared[key]
         file.seek(position)
-        told, start = int.from_bytes(file.read(8), "little", signed=True), position + 8
+        stored_elements, start = int.from_bytes(file.read(8), "little", signed=True), position + 8
         position = start + elements * np.dtype(STORAGE_TYPES[type_name]).itemsize
         if position > length:
-            raise Refusal(f"is cut short: storage {shown(key)} would end at byte {shown(position)} of {length:,}.")
-        if told != elements:
-            told_of = f"{elements:,} elements of {type_name}"
-            raise Refusal(f"holds {told:,} elements in storage {shown(key)}, where its tensors speak of {told_of}.")
+            raise Refusal(
+                f"is truncated: storage {shown(key)} ends at byte {shown(position)} of {length:,}. Copy it again."
+            )
+        if stored_elements != elements:
+            used = f"{elements:,} elements of {type_name}"
+            raise Refusal(f"has {stored_elements:,} elements in storage {shown(key)}, but its tensors use {used}.")
         entries[f"data/{key}"] = Entry(start, position - start, None)
     if position != length:
-        raise Refusal(f"holds {length - position:,} bytes after its last storage, where a checkpoint ends.")
+        raise Refusal(f"has {length - position:,} bytes after its last storage, where it should end.")
     return entries

@@ -1,4 +1,4 @@
-"""Tensors of a file of torch.save that were checked and are not yet read."""
+"""Tensors in a file of `torch.save` that are checked but not read yet."""
 
 import dataclasses
 import os
@@ -10,7 +10,7 @@ import numpy as np
 
 from diffae_jax.runtime.errors import UserError
 
-STORAGE_TYPES = {  # how the elements lie in the file; bfloat16, the upper half of a float32, is unknown to numpy
+STORAGE_TYPES = {  # dtypes in the file; numpy has no bfloat16, which is the upper half of a float32
     "torch.DoubleStorage": "<f8",
     "torch.FloatStorage": "<f4",
     "torch.HalfStorage": "<f2",
@@ -22,42 +22,42 @@ STORAGE_TYPES = {  # how the elements lie in the file; bfloat16, the upper half 
     "torch.ByteStorage": "u1",
     "torch.BoolStorage": "u1",
 }
-GIVEN_AS = {"torch.BFloat16Storage": "<f4", "torch.BoolStorage": "?"}  # where it is not what lies in the file
+RESULT_TYPES = {"torch.BFloat16Storage": "<f4", "torch.BoolStorage": "?"}  # if it differs from the dtype in the file
 
 
 class Refusal(Exception):
-    """What is wrong with a file, as the end of a sentence that begins with its path."""
+    """A reason to refuse a file. The message continues a sentence that begins with the path."""
 
 
 class Entry(NamedTuple):
-    """Where the bytes of an entry of the zip, or of a storage of a legacy file, lie."""
+    """The position of a zip entry, or of a storage in a legacy file."""
 
     start: int
     size: int
-    checksum: int | None  # CRC-32; legacy files have none
+    checksum: int | None  # CRC-32; None in legacy files
 
 
 @dataclasses.dataclass(frozen=True)
 class Storage:
-    """The elements of one entry of a file, as a storage type sees them."""
+    """The elements of one entry of a file, with their type."""
 
     path: Path
-    identity: tuple[int, ...]  # of the file that was checked
-    start: int  # byte in the file
+    identity: tuple[int, ...]  # of the file, when it was checked
+    start: int  # position in the file, in bytes
     elements: int
     type_name: str
-    checksum: int | None  # CRC-32 of the entry; None: nothing tells whether the elements are damaged
+    checksum: int | None  # CRC-32 of the entry; None: damage cannot be detected
 
     @property
     def dtype(self) -> np.dtype:
-        """What the elements are given as."""
-        return np.dtype(GIVEN_AS.get(self.type_name, STORAGE_TYPES[self.type_name])).newbyteorder("=")
+        """The dtype of the arrays that `read` returns."""
+        return np.dtype(RESULT_TYPES.get(self.type_name, STORAGE_TYPES[self.type_name])).newbyteorder("=")
 
     def read(self, first: int, count: int) -> np.ndarray:
-        """Returns elements in one dimension.
+        """Returns `count` elements as a 1-D array.
 
-        Raises UserError where the file is no longer the one that was checked, and where all elements together are not
-        what was once written: of a part nothing tells.
+        Raises UserError if the file has changed since it was checked, or if its checksum differs.
+        The checksum covers all elements, so it is not checked when only a part is read.
         """
         raw = np.empty(count, STORAGE_TYPES[self.type_name])
         try:
@@ -66,12 +66,12 @@ class Storage:
                 complete = file.readinto(raw.view(np.uint8)) == raw.nbytes
                 unchanged = identity_of(file) == self.identity
         except OSError as error:
-            raise UserError(f"{self.path} cannot be read any more ({error.strerror}).") from error
+            raise UserError(f"{self.path} can no longer be read ({error.strerror}).") from error
         if not (complete and unchanged):
-            raise UserError(f"{self.path} has changed since it was opened: run the command again.")
-        whole = count == self.elements and self.checksum is not None
-        if whole and zlib.crc32(raw.view(np.uint8)) != self.checksum:
-            raise UserError(f"{self.path} has a damaged tensor at byte {self.start:,}: download or copy it again.")
+            raise UserError(f"{self.path} has changed since it was opened. Run the command again.")
+        can_check = count == self.elements and self.checksum is not None
+        if can_check and zlib.crc32(raw.view(np.uint8)) != self.checksum:
+            raise UserError(f"{self.path} has a damaged tensor at byte {self.start:,}. Download or copy it again.")
         if self.type_name == "torch.BFloat16Storage":
             return (raw.astype(np.uint32) << 16).view(np.float32)
         return raw.astype(self.dtype, copy=False)
@@ -79,7 +79,10 @@ class Storage:
 
 @dataclasses.dataclass(frozen=True)
 class StoredTensor:
-    """A tensor that was checked and not yet read; `dtype` is what `numpy` gives, float32 for bfloat16."""
+    """A tensor that is checked but not read yet.
+
+    `dtype` is the dtype of the array that `numpy()` returns: float32 for bfloat16.
+    """
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -88,18 +91,18 @@ class StoredTensor:
     strides: tuple[int, ...]
 
     def numpy(self) -> np.ndarray:
-        """Reads this tensor alone into an array of its own. Raises UserError where the file has changed."""
+        """Reads this tensor into a new array. Raises UserError if the file has changed."""
         elements = self.storage.read(self.offset, extent(self.shape, self.strides))
         strides = tuple(stride * elements.itemsize for stride in self.strides)
         return np.asarray(np.ndarray(self.shape, elements.dtype, elements, strides=strides), order="C")
 
 
 def identity_of(file: Any) -> tuple[int, ...]:
-    """Returns what an open file does not share with another, or with itself after a change."""
+    """Returns numbers that identify an open file and change when it is written."""
     status = os.fstat(file.fileno())
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def extent(shape: tuple[int, ...], strides: tuple[int, ...]) -> int:
-    """The elements from a tensor's first to its last in the storage."""
+    """Returns the number of storage elements from a tensor's first element to its last."""
     return 0 if 0 in shape else 1 + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))

@@ -1,4 +1,4 @@
-"""Importing official checkpoints: every weight in its place, and nothing half imported."""
+"""Importing official checkpoints: every weight is used once, and every other file is refused."""
 
 import re
 import subprocess
@@ -48,7 +48,7 @@ def write(tmp_path, tree, name="last.ckpt"):
     return tmp_path / name
 
 
-def test_config_is_read_off_the_file(model):
+def test_config_is_inferred_from_the_file(model):
     config = model.config
     assert config.name == "made_here"
     assert config.image_shape == (16, 16, 3)
@@ -69,9 +69,7 @@ def test_config_is_read_off_the_file(model):
 
 
 @pytest.mark.parametrize("hyper", [{}, {"img_size": "wide", "net_ch": 7, "net_ch_mult": None, "name": 3}, None])
-def test_weights_alone_tell_the_shape_where_hyper_parameters_are_missing_or_odd(
-    state, tmp_path, one_device, model, hyper
-):
+def test_config_is_inferred_without_usable_hyper_parameters(state, tmp_path, one_device, model, hyper):
     tree = official_checkpoint(state, hyper=hyper or {})
     if hyper is None:
         del tree["hyper_parameters"]
@@ -93,7 +91,7 @@ def test_weights_alone_tell_the_shape_where_hyper_parameters_are_missing_or_odd(
         ("encoder.out.bias", "encoder.out.3.bias"),
     ],
 )
-def test_weights_stand_where_they_belong(model, state, ours, official):
+def test_weights_have_the_right_names(model, state, ours, official):
     array = state[official]
     expected = np.moveaxis(array, (0, 1), (-1, -2)) if ours.endswith("kernel") else array
     found = np.asarray(flatten(model.params)[ours])
@@ -106,7 +104,7 @@ def test_every_weight_is_used_once(model, state):
     assert sorted(float(a.astype(np.float64).sum()) for a in filled) == pytest.approx(
         sorted(float(a.astype(np.float64).sum()) for a in theirs)
     )
-    assert sum(model.origin["unused"].values()) == len(state) + 1 + 4  # model.*, x_T, second names
+    assert sum(model.origin["unused"].values()) == len(state) + 1 + 4  # model.*, x_T, duplicate names
 
 
 def test_import_save_load_decode_is_bit_identical(model, tmp_path, one_device):
@@ -153,17 +151,17 @@ def test_latents_and_classifier(state, tmp_path, one_device):
     assert model.probes["Young"].bias == 39
 
     other = write(tmp_path, {"conds_mean": mean + 1, "conds_std": std}, "other.pkl")
-    with pytest.raises(UserError, match="belongs to another autoencoder"):
+    with pytest.raises(UserError, match="belongs to a different autoencoder"):
         import_official(path, other, classifier)
     fewer = write(tmp_path, {"conds_mean": mean[:9], "conds_std": std[:9]}, "fewer.pkl")
-    with pytest.raises(UserError, match=r"fewer\.pkl has statistics of 9 and 9 dimensions, and the model z of 24"):
+    with pytest.raises(UserError, match=r"fewer\.pkl has statistics of 9 and 9 dimensions, but z of the model has 24"):
         import_official(path, fewer)
     flat = write(tmp_path, {"conds_mean": mean, "conds_std": std * 0}, "flat.pkl")
     with pytest.raises(UserError, match=r"flat\.pkl cannot be used: .*positive deviations"):
         import_official(path, flat)
     with pytest.raises(UserError, match="lacks conds_mean"):
         import_official(path, path)
-    with pytest.raises(UserError, match="holds no state_dict"):
+    with pytest.raises(UserError, match="has no state_dict"):
         import_official(latents)
     with pytest.raises(UserError, match=r"no averaged weights|lacks ema_model"):
         import_official(classifier)
@@ -228,7 +226,7 @@ def hyper(**values):
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_another_model_is_refused_by_name(state, tmp_path, change, message):
+def test_unsupported_models_are_refused_by_name(state, tmp_path, change, message):
     tree = official_checkpoint(state)
     change(tree)
     with pytest.raises(UserError, match=message) as refusal:
@@ -236,18 +234,18 @@ def test_another_model_is_refused_by_name(state, tmp_path, change, message):
     assert "\n" not in str(refusal.value)
 
 
-DEEP = Raw(b"]" * 5_000 + b"a" * 4_999)  # a list in a list, and so on
+DEEP = Raw(b"]" * 5_000 + b"a" * 4_999)  # nested lists
 OUT = "ema_model.out.2.bias"
 
 
 def many(name):
-    """Adds a small tensor under thousands of numbers."""
+    """Adds a small tensor under 3,000 names."""
     weight = np.zeros((32, 1, 1, 1), np.float32)
     return lambda tree: tree["state_dict"].update({name.format(i): weight for i in range(3000)})
 
 
-def greatest(tree):
-    """Makes of a file the names of the greatest network that is built to compare it, and nothing of that network."""
+def largest(tree):
+    """Gives a file the names of the largest network that an import builds, without its weights."""
     weight = np.zeros((32, 1, 1, 1), np.float32)
     names = [
         f"{prefix}input_blocks.{3 * level + place}.{name}"
@@ -264,29 +262,29 @@ def greatest(tree):
 
 
 HOSTILE = {
-    "greatest of all": (greatest, "lacks ema_model"),
-    "layers without end": (many("ema_model.latent_net.layers.{}.linear.weight"), r"has 3,000 latent_net\.layers"),
-    "levels without end": (many("ema_model.input_blocks.{}.0.in_layers.2.weight"), "has 3000 input_blocks"),
+    "largest network": (largest, "lacks ema_model"),
+    "too many layers": (many("ema_model.latent_net.layers.{}.linear.weight"), r"has 3,000 latent_net\.layers"),
+    "too many levels": (many("ema_model.input_blocks.{}.0.in_layers.2.weight"), "has 3000 input_blocks"),
     "levels of the encoder": (many("ema_model.encoder.input_blocks.{}.0.x"), r"has 3000 encoder\.input_blocks"),
     "deep schedule": (hyper(beta_scheduler=DEEP), "beta_scheduler = a list"),
     "deep entry": (entry("note", DEEP), "not tensors: note"),
-    "long schedule": (hyper(beta_scheduler="x" * 10**6), "beta_scheduler = x{120};"),
-    "schedule of two lines": (hyper(beta_scheduler="a\nb\x1b[2J"), r"beta_scheduler = a\\nb\\x1b\[2J;"),
-    "steps without end": (hyper(T=2**2000), "T = an integer of 2,001 bits"),
-    "size without end": (hyper(img_size=2**2000), "image_shape must be positive whole numbers up to 65536"),
-    "heads without end": (hyper(net_beatgans_attn_head=2**2000), "num_heads must be finite"),
+    "long schedule": (hyper(beta_scheduler="x" * 10**6), r"beta_scheduler = x{120}\."),
+    "schedule of two lines": (hyper(beta_scheduler="a\nb\x1b[2J"), r"beta_scheduler = a\\nb\\x1b\[2J\."),
+    "huge number of steps": (hyper(T=2**2000), "T = an integer of 2,001 bits"),
+    "huge image size": (hyper(img_size=2**2000), "image_shape must be positive whole numbers up to 65536"),
+    "huge number of heads": (hyper(net_beatgans_attn_head=2**2000), "num_heads must be finite"),
     "long name": (entry("ema_model." + "x" * 10**6, np.zeros(3, np.float32)), "unknown weights ema_model.x{100}"),
     "name of two lines": (entry("ema_model.\n\x1b", np.zeros(3, np.float32)), r"unknown weights ema_model.\\n\\x1b"),
     "long entry": (entry("x" * 10**6, 1), "not tensors: x{120}:|not tensors: x{120}"),
-    "not a number": (
+    "NaN": (
         entry(OUT, np.full(3, np.nan, np.float32)),
         r"numbers in ema_model\.out\.2\.bias that are not finite",
     ),
     "infinity": (entry(OUT, np.full(3, -np.inf, np.float32)), "that are not finite"),
     "beyond float32": (entry(OUT, np.full(3, 1e300)), "that are not finite"),
-    "whole numbers": (entry(OUT, np.zeros(3, np.int64)), r"ema_model\.out\.2\.bias of type int64"),
-    "truth": (entry(OUT, np.zeros(3, bool)), r"ema_model\.out\.2\.bias of type bool"),
-    "whole statistics": (entry("conds_std", np.ones((1, 24), np.int32)), "conds_std of type int32"),
+    "integer weight": (entry(OUT, np.zeros(3, np.int64)), r"ema_model\.out\.2\.bias of type int64"),
+    "boolean weight": (entry(OUT, np.zeros(3, bool)), r"ema_model\.out\.2\.bias of type bool"),
+    "integer statistics": (entry("conds_std", np.ones((1, 24), np.int32)), "conds_std of type int32"),
     "empty statistics": (
         lambda tree: tree["state_dict"].update(dict.fromkeys(("conds_mean", "conds_std"), np.zeros(0, np.float32))),
         "has statistics of 0 and 0 dimensions",
@@ -295,15 +293,15 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_file_is_refused_at_once_in_one_sentence(state, tmp_path, one_device, name):
+def test_hostile_file_is_refused_quickly_with_one_sentence(state, tmp_path, one_device, name):
     change, message = HOSTILE[name]
     tree = official_checkpoint(state)
     change(tree)
     path = write(tmp_path, tree)
-    start = time.process_time()  # the work of this process, whatever runs beside it
+    start = time.process_time()  # processor time, independent of other processes
     with pytest.raises(UserError, match=message) as refusal:
         import_official(path, mesh=one_device)
-    assert time.process_time() - start < 4  # of it the type checks of the tests take the most
+    assert time.process_time() - start < 4  # mostly the type checks of the tests
     assert str(refusal.value).isprintable()
     assert len(str(refusal.value)) <= 400
 
@@ -311,9 +309,9 @@ def test_hostile_file_is_refused_at_once_in_one_sentence(state, tmp_path, one_de
 @pytest.mark.parametrize(
     ("step", "seen"),
     [(True, None), (2**2000, None), (-1, None), (1.5, None), (DEEP, None), (7, 7 * 128)],
-    ids=["truth", "without end", "negative", "float", "deep", "good"],
+    ids=["boolean", "huge", "negative", "float", "deep", "valid"],
 )
-def test_odd_values_for_people_do_not_hinder_saving(state, tmp_path, one_device, step, seen):
+def test_unusable_origin_values_do_not_prevent_saving(state, tmp_path, one_device, step, seen):
     tree = official_checkpoint(state, hyper=dict(img_size=16, batch_size=128, name=DEEP))
     tree["global_step"] = step
     model = import_official(write(tmp_path, tree), mesh=one_device)
@@ -322,7 +320,7 @@ def test_odd_values_for_people_do_not_hinder_saving(state, tmp_path, one_device,
     assert DiffAE.load(tmp_path / "bundle", one_device).origin == model.origin
 
 
-def test_every_flipped_bit_of_a_weight_is_noticed(checkpoint, state, tmp_path, one_device):
+def test_flipped_bits_of_weights_are_detected(checkpoint, state, tmp_path, one_device):
     whole, dice = checkpoint.read_bytes(), np.random.default_rng(0)
     for name in ("out.2.bias", "input_blocks.1.0.in_layers.2.weight", "latent_net.layers.0.linear.weight"):
         content = state[name].tobytes()
@@ -330,11 +328,11 @@ def test_every_flipped_bit_of_a_weight_is_noticed(checkpoint, state, tmp_path, o
         assert whole.count(content) == 1
         flipped[whole.index(content) + dice.integers(len(content))] ^= 1 << dice.integers(8)
         (tmp_path / "flipped.ckpt").write_bytes(flipped)
-        with pytest.raises(UserError, match=r"has a damaged tensor at byte .*: download or copy it again"):
+        with pytest.raises(UserError, match=r"has a damaged tensor at byte .*\. Download or copy it again"):
             import_official(tmp_path / "flipped.ckpt", mesh=one_device)
 
 
-def test_settings_of_a_latent_ddim_mean_nothing_without_one(tmp_path, one_device):
+def test_latent_ddim_settings_are_ignored_without_a_latent_ddim(tmp_path, one_device):
     hyper = dict(
         img_size=16,
         net_latent_condition_bias=0.0,  # as in the official code's defaults
@@ -348,7 +346,7 @@ def test_settings_of_a_latent_ddim_mean_nothing_without_one(tmp_path, one_device
     assert import_official(write(tmp_path, tree), mesh=one_device).prior is None
 
 
-def test_counting_blocks_keeps_no_copies_of_long_names(state, tmp_path):
+def test_counting_blocks_does_not_copy_long_names(state, tmp_path):
     tree = official_checkpoint(state)
     tree["state_dict"]["ema_model.input_blocks.0." + "." * 9_000_000] = np.zeros(1, np.float32)
     path = write(tmp_path, tree)
@@ -361,12 +359,12 @@ def test_counting_blocks_keeps_no_copies_of_long_names(state, tmp_path):
         tracemalloc.stop()
 
 
-def test_prior_without_statistics_asks_for_them(state, tmp_path):
+def test_prior_without_statistics_is_refused(state, tmp_path):
     with pytest.raises(UserError, match="--latents"):
         import_official(write(tmp_path, official_checkpoint(state, statistics=False)))
 
 
-def nothing(tree):
+def unchanged(tree):
     pass
 
 
@@ -377,10 +375,10 @@ def nothing(tree):
         (entry("ema_model.noise_net.weight", np.zeros(3, np.float32)), {}, "unknown weights"),
         (entry(OUT, np.zeros(4, np.float32)), {}, "of shape"),
         (entry(OUT, np.zeros(3, np.int32)), {}, "of type int32"),
-        (nothing, {"latents": "no.pkl"}, "does not exist"),
-        (nothing, {"latents": "last.ckpt"}, "lacks conds_mean"),
-        (nothing, {"classifier": "no.ckpt"}, "does not exist"),
-        (nothing, {"classifier": "last.ckpt"}, "lacks ema_classifier"),
+        (unchanged, {"latents": "no.pkl"}, "does not exist"),
+        (unchanged, {"latents": "last.ckpt"}, "lacks conds_mean"),
+        (unchanged, {"classifier": "no.ckpt"}, "does not exist"),
+        (unchanged, {"classifier": "last.ckpt"}, "lacks ema_classifier"),
         (lambda tree: [without(name)(tree) for name in ("conds_mean", "conds_std")], {}, "--latents"),
     ],
     ids=[
@@ -395,7 +393,7 @@ def nothing(tree):
         "none",
     ],
 )
-def test_what_can_be_told_without_the_weights_is_told_before_they_are_read(
+def test_other_errors_are_raised_before_weights_are_read(
     state, tmp_path, one_device, monkeypatch, change, other, message
 ):
     tree, reads, read = official_checkpoint(state), [], Storage.read
@@ -407,14 +405,14 @@ def test_what_can_be_told_without_the_weights_is_told_before_they_are_read(
     assert set(reads) <= {24}, "more was read than statistics"
 
 
-def test_weights_that_lie_apart_are_refused_and_turned_ones_are_not(state, tmp_path, one_device, model, monkeypatch):
+def test_weights_with_gaps_are_refused_and_transposed_weights_are_not(state, tmp_path, one_device, model, monkeypatch):
     name = "ema_model.latent_net.layers.0.linear.weight"  # (40, 24)
     tree = official_checkpoint(state)
     tree["state_dict"][name] = np.asfortranarray(state["latent_net.layers.0.linear.weight"])
     turned = import_official(write(tmp_path, tree), mesh=one_device)
     np.testing.assert_array_equal(*(flatten(m.prior)["layers.0.linear.kernel"] for m in (turned, model)))
     tree["state_dict"][name] = np.zeros((40, 25), np.float32)[:, :24]
-    monkeypatch.setattr(Storage, "read", None)  # nothing is read
+    monkeypatch.setattr(Storage, "read", None)  # reading raises
     with pytest.raises(UserError, match=r"layers\.0\.linear\.weight with gaps between its numbers"):
         import_official(write(tmp_path, tree), mesh=one_device)
 
@@ -429,7 +427,7 @@ def diffae(*arguments):
     )
 
 
-def test_command_writes_a_bundle_and_says_what_it_found(checkpoint, tmp_path):
+def test_command_writes_a_bundle_and_prints_a_description(checkpoint, tmp_path):
     done = diffae("import", checkpoint, "--out", tmp_path / "bundle")
     assert done.returncode == 0, done.stderr
     for text in ("made_here", "16x16x3", "images seen: 128,000", "latent DDIM", "statistics of z: yes", "unused"):
@@ -437,12 +435,12 @@ def test_command_writes_a_bundle_and_says_what_it_found(checkpoint, tmp_path):
     assert DiffAE.load(tmp_path / "bundle").image_shape == (16, 16, 3)
 
 
-def test_command_tells_mistakes_in_one_sentence(checkpoint, tmp_path):
+def test_command_reports_mistakes_in_one_sentence(checkpoint, tmp_path):
     (tmp_path / "no.ckpt").write_text("no checkpoint")
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "photo.png").write_text("")
     for arguments, message in (
-        ((tmp_path / "no.ckpt", "--out", tmp_path / "b"), "is not a zip"),
+        ((tmp_path / "no.ckpt", "--out", tmp_path / "b"), "files of torch.save are zip archives"),
         ((checkpoint, "--out", tmp_path / "taken"), "is no bundle"),
         ((checkpoint, "--image-size", "15", "--out", tmp_path / "b"), "15"),
     ):
@@ -458,7 +456,7 @@ def test_neither_pytorch_nor_lightning_is_needed(checkpoint):
     program = """
 import sys
 
-class Missing:  # an entry of None in sys.modules would do, but scipy takes that for a module
+class Missing:  # scipy treats an entry of None in sys.modules as a module
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in ("torch", "pytorch_lightning", "lightning"):
             raise ModuleNotFoundError(name)
