@@ -1,20 +1,13 @@
 # Each command installs what it needs into .venv. It needs Python >= 3.11.
 #   make quickstart   trains and evaluates on the digits of scikit-learn
 #   make test         runs the tests
-<<<<<<< HEAD
-#   make test-all     runs the long tests as well
-#   make docs         builds the documentation into site/
-#   make comparison   after quickstart, for an hour: trains the DDIM baseline and two models of smaller z equally long on the
-#                     digits, and says which claims of the paper hold there: runs/digits_comparison/report.html
-# PYTHON chooses the interpreter: make test PYTHON=python3.12
-=======
 #   make test-all     also runs the long tests
 #   make lint         checks rules and format with ruff
+#   make docs         builds the documentation into site/
 #   make comparison   after quickstart, in about an hour: trains the DDIM baseline and two models of smaller z for the same
 #                     number of images, and reports which claims of the paper hold: runs/digits_comparison/report.html
 #   make clean        removes .venv and caches
 # To choose an interpreter: make test PYTHON=python3.12
->>>>>>> convert
 
 PYTHON ?= python3
 VENV ?= .venv

@@ -104,7 +104,7 @@ def test_checks_see_what_they_look_for():
     assert not RETIRED.search("It is toldable.")
     page = "Some *words* of [a link](x.md).\n\n- an item\n\n    code\n\n| a | table |\n\n```python\nx = 1\n```\n"
     assert list(prose_of_page(page)) == ["Some *words* of [a link](x.md).", "- an item"]
-    words = " ".join(["word"] * MAX_WORDS)
+    words = " ".join(["Word"] * MAX_WORDS)
     assert too_long(iter([f"One. {words}.\n\nTwo."])) == []
     assert too_long(iter([f"One. {words} word. Two."])) == [f"{words} word."]
     docstring = f'def f():\n    """{words} word."""\n'
