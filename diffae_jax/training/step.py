@@ -19,7 +19,7 @@ from diffae_jax.training.state import Params, TrainState
 # processes or micro-batches.
 LossFn = Callable[[Params, Any, Key[Array, "n"]], tuple[Float[Array, "n"], dict[str, Float[Array, "*n"]]]]
 Metrics = dict[str, Float[Array, "*steps"]]  # a number each; where a call takes several steps, one a step
-OWN_METRICS = ("grad_norm", "finite", "loss_scale")  # of the step itself, beside "grad_norm/*"
+STEP_METRICS = ("grad_norm", "finite", "loss_scale")  # metrics of the step itself, next to "grad_norm/*"
 
 StepFn = Callable[[TrainState, Any, Key[Array, ""]], tuple[TrainState, Metrics]]
 
