@@ -43,10 +43,10 @@ from diffae_jax.training.step import LossFn, sample_keys
 
 
 def autoencoder_loss(graphdef: nnx.GraphDef, process: Process, terms: Mapping[str, LossTerm] | None = None) -> LossFn:
-    """Returns the loss of encoder and UNet together: that of the process with z = Enc(x_0) (Eq. 6), and added terms.
+    """Returns the loss function of the autoencoder: diffusion loss with z = Enc(x_0), plus terms.
 
     Each sample draws t uniformly, eps ~ N(0, I) and its dropout masks from its own key. The metric
-    "loss" leaves the terms out.
+    "loss" excludes the terms. Source: Eq. 6.
     """
 
     def loss_fn(params: Any, batch: dict[str, Array], keys: Key[Array, "n"]) -> tuple[Float[Array, "n"], dict]:
@@ -63,7 +63,7 @@ def autoencoder_loss(graphdef: nnx.GraphDef, process: Process, terms: Mapping[st
 def loss_given_z(
     model: Any, process: Process, x_0: Array, z: Array | None, keys: Key[Array, "n"], *, train: bool
 ) -> Float[Array, "n"]:
-    """Returns the diffusion loss of each image for a given z. Dropout is active only with `train`."""
+    """Returns the diffusion loss of each image for a given z; `train` turns dropout on."""
     draw_keys, dropout_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
     t, eps = draw_t_and_eps(draw_keys, x_0)
     network = partial(model.unet, z=z, dropout_keys=dropout_keys if train else None)
@@ -147,7 +147,7 @@ def periodic_tasks(config: ConfigDict, folder: Path, mesh: Mesh, images: Source)
 
 
 def health_task(config: ConfigDict, mesh: Mesh, images: Shaped[np.ndarray, "n *shape"]) -> PeriodicCall:
-    """Returns a task that measures and reports whether z is learning. It needs at least two images."""
+    """Returns a task that measures whether z is learning, on at least two images."""
     graphdef, _ = abstract_model(builder(config, resolve_precision(config.train.precision)))
     batch = shard_array(images, replicated(mesh) if len(images) % mesh.size else split_batch(mesh))
 
@@ -184,9 +184,11 @@ def grid_task(config: ConfigDict, folder: Path, mesh: Mesh, images: Shaped[np.nd
 def reconstructions(
     model: DiffAE, x_0: Float[np.ndarray, "n *shape"], num_steps: int
 ) -> dict[str, Float[np.ndarray, "n *shape"]]:
-    """Returns rows of images: the input, its reconstructions with inferred and with random x_T, and every x_T
-    decoded with the z of the image before; the baseline has no z, so for it the last row is left
-    out."""
+    """Returns rows of images by their captions.
+
+    The rows are the input, its reconstructions with inferred and with random x_T, and each x_T
+    decoded with the z of the previous image. The DDIM baseline has no z and therefore no last row.
+    """
     rows = {"input": x_0}
     z = None if model.config.model.z_dim is None else model.encode(x_0)
     x_T = model.invert(x_0, z, num_steps)
@@ -204,12 +206,10 @@ def run(
     images: Any = None,
     loss_terms: Mapping[str, LossTerm] | None = None,
 ) -> None:
-    """Trains the autoencoder of a run folder, from where it stopped, and leaves its checkpoints and grids there.
+    """Trains the autoencoder, or resumes its training, and writes checkpoints and grids.
 
-    The images are those of the config's path, or those that are given.
-
-    Raises UserError for more training under latents that were made already, and for loss terms
-    that are not those that the config names.
+    `images` replaces the images at config.data.path. Raises UserError if existing latents would
+    become outdated, or if the loss terms differ from those in the config.
     """
     batch_size = config.train.batch_size
     intervals = Intervals(
@@ -259,7 +259,7 @@ def run(
 
 
 def refuse_outdating(folder: Path, step: int, num_steps: int) -> None:
-    """Raises UserError if latents or a prior exist, because further training would outdate them."""
+    """Raises UserError if latents or a prior exist: further training would outdate them."""
     dependents = [str(folder / name) for name in ("latents", "prior") if (folder / name).exists()]
     if dependents:
         raise UserError(

@@ -144,7 +144,8 @@ def describe(config: ConfigDict, program: Program, num_latents: int, num_steps: 
     say(
         f"{num_latents:,} z of {config.model.z_dim} dimensions. Each step: {batch_size} z"
         + ("" if program.flops is None else f", {quantity(program.flops, 'FLOP')}")
-        + f", {quantity(program.bytes_per_device, 'B')} of memory on each device, {program.steps_per_call} steps per call."
+        + f", {quantity(program.bytes_per_device, 'B')} of memory on each device. "
+        f"{program.steps_per_call} steps per call."
     )
     say(
         f"Entire training: {num_steps:,} steps, {num_steps * batch_size:,} z "

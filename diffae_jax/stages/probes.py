@@ -64,7 +64,7 @@ def run(config: ConfigDict, folder: Path, mesh: Mesh, images: Any = None) -> Non
 def _normalized(
     latents: Path, split: str, ids: Sequence[str], statistics: LatentStatistics
 ) -> Float[np.ndarray, "n d"]:
-    """Returns normalized z of a split. Raises UserError if they belong to images with other ids."""
+    """Returns normalized z of a split. Raises UserError if they are z of other images."""
     z, encoded = [np.empty((0, len(statistics.mean)), np.float32)], []
     for names, chunk in read_chunks(latents, split):
         z.append(statistics.normalize(chunk))
@@ -92,7 +92,7 @@ def _fit_all(z: dict[str, np.ndarray], labels: dict[str, Mapping[str, np.ndarray
 
 
 def _write(output: Path, probes: list[Probe | ClassProbe], inputs: dict[str, Any]) -> None:
-    """Replaces the files of all probes. The record is written last, when all probes are complete."""
+    """Replaces the files of all probes. The record comes last, when all probes are complete."""
     contents = probe_files(probes)
     with os_errors_as_user_errors(output, "written"):
         output.mkdir(exist_ok=True)

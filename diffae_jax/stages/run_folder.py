@@ -26,10 +26,10 @@ def is_begun(folder: Path) -> bool:
 
 
 class RunFolder:
-    """A run's folder, held by one run at a time.
+    """The folder of a run, locked so that only one run uses it at a time.
 
-    Opening it writes config.json, or, where there is one, refuses a config that would give other
-    results. Raises UserError for that, for a folder in use and for one that cannot be written.
+    Entering the context writes config.json. It raises UserError if the folder holds a run whose
+    config gives different results, is in use, or cannot be written.
     """
 
     def __init__(self, path: str | Path, config: ConfigDict):
@@ -69,7 +69,7 @@ class RunFolder:
             say(f"WARNING: the file system of {self.path} has no locks: make sure that no other run uses the folder.")
 
     def _write_config(self) -> None:
-        """Writes config.json. Raises UserError if the run started with a config of different results."""
+        """Writes config.json. Raises UserError if the run has a config of different results."""
         path = self.path / "config.json"
         if path.exists() and is_begun(self.path):
             self._check_unchanged(from_json(path).to_dict())  # without a checkpoint, any change is allowed
@@ -103,7 +103,7 @@ class RunFolder:
 
 
 def check_inputs(folder: Path, inputs: dict[str, Any]) -> None:
-    """Records the inputs of a stage in its folder. Raises UserError if it was made from other inputs."""
+    """Records the inputs of a stage. Raises UserError if its folder has different inputs."""
     with together():
         if is_main_process():
             _check_inputs(folder, inputs)
