@@ -1,1 +1,1 @@
-"""The diffusion process: schedule, loss, samplers and inversion, for any function `network(x_t, t)`."""
+"""The diffusion process: schedule, loss, samplers and inversion, for any `network(x_t, t)`."""

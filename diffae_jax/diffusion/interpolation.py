@@ -22,7 +22,7 @@ def lerp(a: Float[Array, "d"], b: Float[Array, "d"], weights: Float[Array, "t"])
 
 
 def slerp(a: Float[Array, "*shape"], b: Float[Array, "*shape"], weights: Float[Array, "t"]) -> Float[Array, "t *shape"]:
-    """Interpolates spherically between two stochastic codes x_T, so that their norm stays that of noise.
+    """Interpolates spherically between two stochastic codes x_T, which keeps their norm.
 
     The angle is computed once, over all elements. If a and b are parallel, the path is a straight
     line.

@@ -51,7 +51,7 @@ def diffusion_loss(
     t: Int[Array, "n"],
     eps: Float[Array, "n *shape"],
 ) -> Float[Array, "n"]:
-    """Computes the loss of each sample: the weighted error of the prediction, averaged over elements.
+    """Computes the loss of each sample: the weighted mean error of the prediction.
 
     If the network predicts the noise, this is L_simple for the squared error and L_latent for the
     absolute error.

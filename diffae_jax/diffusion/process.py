@@ -44,7 +44,7 @@ def _v_target(x_0: Array, eps: Array, abar: Array) -> Array:
 
 
 def _from_v(x_t: Array, v: Array, abar: Array) -> tuple[Array, Array]:
-    """Returns (x_0, eps) from v by a rotation. Without a division, it is exact even for abar near 0."""
+    """Returns (x_0, eps) from v by a rotation, which is exact even for abar near 0."""
     return jnp.sqrt(abar) * x_t - jnp.sqrt(1 - abar) * v, jnp.sqrt(1 - abar) * x_t + jnp.sqrt(abar) * v
 
 
@@ -90,7 +90,7 @@ class Process:
 
     @property
     def name(self) -> str:
-        """The schedule and, unless it is the noise, what the network predicts, such as "linear, v"."""
+        """The schedule and the parameterization unless it is eps, such as "linear, v"."""
         return self.schedule if self.parameterization == "eps" else f"{self.schedule}, {self.parameterization}"
 
     def abar_at(self, t: Int[Array, "n"], like: Float[Array, "n *shape"]) -> Float[Array, "n *ones"]:

@@ -1,4 +1,4 @@
-"""Samplers: methods that turn x_T into an image. Each is one `lax.scan` over a table of coefficients.
+"""Samplers: methods that turn x_T into an image. Each is a `lax.scan` over coefficients.
 
 To add a sampler, define a `Sampler` and add it to `SAMPLERS`.
 """
@@ -80,7 +80,7 @@ def walk_with_progress(
 
 
 def _checkpointed_scan(step: Callable, carried: tuple, rows: Rows) -> tuple[tuple, None]:
-    """A scan whose gradient stores x at about 2 sqrt(T) of T steps, and computes each step three times.
+    """Scans; the gradient stores x at about 2 sqrt(T) of T steps and recomputes each step twice.
 
     The steps are grouped into about sqrt(T) segments of sqrt(T) steps. The forward pass stores x
     at the start of each segment. The backward pass recomputes one segment at a time and stores x
