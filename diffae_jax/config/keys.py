@@ -142,7 +142,7 @@ DATA = Section(
             "", "labels for probes: a table with image ids in its first column, or folders: the subfolder", free=True
         ),
         held_out=Key(
-            "", "images never trained on: a split, subfolder, slice [:1000], table or path; empty: by held_out_share", free=True
+            "", "images never trained on: a split, subfolder, slice [:1000], table or path; empty: a share", free=True
         ),
         held_out_share=Key(
             0.0, "fraction of images to hold out if held_out is empty, chosen by a hash of the id", low=0.0, high=0.99

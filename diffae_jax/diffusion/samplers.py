@@ -80,12 +80,12 @@ def walk_with_progress(
 
 
 def _checkpointed_scan(step: Callable, carried: tuple, rows: Rows) -> tuple[tuple, None]:
-    """Scans; the gradient stores x at about 2 sqrt(T) of T steps and recomputes each step twice.
+    """Runs a scan whose gradient stores x at about 2 sqrt(T) of T steps and recomputes the steps.
 
     The steps are grouped into about sqrt(T) segments of sqrt(T) steps. The forward pass stores x
     at the start of each segment. The backward pass recomputes one segment at a time and stores x
-    at its steps. If sqrt(T) does not divide T, the first segment is shorter. Only the final
-    carried tuple is returned.
+    at its steps. Each step therefore runs three times. If sqrt(T) does not divide T, the first
+    segment is shorter. Only the final carried tuple is returned.
     """
     num_steps = len(rows.t)
     length = math.isqrt(num_steps)
