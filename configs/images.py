@@ -3,15 +3,15 @@
     python -m diffae_jax.main --config=configs/images.py --config.data.path=PATH
 
 Useful flags:
-- a different size, as multiples of 16: --config.image_shape="(128, 128, 3)"; gray images: "(64,
-  64, 1)"
+- other sizes, in multiples of 16: --config.image_shape="(128, 128, 3)"
+- gray images: --config.image_shape="(64, 64, 1)"
 - if left and right differ in meaning, as in text or X-rays: --config.data.flip=False
 - one run per data set: --config.name=NAME
 
-Hardware: one GPU; a CPU is enough to try it out. Cost: 10 M images x 49 GFLOP = 0.5 EFLOP. This
-project has not trained it for that long yet. Expected: pictures in runs/NAME/autoencoder/grids.
-The second row (inferred x_T) soon resembles the first row (input). Later, the third row (random
-x_T) shows the same content as the input, with other details.
+Hardware: one GPU; a CPU is enough to try it out.
+Cost: 10 M images x 49 GFLOP = 0.5 EFLOP. This project has not trained it for that long yet.
+Expected: pictures in runs/NAME/autoencoder/grids. The second row (inferred x_T) soon resembles the
+first row (input). Later, the third row (random x_T) shows the same content in other details.
 """
 
 from ml_collections import ConfigDict
