@@ -23,8 +23,8 @@ Networks that predict v instead of the noise: --config=configs/digits.py:v
 - accuracy 90 % with the SVM, 90.8 % with the logistic regression from z
 - Frechet distance 1.16
 
-The noise schedule is cosine. With the linear schedule, the MSE at 20 steps is 1.3e-3, because half
-of the steps fall where such a small image is only noise. The encoder ends with 128 channels, so
+The noise schedule is cosine. With the linear schedule, the MSE at 20 steps is 1.3e-3. Half of its
+steps fall where such a small image is only noise. The encoder ends with 128 channels, so
 that each of its 32 normalization groups has several channels (see docs/architecture.md).
 """
 

@@ -119,7 +119,7 @@ TRAIN = Section(
     ),
 )
 PRIOR = Section(
-    "The prior (latent DDIM), which draws new z, and its training. The defaults are those of Table 6, column FFHQ.",
+    "The prior (latent DDIM), which draws new z. The defaults are those of Table 6, column FFHQ.",
     dict(
         num_layers=Key(10, "layers of the MLP, output layer included", low=2, high=MAX_PRIOR_LAYERS),
         width=Key(2048, "width of the hidden layers of the MLP", **SIZE),

@@ -93,9 +93,9 @@ def scale_shift(h: Float[Array, "n *spatial c"], a: Float[Array, "#n c"], b: Flo
 class GroupNorm(nnx.Module):
     """Group normalization over 32 groups, expressed as one affine map per sample.
 
-    The statistics are float32 and computed in one pass over the input. mean(h^2) - mean(h)^2 would
-    lose precision if the mean is large. Both are therefore computed after subtracting a typical
-    value of the group: its mean at the first position.
+    The statistics are float32 and computed in one pass over the input. The difference
+    mean(h^2) - mean(h)^2 loses precision if the mean is large. A typical value of the group, its
+    mean at the first position, is therefore subtracted first.
     """
 
     EPSILON = 1e-5
