@@ -8,7 +8,7 @@ import pytest
 
 from tests.environment import ROOT, environment
 
-# Training and use of a model with every seam in use: v, a weighting, a loss term, micro-batches, a probe.
+# Training and use of a model with every seam in use: v, a weighting, a loss term, microbatches, a probe.
 PROGRAM = """
 import sys
 from pathlib import Path

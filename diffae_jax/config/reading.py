@@ -92,9 +92,8 @@ def from_json(path: Path) -> ConfigDict:
 def _update(config: ConfigDict, values: Any, path: Path, prefix: str = "") -> None:
     """Copies values from JSON into a config. Raises UserError for unknown keys and wrong types."""
     if not isinstance(values, dict):
-        raise UserError(
-            f"{path} is not a config: {prefix.rstrip('.') or 'the file'} must be a section, got {shown(values)}."
-        )
+        name = f"`{prefix.rstrip('.')}`" if prefix else "the file"
+        raise UserError(f"{path} is not a config: {name} must be a section, got {shown(values)}.")
     for key, value in values.items():
         if prefix + key in RETIRED_KEYS:
             continue

@@ -186,8 +186,8 @@ def resampled(h: Float[Array, "n *spatial c"], resample: Resample | None) -> Flo
 class Attention(nnx.Module):
     """Self-attention over all positions, with a residual connection.
 
-    One projection computes heads x (q, k, v); the channels are split by head first. q and k are
-    each scaled by d^(-1/4), so that their product stays small in half precision. The softmax is
+    One projection computes heads x (q, k, v); the channels are split by head first. Each of q and
+    k is scaled by d^(-1/4), so that their product stays small in half precision. The softmax is
     float32.
     """
 

@@ -20,7 +20,7 @@ def check_divisible(image_shape: tuple[int, ...], num_levels: int) -> None:
     if any(size % factor for size in image_shape[:-1]):
         raise ValueError(
             f"Images of spatial shape {image_shape[:-1]} cannot be halved {num_levels - 1} times: each size must be "
-            f"a multiple of {factor}. Resize the images or use fewer channel multipliers."
+            f"a multiple of {factor}; resize the images or use fewer channel multipliers."
         )
 
 

@@ -208,7 +208,7 @@ def test_differing_keys_names_the_key_and_both_values(key, old, new):
     assert differing_keys(default().to_dict(), changed(**{key: value})) == [f"{key}: {old} -> {new}"]
 
 
-def test_differing_keys_lists_all_and_tells_what_is_absent():
+def test_differing_keys_lists_all_and_shows_what_is_absent():
     old = default().to_dict()
     del old["train"]["ema_decay"]
     new = changed(seed=3, name="other")
@@ -258,7 +258,7 @@ def test_intensity_is_two_values_or_percentiles(text, expected):
 @pytest.mark.parametrize(
     "text", ["1", "..", "1..0", "1..1", "1%..2", "a..b", "0..nan", "0..inf", "-1%..5%", "1%..101%"]
 )
-def test_intensity_that_is_none_is_told(text):
+def test_invalid_intensity_is_refused(text):
     config = default()
     config.data.intensity = text
     with pytest.raises(UserError, match=r"data\.intensity"):
@@ -283,12 +283,12 @@ def test_programs_of_earlier_versions_have_their_new_names(tmp_path):
     assert config.evaluation.programs == ("labels", "neighbors")
 
 
-def test_tensorboard_that_is_not_installed_is_told_before_the_run(monkeypatch):
+def test_missing_tensorboard_is_reported_before_the_run(monkeypatch):
     config = default()
     config.report.tensorboard = True
     config.name, config.data.path = "a", "digits"
     check_run(config)
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
-    with pytest.raises(UserError, match=r'needs tensorboardX: pip install "diffae_jax\[tensorboard\]"') as told:
+    with pytest.raises(UserError, match=r'needs tensorboardX: pip install "diffae_jax\[tensorboard\]"') as refusal:
         check_run(config)
-    assert_is_one_sentence(told.value)
+    assert_is_one_sentence(refusal.value)

@@ -172,7 +172,7 @@ def test_ddim_loops_equal_float64_loops(name, num_steps, clip):
         assert abs(decoded).max() <= 1
 
 
-def test_images_are_clipped_unless_told_otherwise():
+def test_images_are_clipped_by_default():
     grid, x = ddim_grid("linear", 5), jnp.asarray(normal(2, 3, 1))
     for function in (ddim_decode, ddim_encode):
         clipped, free = (function(partial(wavy, jnp), x, grid, clip) for clip in (True, False))

@@ -91,7 +91,7 @@ def test_damaged_part_is_named(parts, damage):
         list(read_chunks(folder, "training"))
 
 
-def test_damaged_record_is_told(parts):
+def test_damaged_record_is_reported(parts):
     folder, _, _ = parts
     for count in ("many", 2.5, -1, None, 10**15):
         write_json(folder / "inputs.json", {"training": count})
@@ -317,8 +317,8 @@ def test_baseline_samples_from_noise_alone(weights, one_device):
         (dict(num_images=0), "At least one image"),
         (dict(num_images=2, num_steps=1001), "1 to 1000 steps, not 1001"),
         (dict(num_images=2, num_latent_steps=0), "1 to 1000 steps, not 0"),
-        (dict(num_images=2, seed=2**31), "seed must be between 0 and 2147483647, in whole numbers, not 2147483648"),
-        (dict(num_images=2, seed=-1), "seed must be between"),
+        (dict(num_images=2, seed=2**31), "seed must be a whole number between 0 and 2147483647, not 2147483648"),
+        (dict(num_images=2, seed=-1), "seed must be a whole number between"),
     ],
     ids=str,
 )
