@@ -50,7 +50,8 @@ def test_run_continues_from_z_to_samples_and_a_bundle(whole):
     distances = results.read(workdir / "evaluation").section("sampling").figures
     assert {figure.row for figure in distances} >= {"samples", "+ autoencoding", "other real images"}
     assert {figure.count for figure in distances} == {16}
-    for promise in ("z of 8 dimensions; 1,797 images left to encode, in less than", "latents/s", "Frechet distance", "samples.png"):
+    encoding = "z of 8 dimensions; 1,797 images left to encode, in less than"
+    for promise in (encoding, "latents/s", "Frechet distance", "samples.png"):
         assert promise in output, promise
     assert f'DiffAE.load("{workdir / "bundle"}")' in output.splitlines()[-4]
 

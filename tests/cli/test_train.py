@@ -1,4 +1,4 @@
-"""diffae train and python -m diffae_jax.main: how a config is named and changed, help, and mistakes."""
+"""diffae train and python -m diffae_jax.main: choice and changes of a config, help, mistakes."""
 
 import re
 import subprocess
@@ -96,12 +96,12 @@ MISTAKES = {
     "unknown file": (["--config=configs/nowhere.py"], rf"configs/nowhere\.py is missing: .*\({NAMES}\)\."),
     "folder": (["--config=folder"], r"folder is not a file\."),
     "nothing": (["--config="], r"\. is not a file\."),
-    "unknown variant": (["--config=ffhq128:dim"], r"There is no variant dim of ffhq128: use ddim \(the baseline without z\), .*"),
+    "unknown variant": (["--config=ffhq128:dim"], r"There is no variant dim of ffhq128: use ddim \(the baseline .*"),
     "variant of none": (["--config=images:ddim"], r".*configs/images\.py has no variants: remove :ddim\."),
     "no config": (["--config=folder/text.py"], r"folder/text\.py is not a config: its get_config must return .*"),
     "lacking": (["--config=folder/lacking.py"], r"folder/lacking\.py is not a config: its get_config must return .*"),
     "broken": (["--config=folder/broken.py"], r"folder/broken\.py is not a config \(ZeroDivisionError: .*"),
-    "unknown key": (["--config.train.batchsize=3"], r"The flags are invalid: .*batchsize.*\. Use --help for a list of flags\."),
+    "unknown key": (["--config.train.batchsize=3"], r"The flags are invalid: .*batchsize.*\. Use --help for .*\."),
     "value of another type": (["--config.train.batch_size=many"], "The flags are invalid: .*many.*"),
     "unknown flag": (["--stage=latents"], "The flags are invalid: .*Unknown command line flag 'stage'.*"),
     "no value": (["--workdir"], "The flags are invalid: Missing value for flag --workdir .*"),

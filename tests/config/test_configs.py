@@ -96,7 +96,8 @@ def test_docstring_gives_the_command(path):
     assert (f"--config=configs/{path.name}:ddim" in docstring) == takes_variant(path)
 
 
-# Table 5 of the paper, one column a config. The encoder has the base channels and attention of the UNet.
+# Table 5 of the paper, one column a config. The encoder has the base channels and attention of the
+# UNet.
 TABLE_5 = {
     "row": ("celeba64", "ffhq64", "ffhq128", "horse128", "bedroom128", "ffhq256"),
     "image_shape": ((64, 64, 3), (64, 64, 3), (128, 128, 3), (128, 128, 3), (128, 128, 3), (256, 256, 3)),

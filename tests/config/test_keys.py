@@ -1,4 +1,4 @@
-"""The declaration of the keys: what follows from it for each of them, and the page that lists them."""
+"""The declared keys: checks of each key, and the page that lists them."""
 
 import json
 

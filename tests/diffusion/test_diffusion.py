@@ -1,4 +1,4 @@
-"""Schedules, loss and samplers against float64 loops, closed forms and the exact solution for Gaussian data."""
+"""Schedules, loss and samplers against float64 loops, closed forms and exact solutions."""
 
 import itertools
 from functools import partial
@@ -194,7 +194,7 @@ def gaussian_eps(x_t, t):
 
 @pytest.fixture(scope="module")
 def gaussian():
-    """x_0 from the data and x_T from the noise, and for each number of steps what the two loops make of them."""
+    """x_0 of the data, x_T of the noise, and the results of both loops by number of steps."""
     x_0, x_T = MU + S * normal(4096, 4, seed=1), normal(4096, 4, seed=2)
 
     @jax.jit

@@ -1,4 +1,4 @@
-"""UserError is a ValueError, and its sentence reaches the user through everything that catches ValueError."""
+"""UserError is a ValueError; code that catches ValueError must not replace its message."""
 
 import io
 import zipfile

@@ -1,4 +1,4 @@
-"""Terms of one's own in the loss: what they change, what they must not, and that no way to spread a batch matters."""
+"""Additional loss terms: what they change, and that the split of a batch has no effect."""
 
 import itertools
 import json

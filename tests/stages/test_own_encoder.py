@@ -1,4 +1,4 @@
-"""An encoder of one's own, by name and given from Python: from training to a bundle, and what of it is refused."""
+"""Your own encoder, by name or as a class: from training to a bundle, and what is refused."""
 
 import hashlib
 import json
@@ -50,7 +50,7 @@ IMAGES = np.random.default_rng(0).uniform(-1, 1, (5, 8, 8, 1)).astype(np.float32
 
 
 def z64(params, images):
-    """`ConvEncoder` in float64: a 3x3 convolution with stride 2, ReLU, the mean over space, and a dense layer."""
+    """`ConvEncoder` in float64: 3x3 convolution with stride 2, ReLU, spatial mean, dense layer."""
     p = {name: np.asarray(leaf, np.float64) for name, leaf in flatten(params).items()}
     padded = np.pad(images.astype(np.float64), [(0, 0), (0, 1), (0, 1), (0, 0)])
     h = p["conv.bias"] + sum(

@@ -43,8 +43,9 @@ def test_two_processes_equal_one_and_can_be_stopped_and_continued_by_one(whole, 
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
     ours, expected = (flatten(final_state(run)["params"]) for run in (tmp_path, whole[0]))
     for name in ours:
-        # The next normalization takes the biases of the last block away again, for its groups have one channel each. So
-        # their gradients are rounding errors, which Adam makes as large as any.
+        # The next normalization takes the biases of the last block away again, for its groups have
+        # one channel each. So their gradients are rounding errors, which Adam makes as large as
+        # any.
         if not re.fullmatch(r"unet\.up\.2\.(conv1|conv2|skip)\.bias", name):
             assert np.abs(ours[name] - expected[name]).max() < 1e-3, name
 
