@@ -160,7 +160,7 @@ class Entry(NamedTuple):
     content: Any  # bytes or an array of them
     method: int = 0
     flags: int = 0x808
-    size: int | None = None  # the declared size, if it differs from the true one
+    size: int | None = None  # as told, where it is not the true one
     expand_home: int | None = None
     local_name: str | None = None
     offset: int | None = None
@@ -183,9 +183,9 @@ def write_zip(path: Path, entries: list[Entry]) -> None:
             file.write(b"PK\3\4" + common + struct.pack("<2H", len(local_name), 4 + padding) + local_name)
             file.write(b"FB" + struct.pack("<H", padding) + bytes(padding))
             file.write(content)
-            declared = offset if entry.offset is None else entry.offset
+            told = offset if entry.offset is None else entry.offset
             directory += b"PK\1\2" + struct.pack("<H", 20) + common
-            directory += struct.pack("<5H2L", len(name), 0, 0, 0, 0, 0, declared) + name
+            directory += struct.pack("<5H2L", len(name), 0, 0, 0, 0, 0, told) + name
         end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, len(entries), len(entries), len(directory), file.tell(), 0)
         file.write(directory + end)
 

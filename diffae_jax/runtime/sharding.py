@@ -40,8 +40,8 @@ def split_batch(mesh: Mesh, axis: int = 0) -> NamedSharding:
 def state_shardings(abstract_state: Any, mesh: Mesh, sharding: Sharding) -> Any:
     """Returns a sharding for each leaf of a state. The state is given by its shapes.
 
-    With "fsdp", arrays of at least 65,536 elements are split along one axis: the largest whose size
-    the number of devices divides. The compiler gathers an array when it is used.
+    With "fsdp", arrays of at least 65,536 elements are split along one axis: the largest whose
+    size the number of devices divides. The compiler gathers an array when it is used.
     """
 
     def spec(leaf) -> PartitionSpec:

@@ -86,8 +86,8 @@ def train_step(
 ) -> tuple[TrainState, Metrics]:
     """Takes one training step on one batch.
 
-    If the loss or a gradient is not finite, weights, EMA weights and optimizer state stay unchanged,
-    and the metric `finite` is 0. With float16 this is normal while the loss scale
+    If the loss or a gradient is not finite, weights, EMA weights and optimizer state stay
+    unchanged, and the metric `finite` is 0. With float16 this is normal while the loss scale
     adapts; otherwise the caller should stop.
 
     Args:

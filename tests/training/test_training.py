@@ -322,7 +322,7 @@ def tensorboard_events(folder):
 
 
 def shown_by_tensorboard(folder):
-    """The values of each name by step. A later file hides earlier values from its first step on."""
+    """The values of each name by step. A later file hides earlier values from its first step."""
     values = {}
     for event in tensorboard_events(folder):
         if event.session_log.status == event_pb2.SessionLog.START:
