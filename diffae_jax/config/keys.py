@@ -69,15 +69,13 @@ MODEL = Section(
     "The networks. The defaults are those of Table 5, column FFHQ 128.",
     dict(
         base_channels=Key(128, "feature channels at full resolution", low=1, high=4096),
-        channel_mults=Key(
-            (1, 1, 2, 3, 4), "channels of each UNet level as a multiple of base_channels, one number per level", **MULTS
-        ),
+        channel_mults=Key((1, 1, 2, 3, 4), "channels of each UNet level, as multiples of base_channels", **MULTS),
         encoder=Section(
             "The semantic encoder.",
             dict(kind=Key("unet", "unet: the paper's encoder, half a UNet; your own: package.module:Class")),
         ),
         encoder_channel_mults=Key(
-            (1, 1, 2, 3, 4, 4), "channels of each encoder level as a multiple of base_channels", **MULTS
+            (1, 1, 2, 3, 4, 4), "channels of each encoder level, as multiples of base_channels", **MULTS
         ),
         attention_resolutions=Key(
             (16,),
@@ -139,17 +137,21 @@ DATA = Section(
     dict(
         path=Key("", "location of the images; digits: the digits of scikit-learn", free=True),
         labels=Key(
-            "", "labels for probes: a table with image ids in its first column, or folders: the subfolder", free=True
+            "",
+            "labels for probes: a table whose first column is the image id; folders: the subfolder is the label",
+            free=True,
         ),
         held_out=Key(
-            "", "images never trained on: a split, subfolder, slice [:1000], table or path; empty: a share", free=True
+            "",
+            "images to hold out: a split, subfolder, slice [:1000], table or path; empty: see held_out_share",
+            free=True,
         ),
         held_out_share=Key(
-            0.0, "fraction of images to hold out if held_out is empty, chosen by a hash of the id", low=0.0, high=0.99
+            0.0, "fraction of images to hold out if held_out is empty; chosen by a hash of the id", low=0.0, high=0.99
         ),
         crop=Key(
             "center",
-            "part of the image to use: center, or celeba, 128x128 pixels of the aligned faces",
+            "part of the image to use: the center; celeba: 128x128 pixels of the aligned faces",
             choices=("center", "celeba"),
         ),
         intensity=Key(
@@ -203,7 +205,7 @@ EVALUATION = Section(
         num_steps=Key(
             (10, 20, 50, 100), "numbers of steps to invert and decode; each is measured", **LIST_OF_NUM_STEPS
         ),
-        num_samples=Key(1000, "images to draw, without a class and for each class", low=2, high=10_000_000),
+        num_samples=Key(1000, "number of images to draw, unconditionally and for each class", low=2, high=10_000_000),
         num_sample_steps=Key(
             (10, 20, 50, 100), "numbers of steps of the prior and of decoding; each is measured", **LIST_OF_NUM_STEPS
         ),
