@@ -57,7 +57,7 @@ def describe_z(values: dict[str, float], images: int) -> str:
 
 
 def check_finite(step: int, metrics: dict[str, float], last_saved: int | None) -> None:
-    """Raises UserError if the loss or a gradient is not finite, even at the lowest loss scale."""
+    """Raises UserError after a non-finite step; with float16, only at the lowest loss scale."""
     saved = "nothing was saved yet" if last_saved is None else f"the checkpoint of step {last_saved} is good"
     if "loss_scale" not in metrics and not metrics["finite"]:
         raise UserError(
