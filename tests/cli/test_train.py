@@ -104,7 +104,7 @@ MISTAKES = {
     "unknown key": (["--config.train.batchsize=3"], r"The flags are invalid: .*batchsize.*\. Use --help for .*\."),
     "value of another type": (["--config.train.batch_size=many"], "The flags are invalid: .*many.*"),
     "unknown flag": (["--stage=latents"], "The flags are invalid: .*Unknown command line flag 'stage'.*"),
-    "no value": (["--workdir"], "The flags are invalid: Missing value for flag --workdir .*"),
+    "no value": (["--workdir"], r"The flags are invalid: Missing value for flag --workdir\. Use --help .*"),
     "no flag": (["digits"], "'digits' is not a flag: .* such as --config=digits.*"),
 }
 
