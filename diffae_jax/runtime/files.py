@@ -85,7 +85,7 @@ def read_bytes(path: Path, limit: int) -> bytes:
     with os_errors_as_user_errors(path), path.open("rb") as file:
         content = file.read(limit + 1)
     if len(content) > limit:
-        raise UserError(f"{path} cannot be read: it has more than {limit:,} bytes, the limit for such a file.")
+        raise UserError(f"{path} cannot be read: it has more than the {limit:,} bytes allowed for such a file.")
     return content
 
 
