@@ -1,1 +1,1 @@
-"""One experiment a file. Installed as `diffae_jax.configs`; `--config=NAME` finds them from any folder."""
+"""Configs, one file per experiment. `--config=NAME` finds them from any folder."""

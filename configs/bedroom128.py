@@ -1,11 +1,12 @@
-"""LSUN bedrooms at 128x128: Bedroom 128 of Table 5, Bedroom of Table 6.
+"""LSUN bedrooms at 128x128: Table 5, Bedroom 128; Table 6, Bedroom.
 
     python -m diffae_jax.main --config=configs/bedroom128.py --config.data.path=PATH
 
-PATH is a folder of the images, or the official bedroom256.lmdb.
-Hardware: the paper used four V100. Cost: 120 M images x 500 GFLOP = 60 EFLOP. Not yet trained here.
-Expected: FID 5.70 unconditional at T = 100 (Table 4).
-The DDIM baseline of the same size, without z: --config=configs/bedroom128.py:ddim
+PATH: a folder of images, or the official bedroom256.lmdb.
+Hardware: the paper used four V100 GPUs.
+Cost: 120 M images x 500 GFLOP = 60 EFLOP. This project has not trained it yet.
+Expected: FID 5.70 for unconditional samples at T = 100 (Table 4).
+DDIM baseline of the same size, without z: --config=configs/bedroom128.py:ddim
 """
 
 from ml_collections import ConfigDict

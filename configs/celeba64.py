@@ -1,13 +1,14 @@
-"""Faces of celebrities at 64x64: CelebA 64 of Table 5, CelebA of Table 6.
+"""Faces of celebrities at 64x64: Table 5, CelebA 64; Table 6, CelebA.
 
     python -m diffae_jax.main --config=configs/celeba64.py --config.data.path=PATH
 
-PATH holds the aligned images of 178x218: a folder of them, the official celeba.lmdb, or celeb_a of TFDS. They are
-cropped as D2C does, 128x128 around (x 89, y 121); for images that are cropped already add --config.data.crop=center.
-Hardware: the paper used V100s; the run prints the memory it needs.
-Cost: 72 M images x 89 GFLOP = 6.4 EFLOP. Not yet trained here.
-Expected: FID 5.30 unconditional at T = 100 (Table 4).
-The DDIM baseline of the same size, without z: --config=configs/celeba64.py:ddim
+PATH: the aligned images of 178x218 pixels, as a folder, the official celeba.lmdb, or celeb_a of
+TFDS. They are cropped as in D2C: 128x128 pixels around (x 89, y 121). If your images are already
+cropped, add --config.data.crop=center.
+Hardware: the paper used V100 GPUs. The run prints how much memory it needs.
+Cost: 72 M images x 89 GFLOP = 6.4 EFLOP. This project has not trained it yet.
+Expected: FID 5.30 for unconditional samples at T = 100 (Table 4).
+DDIM baseline of the same size, without z: --config=configs/celeba64.py:ddim
 """
 
 from ml_collections import ConfigDict

@@ -1,13 +1,14 @@
-"""Faces at 256x256: FFHQ 256 of Table 5, FFHQ of Table 6.
+"""Faces at 256x256: Table 5, FFHQ 256; Table 6, FFHQ.
 
     python -m diffae_jax.main --config=configs/ffhq256.py --config.data.path=PATH
 
-PATH is a folder of the images, or the official ffhq256.lmdb.
-Hardware: the paper used V100s; the run prints the memory it needs (less: --config.execution.remat=True).
-Cost: 90 M images x 1876 GFLOP = 169 EFLOP; the official code trains 10.08 images/s on a V100, which is 2480 hours of
-one. Not yet trained here.
-Expected: Figures 1 and 5 of the paper; it gives no table for this size.
-The DDIM baseline of the same size, without z: --config=configs/ffhq256.py:ddim
+PATH: a folder of images, or the official ffhq256.lmdb.
+Hardware: the paper used V100 GPUs. The run prints how much memory it needs.
+To reduce it: --config.execution.remat=True
+Cost: 90 M images x 1876 GFLOP = 169 EFLOP. The official code trains 10.08 images/s on a V100:
+2480 hours on one. This project has not trained it yet.
+Expected: Figures 1 and 5 of the paper, which has no table for this size.
+DDIM baseline of the same size, without z: --config=configs/ffhq256.py:ddim
 """
 
 from ml_collections import ConfigDict

@@ -1,12 +1,13 @@
-"""Faces at 64x64: FFHQ 64 of Table 5, FFHQ of Table 6.
+"""Faces at 64x64: Table 5, FFHQ 64; Table 6, FFHQ.
 
     python -m diffae_jax.main --config=configs/ffhq64.py --config.data.path=PATH
 
-PATH is a folder of the images, or the official ffhq256.lmdb.
-Hardware: the paper used V100s; the run prints the memory it needs. Cost: 48 M images x 89 GFLOP = 4.3 EFLOP; the
-official code trains 128 images/s on a V100, which is 104 hours of one or 26 of four. Not yet trained here.
+PATH: a folder of images, or the official ffhq256.lmdb.
+Hardware: the paper used V100 GPUs. The run prints how much memory it needs.
+Cost: 48 M images x 89 GFLOP = 4.3 EFLOP. The official code trains 128 images/s on a V100: 104
+hours on one, 26 hours on four. This project has not trained it yet.
 Expected: Table 4 of the paper, FFHQ.
-The DDIM baseline of the same size, without z: --config=configs/ffhq64.py:ddim
+DDIM baseline of the same size, without z: --config=configs/ffhq64.py:ddim
 """
 
 from ml_collections import ConfigDict

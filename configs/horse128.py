@@ -1,11 +1,12 @@
-"""LSUN horses at 128x128: Horse 128 of Table 5, Horse of Table 6.
+"""LSUN horses at 128x128: Table 5, Horse 128; Table 6, Horse.
 
     python -m diffae_jax.main --config=configs/horse128.py --config.data.path=PATH
 
-PATH is a folder of the images, or the official horse256.lmdb.
-Hardware: the paper used four V100. Cost: 130 M images x 500 GFLOP = 65 EFLOP. Not yet trained here.
-Expected: FID 6.71 unconditional at T = 100 (Table 4).
-The DDIM baseline of the same size, without z: --config=configs/horse128.py:ddim
+PATH: a folder of images, or the official horse256.lmdb.
+Hardware: the paper used four V100 GPUs.
+Cost: 130 M images x 500 GFLOP = 65 EFLOP. This project has not trained it yet.
+Expected: FID 6.71 for unconditional samples at T = 100 (Table 4).
+DDIM baseline of the same size, without z: --config=configs/horse128.py:ddim
 """
 
 from ml_collections import ConfigDict

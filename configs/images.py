@@ -1,12 +1,18 @@
-"""Your own images: a folder of files of any size, or what else docs/data.md lists, resized and cropped to 64x64.
+"""Your own images: a folder, or any other format in docs/data.md, resized and cropped to 64x64.
 
     python -m diffae_jax.main --config=configs/images.py --config.data.path=PATH
 
-Another size: --config.image_shape="(128, 128, 3)", a multiple of 16; gray: "(64, 64, 1)". Where left and right mean
-something (text, X-rays): --config.data.flip=False. One run a data set: name it with --config.name=NAME.
+Useful flags:
+- other sizes, in multiples of 16: --config.image_shape="(128, 128, 3)"
+- gray images: --config.image_shape="(64, 64, 1)"
+- if left and right differ in meaning, as in text or X-rays: --config.data.flip=False
+- one run per data set: --config.name=NAME
 
-Hardware: one GPU; a CPU for trying out. Cost: 10 M images x 49 GFLOP = 0.5 EFLOP. Not yet trained here at that length.
-Expected: grids in runs/NAME/autoencoder/grids whose second row follows the first, and later the third its meaning.
+Hardware: one GPU; a CPU is enough to try it out.
+Cost: 10 M images x 49 GFLOP = 0.5 EFLOP. This project has not trained it for that long yet.
+Expected: pictures in runs/NAME/autoencoder/grids. The second row (inferred x_T) soon resembles the
+first row (input). Later, the third row (random x_T) shows the same content with different
+details.
 """
 
 from ml_collections import ConfigDict

@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# Runs the project on all hosts of a Cloud TPU slice, one process per host. Needs gcloud, logged in, with a project.
+# Runs the project on all hosts of a Cloud TPU slice, one process per host. Requires gcloud with a login and a project.
 #
 #   export TPU_NAME=diffae TPU_ZONE=us-east5-b TPU_TYPE=v6e-16
-#   export TPU_SHARE=10.0.0.2:/share   # an NFS export, such as Filestore; all hosts mount it as /mnt/share
-#   launch/tpu_pod.sh create           # more arguments go to gcloud, such as --spot
-#   launch/tpu_pod.sh setup            # copies this project to all hosts and installs it; again after a change
+#   export TPU_SHARE=10.0.0.2:/share   # an NFS export, such as Filestore; all hosts mount it at /mnt/share
+#   launch/tpu_pod.sh create           # passes further arguments to gcloud, such as --spot
+#   launch/tpu_pod.sh setup            # copies this project to all hosts and installs it; repeat after changes
 #   launch/tpu_pod.sh run --config=configs/ffhq128.py --config.data.path=/mnt/share/ffhq \
 #       --workdir=/mnt/share/runs/ffhq128
-#   launch/tpu_pod.sh watch            # the log of host 0; Ctrl-C ends the watching, not the run
-#   launch/tpu_pod.sh status           # of every host
-#   launch/tpu_pod.sh stop             # saves the state; `run` with the same arguments goes on
+#   launch/tpu_pod.sh watch            # shows the log of host 0; Ctrl-C does not stop the run
+#   launch/tpu_pod.sh status           # shows the state of all hosts
+#   launch/tpu_pod.sh stop             # saves the state; `run` with the same arguments resumes
 #   launch/tpu_pod.sh delete
 #
-# All arguments of `run` go to diffae_jax.main on every host. The run folder must lie on storage that all hosts share,
-# because each writes its part of every checkpoint. It is a folder: gs:// addresses are not understood.
+# `run` passes all arguments to diffae_jax.main on every host. All hosts must share the storage of the run folder,
+# because each host writes its part of every checkpoint. gs:// addresses are not supported.
 
 set -euo pipefail
 
@@ -22,15 +22,15 @@ refuse() {
   exit 2
 }
 
-# --- what runs on the hosts -----------------------------------------------------------------------------------------
+# --- functions that run on the hosts ---------------------------------------------------------------
 
-# Unpacks the project, installs it, and mounts the NFS export $1, unless that is empty.
+# Unpacks and installs the project. Mounts the NFS export $1, unless it is empty.
 host_setup() {
   set -e
   mkdir -p ~/diffae_jax
   cd ~/diffae_jax
   tar -xzf ~/diffae_jax.tar.gz
-  if [[ ! -x .venv/bin/python ]]; then # through uv, because the hosts' own Python may be too old
+  if [[ ! -x .venv/bin/python ]]; then # with uv, because Python on the hosts may be too old
     PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install --quiet --user uv
     python3 -m uv venv --quiet --seed --python 3.12 .venv
   fi
@@ -43,12 +43,12 @@ host_setup() {
   echo "$(hostname): ready"
 }
 
-# Leaves the file $2 in the run folder $1, which is made if need be.
+# Creates the file $2 in the run folder $1. Creates the folder if necessary.
 host_mark() {
   mkdir -p "$1" && rm -f "$1"/.shared-* && touch "$1/$2"
 }
 
-# Fails where the run folder $1 lacks the file $2, or where a run is going on.
+# Fails if the run folder $1 does not contain the file $2, or if a run is active.
 host_check() {
   cd ~/diffae_jax || exit
   if [[ ! -e $1/$2 ]]; then
@@ -56,16 +56,16 @@ host_check() {
     exit 2
   fi
   if host_is_running; then
-    echo "Error: $(hostname) has a run going on: stop it first." >&2
+    echo "Error: $(hostname) has an active run: stop it first." >&2
     exit 2
   fi
 }
 
-# Starts training with the given arguments; a shell outlives the connection to write down the exit code.
+# Starts training with the given arguments, in a shell that survives the connection and records the exit code.
 host_run() {
   cd ~/diffae_jax || exit
   rm -f run.exit
-  # shellcheck disable=SC2016 # expanded in that shell
+  # shellcheck disable=SC2016 # the started shell expands it
   nohup bash -c '"$@" & echo $! >run.pid; wait $!; echo $? >run.exit' run \
     .venv/bin/python -m diffae_jax.main "$@" >>run.log 2>&1 </dev/null &
   echo "$(hostname): started"
@@ -86,7 +86,7 @@ host_status() {
   echo "$(hostname): $state; last line: $(tail -n 1 run.log 2>/dev/null)"
 }
 
-# Asks the run to save and end, and waits for that.
+# Signals the run to save and exit, and waits for it.
 host_stop() {
   cd ~/diffae_jax || exit
   if host_is_running; then
@@ -99,10 +99,10 @@ host_stop() {
   host_status
 }
 
-# --- what runs here -------------------------------------------------------------------------------------------------
+# --- functions that run on this machine ------------------------------------------------------------
 
-# Runs one of the functions above on host $1, a number or "all": its name is $2, its arguments follow. They are quoted
-# once, for the shell of the host.
+# Runs the function $2 from above on host $1, a number or "all". The remaining arguments are its arguments. They are
+# quoted once, for the shell of the host.
 on_host() {
   local worker=$1
   shift
@@ -111,13 +111,13 @@ on_host() {
 }
 
 create() {
-  local type=${TPU_TYPE:?names the slice, such as v6e-16} version
+  local type=${TPU_TYPE:?must be the type of the slice, such as v6e-16} version
   case $type in
     v6e-*) version=v2-alpha-tpuv6e ;;
     v5p-*) version=v2-alpha-tpuv5 ;;
     v5litepod-*) version=v2-alpha-tpuv5-lite ;;
     v4-* | v3-* | v2-*) version=tpu-ubuntu2204-base ;;
-    *) version=${TPU_VERSION:?names the runtime of $type} ;;
+    *) version=${TPU_VERSION:?must be the runtime version for $type} ;;
   esac
   gcloud compute tpus tpu-vm create "$TPU_NAME" --zone="$TPU_ZONE" \
     --accelerator-type="$type" --version="${TPU_VERSION:-$version}" "$@"
@@ -133,7 +133,7 @@ setup() {
   on_host all host_setup "${TPU_SHARE:-}"
 }
 
-# Prints the folder given as --workdir among the arguments.
+# Prints the value of --workdir from the arguments.
 workdir() {
   local folder=
   while (($#)); do
@@ -150,12 +150,12 @@ run() {
   local folder marker
   folder=$(workdir "$@")
   case $folder in
-    gs://*) refuse "$folder is a bucket: give a --workdir on storage that all hosts have mounted." ;;
+    gs://*) refuse "$folder is a bucket: set --workdir to a folder on storage that all hosts have mounted." ;;
     /*) ;;
-    *) refuse "Give --workdir=/FOLDER, an absolute path on storage that all hosts share." ;;
+    *) refuse "Set --workdir=/FOLDER, an absolute path on storage that all hosts share." ;;
   esac
-  # Host 0 leaves a file in the run folder, and all look for it: otherwise the first to notice that the folder is not
-  # shared would be whoever needs a checkpoint.
+  # Host 0 creates a file in the run folder, and all hosts look for it. Without this check, a folder that is not shared
+  # would only be noticed when a checkpoint is needed.
   marker=.shared-$(date +%s)-$$
   on_host 0 host_mark "$folder" "$marker"
   on_host all host_check "$folder" "$marker"
@@ -181,9 +181,9 @@ delete() {
 
 case ${1:-} in
   create | setup | run | watch | status | stop | delete)
-    : "${TPU_NAME:?names the TPU}" "${TPU_ZONE:?names its zone}"
+    : "${TPU_NAME:?must be the name of the TPU}" "${TPU_ZONE:?must be its zone}"
     "$@"
     ;;
   '' | -h | --help) sed -n '2,/^$/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" ;;
-  *) refuse "There is no verb $1: the verbs are create, setup, run, watch, status, stop, delete." ;;
+  *) refuse "There is no command $1: the commands are create, setup, run, watch, status, stop, delete." ;;
 esac

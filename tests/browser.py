@@ -1,7 +1,8 @@
-"""A real browser for tests of pages: one that is installed, or one that `python -m tests.browser` brings.
+"""A real browser for tests of pages: installed, or downloaded by `python -m tests.browser`.
 
-`make test` runs that first. What it brings is the headless Chromium of the npm package @sparticuz/chromium, which needs
-no libraries of the system, and so no root; it lies in the virtual environment and goes with it.
+`make test` runs that first. What it brings is the headless Chromium of the npm package
+@sparticuz/chromium, which needs no libraries of the system, and so no root; it lies in the virtual
+environment and goes with it.
 """
 
 import contextlib
@@ -37,7 +38,7 @@ FONTS = """<?xml version="1.0"?>
 
 
 def find() -> Path | None:
-    """Returns the browser that the environment names, else one on PATH, else the one that was brought, or None."""
+    """Returns the browser of the environment variable, on PATH or downloaded, or None."""
     if named := os.environ.get(VARIABLE):
         return Path(named)
     on_path = next(filter(None, map(shutil.which, NAMES)), None)
@@ -48,7 +49,8 @@ def find() -> Path | None:
 def launched() -> Iterator[Browser]:
     """Yields a running browser.
 
-    An event loop runs meanwhile, so that `asyncio.run` fails: keep the browser to one module of tests.
+    An event loop runs meanwhile, so that `asyncio.run` fails: keep the browser to one module of
+    tests.
     """
     path = find()
     if path is None or not path.exists():
@@ -99,7 +101,7 @@ def _download(folder: Path) -> Path:
 
 
 def _unpack(archive: Path, folder: Path) -> None:
-    """Unpacks the program, its libraries and a font, without which it draws nothing; not its graphics driver."""
+    """Unpacks the program, its libraries and a font to draw with, but no graphics driver."""
     import brotli
 
     folder.mkdir()

@@ -47,7 +47,7 @@ def eight_devices() -> jax.sharding.Mesh:
 
 @pytest.fixture(scope="session")
 def made_once(tmp_path_factory) -> Callable[[str, Callable[[Path], None]], Path]:
-    """Returns a folder that the first of all workers to ask for it fills; nobody changes it after that."""
+    """Returns a shared folder. The first worker that needs it fills it; later it is read-only."""
     folder = tmp_path_factory.getbasetemp()
     folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
 
@@ -66,7 +66,7 @@ def made_once(tmp_path_factory) -> Callable[[str, Callable[[Path], None]], Path]
 
 @pytest.fixture(scope="session")
 def whole(made_once) -> tuple[Path, str]:
-    """A run of 40 steps that nothing interrupted, and what it printed, with a line for each compilation."""
+    """An uninterrupted run of 40 steps, and its output with a line for each compilation."""
     from tests.runs import MANY_STEPS, command
 
     def run(folder):

@@ -7,7 +7,7 @@ ROOT = Path(__file__).parents[1]  # of the repository
 
 
 def flags(num_devices: int) -> str:
-    """Returns XLA's flags for so many virtual devices and few optimizations: most of these programs run for moments."""
+    """Returns XLA flags for a number of virtual devices and fast compilation."""
     return f"--xla_backend_optimization_level=1 --xla_force_host_platform_device_count={num_devices}"
 
 

@@ -1,4 +1,4 @@
-"""An encoder as a user of the package writes it: a small convolutional network, with dropout as most have."""
+"""An encoder as a user would write it: a small convolutional network with dropout."""
 
 import jax
 import jax.numpy as jnp

@@ -1,7 +1,8 @@
 """Processes of the package's commands, for tests that signal, kill or join them.
 
-They are forked from a process that has imported the package and done nothing else: importing takes seconds, which a
-hundred processes would spend again and again. A test of the way from a shell to `main` starts a real command instead.
+They are forked from a process that has imported the package and done nothing else: importing takes
+seconds, which a hundred processes would spend again and again. A test of the way from a shell to
+`main` starts a real command instead.
 """
 
 import atexit
@@ -20,7 +21,7 @@ _forks.set_forkserver_preload(["tests.preloaded"])
 
 
 class Forked:
-    """A function of the package, called as a shell would call it: with arguments, an output and an exit code."""
+    """A function of the package, called like a command, with output and an exit code."""
 
     def __init__(self, function: str, arguments: list[str], num_devices: int = 1, folder: Path = ROOT):
         number, path = tempfile.mkstemp(prefix="output-", suffix=".txt")

@@ -15,10 +15,10 @@ BUILDERS = (builder, prior_builder)
 
 
 def random_model(mesh: jax.sharding.Mesh, seed: int = 0, image_shape=(8, 8, 1), **settings) -> DiffAE:
-    """A model with random weights everywhere, so that every weight is seen: output layers start at zero.
+    """A model with random weights everywhere, because output layers would otherwise be zero.
 
-    Its z differ from image to image, and its statistics are those of the z of noise. `settings` take the place of what
-    it would have been made with.
+    Its z differ from image to image, and its statistics are those of the z of noise. `settings`
+    take the place of what it would have been made with.
     """
     config = get_config()
     config.image_shape = image_shape

@@ -1,4 +1,4 @@
-"""Under JAX_ENABLE_X64=1 the package computes in float32 as without it: training, latents, sampling, probes."""
+"""With JAX_ENABLE_X64=1, training, latents, sampling and probes still compute in float32."""
 
 import subprocess
 import sys
@@ -8,7 +8,8 @@ import pytest
 
 from tests.environment import ROOT, environment
 
-# Training and use of a model with every seam in use: v, a weighting, a loss term, micro-batches, a probe.
+# Training and use of a model with every seam in use: v, a weighting, a loss term, microbatches, a
+# probe.
 PROGRAM = """
 import sys
 from pathlib import Path
@@ -74,7 +75,8 @@ def test_results_are_those_of_32_bits(tmp_path):
     for program in programs:
         _, error = program.communicate()
         assert program.returncode == 0, error
-    # rounding differs where the compiler fuses constants of another type; the gradient of Adam enlarges that
+    # rounding differs where the compiler fuses constants of another type; the gradient of Adam
+    # enlarges that
     narrow, wide = (np.load(tmp_path / x64 / "found.npz") for x64 in "01")
     assert narrow.files == wide.files
     for name in narrow.files:

@@ -33,7 +33,7 @@ THEIR_LIBRARIES = {"jax", "flax", "numpy", "jaxtyping", *sys.stdlib_module_names
 
 
 def imported_modules(tree, room):
-    """Yields the dotted name of every module that a syntax tree imports, at its top or within functions."""
+    """Yields the dotted name of each module that a syntax tree imports, also within functions."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
@@ -50,7 +50,7 @@ def room_of(path):
 
 
 def room_of_module(name):
-    """The room that `diffae_jax.x.y` lies in; the package itself where x is a name that it offers."""
+    """The package of `diffae_jax.x.y`, or diffae_jax itself if x is one of its public names."""
     parts = name.split(".")
     return parts[1] if len(parts) > 1 and parts[1] in DEPTH else "diffae_jax"
 

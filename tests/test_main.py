@@ -38,7 +38,7 @@ def test_run_leaves_everything_that_was_promised(whole):
         assert promise in output, promise
 
 
-def test_run_goes_on_from_z_to_samples_and_a_bundle(whole):
+def test_run_continues_from_z_to_samples_and_a_bundle(whole):
     workdir, output = whole
     logged = rows_of(workdir, "prior")
     # ten steps lie within a call of four: what is due within one comes after it
@@ -50,7 +50,8 @@ def test_run_goes_on_from_z_to_samples_and_a_bundle(whole):
     distances = results.read(workdir / "evaluation").section("sampling").figures
     assert {figure.row for figure in distances} >= {"samples", "+ autoencoding", "other real images"}
     assert {figure.count for figure in distances} == {16}
-    for promise in ("z of 8 dimensions; 1,797 images to go, less than", "latents/s", "Frechet distance", "samples.png"):
+    encoding = "z of 8 dimensions; 1,797 images left to encode, in less than"
+    for promise in (encoding, "latents/s", "Frechet distance", "samples.png"):
         assert promise in output, promise
     assert f'DiffAE.load("{workdir / "bundle"}")' in output.splitlines()[-4]
 
@@ -127,7 +128,7 @@ def test_every_program_is_compiled_once(whole):
     [
         (["--config.train.batchsize=3"], 1, "batchsize"),
         (["--config=configs/nowhere.py"], 1, "configs/nowhere.py"),
-        (["--config=configs/ffhq64.py:dim"], 1, "give ddim, the baseline without z"),
+        (["--config=configs/ffhq64.py:dim"], 1, "use ddim (the baseline without z)"),
         (["--stages=encoder"], 1, "the stages are autoencoder, latents, prior, probes, evaluation, export"),
         (["--stages=latents"], 1, "--stages=autoencoder"),
         (["--stages=prior"], 1, "nor the folder of a trained run"),
@@ -141,7 +142,7 @@ def test_every_program_is_compiled_once(whole):
         (["--config.data.path=/nowhere"], 1, "/nowhere is missing"),
         (["--config.data.path=IMAGES", "--config.image_shape=(16, 16, 1)"], 1, "20 of 20 images cannot be used"),
         (["--config.data.path=IMAGES", "--config.data.crop=celeba"], 1, "does not hold the crop celeba"),
-        (["--config.data.intensity=1..0"], 1, "data.intensity is LOW..HIGH"),
+        (["--config.data.intensity=1..0"], 1, "data.intensity must be LOW..HIGH"),
         (["--stages=evaluation"], 1, "nor the folder of a trained run"),
         (["--workdir=/proc/nowhere"], 1, "cannot be written"),
         (["--num_processes=2"], 1, "go together"),
@@ -157,7 +158,7 @@ def test_every_program_is_compiled_once(whole):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_mistakes_are_told_in_one_sentence(arguments, devices, message, tmp_path, image_folder):
+def test_mistakes_are_reported_in_one_line(arguments, devices, message, tmp_path, image_folder):
     arguments = [argument.replace("IMAGES", str(image_folder)) for argument in arguments]
     output = finish(start(tmp_path / "run", *arguments, devices=devices), code=2)
     assert message in output

@@ -1,4 +1,4 @@
-"""The package as others install it: what its wheel holds, and that it trains from an empty folder."""
+"""The installed package: contents of its wheel, and training from an empty folder."""
 
 import json
 import shlex
@@ -56,10 +56,11 @@ def wheel(source, tmp_path_factory):
 
 
 def environment_with(folder, *installed):
-    """Makes an environment that has our dependencies, but of the project only what is installed here."""
+    """Creates an environment with our dependencies and only the wheel of the project."""
     venv.create(folder, symlinks=True)
     site_packages = next(folder.glob("lib/python*/site-packages"))
-    # a path in a .pth is searched, but the .pth files in it, such as that of an editable install, are not read
+    # a path in a .pth is searched, but the .pth files in it, such as that of an editable install,
+    # are not read
     site_packages.joinpath("dependencies.pth").write_text("\n".join({*map(sysconfig.get_path, ("purelib", "platlib"))}))
     run(*PIP, "--python", folder / "bin" / "python", "install", *OFFLINE, *installed, cwd=folder)
     return folder / "bin"

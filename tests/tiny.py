@@ -1,4 +1,4 @@
-"""The smallest run that has every part: 12 steps of the autoencoder on the digits, 80 of the latent DDIM."""
+"""The smallest run with every stage: 12 steps of the autoencoder, 80 of the prior."""
 
 from ml_collections import ConfigDict
 

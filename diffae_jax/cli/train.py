@@ -1,6 +1,6 @@
-"""diffae train, which is python -m diffae_jax.main: trains a diffusion autoencoder.
+"""diffae train, the same as python -m diffae_jax.main: trains a diffusion autoencoder.
 
-Its flags are those of absl and ml_collections, for a config has more keys than an argument parser should know.
+Its flags are parsed by absl and ml_collections, because each of the many config keys is a flag.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from diffae_jax.runtime.process import prepare_command
 if TYPE_CHECKING:
     from absl.flags import FlagValues
 
-HELP = "train a model, stage by stage; the same command again resumes it"
+HELP = "train a model; the same command again resumes the run"
 EXAMPLES = (
     "--config=digits",
     "--config=images --config.data.path=photos --config.name=mine",
@@ -28,41 +28,41 @@ DEFAULT_CONFIG = "digits"
 USAGE = f"""\
 usage: diffae train [--config=CONFIG] [--config.KEY=VALUE ...] [--workdir=FOLDER] [--stages=STAGE,...]
 
-Trains a diffusion autoencoder, stage by stage. The same command again resumes it. python -m diffae_jax.main is the same
-command.
+Trains, evaluates and exports a diffusion autoencoder. The same command again resumes the run.
+python -m diffae_jax.main is the same command.
 
 flags:
-  --config=CONFIG          the experiment: one of the configs below, or a file of Python with get_config; CONFIG:ddim is
-                           its baseline without z, CONFIG:z64 has a z of 64 dimensions; by default {DEFAULT_CONFIG}
-  --config.KEY=VALUE       changes one key, such as --config.train.batch_size=64; --helpfull lists them
-  --workdir=FOLDER         the folder of the run, by default runs/<config.name>
-  --stages=STAGE,...       of autoencoder,latents,prior,probes,evaluation,export; by default all
-  --coordinator=HOST:PORT  of the first process, to run several where no cluster is detected
-  --num_processes=N        how many take part; with --coordinator
-  --process_id=N           the number of this process from 0; with --coordinator
+  --config=CONFIG          the experiment: a config listed below, or a Python file with get_config; CONFIG:ddim is the
+                           baseline without z, CONFIG:z64 has a z of 64 dimensions; default: {DEFAULT_CONFIG}
+  --config.KEY=VALUE       overrides one key, such as --config.train.batch_size=64; --helpfull lists all keys
+  --workdir=FOLDER         the run folder; default: runs/<config.name>
+  --stages=STAGE,...       some of autoencoder,latents,prior,probes,evaluation,export; default: all
+  --coordinator=HOST:PORT  address of the first process; needed for several processes if no cluster is detected
+  --num_processes=N        number of processes; with --coordinator
+  --process_id=N           number of this process, starting at 0; with --coordinator
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds none: `run` reads the flags."""
+    """Adds nothing, because `run` parses the flags."""
 
 
 def run(argv: list[str] | None = None) -> None:
-    """Trains, and reports a user's mistakes in one sentence: exit code 2."""
+    """Trains a model. A UserError is printed without a traceback; the exit code is then 2."""
     prepare_command()
     if not faulthandler.is_enabled():
-        faulthandler.enable(sys.__stderr__)  # says where compiled code crashed
+        faulthandler.enable(sys.__stderr__)  # prints a traceback if compiled code crashes
     if str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))  # a config may import code of this folder, as under python -m
+        sys.path.append(str(Path.cwd()))  # configs may import code from this folder, as with python -m
     arguments = sys.argv[1:] if argv is None else argv
     try:
-        if found := {"-h", "-help", "--help", "--helpshort", "--helpfull"}.intersection(arguments):
-            print(help_text(all_keys="--helpfull" in found))
+        if help_flags := {"-h", "-help", "--help", "--helpshort", "--helpfull"}.intersection(arguments):
+            print(help_text(all_keys="--helpfull" in help_flags))
         else:
             with preserve_root_logger(), log_to_stderr():
                 train(parse(arguments))
     except KeyboardInterrupt:
-        print("\nInterrupted; what was saved is good. Run the same command again to go on.", flush=True)
+        print("\nInterrupted. Saved files are good. Run the same command again to resume.", flush=True)
         sys.exit(128 + signal.SIGINT)
     except UserError as error:
         print(f"\nError: {error}", file=sys.stderr, flush=True)
@@ -70,9 +70,10 @@ def run(argv: list[str] | None = None) -> None:
 
 
 def parse(arguments: list[str]) -> "FlagValues":
-    """Reads the flags and the config that they name: its values are those of the flags, `config` among them.
+    """Parses the flags and reads the config.
 
-    Raises UserError for what is wrong with them.
+    Returns the values of the flags; `config` is the config with its overrides. Raises UserError if
+    a flag is invalid.
     """
     from absl import flags, logging
     from ml_collections import config_flags
@@ -94,14 +95,14 @@ def parse(arguments: list[str]) -> "FlagValues":
         rest = values(argv)[1:]
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         reason = " ".join(str(error.args[-1] if isinstance(error, KeyError) else error).split()).rstrip(".")
-        raise UserError(f"The flags are not right: {reason} (--help tells more).") from error
+        raise UserError(f"The flags are invalid: {reason}. Use --help for a list of flags.") from error
     if rest:
-        raise UserError(f"{rest[0]!r} was not understood: every argument is a flag, such as --config={rest[0]}.")
+        raise UserError(f"{rest[0]!r} is not a flag: every argument must be a flag, such as --config={rest[0]}.")
     return values
 
 
 def take_config(arguments: list[str]) -> tuple[str, list[str]]:
-    """Returns the last value of --config, and the other arguments."""
+    """Returns the last value of --config and the remaining arguments."""
     config, others, rest = DEFAULT_CONFIG, [], iter(arguments)
     for argument in rest:
         flag, equals, value = argument.partition("=")
@@ -113,10 +114,10 @@ def take_config(arguments: list[str]) -> tuple[str, list[str]]:
 
 
 def train(values: "FlagValues") -> None:
-    """Joins the cluster, if there is one, and runs the stages."""
+    """Joins a cluster, if there is one, and runs the stages."""
     from diffae_jax.runtime.cluster import join_cluster
 
-    # before the modules below, so that nothing can ask for devices first
+    # must precede the imports below, because no code may look for devices before
     join_cluster(values.coordinator, values.num_processes, values.process_id)
     from diffae_jax.runtime.console import say
     from diffae_jax.stages.chain import run_stages
@@ -126,12 +127,12 @@ def train(values: "FlagValues") -> None:
         run_stages(values.config, values.workdir, values.stages)
     except Stopped as stopped:
         name = signal.Signals(stopped.signal_number).name
-        say(f"\n{name}: saved step {stopped.step:,}. Run the same command again to go on.")
+        say(f"\n{name}: saved step {stopped.step:,}. Run the same command again to resume.")
         sys.exit(128 + stopped.signal_number)
 
 
 def help_text(*, all_keys: bool) -> str:
-    """Returns the flags, the configs of the package with the first line of each, and, if wanted, all keys."""
+    """Returns the help: flags, configs of the package, examples and, with `all_keys`, all keys."""
     from diffae_jax.config import packaged_configs
     from diffae_jax.config.listing import as_text
 

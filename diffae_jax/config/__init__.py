@@ -1,6 +1,6 @@
-"""The settings of an experiment: what each means and may be, the values of the paper, and where configs are found.
+"""The settings of an experiment: declared keys, checks, variants, and reading of files.
 
-It knows no network, no data and no run: a config is a `ConfigDict` of plain values.
+A config is a `ConfigDict` of plain values. This package imports no network, data or training code.
 """
 
 from diffae_jax.config.check import check, check_num_steps, check_run, check_sampler, check_seed

@@ -1,4 +1,4 @@
-"""Checks of a config, by what `keys` declares and by what no single key can say."""
+"""Checks the values of a config against the declarations in `keys`."""
 
 import importlib.util
 import math
@@ -21,12 +21,21 @@ MAX_IMAGE_VALUES = 2**30
 
 
 def check(config: ConfigDict) -> None:
-    """Raises UserError for the first value that no model or run could use, with those that it could."""
+    """Checks the type and the range of every value of a config.
+
+    Args:
+        config: A config with all keys of `default()`.
+
+    Raises:
+        UserError: A value is invalid. The message names the first such key and its allowed values.
+    """
     values = flat(config.to_dict())
     for name, key in FLAT_KEYS.items():
         _check_key(name, key, values[name])
     if math.prod(config.image_shape) > MAX_IMAGE_VALUES:
-        raise UserError(f"image_shape {config.image_shape} has more than {MAX_IMAGE_VALUES:,} values.")
+        raise UserError(
+            f"image_shape {config.image_shape} has more than {MAX_IMAGE_VALUES:,} values. Use smaller images."
+        )
     parse_intensity(config.data.intensity)
 
 
@@ -62,42 +71,47 @@ def _check_list(name: str, key: Key, values: tuple) -> None:
                 raise UserError(f"{name} must be positive whole numbers up to {key.high}, not {shown(value)}.")
     elif key.choices:
         if unknown := [value for value in values if value not in key.choices]:
-            raise UserError(f"{name} are {', '.join(key.choices)}, not {list_some(map(shown, unknown))}.")
+            raise UserError(f"{name} must be some of {', '.join(key.choices)}, not {list_some(map(shown, unknown))}.")
     else:
         for value in values:
             if not isinstance(value, str):
-                raise UserError(f"{name} must be a list of text, not of {shown(value)}.")
+                raise UserError(f"{name} must be a list of text, but contains {shown(value)}.")
 
 
 def check_run(config: ConfigDict) -> None:
-    """Raises UserError for what keeps a run from starting here, but would keep nobody from using its model."""
+    """Checks a config, and that the packages and files that its run needs are available.
+
+    Raises UserError if one is missing. A model that is already trained works without them.
+    """
     check(config)
     if config.report.tensorboard and importlib.util.find_spec("tensorboardX") is None:
-        raise UserError('report.tensorboard needs tensorboardX: pip install "diffae_jax[tensorboard]" or leave it off.')
+        raise UserError(
+            'report.tensorboard needs tensorboardX: pip install "diffae_jax[tensorboard]" or set it to False.'
+        )
     evaluation = config.evaluation
     paths = (evaluation.baseline, *evaluation.others, evaluation.inception, evaluation.alexnet, evaluation.lpips)
     for path in filter(None, (*paths, evaluation.foreign if evaluation.foreign != "digits" else "")):
-        if not expand_home(path).exists():  # said now, and not after days of training
-            raise UserError(f"{path}, which config.evaluation names, is missing: check the path.")
+        if not expand_home(path).exists():  # fail now, not after days of training
+            raise UserError(f"{path}, named in config.evaluation, is missing. Check the path.")
     if not config.name:
-        raise UserError("name is empty, but the run's folder is called by it: give one with --config.name=NAME.")
+        raise UserError("name is empty, but it names the run folder. Set it with --config.name=NAME.")
 
 
 def check_num_steps(num_steps: int) -> None:
-    """Raises UserError for a number of steps that no sampler takes."""
+    """Raises UserError if a number of diffusion steps is not a whole number from 1 to 1000."""
     refuse_traced("The number of steps", num_steps)
     if not (isinstance(num_steps, numbers.Integral) and 1 <= num_steps <= NUM_TIMESTEPS):
         raise UserError(f"Inversion, decoding and sampling take 1 to {NUM_TIMESTEPS} steps, not {shown(num_steps)}.")
 
 
 def check_sampler(name: Any) -> None:
-    """Raises UserError for a sampler that there is not."""
+    """Raises UserError if no sampler has this name."""
     if not isinstance(name, str) or name not in SAMPLERS:
-        raise UserError(f"There is no sampler {shown(name)}: choose one of {', '.join(SAMPLERS)}.")
+        raise UserError(f"There is no sampler {shown(name)}. Choose one of: {', '.join(SAMPLERS)}.")
 
 
 def check_seed(seed: int) -> None:
-    """Raises UserError for a seed that the random generator does not take."""
+    """Raises UserError if the random generator does not accept a seed."""
     key = FLAT_KEYS["seed"]
     if not (isinstance(seed, numbers.Integral) and key.low <= seed <= key.high):
-        raise UserError(f"The seed must be between {key.low} and {key.high}, in whole numbers, not {shown(seed)}.")
+        raise UserError(f"The seed must be a whole number between {key.low} and {key.high}, not {shown(seed)}.")

@@ -1,4 +1,4 @@
-"""In what two configs differ, which decides whether a run may be resumed."""
+"""Compares two configs, to decide whether a run may be resumed."""
 
 from typing import Any
 
@@ -8,9 +8,9 @@ ABSENT = "absent"
 
 
 def differing_keys(old: dict[str, Any], new: dict[str, Any], also_free: tuple[str, ...] = ()) -> list[str]:
-    """Returns "key: old -> new" for every key whose value differs between two plain configs.
+    """Returns "key: old -> new" for each key whose value differs. Configs are nested dicts.
 
-    Keys that are declared free, and the sections named by `also_free`, are left out.
+    Keys that are declared free and the sections in `also_free` are ignored.
     """
     old, new = _comparable(old), _comparable(new)
     return [
@@ -23,12 +23,12 @@ def differing_keys(old: dict[str, Any], new: dict[str, Any], also_free: tuple[st
 
 
 def _comparable(config: dict[str, Any]) -> dict[str, Any]:
-    """The values by their names with dots; sequences as lists, for JSON has no others."""
+    """Flattens a config and turns tuples into lists, the only sequences of JSON."""
     return {name: list(value) if isinstance(value, tuple) else value for name, value in flat(config).items()}
 
 
 def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns the values of nested dicts by their names with dots."""
+    """Flattens nested dicts: {"model": {"z_dim": 8}} becomes {"model.z_dim": 8}."""
     values = {}
     for name, value in config.items():
         values |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}

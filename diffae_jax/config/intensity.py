@@ -1,4 +1,4 @@
-"""The range of values that becomes [-1, 1], as the key data.intensity writes it."""
+"""Reads and writes the key data.intensity: the range of values that is scaled to [-1, 1]."""
 
 import math
 import re
@@ -9,27 +9,29 @@ INTENSITY = re.compile(r"([^%]+?)(%?)\.\.([^%]+?)(%?)")  # LOW..HIGH, or LOW%..H
 
 
 def parse_intensity(text: str) -> tuple[float, float, bool] | None:
-    """Reads data.intensity: "LOW..HIGH", or "LOW%..HIGH%" for percentiles, which the flag tells; None where empty.
+    """Parses data.intensity: "LOW..HIGH", or "LOW%..HIGH%" for percentiles.
 
-    Raises UserError for anything else, and unless LOW is less than HIGH.
+    Returns (low, high, is_percentile), or None if the text is empty. Raises UserError for any
+    other text, and if LOW is not less than HIGH.
     """
     if not text:
         return None
-    found = INTENSITY.fullmatch(text)
+    match = INTENSITY.fullmatch(text)
     try:
-        low, high = (float(found[1]), float(found[3])) if found else (math.nan, math.nan)
+        low, high = (float(match[1]), float(match[3])) if match else (math.nan, math.nan)
     except ValueError:
         low = high = math.nan
-    percent = bool(found and found[2])
-    if not (found and found[2] == found[4] and math.isfinite(low + high) and low < high):
+    is_percentile = bool(match and match[2])
+    if not (match and match[2] == match[4] and math.isfinite(low + high) and low < high):
         raise UserError(
-            f"data.intensity is LOW..HIGH, such as 0..4095, or percentiles, such as 0.5%..99.5%, not {shown(text)}."
+            f"data.intensity must be LOW..HIGH, such as 0..4095, or percentiles, such as 0.5%..99.5%, "
+            f"not {shown(text)}."
         )
-    if percent and not (low >= 0 and high <= 100):
-        raise UserError(f"The percentiles of data.intensity lie between 0 and 100, not at {shown(text)}.")
-    return low, high, percent
+    if is_percentile and not (low >= 0 and high <= 100):
+        raise UserError(f"The percentiles of data.intensity must lie between 0 and 100, not {shown(text)}.")
+    return low, high, is_percentile
 
 
 def format_intensity(intensity: tuple[float, float] | None) -> str:
-    """The inverse of `parse_intensity` for two values."""
+    """Formats two values so that `parse_intensity` returns them; None becomes ""."""
     return "" if intensity is None else f"{intensity[0]!r}..{intensity[1]!r}"

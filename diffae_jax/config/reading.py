@@ -1,4 +1,4 @@
-"""Finds and reads configs: files of Python, those of the package by their names, and the config.json of a run."""
+"""Finds and reads configs: Python files, packaged configs by name, and config.json files."""
 
 import inspect
 import runpy
@@ -13,45 +13,53 @@ from diffae_jax.runtime.errors import UserError, shown
 from diffae_jax.runtime.files import check_file, expand_home, os_errors_as_user_errors, read_json
 
 PACKAGE = Path(__file__).parents[1]
-RETIRED_KEYS = ("data.kind",)  # of earlier versions; the format is detected from the path
-RENAMED_PROGRAMS = {"neighbours": "neighbors"}  # values of evaluation.programs in earlier versions
+RETIRED_KEYS = ("data.kind",)  # keys of earlier versions that have no effect today
+RENAMED_PROGRAMS = {"neighbours": "neighbors"}  # earlier values of evaluation.programs -> today's
 
 
 def packaged_configs() -> dict[str, Path]:
-    """Returns the configs that come with the package, by their names."""
+    """Returns the paths of the configs that come with the package, by name."""
     installed = PACKAGE / "configs"
-    folder = installed if installed.is_dir() else PACKAGE.parent / "configs"  # which in a checkout lies beside it
+    folder = installed if installed.is_dir() else PACKAGE.parent / "configs"  # in a checkout it lies next to it
     return {path.stem: path for path in sorted(folder.glob("*.py")) if path.stem != "__init__"}
 
 
 def locate(text: str) -> tuple[Path, str]:
-    """Returns the file of a config and its variant, or "", from FILE or NAME, of which either may end in :VARIANT.
+    """Splits FILE, NAME, FILE:VARIANT or NAME:VARIANT into the path of the config and the variant.
 
-    A file of that path comes first. NAME and configs/NAME.py mean configs of the package, from any folder.
-
-    Raises UserError, which lists those, if there is no such config.
+    The variant is "" if none is given. An existing file has priority. NAME and configs/NAME.py
+    refer to configs of the package, whatever the current folder is. Raises UserError if no config
+    is found.
     """
     packaged = packaged_configs()
     packaged |= {f"configs/{path.name}": path for path in packaged.values()}
     name, _, variant_name = text.rpartition(":")
-    for candidate, behind in ((text, ""), (name, variant_name)):
+    for candidate, candidate_variant in ((text, ""), (name, variant_name)):
         path = expand_home(candidate)
         with os_errors_as_user_errors(path):
             if path.is_file():
-                return path, behind
+                return path, candidate_variant
         if candidate in packaged:
-            return packaged[candidate], behind
+            return packaged[candidate], candidate_variant
     given = expand_home(name or text)
     if given.exists():
-        check_file(given)  # raises, since it is no file
+        check_file(given)  # raises, because it is not a regular file
     names = ", ".join(packaged_configs())
-    raise UserError(f"{given} is missing: give the path of a config, or the name of one of the package ({names}).")
+    raise UserError(f"{given} is missing: give the path of a config, or the name of a packaged one ({names}).")
 
 
 def from_file(text: str) -> ConfigDict:
-    """Reads a config: what get_config returns in the file of Python that `locate` finds, or a config.json.
+    """Reads a config from a Python file with `get_config` or from a config.json.
 
-    Raises UserError if it is none. The values are not checked.
+    Args:
+        text: A path, or the name of a packaged config such as "ffhq128". A Python file may be
+            followed by a variant: "ffhq128:ddim".
+
+    Returns:
+        The config. Its values are not checked yet: see `check`.
+
+    Raises:
+        UserError: The file is missing, is not a config, or has no variants.
     """
     path, variant_name = locate(text)
     if path.suffix.lower() == ".json":
@@ -59,23 +67,22 @@ def from_file(text: str) -> ConfigDict:
     try:
         get_config = runpy.run_path(str(path))["get_config"]
         if variant_name and not inspect.signature(get_config).parameters:
-            raise UserError(f"{path} has no variants: leave :{shown(variant_name)} off.")
+            raise UserError(f"{path} has no variants: remove :{shown(variant_name)}.")
         config = get_config(*filter(None, [variant_name]))
     except UserError:
         raise
-    except Exception as error:  # a program of somebody else's, which may raise anything
+    except Exception as error:  # the user's program may raise anything
         raise UserError(f"{path} is not a config ({type(error).__name__}: {shown(str(error))}).") from error
     if not isinstance(config, ConfigDict) or flat(config.to_dict()).keys() != FLAT_KEYS.keys():
-        raise UserError(f"{path} is not a config: its get_config must return what config.default() does, changed.")
+        raise UserError(f"{path} is not a config: its get_config must return config.default() with changed values.")
     return config
 
 
 def from_json(path: Path) -> ConfigDict:
-    """Reads a config.json. Keys that it lacks have their default values; the values are not checked.
+    """Reads a config.json. The values are not checked.
 
-    Keys of earlier versions that mean nothing any more are left out.
-
-    Raises UserError if it is no config, for unknown keys and for values of the wrong type.
+    Missing keys get their default values. Obsolete keys of earlier versions are ignored. Raises
+    UserError if the file is not a config, has unknown keys, or has values of the wrong type.
     """
     config = default()
     _update(config, read_json(path), path)
@@ -83,29 +90,29 @@ def from_json(path: Path) -> ConfigDict:
 
 
 def _update(config: ConfigDict, values: Any, path: Path, prefix: str = "") -> None:
-    """Sets what a config has; what it has not is refused before anybody looks into it."""
+    """Copies values from JSON into a config. Raises UserError for unknown keys and wrong types."""
     if not isinstance(values, dict):
-        raise UserError(
-            f"{path} is not a config: {prefix.rstrip('.') or 'it'} is no group of keys, but {shown(values)}."
-        )
+        name = f"`{prefix.rstrip('.')}`" if prefix else "the file"
+        raise UserError(f"{path} is not a config: {name} must be a section, got {shown(values)}.")
     for key, value in values.items():
         if prefix + key in RETIRED_KEYS:
             continue
         if key not in config:
             raise UserError(
-                f"{path} has the key {shown(prefix + key)}, which this version of diffae_jax does not know."
+                f"{path} has the key {shown(prefix + key)}, which this version of diffae_jax does not have. "
+                f"Install the version that wrote the file, or remove the key."
             )
         if isinstance(config[key], ConfigDict):
             _update(config[key], value, path, f"{prefix}{key}.")
             continue
-        if isinstance(value, list):  # JSON has lists alone
+        if isinstance(value, list):  # JSON has no tuples
             value = tuple(value)
         if prefix + key == "evaluation.programs" and isinstance(value, tuple):
             value = tuple(RENAMED_PROGRAMS.get(name, name) if isinstance(name, str) else name for name in value)
-        elif type(value) is int and isinstance(config[key], tuple):  # what once was one number may be several now
+        elif type(value) is int and isinstance(config[key], tuple):  # earlier versions stored one number
             value = (value,)
         try:
             config[key] = value
         except (TypeError, OverflowError) as error:
             kind = KINDS[type(config[key])]
-            raise UserError(f"{path} has {prefix}{key} = {shown(value)}, where {kind} is expected.") from error
+            raise UserError(f"{path} has {prefix}{key} = {shown(value)}, but it must be {kind}.") from error

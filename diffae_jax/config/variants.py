@@ -1,4 +1,4 @@
-"""Variants of a config: what stands behind the colon of --config=NAME:VARIANT."""
+"""Variants of a config, as in --config=NAME:VARIANT."""
 
 import re
 
@@ -8,21 +8,31 @@ from diffae_jax.runtime.errors import UserError, shown
 
 
 def variant(config: ConfigDict, name: str | None) -> ConfigDict:
-    """Applies a variant to a config, and adds it to its name.
+    """Changes a config to one of its variants, and appends the variant to the name of the config.
 
-    "ddim" is the DDIM baseline, without z; "z64", say, has a z of 64 dimensions (Table 2, b to e); in "v" both networks
-    predict v instead of the noise.
+    Args:
+        config: The config; it is changed in place.
+        name: "ddim": the DDIM baseline, a UNet without z. "zN", such as "z64": z has N dimensions,
+            1 to 99,999. "v": both networks predict v instead of the noise. None or "": no change.
+
+    Returns:
+        The same config.
+
+    Raises:
+        UserError: There is no such variant.
+
+    Source: Table 2, b to e (smaller z).
     """
     if name:
-        of_z = re.fullmatch("z([1-9][0-9]{0,4})", name)
-        if name not in ("ddim", "v") and not of_z:
+        z_variant = re.fullmatch("z([1-9][0-9]{0,4})", name)
+        if name not in ("ddim", "v") and not z_variant:
             raise UserError(
-                f"There is no variant {shown(name)} of {config.name}: give ddim, the baseline without z, v, for "
-                f"networks that predict v, or, for example, z64 for a z of 64 dimensions."
+                f"There is no variant {shown(name)} of {config.name}: use ddim (the baseline without z), v (networks "
+                f"that predict v) or, for example, z64 (a z of 64 dimensions)."
             )
         config.name += f"_{name}"
         if name == "v":
             config.train.parameterization = config.prior.parameterization = "v"
         else:
-            config.model.z_dim = int(of_z[1]) if of_z else None
+            config.model.z_dim = int(z_variant[1]) if z_variant else None
     return config

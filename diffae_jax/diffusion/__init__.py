@@ -1,1 +1,1 @@
-"""The diffusion process, its loss, samplers and inversion, over arrays and `network(x_t, t)`. Knows no network."""
+"""The diffusion process: schedule, loss, samplers and inversion, for any `network(x_t, t)`."""

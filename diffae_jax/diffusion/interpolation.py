@@ -1,25 +1,47 @@
-"""Paths between two codes (Sec. 5.2)."""
+"""Interpolation between two latent codes or two stochastic codes (Sec. 5.2)."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
 def lerp(a: Float[Array, "d"], b: Float[Array, "d"], weights: Float[Array, "t"]) -> Float[Array, "t d"]:
-    """Points on the straight line from a (weight 0) to b (weight 1): the path of z."""
+    """Interpolates linearly between two vectors, such as latent codes z.
+
+    Args:
+        a: The vector at weight 0, [D].
+        b: The vector at weight 1, [D].
+        weights: Positions on the line, [T]; usually in [0, 1].
+
+    Returns:
+        The points on the line, [T, D].
+
+    Source: Sec. 5.2.
+    """
     weights = weights[:, None]
     return (1 - weights) * a + weights * b
 
 
 def slerp(a: Float[Array, "*shape"], b: Float[Array, "*shape"], weights: Float[Array, "t"]) -> Float[Array, "t *shape"]:
-    """Points on the arc from a (weight 0) to b (weight 1): the path of x_T, whose norm stays that of noise.
+    """Interpolates spherically between two stochastic codes x_T, which keeps their norm.
 
-    One angle for the pair, over all elements. Where a and b are parallel it is the straight line.
+    The angle is computed once, over all elements. If a and b are parallel, the path is a straight
+    line.
+
+    Args:
+        a: The array at weight 0, [*shape].
+        b: The array at weight 1, [*shape].
+        weights: Positions on the arc, [T]; usually in [0, 1].
+
+    Returns:
+        The points on the arc, [T, *shape].
+
+    Source: Sec. 5.2.
     """
     cosine = jnp.sum(a * b) / (jnp.linalg.norm(a) * jnp.linalg.norm(b))
     angle = jnp.arccos(jnp.clip(cosine, -1, 1))
     parallel = jnp.sin(angle) < 1e-6
     sine = jnp.where(parallel, 1.0, jnp.sin(angle))
     weights = weights.reshape(-1, *(1,) * a.ndim)
-    of_a = jnp.where(parallel, 1 - weights, jnp.sin((1 - weights) * angle) / sine)
-    of_b = jnp.where(parallel, weights, jnp.sin(weights * angle) / sine)
-    return of_a * a + of_b * b
+    weight_a = jnp.where(parallel, 1 - weights, jnp.sin((1 - weights) * angle) / sine)
+    weight_b = jnp.where(parallel, weights, jnp.sin(weights * angle) / sine)
+    return weight_a * a + weight_b * b

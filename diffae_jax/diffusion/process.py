@@ -1,7 +1,7 @@
-"""The diffusion process: how x_t is made, what a network is asked for, and what its answer says of x_0 and the noise.
+"""The diffusion process: noise schedule, what the network predicts, and how the loss is weighted.
 
-A `Process` is all that losses, samplers and inversion know of the objective. A new parameterization is one entry of
-`PARAMETERIZATIONS`.
+Losses, samplers and inversion depend on the objective only through a `Process`. To add a
+parameterization, add an entry to `PARAMETERIZATIONS`.
 """
 
 import dataclasses
@@ -14,15 +14,20 @@ from jaxtyping import Array, Float, Float64, Int
 
 from diffae_jax.diffusion.schedule import cumulative_alpha
 
-Network = Callable[[Array, Array], Array]  # (x_t [N, ...], t [N] or []) -> what it is asked for [N, ...]
+Network = Callable[[Array, Array], Array]  # (x_t [N, ...], t [N] or []) -> prediction [N, ...]
 Predict = Callable[[Array, Array, Array], tuple[Array, Array]]  # (x_t [N, ...], t [], abar []) -> (x_0, eps)
 
 
 class Parameterization(NamedTuple):
-    """What a network predicts, by abar of each sample, shaped to broadcast."""
+    """What a network predicts. abar is shaped to broadcast against the other arrays.
 
-    target: Callable[[Array, Array, Array], Array]  # (x_0, eps, abar) -> what the network is asked for
-    x_0_and_eps: Callable[[Array, Array, Array], tuple[Array, Array]]  # (x_t, output, abar) -> (x_0, eps)
+    Attributes:
+        target: A function (x_0, eps, abar) -> the value that the network should predict.
+        x_0_and_eps: A function (x_t, prediction, abar) -> (x_0, eps).
+    """
+
+    target: Callable[[Array, Array, Array], Array]
+    x_0_and_eps: Callable[[Array, Array, Array], tuple[Array, Array]]
 
 
 def _eps_target(x_0: Array, eps: Array, abar: Array) -> Array:
@@ -30,7 +35,7 @@ def _eps_target(x_0: Array, eps: Array, abar: Array) -> Array:
 
 
 def _from_eps(x_t: Array, eps: Array, abar: Array) -> tuple[Array, Array]:
-    """f_theta of Eq. 5."""
+    """Returns (x_0, eps) from predicted noise: f_theta of Eq. 5."""
     return (x_t - jnp.sqrt(1 - abar) * eps) / jnp.sqrt(abar), eps
 
 
@@ -39,29 +44,38 @@ def _v_target(x_0: Array, eps: Array, abar: Array) -> Array:
 
 
 def _from_v(x_t: Array, v: Array, abar: Array) -> tuple[Array, Array]:
-    """The rotation that undoes x_t and v; it divides by nothing, so it is exact where abar is nearly 0, too."""
+    """Returns (x_0, eps) from v by a rotation, which is exact even for abar near 0."""
     return jnp.sqrt(abar) * x_t - jnp.sqrt(1 - abar) * v, jnp.sqrt(1 - abar) * x_t + jnp.sqrt(abar) * v
 
 
 PARAMETERIZATIONS = {
-    "eps": Parameterization(_eps_target, _from_eps),  # the noise: the paper
+    "eps": Parameterization(_eps_target, _from_eps),  # the noise, as in the paper
     "v": Parameterization(_v_target, _from_v),  # Salimans and Ho 2022, Appendix D
 }
-ERRORS = {"mse": jnp.square, "l1": jnp.abs}  # of each element (Eq. 6, Eq. 9)
-WEIGHTINGS = {"uniform": jnp.ones_like}  # of the error at a time step, by abar there
+ERRORS = {"mse": jnp.square, "l1": jnp.abs}  # error of each element (Eq. 6, Eq. 9)
+WEIGHTINGS = {"uniform": jnp.ones_like}  # abar at a time step -> weight of the error there
 
 
 @dataclasses.dataclass(frozen=True)
 class Process:
-    """Schedule, parameterization and loss of a diffusion model. Hashable, so it is a static argument of programs.
+    """Schedule, parameterization and loss of a diffusion model.
 
-    Raises ValueError for a name that its table has not.
+    It is frozen and hashable, so it can be a static argument of a compiled function.
+
+    Args:
+        schedule: Name of the noise schedule: "linear", "constant" or "cosine".
+        parameterization: What the network predicts: a key of `PARAMETERIZATIONS`.
+        error: The error of the prediction: a key of `ERRORS`.
+        weighting: The weight of each time step in the loss: a key of `WEIGHTINGS`.
+
+    Raises:
+        ValueError: A name is not in its table.
     """
 
     schedule: Literal["linear", "constant", "cosine"] = "linear"
-    parameterization: str = "eps"  # a key of PARAMETERIZATIONS
-    error: str = "mse"  # a key of ERRORS
-    weighting: str = "uniform"  # a key of WEIGHTINGS
+    parameterization: str = "eps"
+    error: str = "mse"
+    weighting: str = "uniform"
 
     def __post_init__(self):
         choices = (self.parameterization, PARAMETERIZATIONS), (self.error, ERRORS), (self.weighting, WEIGHTINGS)
@@ -71,20 +85,36 @@ class Process:
 
     @property
     def abar(self) -> Float64[np.ndarray, "1000"]:
-        """The cumulative alpha of every time step."""
+        """The cumulative alpha of each time step, float64 [1000]."""
         return cumulative_alpha(self.schedule)
 
     @property
     def name(self) -> str:
-        """What sampling depends on, in words: the schedule and, unless it is the noise, what is predicted."""
+        """The schedule and the parameterization unless it is eps, such as "linear, v"."""
         return self.schedule if self.parameterization == "eps" else f"{self.schedule}, {self.parameterization}"
 
     def abar_at(self, t: Int[Array, "n"], like: Float[Array, "n *shape"]) -> Float[Array, "n *ones"]:
-        """Returns abar of each sample's time step, shaped so that it broadcasts against `like`."""
+        """Looks up abar at the time step of each sample.
+
+        Args:
+            t: Time steps in [0, 1000), [N].
+            like: An array [N, *shape], against which the result must broadcast.
+
+        Returns:
+            abar, float32 [N, 1, ..., 1].
+        """
         return jnp.asarray(self.abar, jnp.float32)[t].reshape(-1, *(1,) * (like.ndim - 1))
 
     def predictor(self, network: Network, clip: bool) -> Predict:
-        """Returns what says (x_0, eps) of x_t, by the network's output; see `limit` for `clip`."""
+        """Turns a network into a function that predicts x_0 and the noise.
+
+        Args:
+            network: A function (x_t [N, ...], t) -> prediction [N, ...].
+            clip: Whether to clip x_0 to [-1, 1]: see `limit`. True for images, False for z.
+
+        Returns:
+            A function (x_t [N, ...], t [], abar []) -> (x_0 [N, ...], eps [N, ...]).
+        """
         convert = PARAMETERIZATIONS[self.parameterization].x_0_and_eps
 
         def predict(x_t, t, abar):
@@ -95,20 +125,28 @@ class Process:
 
 
 def limit(x_0: Array, eps: Array, abar: Array) -> tuple[Array, Array]:
-    """Limits x_0 to [-1, 1] and returns with it the noise that leads from there to the same x_t.
+    """Clips a predicted x_0 to [-1, 1], and adjusts eps so that both still give the same x_t.
 
-    That noise is written as a correction of eps, not as a quotient of small differences: near abar = 1 this would cost
-    digits.
+    The new eps is computed as a correction of the old one. Computing it from x_t and x_0 would
+    lose precision near abar = 1.
+
+    Args:
+        x_0: The predicted image, [N, ...].
+        eps: The predicted noise, [N, ...].
+        abar: The cumulative alpha of the time step, shaped to broadcast.
+
+    Returns:
+        (x_0, eps), clipped and adjusted.
     """
     limited = jnp.clip(x_0, -1, 1)
     return limited, eps + jnp.sqrt(abar / (1 - abar)) * (x_0 - limited)
 
 
 def image_process(config: Any) -> Process:
-    """Returns the process of a config's images."""
+    """Returns the diffusion process of images that a config describes (section `train`)."""
     return Process(config.train.schedule, config.train.parameterization, weighting=config.train.weighting)
 
 
 def latent_process(config: Any) -> Process:
-    """Returns the process of a config's latent DDIM (Table 6)."""
+    """Returns the diffusion process of z that a config describes (section `prior`, Table 6)."""
     return Process(config.prior.schedule, config.prior.parameterization, config.prior.loss)

@@ -1,4 +1,4 @@
-"""The networks of the paper as plain Flax modules. They know no diffusion: `t` is a number they embed."""
+"""The networks of the paper as plain Flax modules, independent of the diffusion process."""
 
 from diffae_jax.models.autoencoder import DiffusionAutoencoder
 from diffae_jax.models.encoder import SemanticEncoder

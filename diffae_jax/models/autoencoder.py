@@ -1,4 +1,4 @@
-"""Encoder and conditional UNet as one model (Fig. 2, Fig. 7)."""
+"""The semantic encoder and the conditional UNet as one model (Fig. 2, Fig. 7)."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,17 +14,39 @@ from diffae_jax.models.unet import UNet
 
 
 class DiffusionAutoencoder(nnx.Module):
-    """The semantic encoder and the UNet that it conditions; with `z_dim=None` the UNet alone, the DDIM baseline."""
+    """The semantic encoder and the UNet that is conditioned on its z.
+
+    Args:
+        image_shape: Shape of an image, (*spatial, channels), with 1 to 3 spatial axes.
+        base_channels: Feature channels at full resolution.
+        channel_mults: Channels of each UNet level, as multiples of base_channels.
+        encoder_channel_mults: Channels of each encoder level, as multiples of base_channels.
+        encoder: The class of the encoder: see `models.encoders`.
+        condition: The class that turns z into modulations of the UNet: see `models.condition`.
+        attention_resolutions: Levels whose largest spatial size is listed get self-attention.
+        embed_dim: Width of the time embedding.
+        z_dim: Dimensions of z. None: the DDIM baseline, a UNet without encoder and z.
+        num_heads: Attention heads.
+        dropout: Fraction of activations of the UNet set to zero during training.
+        remat: Whether to recompute activations in the backward pass to save memory.
+        dtype: Type of the activations; None: float32. The weights are always float32.
+        rngs: Random numbers for the initial weights.
+
+    Raises:
+        ValueError: The sizes do not fit together, or the encoder holds more than parameters.
+
+    Source: Fig. 2, Fig. 7 and Table 5.
+    """
 
     def __init__(
         self,
         *,
-        image_shape: tuple[int, ...],  # (*spatial, channels), 1 to 3 spatial axes
+        image_shape: tuple[int, ...],
         base_channels: int,
-        channel_mults: tuple[int, ...],  # of the UNet, one a level
+        channel_mults: tuple[int, ...],
         encoder_channel_mults: tuple[int, ...],
-        encoder: type[nnx.Module] = SemanticEncoder,  # any class that encoders.py describes
-        condition: type[nnx.Module] = ZCondition,  # how z reaches the UNet: see condition.py
+        encoder: type[nnx.Module] = SemanticEncoder,
+        condition: type[nnx.Module] = ZCondition,
         attention_resolutions: tuple[int, ...],
         embed_dim: int,
         z_dim: int | None,
@@ -60,19 +82,26 @@ class DiffusionAutoencoder(nnx.Module):
         )
 
     def encode(self, x_0: Float[Array, "n *shape"]) -> Float[Array, "n d"] | None:
-        """Returns z of each image in [-1, 1]; None for the baseline, which has no z."""
+        """Encodes images.
+
+        Args:
+            x_0: Images in [-1, 1], [N, *shape].
+
+        Returns:
+            Latent codes z, float32 [N, D], or None for the DDIM baseline.
+        """
         return None if self.encoder is None else self.encoder(x_0).astype(jnp.float32)
 
     def __call__(
         self,
         x_t: Float[Array, "n *shape"],
         t: Int[Array, "n"],
-        z: Any = None,  # [N, D], or what else the condition takes
+        z: Any = None,
         dropout_keys: Key[Array, "n"] | None = None,
     ) -> Float[Array, "n *shape"]:
-        """Returns eps_theta(x_t, t, z) of Eq. 5."""
+        """Predicts the noise: eps_theta(x_t, t, z) of Eq. 5. See `UNet.__call__`."""
         return self.unet(x_t, t, z, dropout_keys)
 
     def noise_predictor(self, timesteps: Int[Array, "t"], z: Any = None) -> Callable[[Array, Array], Array]:
-        """Returns `eps_fn(x_t, t)` for a sampling loop over `timesteps`."""
+        """Returns `eps_fn(x_t, t)` for a sampling loop. See `UNet.noise_predictor`."""
         return self.unet.noise_predictor(timesteps, z)

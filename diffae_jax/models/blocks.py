@@ -1,4 +1,4 @@
-"""The blocks that encoder and UNet share: group normalization, residual block, attention, resampling."""
+"""Building blocks of encoder and UNet: normalization, residual block, attention, resampling."""
 
 import math
 from collections.abc import Callable
@@ -11,33 +11,33 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
-NUM_GROUPS = 32  # of every group normalization, as in the official networks
+NUM_GROUPS = 32  # groups of each group normalization, as in the official networks
 
 Resample = Literal["down", "up"]
-Projection = Callable[[int, nnx.Rngs], nnx.Module]  # (channels of a block, rngs) -> a layer of that block
+Projection = Callable[[int, nnx.Rngs], nnx.Module]  # (channels of a block, rngs) -> a layer of this block
 
 
 def uniform_init(fan_in: int) -> nnx.Initializer:
-    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)): how the official framework starts kernels and biases alike."""
+    """Initializes from U(-1/sqrt(fan_in), 1/sqrt(fan_in)), the default of PyTorch."""
     bound = 1 / math.sqrt(fan_in)
     return lambda key, shape, dtype=jnp.float32, **_: jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
 def initializers(fan_in: int, zero: bool = False) -> dict[str, nnx.Initializer]:
-    """Initializers of a layer's kernel and bias; `zero` for the layers that must start as "no change"."""
+    """Returns initializers of kernel and bias; `zero` for layers that start without effect."""
     init = nnx.initializers.zeros_init() if zero else uniform_init(fan_in)
     return {"kernel_init": init, "bias_init": init}
 
 
 def linear(in_features: int, out_features: int, *, zero: bool = False, dtype=None, rngs: nnx.Rngs) -> nnx.Linear:
-    """A dense layer over the last axis."""
+    """Creates a dense layer over the last axis."""
     return nnx.Linear(in_features, out_features, dtype=dtype, rngs=rngs, **initializers(in_features, zero))
 
 
 def conv(
     in_channels: int, out_channels: int, *, rank: int, size: int = 3, zero: bool = False, dtype=None, rngs: nnx.Rngs
 ) -> nnx.Conv:
-    """A convolution over `rank` spatial axes that keeps their sizes."""
+    """Creates a convolution over `rank` spatial axes that keeps their sizes."""
     init = initializers(in_channels * size**rank, zero)
     return nnx.Conv(
         in_channels, out_channels, (size,) * rank, dtype=dtype, rngs=rngs, conv_general_dilated=convolve, **init
@@ -47,9 +47,11 @@ def conv(
 def convolve(
     h: Float[Array, "n *spatial c"], kernel: Float[Array, "*window c out"], strides: Any, padding: Any, **settings: Any
 ) -> Float[Array, "n *spatial out"]:
-    """`lax.conv_general_dilated`, but one matrix product where a window of 3 sees the whole of h from everywhere.
+    """Convolves like `lax.conv_general_dilated`, but with a matrix product for very small inputs.
 
-    There XLA's convolution is some 20 times slower on a CPU, and most of its window meets nothing but padding.
+    If the window has size 3 and no spatial axis is longer than 2, each output depends on the
+    entire input. XLA's convolution is then about 20 times slower on a CPU, because it mostly
+    processes padding.
     """
     n, *spatial, channels = h.shape
     *window, _, features = kernel.shape
@@ -65,9 +67,11 @@ def convolve(
 
 
 def timestep_embedding(t: Int[Array, "n"], dim: int) -> Float[Array, "n {dim}"]:
-    """Sinusoidal encoding psi(t) of Eq. 7: `dim / 2` cosines, then as many sines, periods up to 10000."""
+    """Encodes time steps as `dim / 2` cosines and as many sines: psi(t) of Eq. 7."""
     half = dim // 2
-    frequencies = jnp.asarray(10000.0 ** (-np.arange(half) / half), jnp.float32)  # float64 until here: t amplifies it
+    frequencies = jnp.asarray(
+        10000.0 ** (-np.arange(half) / half), jnp.float32
+    )  # float64 until here, because t amplifies errors
     angles = t.astype(jnp.float32)[:, None] * frequencies
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
@@ -75,23 +79,23 @@ def timestep_embedding(t: Int[Array, "n"], dim: int) -> Float[Array, "n {dim}"]:
 def row_of_time(
     table: Float[Array, "t modulation"], timesteps: Int[Array, "t"], t: Int[Array, ""]
 ) -> Float[Array, "modulation"]:
-    """Returns the table's row of time step t; NaN where it has none, so that this cannot pass unseen."""
-    found = timesteps == t
-    return jnp.where(found.any(), table[jnp.argmax(found)], jnp.nan)
+    """Returns the row of a table for time step t, or NaN if the table has no such row."""
+    matches = timesteps == t
+    return jnp.where(matches.any(), table[jnp.argmax(matches)], jnp.nan)
 
 
 def scale_shift(h: Float[Array, "n *spatial c"], a: Float[Array, "#n c"], b: Float[Array, "#n c"]) -> Array:
-    """`h * a + b` with one factor and one offset a sample and channel, in float32, returned in h's type."""
+    """Returns `h * a + b` in the type of h, computed in float32. a and b are per channel."""
     over_space = (slice(None), *(None,) * (h.ndim - 2), slice(None))
     return (h * a[over_space] + b[over_space]).astype(h.dtype)
 
 
 class GroupNorm(nnx.Module):
-    """Group normalization over 32 groups, given as the affine map that it is for each sample.
+    """Group normalization over 32 groups, expressed as one affine map per sample.
 
-    Statistics are float32 whatever the type of the input, and taken in one pass over it. So that mean(h^2) - mean(h)^2
-    does not cancel where the mean is large, both are taken of h less a value that is typical of the group: its mean at
-    the first position.
+    The statistics are float32 and computed in one pass over the input. The difference
+    mean(h^2) - mean(h)^2 loses precision if the mean is large. A typical value of the group, its
+    mean at the first position, is therefore subtracted first.
     """
 
     EPSILON = 1e-5
@@ -124,7 +128,7 @@ class GroupNorm(nnx.Module):
         return a, b
 
     def __call__(self, h: Float[Array, "n *spatial c"]) -> Float[Array, "n *spatial c"]:
-        """Returns h normalized."""
+        """Normalizes h."""
         return scale_shift(h, *self.affine(h))
 
 
@@ -134,10 +138,11 @@ def adagn(
     t_scale_shift: Float[Array, "#n two_c"],
     z_scale: Float[Array, "n c"] | None,
 ) -> Float[Array, "n *spatial c"]:
-    """Adaptive group normalization, Eq. 7: z_s * (t_s * GroupNorm(h) + t_b), with scales given as offsets from 1.
+    """Adaptive group normalization, Eq. 7: z_s * (t_s * GroupNorm(h) + t_b).
 
-    Normalization, t and z are first folded into one factor and one offset a sample and channel, so that the
-    feature maps, by far the largest arrays, are read once for the statistics and once for one multiply-add.
+    `t_scale_shift` contains t_s - 1 and t_b, `z_scale` is z_s - 1. All are first combined into one
+    factor and one offset per sample and channel. The feature maps, by far the largest arrays, are
+    then read only twice: for the statistics and for one multiply-add.
     """
     a, b = norm.affine(h)
     t_scale, t_shift = jnp.split(t_scale_shift, 2, axis=-1)
@@ -148,10 +153,10 @@ def adagn(
 
 
 def dropout(h: Float[Array, "n *rest"], rate: float, keys: Key[Array, "n"]) -> Float[Array, "n *rest"]:
-    """Zeroes each element with probability `rate` and scales the others up by 1 / (1 - rate).
+    """Sets each element to zero with probability `rate`, and scales the others by 1 / (1 - rate).
 
-    Each sample draws from a key of its own, so that its mask does not depend on how a batch is split over devices
-    or micro-batches.
+    Each sample has its own key, so that its mask does not depend on how a batch is split over
+    devices or microbatches.
     """
     keep = jax.vmap(lambda key: jax.random.bernoulli(key, jnp.float32(1 - rate), h.shape[1:]))(keys)
     return jnp.where(keep, h / (1 - rate), 0).astype(h.dtype)
@@ -174,15 +179,16 @@ def upsample(h: Float[Array, "n *spatial c"]) -> Float[Array, "n *double c"]:
 
 
 def resampled(h: Float[Array, "n *spatial c"], resample: Resample | None) -> Float[Array, "n *new c"]:
-    """Applies the resampling of that name, if any."""
+    """Applies `downsample`, `upsample` or nothing."""
     return {None: lambda h: h, "down": downsample, "up": upsample}[resample](h)
 
 
 class Attention(nnx.Module):
     """Self-attention over all positions, with a residual connection.
 
-    One projection makes heads x (q, k, v), the heads split first; q and k are each scaled by d^(-1/4) so that their
-    product stays small in half precision; the softmax is float32.
+    One projection computes heads x (q, k, v); the channels are split by head first. Each of q and
+    k is scaled by d^(-1/4), so that their product stays small in half precision. The softmax is
+    float32.
     """
 
     def __init__(self, channels: int, *, num_heads: int, dtype, rngs: nnx.Rngs):
@@ -194,7 +200,7 @@ class Attention(nnx.Module):
         self.out = linear(channels, channels, zero=True, dtype=dtype, rngs=rngs)
 
     def __call__(self, h: Float[Array, "n *spatial c"]) -> Float[Array, "n *spatial c"]:
-        """Returns h plus what every position gathers from all."""
+        """Returns h plus the attention output."""
         n, *_, channels = h.shape
         d = channels // self.num_heads
         qkv = self.qkv(self.norm(h)).reshape(n, -1, self.num_heads, 3 * d)
@@ -207,11 +213,12 @@ class Attention(nnx.Module):
 
 
 class ResBlock(nnx.Module):
-    """A residual block, optionally resampling and followed by attention.
+    """A residual block with optional resampling, followed by optional attention.
 
-    First half: GroupNorm - SiLU - resampling - conv. With `embed_dim` there is a second half, modulated by time and,
-    with `z_proj`, by what the UNet is conditioned on: AdaGN (Eq. 7) - SiLU - dropout - conv that starts at zero. The
-    skip is resampled alike and projected where the channel count changes.
+    The first half is GroupNorm, SiLU, resampling and a convolution. With `embed_dim`, there is a
+    second half: AdaGN (Eq. 7), SiLU, dropout and a convolution that starts at zero. The time step
+    modulates the second half, and with `z_proj` the condition does, too. The skip connection is
+    resampled in the same way, and projected if the number of channels changes.
     """
 
     def __init__(
@@ -221,10 +228,10 @@ class ResBlock(nnx.Module):
         *,
         rank: int,
         embed_dim: int | None = None,  # width of the time embedding; None: no second half (the encoder)
-        z_proj: Projection | None = None,  # makes the layer that the condition projects with; None: no condition
+        z_proj: Projection | None = None,  # creates the projection of the condition; None: no condition
         dropout: float = 0.0,
         resample: Resample | None = None,
-        num_heads: int = 0,  # of the attention that follows; 0: none
+        num_heads: int = 0,  # attention heads; 0: no attention
         dtype=None,
         rngs: nnx.Rngs,
     ):
@@ -235,7 +242,7 @@ class ResBlock(nnx.Module):
         self.conv1 = conv(in_channels, out_channels, rank=rank, **layer)
         self.skip = conv(in_channels, out_channels, rank=rank, size=1, **layer) if in_channels != out_channels else None
         if embed_dim is not None:
-            # float32 at every precision: in bfloat16 a factor of 1.003 would be 1
+            # always float32: in bfloat16 a factor of 1.003 would round to 1
             self.time_proj = linear(embed_dim, 2 * out_channels, rngs=rngs)
             self.z_proj = z_proj(out_channels, rngs) if z_proj is not None else None
             self.norm2 = GroupNorm(out_channels)
@@ -249,7 +256,7 @@ class ResBlock(nnx.Module):
         z_scale: Float[Array, "n out"] | None = None,
         dropout_keys: Key[Array, "n"] | None = None,
     ) -> Float[Array, "n *new out"]:
-        """Returns the block's output; the first half alone without `t_scale_shift`."""
+        """Returns the output of the block. Without `t_scale_shift`, only the first half runs."""
         h = nnx.silu(self.norm1(x))
         h = self.conv1(resampled(h, self.resample))
         if t_scale_shift is not None:

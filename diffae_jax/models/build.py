@@ -1,4 +1,4 @@
-"""The networks that a config describes."""
+"""Builds the networks that a config describes."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,9 +12,17 @@ from diffae_jax.models.latent_mlp import LatentMLP
 
 
 def builder(config: Any, precision: str) -> Callable[[nnx.Rngs], DiffusionAutoencoder]:
-    """Returns the function that makes the model of a config, computing in that precision.
+    """Returns a function that builds the autoencoder of a config.
 
-    Raises ValueError for an encoder that there is not, or that nobody has imported: see `find_encoder`.
+    Args:
+        config: A config with the sections `model` and `execution`.
+        precision: Type of the activations: "float32", "bfloat16" or "float16".
+
+    Returns:
+        A function rngs -> autoencoder.
+
+    Raises:
+        ValueError: The encoder does not exist or its module is not imported: see `find_encoder`.
     """
     settings = dict(image_shape=config.image_shape, remat=config.execution.remat, dtype=getattr(jnp, precision))
     sizes = {key: value for key, value in config.model.items() if key != "encoder"}
@@ -24,6 +32,14 @@ def builder(config: Any, precision: str) -> Callable[[nnx.Rngs], DiffusionAutoen
 
 
 def prior_builder(config: Any, precision: str) -> Callable[[nnx.Rngs], LatentMLP]:
-    """Returns the function that makes the latent DDIM's network of a config, computing in that precision."""
+    """Returns a function that builds the network of the prior of a config.
+
+    Args:
+        config: A config with the sections `model` and `prior`.
+        precision: Type of the activations: "float32", "bfloat16" or "float16".
+
+    Returns:
+        A function rngs -> network.
+    """
     settings = dict(z_dim=config.model.z_dim, num_layers=config.prior.num_layers, width=config.prior.width)
     return lambda rngs: LatentMLP(**settings, dtype=getattr(jnp, precision), rngs=rngs)

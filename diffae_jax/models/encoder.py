@@ -10,19 +10,36 @@ from diffae_jax.models.unet import BLOCKS_PER_LEVEL, check_divisible
 
 
 class SemanticEncoder(nnx.Module):
-    """Turns an image into the semantic code z: the first half of a UNet without time, averaged over space."""
+    """Turns an image into z: the first half of a UNet without time steps, averaged over positions.
+
+    Args:
+        image_shape: Shape of an image, (*spatial, channels), with 1 to 3 spatial axes.
+        base_channels: Feature channels at full resolution.
+        channel_mults: Channels of each level, as multiples of base_channels.
+        attention_resolutions: Levels whose largest spatial size is listed get self-attention.
+        z_dim: Dimensions of z.
+        num_heads: Attention heads.
+        remat: Whether to recompute activations in the backward pass to save memory.
+        dtype: Type of the activations; None: float32. The weights are always float32.
+        rngs: Random numbers for the initial weights.
+
+    Raises:
+        ValueError: The sizes do not fit together.
+
+    Source: Sec. 3.2 and Table 5.
+    """
 
     def __init__(
         self,
         *,
-        image_shape: tuple[int, ...],  # (*spatial, channels), 1 to 3 spatial axes
+        image_shape: tuple[int, ...],
         base_channels: int,
-        channel_mults: tuple[int, ...],  # one a level; channels there = mult * base_channels
-        attention_resolutions: tuple[int, ...],  # levels whose largest spatial size is listed have attention
+        channel_mults: tuple[int, ...],
+        attention_resolutions: tuple[int, ...],
         z_dim: int,
         num_heads: int = 1,
-        remat: bool = False,  # compute each block again in the backward pass instead of keeping its activations
-        dtype=None,  # of activations; None: float32. Parameters are float32 always
+        remat: bool = False,
+        dtype=None,
         rngs: nnx.Rngs,
     ):
         check_divisible(image_shape, len(channel_mults))
@@ -44,10 +61,17 @@ class SemanticEncoder(nnx.Module):
         blocks += [ResBlock(channels, channels, num_heads=num_heads, **layer), ResBlock(channels, channels, **layer)]
         self.blocks = nnx.List(blocks)
         self.norm_out = GroupNorm(channels)
-        self.out = linear(channels, z_dim, rngs=rngs)  # float32: z is what people measure with
+        self.out = linear(channels, z_dim, rngs=rngs)  # float32, because z is used for measurements
 
     def __call__(self, x_0: Float[Array, "n *shape"]) -> Float[Array, "n d"]:
-        """Returns z, float32, for images in [-1, 1]."""
+        """Encodes images.
+
+        Args:
+            x_0: Images in [-1, 1], [N, *shape].
+
+        Returns:
+            Latent codes z, float32 [N, D].
+        """
         h = self.conv_in(x_0.astype(self.dtype or x_0.dtype))
         for block in self.blocks:
             h = checkpointed(block, h) if self.remat else block(h)

@@ -1,16 +1,18 @@
-"""Semantic encoders by name: those of the package, and your own.
+"""Finds semantic encoders by name: those of the package, and your own.
 
-An encoder is a Flax NNX module that turns images [N, *shape], float32 in [-1, 1], into z [N, D]. It is made with the
-keyword arguments `image_shape`, `z_dim`, `dtype` (of activations) and `rngs`, and with the sizes of the config, which
-an encoder built in another way swallows with `**_`: `base_channels`, `channel_mults` (those of the encoder),
-`attention_resolutions`, `num_heads` and `remat`.
+An encoder is a Flax NNX module that turns images [N, *shape], float32 in [-1, 1], into z [N, D].
+It is constructed with the keyword arguments `image_shape`, `z_dim`, `dtype` (the type of
+activations) and `rngs`. It also gets the sizes of the config: `base_channels`, `channel_mults`
+(those of the encoder), `attention_resolutions`, `num_heads` and `remat`. An encoder that does not
+use them accepts them as `**_`.
 
-z depends on the image and the parameters alone, and on each image by itself: batches are cut and filled up at will.
-So the module is put into evaluation mode and its random state is dropped (an `nnx.Dropout` does nothing), and one with
-any other state, such as the running statistics of `nnx.BatchNorm`, is refused. Parameters are float32.
+z must depend only on the image and the parameters, not on the other images of the batch, because
+batches are split and padded. Therefore the module is put into evaluation mode and its random state
+is removed: an `nnx.Dropout` has no effect. A module with other state, such as the running
+statistics of `nnx.BatchNorm`, is refused. Parameters must be float32.
 
-A config and a bundle name an encoder, "unet" or "package.module:Class". Nothing is imported here because of a name: it
-is looked up among the modules that the program has imported already.
+A config or a bundle refers to an encoder by name: "unet" or "package.module:Class". This module
+imports nothing; it searches the modules that the program has already imported.
 """
 
 import sys
@@ -29,68 +31,94 @@ ENCODERS: dict[str, type[nnx.Module]] = {
 
 
 def find_encoder(kind: str) -> type[nnx.Module]:
-    """Returns the class of a name. Raises ValueError for one that there is not, or that nobody has imported."""
+    """Returns the class of an encoder.
+
+    Args:
+        kind: A key of `ENCODERS`, such as "unet", or "package.module:Class".
+
+    Returns:
+        The class.
+
+    Raises:
+        ValueError: There is no such encoder, or its module is not imported.
+    """
     if kind in ENCODERS:
         return ENCODERS[kind]
     module, colon, name = kind.partition(":")
     if not colon:
-        raise ValueError(f"There is no encoder {kind}: it is {', '.join(ENCODERS)} or your own, package.module:Class.")
+        raise ValueError(f"There is no encoder {kind}: use {', '.join(ENCODERS)}, or package.module:Class of your own.")
     if module not in sys.modules:
         raise ValueError(
-            f"The encoder {kind} is code that the model does not hold and that nobody has imported: if you trust it, "
+            f"The encoder {kind} is code that is not part of the model and has not been imported. If you trust it, "
             f"import {module} first (in the shell: --import {module}), which must be installed or on PYTHONPATH, or "
-            f"give the class itself: DiffAE.load(path, encoder={name})."
+            f"pass the class itself: DiffAE.load(path, encoder={name})."
         )
-    found = _named(module, name)
-    if not _is_encoder(found):
+    encoder = _lookup(module, name)
+    if not _is_encoder(encoder):
         raise ValueError(
-            f"The encoder {kind} is not there: {module} has no class {name} that is a Flax nnx.Module; give the class "
-            f"itself where it has moved: DiffAE.load(path, encoder={name})."
+            f"The encoder {kind} is missing: {module} has no class {name} that is a Flax nnx.Module. If the class has "
+            f"moved, pass it: DiffAE.load(path, encoder={name})."
         )
-    return found
+    return encoder
 
 
 def encoder_name(encoder: Any) -> str:
-    """Returns the name of a class, for `config.model.encoder.kind`.
+    """Returns the name of an encoder class, for `config.model.encoder.kind`.
 
-    Raises ValueError for anything but a class that can be found by its name, for then no bundle could ask for it.
+    Args:
+        encoder: A class in `ENCODERS`, or a Flax `nnx.Module` defined at the top level of a
+            module.
+
+    Returns:
+        A key of `ENCODERS`, or "package.module:Class".
+
+    Raises:
+        ValueError: The class cannot be found by its name, so a bundle could not refer to it.
     """
     for name, known in ENCODERS.items():
         if encoder is known:
             return name
     module, name = getattr(encoder, "__module__", ""), getattr(encoder, "__qualname__", "")
-    if not _is_encoder(encoder) or _named(module, name) is not encoder:
+    if not _is_encoder(encoder) or _lookup(module, name) is not encoder:
         raise ValueError(
-            f"An encoder is a class, a Flax nnx.Module that is defined at the top of a module so that a bundle can ask "
-            f"for it by name, not {name or type(encoder).__name__}."
+            f"An encoder must be a class, a Flax nnx.Module that is defined at the top of a module so that a bundle "
+            f"can refer to it by name, not {name or type(encoder).__name__}."
         )
     return f"{module}:{name}"
 
 
 def check_encoder(graphdef: nnx.GraphDef, params: Params, image_shape: tuple[int, ...], z_dim: int) -> None:
-    """Raises ValueError unless the encoder of an autoencoder does what is asked of one; it is traced, not run.
+    """Checks the parameters and the output shape of the encoder. It is traced, but not run.
 
-    `params` are those of the autoencoder, or their shapes. What the encoder's own code raises passes through.
+    Args:
+        graphdef: The structure of the autoencoder.
+        params: The parameters of the autoencoder, or their shapes.
+        image_shape: Shape of an image, (*spatial, channels).
+        z_dim: Dimensions of z.
+
+    Raises:
+        ValueError: The encoder has no parameters, has a parameter with a wrong type or name, or
+            returns z of a wrong shape. Exceptions of its own code are passed on.
     """
-    hash(graphdef)  # a compiled function is known by it
-    own = params.get("encoder")
-    if not own:
+    hash(graphdef)  # compiled functions are cached by it
+    encoder_params = params.get("encoder")
+    if not encoder_params:
         raise ValueError("The encoder has no parameters to train: keep its weights in nnx.Param.")
-    wrong = sorted(name for name, leaf in flatten(own).items() if leaf.dtype != jnp.float32)
+    wrong = sorted(name for name, leaf in flatten(encoder_params).items() if leaf.dtype != jnp.float32)
     if wrong:
-        raise ValueError(f"{wrong[0]} of the encoder is not float32, as parameters must be: leave param_dtype alone.")
-    if jax.tree.structure(unflatten(flatten(own))) != jax.tree.structure(own):
-        raise ValueError("The encoder has a parameter whose name holds a dot or is a number: use words or nnx.List.")
+        raise ValueError(f"The parameter {wrong[0]} of the encoder must be float32: do not set param_dtype.")
+    if jax.tree.structure(unflatten(flatten(encoder_params))) != jax.tree.structure(encoder_params):
+        raise ValueError("The encoder has a parameter whose name contains a dot or is a number: use words or nnx.List.")
     images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
     z = jax.eval_shape(lambda params, images: nnx.merge(graphdef, params).encode(images), params, images)
     if z.shape != (2, z_dim):
         raise ValueError(f"The encoder turns two images into z of shape {z.shape}: it must be {(2, z_dim)}.")
 
 
-def _named(module: str, name: str) -> object:
-    """Returns what a module that was imported has under a name; without getattr, which may run code of the module."""
+def _lookup(module: str, name: str) -> object:
+    """Returns an attribute of an imported module, without getattr, which may run its code."""
     return getattr(sys.modules.get(module), "__dict__", {}).get(name)
 
 
-def _is_encoder(found: object) -> bool:
-    return isinstance(found, type) and issubclass(found, nnx.Module)
+def _is_encoder(value: object) -> bool:
+    return isinstance(value, type) and issubclass(value, nnx.Module)

@@ -1,4 +1,4 @@
-"""Modules as pure functions of their parameters."""
+"""Splits modules into structure and parameters, so that they can be used as pure functions."""
 
 import hashlib
 from collections.abc import Callable
@@ -8,19 +8,22 @@ import jax
 import numpy as np
 from flax import nnx
 
-Params = dict[str | int, Any]  # nested; a list of modules is a dict by place
+Params = dict[str | int, Any]  # nested; a list of modules becomes a dict by index
 
 
 def split(model: nnx.Module) -> tuple[nnx.GraphDef, Params]:
-    """Splits a module into its structure and a nested dict of its parameters; `nnx.merge` joins them again."""
+    """Splits a module into its structure and a nested dict of its parameters.
+
+    `nnx.merge(structure, parameters)` is the inverse.
+    """
     graphdef, state = nnx.split(model)
     return graphdef, nnx.to_pure_dict(state)
 
 
 def parameters_only(module: nnx.Module) -> nnx.Module:
-    """Puts a module into evaluation mode and drops its random state, so that it holds parameters and nothing else.
+    """Puts a module into evaluation mode and removes its random state; only parameters remain.
 
-    Raises ValueError where it holds anything else.
+    Raises ValueError if the module has any other state.
     """
     module.eval()
     for node in [node for _, node in nnx.iter_graph(module) if isinstance(node, nnx.Module)]:
@@ -31,30 +34,30 @@ def parameters_only(module: nnx.Module) -> nnx.Module:
     others = [f"{'.'.join(map(str, path))} ({type(leaf).__name__})" for path, leaf in nnx.to_flat_state(rest)]
     if others:
         raise ValueError(
-            f"{type(module).__name__} holds {others[0]} beside its parameters, but what it computes must depend on its "
-            f"input and its parameters alone: keep constants out of its attributes and normalize with nnx.LayerNorm or "
-            f"nnx.GroupNorm."
+            f"{type(module).__name__} holds {others[0]} in addition to its parameters, but its output must depend only "
+            f"on its input and its parameters: keep constants out of its attributes and normalize with nnx.LayerNorm "
+            f"or nnx.GroupNorm."
         )
     return module
 
 
 class _OneKey(nnx.Rngs):
-    """One and the same key for every parameter: where only shapes are wanted, counting keys takes most of the time."""
+    """Gives the same key to all parameters. Only shapes are needed, and deriving keys is slow."""
 
     def __init__(self):
-        super().__init__(0)  # for whatever else a module draws
+        super().__init__(0)  # for other random numbers of a module
 
     def params(self) -> jax.Array:
         return jax.random.key(0)
 
 
 def abstract_model(build: Callable[[nnx.Rngs], nnx.Module]) -> tuple[nnx.GraphDef, Params]:
-    """Splits the module that `build` would make, with shapes in place of arrays: nothing is allocated."""
+    """Splits the module that `build` creates, with shapes instead of arrays."""
     return split(nnx.eval_shape(lambda: build(_OneKey())))
 
 
 def flatten(params: Params) -> dict[str, Any]:
-    """Names every leaf by its path: {"unet.down.0.conv1.kernel": ...}."""
+    """Flattens nested parameters to a dict by path: {"unet.down.0.conv1.kernel": ...}."""
     flat = {}
     for key, value in params.items():
         inner = {"": value} if not isinstance(value, dict) else flatten(value)
@@ -63,7 +66,10 @@ def flatten(params: Params) -> dict[str, Any]:
 
 
 def unflatten(flat: dict[str, Any]) -> Params:
-    """The inverse of `flatten`; numbers in a path are places in a list. Raises ValueError for a path within a leaf."""
+    """Inverts `flatten`; numbers in a path are list indices.
+
+    Raises ValueError if a path runs through another parameter.
+    """
     params: Params = {}
     for name, leaf in flat.items():
         *parents, last = (int(part) if part.isdecimal() else part for part in name.split("."))
@@ -71,15 +77,15 @@ def unflatten(flat: dict[str, Any]) -> Params:
         for part in parents:
             node = node.setdefault(part, {})
             if not isinstance(node, dict):
-                raise ValueError(f"{name} lies within another parameter")
+                raise ValueError(f"The path {name} runs through another parameter.")
         if last in node:
-            raise ValueError(f"{name} holds another parameter")
+            raise ValueError(f"The path {name} contains another parameter.")
         node[last] = leaf
     return params
 
 
 def digest(params: Params) -> str:
-    """Returns the SHA-256 of all parameters, given on the host: it tells one model from another."""
+    """Returns a SHA-256 hash of all parameters, given as host arrays. It identifies a model."""
     sha256 = hashlib.sha256()
     for name, leaf in sorted(flatten(params).items()):
         sha256.update(f"{name} {leaf.dtype} {leaf.shape}\n".encode())
@@ -88,6 +94,6 @@ def digest(params: Params) -> str:
 
 
 def checkpointed(module: nnx.Module, *args: Any) -> Any:
-    """Calls `module`, keeping only its inputs for the backward pass, which computes the rest a second time."""
+    """Calls `module` and stores only its inputs. The backward pass recomputes its activations."""
     graphdef, params = nnx.split(module)
     return jax.checkpoint(lambda params, *args: nnx.merge(graphdef, params)(*args))(params, *args)

@@ -11,40 +11,59 @@ from jaxtyping import Array, Float, Int, Key
 from diffae_jax.models.blocks import GroupNorm, ResBlock, conv, linear, row_of_time, timestep_embedding
 from diffae_jax.models.functional import checkpointed
 
-BLOCKS_PER_LEVEL = 2  # on the way down; one more on the way up
+BLOCKS_PER_LEVEL = 2  # in the downward half; the upward half has one more
 
 
 def check_divisible(image_shape: tuple[int, ...], num_levels: int) -> None:
-    """Raises ValueError where a spatial size cannot be halved between all levels."""
+    """Raises ValueError if a spatial size cannot be halved between all levels."""
     factor = 2 ** (num_levels - 1)
     if any(size % factor for size in image_shape[:-1]):
         raise ValueError(
             f"Images of spatial shape {image_shape[:-1]} cannot be halved {num_levels - 1} times: each size must be "
-            f"a multiple of {factor}; resize the images or give fewer channel multipliers."
+            f"a multiple of {factor}; resize the images or use fewer channel multipliers."
         )
 
 
 class UNet(nnx.Module):
-    """Predicts the noise in x_t, given the time step and, unless `condition` is None (the DDIM baseline), z.
+    """Predicts the noise in x_t, given the time step and z.
 
-    Both modulate every residual block through AdaGN (Eq. 7). All that depends on t or z alone is computed by
-    `time_modulation` and `z_modulation`, as one row a time step and one row a sample, so that a sampling loop can
-    do it once, before it starts: see `noise_predictor`. What z is, only the condition knows: see `condition.py`.
+    The time step and z modulate each residual block through AdaGN (Eq. 7). `time_modulation` and
+    `z_modulation` compute everything that depends only on t or only on z. A sampling loop does
+    this once, before the first step: see `noise_predictor`.
+
+    Args:
+        image_shape: Shape of an image, (*spatial, channels), with 1 to 3 spatial axes.
+        base_channels: Feature channels at full resolution.
+        channel_mults: Channels of each level, as multiples of base_channels.
+        attention_resolutions: Levels whose largest spatial size is listed get self-attention.
+        embed_dim: Width of the time embedding.
+        condition: Turns z into a modulation of each block: see `models.condition`. None: no z, as
+            in the DDIM baseline.
+        num_heads: Attention heads.
+        dropout: Fraction of activations set to zero during training.
+        remat: Whether to recompute activations in the backward pass to save memory.
+        dtype: Type of the activations; None: float32. The weights are always float32.
+        rngs: Random numbers for the initial weights.
+
+    Raises:
+        ValueError: The sizes do not fit together.
+
+    Source: Sec. 3.1, Appendix A and Table 5.
     """
 
     def __init__(
         self,
         *,
-        image_shape: tuple[int, ...],  # (*spatial, channels), 1 to 3 spatial axes
+        image_shape: tuple[int, ...],
         base_channels: int,
-        channel_mults: tuple[int, ...],  # one a level; channels there = mult * base_channels
-        attention_resolutions: tuple[int, ...],  # levels whose largest spatial size is listed have attention
-        embed_dim: int,  # width of the time embedding
-        condition: nnx.Module | None,  # turns z into a modulation of each block
+        channel_mults: tuple[int, ...],
+        attention_resolutions: tuple[int, ...],
+        embed_dim: int,
+        condition: nnx.Module | None,
         num_heads: int = 1,
         dropout: float = 0.0,
-        remat: bool = False,  # compute each block again in the backward pass instead of keeping its activations
-        dtype=None,  # of activations; None: float32. Parameters are float32 always
+        remat: bool = False,
+        dtype=None,
         rngs: nnx.Rngs,
     ):
         check_divisible(image_shape, len(channel_mults))
@@ -105,32 +124,52 @@ class UNet(nnx.Module):
 
     @property
     def blocks(self) -> list[ResBlock]:
-        """All residual blocks, in the order in which they run and in which the modulations list them."""
+        """All residual blocks in the order of execution and of the modulations."""
         return [*self.down, *self.middle, *self.up]
 
     def time_modulation(self, t: Int[Array, "t"]) -> Float[Array, "t modulation"]:
-        """Returns (t_s, t_b) of Eq. 7 of every block, one row a time step."""
+        """Computes (t_s - 1, t_b) of Eq. 7 for all blocks, one row per time step in t [T]."""
         embedding = self.time_out(nnx.silu(self.time_in(timestep_embedding(t, self.base_channels))))
         h = nnx.silu(embedding)
         return jnp.concatenate([block.time_proj(h) for block in self.blocks], axis=-1)
 
     def z_modulation(self, z: Any) -> Float[Array, "n modulation"]:
-        """Returns z_s of Eq. 7 of every block, one row a sample, for whatever the condition takes as z."""
+        """Computes z_s - 1 of Eq. 7 for all blocks, one row per sample."""
         return self.condition([block.z_proj for block in self.blocks], z)
 
     def __call__(
         self,
         x_t: Float[Array, "n *shape"],
         t: Int[Array, "n"],
-        z: Any = None,  # [N, D] for the condition of the paper
+        z: Any = None,
         dropout_keys: Key[Array, "n"] | None = None,
     ) -> Float[Array, "n *shape"]:
-        """Returns the predicted noise, float32. Without `dropout_keys` (one a sample) nothing is dropped."""
+        """Predicts the noise.
+
+        Args:
+            x_t: Noisy images, [N, *shape].
+            t: Time steps in [0, 1000), [N].
+            z: Input of the condition: latent codes [N, D] for the condition of the paper. None
+                only if the UNet has no condition.
+            dropout_keys: One random key per sample [N] for dropout. None: no dropout.
+
+        Returns:
+            The predicted noise (or v), float32 [N, *shape].
+        """
         z_modulation = None if z is None else self.z_modulation(z)
         return self.modulated(x_t, self.time_modulation(t), z_modulation, dropout_keys)
 
     def noise_predictor(self, timesteps: Int[Array, "t"], z: Any = None) -> Callable[[Array, Array], Array]:
-        """Returns `eps_fn(x_t, t)` for a loop over `timesteps`, with all that does not depend on x_t computed here."""
+        """Returns `eps_fn(x_t, t)` for a sampling loop; its constants are precomputed.
+
+        Args:
+            timesteps: All time steps of the loop, [T].
+            z: Input of the condition: latent codes [N, D] for the condition of the paper.
+
+        Returns:
+            A function (x_t [N, *shape], t []) -> predicted noise [N, *shape]. It gives NaN for
+            other time steps.
+        """
         table = self.time_modulation(timesteps)
         z_modulation = None if z is None else self.z_modulation(z)
 
@@ -146,7 +185,7 @@ class UNet(nnx.Module):
         z_modulation: Float[Array, "n z"] | None,
         dropout_keys: Key[Array, "n"] | None = None,
     ) -> Float[Array, "n *shape"]:
-        """The part of the network that depends on x_t."""
+        """Computes the part of the network that depends on x_t, given the modulations."""
         modulations = self._modulations(time_modulation, z_modulation, dropout_keys)
         call = checkpointed if self.remat else ResBlock.__call__
         h = self.conv_in(x_t.astype(self.dtype or x_t.dtype))
@@ -164,7 +203,7 @@ class UNet(nnx.Module):
         return self.conv_out(nnx.silu(self.norm_out(h))).astype(jnp.float32)
 
     def _modulations(self, time_modulation, z_modulation, dropout_keys):
-        """Yields each block's part of the modulations, and its dropout keys."""
+        """Yields the modulations and the dropout keys of each block."""
         start = 0
         for index, block in enumerate(self.blocks):
             stop = start + block.conv2.out_features

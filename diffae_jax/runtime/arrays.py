@@ -1,4 +1,4 @@
-"""Arrays of numpy and of JAX, and whether a transformation of JAX is tracing them."""
+"""NumPy and JAX arrays, and checks whether JAX is tracing them."""
 
 from typing import Any
 
@@ -9,29 +9,29 @@ import numpy as np
 from diffae_jax.runtime.errors import UserError
 from diffae_jax.runtime.process import forbid_forks
 
-AnyArray = np.ndarray | jax.Array  # of the host, or traced by a transformation
+AnyArray = np.ndarray | jax.Array  # a host array, or one that JAX traces
 
 
 def is_traced(*values: Any) -> bool:
-    """Whether any of these values is known to JAX by its shape and type alone."""
+    """Returns whether any of the values is a tracer: JAX has its shape and type, but no data."""
     return any(isinstance(value, jax.core.Tracer) for value in values)
 
 
 def is_tracing() -> bool:
-    """Whether even constants give traced results here, as within `jax.jit` and the body of a `lax.scan`."""
+    """Returns whether JAX traces the current code, as inside `jax.jit` or a `lax.scan` body."""
     forbid_forks()
     return is_traced(jnp.zeros(()) + 0)
 
 
 def to_host(array: AnyArray) -> AnyArray:
-    """Returns an array as one of numpy, unless it is traced."""
+    """Converts an array to NumPy, unless it is traced."""
     return array if is_traced(array) else np.asarray(array)
 
 
-def refuse_traced(what: str, value: Any) -> None:
-    """Raises UserError for a traced value where the program to compile depends on the value itself."""
+def refuse_traced(name: str, value: Any) -> None:
+    """Raises UserError if a value is traced, although it must be known at compile time."""
     if is_traced(value):
         raise UserError(
-            f"{what} must be known before JAX compiles, and is traced: fix its value with functools.partial, or name "
+            f"{name} must be known before JAX compiles, but is traced: bind its value with functools.partial, or list "
             f"its argument in static_argnames of jax.jit."
         )

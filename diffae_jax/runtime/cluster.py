@@ -1,4 +1,4 @@
-"""Joining the processes of a cluster, before the first question about devices, and keeping them together."""
+"""Joins the processes of a cluster before JAX looks for devices, and synchronizes them."""
 
 import contextlib
 import importlib.util
@@ -14,7 +14,7 @@ from diffae_jax.runtime.errors import UserError
 
 
 def on_cluster() -> bool:
-    """Whether this process was started as one of several by SLURM, Open MPI or GKE."""
+    """Returns whether SLURM, Open MPI or GKE started this process as one of several."""
     environ = os.environ
     slurm = int(environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1
     mpi = int(environ.get("OMPI_COMM_WORLD_SIZE", 1)) > 1
@@ -23,19 +23,20 @@ def on_cluster() -> bool:
 
 
 def on_tpu() -> bool:
-    """Whether this machine has TPU chips; it may be one of a pod, or alone."""
+    """Returns whether this machine has TPU chips. It may be part of a pod or a single host."""
     chips = [*Path("/dev").glob("accel*"), *Path("/dev").glob("vfio/[0-9]*")]
     return importlib.util.find_spec("libtpu") is not None and bool(chips)
 
 
 def join_cluster(coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None):
-    """Initializes jax.distributed where flags or a cluster say so; alone otherwise.
+    """Initializes jax.distributed if the flags or a cluster require it.
 
-    Raises UserError where only some of the three flags are given or the coordinator cannot be reached.
+    Raises UserError if only some of the three flags are given, or the coordinator cannot be
+    reached.
     """
     given = [value is not None for value in (coordinator, num_processes, process_id)]
     if any(given) and not all(given):
-        raise UserError("--coordinator, --num_processes and --process_id go together: give all three or none.")
+        raise UserError("--coordinator, --num_processes and --process_id go together: set all three or none.")
     must_join = any(given) or on_cluster()
     if not must_join and not on_tpu():
         return
@@ -45,21 +46,21 @@ def join_cluster(coordinator: str | None = None, num_processes: int | None = Non
         if not must_join:
             return  # a TPU machine that is not part of a pod
         raise UserError(
-            f"The other processes could not be joined ({error}): start all of them, or name the first with "
-            f"--coordinator=HOST:PORT, --num_processes and --process_id."
+            f"This process could not connect to the others ({error}): start all of them, or set "
+            f"--coordinator=HOST:PORT of the first process, --num_processes and --process_id."
         ) from error
 
 
 def is_main_process() -> bool:
-    """Whether this process is the one that writes files and prints."""
+    """Returns whether this is process 0, the one that writes files and prints."""
     return jax.process_index() == 0
 
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """Lets all processes leave a block at the same time, and raises UserError on all where it was raised on one.
+    """Synchronizes all processes at the end of a block. If one raises UserError, all raise it.
 
-    Otherwise the others would wait for that one for ever, in the next thing that they do together.
+    Otherwise the other processes would wait forever for the failed one.
     """
     problem = None
     try:
@@ -67,8 +68,8 @@ def together() -> Iterator[None]:
     except UserError as error:
         problem = error
     if jax.process_count() > 1:
-        refused = multihost_utils.process_allgather(np.asarray(problem is not None))
-        if problem is None and refused.any():
-            problem = UserError("Another process could not go on; its message says why.")
+        failed = multihost_utils.process_allgather(np.asarray(problem is not None))
+        if problem is None and failed.any():
+            problem = UserError("Another process could not continue. See its error message.")
     if problem is not None:
         raise problem

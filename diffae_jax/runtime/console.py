@@ -1,4 +1,4 @@
-"""What a person sees while work goes on: lines, a progress bar, notes of the library, quantities in words."""
+"""Output for people: printed lines, a progress bar, log messages, formatted quantities."""
 
 import sys
 import time
@@ -9,11 +9,11 @@ from tqdm import tqdm
 from diffae_jax.runtime.cluster import is_main_process
 from diffae_jax.runtime.logs import LOGGER
 
-WARM_UP_CALLS = 5  # of the step, before which the first ones still fill the queue
+WARM_UP_CALLS = 5  # calls of the step that are excluded from the speed, because they only fill the queue
 
 
 def say(*words: Any, file: Any = None) -> None:
-    """Prints a line once, whatever the number of processes, without breaking a progress bar; by default to stdout."""
+    """Prints a line on the main process, above any progress bar; by default to stdout."""
     if is_main_process():
         file = file or sys.stdout
         tqdm.write(" ".join(str(word) for word in words), file=file)
@@ -21,19 +21,19 @@ def say(*words: Any, file: Any = None) -> None:
 
 
 def note(message: str) -> None:
-    """Logs what a call did, of level INFO: it shows only where the program has set logging up."""
+    """Logs a message of level INFO. It is shown only if the program has configured logging."""
     if is_main_process():
         LOGGER.info(message)
 
 
 def warn(message: str) -> None:
-    """Logs what may not be as meant, of level WARNING: Python prints that on stderr unless it is told otherwise."""
+    """Logs a message of level WARNING. By default, Python prints it to stderr."""
     if is_main_process():
         LOGGER.warning(message)
 
 
 class Progress:
-    """A progress bar over images or latents on a terminal, a line at each report elsewhere."""
+    """A progress bar over images or latents. Outside a terminal, prints a line at each report."""
 
     def __init__(self, unit: str, num_samples: int, first_sample: int):
         self._on_terminal = sys.stdout.isatty()
@@ -50,7 +50,7 @@ class Progress:
         )
 
     def advance(self, samples: int) -> None:
-        """Counts samples done; says once, when the speed is known, how long the rest will take."""
+        """Counts finished samples. Outside a terminal, prints once how much time is left."""
         self._bar.update(samples)
         self._done += samples
         self._calls += 1
@@ -60,10 +60,10 @@ class Progress:
             done, began = self._timed_from
             per_second = (self._done - done) / (time.monotonic() - began)
             left = max(0, self._num_samples - self._done) / per_second
-            say(f"About {duration(left)} to go, at {per_second:,.0f} {self._unit}/s.")
+            say(f"About {duration(left)} left, at {per_second:,.0f} {self._unit}/s.")
 
     def report(self, samples: int, loss: float, per_second: float) -> None:
-        """Shows the loss, the speed and the time left."""
+        """Shows the loss, the speed and the remaining time."""
         self._bar.set_postfix(loss=f"{loss:.4f}")
         if not self._on_terminal:
             left = max(0.0, self._num_samples - samples) / per_second
@@ -73,12 +73,12 @@ class Progress:
             )
 
     def close(self) -> None:
-        """Leaves the bar as it stands."""
+        """Closes the bar and leaves it visible."""
         self._bar.close()
 
 
 def duration(seconds: float) -> str:
-    """Writes a time span with the two units that matter: 3 d 4 h, 5 min 10 s."""
+    """Formats a time span with its two largest units: 3 d 4 h, 5 min 10 s."""
     seconds = round(seconds)
     for size, name, smaller, smaller_name in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
         if seconds >= size:
@@ -87,7 +87,7 @@ def duration(seconds: float) -> str:
 
 
 def quantity(value: float | int, unit: str) -> str:
-    """Writes a number with a metric prefix: 1.41 G, 20.3 M."""
+    """Formats a number with a metric prefix and a unit: 1.41 GFLOP, 20.3 MB."""
     for factor, prefix in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= factor:
             return f"{value / factor:.3g} {prefix}{unit}"

@@ -1,17 +1,21 @@
-"""The error of a user's making, told in one sentence with the numbers and the remedy."""
+"""The error for problems that the user can fix."""
 
 from collections.abc import Iterable
 from typing import Any
 
 LONGEST_MESSAGE = 400
-LONGEST_VALUE = 120  # in a message
+LONGEST_VALUE = 120  # characters of a value in a message
 
 
 class UserError(ValueError):
-    """Something that the user can put right. The entry points print its sentence, without a traceback, and exit 2.
+    """A problem that the user can fix, such as a missing file or an invalid value.
 
-    A program may catch it as a ValueError. Its sentence is one line that a terminal shows as it is, whatever it was
-    put together from; of one that is too long the middle is left out.
+    The message states what is wrong and how to fix it. The commands print it without a traceback
+    and exit with code 2. Programs can catch it as a ValueError.
+
+    Args:
+        message: The message. Characters that are not printable are escaped, so it stays on one
+            line. If it is longer than 400 characters, its middle is cut out.
     """
 
     def __init__(self, message: str):
@@ -19,9 +23,10 @@ class UserError(ValueError):
 
 
 def shown(value: Any) -> str:
-    """What others wrote, as it may stand in a message: short and in one line.
+    """Formats an untrusted value for a message: short and on one line.
 
-    Of what is neither text nor a number its type alone is told: it may be deep or long without end.
+    If the value is neither text nor a number, only its type is shown, because it may be very
+    large.
     """
     if isinstance(value, int) and value.bit_length() > 64:
         return f"an integer of {value.bit_length():,} bits"
@@ -31,7 +36,7 @@ def shown(value: Any) -> str:
 
 
 def list_some(names: Iterable[str]) -> str:
-    """Returns the first three of some names, and how many more there are."""
+    """Lists the first three names in sorted order, and the number of the others."""
     names = sorted(names)
     return ", ".join(map(shown, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
@@ -41,6 +46,6 @@ def _in_one_line(text: str) -> str:
 
 
 def _shortened(text: str) -> str:
-    """The beginning says what is wrong and the end what to do."""
+    """Cuts out the middle of a long message. Its start states the problem, its end the fix."""
     half = LONGEST_MESSAGE // 2 - 3
     return text if len(text) <= LONGEST_MESSAGE else f"{text[:half]} ... {text[-half:]}"

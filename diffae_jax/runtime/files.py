@@ -1,7 +1,4 @@
-"""Opens files that others wrote: regular files alone, of no more bytes and depth than what they should be needs.
-
-And writes files that are there whole or not at all.
-"""
+"""Reads untrusted files with limits on type, size and depth, and writes files atomically."""
 
 import contextlib
 import io
@@ -27,7 +24,7 @@ ROW_HEADER = re.compile(
 
 
 def expand_home(path: str | os.PathLike) -> Path:
-    """Returns a path with the home folder in place of a ~; that of nobody stays as it is, and leads nowhere."""
+    """Replaces ~ by the home folder. Returns the path unchanged if there is no such home."""
     try:
         return Path(path).expanduser()
     except RuntimeError:
@@ -36,13 +33,13 @@ def expand_home(path: str | os.PathLike) -> Path:
 
 @contextlib.contextmanager
 def os_errors_as_user_errors(path: Path, verb: str = "read") -> Iterator[None]:
-    """Turns what the system says about a path into a UserError: no permission, a name too long, a broken disk."""
+    """Turns an OSError about a path, such as a missing permission, into a UserError."""
     try:
         possible = b"\0" not in os.fsencode(path)
     except UnicodeEncodeError:
         possible = False
     if not possible:
-        raise UserError(f"{path} cannot be {verb}: it has characters that no path may have.")
+        raise UserError(f"{path} cannot be {verb}: it has characters that are not allowed in a path.")
     try:
         yield
     except OSError as error:
@@ -51,12 +48,12 @@ def os_errors_as_user_errors(path: Path, verb: str = "read") -> Iterator[None]:
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yields a scratch path beside `path`: once it is written it takes that place, and after an error it is gone.
+    """Yields a temporary path, and moves the file to `path` when the block ends without an error.
 
-    So `path` holds the new file whole or what it held before, whenever the process or the machine dies.
+    If the process or the machine dies, `path` holds either the complete new file or the old one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.stem}.tmp{path.suffix}")  # what writes it may go by the suffix
+    scratch = path.with_name(f".{path.stem}.tmp{path.suffix}")  # a writer may choose the format by the suffix
     try:
         yield scratch
         with scratch.open("rb") as file:
@@ -67,66 +64,67 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes a JSON file that is there whole or not at all."""
+    """Writes a JSON file atomically."""
     with atomic_write(path) as scratch:
         scratch.write_text(json.dumps(value, indent=2) + "\n")
 
 
 def check_file(path: Path) -> None:
-    """Raises UserError for what is no regular file, nor leads to one: to open a pipe would wait for its writer."""
+    """Raises UserError if a path is not a regular file or a link to one, such as a pipe."""
     with os_errors_as_user_errors(path):
         if not path.is_file():
             raise UserError(f"{path} is {'not a file' if path.exists() else 'missing: check the path'}.")
 
 
 def read_bytes(path: Path, limit: int) -> bytes:
-    """Returns the content of a regular file, or of one that a link leads to.
+    """Returns the content of a regular file, or of the file that a link points to.
 
-    Raises UserError for anything else, and for one of more than `limit` bytes.
+    Raises UserError for anything else, and if the file has more than `limit` bytes.
     """
     check_file(path)
     with os_errors_as_user_errors(path), path.open("rb") as file:
         content = file.read(limit + 1)
     if len(content) > limit:
-        raise UserError(f"{path} cannot be read: it has more than the {limit:,} bytes that such a file may have.")
+        raise UserError(f"{path} cannot be read: it has more than the {limit:,} bytes allowed for such a file.")
     return content
 
 
 def read_json(path: Path) -> Any:
-    """Returns the value of a JSON file. Raises UserError where it is none, or is long or deep beyond need."""
+    """Parses a JSON file. Raises UserError if it is invalid, too large or too deep."""
     return parse_json(read_bytes(path, MAX_JSON_BYTES), path)
 
 
 def parse_json(content: bytes, path: Path) -> Any:
-    """Returns the value of JSON that was found in `path`. Raises UserError where it is none or deep beyond need."""
+    """Parses JSON that was read from `path`. Raises UserError if it is invalid or too deep."""
     try:
         value = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as JSON ({shown(str(error))}): it is damaged.") from error
     level = [value]
     for _ in range(MAX_JSON_DEPTH):
-        level = [inner for outer in level if isinstance(outer, dict | list) for inner in _within(outer)]
+        level = [inner for outer in level if isinstance(outer, dict | list) for inner in _children(outer)]
     if level:
         raise UserError(f"{path} cannot be read: its JSON is nested more than {MAX_JSON_DEPTH} levels deep.")
     return value
 
 
-def _within(value: dict | list) -> Any:
+def _children(value: dict | list) -> Any:
     return value.values() if isinstance(value, dict) else value
 
 
 def read_rows(path: Path, names: tuple[str, ...]) -> list[np.ndarray]:
-    """Returns, as float32, the rows of floating point numbers that np.savez wrote under these names and no others.
+    """Reads vectors of numbers that np.savez wrote under exactly these names, as float32.
 
-    Raises UserError for any other file. numpy would follow what the file says of itself, to any size or type.
+    Raises UserError for any other file. np.load is not safe here: it allocates whatever size and
+    type the file declares.
     """
     content = io.BytesIO(read_bytes(path, MAX_ROWS_BYTES))
-    wanted = [f"{name}.npy" for name in names]
+    expected = [f"{name}.npy" for name in names]
     try:
         with zipfile.ZipFile(content) as archive:
             infos = archive.infolist()
             plain = all(info.compress_type == zipfile.ZIP_STORED and not info.flag_bits & 1 for info in infos)
-            if not plain or [info.filename for info in infos] != wanted:
+            if not plain or [info.filename for info in infos] != expected:
                 raise UserError(
                     f"{path} cannot be read: it does not hold {' and '.join(names)} as np.savez writes them."
                 )
@@ -134,12 +132,12 @@ def read_rows(path: Path, names: tuple[str, ...]) -> list[np.ndarray]:
     except UserError:
         raise
     except (zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError, EOFError, struct.error) as error:
-        raise UserError(f"{path} cannot be read: it is not a file of np.savez, or damaged.") from error
+        raise UserError(f"{path} cannot be read: it is damaged or was not written by np.savez.") from error
 
 
 def _row(content: bytes, path: Path, name: str) -> np.ndarray:
     header = ROW_HEADER.match(content)
     if header is None or len(content) - header.end() != int(header[2]) * int(header[1][1:]):
         raise UserError(f"{path} cannot be read: its {name} is not a row of floating point numbers.")
-    with np.errstate(over="ignore"):  # what float32 does not hold becomes infinite, which is refused
+    with np.errstate(over="ignore"):  # values beyond float32 become infinite, which callers refuse
         return np.frombuffer(content, f"<{header[1].decode()}", offset=header.end()).astype(np.float32)

@@ -1,4 +1,4 @@
-"""The logger of the library, and the root logger kept as its owner left it."""
+"""The logger of the library, and protection of the root logger from other libraries."""
 
 import contextlib
 import logging
@@ -9,21 +9,21 @@ LOGGER = logging.getLogger("diffae_jax")
 
 
 class _Printer(logging.Handler):
-    """Prints a record as any line of a command: once for all processes, without breaking a progress bar."""
+    """Prints log records in the same way as other lines of a command: see `console.say`."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        from diffae_jax.runtime.console import say  # brings jax, which a command may do without
+        from diffae_jax.runtime.console import say  # imports jax, which some commands do not need
 
         say(record.getMessage(), file=sys.stderr)
 
 
 @contextlib.contextmanager
 def log_to_stderr() -> Iterator[None]:
-    """Prints the notes of the library on stderr, as the commands do; afterwards the logger is as it was."""
+    """Prints log messages of the library to stderr. Restores the logger at the end."""
     printer, level, propagate = _Printer(), LOGGER.level, LOGGER.propagate
     LOGGER.addHandler(printer)
     LOGGER.setLevel(logging.INFO)
-    LOGGER.propagate = False  # handlers at the root would print them once more
+    LOGGER.propagate = False  # handlers of the root logger would print them again
     try:
         yield
     finally:
@@ -34,16 +34,16 @@ def log_to_stderr() -> Iterator[None]:
 
 @contextlib.contextmanager
 def preserve_root_logger() -> Iterator[None]:
-    """Takes back what absl, through which Orbax and Grain log, does to the root logger: its handler and its level.
+    """Restores the root logger, to which absl adds a handler and a level when Orbax or Grain log.
 
-    Handlers that others add meanwhile stay.
+    Handlers that other code adds in the block stay.
     """
     before, level = set(logging.root.handlers), logging.root.level
     try:
         yield
     finally:
         for handler in set(logging.root.handlers) - before:
-            # of absl or, where absl was not set up, that of logging.basicConfig
+            # the handler of absl, or that of logging.basicConfig if absl was not initialized
             if type(handler).__module__.startswith("absl.") or type(handler) is logging.StreamHandler:
                 logging.root.removeHandler(handler)
         logging.root.setLevel(level)

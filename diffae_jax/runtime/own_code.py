@@ -1,4 +1,4 @@
-"""Modules of the user's own, imported because the user named them; never because a file from elsewhere did."""
+"""Imports the user's own modules. Never call this with a name from a downloaded file."""
 
 import importlib
 
@@ -6,10 +6,10 @@ from diffae_jax.runtime.errors import UserError, shown
 
 
 def import_own(module: str) -> None:
-    """Imports a module by its dotted name. Raises UserError where it is not there or fails."""
+    """Imports a module by its dotted name. Raises UserError if it is missing or fails."""
     try:
         importlib.import_module(module)
-    except Exception as error:  # a program of somebody else's, which may raise anything
+    except Exception as error:  # the user's code may raise anything
         raise UserError(
             f"The module {shown(module)} cannot be imported ({type(error).__name__}: {shown(str(error))}): install its "
             f"package or put its folder on PYTHONPATH."

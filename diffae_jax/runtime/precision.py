@@ -1,12 +1,13 @@
-"""The types that networks compute in."""
+"""The number type in which networks compute."""
 
 import jax
 
 
 def resolve_precision(name: str) -> str:
-    """Turns "auto" into the fastest type that the first device computes well; other names pass unchanged.
+    """Returns the number type for a precision; "auto" gives the fastest that the device supports.
 
-    bfloat16 on TPU and on GPUs since Ampere, float16 on older GPUs (V100), float32 on CPU.
+    That is bfloat16 on TPUs and on GPUs since Ampere, float16 on older GPUs (V100), float32 on
+    CPUs.
     """
     if name != "auto":
         return name

@@ -1,4 +1,4 @@
-"""What the commands set up in their own process, once."""
+"""Setup of the current process for the commands, and a check against forks."""
 
 import atexit
 import functools
@@ -9,25 +9,29 @@ from diffae_jax.runtime.errors import UserError
 
 
 @functools.cache
-def _user_of_devices() -> int:
+def _device_process() -> int:
     return os.getpid()
 
 
 def forbid_forks() -> None:
-    """Raises UserError in a fork of a process that has used its devices: JAX's threads are not there to answer."""
-    if _user_of_devices() != os.getpid():
+    """Raises UserError in a fork of a process that has used JAX.
+
+    The threads of JAX do not exist in a fork.
+    """
+    if _device_process() != os.getpid():
         raise UserError(
-            "This process is a fork of one that has used JAX, which would hang here: start processes with "
+            "This process is a fork of a process that has used JAX, so JAX would hang: start processes with "
             'multiprocessing.get_context("spawn").'
         )
 
 
 @functools.cache
 def prepare_command() -> None:
-    """Silences XLA's notes of its inner life, and makes the process end at once. Call it before jax is imported.
+    """Hides log messages of XLA and makes the process exit fast. Call it before jax is imported.
 
-    A process that ends looks through all objects once more, which takes a second or, where processes share a core, five
-    of those that a signal leaves. Registered before jax registers its own, this runs after them.
+    At exit, Python's garbage collector visits all objects, which takes 1 to 5 seconds of the grace
+    time after a signal. Because `gc.freeze` is registered before the exit handlers of jax, it runs
+    after them.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     atexit.register(gc.freeze)

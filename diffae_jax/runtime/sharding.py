@@ -1,4 +1,4 @@
-"""Where arrays lie: batches split over all devices, state replicated or split too (FSDP)."""
+"""Shardings: batches are split over all devices, the state is replicated or split (FSDP)."""
 
 import functools
 import math
@@ -12,36 +12,36 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from diffae_jax.runtime.errors import UserError
 from diffae_jax.runtime.process import forbid_forks
 
-DATA = "data"  # the one mesh axis: all devices of all processes
+DATA = "data"  # the only mesh axis: all devices of all processes
 
-MIN_SPLIT_SIZE = 2**16  # smaller arrays cost more to gather than to keep
+MIN_SPLIT_SIZE = 2**16  # elements; gathering a smaller array costs more than replicating it
 
 Sharding = Literal["replicated", "fsdp"]
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Returns the mesh of some devices, by default all of all processes."""
+    """Returns a mesh of the given devices, by default all devices of all processes."""
     forbid_forks()
     devices = jax.devices() if devices is None else devices
-    # in this order the devices of a process are neighbors, so that its part of a batch is one piece
+    # jax.devices() lists the devices of a process together, so its part of a batch is contiguous
     return Mesh(np.asarray(devices), (DATA,), axis_types=(AxisType.Auto,))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The whole array on every device."""
+    """Returns the sharding that keeps the entire array on each device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def split_batch(mesh: Mesh, axis: int = 0) -> NamedSharding:
-    """The axis of the samples, by default the first, split over the devices."""
+    """Returns the sharding that splits the axis of the samples over the devices."""
     return NamedSharding(mesh, PartitionSpec(*(None,) * axis, DATA))
 
 
 def state_shardings(abstract_state: Any, mesh: Mesh, sharding: Sharding) -> Any:
-    """Returns a sharding for each leaf of a state given by its shapes.
+    """Returns a sharding for each leaf of a state. The state is given by its shapes.
 
-    Under fsdp, every array of at least 65,536 elements is split along its largest axis that the number of devices
-    divides; the compiler gathers each where it is used.
+    With "fsdp", arrays of at least 65,536 elements are split along one axis: the largest whose
+    size the number of devices divides. The compiler gathers an array when it is used.
     """
 
     def spec(leaf) -> PartitionSpec:
@@ -55,16 +55,16 @@ def state_shardings(abstract_state: Any, mesh: Mesh, sharding: Sharding) -> Any:
 
 
 def check_batch_size(key: str, batch_size: int, num_devices: int, num_microbatches: int = 1) -> None:
-    """Raises UserError, with the config's key of the batch size, where a batch cannot be split evenly."""
+    """Raises UserError if a batch cannot be split evenly. `key` is the config key of its size."""
     if batch_size % (num_devices * num_microbatches):
         raise UserError(
-            f"A batch of {batch_size} cannot be split over {num_devices} devices x {num_microbatches} micro-batches: "
+            f"A batch of {batch_size} cannot be split over {num_devices} devices x {num_microbatches} microbatches: "
             f"make --config.{key} a multiple of {num_devices * num_microbatches}."
         )
 
 
 def shard_array(array: np.ndarray | jax.Array, sharding: NamedSharding) -> jax.Array:
-    """Lays an array that every process holds whole out over the devices."""
+    """Shards a host array that every process holds in full."""
     return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
 
@@ -74,7 +74,7 @@ def _gather(mesh: Mesh) -> Callable[[Any], Any]:
 
 
 def on_host(tree: Any) -> Any:
-    """Fetches global arrays of any sharding as numpy arrays, on every process alike."""
+    """Returns arrays of any sharding as NumPy arrays, in full on each process."""
     forbid_forks()
     mesh_of = {x.sharding.mesh for x in jax.tree.leaves(tree) if not x.is_fully_addressable}
     if mesh_of:

@@ -1,4 +1,1 @@
-"""A run as a chain of stages, each reading and writing the run folder and picking up where it stopped.
-
-Knows no command.
-"""
+"""A run as a chain of resumable stages. Each stage reads and writes the run folder."""

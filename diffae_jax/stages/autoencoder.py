@@ -1,4 +1,4 @@
-"""Stage 1: images -> semantic encoder and conditional UNet, trained together (Eq. 6)."""
+"""Stage 1: trains the semantic encoder and the conditional UNet together (Eq. 6)."""
 
 import contextlib
 from collections.abc import Mapping
@@ -43,10 +43,10 @@ from diffae_jax.training.step import LossFn, sample_keys
 
 
 def autoencoder_loss(graphdef: nnx.GraphDef, process: Process, terms: Mapping[str, LossTerm] | None = None) -> LossFn:
-    """Returns the loss of encoder and UNet together: that of the process with z = Enc(x_0) (Eq. 6), and added terms.
+    """Returns the loss function of the autoencoder: diffusion loss with z = Enc(x_0), plus terms.
 
-    Each sample draws t uniformly, eps ~ N(0, I) and its dropout masks from its own key. The metric "loss" leaves the
-    terms out.
+    Each sample draws t uniformly, eps ~ N(0, I) and its dropout masks from its own key. The metric
+    "loss" excludes the terms. Source: Eq. 6.
     """
 
     def loss_fn(params: Any, batch: dict[str, Array], keys: Key[Array, "n"]) -> tuple[Float[Array, "n"], dict]:
@@ -63,7 +63,7 @@ def autoencoder_loss(graphdef: nnx.GraphDef, process: Process, terms: Mapping[st
 def loss_given_z(
     model: Any, process: Process, x_0: Array, z: Array | None, keys: Key[Array, "n"], *, train: bool
 ) -> Float[Array, "n"]:
-    """The loss of each image with z as given; without `train`, nothing is dropped."""
+    """Returns the diffusion loss of each image for a given z; `train` turns dropout on."""
     draw_keys, dropout_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
     t, eps = draw_t_and_eps(draw_keys, x_0)
     network = partial(model.unet, z=z, dropout_keys=dropout_keys if train else None)
@@ -76,7 +76,7 @@ def autoencoder_program(
     dtype: type | np.dtype = np.uint8,
     loss_terms: Mapping[str, LossTerm] | None = None,
 ) -> Program:
-    """Compiles the training step of a config, for images that come to the devices as that type."""
+    """Compiles the training step of the autoencoder, for images of type `dtype`."""
     precision = resolve_precision(config.train.precision)
     build = builder(config, precision)
     graphdef, _ = abstract_model(build)
@@ -96,7 +96,7 @@ def autoencoder_program(
 
 
 def describe_images(config: ConfigDict, folder: Path, training: Source, held_out: Source) -> None:
-    """Prints what was found in the images, and their labels."""
+    """Prints a summary of the images and their labels."""
     for line in (
         *data_summary(folder),
         *describe_labels(training.labels),
@@ -106,21 +106,21 @@ def describe_images(config: ConfigDict, folder: Path, training: Source, held_out
 
 
 def describe(config: ConfigDict, program: Program, num_training: int, num_steps: int) -> None:
-    """Prints the model and what training will take."""
+    """Prints the size of the model, and the computation and memory that training needs."""
     batch_size, device = config.train.batch_size, jax.local_devices()[0]
     precision = resolve_precision(config.train.precision)
 
-    def work(num_steps):
+    def compute(num_steps):
         return "FLOP unknown" if program.flops is None else quantity(program.flops * num_steps, "FLOP")
 
     say(parameter_table(program.abstract_state.params))
     say(
-        f"A step: {batch_size} images, {work(1)}, {quantity(program.bytes_per_device, 'B')} "
-        f"on each of {jax.device_count()} {device.device_kind} in {precision}."
+        f"Each step: {batch_size} images, {compute(1)}, {quantity(program.bytes_per_device, 'B')} of memory "
+        f"on each of {jax.device_count()} {device.device_kind}, in {precision}."
     )
     say(
-        f"The run: {num_steps:,} steps, {num_steps * batch_size:,} images "
-        f"({num_steps * batch_size / num_training:,.0f} times each), {work(num_steps)}."
+        f"Entire training: {num_steps:,} steps, {num_steps * batch_size:,} images "
+        f"({num_steps * batch_size / num_training:,.0f} epochs), {compute(num_steps)}."
     )
     warn_of_memory(
         program.bytes_per_device,
@@ -130,16 +130,16 @@ def describe(config: ConfigDict, program: Program, num_training: int, num_steps:
 
 
 def periodic_tasks(config: ConfigDict, folder: Path, mesh: Mesh, images: Source) -> list[Periodic]:
-    """Returns what is done at intervals: the health of z, and a grid of reconstructions, both on `images`."""
+    """Returns the tasks to run at intervals: the health of z and a grid of reconstructions."""
     batch_size = config.train.batch_size
 
-    def some(count):
+    def first_images(count):
         return read(images, range(min(count, len(images))))
 
-    grid = grid_task(config, folder, mesh, some(config.report.num_grid_images))
+    grid = grid_task(config, folder, mesh, first_images(config.report.num_grid_images))
     tasks = [Periodic(steps_of(config.report.grid_every, batch_size), grid)]
     if config.model.z_dim is not None:
-        health_images = some(batch_size // config.execution.num_microbatches)  # so many fit the devices
+        health_images = first_images(batch_size // config.execution.num_microbatches)  # a microbatch fits in memory
         if len(health_images) > 1:
             health = health_task(config, mesh, health_images)
             tasks.append(Periodic(steps_of(config.report.health_every, batch_size), health))
@@ -147,7 +147,7 @@ def periodic_tasks(config: ConfigDict, folder: Path, mesh: Mesh, images: Source)
 
 
 def health_task(config: ConfigDict, mesh: Mesh, images: Shaped[np.ndarray, "n *shape"]) -> PeriodicCall:
-    """Measures and reports whether z is learning, on at least two images."""
+    """Returns a task that measures whether z is learning, on at least two images."""
     graphdef, _ = abstract_model(builder(config, resolve_precision(config.train.precision)))
     batch = shard_array(images, replicated(mesh) if len(images) % mesh.size else split_batch(mesh))
 
@@ -169,7 +169,7 @@ def health_task(config: ConfigDict, mesh: Mesh, images: Shaped[np.ndarray, "n *s
 
 
 def grid_task(config: ConfigDict, folder: Path, mesh: Mesh, images: Shaped[np.ndarray, "n *shape"]) -> PeriodicCall:
-    """Draws what the averaged weights make of `images`: see `reconstructions`."""
+    """Returns a task that saves a picture of `reconstructions` with the EMA weights."""
     x_0 = to_float(images)
 
     def task(state: TrainState, step: int, _: dict[str, float]) -> dict[str, float]:
@@ -184,8 +184,11 @@ def grid_task(config: ConfigDict, folder: Path, mesh: Mesh, images: Shaped[np.nd
 def reconstructions(
     model: DiffAE, x_0: Float[np.ndarray, "n *shape"], num_steps: int
 ) -> dict[str, Float[np.ndarray, "n *shape"]]:
-    """Returns rows of images: the input, its reconstructions with inferred and with random x_T, and every x_T
-    decoded with the z of the image before; the baseline has no z, so for it the last row is left out."""
+    """Returns rows of images by their captions.
+
+    The rows are the input, its reconstructions with inferred and with random x_T, and each x_T
+    decoded with the z of the previous image. The DDIM baseline has no z and therefore no last row.
+    """
     rows = {"input": x_0}
     z = None if model.config.model.z_dim is None else model.encode(x_0)
     x_T = model.invert(x_0, z, num_steps)
@@ -203,12 +206,10 @@ def run(
     images: Any = None,
     loss_terms: Mapping[str, LossTerm] | None = None,
 ) -> None:
-    """Trains the autoencoder of a run folder, from where it stopped, and leaves its checkpoints and grids there.
+    """Trains the autoencoder, or resumes its training, and writes checkpoints and grids.
 
-    The images are those of the config's path, or those that are given.
-
-    Raises UserError for more training under latents that were made already, and for loss terms that are not those
-    that the config names.
+    `images` replaces the images at config.data.path. Raises UserError if existing latents would
+    become outdated, or if the loss terms differ from those in the config.
     """
     batch_size = config.train.batch_size
     intervals = Intervals(
@@ -221,7 +222,7 @@ def run(
         first_step = checkpoints.latest or 0
         is_finished = first_step >= intervals.num_steps
         if not is_finished:  # before the images are read
-            refuse_to_train_under(folder, first_step, intervals.num_steps)
+            refuse_outdating(folder, first_step, intervals.num_steps)
             abstract_weights(config, mesh)  # refuses a model that cannot be built
             check_terms(config, loss_terms or {})
             check_batch_size("train.batch_size", batch_size, mesh.size, config.execution.num_microbatches)
@@ -243,7 +244,7 @@ def run(
         program = autoencoder_program(config, mesh, training.transform.dtype, loss_terms)
         describe(config, program, len(training), intervals.num_steps)
         if first_step:
-            say(f"Going on after step {first_step:,} ({first_step * batch_size:,} images).")
+            say(f"Resuming after step {first_step:,} ({first_step * batch_size:,} images).")
         writer = MetricsWriter(folder, "autoencoder", "images", first_step, config.report.tensorboard)
         fit(
             program,
@@ -257,11 +258,11 @@ def run(
         )
 
 
-def refuse_to_train_under(folder: Path, step: int, num_steps: int) -> None:
-    """Raises UserError where latents of the autoencoder as it is would be left without it."""
-    made_from_it = [str(folder / name) for name in ("latents", "prior") if (folder / name).exists()]
-    if made_from_it:
+def refuse_outdating(folder: Path, step: int, num_steps: int) -> None:
+    """Raises UserError if latents or a prior exist: further training would outdate them."""
+    dependents = [str(folder / name) for name in ("latents", "prior") if (folder / name).exists()]
+    if dependents:
         raise UserError(
-            f"Training the autoencoder from step {step:,} on to {num_steps:,} would make {' and '.join(made_from_it)}, "
-            f"which it was used for, useless: remove them first, or keep the old --config.train.num_images."
+            f"Training the autoencoder from step {step:,} to {num_steps:,} would outdate {' and '.join(dependents)}, "
+            f"which depend on it: remove them first, or keep the old --config.train.num_images."
         )

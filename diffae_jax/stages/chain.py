@@ -1,4 +1,4 @@
-"""The stages in their order."""
+"""The stages of a run, and the function that runs them in order."""
 
 import dataclasses
 from collections.abc import Callable
@@ -25,13 +25,13 @@ from diffae_jax.stages.run_folder import RunFolder
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """A link of the chain: what it does in a run folder, and what it reads and writes there."""
+    """A step of a run, with its inputs and outputs in the run folder."""
 
-    run: Callable[..., None]  # of config, folder and mesh, and of what it takes
+    run: Callable[..., None]  # called with config, folder, mesh and the arguments in `takes`
     reads: str
     writes: str
-    less_memory: str  # flags that make it need less
-    takes: tuple[str, ...] = ()  # of the arguments of `run_stages`
+    less_memory: str  # what to set if the devices run out of memory
+    takes: tuple[str, ...] = ()  # arguments of `run_stages` that are passed on to `run`
 
 
 STAGES = {
@@ -39,7 +39,7 @@ STAGES = {
         autoencoder.run,
         "the images",
         "autoencoder/",
-        "--config.execution.remat=True, a higher --config.execution.num_microbatches or a lower "
+        "set --config.execution.remat=True, a higher --config.execution.num_microbatches or a lower "
         "--config.train.batch_size",
         takes=("images", "loss_terms"),
     ),
@@ -47,30 +47,30 @@ STAGES = {
         latents.run,
         "the images, autoencoder/",
         "latents/",
-        "a higher --config.execution.num_microbatches",
+        "set a higher --config.execution.num_microbatches",
         takes=("images",),
     ),
     "prior": Stage(
         prior.run,
         "latents/, autoencoder/",
         "prior/",
-        "a lower --config.prior.batch_size or --config.report.num_sample_images; z of all images have to fit",
+        "set a lower --config.prior.batch_size or --config.report.num_sample_images; z of all images must fit",
     ),
     "probes": Stage(
         probes.run,
         "the labels of the images, autoencoder/, latents/",
         "probes/",
-        "devices with more memory",
+        "use devices with more memory",
         takes=("images",),
     ),
     "evaluation": Stage(
         evaluation.run,
         "the images, autoencoder/, latents/, prior/",
         "evaluation/",
-        "devices with more memory",
+        "use devices with more memory",
         takes=("images",),
     ),
-    "export": Stage(export.run, "autoencoder/, latents/, prior/, probes/", "bundle/", "devices with more memory"),
+    "export": Stage(export.run, "autoencoder/, latents/, prior/, probes/", "bundle/", "use devices with more memory"),
 }
 
 
@@ -78,13 +78,31 @@ def run_stages(
     config: ConfigDict,
     workdir: str | None = None,
     stages: list[str] | None = None,
-    images: Any = None,  # arrays or PIL images, in place of what lies at config.data.path
-    encoder: type[nnx.Module] | None = None,  # in place of the one that the config names: see models/encoders.py
-    loss_terms: dict[str, LossTerm] | None = None,  # added to the loss of the autoencoder, by the names they are logged
+    images: Any = None,
+    encoder: type[nnx.Module] | None = None,
+    loss_terms: dict[str, LossTerm] | None = None,
 ) -> None:
-    """Runs the named stages, by default all, in a run folder. Raises UserError for a user's mistakes.
+    """Trains, evaluates and exports a model. The same call again resumes the run.
 
-    The config that the run and its bundle keep names the encoder and the loss terms. A run goes on with the same ones.
+    The config in the run folder records the names of the encoder and of the loss terms. A run
+    resumes only with the same ones.
+
+    Args:
+        config: The settings of the run. It is not changed.
+        workdir: The run folder; default: runs/<config.name>.
+        stages: Names of the stages to run: autoencoder, latents, prior, probes, evaluation,
+            export. They run in this order, whatever the order of the list. Default: all.
+        images: Training images as an array [N, *spatial, C] or as PIL images, used instead of
+            config.data.path. Default: the images at config.data.path.
+        encoder: A class for the semantic encoder, used instead of config.model.encoder.kind: see
+            `models.encoders`.
+        loss_terms: Functions (z, batch, keys) -> [N] that are added to the loss of the autoencoder
+            and logged under their names: see `stages.loss_terms`. Default: none.
+
+    Raises:
+        UserError: The config, the data or the run folder cannot be used, or the devices have too
+            little memory. The message names the fix.
+        Stopped: SIGINT or SIGTERM stopped the training; the state is saved.
     """
     unknown = set(stages or ()) - STAGES.keys()
     if unknown:
@@ -94,12 +112,12 @@ def run_stages(
     if loss_terms:
         config.train.loss_terms = tuple(sorted(loss_terms))
     check_run(config)
-    if ":" in config.model.encoder.kind:  # which the user wrote, who may run what they like
+    if ":" in config.model.encoder.kind:  # the user's own config may import code; a downloaded bundle may not
         import_own(config.model.encoder.kind.partition(":")[0])
     given = {"images": images, "loss_terms": loss_terms or {}}
     enable_compilation_cache()
     mesh = make_mesh()
-    if config.model.z_dim is not None and (stages is None or "prior" in stages):  # not after days of training
+    if config.model.z_dim is not None and (stages is None or "prior" in stages):  # fail now, not after days of training
         check_batch_size("prior.batch_size", config.prior.batch_size, mesh.size)
     with preserve_root_logger(), RunFolder(workdir or Path("runs") / config.name, config) as folder:
         for name, stage in STAGES.items():
@@ -111,7 +129,7 @@ def run_stages(
                     if "RESOURCE_EXHAUSTED" not in str(error):
                         raise
                     raise UserError(
-                        f"The devices have too little memory for the stage {name}: give it {stage.less_memory}."
+                        f"The devices have too little memory for the stage {name}: {stage.less_memory}."
                     ) from error
         if stages is None:
             say(final_summary(config, folder.path))
@@ -120,27 +138,27 @@ def run_stages(
 
 
 def final_summary(config: ConfigDict, folder: Path) -> str:
-    """Says where the results of a finished run are, and what to try next."""
+    """Lists the results of a finished run, and shows how to use its model."""
     has_z = config.model.z_dim is not None
     pictures = {
-        "evaluation/report.html": "what was measured, to be opened in a browser",
-        "evaluation/reconstructions.png": "images and what comes back of them",
+        "evaluation/report.html": "the measurements; open it in a browser",
+        "evaluation/reconstructions.png": "images and their reconstructions",
         "evaluation/samples.png": "new images",
         "autoencoder/grids": "reconstructions during training",
         "prior/grids": "samples during training",
     }
-    found = [f"  {folder / name}: {what}" for name, what in pictures.items() if (folder / name).exists()]
+    results = [f"  {folder / name}: {meaning}" for name, meaning in pictures.items() if (folder / name).exists()]
     bundle = folder / "bundle"
     return "\n".join(
         [
             "\nResults:",
-            *found,
+            *results,
             *filter(None, [left_out(folder)]),
-            f"The model: {bundle}, one folder to keep and to share. To go on:",
+            f"The model is in {bundle}, one folder to keep or share. To use it:",
             "  from diffae_jax import DiffAE",
             f'  model = DiffAE.load("{bundle}")',
-            *(["  z = model.encode(images)           # what your images mean"] if has_z else []),
-            "  again = model.reconstruct(images)  # almost the same images",
-            "  new = model.sample(16, seed=1)     # new ones",
+            *(["  z = model.encode(images)           # latent codes"] if has_z else []),
+            "  again = model.reconstruct(images)  # nearly the same images",
+            "  new = model.sample(16, seed=1)     # new images",
         ]
     )

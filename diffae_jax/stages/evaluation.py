@@ -1,4 +1,4 @@
-"""Stage 5: the paper's measurements of the trained model, as results.json, pictures and report.html."""
+"""Stage 5: measures the trained model and writes results.json, pictures and report.html."""
 
 from pathlib import Path
 from typing import Any
@@ -17,26 +17,26 @@ from diffae_jax.training.metrics import last_speed
 
 
 def run(config: ConfigDict, folder: Path, mesh: Mesh, images: Any = None) -> None:
-    """Measures a trained run by the programs of config.evaluation, on its held-out images; see `evaluate`."""
+    """Runs the programs of config.evaluation on the held-out images; see `evaluate`."""
     training, held_out = open_data(config, folder, images, begun=is_begun(folder))
-    own, settings = folder / "evaluation", config.evaluation
+    output, settings = folder / "evaluation", config.evaluation
     if not len(held_out):
         held_out = training
-        say("No images are held out (--config.data.held_out_share), so what follows is measured on training images.")
+        say("No images are held out (--config.data.held_out_share), so the evaluation uses training images.")
     model = DiffAE.load(folder, mesh)
-    found = evaluate(
+    results = evaluate(
         model,
         held_out,
         training,
         settings,
-        own,
+        output,
         seed=config.seed,
         baseline=DiffAE.load(settings.baseline, mesh) if settings.baseline else None,
         others=tuple(DiffAE.load(path, mesh) for path in settings.others),
         foreign=open_for(model, settings.foreign) if settings.foreign else None,
         images_per_second=last_speed(folder, "images"),
     )
-    if found is None:
-        say(f"evaluation: finished, figures in {own / REPORT}.")
+    if results is None:
+        say(f"evaluation: finished, figures in {output / REPORT}.")
     else:
-        say(f"The report: {own / REPORT}")
+        say(f"The report: {output / REPORT}")

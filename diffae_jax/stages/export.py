@@ -1,4 +1,4 @@
-"""Last stage: the run -> one portable bundle."""
+"""Stage 6: writes the trained model as one portable bundle."""
 
 import shutil
 from pathlib import Path
@@ -16,10 +16,10 @@ from diffae_jax.training.checkpoint import latest_step
 
 
 def run(config: ConfigDict, folder: Path, mesh: Mesh) -> None:
-    """Writes the model of a run as a bundle, unless the one that is there holds the same."""
+    """Writes the model of a run as a bundle, unless the existing bundle holds the same model."""
     bundle = folder / "bundle"
     if is_main_process():
-        for unfinished in folder.glob(f".{bundle.name}.*"):  # of a process that was killed while it wrote
+        for unfinished in folder.glob(f".{bundle.name}.*"):  # left by a killed process
             shutil.rmtree(unfinished)
     model = DiffAE.load(folder, mesh)
     model.origin = {
@@ -29,23 +29,24 @@ def run(config: ConfigDict, folder: Path, mesh: Mesh) -> None:
         "latents_seen": config.prior.batch_size * (latest_step(folder / "prior" / "checkpoints") or 0),
         "digest": model.digest(),
     }
-    with together():  # nobody writes before all have looked
-        finished = is_there(bundle, model)
+    with together():  # all processes must check before one of them writes
+        finished = is_exported(bundle, model)
     if finished:
         say(f"export: finished, {bundle}.")
         return
     with together():
         model.save(bundle)
-    say(f"Wrote {bundle}: DiffAE.load opens it anywhere.")
+    say(f"Wrote {bundle}. DiffAE.load opens it on any machine.")
 
 
-def is_there(bundle: Path, model: DiffAE) -> bool:
-    """Whether a bundle of that model's origin and probes is there, undamaged."""
+def is_exported(bundle: Path, model: DiffAE) -> bool:
+    """Returns whether an undamaged bundle with the same origin and the same probes exists."""
     if not (bundle / MANIFEST).exists():
         return False
     try:
-        found = read_bundle(bundle)
+        existing = read_bundle(bundle)
     except UserError as error:
-        say(f"{error} It is written anew.")
+        say(f"{error} The bundle is written again.")
         return False
-    return found.origin == model.origin and probe_files(found.probes.values()) == probe_files(model.probes.values())
+    same_probes = probe_files(existing.probes.values()) == probe_files(model.probes.values())
+    return existing.origin == model.origin and same_probes

@@ -1,4 +1,4 @@
-"""Stage 2: images -> z of every image of the data set, by the averaged encoder, and their statistics (Sec. 4)."""
+"""Stage 2: encodes every image to z with the EMA weights, and takes statistics of z (Sec. 4)."""
 
 from pathlib import Path
 from typing import Any
@@ -28,40 +28,41 @@ from diffae_jax.training.metrics import last_speed
 
 
 def run(config: ConfigDict, folder: Path, mesh: Mesh, images: Any = None) -> None:
-    """Encodes the training and the held-out images, without flips, part by part; parts that are there are kept.
+    """Encodes the training and held-out images in chunks, without flips. Finished chunks are kept.
 
-    Each process encodes parts of its own on its own devices, so none waits for another until the statistics are taken.
-    Raises UserError where there is no autoencoder, and for latents that another one made.
+    Each process encodes its own share of the chunks on its own devices; the processes synchronize
+    only before the statistics. Raises UserError if there is no autoencoder, or if the existing
+    latents come from a different one.
     """
     if config.model.z_dim is None:
         say("latents: a DDIM baseline has no z, so there is nothing to do.")
         return
     splits = dict(zip(("training", "held_out"), open_data(config, folder, images, begun=is_begun(folder)), strict=True))
-    checkpoints, own = folder / "autoencoder" / "checkpoints", folder / "latents"
+    checkpoints, output = folder / "autoencoder" / "checkpoints", folder / "latents"
     params = on_host(load_ema(checkpoints, abstract_weights(config, mesh)["autoencoder"]))
     made_from = {"autoencoder_step": latest_step(checkpoints), "autoencoder": digest(params)}
-    check_inputs(own, {**made_from, **facts(*splits.values())})
+    check_inputs(output, {**made_from, **facts(*splits.values())})
     num_images = sum(len(source) for source in splits.values())
-    parts = [(split, source, start) for split, source in splits.items() for start in chunk_starts(len(source))]
-    with together():  # nobody writes before all have looked
-        missing = [i for i, (split, _, start) in enumerate(parts) if not chunk_path(own, split, start).exists()]
-        finished = not missing and (own / STATISTICS).exists()
+    chunks = [(split, source, start) for split, source in splits.items() for start in chunk_starts(len(source))]
+    with together():  # all processes must check before one of them writes
+        missing = [i for i, (split, _, start) in enumerate(chunks) if not chunk_path(output, split, start).exists()]
+        finished = not missing and (output / STATISTICS).exists()
     if finished:
         say(f"latents: finished, z of {num_images:,} images.")
         return
-    to_go = sum(min(CHUNK_SIZE, len(source) - start) for _, source, start in (parts[i] for i in missing))
-    found = f"{num_images:,} images, z of {config.model.z_dim} dimensions; {to_go:,} images to go"
-    say(found + expected_time(folder, to_go))
-    mine = [parts[i] for i in missing if i % jax.process_count() == jax.process_index()]
-    share = config.train.batch_size // (config.execution.num_microbatches * jax.process_count())
+    num_left = sum(min(CHUNK_SIZE, len(source) - start) for _, source, start in (chunks[i] for i in missing))
+    summary = f"{num_images:,} images, z of {config.model.z_dim} dimensions; {num_left:,} images left to encode"
+    say(summary + expected_time(folder, num_left))
+    chunks_here = [chunks[i] for i in missing if i % jax.process_count() == jax.process_index()]
+    batch_size = config.train.batch_size // (config.execution.num_microbatches * jax.process_count())
     with together():
-        encode_chunks(own, mine, encoder(config, params, share))
+        encode_chunks(output, chunks_here, encoder(config, params, batch_size))
     with together():
-        if is_main_process() and not (own / STATISTICS).exists():
-            LatentStatistics.of(z for _, z in read_chunks(own, "training")).save(own / STATISTICS)
+        if is_main_process() and not (output / STATISTICS).exists():
+            LatentStatistics.of(z for _, z in read_chunks(output, "training")).save(output / STATISTICS)
 
 
 def expected_time(folder: Path, num_images: int) -> str:
-    """Ends a sentence with the time that it takes to encode images: less than training on them took."""
+    """Returns the end of a sentence: the time that training on these images would take at most."""
     speed = last_speed(folder, "images")
-    return f", less than {duration(num_images / speed + 1)}." if speed else "."
+    return f", in less than {duration(num_images / speed + 1)}." if speed else "."

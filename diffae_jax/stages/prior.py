@@ -1,4 +1,4 @@
-"""Stage 3: z -> the latent DDIM, from which z can be sampled (Eq. 9, Table 6)."""
+"""Stage 3: trains the prior (latent DDIM), which draws new z (Eq. 9, Table 6)."""
 
 import contextlib
 import dataclasses
@@ -34,12 +34,15 @@ from diffae_jax.training.program import Program, compile_program, run_key, warn_
 from diffae_jax.training.state import TrainState, make_optimizer
 from diffae_jax.training.step import LossFn
 
-STAGE = 1  # sets the randomness of this stage apart from that of the autoencoder
-ZERO_PREDICTOR_LOSS = {"l1": np.sqrt(2 / np.pi), "mse": 1.0}  # of a network that always says 0
+STAGE = 1  # makes the random numbers of this stage differ from those of the autoencoder
+ZERO_PREDICTOR_LOSS = {"l1": np.sqrt(2 / np.pi), "mse": 1.0}  # of a network whose output is always 0
 
 
 def prior_loss(graphdef: nnx.GraphDef, process: Process) -> LossFn:
-    """Returns the loss of the latent DDIM on normalized z (Eq. 9); each draws t and eps from its own key."""
+    """Returns the loss function of the prior on normalized z (Eq. 9).
+
+    Each sample draws t and eps from its own key.
+    """
 
     def loss_fn(params: Any, z_0: Float[Array, "n d"], keys: Key[Array, "n"]) -> tuple[Float[Array, "n"], dict]:
         t, eps = draw_t_and_eps(keys, z_0)
@@ -49,7 +52,7 @@ def prior_loss(graphdef: nnx.GraphDef, process: Process) -> LossFn:
 
 
 def prior_program(config: ConfigDict, mesh: Mesh, num_latents: int) -> Program:
-    """Compiles the training step of the latent DDIM of a config, over so many z that stay on the devices."""
+    """Compiles the training step of the prior, for `num_latents` z that stay on the devices."""
     precision, steps = resolve_precision(config.train.precision), config.execution.steps_per_dispatch
     build = prior_builder(config, precision)
     graphdef, _ = abstract_model(build)
@@ -70,14 +73,15 @@ def prior_program(config: ConfigDict, mesh: Mesh, num_latents: int) -> Program:
 
 
 def run(config: ConfigDict, folder: Path, mesh: Mesh) -> None:
-    """Trains the latent DDIM of a run folder, from where it stopped, and leaves its checkpoints and grids there.
+    """Trains the prior, or resumes its training, and writes checkpoints and grids.
 
-    Raises UserError where there are no latents, and for a prior that was begun on others.
+    Raises UserError if there are no latents, or if the existing prior was trained on different
+    ones.
     """
     if config.model.z_dim is None:
         say("prior: a DDIM baseline has no z, so there is nothing to do.")
         return
-    own, batch_size = folder / "prior", config.prior.batch_size
+    output, batch_size = folder / "prior", config.prior.batch_size
     intervals = Intervals(
         num_steps=steps_of(config.prior.num_latents, batch_size),
         log_every=steps_of(config.report.prior_log_every, batch_size),
@@ -85,10 +89,10 @@ def run(config: ConfigDict, folder: Path, mesh: Mesh) -> None:
     )
     model = DiffAE.load(folder, mesh)
     if model.statistics is None:
-        raise UserError(f"{folder} holds no z to learn from: run the stage latents first (--stages=latents,prior).")
-    check_inputs(own, {"statistics_of_z": digest(dataclasses.asdict(model.statistics))})
+        raise UserError(f"{folder} has no z to train on: run the stage latents first (--stages=latents,prior).")
+    check_inputs(output, {"statistics_of_z": digest(dataclasses.asdict(model.statistics))})
     with contextlib.ExitStack() as stack:
-        checkpoints = stack.enter_context(contextlib.closing(Checkpoints(own / "checkpoints")))
+        checkpoints = stack.enter_context(contextlib.closing(Checkpoints(output / "checkpoints")))
         first_step = checkpoints.latest or 0
         if first_step >= intervals.num_steps:
             say(f"prior: finished, {first_step * batch_size:,} z seen.")
@@ -98,10 +102,10 @@ def run(config: ConfigDict, folder: Path, mesh: Mesh) -> None:
         program = prior_program(config, mesh, num_latents)
         describe(config, program, num_latents, intervals.num_steps)
         if first_step:
-            say(f"Going on after step {first_step:,} ({first_step * batch_size:,} z).")
+            say(f"Resuming after step {first_step:,} ({first_step * batch_size:,} z).")
         writer = MetricsWriter(folder, "prior", "latents", first_step, config.report.tensorboard)
         resident = shard_array(z, replicated(mesh))
-        del z  # of large data sets, gigabytes
+        del z  # gigabytes for a large data set
         rows = batches_of_rows(
             num_latents,
             batch_size=batch_size,
@@ -117,41 +121,42 @@ def run(config: ConfigDict, folder: Path, mesh: Mesh) -> None:
             batch_size=batch_size,
             key=run_key(config.seed, mesh, STAGE),
             intervals=intervals,
-            periodic=[sample_task(model, own)],
+            periodic=[sample_task(model, output)],
             checkpoints=checkpoints,
             writer=stack.enter_context(contextlib.closing(writer)),
         )
 
 
 def normalized(statistics: LatentStatistics, latents: Path) -> Float[np.ndarray, "n d"]:
-    """Reads all z of the training images, normalized; part by part, for they may be a large part of the memory."""
+    """Reads the normalized z of all training images, chunk by chunk to save memory."""
     z = np.empty((count_of(latents, "training"), len(statistics.mean)), np.float32)
     filled = 0
-    for ids, part in read_chunks(latents, "training"):
-        z[filled : filled + len(ids)] = statistics.normalize(part)
+    for ids, chunk in read_chunks(latents, "training"):
+        z[filled : filled + len(ids)] = statistics.normalize(chunk)
         filled += len(ids)
     return z
 
 
 def describe(config: ConfigDict, program: Program, num_latents: int, num_steps: int) -> None:
-    """Prints the network, the data and what training will take."""
+    """Prints the size of the network and of the data, and what training needs."""
     batch_size = config.prior.batch_size
     say(parameter_table({"latent DDIM": program.abstract_state.params}))
     say(
-        f"{num_latents:,} z of {config.model.z_dim} dimensions. A step: {batch_size} z"
+        f"{num_latents:,} z of {config.model.z_dim} dimensions. Each step: {batch_size} z"
         + ("" if program.flops is None else f", {quantity(program.flops, 'FLOP')}")
-        + f", {quantity(program.bytes_per_device, 'B')} on each device, {program.steps_per_call} steps a call."
+        + f", {quantity(program.bytes_per_device, 'B')} of memory on each device. "
+        f"{program.steps_per_call} steps per call."
     )
     say(
-        f"The run: {num_steps:,} steps, {num_steps * batch_size:,} z "
-        f"({num_steps * batch_size / num_latents:,.0f} times each). The loss of a network that has learned nothing: "
+        f"Entire training: {num_steps:,} steps, {num_steps * batch_size:,} z "
+        f"({num_steps * batch_size / num_latents:,.0f} epochs). An untrained network has a loss of about "
         f"{ZERO_PREDICTOR_LOSS[config.prior.loss]:.2f}."
     )
     warn_of_memory(program.bytes_per_device, "set a lower --config.prior.batch_size or --config.prior.width")
 
 
-def sample_task(model: DiffAE, own: Path) -> Periodic:
-    """Draws a grid of unconditional samples with the averaged weights."""
+def sample_task(model: DiffAE, output: Path) -> Periodic:
+    """Returns a task that saves a picture of unconditional samples with the EMA weights."""
     config, num_steps = model.config, model.config.report.num_grid_steps
 
     def task(state: TrainState, step: int, _: dict[str, float]) -> dict[str, float]:
@@ -160,7 +165,7 @@ def sample_task(model: DiffAE, own: Path) -> Periodic:
             config.report.num_sample_images, config.seed, num_steps=num_steps, num_latent_steps=num_steps
         )
         if is_main_process():
-            save_grid(own / "grids" / f"{step * config.prior.batch_size:010d}.png", images)
+            save_grid(output / "grids" / f"{step * config.prior.batch_size:010d}.png", images)
         return {}
 
     return Periodic(steps_of(config.report.prior_grid_every, config.prior.batch_size), task)

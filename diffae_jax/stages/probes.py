@@ -1,4 +1,4 @@
-"""Stage 4: z and labels -> a probe of each label (Appendix A.2)."""
+"""Stage 4: fits a probe for each label, on z of the training images (Appendix A.2)."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -27,9 +27,10 @@ from diffae_jax.stages.run_folder import is_begun
 
 
 def run(config: ConfigDict, folder: Path, mesh: Mesh, images: Any = None) -> None:
-    """Fits a probe of each label of the data set to z of the training images, and measures it on the held-out ones.
+    """Fits a probe for each label on z of the training images, and measures it on held-out images.
 
-    Probes of other weights or labels are made anew. Raises UserError where there are no z.
+    If the weights or the labels have changed, all probes are fitted again. Raises UserError if
+    there are no z.
     """
     if config.model.z_dim is None:
         say("probes: a DDIM baseline has no z, so there is nothing to do.")
@@ -38,17 +39,17 @@ def run(config: ConfigDict, folder: Path, mesh: Mesh, images: Any = None) -> Non
     if not splits["training"].labels:
         say("probes: the images have no labels (--config.data.labels=FILE.csv), so there is nothing to do.")
         return
-    own, latents = folder / "probes", folder / "latents"
+    output, latents = folder / "probes", folder / "latents"
     model = DiffAE.load(folder, mesh)
     if model.statistics is None:
-        raise UserError(f"{latents} has no statistics of z, which probes are fitted to: run --stages=latents first.")
+        raise UserError(f"{latents} has no statistics of z, which probes need: run --stages=latents first.")
     inputs = {
         "autoencoder": digest(on_host(model.params)),
         "statistics": digest(dataclasses.asdict(model.statistics)),
         "labels": fingerprint(*(source.labels for source in splits.values())),
     }
-    with together():  # nobody writes before all have looked
-        finished = (own / INPUTS).exists() and read_inputs(own) == inputs
+    with together():  # all processes must check before one of them writes
+        finished = (output / INPUTS).exists() and read_inputs(output) == inputs
     if finished:
         say(f"probes: finished, {', '.join(model.probes) or 'none'}.")
         return
@@ -57,29 +58,31 @@ def run(config: ConfigDict, folder: Path, mesh: Mesh, images: Any = None) -> Non
             for note in notes_on_labels(config.data.labels, *splits.values()):
                 say(note)
             z = {split: _normalized(latents, split, source.ids, model.statistics) for split, source in splits.items()}
-            _write(own, _fitted(z, {split: source.labels for split, source in splits.items()}), inputs)
+            _write(output, _fit_all(z, {split: source.labels for split, source in splits.items()}), inputs)
 
 
 def _normalized(
     latents: Path, split: str, ids: Sequence[str], statistics: LatentStatistics
 ) -> Float[np.ndarray, "n d"]:
-    """Returns normalized z of a split. Raises UserError unless they are of the images of these ids."""
+    """Returns normalized z of a split. Raises UserError if they are z of other images."""
     z, encoded = [np.empty((0, len(statistics.mean)), np.float32)], []
-    for names, part in read_chunks(latents, split):
-        z.append(statistics.normalize(part))
+    for names, chunk in read_chunks(latents, split):
+        z.append(statistics.normalize(chunk))
         encoded += names
     if encoded != list(ids):
-        raise UserError(f"{latents} holds z of other images than the data set: remove that folder to make it anew.")
+        raise UserError(f"{latents} holds z of images that are not in the data set: remove that folder and run again.")
     return np.concatenate(z)
 
 
-def _fitted(z: dict[str, np.ndarray], labels: dict[str, Mapping[str, np.ndarray]]) -> list[Probe | ClassProbe]:
-    """Returns the probes of all labels that one can be fitted to; of the others it is said why not."""
+def _fit_all(z: dict[str, np.ndarray], labels: dict[str, Mapping[str, np.ndarray]]) -> list[Probe | ClassProbe]:
+    """Returns a probe for each label. If one cannot be fitted, prints the reason."""
     probes = []
     for name, values in labels["training"].items():
         try:
             if f"{name}.json" == INPUTS:
-                raise UserError(f"A label cannot be called {name}, for its file would be the record of the stage.")
+                raise UserError(
+                    f"A label cannot be called {name}, because its file name is reserved. Rename the label."
+                )
             probes.append(fit(name, z["training"], values, held_out=(z["held_out"], labels["held_out"][name])))
         except UserError as error:
             say(f"  no probe: {error}")
@@ -88,14 +91,14 @@ def _fitted(z: dict[str, np.ndarray], labels: dict[str, Mapping[str, np.ndarray]
     return probes
 
 
-def _write(own: Path, probes: list[Probe | ClassProbe], inputs: dict[str, Any]) -> None:
-    """Writes the files of probes in place of others that were there; the record comes last, so that it is of all."""
+def _write(output: Path, probes: list[Probe | ClassProbe], inputs: dict[str, Any]) -> None:
+    """Replaces the files of all probes. The record comes last, when all probes are complete."""
     contents = probe_files(probes)
-    with os_errors_as_user_errors(own, "written"):
-        own.mkdir(exist_ok=True)
-        (own / INPUTS).unlink(missing_ok=True)
-        for file in own.glob("*.json"):
+    with os_errors_as_user_errors(output, "written"):
+        output.mkdir(exist_ok=True)
+        (output / INPUTS).unlink(missing_ok=True)
+        for file in output.glob("*.json"):
             file.unlink()
         for name, content in contents.items():
-            (own / name).write_text(content)
-        write_json(own / INPUTS, inputs)
+            (output / name).write_text(content)
+        write_json(output / INPUTS, inputs)

@@ -1,4 +1,4 @@
-"""The folder of a run: its config, its lock, and where each stage writes."""
+"""The run folder: its config, its lock, and the record of what each stage was made from."""
 
 import errno
 import json
@@ -17,27 +17,27 @@ from diffae_jax.runtime.errors import UserError
 from diffae_jax.runtime.files import os_errors_as_user_errors, write_json
 from diffae_jax.training.checkpoint import latest_step
 
-NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)  # what file systems without locks answer
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)  # raised on file systems without locks
 
 
 def is_begun(folder: Path) -> bool:
-    """Whether a run has a checkpoint, from which on its images and most of its config stay as they are."""
+    """Returns whether a run has a checkpoint. From then on, its images and config are fixed."""
     return latest_step(folder / "autoencoder" / "checkpoints") is not None
 
 
 class RunFolder:
-    """A run's folder, held by one run at a time.
+    """The folder of a run, locked so that only one run uses it at a time.
 
-    Opening it writes config.json, or, where there is one, refuses a config that would give other results. Raises
-    UserError for that, for a folder in use and for one that cannot be written.
+    Entering the context writes config.json. It raises UserError if the folder holds a run whose
+    config gives different results, is in use, or cannot be written.
     """
 
     def __init__(self, path: str | Path, config: ConfigDict):
         self.path = Path(path)
-        # the system's lock, which dies with its process; a marker file would outlive a killed one
+        # a lock of the operating system ends with its process; a marker file would outlive a kill
         self._lock = FileLock(self.path / ".lock", blocking=False, thread_local=False, fallback_to_soft=False)
         self._config = config
-        self._before: tuple[str, list[int | None]] | None = None  # config.json and the steps that there were
+        self._before: tuple[str, list[int | None]] | None = None  # config.json and latest steps before this run
 
     def __enter__(self) -> "RunFolder":
         with together():
@@ -52,43 +52,48 @@ class RunFolder:
         try:
             self._write_config()
         except BaseException:
-            self._lock.release()  # a notebook keeps the error, and with it this object
+            self._lock.release()  # a notebook keeps the error alive, and with it this object
             raise
 
     def _take_lock(self) -> None:
-        """Locks the folder. Raises UserError where another run holds it."""
+        """Locks the folder. Raises UserError if another run holds the lock."""
         try:
             self._lock.acquire()
         except Timeout as error:
-            raise UserError(f"{self.path} is in use by another run: wait for it, or give another --workdir.") from error
+            raise UserError(
+                f"{self.path} is in use by another run: wait for it, or set a different --workdir."
+            ) from error
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 raise
-            say(f"WARNING: the file system of {self.path} has no locks: see to it that no other run uses the folder.")
+            say(f"WARNING: the file system of {self.path} has no locks: make sure that no other run uses the folder.")
 
     def _write_config(self) -> None:
-        """Writes config.json. Raises UserError where the run was begun with a config of other results."""
+        """Writes config.json. Raises UserError if the run has a config of different results."""
         path = self.path / "config.json"
         if path.exists() and is_begun(self.path):
-            self._check_unchanged(from_json(path).to_dict())  # before a checkpoint, a config can still be mended
+            self._check_unchanged(from_json(path).to_dict())  # without a checkpoint, any change is allowed
             self._before = path.read_text(), self._steps()
         write_json(path, json.loads(self._config.to_json()))
 
     def _check_unchanged(self, old: dict[str, Any]) -> None:
-        """Raises UserError where the config differs from that of the run; the prior's keys count once it is trained."""
+        """Raises UserError if the config differs from that of the run.
+
+        Keys of the prior may change until the prior has a checkpoint.
+        """
         prior = self.path / "prior"
-        prior_is_begun = latest_step(prior / "checkpoints") is not None
-        keys = differing_keys(old, self._config.to_dict(), () if prior_is_begun else ("prior",))
+        prior_has_checkpoint = latest_step(prior / "checkpoints") is not None
+        keys = differing_keys(old, self._config.to_dict(), () if prior_has_checkpoint else ("prior",))
         if keys:
-            remedy = "give another --workdir, or the old values to go on with that run"
+            fix = "set a different --workdir, or use the old values to resume that run"
             if all(key.startswith("prior.") for key in keys):
-                remedy += f"; removing {prior} makes room for another prior of the same autoencoder"
-            raise UserError(f"{self.path} holds a run of another config ({'; '.join(keys)}): {remedy}.")
+                fix += f"; or remove {prior} to train a new prior for the same autoencoder"
+            raise UserError(f"{self.path} holds a run with a different config ({'; '.join(keys)}): {fix}.")
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
             if isinstance(error, UserError) and self._before is not None and self._before[1] == self._steps():
-                # a stage refused what was asked for, and nothing was made with the new config
+                # a stage refused the new config before it wrote a checkpoint
                 write_json(self.path / "config.json", json.loads(self._before[0]))
         finally:
             self._lock.release()
@@ -98,7 +103,7 @@ class RunFolder:
 
 
 def check_inputs(folder: Path, inputs: dict[str, Any]) -> None:
-    """Records what a stage's folder is made from. Raises UserError where it was begun from something else."""
+    """Records the inputs of a stage. Raises UserError if its folder has different inputs."""
     with together():
         if is_main_process():
             _check_inputs(folder, inputs)
@@ -108,14 +113,14 @@ def _check_inputs(folder: Path, inputs: dict[str, Any]) -> None:
     record = folder / INPUTS
     if not record.exists():
         if folder.is_dir() and any(folder.iterdir()):
-            raise UserError(f"{folder} has no {INPUTS}, so nothing tells what it was made from: remove that folder.")
+            raise UserError(f"{folder} has no {INPUTS}, so its inputs are unknown: remove that folder.")
         write_json(record, inputs)
         return
-    began_with = read_inputs(folder)
-    changed = [name for name in inputs if inputs[name] != began_with.get(name)]
+    recorded = read_inputs(folder)
+    changed = [name for name in inputs if inputs[name] != recorded.get(name)]
     if changed:
-        then_and_now = [f"{name}: {began_with.get(name)!s:.16} then, {inputs[name]!s:.16} now" for name in changed]
+        differences = [f"{name}: {recorded.get(name)!s:.16} then, {inputs[name]!s:.16} now" for name in changed]
         raise UserError(
-            f"{folder} was made from something else than there is now ({'; '.join(then_and_now)}): "
-            f"remove that folder to make it anew, or give another --workdir."
+            f"{folder} was made from different inputs ({'; '.join(differences)}): "
+            f"remove that folder to create it again, or set a different --workdir."
         )

@@ -1,1 +1,1 @@
-"""Training alone: state, step, program, loop, checkpoints, loss scale, health and metrics. Knows no data set."""
+"""Training: state, step, compiled program, loop, checkpoints, loss scale, health and metrics."""

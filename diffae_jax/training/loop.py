@@ -1,4 +1,4 @@
-"""The training loop: steps, reports, checkpoints, stop signals. One loop for every network."""
+"""The training loop: steps, reports, checkpoints, stop signals. Both networks use it."""
 
 import collections
 import contextlib
@@ -24,13 +24,13 @@ from diffae_jax.training.program import Program
 from diffae_jax.training.state import TrainState
 from diffae_jax.training.step import Metrics
 
-_SYNC_POINTS = itertools.count()  # JAX stops all processes at the first of these numbers that none has passed
+_SYNC_POINTS = itertools.count()  # JAX stops all processes at the same number
 
-STEPS_IN_FLIGHT = 3  # dispatched ahead of the one that runs; more would only hold their batches in memory
+CALLS_IN_FLIGHT = 3  # dispatched ahead of the running call; more would only hold batches in memory
 
 
 class Stopped(Exception):
-    """A signal asked the run to stop, and its state was saved."""
+    """Raised when a signal stopped the training. The state is saved."""
 
     def __init__(self, step: int, signal_number: int):
         super().__init__(f"stopped by {signal.Signals(signal_number).name} at step {step}")
@@ -44,7 +44,7 @@ PeriodicCall = Callable[[TrainState, int, dict[str, float]], dict[str, float]]
 
 @dataclasses.dataclass(frozen=True)
 class Periodic:
-    """Something to do every so many steps, and after the last."""
+    """A task that runs every `every` steps, and after the last step."""
 
     every: int
     call: PeriodicCall
@@ -52,20 +52,23 @@ class Periodic:
 
 @dataclasses.dataclass
 class Window:
-    """Sums of the metrics since the last report; part of the checkpoint, so that a resumed run reports the same."""
+    """Sums of the metrics since the last report.
+
+    The sums are part of the checkpoint, so that a resumed run reports the same values.
+    """
 
     count: int = 0
     sums: dict[str, float] = dataclasses.field(default_factory=dict)
 
     def add(self, metrics: dict[str, float]) -> None:
-        """Adds a step, unless float16 skipped it."""
+        """Adds the metrics of a step, unless float16 overflow skipped the step."""
         if metrics["finite"]:
             self.count += 1
             for name, value in metrics.items():
                 self.sums[name] = self.sums.get(name, 0.0) + value
 
     def take_means(self) -> dict[str, float]:
-        """Returns the means and starts anew."""
+        """Returns the means and resets the sums."""
         means = {name: value / max(self.count, 1) for name, value in self.sums.items()}
         self.count, self.sums = 0, {}
         means.pop("finite", None)
@@ -73,7 +76,7 @@ class Window:
 
 
 class StopSignal:
-    """Catches SIGINT and SIGTERM, so that the loop can end after a whole step, the same on every process."""
+    """Catches SIGINT and SIGTERM, so that all processes can stop after the same step."""
 
     def __init__(self):
         self.number: int | None = None
@@ -81,9 +84,9 @@ class StopSignal:
 
     def __enter__(self) -> "StopSignal":
         if threading.current_thread() is not threading.main_thread():
-            return self  # Python hands signals to the main thread, whose program decides what they mean
+            return self  # only the main thread may set signal handlers
         numbers = [signal.SIGINT]
-        if jax.process_count() == 1:  # otherwise the cluster runtime has SIGTERM, and tells all processes
+        if jax.process_count() == 1:  # otherwise the JAX cluster runtime handles SIGTERM for all processes
             numbers.append(signal.SIGTERM)
         self._previous = {number: signal.signal(number, self._handle) for number in numbers}
         return self
@@ -99,7 +102,10 @@ class StopSignal:
             signal.raise_signal(signal.SIGTERM)
 
     def reached(self) -> bool:
-        """Whether to stop now; all processes ask equally often and get the same answer."""
+        """Returns whether to stop now, with the same result on all processes.
+
+        All processes must call this equally often.
+        """
         if jax.process_count() == 1:
             return self.number is not None
         if multihost_utils.reached_preemption_sync_point(next(_SYNC_POINTS)):
@@ -109,13 +115,13 @@ class StopSignal:
 
 
 def steps_of(samples: int, batch_size: int) -> int:
-    """Turns an interval or budget in samples into steps, at least one."""
+    """Converts a number of samples into steps, at least one."""
     return max(1, round(samples / batch_size))
 
 
 @dataclasses.dataclass(frozen=True)
 class Intervals:
-    """What a stage trains for, and how often it does what; all in steps."""
+    """The length of training and the intervals of logging and saving, in steps."""
 
     num_steps: int
     log_every: int
@@ -123,7 +129,7 @@ class Intervals:
 
 
 def begin(program: Program, checkpoints: Checkpoints, key: Key[Array, ""]) -> tuple[TrainState, Window]:
-    """Returns the state and the unfinished report of the newest checkpoint; where there is none, those of step 0."""
+    """Returns the state and the metrics window of the newest checkpoint, or those of step 0."""
     if checkpoints.latest is None:
         return program.init(key), Window()
     state, window = checkpoints.restore(checkpoints.latest, program.abstract_state)
@@ -131,7 +137,7 @@ def begin(program: Program, checkpoints: Checkpoints, key: Key[Array, ""]) -> tu
 
 
 class Reports:
-    """Metrics on their way to metrics.jsonl; they stay on the devices until they are asked for."""
+    """Collects metrics for metrics.jsonl. They stay on the devices until a report needs them."""
 
     def __init__(self, window: Window, writer: MetricsWriter, checkpoints: Checkpoints, batch_size: int, step: int):
         self.window, self.last = window, {}  # last: the metrics of the last step
@@ -140,13 +146,13 @@ class Reports:
         self._reported_step, self._reported_at = step, time.monotonic()
 
     def add(self, step_before: int, metrics: Metrics) -> None:
-        """Takes the metrics of a call, and waits where too many calls are under way."""
+        """Adds the metrics of a call. Waits if too many calls are in flight."""
         self._pending.append((step_before, metrics))
-        if len(self._pending) > STEPS_IN_FLIGHT:
-            jax.block_until_ready(self._pending[-STEPS_IN_FLIGHT][1])
+        if len(self._pending) > CALLS_IN_FLIGHT:
+            jax.block_until_ready(self._pending[-CALLS_IN_FLIGHT][1])
 
     def collect(self) -> None:
-        """Fetches what is on the devices. Raises UserError for a step that was not finite."""
+        """Fetches the metrics from the devices. Raises UserError if a step was not finite."""
         while self._pending:
             step_before, metrics = self._pending.popleft()
             columns = {name: np.atleast_1d(values).tolist() for name, values in jax.device_get(metrics).items()}
@@ -157,7 +163,7 @@ class Reports:
                 self.last.update(values)
 
     def write(self, step: int, progress: Progress) -> None:
-        """Reports the means since the last report, and the speed."""
+        """Writes the means since the last report, and the speed."""
         self.collect()
         speed = (step - self._reported_step) * self._batch_size / (time.monotonic() - self._reported_at)
         self._reported_step, self._reported_at = step, time.monotonic()
@@ -166,7 +172,7 @@ class Reports:
         progress.report(samples, means.get("loss", float("nan")), speed)
 
     def run(self, task: Periodic, state: TrainState, step: int) -> None:
-        """Runs a task, whose time does not count as training, and writes what it measured."""
+        """Runs a task and writes its values. Its time does not count as training time."""
         self.collect()
         paused = time.monotonic()
         values = task.call(state, step, self.last)
@@ -186,11 +192,11 @@ def fit(
     checkpoints: Checkpoints,
     writer: MetricsWriter,
 ) -> TrainState:
-    """Trains from the newest checkpoint on and returns the last state, saved.
+    """Trains from the newest checkpoint to the last step, saves the final state and returns it.
 
-    `batches` starts where the checkpoint ends. A call of the program may take several steps: what is due within one is
-    done after it. Metrics stay on the devices until a report, so that the host never waits for a step. Raises Stopped
-    after a signal, UserError after a non-finite step; both leave good checkpoints.
+    `batches` must start after the step of the checkpoint. A call of the program may take several
+    steps; a report, task or save that falls within the call runs after it. Raises Stopped after a
+    signal, and UserError after a step with a non-finite loss. Both leave good checkpoints.
     """
     init_key, step_key = jax.random.split(key)
     step = checkpoints.latest or 0
@@ -213,7 +219,7 @@ def fit(
             for task in periodic:
                 if is_due(task.every):
                     reports.run(task, state, step)
-            stopping = stop.reached()  # after the tasks: a run that goes on from here would not make up for them
+            stopping = stop.reached()  # after the tasks, because a resumed run would not repeat them
             if is_due(intervals.save_every) or stopping:
                 reports.collect()
                 checkpoints.save(step, state, dataclasses.asdict(window))

@@ -1,4 +1,4 @@
-"""The metrics of a run: metrics.jsonl, TensorBoard, the overview of parameters."""
+"""The metrics of a run: metrics.jsonl, TensorBoard files and the table of parameters."""
 
 import json
 from pathlib import Path
@@ -8,24 +8,24 @@ from clu import parameter_overview
 
 from diffae_jax.runtime.cluster import is_main_process
 
-FLUSH_SECONDS = 10  # what a killed run may lose of TensorBoard's file
+FLUSH_SECONDS = 10  # a killed run loses at most this much of the TensorBoard file
 
 
 def parameter_table(params: Any) -> str:
-    """Returns the count of parameters of each part of a model, and of each group of layers in it, as lines."""
+    """Returns a table with the number of parameters of each part of a model and of its layers."""
     count = parameter_overview.count_parameters
     lines = []
     for part, groups in params.items():
         lines.append(f"{part:24} {count(groups):>12,} parameters")
         lines += [f"  {name:22} {count(group):>12,}" for name, group in groups.items()]
-    return "\n".join([*lines, f"{'together':24} {count(params):>12,}"])
+    return "\n".join([*lines, f"{'total':24} {count(params):>12,}"])
 
 
 class MetricsWriter:
-    """Appends a stage's rows to the metrics.jsonl of a run and, if asked, to TensorBoard; on the main process only.
+    """Appends rows to the metrics.jsonl of a run and, optionally, to TensorBoard files.
 
-    A stage that resumes at a step first drops its rows after it, so that the file is the one that an uninterrupted run
-    would have written. `unit` is what the stage trains on: images or latents.
+    Only the main process writes. A resumed stage first removes its rows after `first_step`, so
+    that the file equals that of an uninterrupted run. `unit` is "images" or "latents".
     """
 
     def __init__(self, folder: Path, stage: str, unit: str, first_step: int, tensorboard: bool):
@@ -48,7 +48,8 @@ class MetricsWriter:
         if tensorboard:
             from tensorboardX import SummaryWriter
 
-            # of earlier files TensorBoard hides what they have from the purged step on; names hold whole seconds
+            # TensorBoard ignores values of earlier files from `purge_step` on. File names have a
+            # resolution of one second, so the suffix keeps them distinct.
             self._tensorboard = SummaryWriter(
                 str(folder / "tensorboard" / stage),
                 purge_step=first_step + 1,
@@ -57,7 +58,7 @@ class MetricsWriter:
             )
 
     def write(self, step: int, samples: int, **values: float) -> None:
-        """Writes one row: the step, the images or latents seen, and values."""
+        """Writes one row: the step, the number of images or latents seen, and the values."""
         if self._file is None:
             return
         row = {"stage": self.stage, "step": step, self.unit: samples, **values}
@@ -75,12 +76,12 @@ class MetricsWriter:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Returns the rows of a run's metrics.jsonl; a kill may have cut the last, which is left out."""
+    """Returns the rows of metrics.jsonl. An incomplete last row, left by a kill, is ignored."""
     path = folder / "metrics.jsonl"
     return [json.loads(line) for line in path.read_text().rpartition("\n")[0].splitlines()] if path.exists() else []
 
 
 def last_speed(folder: Path, unit: str) -> float | None:
-    """Returns how many images or latents a second a run last trained on; None where it did not."""
+    """Returns the last logged training speed in images or latents per second, or None."""
     speeds = [row[f"{unit}_per_second"] for row in read_metrics(folder) if f"{unit}_per_second" in row]
     return speeds[-1] if speeds else None

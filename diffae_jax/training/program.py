@@ -1,4 +1,4 @@
-"""A training step compiled once for a mesh, with what it costs, before any array is allocated."""
+"""Compiles the training step for a mesh, and measures its cost before any array is allocated."""
 
 import dataclasses
 import functools
@@ -19,20 +19,20 @@ from diffae_jax.training.step import LossFn, StepFn, train_step, train_steps
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """How the state is born, and how it is trained; and what a step costs."""
+    """The compiled functions that create and train the state, and the cost of a step."""
 
     abstract_state: TrainState  # shapes and shardings
     init: Callable[[Key[Array, ""]], TrainState]
-    step: StepFn  # an executable; takes `steps_per_call` steps
+    step: StepFn  # a compiled executable that takes `steps_per_call` steps
     steps_per_call: int
-    flops: float | None  # of one step, over all devices; None where the compiler does not tell
-    bytes_per_device: int  # state, batch and activations, as the compiler lays them out
+    flops: float | None  # of one step, over all devices; None if the compiler does not report them
+    bytes_per_device: int  # memory for state, batch and activations, as reported by the compiler
 
 
 def compile_program(
     init_params: Callable[[Key[Array, ""]], Params],
     loss_fn: LossFn,
-    abstract_batch: Any,  # shapes and shardings of the global batch, samples first; of (data, rows) for several steps
+    abstract_batch: Any,  # shapes and shardings of the global batch, samples first; see `train_steps` for several steps
     *,
     mesh: Mesh,
     optimizer: optax.GradientTransformation,
@@ -41,11 +41,12 @@ def compile_program(
     max_grad_norm: float,
     num_microbatches: int = 1,
     sharding: Sharding = "replicated",
-    steps_per_call: int | None = None,  # a number: the batch is that of `train_steps`
+    steps_per_call: int | None = None,  # if set, the step is `train_steps`
 ) -> Program:
-    """Compiles the step, which takes over the state given to it.
+    """Compiles the training step. It donates its state, whose buffers must not be used again.
 
-    The step is an executable, not a function to be traced: given another shape it fails instead of compiling again.
+    The step is an executable, not a function to be traced: with a different shape it fails instead
+    of compiling again.
     """
 
     def init(key):
@@ -92,12 +93,12 @@ def compile_program(
 def count_flops(
     written: dict[str, float] | None, compiled: dict[str, float] | None, num_devices: int, num_microbatches: int
 ) -> float | None:
-    """Returns XLA's count for a step from its analyzes of the program as written and, of one device, as compiled.
+    """Returns XLA's count of the FLOP of a step over all devices, or None if XLA reports none.
 
-    GPU and TPU analyze only what was compiled; where neither tells, the count is None.
-
-    The body of a scan is counted once, so the count is that of one step where a call takes several, and has to be
-    multiplied by the number of micro-batches.
+    `written` is the cost analysis of the program before compilation, `compiled` that of one device
+    after it. GPU and TPU report only the second. XLA counts the body of a scan once: the count is
+    therefore for one step even if a call takes several, and must be multiplied by the number of
+    microbatches.
     """
     analysis, copies = (compiled or {}, num_devices) if written is None else (written, 1)
     flops = analysis.get("flops")
@@ -106,12 +107,12 @@ def count_flops(
 
 @functools.cache
 def run_key(seed: int, mesh: Mesh, stage: int = 0) -> Key[Array, ""]:
-    """Returns the key that all randomness of a training stage of a run comes from, on every device."""
+    """Returns the random key of a training stage, replicated on all devices."""
     return jax.jit(lambda: jax.random.fold_in(jax.random.key(seed), stage), out_shardings=replicated(mesh))()
 
 
-def warn_of_memory(bytes_per_device: int, remedy: str) -> None:
-    """Says so where a program needs more memory than a device has."""
+def warn_of_memory(bytes_per_device: int, fix: str) -> None:
+    """Prints a warning if a program needs more memory than a device has."""
     limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
     if limit and bytes_per_device > limit:
-        say(f"WARNING: a device has {quantity(limit, 'B')}, less than that: {remedy}.")
+        say(f"WARNING: a device has only {quantity(limit, 'B')} of memory: {fix}.")

@@ -1,4 +1,4 @@
-"""The training state: arrays only."""
+"""The training state: a dataclass of arrays."""
 
 import dataclasses
 from typing import Any
@@ -10,30 +10,56 @@ import optax
 from diffae_jax.training.loss_scale import LossScale
 
 Params = Any  # a pytree of float32 arrays
-Leaf = Any  # an array; its shape or its sharding in the trees that describe a state
+Leaf = Any  # an array; a shape or a sharding in trees that describe a state
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """All that a step reads and replaces, and all that a checkpoint holds."""
+    """The state that a training step replaces and that a checkpoint stores.
 
-    step: Leaf  # int32 scalar: steps taken
+    Attributes:
+        step: Number of steps taken, an int32 scalar.
+        params: The weights, float32.
+        ema: The EMA weights, float32. All results use them.
+        opt_state: The state of the optimizer.
+        loss_scale: The `LossScale`. Only float16 uses it.
+    """
+
+    step: Leaf
     params: Params
-    ema: Params  # the exponential moving average of params: the weights that are used after training
+    ema: Params
     opt_state: Any
-    loss_scale: Leaf  # LossScale, used with float16
+    loss_scale: Leaf
 
     @classmethod
     def create(cls, params: Params, optimizer: optax.GradientTransformation) -> "TrainState":
-        """Returns the state at step 0, the average starting at the parameters themselves."""
-        ema = jax.tree.map(jnp.copy, params)  # a copy: step donates both
+        """Creates the state at step 0.
+
+        Args:
+            params: The initial weights, float32. The EMA weights start as a copy of them.
+            optimizer: An optax optimizer, which creates `opt_state`.
+
+        Returns:
+            The state.
+        """
+        ema = jax.tree.map(jnp.copy, params)  # a copy, because the step donates both
         step = jnp.asarray(0, jnp.int32)
         return cls(step, params, ema, optimizer.init(params), LossScale.create())
 
 
 def make_optimizer(learning_rate: float, weight_decay: float = 0.0) -> optax.GradientTransformation:
-    """Adam, or AdamW where there is a weight decay (Tables 5 and 6). The step clips the gradients."""
+    """Creates the optimizer.
+
+    Args:
+        learning_rate: The constant learning rate.
+        weight_decay: 0 selects Adam; a larger value selects AdamW with this decay.
+
+    Returns:
+        The optax optimizer. It does not clip gradients; `train_step` does.
+
+    Source: Tables 5 and 6.
+    """
     if weight_decay:
         return optax.adamw(learning_rate, weight_decay=weight_decay)
     return optax.adam(learning_rate)

@@ -1,4 +1,4 @@
-"""One optimization step: a pure function of state, batch and key."""
+"""One training step: a pure function of state, batch and key."""
 
 from collections.abc import Callable
 from functools import partial
@@ -12,20 +12,20 @@ from jaxtyping import Array, Float, Int, Key
 
 from diffae_jax.training.state import Params, TrainState
 
-# (params, batch, keys [N]) -> (loss of each sample [N], metrics). The mean of the loss is what training minimizes.
-# A metric is one number a sample [N], or a scalar; it is averaged over the batch as the loss is, and reported under
-# its own name. One called "loss" is reported in place of the loss itself.
-# Each sample has a key of its own for all that it draws, so that nothing depends on how a batch is split over devices,
-# processes or micro-batches.
+# (params, batch, keys [N]) -> (loss of each sample [N], metrics). Training minimizes the mean
+# loss. A metric is one number per sample [N], or a scalar. It is averaged over the batch and
+# logged under its name. A metric called "loss" is logged instead of the loss itself. Each sample
+# has its own random key, so that results do not depend on how a batch is split over devices,
+# processes or microbatches.
 LossFn = Callable[[Params, Any, Key[Array, "n"]], tuple[Float[Array, "n"], dict[str, Float[Array, "*n"]]]]
-Metrics = dict[str, Float[Array, "*steps"]]  # a number each; where a call takes several steps, one a step
-OWN_METRICS = ("grad_norm", "finite", "loss_scale")  # of the step itself, beside "grad_norm/*"
+Metrics = dict[str, Float[Array, "*steps"]]  # scalars, or [steps] if a call takes several steps
+STEP_METRICS = ("grad_norm", "finite", "loss_scale")  # metrics of the step itself, next to "grad_norm/*"
 
 StepFn = Callable[[TrainState, Any, Key[Array, ""]], tuple[TrainState, Metrics]]
 
 
 def sample_keys(key: Key[Array, ""], step: Array | int, num_samples: int) -> Key[Array, "{num_samples}"]:
-    """Returns one key for each sample of the batch of a step."""
+    """Returns one random key for each sample of the batch of a step."""
     step_key = jax.random.fold_in(key, step)
     return jax.vmap(jax.random.fold_in, (None, 0))(step_key, jnp.arange(num_samples, dtype=jnp.int32))
 
@@ -33,10 +33,22 @@ def sample_keys(key: Key[Array, ""], step: Array | int, num_samples: int) -> Key
 def mean_loss_and_grads(
     loss_fn: LossFn, params: Params, batch: Any, keys: Key[Array, "n"], scale: Array | float, num_microbatches: int
 ) -> tuple[Float[Array, ""], Metrics, Params]:
-    """Returns the means of loss and metrics, and the gradient of the loss, in float32, accumulated over micro-batches.
+    """Computes the mean loss, the mean metrics and the gradients, accumulated over microbatches.
 
-    Micro-batch i takes every `num_microbatches`-th sample from i on, so that each device keeps its own samples.
-    The loss is multiplied by `scale` for the backward pass alone.
+    Microbatch i consists of samples i, i + M, i + 2 M, ... of M microbatches, so that each device
+    keeps its samples.
+
+    Args:
+        loss_fn: The loss function: see `LossFn`.
+        params: The weights.
+        batch: A pytree of arrays with N samples along the first axis.
+        keys: One random key per sample [N].
+        scale: Factor on the loss in the backward pass; the gradients are divided by it. Use 1
+            unless the precision is float16.
+        num_microbatches: Number of microbatches; it must divide N.
+
+    Returns:
+        (mean loss, mean metrics, gradients), all float32.
     """
 
     def scaled_loss(params, batch, keys):
@@ -72,11 +84,27 @@ def train_step(
     scale_loss: bool = False,
     num_microbatches: int = 1,
 ) -> tuple[TrainState, Metrics]:
-    """Takes one step on one batch; `key` is the run's.
+    """Takes one training step on one batch.
 
-    Gradients are clipped to a global norm of `max_grad_norm`, after unscaling. Where the gradient is not finite,
-    parameters, average and optimizer stay as they were, on every device alike, and the metric `finite` is 0: with
-    `scale_loss` (float16) that is how the loss scale finds its level, otherwise it is for the caller to stop.
+    If the loss or a gradient is not finite, weights, EMA weights and optimizer state stay
+    unchanged, and the metric `finite` is 0. With float16 this is normal while the loss scale
+    adapts; otherwise the caller should stop.
+
+    Args:
+        state: The state before the step.
+        batch: A pytree of arrays with N samples along the first axis.
+        key: The random key of the run; the step number is folded into it.
+        loss_fn: The loss function: see `LossFn`.
+        optimizer: The optax optimizer.
+        ema_decay: Decay of the EMA weights, in [0, 1].
+        max_grad_norm: Gradients with a larger global norm are scaled down to this norm.
+        scale_loss: Whether to use dynamic loss scaling, which float16 needs.
+        num_microbatches: Number of microbatches; it must divide N.
+
+    Returns:
+        (new state, metrics). The metrics are scalars: "loss", the metrics of `loss_fn`,
+        "grad_norm", "grad_norm/PART" of each part of the weights, "finite" and, with `scale_loss`,
+        "loss_scale".
     """
     num_samples = jax.tree.leaves(batch)[0].shape[0]
     keys = sample_keys(key, state.step, num_samples)
@@ -110,10 +138,20 @@ def train_step(
 def train_steps(
     state: TrainState, batch: tuple[Any, Int[Array, "steps n"]], key: Key[Array, ""], *, step: StepFn
 ) -> tuple[TrainState, Metrics]:
-    """Takes one step for each row of indices; each metric comes as [steps].
+    """Takes several training steps in one call, on data that stay on the devices.
 
-    `batch` is (data, rows): the samples of a step are the rows of `data` that it names. So data that fit the devices
-    stay there, and a network too small to keep them busy between two calls of the host gets many steps a call.
+    A small network computes a step faster than Python can start the next one. Several steps per
+    call avoid this overhead.
+
+    Args:
+        state: The state before the first step.
+        batch: (data, rows). `data` is a pytree of arrays; `rows` [steps, N] are the indices of the
+            samples of each step along their first axis.
+        key: The random key of the run.
+        step: The function that takes one step, such as a partial of `train_step`.
+
+    Returns:
+        (new state, metrics). Each metric is an array [steps].
     """
     data, rows = batch
 

@@ -299,7 +299,7 @@ BAD = {
     "text for steps": ("sample BUNDLE --steps many --out a.png", "'many' is no whole number"),
     "half steps": ("sample BUNDLE --steps 1.5 --out a.png", "'1.5' is no whole number"),
     "no number": ("sample BUNDLE --num 0 --out a.png", "from 1 to 100,000, not 0"),
-    "seed": ("sample BUNDLE --seed -1 --out a.png", "seed must be between"),
+    "seed": ("sample BUNDLE --seed -1 --out a.png", "seed must be a whole number between"),
     "one frame": ("interpolate BUNDLE photos/b.png photos/c.png --frames 1 --out a.gif", "from 2 to 1,000, not 1"),
     "many ends": ("interpolate BUNDLE photos photos/c.png --out a.gif", "one image and one other, not 5 and 1"),
     "no strength": ("edit BUNDLE photos --probe P --out new", "one of the arguments --strength --to is required"),

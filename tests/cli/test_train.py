@@ -1,4 +1,4 @@
-"""diffae train and python -m diffae_jax.main: how a config is named and changed, help, and mistakes."""
+"""diffae train and python -m diffae_jax.main: choice and changes of a config, help, mistakes."""
 
 import re
 import subprocess
@@ -96,21 +96,21 @@ MISTAKES = {
     "unknown file": (["--config=configs/nowhere.py"], rf"configs/nowhere\.py is missing: .*\({NAMES}\)\."),
     "folder": (["--config=folder"], r"folder is not a file\."),
     "nothing": (["--config="], r"\. is not a file\."),
-    "unknown variant": (["--config=ffhq128:dim"], "There is no variant dim of ffhq128: give ddim, .*"),
-    "variant of none": (["--config=images:ddim"], r".*configs/images\.py has no variants: leave :ddim off\."),
+    "unknown variant": (["--config=ffhq128:dim"], r"There is no variant dim of ffhq128: use ddim \(the baseline .*"),
+    "variant of none": (["--config=images:ddim"], r".*configs/images\.py has no variants: remove :ddim\."),
     "no config": (["--config=folder/text.py"], r"folder/text\.py is not a config: its get_config must return .*"),
     "lacking": (["--config=folder/lacking.py"], r"folder/lacking\.py is not a config: its get_config must return .*"),
     "broken": (["--config=folder/broken.py"], r"folder/broken\.py is not a config \(ZeroDivisionError: .*"),
-    "unknown key": (["--config.train.batchsize=3"], r"The flags are not right: .*batchsize.* \(--help tells more\)\."),
-    "value of another type": (["--config.train.batch_size=many"], "The flags are not right: .*many.*"),
-    "unknown flag": (["--stage=latents"], "The flags are not right: .*Unknown command line flag 'stage'.*"),
-    "no value": (["--workdir"], "The flags are not right: Missing value for flag --workdir .*"),
-    "no flag": (["digits"], "'digits' was not understood: .* such as --config=digits.*"),
+    "unknown key": (["--config.train.batchsize=3"], r"The flags are invalid: .*batchsize.*\. Use --help for .*\."),
+    "value of another type": (["--config.train.batch_size=many"], "The flags are invalid: .*many.*"),
+    "unknown flag": (["--stage=latents"], "The flags are invalid: .*Unknown command line flag 'stage'.*"),
+    "no value": (["--workdir"], r"The flags are invalid: Missing value for flag --workdir\. Use --help .*"),
+    "no flag": (["digits"], "'digits' is not a flag: .* such as --config=digits.*"),
 }
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_mistakes_are_told_in_one_sentence(mistake, capsys):
+def test_mistakes_are_reported_in_one_line(mistake, capsys):
     arguments, message = MISTAKES[mistake]
     Path("folder").mkdir()
     Path("folder/text.py").write_text("def get_config():\n    return {}")
@@ -158,7 +158,7 @@ def test_a_changed_config_is_another_object_each_time():
     assert (first.seed, train.parse([]).config.seed, default().seed) == (5, 0, 0)
 
 
-def test_both_commands_are_the_same_and_see_code_beside_the_config(here):
+def test_both_commands_are_the_same_and_import_code_next_to_the_config(here):
     (here / "beside.py").write_text('NAME = "own"')
     (here / "mine.py").write_text(OWN.replace('"own"', "__import__('beside').NAME"))
     script = here / "bin" / "diffae"  # like the installed one: its own folder is searched, the current one is not
@@ -171,4 +171,4 @@ def test_both_commands_are_the_same_and_see_code_beside_the_config(here):
             capture_output=True,
         )  # fmt: skip
         assert (done.returncode, done.stdout) == (2, "")
-        assert re.fullmatch("\nError: The flags are not right: [^\n]*batch_size=many[^\n]*\n", done.stderr)
+        assert re.fullmatch("\nError: The flags are invalid: [^\n]*batch_size=many[^\n]*\n", done.stderr)

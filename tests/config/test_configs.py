@@ -96,7 +96,8 @@ def test_docstring_gives_the_command(path):
     assert (f"--config=configs/{path.name}:ddim" in docstring) == takes_variant(path)
 
 
-# Table 5 of the paper, one column a config. The encoder has the base channels and attention of the UNet.
+# Table 5 of the paper, one column a config. The encoder has the base channels and attention of the
+# UNet.
 TABLE_5 = {
     "row": ("celeba64", "ffhq64", "ffhq128", "horse128", "bedroom128", "ffhq256"),
     "image_shape": ((64, 64, 3), (64, 64, 3), (128, 128, 3), (128, 128, 3), (128, 128, 3), (256, 256, 3)),
@@ -208,7 +209,7 @@ def test_differing_keys_names_the_key_and_both_values(key, old, new):
     assert differing_keys(default().to_dict(), changed(**{key: value})) == [f"{key}: {old} -> {new}"]
 
 
-def test_differing_keys_lists_all_and_tells_what_is_absent():
+def test_differing_keys_lists_all_and_shows_what_is_absent():
     old = default().to_dict()
     del old["train"]["ema_decay"]
     new = changed(seed=3, name="other")
@@ -258,7 +259,7 @@ def test_intensity_is_two_values_or_percentiles(text, expected):
 @pytest.mark.parametrize(
     "text", ["1", "..", "1..0", "1..1", "1%..2", "a..b", "0..nan", "0..inf", "-1%..5%", "1%..101%"]
 )
-def test_intensity_that_is_none_is_told(text):
+def test_invalid_intensity_is_refused(text):
     config = default()
     config.data.intensity = text
     with pytest.raises(UserError, match=r"data\.intensity"):
@@ -283,12 +284,12 @@ def test_programs_of_earlier_versions_have_their_new_names(tmp_path):
     assert config.evaluation.programs == ("labels", "neighbors")
 
 
-def test_tensorboard_that_is_not_installed_is_told_before_the_run(monkeypatch):
+def test_missing_tensorboard_is_reported_before_the_run(monkeypatch):
     config = default()
     config.report.tensorboard = True
     config.name, config.data.path = "a", "digits"
     check_run(config)
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
-    with pytest.raises(UserError, match=r'needs tensorboardX: pip install "diffae_jax\[tensorboard\]"') as told:
+    with pytest.raises(UserError, match=r'needs tensorboardX: pip install "diffae_jax\[tensorboard\]"') as refusal:
         check_run(config)
-    assert_is_one_sentence(told.value)
+    assert_is_one_sentence(refusal.value)

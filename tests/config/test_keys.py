@@ -1,4 +1,4 @@
-"""The declaration of the keys: what follows from it for each of them, and the page that lists them."""
+"""The declared keys: checks of each key, and the page that lists them."""
 
 import json
 
@@ -109,7 +109,7 @@ def test_free_keys_are_the_budget_the_data_paths_and_whatever_changes_no_result(
 
 def test_page_lists_every_key_as_declared():
     assert (ROOT / "docs" / "config.md").read_text() == as_markdown(), (
-        "write it anew: python -m diffae_jax.config.listing > docs/config.md"
+        "write it again: python -m diffae_jax.config.listing > docs/config.md"
     )
     rows = [line.split("|")[1] for line in as_markdown().splitlines() if line.startswith("| `")]
     assert [row.split("`")[1] for row in rows] == list(FLAT_KEYS)

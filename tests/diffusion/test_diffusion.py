@@ -1,4 +1,4 @@
-"""Schedules, loss and samplers against float64 loops, closed forms and the exact solution for Gaussian data."""
+"""Schedules, loss and samplers against float64 loops, closed forms and exact solutions."""
 
 import itertools
 from functools import partial
@@ -172,7 +172,7 @@ def test_ddim_loops_equal_float64_loops(name, num_steps, clip):
         assert abs(decoded).max() <= 1
 
 
-def test_images_are_clipped_unless_told_otherwise():
+def test_images_are_clipped_by_default():
     grid, x = ddim_grid("linear", 5), jnp.asarray(normal(2, 3, 1))
     for function in (ddim_decode, ddim_encode):
         clipped, free = (function(partial(wavy, jnp), x, grid, clip) for clip in (True, False))
@@ -194,7 +194,7 @@ def gaussian_eps(x_t, t):
 
 @pytest.fixture(scope="module")
 def gaussian():
-    """x_0 from the data and x_T from the noise, and for each number of steps what the two loops make of them."""
+    """x_0 of the data, x_T of the noise, and the results of both loops by number of steps."""
     x_0, x_T = MU + S * normal(4096, 4, seed=1), normal(4096, 4, seed=2)
 
     @jax.jit

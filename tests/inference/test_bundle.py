@@ -203,8 +203,8 @@ HOSTILE = {
         "rate without end": (lambda c: c["train"].update(learning_rate=10**400), "learning_rate = an integer of"),
         "nothing": (lambda c: c["model"].update(base_channels=None), "must be a whole number, not None"),
         "no list": (lambda c: c.update(image_shape=None), "image_shape must be a list, not None"),
-        "no group": (lambda c: c.update(model=None), "model is no group of keys, but None"),
-        "group as a value": (lambda c: c["model"].update(embed_dim={"a": 1}), "embed_dim = a dict, where a whole"),
+        "no group": (lambda c: c.update(model=None), "`model` must be a section, got None"),
+        "group as a value": (lambda c: c["model"].update(embed_dim={"a": 1}), "embed_dim = a dict, but it must be a whole"),
         "not a number": (lambda c: c["train"].update(learning_rate=NAN), "learning_rate must be finite"),
         "infinity": (lambda c: c["train"].update(max_grad_norm=float("inf")), "max_grad_norm must be finite"),
         "truth as a number": (lambda c: c["model"].update(embed_dim=True), "whole number, not True"),
@@ -221,7 +221,7 @@ HOSTILE = {
         "long": (b" " * 5 * 2**20, "more than the 4,194,304 bytes"),
         "no text": (b"\xff\xfe\xff", "cannot be read"),
         "long integer": (b'{"seed": ' + b"9" * 5000 + b"}", "cannot be read"),
-        "list": (b"[1]", "it is no group of keys, but a list"),
+        "list": (b"[1]", "the file must be a section, got a list"),
     },
     "latents.npz": {
         "compressed": (zipped(zipfile.ZIP_DEFLATED, mean=npy(ROW.format(8, "<f8"))), "does not hold mean and std"),
@@ -462,10 +462,10 @@ def with_a_scalar(file):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (changed_config(z_dim=9), r"another model than the config\.json.*first in encoder\.out\.bias"),
-        (changed_config(z_dim=None), r"another model than the config\.json.*first in encoder\.blocks"),
-        (changed_config(base_channels=64), r"another model than the config\.json"),
-        (changed_config(attention_resolutions=[8]), r"another model than the config\.json.*attention"),
+        (changed_config(z_dim=9), r"does not match the config\.json.*first in encoder\.out\.bias"),
+        (changed_config(z_dim=None), r"does not match the config\.json.*first in encoder\.blocks"),
+        (changed_config(base_channels=64), r"does not match the config\.json"),
+        (changed_config(attention_resolutions=[8]), r"does not match the config\.json.*attention"),
         (changed_config(base_channels=None), "must be a whole number"),
         (
             lambda run: rewritten_config(run, lambda config: config["prior"].update(num_layers=10**6)),

@@ -242,7 +242,7 @@ UNTYPED = {  # what types that are checked would refuse first, as they are in th
     ),
     "traced number of steps": (
         lambda m, x, z, x_T: m.decode(z, x_T, z.sum()),
-        "The number of steps must be known before JAX compiles, and is traced: fix its value with functools.partial",
+        "The number of steps must be known before JAX compiles, but is traced: bind its value with functools.partial",
     ),
     "traced number of frames": (
         lambda m, x, z, x_T: m.path(z, x_T, z.sum()),

@@ -1,4 +1,4 @@
-"""A second condition, z plus the embedding of a label, takes one class: blocks and sampling stay as they are."""
+"""A second condition, z and a label, needs only one class: blocks and sampling stay unchanged."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""The networks against float64 references, the published sizes and costs, and the structure that sampling relies on."""
+"""The networks against float64 references, published sizes and costs, and expected structure."""
 
 import math
 import runpy
@@ -51,7 +51,7 @@ def tiny(**changes):
 
 
 def filled(build, seed=0):
-    """The module that `build(rngs=...)` makes, with random numbers in every parameter, zero-initialized ones too."""
+    """The module of `build(rngs=...)` with random parameters, including zero-initialized ones."""
     graphdef, params = abstract_model(lambda rngs: build(rngs=rngs))
     rng = np.random.default_rng(seed)
 
@@ -176,7 +176,7 @@ def timestep_embedding64(t, dim):
 
 
 def unet64(unet, x_t, t, z, num_levels):
-    """The UNet from the paper's description: two blocks a level down, three up, each taking a skip of its level."""
+    """The UNet as in the paper: per level two blocks down, three up, each with a skip."""
     psi = timestep_embedding64(t, unet.base_channels)
     embedding = linear64(unet.time_out, silu64(linear64(unet.time_in, psi)))
     down, up = iter(unet.down), iter(unet.up)
@@ -274,7 +274,7 @@ def test_training_flops_of_ffhq128_are_three_times_the_forward_ones():
 
 
 def test_multiply_adds_of_ffhq128_equal_the_official_networks():
-    """Counted from the layers themselves, taps in the padding included, as profilers of other frameworks do."""
+    """Counts from the layers, including padding, as profilers of other frameworks do."""
     graphdef, params = paper_model("ffhq128")
     t, z = jax.ShapeDtypeStruct((1,), jnp.int32), jax.ShapeDtypeStruct((1, 512), jnp.float32)
 
@@ -716,7 +716,7 @@ def test_latent_mlp_has_the_official_number_of_parameters(num_layers, millions):
 
 
 def test_latent_mlp_is_what_the_paper_draws():
-    """Fig. 8 written out in float64: every layer but the first sees the input, and time scales all but the last."""
+    """Fig. 8 in float64: all layers but the first see the input; time scales all but the last."""
     model = LatentMLP(z_dim=6, num_layers=3, width=10, rngs=nnx.Rngs(0))
     z, t = jax.random.normal(jax.random.key(1), (2, 6)), jnp.asarray([7, 900])
     p = jax.tree.map(lambda a: np.asarray(a, np.float64), split(model)[1])

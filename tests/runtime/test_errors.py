@@ -1,4 +1,4 @@
-"""UserError is a ValueError, and its sentence reaches the user through everything that catches ValueError."""
+"""UserError is a ValueError; code that catches ValueError must not replace its message."""
 
 import io
 import zipfile
@@ -17,12 +17,12 @@ from diffae_jax.runtime.files import read_rows
 from diffae_jax.runtime.own_code import import_own
 from tests.messages import assert_is_one_sentence
 
-SENTENCE = "The dog ate 3 of 7 files: copy them anew."
+SENTENCE = "The dog ate 3 of 7 files: copy them again."
 RAISING = f"from diffae_jax.runtime.errors import UserError\ndef get_config():\n    raise UserError({SENTENCE!r})\n"
 
 
 def test_programs_may_catch_it_as_a_value_error():
-    with pytest.raises(ValueError, match=r"^The dog ate 3 of 7 files: copy them anew\.$"):
+    with pytest.raises(ValueError, match=r"^The dog ate 3 of 7 files: copy them again\.$"):
         raise UserError(SENTENCE)
     with pytest.raises(ValueError, match=r"must have the shape \(N, 8\), not \(3,\)"):
         as_codes("z", np.zeros(3), (8,))
@@ -73,7 +73,7 @@ def test_sentence_is_not_replaced_by_that_of_a_damaged_file(tmp_path, call, sent
     assert str(refusal.value) == sentence.format(tmp_path)
 
 
-def test_sentence_of_code_of_ones_own_is_passed_on(tmp_path, monkeypatch, tiny_config, one_device):
+def test_sentence_of_your_own_code_is_passed_on(tmp_path, monkeypatch, tiny_config, one_device):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "refusing.py").write_text(f"{RAISING}get_config()\n")
     with pytest.raises(UserError, match=SENTENCE) as refusal:

@@ -1,4 +1,4 @@
-"""The package as a guest in somebody else's program: what importing and training leave as they found it."""
+"""The package inside another program: global state that import and training must not change."""
 
 import subprocess
 import sys
@@ -104,7 +104,7 @@ def test_editors_are_offered_what_the_package_has():
 
 
 def test_runs_follow_each_other_in_one_process_and_leave_it_as_it_was(tmp_path):
-    """The command, then the same again under a running event loop, as in a notebook, and a run in a thread."""
+    """The command, then again in a running event loop, as in a notebook, and a run in a thread."""
     program = """
 import asyncio
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A model in other processes: it travels to those that are spawned and is refused in those that are forked."""
+"""A model in other processes: it can be sent to spawned ones and is refused in forked ones."""
 
 import multiprocessing
 import os

@@ -18,7 +18,7 @@ def test_other_images_are_refused(image_folder, tmp_path):
     assert "trained on other images (20 then, 19 now" in output
 
 
-def test_images_that_cannot_be_used_are_refused_or_left_out_and_told_at_the_end(image_folder, tmp_path):
+def test_images_that_cannot_be_used_are_refused_or_left_out_and_listed_at_the_end(image_folder, tmp_path):
     images = tmp_path / "images"
     shutil.copytree(image_folder, images)
     (images / "3.png").write_bytes(b"junk")

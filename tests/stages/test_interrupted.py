@@ -54,7 +54,7 @@ def test_killed_again_and_again_ends_bit_identical(whole, tmp_path, patterns):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signal_saves_and_says_how_to_go_on(whole, tmp_path, number, code):
+def test_signal_saves_and_reports_how_to_resume(whole, tmp_path, number, code):
     process = start(tmp_path, MANY_STEPS, TRAINING)
     wait_for_checkpoint(process, tmp_path, 4)
     process.send_signal(number)
@@ -62,7 +62,7 @@ def test_signal_saves_and_says_how_to_go_on(whole, tmp_path, number, code):
     output = finish(process, code=code)
     assert time.monotonic() - sent < 10
     assert "Traceback" not in output
-    assert "Run the same command again to go on." in output
+    assert "Run the same command again to resume." in output
     finish(start(tmp_path, MANY_STEPS, TRAINING))
     assert_same_run(tmp_path, whole[0])
 

@@ -1,4 +1,4 @@
-"""z of a data set: files, statistics and order; the latent DDIM's training and what is sampled from it."""
+"""z of a data set: files, statistics and order; training of the prior and its samples."""
 
 import itertools
 
@@ -23,7 +23,7 @@ from diffae_jax.runtime.sharding import on_host, replicated, shard_array, split_
 from diffae_jax.stages.prior import ZERO_PREDICTOR_LOSS, prior_loss, prior_program
 from diffae_jax.training.program import run_key
 
-# --- statistics and files ---------------------------------------------------------------------------------------
+# --- statistics and files ------------------------------------------------------------------------
 
 
 def test_statistics_of_parts_are_those_of_the_whole_in_float64():
@@ -91,7 +91,7 @@ def test_damaged_part_is_named(parts, damage):
         list(read_chunks(folder, "training"))
 
 
-def test_damaged_record_is_told(parts):
+def test_damaged_record_is_reported(parts):
     folder, _, _ = parts
     for count in ("many", 2.5, -1, None, 10**15):
         write_json(folder / "inputs.json", {"training": count})
@@ -124,7 +124,7 @@ def test_z_that_is_not_finite_is_refused_with_its_image_and_not_written(tmp_path
     assert not list(tmp_path.iterdir())
 
 
-# --- order ------------------------------------------------------------------------------------------------------
+# --- order ---------------------------------------------------------------------------------------
 
 
 def rows_of(count, steps=3, **settings):
@@ -158,7 +158,7 @@ def test_ordered_batches_bring_every_image_once_and_fill_up_the_last():
     assert batches == [list(range(10, 18)), list(range(18, 26)), [*range(26, 31), 30, 30, 30]]
 
 
-# --- training ---------------------------------------------------------------------------------------------------
+# --- training ------------------------------------------------------------------------------------
 
 
 def latent_batches(config, mesh, z, first_step=0):
@@ -243,12 +243,12 @@ def test_loss_of_a_network_that_says_nothing(tiny_config, loss):
     np.testing.assert_allclose(losses.mean(), ZERO_PREDICTOR_LOSS[loss], rtol=0.02)
 
 
-# --- sampling ---------------------------------------------------------------------------------------------------
+# --- sampling ------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def weights():
-    """A config, and random weights of its networks, those that training starts from at zero included."""
+    """A config and random weights of its networks, including those that start at zero."""
     from tests.tiny import get_config
 
     config = get_config()
@@ -317,8 +317,8 @@ def test_baseline_samples_from_noise_alone(weights, one_device):
         (dict(num_images=0), "At least one image"),
         (dict(num_images=2, num_steps=1001), "1 to 1000 steps, not 1001"),
         (dict(num_images=2, num_latent_steps=0), "1 to 1000 steps, not 0"),
-        (dict(num_images=2, seed=2**31), "seed must be between 0 and 2147483647, in whole numbers, not 2147483648"),
-        (dict(num_images=2, seed=-1), "seed must be between"),
+        (dict(num_images=2, seed=2**31), "seed must be a whole number between 0 and 2147483647, not 2147483648"),
+        (dict(num_images=2, seed=-1), "seed must be a whole number between"),
     ],
     ids=str,
 )

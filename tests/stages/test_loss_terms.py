@@ -1,4 +1,4 @@
-"""Terms of one's own in the loss: what they change, what they must not, and that no way to spread a batch matters."""
+"""Additional loss terms: what they change, and that the split of a batch has no effect."""
 
 import itertools
 import json
@@ -23,7 +23,7 @@ from tests.tiny import get_config
 
 # The contract of a loss: (loss [N], metrics).
 
-SPREADS = [(1, 1), (8, 1), (8, 2), (1, 4)]  # devices, micro-batches
+SPREADS = [(1, 1), (8, 1), (8, 2), (1, 4)]  # devices, microbatches
 
 
 def loss_with_metrics(params, batch, keys):
@@ -141,7 +141,7 @@ def test_term_that_compares_samples_sees_the_batch_of_all_devices(one_device, ei
 
 @pytest.mark.parametrize("shape", [(16, 8), (8,), (1,)], ids=str)
 def test_term_of_another_shape_is_refused(one_device, shape):
-    with pytest.raises(UserError, match=r"term odd is of shape .*it must be \(16,\), or one number") as refusal:
+    with pytest.raises(UserError, match=r"term odd has shape .*it must be \(16,\), or one number") as refusal:
         autoencoder_program(get_config(), one_device, loss_terms={"odd": lambda z, batch, keys: jnp.zeros(shape)})
     assert_is_one_sentence(refusal.value)
 
@@ -155,11 +155,11 @@ def test_term_named_as_another_metric_is_refused(tiny_config, name):
 
 def test_baseline_has_no_z_for_a_term(tiny_config):
     tiny_config.model.z_dim = None
-    with pytest.raises(UserError, match="baseline has none"):
+    with pytest.raises(UserError, match="baseline has no z"):
         check_terms(tiny_config, {"z_norm": z_norm})
 
 
-def test_run_writes_terms_and_goes_on_with_the_same_alone(tmp_path):
+def test_run_writes_terms_and_resumes_only_with_the_same(tmp_path):
     config = get_config()
     config.train.num_images = config.report.save_every = 2 * config.train.batch_size
     config.report.update(log_every=16, health_every=10**9, grid_every=10**9)
@@ -172,7 +172,7 @@ def test_run_writes_terms_and_goes_on_with_the_same_alone(tmp_path):
     with pytest.raises(UserError, match=r"train\.loss_terms: \['z_norm'\] -> \[\]"):
         train()
     config.train.loss_terms = ("z_norm",)
-    with pytest.raises(UserError, match="loss_terms names z_norm, whose code no config holds"):
+    with pytest.raises(UserError, match="loss_terms names z_norm, but a config cannot hold the code"):
         train()
     train(loss_terms={"z_norm": z_norm})
     assert [row["step"] for row in read_metrics(tmp_path) if "z_norm" in row] == [1, 2, 3, 4]

@@ -1,4 +1,4 @@
-"""An encoder of one's own, by name and given from Python: from training to a bundle, and what of it is refused."""
+"""Your own encoder, by name or as a class: from training to a bundle, and what is refused."""
 
 import hashlib
 import json
@@ -50,7 +50,7 @@ IMAGES = np.random.default_rng(0).uniform(-1, 1, (5, 8, 8, 1)).astype(np.float32
 
 
 def z64(params, images):
-    """`ConvEncoder` in float64: a 3x3 convolution with stride 2, ReLU, the mean over space, and a dense layer."""
+    """`ConvEncoder` in float64: 3x3 convolution with stride 2, ReLU, spatial mean, dense layer."""
     p = {name: np.asarray(leaf, np.float64) for name, leaf in flatten(params).items()}
     padded = np.pad(images.astype(np.float64), [(0, 0), (0, 1), (0, 1), (0, 0)])
     h = p["conv.bias"] + sum(
@@ -90,7 +90,7 @@ def test_shell_says_what_the_encoder_is(run_folder, capsys):
     assert f"parameters of the encoder: {6 * 9 + 6 + 6 * 8 + 8:,}" in printed
 
 
-def test_run_goes_on_with_the_same_encoder_alone(run_folder):
+def test_run_resumes_only_with_the_same_encoder(run_folder):
     with pytest.raises(UserError, match=r"model\.encoder\.kind: tests.own_encoder:ConvEncoder -> unet"):
         run_stages(get_config(), str(run_folder), ["export"])
 
@@ -184,12 +184,12 @@ def test_name_of_anything_else_is_refused_and_not_called(bundle, one_device, kin
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("WithStatistics", r"holds norm.mean .* beside its parameters"),
+        ("WithStatistics", r"holds norm.mean .* in addition to its parameters"),
         ("OfAnotherSize", r"z of shape \(2, 7\): it must be \(2, 8\)"),
         ("WithoutSizes", r"WithoutSizes cannot be used \(TypeError: .*image_shape, z_dim, dtype, rngs"),
         ("WithoutParameters", "no parameters to train"),
-        ("InHalfPrecision", "is not float32"),
-        ("WithDots", "holds a dot"),
+        ("InHalfPrecision", "must be float32"),
+        ("WithDots", "contains a dot"),
     ],
 )
 def test_encoder_that_cannot_be_one_is_refused_in_one_sentence(tiny_config, one_device, name, message):
@@ -223,7 +223,7 @@ def test_class_that_no_bundle_could_ask_for_is_refused_before_the_run(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_module_that_cannot_be_imported_is_told_before_the_run(tmp_path):
+def test_module_that_cannot_be_imported_is_reported_before_the_run(tmp_path):
     config = get_config()
     config.model.encoder.kind = "no_such_module:Encoder"
     with pytest.raises(UserError, match=r"no_such_module cannot be imported .*PYTHONPATH") as refusal:
@@ -243,7 +243,7 @@ def test_second_encoder_of_the_package_is_one_entry(monkeypatch, tiny_config):
     assert flatten(weights["autoencoder"]["encoder"])["out.kernel"].shape == (6, 8)
 
 
-def test_config_of_before_has_the_encoder_of_the_paper(tmp_path):
+def test_config_of_an_earlier_version_has_the_encoder_of_the_paper(tmp_path):
     stored = json.loads(get_config().to_json())
     del stored["model"]["encoder"], stored["train"]["loss_terms"]
     (tmp_path / "config.json").write_text(json.dumps(stored))

@@ -25,7 +25,7 @@ with RunFolder(sys.argv[1], default()):
 
 
 def is_refused(folder, config):
-    with pytest.raises(UserError, match="in use by another run: wait for it, or give another --workdir") as refusal:
+    with pytest.raises(UserError, match="in use by another run: wait for it, or set a different --workdir") as refusal:
         RunFolder(folder, config).__enter__()
     assert_is_one_sentence(refusal.value)
 
@@ -71,4 +71,4 @@ def test_file_system_without_locks_gives_a_warning(tmp_path, tiny_config, monkey
     monkeypatch.setattr(fcntl, "flock", flock)  # as such a file system answers
     with RunFolder(tmp_path, tiny_config):
         assert (tmp_path / "config.json").exists()
-    assert "has no locks: see to it that no other run uses the folder" in capsys.readouterr().out
+    assert "has no locks: make sure that no other run uses the folder" in capsys.readouterr().out

@@ -24,7 +24,7 @@ def test_finished_run_is_not_repeated(whole):
     assert files(workdir) == before
 
 
-def test_probes_that_are_gone_or_of_other_z_are_made_anew(whole, tmp_path):
+def test_probes_that_are_missing_or_of_other_z_are_fitted_again(whole, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(whole[0], workdir)
     shutil.rmtree(workdir / "probes")
@@ -56,9 +56,9 @@ def test_other_config_is_refused_and_nothing_is_lost(whole):
     assert "model.z_dim: 8 -> 9; train.learning_rate: 0.001 -> 0.5" in output
     assert "Traceback" not in output
     output = finish(start(workdir, MANY_STEPS, "--config.prior.width=33"), code=2)
-    assert re.search(r"prior.width: 32 -> 33.*removing .*/prior makes room for another prior", output)
+    assert re.search(r"prior.width: 32 -> 33.*remove .*/prior to train a new prior", output)
     output = finish(start(workdir, "--config.train.num_images=800"), code=2)
-    assert re.search(r"from step 40 on to 50 would make .*/latents and .*/prior, .* useless", output)
+    assert re.search(r"from step 40 to 50 would outdate .*/latents and .*/prior, ", output)
     assert files(workdir) == before
 
 
@@ -80,7 +80,7 @@ def test_another_prior_of_the_same_autoencoder_is_trained_once_the_old_one_is_re
     assert DiffAE.load(workdir / "bundle").statistics is None
 
 
-def test_damaged_bundle_of_a_run_is_written_anew(whole, tmp_path):
+def test_damaged_bundle_of_a_run_is_written_again(whole, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(whole[0], workdir)
     weights = workdir / "bundle" / "weights.safetensors"
@@ -94,14 +94,14 @@ def test_damaged_bundle_of_a_run_is_written_anew(whole, tmp_path):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda latents: (latents / "inputs.json").unlink(), "nothing tells what it was made from"),
+        (lambda latents: (latents / "inputs.json").unlink(), "so its inputs are unknown"),
         (lambda latents: (latents / "inputs.json").write_text("{"), "cannot be read as JSON"),
         (lambda latents: (latents / "inputs.json").write_text("[]"), "inputs.json is damaged"),
         (lambda latents: (latents / "statistics.npz").write_bytes(b"PK"), "statistics.npz cannot be read"),
     ],
     ids=["no record", "cut record", "other record", "statistics"],
 )
-def test_damaged_latents_are_told_in_one_sentence(whole, tmp_path, damage, message):
+def test_damaged_latents_are_reported_in_one_line(whole, tmp_path, damage, message):
     workdir = tmp_path / "run"
     shutil.copytree(whole[0], workdir)
     damage(workdir / "latents")
@@ -116,7 +116,7 @@ def test_latents_of_another_autoencoder_are_refused(whole, tmp_path):
     shutil.rmtree(workdir / "autoencoder" / "checkpoints" / "40")
     before = files(workdir)
     for stages, message in (
-        ("latents", r"latents was made from .*autoencoder_step: 40 then, 36 now.*remove that folder"),
+        ("latents", r"latents was made from different inputs .*autoencoder_step: 40 then, 36 now.*remove that folder"),
         ("prior", r"those of another autoencoder than the one beside it: remove that folder"),
     ):
         output = finish(start(workdir, MANY_STEPS, f"--stages={stages}"), code=2)
@@ -125,7 +125,7 @@ def test_latents_of_another_autoencoder_are_refused(whole, tmp_path):
     assert files(workdir) == before
 
 
-def test_mended_mistake_is_accepted_in_the_same_folder(tmp_path):
+def test_fixed_mistake_is_accepted_in_the_same_folder(tmp_path):
     finish(start(tmp_path, "--config.model.base_channels=40"), code=2)
     finish(start(tmp_path, "--stages=autoencoder"))
     assert rows(tmp_path)[-1]["step"] == 12

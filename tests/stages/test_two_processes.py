@@ -30,9 +30,9 @@ from tests.runs import (
 def test_two_processes_equal_one_and_can_be_stopped_and_continued_by_one(whole, tmp_path):
     processes = two_processes(tmp_path, MANY_STEPS, TRAINING)
     wait_for_checkpoint(processes[0], tmp_path, 12)
-    processes[1].send_signal(signal.SIGTERM)  # one is told; all must save the same step
+    processes[1].send_signal(signal.SIGTERM)  # one gets the signal; all must save the same step
     outputs = [finish(process, code=143) for process in processes]
-    assert "Run the same command again to go on." in outputs[0]
+    assert "Run the same command again to resume." in outputs[0]
     assert "images/s" not in outputs[1], "one process reports"
     stopped_at = rows(tmp_path)[-1]["step"]
     finish(start(tmp_path, MANY_STEPS, TRAINING))
@@ -43,8 +43,9 @@ def test_two_processes_equal_one_and_can_be_stopped_and_continued_by_one(whole, 
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
     ours, expected = (flatten(final_state(run)["params"]) for run in (tmp_path, whole[0]))
     for name in ours:
-        # The next normalization takes the biases of the last block away again, for its groups have one channel each. So
-        # their gradients are rounding errors, which Adam makes as large as any.
+        # The next normalization takes the biases of the last block away again, for its groups have
+        # one channel each. So their gradients are rounding errors, which Adam makes as large as
+        # any.
         if not re.fullmatch(r"unet\.up\.2\.(conv1|conv2|skip)\.bias", name):
             assert np.abs(ours[name] - expected[name]).max() < 1e-3, name
 
@@ -74,7 +75,7 @@ def test_prior_of_two_processes_stops_on_a_signal_to_one(whole, tmp_path):
     sent = time.monotonic()
     outputs = [finish(process, code=143) for process in processes]
     assert time.monotonic() - sent < 10
-    assert "Run the same command again to go on." in outputs[0]
+    assert "Run the same command again to resume." in outputs[0]
 
 
 def test_what_stops_one_process_stops_the_others(tmp_path):
@@ -85,7 +86,7 @@ def test_what_stops_one_process_stops_the_others(tmp_path):
     processes = two_processes(tmp_path / "run", f"--config.data.path={images}")
     outputs = [finish(process, code=2) for process in processes]
     assert re.search(r"All 20 images have the same value in \d of the 8 dimensions of z", outputs[0])
-    assert "Another process could not go on" in outputs[1]
+    assert "Another process could not continue" in outputs[1]
     assert not (tmp_path / "run" / "latents" / "statistics.npz").exists()
     assert not (tmp_path / "run" / "prior").exists()
 
