@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Writes images with more or less of a probe's attribute."""
     from diffae_jax.cli import outputs
     from diffae_jax.cli.inputs import images_of, load
-    from diffae_jax.inference.embedding import open_for
+    from diffae_jax.inference.encode_dataset import open_for
 
     is_file = outputs.check_free(arguments.out, outputs.IMAGE_FILES, folder=True, overwrite=arguments.overwrite)
     model = load(arguments.model)

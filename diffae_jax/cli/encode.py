@@ -21,10 +21,10 @@ def run(arguments: argparse.Namespace) -> None:
     """Writes z of images as one file."""
     from diffae_jax.cli import outputs
     from diffae_jax.cli.inputs import load
-    from diffae_jax.inference.embedding import FORMATS, check_format, embed, open_for
+    from diffae_jax.inference.encode_dataset import FORMATS, check_format, encode_dataset, open_for
 
     outputs.check_free(arguments.out, FORMATS, overwrite=arguments.overwrite)
     check_format(arguments.out)
     model = load(arguments.model)
-    embed(model, open_for(model, arguments.images), arguments.out)
+    encode_dataset(model, open_for(model, arguments.images), arguments.out)
     print(f"z: {shown(str(arguments.out))}")

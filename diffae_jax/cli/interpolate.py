@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace) -> None:
     from diffae_jax.cli import outputs
     from diffae_jax.cli.inputs import images_of, load
     from diffae_jax.data.pictures import save_gif, save_grid
-    from diffae_jax.inference.embedding import open_for
+    from diffae_jax.inference.encode_dataset import open_for
     from diffae_jax.runtime.files import os_errors_as_user_errors
 
     is_file = outputs.check_free(arguments.out, (".gif", ".png"), folder=True, overwrite=arguments.overwrite)

@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> None:
         return
     from diffae_jax.cli import outputs
     from diffae_jax.cli.inputs import load
-    from diffae_jax.inference.embedding import latents, open_for
+    from diffae_jax.inference.encode_dataset import latents, open_for
 
     if arguments.column or arguments.positive_unlabeled:
         raise UserError("--column and --positive-unlabeled need --labels: the table that probes are fitted to.")
@@ -58,7 +58,7 @@ def fit_probes(arguments: argparse.Namespace) -> None:
     from diffae_jax.cli.inputs import load
     from diffae_jax.data.labels.matching import read_labels
     from diffae_jax.inference import bundle
-    from diffae_jax.inference.embedding import latents, open_for
+    from diffae_jax.inference.encode_dataset import latents, open_for
     from diffae_jax.runtime.console import say
 
     if arguments.out.resolve() != arguments.model.resolve():

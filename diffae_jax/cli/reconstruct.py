@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace) -> None:
     from diffae_jax.cli.inputs import images_of, load
     from diffae_jax.data.transforms import to_float
     from diffae_jax.evaluation.metrics import mse, psnr
-    from diffae_jax.inference.embedding import open_for
+    from diffae_jax.inference.encode_dataset import open_for
 
     outputs.check_free(arguments.out, (), folder=True, overwrite=arguments.overwrite)
     model = load(arguments.model)

@@ -23,7 +23,7 @@ from diffae_jax.data.pictures import SMALLEST_GRID, image_grid, to_pil
 from diffae_jax.data.sources import TransformedSource
 from diffae_jax.data.transforms import Transform, to_float
 from diffae_jax.evaluation.metrics import mse
-from diffae_jax.inference.embedding import open_for
+from diffae_jax.inference.encode_dataset import open_for
 from tests.environment import ROOT, environment
 from tests.random_models import random_model
 

@@ -42,7 +42,7 @@ from diffae_jax.evaluation.programs import (
 from diffae_jax.evaluation.programs.denoising import METRIC as PREDICTED
 from diffae_jax.evaluation.results import Figure, Section
 from diffae_jax.evaluation.study import Networks, Study
-from diffae_jax.inference.embedding import open_for
+from diffae_jax.inference.encode_dataset import open_for
 from diffae_jax.models.functional import flatten, split, unflatten
 from diffae_jax.runtime.errors import UserError
 from tests.environment import environment

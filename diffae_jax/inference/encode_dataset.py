@@ -81,7 +81,7 @@ def open_for(model: DiffAE, path: str | Path) -> TransformedSource:
     return TransformedSource(open_images(path, model.image_shape).source, model.transform)
 
 
-def embed(model: DiffAE, source: Source, out: Path) -> None:
+def encode_dataset(model: DiffAE, source: Source, out: Path) -> None:
     """Writes z of all images to `out`, with their ids and labels in order: an .npz or a .parquet, by its suffix.
 
     Parts of 1,024 images lie in `out`.chunks until all are there, and are kept when the work is stopped. Raises
