@@ -1,4 +1,4 @@
-"""z of a whole data set, in parts: work that is stopped, however roughly, goes on where it was."""
+"""Encodes a whole data set in chunks of 1,024 images. A stopped command resumes after the last finished chunk."""
 
 import contextlib
 import math
@@ -31,31 +31,31 @@ from diffae_jax.runtime.sharding import make_mesh, on_host, replicated, shard_ar
 
 Encode = Callable[[Source, int, int], Float[np.ndarray, "n d"]]
 
-SPLIT = "images"  # all of them: the name of the parts
+SPLIT = "images"  # the name of the chunks of `encode_dataset`
 FORMATS = (".npz", ".parquet")
 
 
-def encode_chunks(own: Path, parts: list[tuple[str, Source, int]], encode: Encode) -> None:
-    """Encodes and writes parts, given by split, source and number of the first image, into the folder `own`."""
-    encoded = _encoded([(source, start) for _, source, start in parts], encode)
-    for (split, source, start), z in zip(parts, encoded, strict=True):
-        write_chunk(chunk_path(own, split, start), source.ids[start : start + len(z)], z)
+def encode_chunks(folder: Path, chunks: list[tuple[str, Source, int]], encode: Encode) -> None:
+    """Encodes chunks and writes each to the folder. A chunk is a split, a source and its first image's number."""
+    encoded = _encoded([(source, start) for _, source, start in chunks], encode)
+    for (split, source, start), z in zip(chunks, encoded, strict=True):
+        write_chunk(chunk_path(folder, split, start), source.ids[start : start + len(z)], z)
 
 
-def _encoded(parts: list[tuple[Source, int]], encode: Encode) -> Iterator[Float[np.ndarray, "n d"]]:
-    """Yields z of each part, given by source and number of the first image, and shows how far the work is."""
-    stops = [min(start + CHUNK_SIZE, len(source)) for source, start in parts]
-    total = sum(stop - start for stop, (_, start) in zip(stops, parts, strict=True))
+def _encoded(chunks: list[tuple[Source, int]], encode: Encode) -> Iterator[Float[np.ndarray, "n d"]]:
+    """Yields z of each chunk, a source and its first image's number, and shows the progress."""
+    stops = [min(start + CHUNK_SIZE, len(source)) for source, start in chunks]
+    total = sum(stop - start for stop, (_, start) in zip(stops, chunks, strict=True))
     with contextlib.closing(Progress("images", total, 0)) as progress:
-        for (source, start), stop in zip(parts, stops, strict=True):
+        for (source, start), stop in zip(chunks, stops, strict=True):
             yield encode(source, start, stop)
             progress.advance(stop - start)
 
 
 def encoder(config: ConfigDict, params: Params, batch_size: int) -> Encode:
-    """Returns what encodes the images from one number to another on the devices of this process alone.
+    """Returns a function that encodes a range of a source's images on the devices of this process.
 
-    `batch_size` is what they take at most at a time, together.
+    `batch_size` is the most images that these devices take together at a time.
     """
     mesh = make_mesh(jax.local_devices())
     graphdef, _ = abstract_model(builder(config, resolve_precision(config.train.precision)))
@@ -65,83 +65,90 @@ def encoder(config: ConfigDict, params: Params, batch_size: int) -> Encode:
 
     def encode_range(source, start, stop):
         batches = on_devices(ordered_batches(source, start, stop, batch_size), split_batch(mesh))
-        z = [
-            programs.encode(params, images, graphdef=graphdef) for images in batches
-        ]  # none waits for another: z are small
+        # all batches are dispatched before any result is fetched; z are small
+        z = [programs.encode(params, images, graphdef=graphdef) for images in batches]
         return np.concatenate(jax.device_get(z))[: stop - start]
 
     return encode_range
 
 
 def open_for(model: DiffAE, path: str | Path) -> TransformedSource:
-    """Opens the images at a path, see `data.opening.open_images`, as the model takes them.
+    """Opens the images at a path with `data.detect.open_images`, transformed for the model.
 
-    Raises UserError where there are none, or not such as it takes.
+    Raises UserError if there are no images, or if the model cannot take them.
     """
     return TransformedSource(open_images(path, model.image_shape).source, model.transform)
 
 
 def encode_dataset(model: DiffAE, source: Source, out: Path) -> None:
-    """Writes z of all images to `out`, with their ids and labels in order: an .npz or a .parquet, by its suffix.
+    """Encodes all images and writes z, ids and labels, in order, to an .npz or .parquet file.
 
-    Parts of 1,024 images lie in `out`.chunks until all are there, and are kept when the work is stopped. Raises
-    UserError for an image that cannot be read, and for parts that are of another model or of other images.
+    Finished chunks are cached in the folder `out`.chunks, so a stopped call resumes from there.
+
+    Args:
+        model: a model with an encoder.
+        source: the images, such as `open_for` returns.
+        out: the file; its suffix determines the format.
+
+    Raises:
+        UserError: if an image cannot be read, if cached chunks belong to another model or to other
+            images, or if the file cannot be written.
     """
     check_format(out)
     model.check_has_encoder()
-    own = out.with_name(f"{out.name}.chunks")
-    with os_errors_as_user_errors(own, "written"):
-        _check_inputs(own, {"model": model.digest(), **describe(source)}, source)
-        missing = [start for start in chunk_starts(len(source)) if not chunk_path(own, SPLIT, start).exists()]
-        to_go = sum(min(CHUNK_SIZE, len(source) - start) for start in missing)
-        say(f"{len(source):,} images, z of {model.config.model.z_dim} dimensions; {to_go:,} images to go.")
+    folder = out.with_name(f"{out.name}.chunks")
+    with os_errors_as_user_errors(folder, "written"):
+        _check_inputs(folder, {"model": model.digest(), **describe(source)}, source)
+        missing = [start for start in chunk_starts(len(source)) if not chunk_path(folder, SPLIT, start).exists()]
+        remaining = sum(min(CHUNK_SIZE, len(source) - start) for start in missing)
+        say(f"{len(source):,} images, z of {model.config.model.z_dim} dimensions; {remaining:,} images to go.")
         if missing:
-            encode_chunks(own, [(SPLIT, source, start) for start in missing], _encoder_of(model, len(source)))
-        parts = list(read_chunks(own, SPLIT))
-    ids, z = [name for names, _ in parts for name in names], np.concatenate([z for _, z in parts])
+            encode_chunks(folder, [(SPLIT, source, start) for start in missing], _encoder_of(model, len(source)))
+        chunks = list(read_chunks(folder, SPLIT))
+    ids, z = [name for names, _ in chunks for name in names], np.concatenate([z for _, z in chunks])
     columns = label_columns(source)
     with os_errors_as_user_errors(out, "written"):
         (write_npz if out.suffix == ".npz" else write_parquet)(out, ids, z, columns)
-        shutil.rmtree(own)
+        shutil.rmtree(folder)
 
 
 def latents(model: DiffAE, source: Source) -> Float[np.ndarray, "n d"]:
-    """Returns z of all images in order, of which a few at a time are in memory.
+    """Returns z of all images in order. Only a few images are in memory at a time.
 
-    Raises UserError for a model without encoder and, before the work, for an image that cannot be read.
+    Raises UserError if the model has no encoder or, before encoding, if an image cannot be read.
     """
     model.check_has_encoder()
     check_all(source, show_progress=sys.stderr.isatty())
-    parts = [(source, start) for start in chunk_starts(len(source))]
-    return np.concatenate(list(_encoded(parts, _encoder_of(model, len(source)))))
+    chunks = [(source, start) for start in chunk_starts(len(source))]
+    return np.concatenate(list(_encoded(chunks, _encoder_of(model, len(source)))))
 
 
 def check_format(out: Path) -> None:
-    """Raises UserError for a file of z whose suffix or whose libraries are missing."""
+    """Raises UserError unless the suffix of the file is one of `FORMATS`."""
     if out.suffix not in FORMATS:
-        raise UserError(f"{out} would be of no known format: give a file that ends in {' or '.join(FORMATS)}.")
+        raise UserError(f"{out} has no known format. Use a file name that ends in {' or '.join(FORMATS)}.")
 
 
 def describe(source: Source) -> dict[str, int | str]:
-    """Returns what tells one set of images from another."""
+    """Returns values that identify a set of images."""
     return {SPLIT: len(source), "content": source.fingerprint()}
 
 
 def label_columns(source: Source) -> dict[str, np.ndarray]:
-    """Returns the labels of a source by their names, text as an array of text."""
+    """Returns the labels of a source by name, with text as numpy strings."""
     return {name: values.astype(str) if values.dtype == object else values for name, values in source.labels.items()}
 
 
 def write_npz(out: Path, ids: list[str], z: Float[np.ndarray, "n d"], columns: dict[str, np.ndarray]) -> None:
-    """Writes the arrays ids, z and one a column, without pickle."""
+    """Writes the arrays ids, z and one for each column, without pickle."""
     with atomic_write(out) as scratch:
         np.savez(scratch, ids=np.asarray(ids), z=z, **columns)
 
 
 def write_parquet(out: Path, ids: list[str], z: Float[np.ndarray, "n d"], columns: dict[str, np.ndarray]) -> None:
-    """Writes the columns id, the labels, and z_000, z_001, ...: one of numbers for each dimension of z.
+    """Writes the columns id, the labels, and z_000, z_001, ..., one for each dimension of z.
 
-    A column of lists would come back from pandas as Python objects; these are float32 in every reader of such files.
+    pandas would read one column of lists as Python objects; these columns are float32 everywhere.
     """
     import pyarrow
     import pyarrow.parquet
@@ -153,20 +160,23 @@ def write_parquet(out: Path, ids: list[str], z: Float[np.ndarray, "n d"], column
 
 
 def _encoder_of(model: DiffAE, num_images: int) -> Encode:
-    """Returns what encodes that many images in batches that fit the devices."""
+    """Returns an encoder for `num_images` images, in batches that fit the devices."""
     at_once = batching.images_at_once(math.prod(model.image_shape))
     batch_size = min(at_once * jax.local_device_count(), num_images)
     return encoder(model.config, on_host(model.params), batch_size)
 
 
-def _check_inputs(own: Path, inputs: dict[str, Any], source: Source) -> None:
-    """Records what parts are made from, once every image can be read. Raises UserError where it was something else."""
-    if not (own / INPUTS).exists():
-        if own.is_dir() and any(own.iterdir()):
-            raise UserError(f"{own} has no {INPUTS}, so nothing tells what it was made from: remove that folder.")
+def _check_inputs(folder: Path, inputs: dict[str, Any], source: Source) -> None:
+    """Records model and images in the folder of chunks, after checking that every image can be read.
+
+    Raises UserError if the folder holds chunks of another model or of other images.
+    """
+    if not (folder / INPUTS).exists():
+        if folder.is_dir() and any(folder.iterdir()):
+            raise UserError(f"{folder} has no {INPUTS}, so the model and images of its chunks are unknown. Remove it.")
         check_all(source, show_progress=sys.stderr.isatty())
-        write_json(own / INPUTS, inputs)
-    began_with = read_inputs(own)
-    for name, what in (("model", "another model"), (SPLIT, "other images"), ("content", "other images")):
-        if began_with.get(name) != inputs[name]:
-            raise UserError(f"{own} holds z of {what}: remove that folder to begin anew, or give another file.")
+        write_json(folder / INPUTS, inputs)
+    recorded = read_inputs(folder)
+    for name, cause in (("model", "another model"), (SPLIT, "other images"), ("content", "other images")):
+        if recorded.get(name) != inputs[name]:
+            raise UserError(f"{folder} holds z of {cause}. Remove that folder to start again, or use another file.")
