@@ -142,15 +142,15 @@ def probe_files(probes: Iterable[Probe | ClassProbe]) -> dict[str, str]:
         content = json.dumps(probe.as_json())
         if len(content) > MAX_JSON_BYTES:
             raise UserError(
-                f"Probe {shown(probe.name)} takes {len(content):,} bytes, but its file may have {MAX_JSON_BYTES:,}. Fit "
-                f"the probe to fewer classes."
+                f"Probe {shown(probe.name)} takes {len(content):,} bytes, but its file may have {MAX_JSON_BYTES:,}. "
+                f"Fit the probe to fewer classes."
             )
         contents[_file_of(probe.name)] = content
     return contents
 
 
 def check_probe_name(name: str) -> None:
-    """Raises UserError if the name of a probe is not text, is empty or is too long for a file name."""
+    """Raises UserError if a probe's name is not text, is empty or is too long for a file name."""
     if not isinstance(name, str) or not name:
         raise UserError(f"The name of a probe must be text and not empty, not {shown(name)}.")
     if len(_file_of(name)) > LONGEST_PROBE_FILE:
@@ -163,7 +163,10 @@ def _file_of(name: str) -> str:
 
 
 def read_probe(file: Path) -> Probe | ClassProbe:
-    """Reads one of `probe_files`. Raises UserError if it is not a probe or has another file's name."""
+    """Reads one of `probe_files`.
+
+    Raises UserError if it is not a probe or has another file's name.
+    """
     probe = probe_from_json(read_json(file))
     if file.name != _file_of(probe.name):
         raise UserError(
@@ -184,7 +187,9 @@ def read_run_probes(folder: Path, autoencoder: str) -> dict[str, Probe | ClassPr
 
 
 def read_bundle(path: Path) -> Bundle:
-    """Reads a bundle and checks every byte against the manifest. Only links to regular files are followed.
+    """Reads a bundle and checks every byte against the manifest.
+
+    Only links to regular files are followed.
 
     Args:
         path: the folder of the bundle.
@@ -193,7 +198,8 @@ def read_bundle(path: Path) -> Bundle:
         The bundle in memory.
 
     Raises:
-        UserError: if a file is missing, damaged or not part of a bundle, or if the format is newer.
+        UserError: if a file is missing, damaged or not part of a bundle, or if the format is
+            newer.
     """
     manifest = read_manifest(path)
     if manifest["format"] > FORMAT:

@@ -28,7 +28,7 @@ def check_parts(
     statistics: LatentStatistics | None,
     probes: Mapping[str, Probe | ClassProbe],
 ) -> None:
-    """Raises UserError if the parts of a model do not fit together, or if its weights are traced."""
+    """Raises UserError if the parts of a model do not fit together or its weights are traced."""
     if is_traced(*jax.tree.leaves((params, prior))):
         raise UserError(
             "The weights of DiffAE cannot be traced. To transform a function of the weights, call the programs of "
@@ -46,7 +46,10 @@ def check_parts(
 
 
 def as_sampler(sampler: Any) -> Sampler:
-    """Returns the sampler that is given itself or by its name. Raises UserError for an unknown name."""
+    """Returns the sampler that is given itself or by its name.
+
+    Raises UserError for an unknown name.
+    """
     if isinstance(sampler, Sampler):
         return sampler
     check_sampler(sampler)
@@ -54,7 +57,10 @@ def as_sampler(sampler: Any) -> Sampler:
 
 
 def check_seed_or_traced(seed: Any) -> None:
-    """Raises UserError if the random generator does not accept a seed. Traced values are not checked."""
+    """Raises UserError if the random generator does not accept a seed.
+
+    Traced values are not checked.
+    """
     if isinstance(seed, jax.Array) and (seed.shape or not jnp.issubdtype(seed.dtype, jnp.integer)):
         raise UserError(f"The seed must be one whole number, not {seed.dtype} of shape {seed.shape}.")
     if not is_traced(seed):
@@ -68,7 +74,10 @@ def refuse_tracing(method: str, *values: Any, instead: str) -> None:
 
 
 def numbers_of_images(first: int, count: int) -> Int[np.ndarray, "n"]:
-    """Returns `count` numbers of images from `first` on. Raises UserError if they are out of range."""
+    """Returns `count` numbers of images from `first` on.
+
+    Raises UserError if they are out of range.
+    """
     refuse_traced("The number of the first image", first)
     if not (isinstance(first, numbers.Integral) and 0 <= first <= MAX_NUMBER - count):
         raise UserError(f"The number of the first image must be from 0 to {MAX_NUMBER:,}, not {shown(first)}.")

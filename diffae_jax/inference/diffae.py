@@ -82,9 +82,10 @@ class DiffAE:
         z        [N, D], the latent code, which holds the content of an image
         x_T      [N, *spatial, C], the stochastic code, which holds the details that z leaves out
 
-    **Image arguments** may be a uint8 array, a float array in [-1, 1], a PIL image, the path of a
-    file, a list of these, or the path of a data set. A single image may come without its first
-    axis. Each kind of conversion is logged once as a warning. Image results are float32 in [-1, 1].
+    **Images** as arguments may be a uint8 array, a float array in [-1, 1], a PIL image or a file
+    path. A list of these, or the path of a data set, works as well. A single image may come
+    without its first axis. Each kind of conversion is logged once as a warning. As results,
+    images are float32 in [-1, 1].
 
     **Batches.** A call may have any number of images. They are split into batches that fit the
     devices. JAX compiles a method once for each batch shape and number of steps.
@@ -169,7 +170,7 @@ class DiffAE:
         return seen if type(seen) is int and 0 <= seen < 2**63 and not counts_latents else None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Returns the constructor's arguments as host arrays, since another process has other devices."""
+        """Returns the constructor's arguments, as host arrays for a process with other devices."""
         weights = self._weights_on_host()
         return dict(
             config=self.config,
@@ -183,7 +184,7 @@ class DiffAE:
     def __setstate__(self, arguments: dict[str, Any]) -> None:
         self.__init__(**arguments)
 
-    # --- load and save ------------------------------------------------------------------------------------------
+    # --- load and save ---------------------------------------------------------------------------
 
     @classmethod
     def load(cls, path: str | Path, mesh: Mesh | None = None, *, encoder: type[nnx.Module] | None = None) -> "DiffAE":
@@ -202,8 +203,9 @@ class DiffAE:
             The model, on the devices.
 
         Raises:
-            UserError: if the path is neither, if the bundle is damaged or has a newer format, if the
-                run's latent codes belong to another autoencoder, or if the encoder is not imported.
+            UserError: if the path is neither, if the bundle is damaged or has a newer format, if
+                the run's latent codes belong to another autoencoder, or if the encoder is not
+                imported.
         """
         mesh = mesh or make_mesh()
         return cls(**read_model(Path(path), mesh, encoder), mesh=mesh)
@@ -239,10 +241,10 @@ class DiffAE:
             write_bundle(Path(path), Bundle(self.config, weights, self.statistics, self.probes, self.origin))
 
     def digest(self) -> str:
-        """Returns a SHA-256 hash of the weights and the statistics of z, which identifies the model.
+        """Returns a hash of the weights and the statistics of z, which identifies the model.
 
         Returns:
-            64 hexadecimal digits.
+            The SHA-256 hash as 64 hexadecimal digits.
         """
         statistics = {} if self.statistics is None else {"statistics": dataclasses.asdict(self.statistics)}
         return digest(self._weights_on_host() | statistics)
@@ -252,7 +254,7 @@ class DiffAE:
         """The autoencoder as a Flax NNX module."""
         return nnx.merge(self.graphdef, self.params)
 
-    # --- codes and images ---------------------------------------------------------------------------------------
+    # --- codes and images ------------------------------------------------------------------------
 
     def encode(self, images: Any) -> Float[AnyArray, "n d"]:
         """Encodes images: image to z.
@@ -357,7 +359,8 @@ class DiffAE:
         """Draws random x_T from N(0, I), as `decode`, `reconstruct` and `sample` draw them.
 
         Args:
-            numbers: the numbers of the images, [N]. Each x_T depends only on its number and the seed.
+            numbers: the numbers of the images, [N]. Each x_T depends only on its number and the
+                seed.
             seed: 0 to 2**31 - 1; by default 0.
 
         Returns:
@@ -424,8 +427,8 @@ class DiffAE:
             sampler: a name in `diffusion.samplers.SAMPLERS`, or your own `Sampler`.
 
         Returns:
-            `Variations(images, mean, std)`: images [N, num_variations, *spatial, C], and their mean
-            and standard deviation, [N, *spatial, C] each.
+            `Variations(images, mean, std)`: images [N, num_variations, *spatial, C], and their
+            mean and standard deviation, [N, *spatial, C] each.
 
         Raises:
             UserError: if the model is a DDIM baseline, which has no encoder.
@@ -499,7 +502,7 @@ class DiffAE:
         check_count("frame", num_frames)
         return editing.path(z, x_T, num_frames)
 
-    # --- probes and edits ---------------------------------------------------------------------------------------
+    # --- probes and edits ------------------------------------------------------------------------
 
     def fit_probe(
         self,
@@ -518,14 +521,14 @@ class DiffAE:
         Args:
             name: the name of the probe. A probe with the same name is replaced.
             z: latent codes, [N, D], as `encode` returns them.
-            labels: a label for each z, [N]: text, numbers or truth values. None, NaN and empty text
-                are left out.
+            labels: a label for each z, [N]: text, numbers or truth values. None, NaN and empty
+                text are left out.
             kind: "binary", "classes" or "continuous"; by default inferred from the labels. Two
                 different values are binary; text and up to 50 whole numbers are classes.
-            positive_unlabeled: if True, labels of 1 or True are positive and all other images count
-                as negative.
-            held_out: z [M, D] and labels [M] that the score is measured on; by default the score is
-                cross-validated.
+            positive_unlabeled: if True, labels of 1 or True are positive and all other images
+                count as negative.
+            held_out: z [M, D] and labels [M] that the score is measured on; by default the score
+                is cross-validated.
 
         Returns:
             A `Probe`, or a `ClassProbe` for labels of several classes.
@@ -576,11 +579,12 @@ class DiffAE:
         Args:
             images: images, as the class describes.
             probe: a probe, or the name of one in `probes`, such as "smile" or "digit=2".
-            strength: -1,000 to 1,000, in units of sqrt(D) standard deviations of z; by default 0.3.
-                0 gives exactly the reconstruction, and negative values move away from the label.
+            strength: -1,000 to 1,000, in units of sqrt(D) standard deviations of z; by default
+                0.3. 0 gives exactly the reconstruction, and negative values move away from the
+                label.
             num_steps: network calls of each direction, 1 to 1,000; by default 100.
-            to: instead of a strength, what the probe predicts after the edit: a probability between
-                0 and 1 (binary), or a value in the unit of the labels (continuous).
+            to: instead of a strength, what the probe predicts after the edit: a probability
+                between 0 and 1 (binary), or a value in the unit of the labels (continuous).
             sampler: a name in `diffusion.samplers.SAMPLERS`, or your own `Sampler`.
 
         Returns:
@@ -613,9 +617,10 @@ class DiffAE:
         Args:
             z: latent codes, [N, D], as `encode` returns them.
             probe: a probe, or the name of one in `probes`, such as "smile" or "digit=2".
-            strength: -1,000 to 1,000, in units of sqrt(D) standard deviations of z; by default 0.3.
-            to: instead of a strength, what the probe predicts for the moved z: a probability between
-                0 and 1 (binary), or a value in the unit of the labels (continuous).
+            strength: -1,000 to 1,000, in units of sqrt(D) standard deviations of z; by default
+                0.3.
+            to: instead of a strength, what the probe predicts for the moved z: a probability
+                between 0 and 1 (binary), or a value in the unit of the labels (continuous).
 
         Returns:
             The moved z, [N, D].
@@ -642,13 +647,13 @@ class DiffAE:
             Continuous probes, the largest variance first. They are not added to `probes`.
 
         Raises:
-            UserError: if the count is out of range, if the model has no statistics of z, or inside a
-                JAX transformation.
+            UserError: if the count is out of range, if the model has no statistics of z, or inside
+                a JAX transformation.
         """
         refuse_tracing("principal_components", z, instead="and use the returned probes inside")
         return components(self._normalized(z), count)
 
-    # --- new images ---------------------------------------------------------------------------------------------
+    # --- new images ------------------------------------------------------------------------------
 
     def sample(
         self,
@@ -667,9 +672,10 @@ class DiffAE:
             seed: 0 to 2**31 - 1; by default 0.
             num_steps: network calls for each image, 1 to 1,000; by default 100.
             num_latent_steps: network calls for each z, 1 to 1,000; by default 100.
-            first: the number of the first image; by default 0. Image i depends only on the seed and
-                on i, so many images can be drawn in several calls.
-            sampler: a name in `diffusion.samplers.SAMPLERS`, or your own `Sampler`, for the images.
+            first: the number of the first image; by default 0. Image i depends only on the seed
+                and on i. A large number can therefore be drawn in several calls.
+            sampler: a name in `diffusion.samplers.SAMPLERS`, or your own `Sampler`, for the
+                images.
 
         Returns:
             The images, [num_images, *spatial, C], float32 in [-1, 1].
@@ -710,9 +716,9 @@ class DiffAE:
     ) -> Float[AnyArray, "n *shape"]:
         """Draws new images that a probe accepts, by rejection sampling.
 
-        A z from the prior is accepted with the probability p that the probe predicts, if p is above
-        0.5. The result is a subset of what `sample` draws with the same seed, in the same order.
-        The share of accepted z is logged. Works only outside JAX transformations.
+        A z from the prior is accepted with the probability p that the probe predicts, if p is
+        above 0.5. The result is a subset of what `sample` draws with the same seed, in the same
+        order. The share of accepted z is logged. Works only outside JAX transformations.
 
         Args:
             num_images: images, at least 1.
@@ -722,7 +728,8 @@ class DiffAE:
             num_steps: network calls for each image, 1 to 1,000; by default 100.
             num_latent_steps: network calls for each z, 1 to 1,000; by default 100.
             max_tries: the most z to draw for each image, at least 1; by default 1,000.
-            sampler: a name in `diffusion.samplers.SAMPLERS`, or your own `Sampler`, for the images.
+            sampler: a name in `diffusion.samplers.SAMPLERS`, or your own `Sampler`, for the
+                images.
 
         Returns:
             The images, [num_images, *spatial, C], float32 in [-1, 1].
@@ -809,7 +816,7 @@ class DiffAE:
         note(f"{num_latents:,} of {drawn:,} z drawn are {attribute} ({num_latents / drawn:.1%}).")
         return self.statistics.denormalize(z), numbers
 
-    # --- checks -------------------------------------------------------------------------------------------------
+    # --- checks ----------------------------------------------------------------------------------
 
     def check_has_encoder(self) -> None:
         """Raises UserError if the model is a DDIM baseline."""
@@ -827,7 +834,7 @@ class DiffAE:
             )
 
     def check_edit(self, probe: str | Probe, strength: Strength | None, to: float | int | None) -> Probe:
-        """Returns the probe of an edit. Raises UserError if the edit is not possible; see `edit`."""
+        """Returns the probe of an edit. Raises UserError if it is not possible; see `edit`."""
         probe = self._direction(probe)
         editing.check_edit(probe, strength, to)
         return probe
@@ -849,7 +856,7 @@ class DiffAE:
                 f"--stages=latents,prior, or import a checkpoint that has it (NAME_autoenc_latent)."
             )
 
-    # --- arguments ----------------------------------------------------------------------------------------------
+    # --- arguments -------------------------------------------------------------------------------
 
     def _images(self, images):
         """Converts images to an array and logs each conversion once. Traced arrays stay traced."""
@@ -897,7 +904,7 @@ class DiffAE:
         self.check_normalized()
         return editing.as_probe(probe, self.probes, self.config.model.z_dim)
 
-    # --- compiled functions -------------------------------------------------------------------------------------
+    # --- compiled functions ----------------------------------------------------------------------
 
     def _weights_on_host(self):
         """A collective: every process takes part."""
@@ -922,8 +929,8 @@ class DiffAE:
     def _apply(self, function, *arrays, what, frames=1, traced=False):
         """Applies a program to arrays: in batches over all devices, or at once while JAX traces.
 
-        `frames` is the number of output images for each input. `traced` is true if another argument
-        of the program is traced.
+        `frames` is the number of output images for each input. `traced` is true if another
+        argument of the program is traced.
         """
         if traced or is_traced(*arrays) or is_tracing():
             return function(self.params, *arrays)

@@ -70,7 +70,10 @@ def as_probe(probe: Any, probes: Mapping[str, Probe | ClassProbe], z_dim: int) -
 
 
 def as_direction(probe: Probe | ClassProbe) -> Probe:
-    """Returns the probe itself. Raises UserError if it has several classes, so several directions."""
+    """Returns the probe itself.
+
+    Raises UserError if it has several classes, so several directions.
+    """
     if isinstance(probe, ClassProbe):
         names = list_some(each.name for each in probe.classes.values())
         raise UserError(f"Probe {shown(probe.name)} has a direction for each class. Choose one of {names}.")
@@ -87,7 +90,10 @@ def path(
 
 
 def deviation(images: Float[AnyArray, "n variations *shape"]) -> Float[AnyArray, "n *shape"]:
-    """Returns the standard deviation over variations. Its gradient is 0, not NaN, where it is 0."""
+    """Returns the standard deviation over variations.
+
+    Its gradient is 0, not NaN, where it is 0.
+    """
     if not is_traced(images):
         return images.std(axis=1)
     variance = images.var(axis=1)

@@ -1,4 +1,7 @@
-"""Encodes a whole data set in chunks of 1,024 images. A stopped command resumes after the last finished chunk."""
+"""Encodes a whole data set in chunks of 1,024 images.
+
+A stopped command resumes after the last finished chunk.
+"""
 
 import contextlib
 import math
@@ -36,7 +39,10 @@ FORMATS = (".npz", ".parquet")
 
 
 def encode_chunks(folder: Path, chunks: list[tuple[str, Source, int]], encode: Encode) -> None:
-    """Encodes chunks and writes each to the folder. A chunk is a split, a source and its first image's number."""
+    """Encodes chunks and writes each to the folder.
+
+    A chunk is a split, a source and its first image's number.
+    """
     encoded = _encoded([(source, start) for _, source, start in chunks], encode)
     for (split, source, start), z in zip(chunks, encoded, strict=True):
         write_chunk(chunk_path(folder, split, start), source.ids[start : start + len(z)], z)
@@ -167,7 +173,7 @@ def _encoder_of(model: DiffAE, num_images: int) -> Encode:
 
 
 def _check_inputs(folder: Path, inputs: dict[str, Any], source: Source) -> None:
-    """Records model and images in the folder of chunks, after checking that every image can be read.
+    """Records model and images in the folder of chunks, once every image could be read.
 
     Raises UserError if the folder holds chunks of another model or of other images.
     """

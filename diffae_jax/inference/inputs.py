@@ -1,4 +1,4 @@
-"""Converts images of any kind to one array that the networks take, and describes the conversion."""
+"""Converts images of any kind to one array for the networks, and describes the conversion."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -37,8 +37,8 @@ def as_images(images: Any, transform: Transform) -> tuple[Shaped[AnyArray, "n *s
         An array [N, *image_shape], uint8 or float32 in [-1, 1], and the sentences.
 
     Raises:
-        UserError: if a shape, type or range is wrong, if values are not finite, or if a file is not
-            an image or is too small. The message names the first such image.
+        UserError: if a shape, type or range is wrong, if values are not finite, or if a file is
+            not an image or is too small. The message names the first such image.
     """
     _refuse_traced_lists("images", images)
     if is_traced(images):
@@ -89,7 +89,7 @@ def _from_pictures(pictures: Sequence[Any], transform: Transform) -> tuple[np.nd
     other = next((item for item in pictures if not _is_picture(item)), None)
     if other is not None:
         kind = type(other).__name__
-        raise UserError(f"A list of images must hold only arrays, or only PIL images and paths. One is of type {kind}.")
+        raise UserError(f"A list of images must hold only arrays or only PIL images and paths. One is of type {kind}.")
     if any(isinstance(item, Image.Image) for item in pictures):
         check_picture_shape(transform.image_shape)
     return _converted(lambda i: _opened(pictures[i], transform), len(pictures), transform)
@@ -105,7 +105,7 @@ def _opened(picture: Any, transform: Transform) -> tuple[np.ndarray, str]:
 def _converted(
     get: Callable[[int], tuple[np.ndarray, str]], count: int, transform: Transform
 ) -> tuple[np.ndarray, list[str]]:
-    """Applies the transform to images, which `get` returns with their names, and describes any loss."""
+    """Applies the transform to images from `get`, which also returns their names."""
 
     def prepare(index):
         image, name = get(index)
@@ -168,8 +168,8 @@ def _from_traced(images: jax.Array, transform: Transform) -> jax.Array:
     if transform.intensity is not None and not jnp.issubdtype(images.dtype, jnp.floating):
         low, high = transform.intensity
         raise UserError(
-            f"Traced images of {images.dtype} cannot be scaled by the range of values {low:g}..{high:g} that this model "
-            f"was trained with. Convert them to floats, with {low:g} scaled to -1 and {high:g} to 1."
+            f"Traced images of {images.dtype} cannot be scaled by the range of values {low:g}..{high:g} that this "
+            f"model was trained with. Convert them to floats, with {low:g} scaled to -1 and {high:g} to 1."
         )
     return images if images.dtype == np.uint8 else _as_floats(images)
 
@@ -180,7 +180,10 @@ def _refuse_traced_lists(name: str, values: Any) -> None:
 
 
 def _stacked(array: AnyArray, image_shape: tuple[int, ...]) -> AnyArray:
-    """Returns one or several images as [N, *image_shape]. Raises UserError if the shape is wrong."""
+    """Returns one or several images as [N, *image_shape].
+
+    Raises UserError if the shape is wrong.
+    """
     if array.shape == image_shape:
         array = array[None]
     if array.shape[1:] != image_shape or not len(array):

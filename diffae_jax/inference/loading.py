@@ -21,10 +21,10 @@ from diffae_jax.training.checkpoint import latest_step, load_ema
 
 
 def read_model(path: Path, mesh: Mesh, encoder: type[nnx.Module] | None = None) -> dict[str, Any]:
-    """Returns the arguments of `DiffAE` from a bundle, or from a run folder with its averaged weights.
+    """Returns the arguments of `DiffAE` from a bundle, or the averaged weights of a run folder.
 
-    `encoder` replaces the encoder that the config names. Raises UserError if the path is neither a
-    bundle nor a run folder, if the bundle is damaged or has a newer format, or if the run's latent
+    `encoder` replaces the encoder that the config names. Raises UserError if the path is neither,
+    or if the bundle is damaged or has a newer format. Also raises UserError if the run's latent
     codes belong to another autoencoder.
     """
     with os_errors_as_user_errors(path):
@@ -34,8 +34,8 @@ def read_model(path: Path, mesh: Mesh, encoder: type[nnx.Module] | None = None) 
         return from_bundle(read_bundle(path), mesh, encoder)
     if not is_run:
         raise UserError(
-            f"{path} is neither a bundle nor the folder of a trained run: it has no {MANIFEST}, and no config.json with "
-            f"autoencoder/checkpoints. Check the path."
+            f"{path} is neither a bundle nor the folder of a trained run: it has no {MANIFEST}, and no config.json "
+            f"with autoencoder/checkpoints. Check the path."
         )
     return _from_run(path, mesh, encoder)
 
@@ -60,7 +60,10 @@ def from_bundle(bundle: Bundle, mesh: Mesh, encoder: type[nnx.Module] | None = N
 
 
 def name_encoder(config: ConfigDict, encoder: Any) -> None:
-    """Writes the name of an encoder into a config. Raises UserError if it cannot be imported by name."""
+    """Writes the name of an encoder into a config.
+
+    Raises UserError if it cannot be imported by name.
+    """
     if encoder is not None:
         try:
             config.model.encoder.kind = encoder_name(encoder)

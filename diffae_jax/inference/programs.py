@@ -51,7 +51,10 @@ def _walk(
     clip: bool = True,
     walk: Callable = walk,
 ) -> Array:
-    """Moves x along all steps of the sampler. Only this function combines network, process and sampler."""
+    """Moves x along all steps of the sampler.
+
+    Only this function combines network, process and sampler.
+    """
     rows = sampler.grid(process.abar, num_steps)
     return walk(sampler, process.predictor(network.noise_predictor(rows.t, *condition), clip), x, rows)
 
@@ -68,7 +71,8 @@ def invert(params: Params, images: Array, z: Array | None, *, graphdef: nnx.Grap
         images: [N, *spatial, C], float in [-1, 1] or uint8.
         z: [N, D], or None for a DDIM baseline.
         graphdef: the structure of the autoencoder.
-        **settings: `process` (a `Process`), `sampler` (`DDIM_INVERSION`), `num_steps` (1 to 1,000).
+        **settings: `process` (a `Process`), `sampler` (`DDIM_INVERSION`), `num_steps` (1 to
+            1,000).
 
     Returns:
         The stochastic codes x_T, [N, *spatial, C].
@@ -122,7 +126,10 @@ def progress(params: Params, x_T: Array, z: Array | None, *, graphdef: nnx.Graph
 
 
 def _keys(seed: Array, indices: Int[Array, "n"]) -> Key[Array, "2 n"]:
-    """Returns two keys for each image, for x_T and z. They depend only on the seed and its number."""
+    """Returns two keys for each image, for x_T and z.
+
+    They depend only on the seed and its number.
+    """
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), indices)
     return jax.vmap(jax.random.split, out_axes=1)(keys)
 
@@ -209,8 +216,8 @@ def latents_of_class(
 ) -> tuple[Array, Array, Array]:
     """Draws z that a probe accepts, by rejection sampling, in batches until there are enough.
 
-    Candidate i is the z of image i of `sample`. If the probe predicts a probability p above 0.5 for
-    it, it is accepted with probability p. So the accepted z do not depend on the devices or on
+    Candidate i is the z of image i of `sample`. If the probe predicts a probability p above 0.5
+    for it, it is accepted with probability p. So the accepted z do not depend on the devices or on
     `num_images`.
 
     Args:
@@ -244,7 +251,8 @@ def latents_of_class(
         probability = jax.nn.sigmoid(drawn @ weights + bias)
         chance = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, 1), dtype=jnp.float32))(z_keys)
         accept = (probability > 0.5) & (chance < probability) & (candidates < max_tries)
-        # the k-th accepted goes to place k; rejected and surplus ones go beyond the end and are dropped
+        # the k-th accepted goes to place k; rejected and surplus ones go beyond the end and are
+        # dropped
         places = jnp.where(accept, accepted + jnp.cumsum(accept, dtype=jnp.int32) - 1, num_places)
         z = z.at[places].set(drawn, mode="drop")
         numbers = numbers.at[places].set(candidates, mode="drop")

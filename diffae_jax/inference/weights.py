@@ -33,8 +33,9 @@ def abstract_weights(config: ConfigDict, mesh: Mesh) -> dict[str, Params]:
         if not has_z or encoder in ENCODERS:
             raise
         raise UserError(
-            f"The encoder {shown(encoder)} cannot be used ({type(error).__name__}: {shown(str(error))}). Its constructor "
-            f"must take image_shape, z_dim, dtype, rngs and **_, and a call must turn images [N, *shape] into z."
+            f"The encoder {shown(encoder)} cannot be used ({type(error).__name__}: {shown(str(error))}). Its "
+            f"constructor must take image_shape, z_dim, dtype, rngs and **_, and a call must turn images [N, *shape] "
+            f"into z."
         ) from error
     whole = replicated(mesh)
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=whole), shapes)
