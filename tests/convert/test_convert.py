@@ -443,7 +443,7 @@ def test_command_tells_mistakes_in_one_sentence(checkpoint, tmp_path):
     (tmp_path / "taken" / "photo.png").write_text("")
     for arguments, message in (
         ((tmp_path / "no.ckpt", "--out", tmp_path / "b"), "is not a zip"),
-        ((checkpoint, "--out", tmp_path / "taken"), "is no bundle"),
+        ((checkpoint, "--out", tmp_path / "taken"), "is not a bundle"),
         ((checkpoint, "--image-size", "15", "--out", tmp_path / "b"), "15"),
     ):
         done = diffae("import", *arguments)

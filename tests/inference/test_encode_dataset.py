@@ -86,10 +86,10 @@ def test_what_is_done_is_not_done_again(model, source, tmp_path, capsys):
 def test_parts_of_something_else_are_refused(model, source, tmp_path, one_device):
     out = tmp_path / "z.npz"
     stopped(model, source, out)
-    with pytest.raises(UserError, match=r"z\.npz\.chunks holds z of another model: remove that folder"):
+    with pytest.raises(UserError, match=r"z\.npz\.chunks holds z of another model\. Remove that folder"):
         encode_dataset(random_model(one_device, seed=1), source, out)
     for images, ids in ((source.images[:-1], source.ids[:-1]), (255 - source.images, source.ids)):
-        with pytest.raises(UserError, match=r"z\.npz\.chunks holds z of other images: remove that folder"):
+        with pytest.raises(UserError, match=r"z\.npz\.chunks holds z of other images\. Remove that folder"):
             encode_dataset(model, Arrays(images, ids), out)
     (tmp_path / "z.npz.chunks" / "inputs.json").unlink()
     with pytest.raises(UserError, match=r"has no inputs\.json"):
