@@ -91,7 +91,7 @@ def edit(bundle, **changes):
 
 
 def rewritten(bundle, name, text):
-    """Writes a file of a bundle anew, with a manifest that agrees: damage that no hash shows."""
+    """Replaces a file of a bundle and updates the manifest: damage that no hash reveals."""
     (bundle / name).write_bytes(text)
     files = json.loads((bundle / "manifest.json").read_text())["files"]
     files[name] = {"bytes": len(text), "sha256": hashlib.sha256(text).hexdigest()}
@@ -180,7 +180,7 @@ def class_probe(names="01", **changes):
         (lambda b: rewritten(b, "probes/hair%2Fcolor%20%C3%A9.json", b"{}"), "name, weights and bias"),
     ],
 )
-def test_damaged_bundle_is_refused_in_one_sentence(bundle, damage, message):
+def test_damaged_bundle_is_refused_in_one_line(bundle, damage, message):
     damage(bundle)
     with pytest.raises(UserError, match=message) as refusal:
         DiffAE.load(bundle)
@@ -310,7 +310,7 @@ def hostile(bundle, file, content):
 def test_hostile_bundle_is_refused_at_once(bundle, one_device, file, name):
     content, message = HOSTILE[file][name]
     hostile(bundle, file, content)
-    start = time.process_time()  # the work of this process, whatever runs beside it
+    start = time.process_time()  # CPU time of this process only
     with pytest.raises(UserError, match=message) as refusal:
         DiffAE.load(bundle, one_device)
     assert time.process_time() - start < 5
@@ -342,7 +342,7 @@ def test_nothing_but_regular_files_are_opened_and_links_are_followed(bundle, one
     DiffAE.load(bundle, one_device)
 
 
-def test_paths_that_the_system_refuses_are_told(model, bundle, tmp_path, one_device):
+def test_paths_that_the_system_refuses_are_reported(model, bundle, tmp_path, one_device):
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     for path in (tmp_path / ("x" * 300), tmp_path / "loop", "/" + "x/" * 3000):
         for act in (model.save, lambda path: DiffAE.load(path, one_device)):
@@ -486,7 +486,7 @@ def with_a_scalar(file):
     ],
 )
 @pytest.mark.filterwarnings("ignore")  # of what Orbax leaves behind when a file is damaged
-def test_damaged_run_is_refused_in_one_sentence(run_folder, tmp_path, one_device, damage, message):
+def test_damaged_run_is_refused_in_one_line(run_folder, tmp_path, one_device, damage, message):
     shutil.copytree(run_folder, tmp_path / "run")
     damage(tmp_path / "run")
     with pytest.raises(UserError, match=message) as refusal:
@@ -534,7 +534,7 @@ def test_bundle_is_replaced_by_a_bundle_and_nothing_else_is(model, bundle, tmp_p
         DiffAE.load(bundle)
 
 
-def test_save_touches_nothing_beside_its_place(model, bundle, tmp_path):
+def test_save_touches_nothing_next_to_it(model, bundle, tmp_path):
     for name in (".bundle.new", ".bundle.old", ".bundle.abc"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "mine").write_text("mine")
@@ -550,7 +550,7 @@ def test_save_touches_nothing_beside_its_place(model, bundle, tmp_path):
     assert (foreign / "thesis.txt").read_text() == "mine"
 
 
-def test_full_disk_is_told_and_leaves_nothing(model, bundle, tmp_path):
+def test_full_disk_is_reported_and_leaves_nothing(model, bundle, tmp_path):
     limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
     try:
@@ -563,7 +563,7 @@ def test_full_disk_is_told_and_leaves_nothing(model, bundle, tmp_path):
     DiffAE.load(bundle)
 
 
-def test_what_only_a_run_needs_keeps_nobody_from_loading(model, tmp_path, one_device, monkeypatch):
+def test_a_missing_package_that_only_training_needs_does_not_prevent_loading(model, tmp_path, one_device, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)  # as where it is not installed
     config = model.config.copy_and_resolve_references()
     config.report.tensorboard = True
@@ -580,7 +580,7 @@ def test_weights_that_are_not_finite_are_refused(model, tmp_path, one_device):
         DiffAE.load(tmp_path / "bundle", one_device)
 
 
-def test_names_that_no_file_can_have_are_told(model, tmp_path, one_device):
+def test_names_that_no_file_can_have_are_reported(model, tmp_path, one_device):
     for name in ("a\0b", "a\ud800b"):
         with pytest.raises(UserError, match="characters that no path may have"):
             model.save(tmp_path / name)

@@ -1,4 +1,4 @@
-"""DiffAE: what people do with a trained model, against the definitions of the paper and finite differences."""
+"""DiffAE against the definitions of the paper, and its gradients against finite differences."""
 
 from functools import partial
 
@@ -39,7 +39,7 @@ def codes(model):
     return z, model.invert(IMAGES, z, STEPS)
 
 
-# --- images -----------------------------------------------------------------------------------------------------
+# --- images --------------------------------------------------------------------------------------
 
 
 def test_images_of_every_kind_have_the_same_z_and_conversions_are_said_once(one_device, tmp_path, capsys, caplog):
@@ -85,7 +85,7 @@ def test_repr_is_one_line_with_what_is_known(one_device):
     assert repr(bare) == "DiffAE(tiny: 8x8x1, z of 8, trained on 5 images; float32 on 1 cpu device)"
 
 
-# --- paths, variations, progress ----------------------------------------------------------------------------------
+# --- paths, variations, progress -----------------------------------------------------------------
 
 
 def test_interpolation_leads_from_one_reconstruction_to_the_other(model, codes):
@@ -122,7 +122,7 @@ def test_progress_ends_in_the_image(model, codes):
     assert np.abs(progress[:, 0] - progress[:, -1]).max() > 0.01
 
 
-# --- edits ------------------------------------------------------------------------------------------------------
+# --- edits ---------------------------------------------------------------------------------------
 
 
 def test_edit_of_no_strength_is_the_reconstruction_exactly(model):
@@ -173,7 +173,7 @@ def test_model_without_statistics_says_what_probes_need(one_device):
         model.edit(IMAGES, Probe("a", np.ones(8, np.float32), 0.0))
 
 
-# --- conditional samples ----------------------------------------------------------------------------------------
+# --- conditional samples -------------------------------------------------------------------------
 
 
 def accepted_by_hand(model, probe, sign, seed, count, latent_steps):
@@ -236,7 +236,7 @@ def test_conditional_samples_that_cannot_be_are_refused(model, one_device, argum
         random_model(one_device, prior=None, probes=model.probes).sample_class(2, "smile")
 
 
-# --- transformations of JAX ---------------------------------------------------------------------------------------
+# --- transformations of JAX ----------------------------------------------------------------------
 
 
 def test_gradient_of_decode_equals_finite_differences(model, codes):
@@ -307,7 +307,7 @@ def test_transformations_agree_with_plain_calls(model, codes):
         (lambda m, z, x: m.principal_components(z, 9), "principal components, not 9"),
     ],
 )
-def test_codes_and_numbers_that_are_none_are_told_in_one_sentence(model, codes, call, message):
+def test_codes_and_numbers_that_are_none_are_reported_in_one_line(model, codes, call, message):
     with pytest.raises(UserError, match=message):
         call(model, *codes)
 

@@ -1,4 +1,4 @@
-"""What people give as images: every kind taken alike, and what is none told with its number."""
+"""Images of every kind are converted to the same array, and errors name the image."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -106,7 +106,7 @@ def small(path):
     ],
     ids=lambda value: value.__name__ if callable(value) else str(value),  # no addresses: workers compare the names
 )
-def test_what_is_no_image_is_told_in_one_sentence(images, message, tmp_path):
+def test_what_is_no_image_is_reported_in_one_line(images, message, tmp_path):
     images = images(tmp_path / "image.png") if callable(images) else images
     with pytest.raises(UserError, match=message):
         as_images(images, TRANSFORM)

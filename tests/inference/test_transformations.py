@@ -1,4 +1,4 @@
-"""DiffAE under jit, grad and vmap: every method gives what it gives outside, or says in a sentence what does not."""
+"""DiffAE under jit, grad and vmap: methods return the same as outside, or explain the restriction."""
 
 import subprocess
 import sys
@@ -164,7 +164,7 @@ def test_images_of_every_kind_are_taken_while_jax_traces(model, tmp_path):
     assert_same(jax.jit(model.encode)(IMAGES.astype(np.float16)), halves)
 
 
-def test_model_is_saved_loaded_and_told_apart_while_jax_traces(model, codes, one_device, tmp_path):
+def test_model_is_saved_loaded_and_identified_while_jax_traces(model, codes, one_device, tmp_path):
     z = codes[0]
 
     @jax.jit
@@ -185,7 +185,7 @@ def test_model_over_several_devices_is_traced_too(model, codes, eight_devices):
         assert_same(jax.jit(many.predict, static_argnums=1)(z, "smile"), model.predict(codes[0], "smile"))
 
 
-# --- what is refused ----------------------------------------------------------------------------------------------
+# --- what is refused -----------------------------------------------------------------------------
 
 
 REFUSED = {
@@ -270,7 +270,7 @@ TRANSFORMATIONS = {
 
 @pytest.mark.parametrize("transformation", TRANSFORMATIONS)
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_does_not_work_is_said_in_one_sentence(model, codes, name, transformation):
+def test_what_does_not_work_is_reported_in_one_line(model, codes, name, transformation):
     call, message = REFUSED[name]
     with pytest.raises(UserError, match=message) as refused:
         TRANSFORMATIONS[transformation](partial(call, model))(IMAGES, *codes)

@@ -1,4 +1,4 @@
-"""Probes against closed forms, float64 references and scikit-learn taken literally; and what they refuse."""
+"""Probes against closed forms, float64 references and scikit-learn; and the errors they raise."""
 
 import json
 
@@ -34,7 +34,7 @@ def stored(probe):
     return probes.from_json(json.loads(json.dumps(probe.as_json())))
 
 
-# --- what probes compute ----------------------------------------------------------------------------------------
+# --- what probes compute -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["binary", "continuous"])
@@ -97,7 +97,7 @@ def test_directions_and_names():
         probes.find({}, "frown")
 
 
-# --- fitting ----------------------------------------------------------------------------------------------------
+# --- fitting -------------------------------------------------------------------------------------
 
 
 def test_binary_probe_finds_a_known_direction_and_scores_as_that_direction_does():
@@ -244,7 +244,7 @@ Z, HALF = normal(60), [True, False] * 30
         (Z, Z[:, 0], {"held_out": (Z, ["a"] * 60)}, "held-out labels are text, but the other labels are numbers"),
     ],
 )
-def test_what_cannot_be_fitted_is_told_in_one_sentence(z, labels, settings, message):
+def test_what_cannot_be_fitted_is_reported_in_one_line(z, labels, settings, message):
     with pytest.raises(UserError, match=message) as refusal:
         probes.fit("smile", z, labels, **settings)
     assert_is_one_sentence(refusal.value)
@@ -259,7 +259,7 @@ def test_labels_that_can_be_fitted_pass_the_check():
         probes.check_labels("smile", labels, **settings)
 
 
-# --- principal components ---------------------------------------------------------------------------------------
+# --- principal components ------------------------------------------------------------------------
 
 
 def test_components_are_those_of_the_covariance():
@@ -282,7 +282,7 @@ def test_components_that_z_has_not_are_refused(num_images, count):
     assert_is_one_sentence(refusal.value)
 
 
-# --- storing and telling ----------------------------------------------------------------------------------------
+# --- storing and telling -------------------------------------------------------------------------
 
 
 def test_json_keeps_everything():
@@ -300,7 +300,7 @@ def test_probes_stored_without_kind_are_binary():
     assert (probe.kind, probe.positive, probe.score, probe.bias) == ("binary", "", None, 3.0)
 
 
-def test_probes_are_told_in_a_line():
+def test_probes_are_described_in_a_line():
     weights = np.ones(2, np.float32)
     smile = Probe("smile", weights, 0.0, positive="yes", score=Score("AUROC", 0.934, 1360))
     assert probes.describe(smile) == "smile: binary, positive is 'yes', AUROC 0.93 on 1,360 images"
@@ -309,7 +309,7 @@ def test_probes_are_told_in_a_line():
     assert probes.describe(Probe("a\nb", weights, 0.0, "continuous")) == r"a\nb: continuous"
 
 
-# --- as methods of a model --------------------------------------------------------------------------------------
+# --- as methods of a model -----------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
