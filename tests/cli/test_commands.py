@@ -1,4 +1,4 @@
-"""Commands write the results of `DiffAE`, and report wrong arguments in one line before any work."""
+"""Commands write the results of `DiffAE`; wrong arguments are reported before any work."""
 
 import dataclasses
 import re
@@ -284,7 +284,7 @@ BAD = {
     "bomb": ("reconstruct BUNDLE bad/bomb.png --out new", r"bomb\.png cannot be read as an image"),
     "bomb in a folder": ("encode BUNDLE bad --out z.npz", r"bomb\.png cannot be read as an image"),
     "no z format": ("encode BUNDLE photos --out z.csv", r"z\.csv cannot be written by this .* Use .*\.npz or \.parquet"),
-    "no picture format": ("sample BUNDLE --out new.jpg", r"new\.jpg cannot be written by .*\.png or \.npy or a folder"),
+    "no picture format": ("sample BUNDLE --out new.jpg", r"new\.jpg cannot .* \.png or \.npy or a folder"),
     "place of the system": ("sample BUNDLE --out /proc/new/a.png", r"/proc/new/a\.png cannot be written"),
     "place in a file": ("sample BUNDLE --out photos/b.png/a.png", "cannot be written"),
     "taken file": ("sample BUNDLE --out photos/b.png", r"photos/b\.png already exists"),

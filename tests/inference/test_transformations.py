@@ -1,4 +1,4 @@
-"""DiffAE under jit, grad and vmap: methods return the same as outside, or explain the restriction."""
+"""DiffAE under jit, grad and vmap: methods return the same as outside, or raise UserError."""
 
 import subprocess
 import sys
