@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.probe is None:
         images = model.sample(arguments.num, arguments.seed, *steps, sampler=arguments.sampler)
     else:
-        wanted = arguments.num, arguments.probe, not arguments.negative, arguments.seed
-        images = model.sample_class(*wanted, *steps, sampler=arguments.sampler)
+        settings = arguments.num, arguments.probe, not arguments.negative, arguments.seed
+        images = model.sample_class(*settings, *steps, sampler=arguments.sampler)
     names = outputs.names_of([f"sample-{i:05d}" for i in range(len(images))], model.image_shape)
     outputs.write(arguments.out, is_file, names, images, model.transform)

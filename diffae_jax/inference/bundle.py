@@ -89,7 +89,7 @@ def write_bundle(path: Path, bundle: Bundle) -> None:
     check_free(path)
     contents = probe_files(bundle.probes.values())
     try:
-        path = path.resolve()  # "." has no name of its own
+        path = path.resolve()  # "." has no name
     except (OSError, RuntimeError) as error:
         raise UserError(f"{path} cannot be written: it is a symbolic link to itself.") from error
     try:
@@ -270,8 +270,8 @@ def _checked_files(path: Path, entries: dict[str, Any]) -> list[str]:
                 raise UserError(f"{file} is missing. Get the bundle again.")
             size = file.stat().st_size
         if size != entry.get("bytes"):
-            wanted = shown(entry.get("bytes"))
-            raise UserError(f"{file} has {size} bytes instead of {wanted}. Get the bundle again.")
+            expected = shown(entry.get("bytes"))
+            raise UserError(f"{file} has {size} bytes instead of {expected}. Get the bundle again.")
     for name, entry in entries.items():
         with os_errors_as_user_errors(path / name):
             digest = _hash(path / name)

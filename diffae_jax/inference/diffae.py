@@ -323,7 +323,7 @@ class DiffAE:
         check_num_steps(num_steps)
         z, x_T = self._codes(z, x_T, seed)
         program = self._program(programs.decode, num_steps, as_sampler(sampler), remat=is_traced(z, x_T))
-        return self._apply(program, x_T, z, what="decoding")
+        return self._apply(program, x_T, z, description="decoding")
 
     def progress(
         self,
@@ -352,7 +352,11 @@ class DiffAE:
         check_num_steps(num_steps)
         z, x_T = self._codes(z, x_T, seed)
         return self._apply(
-            self._program(programs.progress, num_steps, as_sampler(sampler)), x_T, z, what="decoding", frames=num_steps
+            self._program(programs.progress, num_steps, as_sampler(sampler)),
+            x_T,
+            z,
+            description="decoding",
+            frames=num_steps,
         )
 
     def noise(self, numbers: Int[AnyArray, "n"], seed: Seed = 0) -> Float[AnyArray, "n *shape"]:
@@ -370,7 +374,9 @@ class DiffAE:
         if np.ndim(numbers) != 1:
             raise UserError(f"The numbers of images must have the shape (N,), not {np.shape(numbers)}.")
         draw, traced = partial(programs.noise, seed=seed, shape=self.image_shape), is_traced(seed)
-        return self._apply(lambda _, numbers: draw(indices=numbers), numbers, what="drawing noise", traced=traced)
+        return self._apply(
+            lambda _, numbers: draw(indices=numbers), numbers, description="drawing noise", traced=traced
+        )
 
     def reconstruct(
         self,
@@ -521,7 +527,7 @@ class DiffAE:
         Args:
             name: the name of the probe. A probe with the same name is replaced.
             z: latent codes, [N, D], as `encode` returns them.
-            labels: a label for each z, [N]: text, numbers or truth values. None, NaN and empty
+            labels: a label for each z, [N]: text, numbers or booleans. None, NaN and empty
                 text are left out.
             kind: "binary", "classes" or "continuous"; by default inferred from the labels. Two
                 different values are binary; text and up to 50 whole numbers are classes.
@@ -700,7 +706,7 @@ class DiffAE:
             sampler=as_sampler(sampler),
             num_steps=(num_steps, num_latent_steps),
         )
-        return self._apply(draw, numbers, what="sampling", traced=is_traced(seed))
+        return self._apply(draw, numbers, description="sampling", traced=is_traced(seed))
 
     def sample_class(
         self,
@@ -763,7 +769,7 @@ class DiffAE:
             positive: if False, z without the attribute.
             seed: 0 to 2**31 - 1; by default 0.
             num_latent_steps: network calls for each z, 1 to 1,000; by default 100.
-            max_tries: the most z to draw for each wanted z, at least 1; by default 1,000.
+            max_tries: the most z to draw for each requested z, at least 1; by default 1,000.
 
         Returns:
             z, [num_latents, D], and the numbers that these z have among the images of `sample`,
@@ -914,11 +920,13 @@ class DiffAE:
         """Encodes the result of `_images`. Returns None for a DDIM baseline."""
         if self.config.model.z_dim is None:
             return None
-        return self._apply(partial(programs.encode, graphdef=self.graphdef), images, what="encoding")
+        return self._apply(partial(programs.encode, graphdef=self.graphdef), images, description="encoding")
 
     def _invert_arrays(self, images, z, num_steps):
         """Inverts the result of `_images`."""
-        return self._apply(self._program(programs.invert, num_steps, DDIM_INVERSION), images, z, what="inverting")
+        return self._apply(
+            self._program(programs.invert, num_steps, DDIM_INVERSION), images, z, description="inverting"
+        )
 
     def _program(self, function, num_steps, sampler, **settings):
         """Returns one of `programs` for this network, a sampler and a number of steps."""
@@ -926,7 +934,7 @@ class DiffAE:
         settings |= dict(graphdef=self.graphdef, process=process, sampler=sampler, num_steps=num_steps)
         return partial(function, **settings)
 
-    def _apply(self, function, *arrays, what, frames=1, traced=False):
+    def _apply(self, function, *arrays, description, frames=1, traced=False):
         """Applies a program to arrays: in batches over all devices, or at once while JAX traces.
 
         `frames` is the number of output images for each input. `traced` is true if another
@@ -935,4 +943,4 @@ class DiffAE:
         if traced or is_traced(*arrays) or is_tracing():
             return function(self.params, *arrays)
         image_size = frames * math.prod(self.image_shape)
-        return batching.in_batches(function, self.params, self.mesh, image_size, *arrays, what=what)
+        return batching.in_batches(function, self.params, self.mesh, image_size, *arrays, what=description)

@@ -43,11 +43,11 @@ def abstract_weights(config: ConfigDict, mesh: Mesh) -> dict[str, Params]:
 
 def check_weights(weights: dict[str, Any], expected: dict[str, Any]) -> None:
     """Raises UserError, with the first names, if the flat names, shapes or types differ."""
-    found, wanted = ({k: (v.shape, str(v.dtype)) for k, v in flat.items()} for flat in (weights, expected))
-    differing = {k for k in found.keys() & wanted.keys() if found[k] != wanted[k]}
+    have, need = ({k: (v.shape, str(v.dtype)) for k, v in flat.items()} for flat in (weights, expected))
+    differing = {k for k in have.keys() & need.keys() if have[k] != need[k]}
     for problem, names in (
-        ("lacks {}, which its config describes", wanted.keys() - found.keys()),
-        ("has {}, which its config does not describe", found.keys() - wanted.keys()),
+        ("lacks {}, which its config describes", need.keys() - have.keys()),
+        ("has {}, which its config does not describe", have.keys() - need.keys()),
         ("has {} in another shape or type than its config describes", differing),
     ):
         if names:

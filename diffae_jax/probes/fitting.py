@@ -61,7 +61,7 @@ def fit(
     Args:
         name: the name of the probe.
         z_normalized: normalized z, [N, D].
-        labels: a label for each z, [N]: text, numbers or truth values. None, NaN and empty text
+        labels: a label for each z, [N]: text, numbers or booleans. None, NaN and empty text
             are left out.
         kind: "binary", "classes" or "continuous"; by default that of `kind_of`. The greater of two
             values is positive.
@@ -162,7 +162,7 @@ def _paired(
 
 
 def _known(name: str, labels: Iterable[Any], positive_unlabeled: bool) -> tuple[Bool[np.ndarray, "n"], list[Any]]:
-    """Returns which labels are used, and their values; truth values if `positive_unlabeled`."""
+    """Returns which labels are used, and their values; booleans if `positive_unlabeled`."""
     labels = [label.item() if isinstance(label, np.generic) else label for label in labels]
     for label in labels:
         if not isinstance(label, str | int | float | None) or (isinstance(label, float) and math.isinf(label)):
@@ -217,7 +217,7 @@ def _check_values(name: str, values: list[Any], kind: str, positive_unlabeled: b
 
 
 def _targets(values: list[Any], kind: str, positive: Any) -> np.ndarray:
-    """Returns the targets of the fit: truth values (binary), names of classes, or numbers."""
+    """Returns the targets of the fit: booleans (binary), names of classes, or numbers."""
     if kind == "binary":
         return np.array([value == positive for value in values], bool)
     if kind == "classes":
