@@ -24,9 +24,7 @@ def in_batches(function: Callable, params: Params, mesh: Mesh, image_size: int, 
     """
     forbid_forks()
     results, count = [], len(next(array for array in arrays if array is not None))
-    with tqdm(
-        None, description, count, unit=" images", disable=None if is_main_process() else True, leave=False
-    ) as bar:
+    with tqdm(None, what, count, unit=" images", disable=None if is_main_process() else True, leave=False) as bar:
         for start, size in batch_sizes(count, images_at_once(image_size), mesh.size):
             rows = np.minimum(np.arange(start, start + size), count - 1)  # the last sample is repeated as padding
             batch = [

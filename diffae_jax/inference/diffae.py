@@ -91,7 +91,7 @@ class DiffAE:
     devices. JAX compiles a method once for each batch shape and number of steps.
 
     **JAX transformations.** Most methods also work on traced arrays, inside `jax.jit`, `jax.grad`
-    and `jax.vmap`. There, the whole input is one batch. Other methods name the restriction.
+    and `jax.vmap`. There, the whole input is one batch. The other methods state the restriction.
 
     **Errors.** All methods raise `UserError`, a `ValueError`, if an argument has a wrong shape,
     type or range.
@@ -260,7 +260,7 @@ class DiffAE:
         """Encodes images: image to z.
 
         Args:
-            images: images, as the class describes.
+            images: images in any form that `DiffAE` lists.
 
         Returns:
             The latent codes z, [N, D]. They are not normalized; see `statistics.normalize`.
@@ -279,7 +279,7 @@ class DiffAE:
         """Inverts images: image and z to x_T, by running DDIM backwards.
 
         Args:
-            images: images, as the class describes.
+            images: images in any form that `DiffAE` lists.
             z: their latent codes, [N, D]; by default `encode(images)`.
             num_steps: network calls, 1 to 1,000; by default 100. More steps invert more exactly.
 
@@ -390,7 +390,7 @@ class DiffAE:
         """Reconstructs images: encodes, inverts and decodes them.
 
         Args:
-            images: images, as the class describes.
+            images: images in any form that `DiffAE` lists.
             num_steps: network calls of each direction, 1 to 1,000; by default 100.
             infer_x_T: if True, each image's own x_T, for a near-exact reconstruction. If False, a
                 random x_T, which shows what z holds.
@@ -424,7 +424,7 @@ class DiffAE:
         """Decodes the z of each image with several random x_T, which shows what z leaves open.
 
         Args:
-            images: images, as the class describes.
+            images: images in any form that `DiffAE` lists.
             num_variations: variations of each image, at least 1; by default 8.
             num_steps: network calls, 1 to 1,000; by default 100.
             seed: 0 to 2**31 - 1; by default 0.
@@ -463,7 +463,7 @@ class DiffAE:
         """Interpolates between two images: z on a straight line, x_T on an arc.
 
         Args:
-            image_a: one image, as the class describes.
+            image_a: one image in any form that `DiffAE` lists.
             image_b: another image.
             num_frames: frames, at least 1; by default 8. The first and the last are the
                 reconstructions of the two images.
@@ -583,7 +583,7 @@ class DiffAE:
         """Edits images: moves their z along a probe and decodes them with their own x_T.
 
         Args:
-            images: images, as the class describes.
+            images: images in any form that `DiffAE` lists.
             probe: a probe, or the name of one in `probes`, such as "smile" or "digit=2".
             strength: -1,000 to 1,000, in units of sqrt(D) standard deviations of z; by default
                 0.3. 0 gives exactly the reconstruction, and negative values move away from the
