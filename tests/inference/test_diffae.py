@@ -212,7 +212,7 @@ def test_rejection_sampling_is_one_loop_without_the_host(model):
     before = programs.latents_of_class._cache_size()
     never = Probe("never", np.full(8, 1e-3, np.float32), -100.0)
     for _ in range(2):
-        with pytest.raises(UserError, match=r"0 of 600 z drawn are never, and 2 were requested.*max_tries"):
+        with pytest.raises(UserError, match=r"0 of 600 z drawn are never, but 2 were requested.*max_tries"):
             model.sample_class(2, never, num_steps=1, num_latent_steps=2, max_tries=300)
     assert programs.latents_of_class._cache_size() == before + 1
 

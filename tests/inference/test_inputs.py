@@ -81,7 +81,7 @@ def small(path):
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (FLOATS[:, :5], r"\(3, 5, 8, 3\) but the model needs \(N, \*\(6, 8, 3\)\)\. Resize"),
+        (FLOATS[:, :5], r"\(3, 5, 8, 3\), but the model needs \(N, \*\(6, 8, 3\)\)\. Resize"),
         (np.moveaxis(FLOATS, -1, 1), "Put the channels last with np.moveaxis"),
         (FLOATS[:0], "Give at least one image"),
         (np.float32(1), "Give at least one image"),
@@ -96,7 +96,7 @@ def small(path):
         (BYTES.astype("U"), "not <U"),
         (np.array([None] * 3, object), "needs"),
         ([FLOATS[0], FLOATS[1, :3]], "cannot be converted to one array"),
-        (["x.png", 3], "one of type int"),
+        (["x.png", 3], "One is of type int"),
         ("nowhere.png", "nowhere.png is missing: check the path"),
         ("null\0.png", "characters that no path may have"),
         (text, "cannot be read as an image"),
