@@ -278,7 +278,7 @@ HOSTILE = {
         "class of numbers": (class_probe(kind="continuous"), "Class 0 has not"),
         "class of classes": (class_probe(kind="classes"), "binary or continuous, not classes"),
         "class without direction": (class_probe(weights=[0] * 8), "probe a=0 have no direction"),
-        "classes of other z": (class_probe(weights=[1] * 9), "8 dimensions, and probe a 9"),
+        "classes of other z": (class_probe(weights=[1] * 9), "8 dimensions, but probe a has 9"),
         "classes of several z": (
             class_probe().replace(b"[0.5, ", b"[", 1),
             "read z of different numbers of dimensions",
