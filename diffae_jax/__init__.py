@@ -3,7 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # what __getattr__ imports, for editors and type checkers
+if TYPE_CHECKING:  # the same imports as in __getattr__, for editors and type checkers
     from diffae_jax.convert import import_official
     from diffae_jax.data.pictures import image_grid, to_pil
     from diffae_jax.data.transforms import to_uint8
@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 
 __all__ = ["DiffAE", "image_grid", "import_official", "to_pil", "to_uint8"]
 
-HOMES = {
+MODULES = {  # of the public names
     "DiffAE": "diffae_jax.inference.diffae",
     "image_grid": "diffae_jax.data.pictures",
     "import_official": "diffae_jax.convert",
@@ -23,12 +23,12 @@ HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Imports what the package offers, and with it jax, when it is first asked for."""
-    if name in HOMES:
-        return getattr(importlib.import_module(HOMES[name]), name)
+    """Imports a public name, and with it JAX, when it is first used."""
+    if name in MODULES:
+        return getattr(importlib.import_module(MODULES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    """Names what is imported when it is asked for, too."""
-    return sorted(globals() | HOMES)
+    """Lists the public names, whether they are imported yet or not."""
+    return sorted(globals() | MODULES)

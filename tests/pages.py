@@ -1,4 +1,7 @@
-"""Runs the Python blocks and the shell lines of a page, from top to bottom, in a folder that has what they name."""
+"""Runs the Python blocks and shell lines of a page, in order, in a folder with the files it names.
+
+A page runs as a reader would paste it, except for the constants below and `own_data`.
+"""
 
 import os
 import re
@@ -14,28 +17,28 @@ from PIL import Image
 
 from tests.environment import ROOT
 
-# what takes hours, needs files that nobody has, or asks the network: the words on the left become those on the right
+# hours of work, files that no test has, and downloads: the left text becomes the right one
 REPLACED = {
     '"configs/images.py"': '"tiny.py"',
     "(64, 64, 1)": "(8, 8, 1)",
     " --download": "",
 }
-TRAINING = (  # of every training command: two steps of the tiny network
+TRAINING = (  # added to every training command: two steps of the tiny network
     *("--config.image_shape=(8, 8, 1)", "--config.model.base_channels=32", "--config.model.channel_mults=(1,)"),
     *("--config.model.encoder_channel_mults=(1,)", "--config.model.attention_resolutions=()"),
     *("--config.model.embed_dim=32", "--config.model.z_dim=8", "--config.train.batch_size=16"),
     *("--config.train.num_images=32", "--config.report.num_grid_images=2", "--config.report.num_grid_steps=2"),
     "--stages=autoencoder",
 )
-QUICK = {"evaluate": "--num-images 16 --num-samples 16 --steps 2 --code-steps 2"}  # further arguments of a command
-INSTALLATIONS = ("pip", "make", ".venv/bin/python", ".venv/bin/ruff")  # recognized, not run
-NO_COMMANDS = ("runs/NAME/",)  # how a block begins that shows something else
+QUICK = {"evaluate": "--num-images 16 --num-samples 16 --steps 2 --code-steps 2"}  # added to a command
+INSTALLATIONS = ("pip", "make", ".venv/bin/python", ".venv/bin/ruff")  # these lines are not run
+NO_COMMANDS = ("runs/NAME/",)  # the first words of indented blocks that are not commands
 
-Block = tuple[str, str]  # "python" or "shell", and what it says
+Block = tuple[str, str]  # "python" or "shell", and the text
 
 
 def blocks(page: str) -> Iterator[Block]:
-    """Yields the blocks of a page: fenced python, and lines of a shell, fenced or indented by four spaces."""
+    """Yields the blocks of a page: fenced Python, and shell lines, fenced or indented."""
     pattern = r"^```(\w*)\n(.*?)^```$|((?:^    [^\n]*\n(?:\n(?=    ))?)+)"
     for language, fenced, indented in re.findall(pattern, page + "\n", re.MULTILINE | re.DOTALL):
         if language == "python":
@@ -45,7 +48,7 @@ def blocks(page: str) -> Iterator[Block]:
 
 
 def commands(block: str) -> list[list[str]]:
-    """Returns the words of each command, without comments and with continued lines as one."""
+    """Returns the words of each command, without comments and with continued lines joined."""
     if block.startswith(NO_COMMANDS):
         return []
     lines = re.sub(r"\\\n", " ", block).splitlines()
@@ -53,15 +56,16 @@ def commands(block: str) -> list[list[str]]:
 
 
 def replaced(text: str) -> str:
-    for word, other in REPLACED.items():
-        text = text.replace(word, other)
+    for old, new in REPLACED.items():
+        text = text.replace(old, new)
     return text
 
 
 def prepare(folder: Path, trained: Path) -> None:
-    """Fills a folder with what the pages name: a trained run under several names, images, labels, checkpoints.
+    """Fills a folder with the files that pages name.
 
-    What only one page finds there lies below `of PAGE`.
+    `runs/digits` is a small run with the same files as that of `make quickstart`. The other runs
+    and bundles also have a probe `smile`. Files for a single page are in the subfolder `of PAGE`.
     """
     from diffae_jax import DiffAE
     from diffae_jax.data.formats.digits import digits
@@ -73,13 +77,14 @@ def prepare(folder: Path, trained: Path) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image).save(path)
     (folder / "of README" / "photos").mkdir(parents=True)
-    for i, name in enumerate(("of README/photos/me.jpg", "photo.png", "photo.jpg", "a.png", "b.png")):
+    for i, name in enumerate(("of README/photos/me.jpg", "of README/photo.png")):
         Image.fromarray(images[i]).save(folder / name)
     rows = [f"{i:02d}.png,{int(kind < 5)}" for i, kind in enumerate(kinds)]
     (folder / "labels.csv").write_text("\n".join(["file,smile", *rows]))
+    shutil.copytree(trained, folder / "runs" / "digits")
     model = DiffAE.load(trained)
     model.fit_probe("smile", model.encode(images[..., None]), (kinds < 5).astype(int))
-    for name in ("digits", "mine", "faces", "NAME"):
+    for name in ("mine", "NAME"):
         shutil.copytree(trained, folder / "runs" / name)
         model.save(folder / "runs" / name / "bundle")
     model.save(folder / "of evaluate" / "ffhq128")
@@ -92,24 +97,22 @@ def prepare(folder: Path, trained: Path) -> None:
         shutil.copyfile(ROOT / "tests" / "tiny.py", config)
 
 
-def given(page: str) -> dict:
-    """Returns the names that the pages use without defining them."""
-    from diffae_jax import DiffAE
+def own_data(page: str) -> dict[str, np.ndarray]:
+    """Returns arrays that stand for the reader's own data: names that the page does not define."""
     from diffae_jax.data.formats.digits import digits
 
-    model, images = DiffAE.load("runs/digits/bundle"), digits()[1].images[:40]
-    labels = (digits()[1].labels["digit"][:40] < 5).astype(int)
-    z, x_T = model.encode(images[:4]), np.random.default_rng(0).normal(size=(4, 8, 8, 1)).astype(np.float32)
-    names = dict(model=model, images=images, labels=labels, photo=images[:1], z=z, x_T=x_T, target=x_T, cells=images)
-    if page == "official_weights":
-        names["images"] = np.zeros((2, 16, 16, 3), np.float32)
-    return names
+    images, kinds = digits()[1].images[:40], digits()[1].labels["digit"][:40]
+    return {
+        "README": {"images": images, "labels": (kinds < 5).astype(int)},
+        "data": {"cells": images},
+        "official_weights": {"images": np.zeros((2, 16, 16, 3), np.float32)},
+    }.get(page, {})
 
 
 def run() -> None:
-    """Runs the page named by the first argument in the working folder; for a process of its own."""
+    """Runs the page that the first argument names, in the working folder of this process."""
     path = Path(sys.argv[1])
-    names = {"__name__": "__main__"} | ({} if path.stem == "extend" else given(path.stem))
+    names = {"__name__": "__main__", **own_data(path.stem)}
     for kind, text in blocks(path.read_text()):
         print(f"--- {kind}\n{text}", flush=True)
         if kind == "python":
@@ -120,7 +123,7 @@ def run() -> None:
 
 
 def run_command(words: list[str]) -> None:
-    """Runs a line of a shell. Raises AssertionError where it ends with an error, or is no command that is known."""
+    """Runs a shell line. Raises AssertionError if it fails or is not a known command."""
     from diffae_jax import cli
 
     if words[0].startswith("--config."):  # options of a training command
@@ -135,9 +138,6 @@ def run_command(words: list[str]) -> None:
         done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, text=True, capture_output=True)
         assert done.returncode == 0, done.stdout + done.stderr
     elif words[0] == "diffae":
-        words = [*words[1:], *QUICK.get(words[1], "").split()]
-        if "--out" in words and Path(words[words.index("--out") + 1]).exists():
-            words.append("--overwrite")
-        cli.run(words)
+        cli.run([*words[1:], *QUICK.get(words[1], "").split()])
     else:
         assert words[0] in INSTALLATIONS, f"a line that is not run: {shlex.join(words)}"

@@ -1,4 +1,4 @@
-"""The Python blocks and the shell lines of README.md and docs/ do what they show."""
+"""The Python blocks and the shell lines of README.md and docs/ run as printed."""
 
 import shutil
 
@@ -13,7 +13,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 @pytest.fixture(scope="session")
 def prepared(made_once, whole):
-    """A folder with what the pages name."""
+    """A folder with the files that pages name."""
     return made_once("pages", lambda folder: prepare(folder, whole[0]))
 
 
@@ -28,7 +28,7 @@ def test_blocks_run(page, prepared, tmp_path):
 
 
 def test_lines_are_commands():
-    """Lines are joined where they continue and end before comments."""
+    """Continued lines are joined, and comments are removed."""
     page = "Text:\n\n    diffae a \\\n        --b 1   # why\n    pip install -e .\n\n```python\nx = 1\n```\n"
     (shell, lines), (python, code) = blocks(page)
     assert (shell, commands(lines)) == ("shell", [["diffae", "a", "--b", "1"], ["pip", "install", "-e", "."]])

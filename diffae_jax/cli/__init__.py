@@ -1,7 +1,7 @@
-"""The commands of `diffae`, a file each: arguments, checks and the call together; and what they read and write.
+"""The commands of `diffae`, one file each.
 
-A command knows the objects it uses, `DiffAE` above all, and no network. Each file has HELP, EXAMPLES, `add_arguments`
-and `run`; only `run` imports what takes its time, so help and mistakes are told at once.
+Each file has HELP, EXAMPLES, `add_arguments` and `run`. Commands call `DiffAE`, never a network.
+Slow imports happen only in `run`, so help and wrong arguments are reported at once.
 """
 
 import argparse
@@ -32,8 +32,10 @@ COMMANDS = {
 
 
 def parser() -> argparse.ArgumentParser:
-    """Returns the parser of all commands."""
-    top = Parser("diffae", description="Trains and uses diffusion autoencoders. diffae COMMAND --help tells more.")
+    """Returns the argument parser of all commands except `train`."""
+    top = Parser(
+        "diffae", description="Trains and uses diffusion autoencoders. Options of a command: diffae COMMAND --help"
+    )
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
         lines = "\n".join(f"  diffae {name} {example}" for example in command.EXAMPLES)
@@ -50,9 +52,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(argv: list[str] | None = None) -> None:
-    """Runs a command and tells a user's mistakes in one sentence: exit code 2."""
+    """Runs a command. Prints a user's error in one line, with exit code 2."""
     argv = sys.argv[1:] if argv is None else argv
-    if argv[:1] == ["train"]:  # whose flags are not those of an argument parser
+    if argv[:1] == ["train"]:  # has absl flags instead of an argument parser
         train.run(argv[1:])
         return
     prepare_command()
@@ -63,8 +65,8 @@ def run(argv: list[str] | None = None) -> None:
         with log_to_stderr():
             arguments.run(arguments)
     except KeyboardInterrupt:
-        print("\nInterrupted: the result was not written.", file=sys.stderr, flush=True)
-        os._exit(128 + signal.SIGINT)  # an exit in order would wait for the devices to finish what they are at
+        print("\nInterrupted. The result was not written.", file=sys.stderr, flush=True)
+        os._exit(128 + signal.SIGINT)  # a normal exit would wait for the devices to finish
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(2)

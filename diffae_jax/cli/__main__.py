@@ -1,4 +1,4 @@
-"""python -m diffae_jax.cli COMMAND"""
+"""Runs `python -m diffae_jax.cli COMMAND`."""
 
 from diffae_jax.cli import run
 

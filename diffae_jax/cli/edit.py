@@ -1,10 +1,10 @@
-"""diffae edit: images with more or less of an attribute."""
+"""diffae edit: moves images along a probe."""
 
 import argparse
 
 from diffae_jax.cli.arguments import Parser, add_images, add_model, add_out, add_sampler, add_steps, number
 
-HELP = "give images more or less of an attribute that a probe reads"
+HELP = "edit images: give them more or less of a probe's attribute"
 EXAMPLES = (
     "ffhq128 photos --probe Smiling --strength 0.3 --out smiling",
     "ffhq128 her.jpg --probe Young --to 0.9 --out younger.png",
@@ -15,20 +15,32 @@ def add_arguments(parser: Parser) -> None:
     """Adds the arguments."""
     add_model(parser)
     add_images(parser)
-    parser.add_argument("--probe", metavar="NAME", required=True, help="one of those that diffae info lists")
+    parser.add_argument(
+        "--probe",
+        metavar="NAME",
+        required=True,
+        help="a probe of the model, such as Smiling or digit=2; diffae info lists them",
+    )
     how = parser.add_mutually_exclusive_group(required=True)
-    how.add_argument("--strength", metavar="S", type=number, help="how far, in sqrt(D) deviations of z; or")
-    how.add_argument("--to", metavar="P", type=number, help="the probability, or value, that the probe is to read")
-    add_out(parser, "PATH", "a folder, a .png with all images, or an .npy with all their values")
+    how.add_argument(
+        "--strength", metavar="S", type=number, help="how far to move z, in sqrt(D) standard deviations, such as 0.3"
+    )
+    how.add_argument(
+        "--to",
+        metavar="P",
+        type=number,
+        help="instead: the probability or value that the probe predicts after the edit",
+    )
+    add_out(parser, "PATH", "a folder for one file per image, a .png with all images, or an .npy with all values")
     add_steps(parser)
     add_sampler(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Writes images with more or less of a probe's attribute."""
+    """Edits images along a probe and writes them."""
     from diffae_jax.cli import outputs
     from diffae_jax.cli.inputs import images_of, load
-    from diffae_jax.inference.embedding import open_for
+    from diffae_jax.inference.encode_dataset import open_for
 
     is_file = outputs.check_free(arguments.out, outputs.IMAGE_FILES, folder=True, overwrite=arguments.overwrite)
     model = load(arguments.model)

@@ -1,11 +1,11 @@
-"""diffae encode: z of images, as one file."""
+"""diffae encode: writes z of images to one file."""
 
 import argparse
 
 from diffae_jax.cli.arguments import Parser, add_images, add_model, add_out
 from diffae_jax.runtime.errors import shown
 
-HELP = "write z of images as one file; a command that was stopped goes on where it was"
+HELP = "write z of images to one file; a stopped command resumes when you run it again"
 EXAMPLES = ("ffhq128 photos --out z.npz", "digits digits --out z.parquet")
 
 
@@ -13,18 +13,18 @@ def add_arguments(parser: Parser) -> None:
     """Adds the arguments."""
     add_model(parser)
     add_images(parser)
-    text = "an .npz with ids and z, or a .parquet with id, z_000, z_001, ...; for the digits with labels"
+    text = "an .npz with ids and z, or a .parquet with id, z_000, z_001, ...; labels are added if the images have any"
     add_out(parser, "FILE", text)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Writes z of images as one file."""
+    """Encodes images and writes z to one file."""
     from diffae_jax.cli import outputs
     from diffae_jax.cli.inputs import load
-    from diffae_jax.inference.embedding import FORMATS, check_format, embed, open_for
+    from diffae_jax.inference.encode_dataset import FORMATS, check_format, encode_dataset, open_for
 
     outputs.check_free(arguments.out, FORMATS, overwrite=arguments.overwrite)
     check_format(arguments.out)
     model = load(arguments.model)
-    embed(model, open_for(model, arguments.images), arguments.out)
+    encode_dataset(model, open_for(model, arguments.images), arguments.out)
     print(f"z: {shown(str(arguments.out))}")

@@ -61,7 +61,7 @@ def run(arguments: argparse.Namespace) -> None:
     from diffae_jax.data.sources import TransformedSource
     from diffae_jax.evaluation.evaluate import evaluate
     from diffae_jax.evaluation.results import REPORT
-    from diffae_jax.inference.embedding import open_for
+    from diffae_jax.inference.encode_dataset import open_for
 
     if not is_evaluation(arguments.out):
         outputs.check_free(arguments.out, (), folder=True, overwrite=arguments.overwrite)

@@ -1,4 +1,4 @@
-"""diffae import: an official PyTorch checkpoint as a bundle."""
+"""diffae import: converts an official PyTorch checkpoint to a bundle."""
 
 import argparse
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from diffae_jax.cli.arguments import Parser, whole
 from diffae_jax.runtime.errors import shown
 
-HELP = "turn an official PyTorch checkpoint into a bundle"
+HELP = "convert an official PyTorch checkpoint to a bundle"
 EXAMPLES = (
     "checkpoints/ffhq128_autoenc_latent/last.ckpt --out ffhq128",
     "checkpoints/ffhq128_autoenc_130M/last.ckpt --latents checkpoints/ffhq128_autoenc_130M/latent.pkl \\\n"
@@ -16,15 +16,21 @@ EXAMPLES = (
 
 def add_arguments(parser: Parser) -> None:
     """Adds the arguments."""
-    parser.add_argument("file", metavar="FILE", type=Path, help="the checkpoint, last.ckpt")
-    parser.add_argument("--latents", metavar="FILE", type=Path, help="its latent.pkl, where z is to be normalized")
-    parser.add_argument("--classifier", metavar="FILE", type=Path, help="its classifier: 40 attributes as probes")
-    parser.add_argument("--image-size", metavar="PIXELS", type=whole, help="for a checkpoint that does not tell it")
-    parser.add_argument("--out", metavar="BUNDLE", type=Path, required=True, help="the folder to write")
+    parser.add_argument("file", metavar="FILE", type=Path, help="the checkpoint, usually last.ckpt")
+    parser.add_argument(
+        "--latents", metavar="FILE", type=Path, help="its latent.pkl, with the mean and standard deviation of z"
+    )
+    parser.add_argument(
+        "--classifier", metavar="FILE", type=Path, help="its classifier, whose 40 attributes become probes"
+    )
+    parser.add_argument(
+        "--image-size", metavar="PIXELS", type=whole, help="image width, if the checkpoint does not contain it"
+    )
+    parser.add_argument("--out", metavar="BUNDLE", type=Path, required=True, help="the bundle to write, a folder")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Writes an official checkpoint as a bundle, and says what it found."""
+    """Converts an official checkpoint to a bundle and describes it."""
     from diffae_jax.cli.info import describe
     from diffae_jax.convert import import_official
     from diffae_jax.inference import bundle

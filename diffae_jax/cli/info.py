@@ -1,4 +1,4 @@
-"""diffae info: what a model is."""
+"""diffae info: describes a model."""
 
 import argparse
 from typing import TYPE_CHECKING
@@ -9,7 +9,7 @@ from diffae_jax.runtime.errors import shown
 if TYPE_CHECKING:
     from diffae_jax import DiffAE
 
-HELP = "say what a model is and what it can do"
+HELP = "describe a model: image shape, parameters, prior, statistics of z, probes and origin"
 EXAMPLES = ("ffhq128",)
 
 
@@ -19,7 +19,7 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Says what a model is."""
+    """Prints a description of a model."""
     from diffae_jax.cli.inputs import load
     from diffae_jax.runtime.console import quantity
     from diffae_jax.runtime.files import os_errors_as_user_errors
@@ -27,17 +27,17 @@ def run(arguments: argparse.Namespace) -> None:
     model = load(arguments.model)
     with os_errors_as_user_errors(arguments.model):
         size = sum(path.stat().st_size for path in arguments.model.rglob("*") if path.is_file())
-    print(f"{describe(model)}\n  on the disk: {quantity(float(size), 'B')}")
+    print(f"{describe(model)}\n  on disk: {quantity(float(size), 'B')}")
 
 
 def describe(model: "DiffAE") -> str:
-    """Returns what a model is, as lines for people."""
+    """Describes a model in several lines."""
     from diffae_jax import probes
     from diffae_jax.models.functional import flatten
 
-    sizes = {"encoder": 0, "UNet": 0, "latent DDIM": 0}
+    sizes = {"encoder": 0, "UNet": 0, "prior": 0}
     for name, leaf in flatten({"autoencoder": model.params, "prior": model.prior or {}}).items():
-        part = "latent DDIM" if name.startswith("prior") else "encoder" if ".encoder." in name else "UNet"
+        part = "prior" if name.startswith("prior") else "encoder" if ".encoder." in name else "UNet"
         sizes[part] += leaf.size
     z_dim = model.config.model.z_dim
     lines = [
@@ -49,13 +49,13 @@ def describe(model: "DiffAE") -> str:
     if z_dim is not None:
         if ":" in model.config.model.encoder.kind:
             lines.append(f"  encoder: {shown(model.config.model.encoder.kind)}")
-        lines.append(f"  latent DDIM: {'yes' if model.prior else 'no, so no new images can be sampled'}")
-        lines.append(f"  statistics of z: {'yes' if model.statistics else 'no, so z cannot be normalized'}")
+        lines.append(f"  prior (latent DDIM): {'yes' if model.prior else 'no, so it cannot sample new images'}")
+        lines.append(f"  statistics of z: {'yes' if model.statistics else 'no, so it cannot use probes'}")
     lines += [f"  probe {probes.describe(probe)}" for probe in model.probes.values()]
     for key, value in model.origin.items():
         if isinstance(value, dict):
             lines += [f"  {shown(key)}: {shown(name)} ({shown(inner)})" for name, inner in value.items()]
         else:
-            number = type(value) is int and value.bit_length() <= 64
-            lines.append(f"  {shown(key).replace('_', ' ')}: {f'{value:,}' if number else shown(value)}")
+            is_number = type(value) is int and value.bit_length() <= 64
+            lines.append(f"  {shown(key).replace('_', ' ')}: {f'{value:,}' if is_number else shown(value)}")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""What the commands read: models and images."""
+"""Reads models and images for the commands."""
 
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,11 @@ from diffae_jax.runtime.compilation import enable_compilation_cache
 
 
 def load(path: Path) -> DiffAE:
-    """Loads a model whose programs are compiled once for all commands to come."""
+    """Loads a model and turns on the compilation cache, which later commands use again."""
     enable_compilation_cache()
     return DiffAE.load(path)
 
 
 def images_of(images: TransformedSource) -> Any:
-    """Returns images as `DiffAE` takes them: files by their paths, for it says what it converted."""
+    """Returns images for `DiffAE`, as paths if they are files, so that it logs conversions."""
     return file_paths(images) or read(images, range(len(images)))

@@ -1,4 +1,4 @@
-"""diffae interpolate: the way from one image to another."""
+"""diffae interpolate: interpolates between two images."""
 
 import argparse
 from pathlib import Path
@@ -6,29 +6,35 @@ from pathlib import Path
 from diffae_jax.cli.arguments import Parser, add_model, add_out, add_sampler, add_steps, within
 from diffae_jax.runtime.errors import shown
 
-HELP = "show the way from one image to another"
+HELP = "interpolate between two images"
 EXAMPLES = ("ffhq128 a.jpg b.jpg --frames 24 --out morph.gif",)
 
 
 def add_arguments(parser: Parser) -> None:
     """Adds the arguments."""
     add_model(parser)
-    parser.add_argument("first", metavar="A", type=Path, help="an image file")
-    parser.add_argument("second", metavar="B", type=Path, help="another")
-    add_out(parser, "PATH", "a .gif there and back, a .png with the frames side by side, or a folder of frames")
-    parser.add_argument("--frames", metavar="N", type=within(2, 1000), default=8, help="by default 8")
+    parser.add_argument("first", metavar="A", type=Path, help="the file of the first image")
+    parser.add_argument("second", metavar="B", type=Path, help="the file of the last image")
+    add_out(
+        parser,
+        "PATH",
+        "a .gif that plays forward and backward, a .png with the frames side by side, or a folder of frames",
+    )
+    parser.add_argument(
+        "--frames", metavar="N", type=within(2, 1000), default=8, help="number of frames, 2 to 1000; default 8"
+    )
     add_steps(parser)
     add_sampler(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Writes the way from one image to another as a GIF, a strip or a folder of frames."""
+    """Interpolates between two images and writes a GIF, a strip or a folder of frames."""
     import numpy as np
 
     from diffae_jax.cli import outputs
     from diffae_jax.cli.inputs import images_of, load
     from diffae_jax.data.pictures import save_gif, save_grid
-    from diffae_jax.inference.embedding import open_for
+    from diffae_jax.inference.encode_dataset import open_for
     from diffae_jax.runtime.files import os_errors_as_user_errors
 
     is_file = outputs.check_free(arguments.out, (".gif", ".png"), folder=True, overwrite=arguments.overwrite)
@@ -43,7 +49,7 @@ def run(arguments: argparse.Namespace) -> None:
     else:
         with os_errors_as_user_errors(arguments.out, "written"):
             if arguments.out.suffix.lower() == ".gif":
-                save_gif(arguments.out, np.concatenate([frames, frames[-2:0:-1]]))  # there and back
+                save_gif(arguments.out, np.concatenate([frames, frames[-2:0:-1]]))  # forward and backward
             else:
                 save_grid(arguments.out, np.concatenate(frames, axis=-2)[None])  # side by side
     print(f"{len(frames)} frames: {shown(str(arguments.out))}")

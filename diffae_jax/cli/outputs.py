@@ -1,4 +1,4 @@
-"""What the shell writes: checked before the work begins, there whole or not at all, and never over an input."""
+"""Writes outputs of commands: checked before the work, atomically, and never over an input."""
 
 import collections
 import contextlib
@@ -19,8 +19,8 @@ from diffae_jax.data.transforms import Transform
 from diffae_jax.runtime.errors import UserError, list_some, shown
 from diffae_jax.runtime.files import atomic_write, os_errors_as_user_errors
 
-IMAGE_FILES = (".png", ".npy")  # that hold one image or several
-MOST_IN_PICTURE = 1024  # images in the rows of one
+IMAGE_FILES = (".png", ".npy")  # for one or several images
+MAX_IMAGES_IN_PNG = 1024
 SUFFIXES_OF_FILES = (
     ".csv",
     ".gif",
@@ -32,91 +32,95 @@ SUFFIXES_OF_FILES = (
     ".png",
     ".tsv",
     ".webp",
-)  # never of a folder
+)  # not allowed for a new folder
 
 
 def check_free(out: Path, suffixes: Sequence[str], *, folder: bool = False, overwrite: bool = False) -> bool:
-    """Whether `out` is to be a file; a folder otherwise, where one is allowed.
+    """Returns whether `out` will be a file with one of the suffixes; otherwise it is a folder.
 
-    A folder may have a dot in its name. Raises UserError for the suffix of another kind of file, for a place that
-    cannot be written and, unless `overwrite`, for one that is taken by a file or a folder that holds anything.
+    A folder may have a dot in its name. Raises UserError if the suffix is that of another kind of
+    file, or if the path cannot be written. Unless `overwrite`, it also raises UserError if a file
+    or a folder with content exists.
     """
     with os_errors_as_user_errors(out, "written"):
         is_file = out.suffix.lower() in suffixes and not out.is_dir()
         if not is_file and (not folder or (out.suffix.lower() in SUFFIXES_OF_FILES and not out.is_dir())):
             kinds = [f"a file that ends in {' or '.join(suffixes)}"] * bool(suffixes) + ["a folder"] * folder
-            raise UserError(f"{out} cannot be written: give {' or '.join(kinds)}.")
+            raise UserError(f"{out} cannot be written by this command. Use {' or '.join(kinds)}.")
         if not is_file and out.exists() and not out.is_dir():
-            raise UserError(f"{out} is there and is no folder: give another.")
+            raise UserError(f"{out} exists and is not a folder. Use another path.")
         if not overwrite and out.exists() and (is_file or any(out.iterdir())):
-            raise UserError(f"{out} is there already: give another path, or --overwrite.")
-        above = out.absolute().parents
-        nearest = out if out.is_dir() else next(path for path in above if path.exists())
-        with tempfile.TemporaryFile(dir=nearest):  # rights alone tell little: of a disk that can only be read, say
+            raise UserError(f"{out} already exists. Use another path or --overwrite.")
+        parents = out.absolute().parents
+        nearest = out if out.is_dir() else next(path for path in parents if path.exists())
+        with tempfile.TemporaryFile(dir=nearest):  # permissions do not reveal a read-only disk
             pass
     return is_file
 
 
 def check_number(out: Path, num_images: int) -> None:
-    """Raises UserError for more images than one picture may hold."""
-    if out.suffix.lower() == ".png" and num_images > MOST_IN_PICTURE:
-        raise UserError(f"A .png holds at most {MOST_IN_PICTURE:,} images, not {num_images:,}: give a folder as --out.")
+    """Raises UserError if there are more images than one PNG may hold."""
+    if out.suffix.lower() == ".png" and num_images > MAX_IMAGES_IN_PNG:
+        raise UserError(
+            f"A .png holds at most {MAX_IMAGES_IN_PNG:,} images, not {num_images:,}. Use a folder as --out."
+        )
 
 
 def check_apart(targets: Iterable[Path], images: TransformedSource) -> None:
-    """Raises UserError where one of the files to write is one of the images."""
-    taken = [target for target in targets if target.exists()]
-    inputs = {_file(path) for path in input_files(images)} if taken else set()
-    for target in taken:
-        if _file(target) in inputs:
-            raise UserError(f"{target} is one of the images to read, which are never overwritten: give another --out.")
+    """Raises UserError if one of the files to write is one of the input images."""
+    existing = [target for target in targets if target.exists()]
+    inputs = {_identity(path) for path in input_files(images)} if existing else set()
+    for target in existing:
+        if _identity(target) in inputs:
+            raise UserError(f"{target} is one of the input images, which are never overwritten. Use another --out.")
 
 
 def input_files(images: TransformedSource) -> list[Path]:
-    """Returns the files that images are read from, where that is known."""
+    """Returns the files that images are read from, or none if they are unknown."""
     return [images.source.path] if isinstance(images.source, ArrayFile) else file_paths(images)
 
 
-def _file(path: Path) -> tuple[int, int]:
-    """What tells a file from another, whatever its names."""
+def _identity(path: Path) -> tuple[int, int]:
+    """Returns device and inode, which all names of a file share."""
     with os_errors_as_user_errors(path):
         stat = path.stat()
     return stat.st_dev, stat.st_ino
 
 
 def are_pictures(image_shape: tuple[int, ...]) -> bool:
-    """Whether a PNG holds such images whole; of others it shows a part, and their values go to an npy."""
+    """Whether a PNG can hold an image of this shape; other images are written as npy."""
     return len(image_shape) == 3 and image_shape[-1] in (1, 3)
 
 
 def names_of(ids: Sequence[str], image_shape: tuple[int, ...]) -> list[str]:
-    """Returns the name of a file for each image: its own with the suffix .png, or .npy where they are no pictures.
+    """Returns a file name for each image: its id with the suffix .png, or .npy if no picture.
 
-    Where two would be one, the suffix comes behind the whole name. Raises UserError for ids that lead elsewhere.
+    If two names would be equal, the suffix is appended instead of replaced. Raises UserError if an
+    id is not a path below the folder.
     """
     suffix = ".png" if are_pictures(image_shape) else ".npy"
     outside = [name for name in ids if not Path(name).name or Path(name).is_absolute() or ".." in Path(name).parts]
-    if outside:  # ids that a file supplied
+    if outside:  # ids may come from a file
         raise UserError(
-            f"{len(outside):,} ids are no names in the folder to write ({list_some(outside)}): rename them."
+            f"{len(outside):,} ids are not paths below the output folder ({list_some(outside)}). Rename them."
         )
     names = [str(Path(name.removesuffix(".gz")).with_suffix(suffix)) for name in ids]
     count = collections.Counter(names)
-    names = [f"{own}{suffix}" if count[name] > 1 else name for own, name in zip(ids, names, strict=True)]
+    names = [f"{image_id}{suffix}" if count[name] > 1 else name for image_id, name in zip(ids, names, strict=True)]
     if len(set(names)) < len(names):
         twice = collections.Counter(names).most_common(1)[0][0]
-        raise UserError(f"Two of the images would both be written as {twice}: rename one of them.")
+        raise UserError(f"Two images would both be written as {twice}. Rename one of them.")
     return names
 
 
 @contextlib.contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
-    """Yields a scratch folder whose files come to lie in `folder` when all went well, and are gone otherwise."""
+    """Yields a scratch folder. Its files move to `folder` on success and are removed on errors."""
     with os_errors_as_user_errors(folder, "written"):
         folder = folder.absolute()
         folder.parent.mkdir(parents=True, exist_ok=True)
-        beside = folder if folder.is_dir() else folder.parent
-        with tempfile.TemporaryDirectory(prefix=".diffae.", dir=beside) as scratch:
+        same_disk = folder if folder.is_dir() else folder.parent  # so that files can be renamed
+        with tempfile.TemporaryDirectory(prefix=".diffae.", dir=same_disk) as scratch:
             new = Path(scratch) / "new"
             new.mkdir()
             yield new
@@ -133,9 +137,10 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
 def write_images(
     folder: Path, names: Sequence[str], images: Float[np.ndarray, "n *shape"], transform: Transform
 ) -> None:
-    """Writes images in [-1, 1] under these names below a folder: as PNG, pixel for pixel, or as npy.
+    """Writes images in [-1, 1] to these names in a folder, as PNG or as npy.
 
-    An npy holds the values of the data [*spatial, C], and a PNG beside it shows a part: a slice, say.
+    A PNG holds the image pixel for pixel. An npy holds the values [*spatial, C] in the range of
+    the data; a PNG next to it shows a part, such as a slice.
     """
     with atomic_folder(folder) as new:
         for name, image, picture in zip(names, transform.restored(images), to_pil(images), strict=True):
@@ -147,9 +152,10 @@ def write_images(
 
 
 def write_image_file(out: Path, images: Float[np.ndarray, "n *shape"], transform: Transform) -> None:
-    """Writes images as one file: an npy of the values of the data [N, *spatial, C], or a PNG.
+    """Writes images in [-1, 1] to one npy or PNG file.
 
-    A PNG holds one image pixel for pixel, and several in rows.
+    An npy holds the values [N, *spatial, C] in the range of the data. A PNG holds one image pixel
+    for pixel, or several in a grid.
     """
     with os_errors_as_user_errors(out, "written"):
         if out.suffix.lower() == ".npy":
@@ -163,7 +169,7 @@ def write_image_file(out: Path, images: Float[np.ndarray, "n *shape"], transform
 
 
 def write_table(out: Path, rows: Iterable[Sequence[object]]) -> None:
-    """Writes rows, the names of the columns first, as a CSV."""
+    """Writes rows as a CSV. The first row has the names of the columns."""
     with os_errors_as_user_errors(out, "written"), atomic_write(out) as scratch, scratch.open("w", newline="") as file:
         csv.writer(file).writerows(rows)
 
@@ -171,7 +177,7 @@ def write_table(out: Path, rows: Iterable[Sequence[object]]) -> None:
 def write(
     out: Path, is_file: bool, names: list[str], images: Float[np.ndarray, "n *shape"], transform: Transform
 ) -> None:
-    """Writes images as one file, or each under its name below a folder; says where."""
+    """Writes images to one file, or each to its name in a folder, and prints the path."""
     if is_file:
         write_image_file(out, images, transform)
     else:

@@ -1,4 +1,4 @@
-"""diffae probe: probes of labels, and what probes read off images."""
+"""diffae probe: fits probes to labels, or predicts labels with probes."""
 
 import argparse
 from pathlib import Path
@@ -6,10 +6,10 @@ from pathlib import Path
 from diffae_jax.cli.arguments import Parser, add_images, add_model, add_out
 from diffae_jax.runtime.errors import UserError, list_some, shown
 
-HELP = "fit probes to labels and write a model that has them; without --labels, write what its probes read"
+HELP = "fit probes to labels and write a model with them; without --labels, write a table of predictions"
 EXAMPLES = (
     "ffhq128 photos --labels labels.csv --column smiling age --out ffhq128-probes",
-    "ffhq128-probes photos --out readings.csv",
+    "ffhq128-probes photos --out predictions.csv",
 )
 
 
@@ -17,40 +17,41 @@ def add_arguments(parser: Parser) -> None:
     """Adds the arguments."""
     add_model(parser)
     add_images(parser)
-    parser.add_argument("--labels", metavar="FILE", type=Path, help="a CSV: the id of each image, and a column a label")
-    parser.add_argument("--column", metavar="C", nargs="+", help="some of its columns, by default all")
-    unlabeled = "images without the label may still have the attribute"
-    parser.add_argument("--positive-unlabeled", action="store_true", help=unlabeled)
-    add_out(parser, "PATH", "with --labels a bundle, which may be MODEL; else a .csv")
+    text = "a table (CSV, TSV or Parquet): file names in the first column, one label in each other column"
+    parser.add_argument("--labels", metavar="FILE", type=Path, help=text)
+    parser.add_argument("--column", metavar="C", nargs="+", help="the columns to fit; default all")
+    text = "for labels that mark only some positives: count all other images as negative"
+    parser.add_argument("--positive-unlabeled", action="store_true", help=text)
+    add_out(parser, "PATH", "with --labels a bundle, which may be MODEL; otherwise a .csv")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Writes a model with probes of labels or, without labels, what the probes that there are read off images."""
+    """Fits probes and writes a model; without labels, writes the predictions of its probes."""
     if arguments.labels is not None:
         fit_probes(arguments)
         return
     from diffae_jax.cli import outputs
     from diffae_jax.cli.inputs import load
-    from diffae_jax.inference.embedding import latents, open_for
+    from diffae_jax.inference.encode_dataset import latents, open_for
 
     if arguments.column or arguments.positive_unlabeled:
-        raise UserError("--column and --positive-unlabeled need --labels: the table that probes are fitted to.")
+        raise UserError("--column and --positive-unlabeled need --labels, the table to fit probes to.")
     outputs.check_free(arguments.out, (".csv",), overwrite=arguments.overwrite)
     model = load(arguments.model)
     if not model.probes:
-        raise UserError(f"{arguments.model} has no probes to read with: fit some with --labels FILE.csv.")
+        raise UserError(f"{arguments.model} has no probes to predict with. Fit some with --labels FILE.csv.")
     source = open_for(model, arguments.images)
     z = latents(model, source)
-    readings = [model.predict(z, name) for name in model.probes]
+    predictions = [model.predict(z, name) for name in model.probes]
     column = "id"
     while column in model.probes:
         column += "_"
-    outputs.write_table(arguments.out, [(column, *model.probes), *zip(source.ids, *readings, strict=True)])
-    print(f"{len(z):,} images, {len(readings)} probes: {shown(str(arguments.out))}")
+    outputs.write_table(arguments.out, [(column, *model.probes), *zip(source.ids, *predictions, strict=True)])
+    print(f"{len(z):,} images, {len(predictions)} probes: {shown(str(arguments.out))}")
 
 
 def fit_probes(arguments: argparse.Namespace) -> None:
-    """Fits a probe to each column of labels and writes the model with all of them."""
+    """Fits a probe to each column of labels and writes the model with them."""
     import sys
 
     from diffae_jax import probes
@@ -58,7 +59,7 @@ def fit_probes(arguments: argparse.Namespace) -> None:
     from diffae_jax.cli.inputs import load
     from diffae_jax.data.labels.matching import read_labels
     from diffae_jax.inference import bundle
-    from diffae_jax.inference.embedding import latents, open_for
+    from diffae_jax.inference.encode_dataset import latents, open_for
     from diffae_jax.runtime.console import say
 
     if arguments.out.resolve() != arguments.model.resolve():
@@ -67,15 +68,15 @@ def fit_probes(arguments: argparse.Namespace) -> None:
     labels = read_labels(arguments.labels)
     unknown = [name for name in arguments.column or () if name not in labels.columns]
     if unknown:
-        there_are = list_some(labels.columns)
-        raise UserError(f"{arguments.labels} has no column {list_some(unknown)}; there are {there_are}.")
+        existing = list_some(labels.columns)
+        raise UserError(f"{arguments.labels} has no column {list_some(unknown)}. Its columns are {existing}.")
     model = load(arguments.model)
     model.check_normalized()
     source = open_for(model, arguments.images)
     columns, unmatched = labels.of(source.ids), labels.unmatched(source.ids)
     if unmatched:
-        rows = f"{len(unmatched):,} rows of {arguments.labels} are"
-        say(f"Note: {rows} of none of the images ({list_some(unmatched)}).", file=sys.stderr)
+        rows = f"{len(unmatched):,} rows of {arguments.labels}"
+        say(f"Note: {rows} match no image ({list_some(unmatched)}).", file=sys.stderr)
     chosen = {name: columns[name] for name in arguments.column or columns}
     for name, values in chosen.items():
         probes.check_labels(name, values, positive_unlabeled=arguments.positive_unlabeled)

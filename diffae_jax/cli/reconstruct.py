@@ -1,11 +1,11 @@
-"""diffae reconstruct: images as they come back from their codes."""
+"""diffae reconstruct: encodes and decodes images."""
 
 import argparse
 
 from diffae_jax.cli.arguments import Parser, add_images, add_model, add_out, add_sampler, add_seed, add_steps
 from diffae_jax.runtime.errors import shown
 
-HELP = "encode and decode images, and say how close they come back"
+HELP = "encode and decode images, and print the reconstruction error"
 EXAMPLES = ("ffhq128 photos --out again", "ffhq128 cat.jpg --random-x-T --seed 3 --out what-z-keeps")
 
 
@@ -13,22 +13,23 @@ def add_arguments(parser: Parser) -> None:
     """Adds the arguments."""
     add_model(parser)
     add_images(parser)
-    add_out(parser, "FOLDER", "gets a PNG for each image, under its own name; of volumes and signals an npy, too")
+    add_out(parser, "FOLDER", "a folder for one PNG per image, with its name; volumes and signals also get an npy")
     add_steps(parser)
     add_sampler(parser)
-    parser.add_argument("--random-x-T", action="store_true", help="a random x_T in place of the image's own")
+    text = "decode with a random x_T instead of the image's own, to see what z holds"
+    parser.add_argument("--random-x-T", action="store_true", help=text)
     add_seed(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Writes each image as it comes back from its codes, and says how close it is."""
+    """Reconstructs images, writes them and prints the mean error."""
     import numpy as np
 
     from diffae_jax.cli import outputs
     from diffae_jax.cli.inputs import images_of, load
     from diffae_jax.data.transforms import to_float
     from diffae_jax.evaluation.metrics import mse, psnr
-    from diffae_jax.inference.embedding import open_for
+    from diffae_jax.inference.encode_dataset import open_for
 
     outputs.check_free(arguments.out, (), folder=True, overwrite=arguments.overwrite)
     model = load(arguments.model)

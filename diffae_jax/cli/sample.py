@@ -1,35 +1,38 @@
-"""diffae sample: new images."""
+"""diffae sample: draws new images."""
 
 import argparse
 
 from diffae_jax.cli.arguments import Parser, add_model, add_out, add_sampler, add_seed, add_steps, checked, within
 from diffae_jax.runtime.errors import UserError
 
-HELP = "draw new images, if asked of an attribute"
+HELP = "draw new images, optionally with an attribute"
 EXAMPLES = ("ffhq128 --num 64 --out new.png", "ffhq128 --probe Smiling --negative --out serious")
 
 
 def add_arguments(parser: Parser) -> None:
     """Adds the arguments."""
     add_model(parser)
-    parser.add_argument("--num", metavar="N", type=within(1, 100_000), default=16, help="images, by default 16")
-    parser.add_argument("--probe", metavar="NAME", help="images that have the attribute of this probe")
-    parser.add_argument("--negative", action="store_true", help="with --probe: images that do not")
-    add_out(parser, "PATH", "a .png with all images in rows, an .npy with all their values, or a folder")
+    text = "number of images, 1 to 100000; default 16"
+    parser.add_argument("--num", metavar="N", type=within(1, 100_000), default=16, help=text)
+    text = "draw only images that this probe accepts, such as Smiling or digit=2"
+    parser.add_argument("--probe", metavar="NAME", help=text)
+    parser.add_argument("--negative", action="store_true", help="with --probe: only images that it rejects")
+    add_out(parser, "PATH", "a .png with all images, an .npy with all values, or a folder for one file per image")
     add_steps(parser)
     add_sampler(parser)
     steps = checked("check_num_steps")
-    parser.add_argument("--latent-steps", metavar="N", type=steps, default=100, help="those of z, by default 100")
+    text = "DDIM steps to draw z, 1 to 1000; default 100"
+    parser.add_argument("--latent-steps", metavar="N", type=steps, default=100, help=text)
     add_seed(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Writes new images, of a probe's attribute where one is named."""
+    """Draws new images, with a probe's attribute if one is named, and writes them."""
     from diffae_jax.cli import outputs
     from diffae_jax.cli.inputs import load
 
     if arguments.negative and arguments.probe is None:
-        raise UserError("--negative needs --probe: the attribute that the images are not to have.")
+        raise UserError("--negative needs --probe. Name the attribute that the images must not have.")
     is_file = outputs.check_free(arguments.out, outputs.IMAGE_FILES, folder=True, overwrite=arguments.overwrite)
     if is_file:
         outputs.check_number(arguments.out, arguments.num)
@@ -38,7 +41,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.probe is None:
         images = model.sample(arguments.num, arguments.seed, *steps, sampler=arguments.sampler)
     else:
-        wanted = arguments.num, arguments.probe, not arguments.negative, arguments.seed
-        images = model.sample_class(*wanted, *steps, sampler=arguments.sampler)
+        settings = arguments.num, arguments.probe, not arguments.negative, arguments.seed
+        images = model.sample_class(*settings, *steps, sampler=arguments.sampler)
     names = outputs.names_of([f"sample-{i:05d}" for i in range(len(images))], model.image_shape)
     outputs.write(arguments.out, is_file, names, images, model.transform)

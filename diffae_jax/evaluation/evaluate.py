@@ -34,7 +34,7 @@ from diffae_jax.evaluation.report.page import write_report
 from diffae_jax.evaluation.results import REPORT, RESULTS, Results, Section
 from diffae_jax.evaluation.study import Networks, Study
 from diffae_jax.inference.diffae import DiffAE
-from diffae_jax.inference.embedding import describe
+from diffae_jax.inference.encode_dataset import describe
 from diffae_jax.runtime.cluster import is_main_process, together
 from diffae_jax.runtime.console import duration, say
 from diffae_jax.runtime.errors import UserError, list_some, shown

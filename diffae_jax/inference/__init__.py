@@ -1,4 +1,4 @@
-"""A trained model in use: the object `DiffAE`, its compiled programs, edits, batches, and the bundle.
+"""Inference with a trained model: `DiffAE`, its compiled programs, edits, batches and bundles.
 
-Knows no stage and no command.
+Imports no stage and no command.
 """

@@ -1,4 +1,4 @@
-"""Programs applied to arrays of any length, in batches of a few sizes that fit the devices."""
+"""Applies programs to arrays of any length, in batches of a few sizes that fit the devices."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,21 +12,21 @@ from diffae_jax.runtime.cluster import is_main_process
 from diffae_jax.runtime.process import forbid_forks
 from diffae_jax.runtime.sharding import on_host, shard_array, split_batch
 
-BATCH_ELEMENTS = 2**22  # values of the images that one device works on at a time
-BATCH_IMAGES = 1024  # and at most so many: more of small ones would take memory and save no time
+BATCH_ELEMENTS = 2**22  # the most image values in the batch of one device
+BATCH_IMAGES = 1024  # the most images in it: more small ones would take memory and save no time
 
 
 def in_batches(function: Callable, params: Params, mesh: Mesh, image_size: int, *arrays: Any, what: str) -> np.ndarray:
     """Applies `function(params, *arrays)` to batches over all devices; returns one host array.
 
-    `image_size` is the number of values of an image, by which batches are measured. Long work shows a progress bar
-    called `what` on a terminal.
+    `image_size` is the number of values of an image, which determines the batch size. On a
+    terminal, a progress bar with the label `what` is shown.
     """
     forbid_forks()
     results, count = [], len(next(array for array in arrays if array is not None))
     with tqdm(None, what, count, unit=" images", disable=None if is_main_process() else True, leave=False) as bar:
         for start, size in batch_sizes(count, images_at_once(image_size), mesh.size):
-            rows = np.minimum(np.arange(start, start + size), count - 1)  # the last sample fills the batch up
+            rows = np.minimum(np.arange(start, start + size), count - 1)  # the last sample is repeated as padding
             batch = [
                 None if array is None else shard_array(np.asarray(array)[rows], split_batch(mesh)) for array in arrays
             ]
@@ -36,25 +36,27 @@ def in_batches(function: Callable, params: Params, mesh: Mesh, image_size: int, 
 
 
 def images_at_once(image_size: int) -> int:
-    """Returns how many images of so many values one device works on at a time."""
+    """Returns the batch size of one device for images with `image_size` values."""
     return max(1, min(BATCH_IMAGES, BATCH_ELEMENTS // image_size))
 
 
 def batch_sizes(count: int, limit: int, num_devices: int) -> Iterator[tuple[int, int]]:
-    """Yields where each batch starts, and its size: as many as the devices take, `limit` each, and a padded last one.
+    """Yields the start and the size of each batch: at most `limit` for each device.
 
-    A program is compiled for each size that it meets, in 3 to 14 s: with padding 5, 6, 7 and 8 images share one.
+    The last batch is padded. A program is compiled once for each batch size, in 3 to 14 s. With
+    padding, 5, 6, 7 and 8 images share one compiled program.
     """
-    whole = limit * num_devices
-    for start in range(0, count, whole):
-        left = -(-min(count - start, whole) // num_devices)
-        yield start, min(padded(left), limit) * num_devices
+    largest = limit * num_devices
+    for start in range(0, count, largest):
+        per_device = -(-min(count - start, largest) // num_devices)
+        yield start, min(padded(per_device), limit) * num_devices
 
 
 def padded(count: int) -> int:
-    """Returns the next greater of 1, 2, 4, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, ...: four sizes to each doubling.
+    """Rounds up to one of 1, 2, 4, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, ...
 
-    Above 8, less than a fifth of a batch is padding, where powers of two alone would waste up to a half.
+    There are four sizes for each factor of two above 8. Less than a fifth of such a batch is
+    padding; with powers of two it would be up to a half.
     """
     power = (count - 1).bit_length()
     step = 2**power if power <= 3 else 2 ** (power - 3)

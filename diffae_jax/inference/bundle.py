@@ -1,9 +1,9 @@
-"""The bundle: a trained model as one folder without code, every file under a SHA-256. What people share.
+"""The bundle: a trained model as one folder, without code, to share. Each file has a SHA-256 hash.
 
-manifest.json         format version, what the model was made from, the size and hash of each other file
+manifest.json         format version, origin of the model, size and hash of each other file
 config.json
-weights.safetensors   averaged weights, "autoencoder.*" and, where there is one, "prior.*"
-latents.npz           mean and std of z, where they are known
+weights.safetensors   averaged weights, "autoencoder.*" and, if there is a prior, "prior.*"
+latents.npz           mean and std of z, if they are known
 probes/*.json
 """
 
@@ -31,8 +31,8 @@ from diffae_jax.runtime.errors import UserError, shown
 from diffae_jax.runtime.files import MAX_JSON_BYTES, os_errors_as_user_errors, read_json
 
 FORMAT = 1
-LONGEST_PROBE_FILE = 250  # characters, which file systems allow; other than letters take up to twelve each
-MAX_HEADER_BYTES = 4 * 2**20  # of the weights
+LONGEST_PROBE_FILE = 250  # characters of a file name; a character of a probe's name takes up to twelve
+MAX_HEADER_BYTES = 4 * 2**20  # of the file of weights
 MANIFEST, CONFIG, WEIGHTS, LATENTS, PROBES = (
     "manifest.json",
     "config.json",
@@ -44,50 +44,57 @@ MANIFEST, CONFIG, WEIGHTS, LATENTS, PROBES = (
 
 @dataclasses.dataclass(frozen=True)
 class Bundle:
-    """What a bundle holds, in memory."""
+    """A bundle in memory.
+
+    Attributes:
+        config: the config that the model was trained with.
+        weights: "autoencoder.*" and, if there is a prior, "prior.*", as float32.
+        statistics: mean and standard deviation of z, or None.
+        probes: the fitted probes by name.
+        origin: plain values that describe where the model comes from.
+    """
 
     config: ConfigDict
-    weights: dict[str, np.ndarray]  # "autoencoder.*" and, where there is one, "prior.*"
+    weights: dict[str, np.ndarray]
     statistics: LatentStatistics | None
     probes: dict[str, Probe | ClassProbe]
-    origin: dict[str, Any]  # what it was made from: plain values, for people
+    origin: dict[str, Any]
 
 
 def check_free(path: Path) -> None:
-    """Raises UserError unless a bundle may be written to `path`: it is free, an empty folder or another bundle."""
+    """Raises UserError unless `path` is unused, an empty folder or another bundle."""
     with os_errors_as_user_errors(path, "written"):
         if not path.exists() or (path.is_dir() and not any(path.iterdir())):
             return
-        if not (path / MANIFEST).is_file():
-            raise UserError(f"{path} is there and is no bundle: give a path that is free.")
-        files = read_manifest(path)["files"]  # other programs have manifests, too
-        if not ({CONFIG, WEIGHTS} <= files.keys() and all(map(_belongs, files))):
-            raise UserError(f"{path} is there and is no bundle: give a path that is free.")
-        found = {file.relative_to(path).as_posix() for file in path.rglob("*") if not file.is_dir()}
-    others = found - {MANIFEST, *files}
+        # other programs have manifests, too
+        files = read_manifest(path)["files"] if (path / MANIFEST).is_file() else {}
+        if not ({CONFIG, WEIGHTS} <= files.keys() and all(map(_may_hold, files))):
+            raise UserError(f"{path} exists and is not a bundle. Use an unused path.")
+        existing = {file.relative_to(path).as_posix() for file in path.rglob("*") if not file.is_dir()}
+    others = existing - {MANIFEST, *files}
     if others:
-        raise UserError(f"{path} holds {shown(min(others))}, which is no part of a bundle: give a path that is free.")
+        raise UserError(f"{path} holds {shown(min(others))}, which is not part of a bundle. Use an unused path.")
 
 
-def _belongs(name: str) -> bool:
-    """Whether a file of this name, below the folder, is one that a bundle may hold beside its manifest."""
+def _may_hold(name: str) -> bool:
+    """Whether a bundle may hold a file with this name, in addition to its manifest."""
     return name in (CONFIG, WEIGHTS, LATENTS) or re.fullmatch(rf"{PROBES}/[^/]+\.json", name) is not None
 
 
 def write_bundle(path: Path, bundle: Bundle) -> None:
-    """Writes a bundle that is there whole or not at all, in place of one that was there.
+    """Writes a bundle atomically and replaces an existing one.
 
-    Raises UserError for a path that holds anything else or cannot be written.
+    Raises UserError if the path holds anything else or cannot be written.
     """
     check_free(path)
     contents = probe_files(bundle.probes.values())
     try:
-        path = path.resolve()  # "." has no name of its own
+        path = path.resolve()  # "." has no name
     except (OSError, RuntimeError) as error:
-        raise UserError(f"{path} cannot be written: it is a link that leads to itself.") from error
+        raise UserError(f"{path} cannot be written: it is a symbolic link to itself.") from error
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # a folder of a new name, beside the bundle so that renaming is enough, and gone whatever happens
+        # a scratch folder next to the bundle, so renaming is enough; always removed
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch:
             new, old = Path(scratch) / "new", Path(scratch) / "old"
             (new / PROBES).mkdir(parents=True)
@@ -108,7 +115,7 @@ def write_bundle(path: Path, bundle: Bundle) -> None:
 def _write_files(folder: Path, bundle: Bundle, contents: dict[str, str]) -> None:
     (folder / CONFIG).write_text(json.dumps(json.loads(bundle.config.to_json()), indent=2) + "\n")
     save_file(bundle.weights, folder / WEIGHTS)
-    (folder / WEIGHTS).chmod((folder / CONFIG).stat().st_mode)  # safetensors lets nobody else read it
+    (folder / WEIGHTS).chmod((folder / CONFIG).stat().st_mode)  # safetensors makes it unreadable for other users
     if bundle.statistics is not None:
         np.savez(folder / LATENTS, mean=bundle.statistics.mean, std=bundle.statistics.std)
     for name, content in contents.items():
@@ -125,9 +132,9 @@ def _write_files(folder: Path, bundle: Bundle, contents: dict[str, str]) -> None
 
 
 def probe_files(probes: Iterable[Probe | ClassProbe]) -> dict[str, str]:
-    """Returns the content of the file of each probe, by its name in the folder of probes of a bundle or a run.
+    """Returns the content of each probe's file, by file name, in the folder of probes.
 
-    Raises UserError for a name and for a content that is too long for a file.
+    Raises UserError if a probe's name or content is too long for a file.
     """
     contents = {}
     for probe in probes:
@@ -135,38 +142,43 @@ def probe_files(probes: Iterable[Probe | ClassProbe]) -> dict[str, str]:
         content = json.dumps(probe.as_json())
         if len(content) > MAX_JSON_BYTES:
             raise UserError(
-                f"Probe {shown(probe.name)} takes {len(content):,} bytes, more than the {MAX_JSON_BYTES:,} of a file: "
-                f"fit it to fewer classes."
+                f"Probe {shown(probe.name)} takes {len(content):,} bytes, but its file may have {MAX_JSON_BYTES:,}. "
+                f"Fit the probe to fewer classes."
             )
         contents[_file_of(probe.name)] = content
     return contents
 
 
 def check_probe_name(name: str) -> None:
-    """Raises UserError for what cannot be the name of a probe's file."""
+    """Raises UserError if a probe's name is not text, is empty or is too long for a file name."""
     if not isinstance(name, str) or not name:
-        raise UserError(f"The name of a probe is text, not {shown(name)}.")
+        raise UserError(f"The name of a probe must be text and not empty, not {shown(name)}.")
     if len(_file_of(name)) > LONGEST_PROBE_FILE:
-        raise UserError(f"The name of probe {shown(name)} is too long for a file: give it a shorter one.")
+        raise UserError(f"The name of probe {shown(name)} is too long for a file name. Use a shorter name.")
 
 
 def _file_of(name: str) -> str:
-    """The name of the file of a probe of that name."""
+    """Returns the file name of the probe with this name."""
     return f"{quote(name, safe='', errors='surrogatepass')}.json"
 
 
 def read_probe(file: Path) -> Probe | ClassProbe:
-    """Reads one of `probe_files`. Raises UserError for what is no probe, and for that of another file."""
+    """Reads one of `probe_files`.
+
+    Raises UserError if it is not a probe or has another file's name.
+    """
     probe = probe_from_json(read_json(file))
     if file.name != _file_of(probe.name):
-        raise UserError(f"{file} holds the probe {shown(probe.name)}, which belongs in another file.")
+        raise UserError(
+            f"{file} holds the probe {shown(probe.name)}, which belongs in another file. Remove that file or rename it."
+        )
     return probe
 
 
 def read_run_probes(folder: Path, autoencoder: str) -> dict[str, Probe | ClassProbe]:
-    """Returns the probes that a run has, none where they were fitted to z of another autoencoder: they are made anew.
+    """Returns the probes of a run, or none if they were fitted to the z of another autoencoder.
 
-    `autoencoder` is the digest of the weights. Raises UserError for what is damaged.
+    `autoencoder` is the digest of the weights. Raises UserError if a file is damaged.
     """
     if not (folder / INPUTS).exists() or read_inputs(folder).get("autoencoder") != autoencoder:
         return {}
@@ -175,15 +187,25 @@ def read_run_probes(folder: Path, autoencoder: str) -> dict[str, Probe | ClassPr
 
 
 def read_bundle(path: Path) -> Bundle:
-    """Reads a bundle, every byte of it checked against the manifest. Links are followed, to regular files alone.
+    """Reads a bundle and checks every byte against the manifest.
 
-    Raises UserError for a file that is missing, changed or not what a bundle holds, and for a newer format.
+    Only links to regular files are followed.
+
+    Args:
+        path: the folder of the bundle.
+
+    Returns:
+        The bundle in memory.
+
+    Raises:
+        UserError: if a file is missing, damaged or not part of a bundle, or if the format is
+            newer.
     """
     manifest = read_manifest(path)
     if manifest["format"] > FORMAT:
         raise UserError(
-            f"{path} is a bundle of format {shown(manifest['format'])} and this version reads up to {FORMAT}: "
-            f"pip install --upgrade diffae_jax."
+            f"{path} is a bundle of format {shown(manifest['format'])} and this version reads up to {FORMAT}. Update "
+            f"with pip install --upgrade diffae_jax."
         )
     names = _checked_files(path, manifest["files"])
     config = from_json(path / CONFIG)
@@ -195,11 +217,13 @@ def read_bundle(path: Path) -> Bundle:
 
 
 def _read_weights(file: Path) -> dict[str, np.ndarray]:
-    """Reads weights by their flat names, of no other type than float32, all of them finite."""
+    """Reads weights by their flat names. Raises UserError unless all are finite float32."""
     with os_errors_as_user_errors(file), file.open("rb") as handle:
         size = int.from_bytes(handle.read(8), "little")
-    if size > MAX_HEADER_BYTES:  # safetensors reads 100 MB, for which names without end take 25 s and 2 GB
-        raise UserError(f"{file} cannot be read: it lists its weights in {size:,} bytes, so it is damaged.")
+    if size > MAX_HEADER_BYTES:  # safetensors allows 100 MB, which take 25 s and 2 GB
+        raise UserError(
+            f"{file} cannot be read: its header has {size:,} bytes, so it is damaged. Get the bundle again."
+        )
     try:
         with safe_open(file, "np") as opened:
             names = opened.keys()
@@ -208,15 +232,15 @@ def _read_weights(file: Path) -> dict[str, np.ndarray]:
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"{file} cannot be read: {shown(str(error))}.") from error
     if others:
-        raise UserError(f"{file} cannot be read: its {shown(others[0])} is not a weight of type F32.")
+        raise UserError(f"{file} cannot be read: its {shown(others[0])} is not of type F32.")
     for name, array in weights.items():
         if not np.isfinite(array).all():
-            raise UserError(f"{file} cannot be used: its {shown(name)} holds numbers that are not finite.")
+            raise UserError(f"{file} cannot be used: its {shown(name)} holds values that are not finite.")
     return weights
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """Returns a manifest, of whichever format. Raises UserError for the manifest of something else."""
+    """Returns a manifest of any format version. Raises UserError if it is not that of a bundle."""
     manifest = read_json(path / MANIFEST)
     if (
         not isinstance(manifest, dict)
@@ -229,26 +253,30 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 
 def _checked_files(path: Path, entries: dict[str, Any]) -> list[str]:
-    """Returns the names of a bundle's files after comparing each with its entry, sizes first: they cost nothing."""
+    """Compares each file of a bundle with its entry, sizes first, and returns the names."""
     if not {CONFIG, WEIGHTS} <= entries.keys():
-        raise UserError(f"{path / MANIFEST} does not list {CONFIG} and {WEIGHTS}: it is damaged.")
+        raise UserError(
+            f"{path / MANIFEST} does not list {CONFIG} and {WEIGHTS}, so it is damaged. Get the bundle again."
+        )
     for name, entry in entries.items():
-        if not (_belongs(name) and isinstance(entry, dict)):
-            raise UserError(f"{path / MANIFEST} lists {shown(name)}, which no bundle holds.")
+        if not (_may_hold(name) and isinstance(entry, dict)):
+            raise UserError(
+                f"{path / MANIFEST} lists {shown(name)}, which is not part of a bundle. Get the bundle again."
+            )
     for name, entry in entries.items():
         file = path / name
         with os_errors_as_user_errors(file):
             if not file.is_file():
-                raise UserError(f"{file} is missing: get the bundle again.")
+                raise UserError(f"{file} is missing. Get the bundle again.")
             size = file.stat().st_size
         if size != entry.get("bytes"):
-            wanted = shown(entry.get("bytes"))
-            raise UserError(f"{file} has {size} bytes instead of {wanted}: get the bundle again.")
+            expected = shown(entry.get("bytes"))
+            raise UserError(f"{file} has {size} bytes instead of {expected}. Get the bundle again.")
     for name, entry in entries.items():
         with os_errors_as_user_errors(path / name):
             digest = _hash(path / name)
         if digest != entry.get("sha256"):
-            raise UserError(f"{path / name} is not what the manifest says (SHA-256 differs): get the bundle again.")
+            raise UserError(f"{path / name} does not match the manifest (SHA-256 differs). Get the bundle again.")
     return list(entries)
 
 

@@ -1,23 +1,55 @@
-"""What the methods of `DiffAE` are given beside images and codes, checked before any work."""
+"""Checks of the arguments of `DiffAE` other than images and codes, before any work starts."""
 
 import numbers
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
+from ml_collections import ConfigDict
 
 from diffae_jax.config import check_sampler, check_seed
+from diffae_jax.data.latents import LatentStatistics
 from diffae_jax.diffusion.samplers import SAMPLERS, Sampler
+from diffae_jax.models.functional import Params
+from diffae_jax.probes import ClassProbe, Probe
 from diffae_jax.runtime.arrays import is_traced, is_tracing, refuse_traced
 from diffae_jax.runtime.errors import UserError, shown
 
 MAX_NUMBER = 2**31 - 1  # of an image that is drawn
 
 
+def check_parts(
+    config: ConfigDict,
+    params: Params,
+    prior: Params | None,
+    statistics: LatentStatistics | None,
+    probes: Mapping[str, Probe | ClassProbe],
+) -> None:
+    """Raises UserError if the parts of a model do not fit together or its weights are traced."""
+    if is_traced(*jax.tree.leaves((params, prior))):
+        raise UserError(
+            "The weights of DiffAE cannot be traced. To transform a function of the weights, call the programs of "
+            "diffae_jax.inference.programs, which take the weights as an argument."
+        )
+    if prior is not None and statistics is None:
+        raise UserError("A prior works on normalized z. Give the mean and standard deviation of z as `statistics`.")
+    sizes = [("the statistics have", len(statistics.mean))] if statistics else []
+    sizes += [(f"probe {shown(probe.name)} has", probe.z_dim) for probe in probes.values()]
+    if sizes and config.model.z_dim is None:
+        raise UserError(f"{shown(config.name)} is a DDIM baseline, which has no z. Leave out statistics and probes.")
+    for part, size in sizes:
+        if size != config.model.z_dim:
+            raise UserError(f"The z of this model has {config.model.z_dim} dimensions, but {part} {size}.")
+
+
 def as_sampler(sampler: Any) -> Sampler:
-    """Returns a sampler that is given itself or by its name. Raises UserError for a name that there is not."""
+    """Returns the sampler that is given itself or by its name.
+
+    Raises UserError for an unknown name.
+    """
     if isinstance(sampler, Sampler):
         return sampler
     check_sampler(sampler)
@@ -25,7 +57,10 @@ def as_sampler(sampler: Any) -> Sampler:
 
 
 def check_seed_or_traced(seed: Any) -> None:
-    """Raises UserError for a seed that the random generator does not take; of a traced one its value is not known."""
+    """Raises UserError if the random generator does not accept a seed.
+
+    Traced values are not checked.
+    """
     if isinstance(seed, jax.Array) and (seed.shape or not jnp.issubdtype(seed.dtype, jnp.integer)):
         raise UserError(f"The seed must be one whole number, not {seed.dtype} of shape {seed.shape}.")
     if not is_traced(seed):
@@ -33,21 +68,25 @@ def check_seed_or_traced(seed: Any) -> None:
 
 
 def refuse_tracing(method: str, *values: Any, instead: str) -> None:
-    """Raises UserError within a transformation of JAX, for a method that works on the host."""
+    """Raises UserError inside a JAX transformation, for a method that works on the host."""
     if is_traced(*jax.tree.leaves(values)) or is_tracing():
-        raise UserError(f"{method} works on the host: call it outside of jit, grad and vmap, {instead}.")
+        raise UserError(f"{method} works on the host. Call it outside jit, grad and vmap, {instead}.")
 
 
 def numbers_of_images(first: int, count: int) -> Int[np.ndarray, "n"]:
-    """Returns the numbers of so many images. Raises UserError for a first one that there is not."""
+    """Returns `count` numbers of images from `first` on.
+
+    Raises UserError if they are out of range.
+    """
     refuse_traced("The number of the first image", first)
     if not (isinstance(first, numbers.Integral) and 0 <= first <= MAX_NUMBER - count):
-        raise UserError(f"The first image has a number from 0 to {MAX_NUMBER:,}, not {shown(first)}.")
+        raise UserError(f"The number of the first image must be from 0 to {MAX_NUMBER:,}, not {shown(first)}.")
     return np.arange(first, first + count)
 
 
-def check_count(what: str, count: int) -> None:
-    """Raises UserError unless something is to be made at least once."""
-    refuse_traced(f"How often a {what} is made", count)
+def check_count(item: str, count: int) -> None:
+    """Raises UserError unless at least one item is requested."""
+    plural = "tries" if item == "try" else f"{item}s"
+    refuse_traced(f"The number of {plural}", count)
     if not (isinstance(count, numbers.Integral) and count >= 1):
-        raise UserError(f"At least one {what} has to be made, not {shown(count)}.")
+        raise UserError(f"The number of {plural} must be at least 1, not {shown(count)}.")

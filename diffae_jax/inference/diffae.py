@@ -1,4 +1,4 @@
-"""A trained model as one object."""
+"""A trained model as one object, `DiffAE`."""
 
 import dataclasses
 import math
@@ -20,12 +20,8 @@ from diffae_jax.data.latents import LatentStatistics
 from diffae_jax.data.transforms import to_float
 from diffae_jax.diffusion.process import image_process, latent_process
 from diffae_jax.diffusion.samplers import DDIM_INVERSION, Sampler
-from diffae_jax.inference import batching, editing, programs
-from diffae_jax.inference.bundle import (
-    Bundle,
-    check_probe_name,
-    write_bundle,
-)
+from diffae_jax.inference import batching, checks, editing, programs
+from diffae_jax.inference.bundle import Bundle, check_probe_name, write_bundle
 from diffae_jax.inference.checks import as_sampler, check_count, check_seed_or_traced, numbers_of_images, refuse_tracing
 from diffae_jax.inference.editing import Strength
 from diffae_jax.inference.inputs import as_codes, as_images
@@ -46,11 +42,17 @@ from diffae_jax.runtime.sharding import make_mesh, on_host, split_batch
 
 Seed = int | Int[jax.Array, ""]
 
-MAX_TRIES = 2**30  # z drawn for conditional samples
+MAX_TRIES = 2**30  # z that one call of sample_latents may draw
 
 
 class Variations(NamedTuple):
-    """Images of one z and several x_T, [N, variations, *spatial, C], with mean and standard deviation over these."""
+    """Several decodings of each image: one z, several x_T.
+
+    Attributes:
+        images: the decoded images, [N, num_variations, *spatial, C].
+        mean: their mean over the variations, [N, *spatial, C].
+        std: their standard deviation over the variations, [N, *spatial, C].
+    """
 
     images: Float[AnyArray, "n variations *shape"]
     mean: Float[AnyArray, "n *shape"]
@@ -58,12 +60,53 @@ class Variations(NamedTuple):
 
 
 class DiffAE:
-    """A diffusion autoencoder with its averaged weights, and what was fitted to its z.
+    """A trained diffusion autoencoder: encodes, reconstructs, edits and samples images.
 
-    z is [N, D], x_T is [N, *spatial, C], images come back as float32 [N, *spatial, C] in [-1, 1]. They are taken as
-    uint8 or float arrays, PIL images, paths of files or of data sets, and what was converted is said; see
-    `inference.inputs.as_images`. Work is split over all devices and done in batches that fit them; each method compiles
-    once per batch shape and number of steps.
+    Example:
+        model = DiffAE.load("runs/digits/bundle")
+        z = model.encode(images)
+        x_T = model.invert(images, z)
+        same = model.decode(z, x_T)
+
+    Methods, by task:
+        load and save       load, from_bundle, save, digest
+        codes of an image   encode (image to z), invert (image and z to x_T)
+        images from codes   decode, progress, noise (random x_T)
+        both                reconstruct, variations, interpolate, path
+        probes and edits    fit_probe, predict, edit, move, principal_components
+        new images          sample, sample_class, sample_latents
+        checks              check_has_encoder, check_normalized, check_edit
+
+    Shapes:
+        images   [N, *spatial, C], with 1, 2 or 3 spatial axes
+        z        [N, D], the latent code, which holds the content of an image
+        x_T      [N, *spatial, C], the stochastic code, which holds the details that z leaves out
+
+    **Images** as arguments may be a uint8 array, a float array in [-1, 1], a PIL image or a file
+    path. A list of these, or the path of a data set, works as well. A single image may come
+    without its first axis. Each kind of conversion is logged once as a warning. As results,
+    images are float32 in [-1, 1].
+
+    **Batches.** A call may have any number of images. They are split into batches that fit the
+    devices. JAX compiles a method once for each batch shape and number of steps.
+
+    **JAX transformations.** Most methods also work on traced arrays, inside `jax.jit`, `jax.grad`
+    and `jax.vmap`. There, the whole input is one batch. The other methods state the restriction.
+
+    **Errors.** All methods raise `UserError`, a `ValueError`, if an argument has a wrong shape,
+    type or range.
+
+    Attributes:
+        config: the config that the model was trained with.
+        image_shape: (*spatial, C).
+        params: the averaged weights of the autoencoder.
+        graphdef: the structure of the autoencoder, for `inference.programs`.
+        statistics: mean and standard deviation of z over the training images, or None.
+        prior: the averaged weights of the prior (latent DDIM), or None.
+        probes: the fitted probes by name.
+        origin: where the model comes from, such as its run and the number of images seen.
+        precision: the type that the networks compute in, such as "float32".
+        mesh: the devices.
     """
 
     def __init__(
@@ -71,33 +114,33 @@ class DiffAE:
         config: ConfigDict,
         params: Params,
         *,
-        statistics: LatentStatistics | None = None,  # of z over the training images
-        prior: Params | None = None,  # of the latent DDIM
+        statistics: LatentStatistics | None = None,
+        prior: Params | None = None,
         probes: dict[str, Probe | ClassProbe] | None = None,
-        origin: dict[str, Any] | None = None,  # what the model was made from: plain values, for people
+        origin: dict[str, Any] | None = None,
         mesh: Mesh | None = None,
     ):
-        if is_traced(*jax.tree.leaves((params, prior))):
-            raise UserError(
-                "DiffAE holds weights that are known, not traced ones: to transform a function of the weights, call "
-                "the programs of diffae_jax.inference.programs, which take them as an argument."
-            )
-        if prior is not None and statistics is None:
-            raise UserError("A latent DDIM works on normalized z: it needs the mean and deviation of z beside it.")
-        sizes = [("the statistics", len(statistics.mean))] if statistics else []
-        sizes += [(f"probe {shown(probe.name)}", probe.z_dim) for probe in (probes or {}).values()]
-        if sizes and config.model.z_dim is None:
-            raise UserError(
-                f"{shown(config.name)} is a DDIM baseline: it has no z, so leave statistics and probes off."
-            )
-        for name, size in sizes:
-            if size != config.model.z_dim:
-                raise UserError(f"The z of this model has {config.model.z_dim} dimensions, and {name} {size}.")
+        """Makes a model from weights in memory. To read a model from disk, use `DiffAE.load`.
+
+        Args:
+            config: the config that describes the networks.
+            params: the weights of the autoencoder, as host arrays or on the devices.
+            statistics: mean and standard deviation of z; needed for probes and for a prior.
+            prior: the weights of the prior.
+            probes: probes by name.
+            origin: plain values that describe where the model comes from.
+            mesh: the devices; by default all.
+
+        Raises:
+            UserError: if the weights are traced, if a prior has no statistics, or if statistics or
+                probes have another number of dimensions than z.
+        """
+        checks.check_parts(config, params, prior, statistics, probes or {})
         enable_compilation_cache()
         self.config = config
         self.image_shape = tuple(config.image_shape)
         self.transform = transform_of(config)  # of files and PIL images
-        self._told: set[str] = set()  # notes on converted images
+        self._logged_notes: set[str] = set()  # on converted images
         self.mesh = mesh or make_mesh()
         self.params = placed(params, self.mesh)
         self.statistics = statistics
@@ -110,17 +153,24 @@ class DiffAE:
             self.prior_graphdef, _ = abstract_model(prior_builder(config, self.precision))
 
     def __repr__(self) -> str:
-        size, z_dim = "x".join(map(str, self.image_shape)), self.config.model.z_dim
-        parts = [
-            size,
-            "no z" if z_dim is None else f"z of {z_dim}",
-            *(["latent DDIM"] if self.prior is not None else []),
-        ]
+        """Describes the model in one line."""
+        z_dim, seen = self.config.model.z_dim, self._images_seen()
+        parts = ["x".join(map(str, self.image_shape)), "no z" if z_dim is None else f"z of {z_dim}"]
+        parts += [] if seen is None else [f"trained on {seen:,} images"]
+        parts += [] if self.prior is None else ["prior"]
         parts += [f"probes {list_some(self.probes)}"] if self.probes else []
-        return f"DiffAE({shown(self.config.name)}: {', '.join(parts)}; {self.precision} on {self.mesh.size} devices)"
+        count, platform = self.mesh.size, self.mesh.devices.flat[0].platform
+        devices = f"{count} {platform} device{'s' * (count != 1)}"
+        return f"DiffAE({shown(self.config.name)}: {', '.join(parts)}; {self.precision} on {devices})"
+
+    def _images_seen(self) -> int | None:
+        """Returns how many images the autoencoder was trained on, or None if that is unknown."""
+        seen = self.origin.get("images_seen")
+        counts_latents = "imported_from" in self.origin and self.prior is not None  # of the prior, trained last
+        return seen if type(seen) is int and 0 <= seen < 2**63 and not counts_latents else None
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is pickled: the arguments of the constructor, arrays on the host; another process has other devices."""
+        """Returns the constructor's arguments, as host arrays for a process with other devices."""
         weights = self._weights_on_host()
         return dict(
             config=self.config,
@@ -134,55 +184,114 @@ class DiffAE:
     def __setstate__(self, arguments: dict[str, Any]) -> None:
         self.__init__(**arguments)
 
+    # --- load and save ---------------------------------------------------------------------------
+
     @classmethod
     def load(cls, path: str | Path, mesh: Mesh | None = None, *, encoder: type[nnx.Module] | None = None) -> "DiffAE":
         """Loads a bundle, or the averaged weights of the newest checkpoints of a run folder.
 
-        A model whose encoder is code of somebody's own names its class, and loading never imports a module because a
-        file names it: such a file from elsewhere could then run anything that is installed here. So the module must
-        have been imported before, or the class is given as `encoder`.
+        A model with a custom encoder stores the name of its class. Loading never imports a module
+        that a file names, because that could run any installed code. Import the module first, or
+        give the class as `encoder`.
 
-        Raises UserError for a path that is neither, for a bundle that is damaged or of a newer format, for a run whose
-        latents are those of another autoencoder, and for an encoder that is not there.
+        Args:
+            path: a bundle or a run folder.
+            mesh: the devices; by default all.
+            encoder: the class of the model's custom encoder.
+
+        Returns:
+            The model, on the devices.
+
+        Raises:
+            UserError: if the path is neither, if the bundle is damaged or has a newer format, if
+                the run's latent codes belong to another autoencoder, or if the encoder is not
+                imported.
         """
         mesh = mesh or make_mesh()
         return cls(**read_model(Path(path), mesh, encoder), mesh=mesh)
 
     @classmethod
     def from_bundle(cls, bundle: Bundle, mesh: Mesh | None = None) -> "DiffAE":
-        """Puts what a bundle holds on the devices. Raises UserError where its weights are not those of its config."""
+        """Makes a model from a bundle in memory.
+
+        Args:
+            bundle: what `inference.bundle.read_bundle` returns.
+            mesh: the devices; by default all.
+
+        Returns:
+            The model, on the devices.
+
+        Raises:
+            UserError: if the weights do not fit the config.
+        """
         mesh = mesh or make_mesh()
         return cls(**from_bundle(bundle, mesh), mesh=mesh)
 
     def save(self, path: str | Path) -> None:
-        """Writes the model as a bundle. Raises UserError where the path holds anything but a bundle."""
+        """Writes the model as a bundle: config, weights, statistics of z and probes.
+
+        Args:
+            path: the folder to write; an existing bundle is replaced atomically.
+
+        Raises:
+            UserError: if the path holds anything but a bundle, or cannot be written.
+        """
         weights = flatten(self._weights_on_host())
         if is_main_process():
             write_bundle(Path(path), Bundle(self.config, weights, self.statistics, self.probes, self.origin))
 
-    @property
-    def network(self) -> DiffusionAutoencoder:
-        """Encoder and UNet as one Flax module, for those who build on it."""
-        return nnx.merge(self.graphdef, self.params)
-
     def digest(self) -> str:
-        """Returns a SHA-256 of weights and statistics, which tells this model from another."""
+        """Returns a hash of the weights and the statistics of z, which identifies the model.
+
+        Returns:
+            The SHA-256 hash as 64 hexadecimal digits.
+        """
         statistics = {} if self.statistics is None else {"statistics": dataclasses.asdict(self.statistics)}
         return digest(self._weights_on_host() | statistics)
 
+    @property
+    def network(self) -> DiffusionAutoencoder:
+        """The autoencoder as a Flax NNX module."""
+        return nnx.merge(self.graphdef, self.params)
+
+    # --- codes and images ------------------------------------------------------------------------
+
     def encode(self, images: Any) -> Float[AnyArray, "n d"]:
-        """Returns the semantic code z of each image (Sec. 3.2)."""
+        """Encodes images: image to z.
+
+        Args:
+            images: images in any form that `DiffAE` lists.
+
+        Returns:
+            The latent codes z, [N, D]. They are not normalized; see `statistics.normalize`.
+
+        Raises:
+            UserError: if the model is a DDIM baseline, which has no encoder.
+
+        Source: Sec. 3.2.
+        """
         self.check_has_encoder()
-        return self._own_z(self._images(images))
+        return self._encode_arrays(self._images(images))
 
     def invert(
         self, images: Any, z: Float[AnyArray, "n d"] | None = None, num_steps: int = 100
     ) -> Float[AnyArray, "n *shape"]:
-        """Returns the stochastic code x_T of each image (Eq. 8), given z, by default its own."""
+        """Inverts images: image and z to x_T, by running DDIM backwards.
+
+        Args:
+            images: images in any form that `DiffAE` lists.
+            z: their latent codes, [N, D]; by default `encode(images)`.
+            num_steps: network calls, 1 to 1,000; by default 100. More steps invert more exactly.
+
+        Returns:
+            The stochastic codes x_T, [N, *spatial, C].
+
+        Source: Eq. 8.
+        """
         check_num_steps(num_steps)
         images = self._images(images)
-        z = self._own_z(images) if z is None else self._z(z, len(images))
-        return self._inverted(images, z, num_steps)
+        z = self._encode_arrays(images) if z is None else self._z(z, len(images))
+        return self._invert_arrays(images, z, num_steps)
 
     def decode(
         self,
@@ -193,17 +302,28 @@ class DiffAE:
         *,
         sampler: str | Sampler = "ddim",
     ) -> Float[AnyArray, "n *shape"]:
-        """Decodes z and x_T to images (Eq. 1); without x_T, image i gets noise that depends on seed and i alone.
+        """Decodes codes to images: z and x_T to image.
 
-        `sampler` is a key of `diffusion.samplers.SAMPLERS`, or a `Sampler` of one's own.
+        The function is differentiable in z and x_T. The memory of its gradient grows with the
+        square root of the number of steps.
 
-        Within `jax.grad`, `jax.jit` and `jax.vmap` it is a function of z and x_T like any other; the memory of its
-        gradient grows with the square root of the steps.
+        Args:
+            z: latent codes, [N, D]; None for a DDIM baseline.
+            x_T: stochastic codes, [N, *spatial, C]; by default random. The random x_T of image i
+                depends only on the seed and on i.
+            num_steps: network calls, 1 to 1,000; by default 100.
+            seed: 0 to 2**31 - 1; by default 0. Only used if x_T is None.
+            sampler: a name in `diffusion.samplers.SAMPLERS`, or your own `Sampler`.
+
+        Returns:
+            The images, [N, *spatial, C], float32 in [-1, 1].
+
+        Source: Eq. 1.
         """
         check_num_steps(num_steps)
         z, x_T = self._codes(z, x_T, seed)
-        program = self._walk(programs.decode, num_steps, as_sampler(sampler), remat=is_traced(z, x_T))
-        return self._apply(program, x_T, z, what="decoding")
+        program = self._program(programs.decode, num_steps, as_sampler(sampler), remat=is_traced(z, x_T))
+        return self._apply(program, x_T, z, description="decoding")
 
     def progress(
         self,
@@ -214,11 +334,48 @@ class DiffAE:
         *,
         sampler: str | Sampler = "ddim",
     ) -> Float[AnyArray, "n steps *shape"]:
-        """Returns, for each image that `decode` makes, the x_0 that each of its steps predicts (Fig. 6)."""
+        """Decodes as `decode` does and returns the predicted image at every step.
+
+        Args:
+            z: latent codes, [N, D]; None for a DDIM baseline.
+            x_T: stochastic codes, [N, *spatial, C]; by default random, as in `decode`.
+            num_steps: network calls, 1 to 1,000; by default 100.
+            seed: 0 to 2**31 - 1; by default 0. Only used if x_T is None.
+            sampler: a name in `diffusion.samplers.SAMPLERS`, or your own `Sampler`.
+
+        Returns:
+            The predicted images x_0, [N, num_steps, *spatial, C]. The last step is the result of
+            `decode`.
+
+        Source: Fig. 6.
+        """
         check_num_steps(num_steps)
         z, x_T = self._codes(z, x_T, seed)
         return self._apply(
-            self._walk(programs.progress, num_steps, as_sampler(sampler)), x_T, z, what="decoding", frames=num_steps
+            self._program(programs.progress, num_steps, as_sampler(sampler)),
+            x_T,
+            z,
+            description="decoding",
+            frames=num_steps,
+        )
+
+    def noise(self, numbers: Int[AnyArray, "n"], seed: Seed = 0) -> Float[AnyArray, "n *shape"]:
+        """Draws random x_T from N(0, I), as `decode`, `reconstruct` and `sample` draw them.
+
+        Args:
+            numbers: the numbers of the images, [N]. Each x_T depends only on its number and the
+                seed.
+            seed: 0 to 2**31 - 1; by default 0.
+
+        Returns:
+            x_T, [N, *spatial, C].
+        """
+        check_seed_or_traced(seed)
+        if np.ndim(numbers) != 1:
+            raise UserError(f"The numbers of images must have the shape (N,), not {np.shape(numbers)}.")
+        draw, traced = partial(programs.noise, seed=seed, shape=self.image_shape), is_traced(seed)
+        return self._apply(
+            lambda _, numbers: draw(indices=numbers), numbers, description="drawing noise", traced=traced
         )
 
     def reconstruct(
@@ -230,14 +387,28 @@ class DiffAE:
         *,
         sampler: str | Sampler = "ddim",
     ) -> Float[AnyArray, "n *shape"]:
-        """Encodes and decodes images, with the x_T that is theirs or with random ones (Sec. 5.4)."""
+        """Reconstructs images: encodes, inverts and decodes them.
+
+        Args:
+            images: images in any form that `DiffAE` lists.
+            num_steps: network calls of each direction, 1 to 1,000; by default 100.
+            infer_x_T: if True, each image's own x_T, for a near-exact reconstruction. If False, a
+                random x_T, which shows what z holds.
+            seed: 0 to 2**31 - 1; by default 0. Only used for a random x_T.
+            sampler: a name in `diffusion.samplers.SAMPLERS`, or your own `Sampler`.
+
+        Returns:
+            The reconstructions, [N, *spatial, C], float32 in [-1, 1].
+
+        Source: Sec. 5.4.
+        """
         check_num_steps(num_steps)
         check_seed_or_traced(seed)
         refuse_traced("infer_x_T", infer_x_T)
         sampler = as_sampler(sampler)  # before the work
         images = self._images(images)
-        z = self._own_z(images)
-        x_T = self._inverted(images, z, num_steps) if infer_x_T else self.noise(np.arange(len(images)), seed)
+        z = self._encode_arrays(images)
+        x_T = self._invert_arrays(images, z, num_steps) if infer_x_T else self.noise(np.arange(len(images)), seed)
         return self.decode(z, x_T, num_steps, sampler=sampler)
 
     def variations(
@@ -250,9 +421,25 @@ class DiffAE:
         first: int = 0,
         sampler: str | Sampler = "ddim",
     ) -> Variations:
-        """Decodes the z of each image with several random x_T: what z leaves open (Sec. 5.1, Fig. 3, App. D).
+        """Decodes the z of each image with several random x_T, which shows what z leaves open.
 
-        `first` is the number of the first image: so many images can be done a part at a time, as with `sample`.
+        Args:
+            images: images in any form that `DiffAE` lists.
+            num_variations: variations of each image, at least 1; by default 8.
+            num_steps: network calls, 1 to 1,000; by default 100.
+            seed: 0 to 2**31 - 1; by default 0.
+            first: the number of the first image; by default 0. Calls with consecutive numbers give
+                the same images as one call.
+            sampler: a name in `diffusion.samplers.SAMPLERS`, or your own `Sampler`.
+
+        Returns:
+            `Variations(images, mean, std)`: images [N, num_variations, *spatial, C], and their
+            mean and standard deviation, [N, *spatial, C] each.
+
+        Raises:
+            UserError: if the model is a DDIM baseline, which has no encoder.
+
+        Source: Sec. 5.1, Fig. 3, Appendix D.
         """
         check_count("variation", num_variations)
         check_num_steps(num_steps)
@@ -273,70 +460,55 @@ class DiffAE:
         *,
         sampler: str | Sampler = "ddim",
     ) -> Float[AnyArray, "frames *shape"]:
-        """Returns the way from one image to another: z on the line, x_T on the arc between theirs (Sec. 5.2).
+        """Interpolates between two images: z on a straight line, x_T on an arc.
 
-        The first and the last frame are the reconstructions of the two images.
+        Args:
+            image_a: one image in any form that `DiffAE` lists.
+            image_b: another image.
+            num_frames: frames, at least 1; by default 8. The first and the last are the
+                reconstructions of the two images.
+            num_steps: network calls of each direction, 1 to 1,000; by default 100.
+            sampler: a name in `diffusion.samplers.SAMPLERS`, or your own `Sampler`.
+
+        Returns:
+            The frames, [num_frames, *spatial, C], float32 in [-1, 1].
+
+        Source: Sec. 5.2.
         """
         check_count("frame", num_frames)  # before the work
         check_num_steps(num_steps)
         sampler = as_sampler(sampler)
         pair = [self._images(image) for image in (image_a, image_b)]
         if any(len(image) != 1 for image in pair):
-            raise UserError(f"interpolate takes one image and one other, not {len(pair[0])} and {len(pair[1])}.")
+            raise UserError(
+                f"interpolate takes one image as image_a and one as image_b, not {len(pair[0])} and {len(pair[1])}."
+            )
         both = (jnp if is_traced(*pair) else np).concatenate(list(map(to_float, pair)))
-        z = self._own_z(both)
-        z, x_T = self.path(z, self._inverted(both, z, num_steps), num_frames)
+        z = self._encode_arrays(both)
+        z, x_T = self.path(z, self._invert_arrays(both, z, num_steps), num_frames)
         return self.decode(z, x_T, num_steps, sampler=sampler)
 
     @staticmethod
     def path(
         z: Float[AnyArray, "2 d"] | None, x_T: Float[AnyArray, "2 *shape"], num_frames: int
     ) -> tuple[Float[AnyArray, "frames d"] | None, Float[AnyArray, "frames *shape"]]:
-        """Returns codes from those of one image to those of another: z on the line, x_T on the arc (Sec. 5.2)."""
+        """Returns the codes of `interpolate`: z on a straight line, x_T on an arc.
+
+        Args:
+            z: the latent codes of two images, [2, D]; None for a DDIM baseline.
+            x_T: the stochastic codes of two images, [2, *spatial, C].
+            num_frames: frames, at least 1.
+
+        Returns:
+            z, [num_frames, D], and x_T, [num_frames, *spatial, C].
+
+        Source: Sec. 5.2.
+        """
         forbid_forks()
         check_count("frame", num_frames)
         return editing.path(z, x_T, num_frames)
 
-    def edit(
-        self,
-        images: Any,
-        probe: str | Probe,
-        strength: Strength | None = None,
-        num_steps: int = 100,
-        *,
-        to: float | int | None = None,
-        sampler: str | Sampler = "ddim",
-    ) -> Float[AnyArray, "n *shape"]:
-        """Moves the z of images as `move` does, and decodes it with their own x_T (Sec. 5.3).
-
-        Strength 0 gives exactly the reconstruction. Raises UserError as `move` does.
-        """
-        self.check_edit(probe, strength, to)
-        check_num_steps(num_steps)
-        sampler = as_sampler(sampler)
-        images = self._images(images)
-        z = self._own_z(images)
-        x_T = self._inverted(images, z, num_steps)
-        return self.decode(self.move(z, probe, strength, to=to), x_T, num_steps, sampler=sampler)
-
-    def move(
-        self,
-        z: Float[AnyArray, "n d"],
-        probe: str | Probe,
-        strength: Strength | None = None,
-        *,
-        to: float | int | None = None,
-    ) -> Float[AnyArray, "n d"]:
-        """Moves z along a probe's direction (Sec. 5.3).
-
-        `strength`, 0.3 unless given, is in units of sqrt(D) standard deviations of z; negative ones move away from
-        the attribute. Instead, `to` moves each z until the probe reads that probability, or that value where its
-        labels are numbers.
-
-        Raises UserError for a probe that there is not, and for a value that the probe cannot reach.
-        """
-        probe = self.check_edit(probe, strength, to)
-        return editing.moved(self._z(z), self.statistics, probe, strength, to)
+    # --- probes and edits ------------------------------------------------------------------------
 
     def fit_probe(
         self,
@@ -348,11 +520,32 @@ class DiffAE:
         positive_unlabeled: bool = False,
         held_out: tuple[Float[AnyArray, "m d"], Any] | None = None,
     ) -> Probe | ClassProbe:
-        """Fits a probe of labels [N] to z, as `probes.fit` does to normalized z, and keeps it (Appendix A.2).
+        """Fits a probe of one label, keeps it in `probes`, and logs its score.
 
-        Raises UserError as that does, for a model without statistics of z, and within transformations of JAX.
+        Works only outside JAX transformations.
+
+        Args:
+            name: the name of the probe. A probe with the same name is replaced.
+            z: latent codes, [N, D], as `encode` returns them.
+            labels: a label for each z, [N]: text, numbers or booleans. None, NaN and empty
+                text are left out.
+            kind: "binary", "classes" or "continuous"; by default inferred from the labels. Two
+                different values are binary; text and up to 50 whole numbers are classes.
+            positive_unlabeled: if True, labels of 1 or True are positive and all other images
+                count as negative.
+            held_out: z [M, D] and labels [M] that the score is measured on; by default the score
+                is cross-validated.
+
+        Returns:
+            A `Probe`, or a `ClassProbe` for labels of several classes.
+
+        Raises:
+            UserError: if the labels do not fit z or the kind, if the model has no statistics of z,
+                or inside a JAX transformation.
+
+        Source: Sec. 5.3, Appendix A.2.
         """
-        refuse_tracing("fit_probe", z, labels, held_out, instead="and use the probe that it returns within them")
+        refuse_tracing("fit_probe", z, labels, held_out, instead="and use the returned probe inside")
         self._check_new_name(name)
         z = self._normalized(z)
         held_out = held_out and (self._normalized(held_out[0]), held_out[1])
@@ -362,27 +555,111 @@ class DiffAE:
         return probe
 
     def predict(self, z: Float[AnyArray, "n d"], probe: str | Probe | ClassProbe) -> Shaped[AnyArray, "n"]:
-        """Returns what a probe, or that of a name, reads off each z: a probability, a value or the name of a class.
+        """Predicts a label from z with a probe.
 
-        Raises UserError for a probe that there is not, and for a model without statistics of z.
+        Args:
+            z: latent codes, [N, D], as `encode` returns them.
+            probe: a probe, or the name of one in `probes`, such as "smile", "digit" or "digit=2".
+
+        Returns:
+            For each z, [N]: a probability in [0, 1] (binary), a value in the unit of the labels
+            (continuous), or the name of a class (classes).
+
+        Raises:
+            UserError: if there is no such probe, or if the model has no statistics of z.
         """
         return self._probe(probe).predict(self._normalized(z))
 
-    def principal_components(self, z: Float[AnyArray, "n d"], count: int) -> list[Probe]:
-        """Returns the principal directions of normalized z, as `probes.components` does; they need no labels.
+    def edit(
+        self,
+        images: Any,
+        probe: str | Probe,
+        strength: Strength | None = None,
+        num_steps: int = 100,
+        *,
+        to: float | int | None = None,
+        sampler: str | Sampler = "ddim",
+    ) -> Float[AnyArray, "n *shape"]:
+        """Edits images: moves their z along a probe and decodes them with their own x_T.
 
-        Raises UserError as that does, and within transformations of JAX.
+        Args:
+            images: images in any form that `DiffAE` lists.
+            probe: a probe, or the name of one in `probes`, such as "smile" or "digit=2".
+            strength: -1,000 to 1,000, in units of sqrt(D) standard deviations of z; by default
+                0.3. 0 gives exactly the reconstruction, and negative values move away from the
+                label.
+            num_steps: network calls of each direction, 1 to 1,000; by default 100.
+            to: instead of a strength, what the probe predicts after the edit: a probability
+                between 0 and 1 (binary), or a value in the unit of the labels (continuous).
+            sampler: a name in `diffusion.samplers.SAMPLERS`, or your own `Sampler`.
+
+        Returns:
+            The edited images, [N, *spatial, C], float32 in [-1, 1].
+
+        Raises:
+            UserError: if there is no such probe, if it has several classes, if the probe cannot
+                reach `to`, or if the model has no statistics of z.
+
+        Source: Sec. 5.3.
         """
-        refuse_tracing("principal_components", z, instead="and use the probes that it returns within them")
+        self.check_edit(probe, strength, to)
+        check_num_steps(num_steps)
+        sampler = as_sampler(sampler)
+        images = self._images(images)
+        z = self._encode_arrays(images)
+        x_T = self._invert_arrays(images, z, num_steps)
+        return self.decode(self.move(z, probe, strength, to=to), x_T, num_steps, sampler=sampler)
+
+    def move(
+        self,
+        z: Float[AnyArray, "n d"],
+        probe: str | Probe,
+        strength: Strength | None = None,
+        *,
+        to: float | int | None = None,
+    ) -> Float[AnyArray, "n d"]:
+        """Moves z along a probe, without decoding.
+
+        Args:
+            z: latent codes, [N, D], as `encode` returns them.
+            probe: a probe, or the name of one in `probes`, such as "smile" or "digit=2".
+            strength: -1,000 to 1,000, in units of sqrt(D) standard deviations of z; by default
+                0.3.
+            to: instead of a strength, what the probe predicts for the moved z: a probability
+                between 0 and 1 (binary), or a value in the unit of the labels (continuous).
+
+        Returns:
+            The moved z, [N, D].
+
+        Raises:
+            UserError: if there is no such probe, if it has several classes, if the probe cannot
+                reach `to`, or if the model has no statistics of z.
+
+        Source: Sec. 5.3.
+        """
+        probe = self.check_edit(probe, strength, to)
+        return editing.moved(self._z(z), self.statistics, probe, strength, to)
+
+    def principal_components(self, z: Float[AnyArray, "n d"], count: int) -> list[Probe]:
+        """Returns the principal directions of normalized z as probes. They need no labels.
+
+        Works only outside JAX transformations.
+
+        Args:
+            z: latent codes, [N, D], as `encode` returns them.
+            count: the number of components, 1 to min(N - 1, D).
+
+        Returns:
+            Continuous probes, the largest variance first. They are not added to `probes`.
+
+        Raises:
+            UserError: if the count is out of range, if the model has no statistics of z, or inside
+                a JAX transformation.
+        """
+        refuse_tracing("principal_components", z, instead="and use the returned probes inside")
         return components(self._normalized(z), count)
 
-    def noise(self, numbers: Int[AnyArray, "n"], seed: Seed = 0) -> Float[AnyArray, "n *shape"]:
-        """Draws the x_T that images of these numbers get, where `decode`, `reconstruct` and `sample` draw them."""
-        check_seed_or_traced(seed)
-        if np.ndim(numbers) != 1:
-            raise UserError(f"The numbers of images must be one row, not an array of shape {np.shape(numbers)}.")
-        draw, traced = partial(programs.noise, seed=seed, shape=self.image_shape), is_traced(seed)
-        return self._apply(lambda _, numbers: draw(indices=numbers), numbers, what="drawing noise", traced=traced)
+    # --- new images ------------------------------------------------------------------------------
 
     def sample(
         self,
@@ -394,10 +671,25 @@ class DiffAE:
         first: int = 0,
         sampler: str | Sampler = "ddim",
     ) -> Float[AnyArray, "n *shape"]:
-        """Draws new images (Sec. 4, 5.7): z from the latent DDIM, x_T from N(0, I). The DDIM baseline needs x_T alone.
+        """Draws new images: z from the prior, x_T from N(0, I). A DDIM baseline needs only x_T.
 
-        Image i depends on the seed and on i, not on how many there are or on the devices, and `first` is the i that is
-        drawn first: so a great many can be drawn a part at a time. Raises UserError for a model without latent DDIM.
+        Args:
+            num_images: images, at least 1.
+            seed: 0 to 2**31 - 1; by default 0.
+            num_steps: network calls for each image, 1 to 1,000; by default 100.
+            num_latent_steps: network calls for each z, 1 to 1,000; by default 100.
+            first: the number of the first image; by default 0. Image i depends only on the seed
+                and on i. A large number can therefore be drawn in several calls.
+            sampler: a name in `diffusion.samplers.SAMPLERS`, or your own `Sampler`, for the
+                images.
+
+        Returns:
+            The images, [num_images, *spatial, C], float32 in [-1, 1].
+
+        Raises:
+            UserError: if the model has no prior.
+
+        Source: Sec. 4, Sec. 5.7.
         """
         self._check_sampling(num_images, seed, num_steps, num_latent_steps)
         numbers = numbers_of_images(first, num_images)
@@ -414,7 +706,7 @@ class DiffAE:
             sampler=as_sampler(sampler),
             num_steps=(num_steps, num_latent_steps),
         )
-        return self._apply(draw, numbers, what="sampling", traced=is_traced(seed))
+        return self._apply(draw, numbers, description="sampling", traced=is_traced(seed))
 
     def sample_class(
         self,
@@ -428,14 +720,31 @@ class DiffAE:
         *,
         sampler: str | Sampler = "ddim",
     ) -> Float[AnyArray, "n *shape"]:
-        """Draws new images of a probe's attribute, or, unless `positive`, of those without it (Sec. 5.6).
+        """Draws new images that a probe accepts, by rejection sampling.
 
-        z comes from the latent DDIM and is accepted where the probe gives it a probability of more than 0.5, with that
-        probability. What is accepted are images of `sample` with the same seed, in their order. `max_tries` bounds how
-        many z are drawn for each image wanted. Says the share that was accepted.
+        A z from the prior is accepted with the probability p that the probe predicts, if p is
+        above 0.5. The result is a subset of what `sample` draws with the same seed, in the same
+        order. The share of accepted z is logged. Works only outside JAX transformations.
 
-        Raises UserError for a model without latent DDIM, for a probe that is none of a class, where z run out, and
-        within transformations of JAX.
+        Args:
+            num_images: images, at least 1.
+            probe: a binary probe, or the name of one in `probes`, such as "smile" or "digit=2".
+            positive: if False, images without the attribute.
+            seed: 0 to 2**31 - 1; by default 0.
+            num_steps: network calls for each image, 1 to 1,000; by default 100.
+            num_latent_steps: network calls for each z, 1 to 1,000; by default 100.
+            max_tries: the most z to draw for each image, at least 1; by default 1,000.
+            sampler: a name in `diffusion.samplers.SAMPLERS`, or your own `Sampler`, for the
+                images.
+
+        Returns:
+            The images, [num_images, *spatial, C], float32 in [-1, 1].
+
+        Raises:
+            UserError: if the model has no prior, if the probe is not binary, if `max_tries` is
+                reached before enough z are accepted, or inside a JAX transformation.
+
+        Source: Sec. 5.6.
         """
         refuse_tracing("sample_class", num_images, positive, seed, max_tries, instead="or use sample")
         check_num_steps(num_steps)
@@ -452,26 +761,40 @@ class DiffAE:
         num_latent_steps: int = 100,
         max_tries: int = 1000,
     ) -> tuple[Float[AnyArray, "n d"], Int[AnyArray, "n"]]:
-        """Draws the z of `sample_class` alone, and returns with them the numbers that they have as images of `sample`.
+        """Draws only the z of `sample_class`, without decoding.
 
-        Raises UserError as that does.
+        Args:
+            num_latents: latent codes, at least 1.
+            probe: a binary probe, or the name of one in `probes`, such as "smile" or "digit=2".
+            positive: if False, z without the attribute.
+            seed: 0 to 2**31 - 1; by default 0.
+            num_latent_steps: network calls for each z, 1 to 1,000; by default 100.
+            max_tries: the most z to draw for each requested z, at least 1; by default 1,000.
+
+        Returns:
+            z, [num_latents, D], and the numbers that these z have among the images of `sample`,
+            [num_latents].
+
+        Raises:
+            UserError: as `sample_class` does.
+
+        Source: Sec. 5.6.
         """
         forbid_forks()
-        refuse_tracing(
-            "sample_latents",
-            num_latents,
-            positive,
-            seed,
-            max_tries,
-            instead="or use sample",
-        )
+        refuse_tracing("sample_latents", num_latents, positive, seed, max_tries, instead="or use sample")
         self._check_sampling(num_latents, seed, num_latent_steps)
         probe = self._direction(probe)
         if probe.kind != "binary":
-            raise UserError(f"{shown(probe.name)} reads numbers; conditional samples need a probe of a class.")
+            raise UserError(
+                f"Probe {shown(probe.name)} is continuous, and conditional sampling needs a binary one. Use a probe of "
+                f"two values, or of one class, such as `digit=2`."
+            )
         check_count("try", max_tries)
         if max_tries * num_latents >= MAX_TRIES:
-            raise UserError(f"max_tries x images must be less than {MAX_TRIES:,}, not {max_tries * num_latents:,}.")
+            raise UserError(
+                f"max_tries times the number of images must be less than {MAX_TRIES:,}, not "
+                f"{max_tries * num_latents:,}."
+            )
         sign = 1 if positive else -1
         z, numbers, accepted = on_host(
             programs.latents_of_class(
@@ -488,69 +811,45 @@ class DiffAE:
                 split=split_batch(self.mesh),
             )
         )
-        what = f"{'' if positive else 'not '}{shown(probe.name)}"
+        attribute = f"{'' if positive else 'not '}{shown(probe.name)}"
         if accepted < num_latents:
             raise UserError(
-                f"{accepted:,} of {max_tries * num_latents:,} z drawn are {what}, and {num_latents:,} were wanted: ask "
-                f"for fewer images or set a higher max_tries."
+                f"{accepted:,} of {max_tries * num_latents:,} z drawn are {attribute}, but {num_latents:,} were "
+                f"requested. Request fewer images or set a higher max_tries."
             )
         z, numbers = z[:num_latents], numbers[:num_latents]
-        drawn = numbers[-1] + 1  # until there were enough; what the last batch held beyond depends on the devices
-        note(f"{num_latents:,} of {drawn:,} z drawn are {what} ({num_latents / drawn:.1%}).")
+        drawn = numbers[-1] + 1  # until there were enough; how many the last batch adds depends on the devices
+        note(f"{num_latents:,} of {drawn:,} z drawn are {attribute} ({num_latents / drawn:.1%}).")
         return self.statistics.denormalize(z), numbers
+
+    # --- checks ----------------------------------------------------------------------------------
+
+    def check_has_encoder(self) -> None:
+        """Raises UserError if the model is a DDIM baseline."""
+        if self.config.model.z_dim is None:
+            raise UserError(f"{self.config.name} is a DDIM baseline: it has no encoder and no z.")
+
+    def check_normalized(self) -> None:
+        """Raises UserError if the model cannot normalize z, which probes need."""
+        if self.config.model.z_dim is None:
+            raise UserError(f"{shown(self.config.name)} is a DDIM baseline: it has no z for probes.")
+        if self.statistics is None:
+            raise UserError(
+                f"{shown(self.config.name)} has no mean and standard deviation of z, which probes need. Compute them "
+                f"with --stages=latents, or import a checkpoint with its latent.pkl."
+            )
+
+    def check_edit(self, probe: str | Probe, strength: Strength | None, to: float | int | None) -> Probe:
+        """Returns the probe of an edit. Raises UserError if it is not possible; see `edit`."""
+        probe = self._direction(probe)
+        editing.check_edit(probe, strength, to)
+        return probe
 
     def _check_new_name(self, name):
         check_probe_name(name)
         of_class = directions(self.probes).get(name)
         if of_class is not None and name not in self.probes:
-            raise UserError(f"{shown(name)} is a class of a probe that is there already: give another name.")
-
-    def _weights_on_host(self):
-        """A collective: every process takes part."""
-        return on_host({"autoencoder": self.params} | ({} if self.prior is None else {"prior": self.prior}))
-
-    def _images(self, images):
-        """Takes whatever people call images; says once what was converted. Traced arrays stay traced."""
-        images, notes = as_images(images, self.transform)
-        for told in notes:
-            if told not in self._told:
-                warn(f"Note: {told}")
-                self._told.add(told)
-        return images
-
-    def _own_z(self, images):
-        """Encodes what `_images` returned; a DDIM baseline has no z."""
-        if self.config.model.z_dim is None:
-            return None
-        return self._apply(partial(programs.encode, graphdef=self.graphdef), images, what="encoding")
-
-    def _inverted(self, images, z, num_steps):
-        """Inverts what `_images` returned."""
-        return self._apply(self._walk(programs.invert, num_steps, DDIM_INVERSION), images, z, what="inverting")
-
-    def _z(self, z, count=None):
-        """Checks z, of `count` images where that is known. Traced arrays stay traced."""
-        name, z_dim = shown(self.config.name), self.config.model.z_dim
-        if z is None and z_dim is not None:
-            raise UserError(f"{name} needs z of {z_dim} numbers for each image.")
-        if z is not None and z_dim is None:
-            raise UserError(f"{name} is a DDIM baseline: it has no z, so give None.")
-        if z is None:
-            return None
-        z = as_codes("z", z, (z_dim,))
-        if count not in (None, len(z)):
-            raise UserError(f"{count} images need as many z, not {len(z)}.")
-        return z
-
-    def _codes(self, z, x_T, seed):
-        if x_T is None:
-            if z is None:
-                raise UserError("decode needs z, x_T or both: they say how many images there are.")
-            z = self._z(z)
-            x_T = self.noise(np.arange(len(z)), seed)
-        else:
-            x_T = as_codes("x_T", x_T, self.image_shape)
-        return self._z(z, len(x_T)), x_T
+            raise UserError(f"{shown(name)} is already the name of a class of another probe. Use another name.")
 
     def _check_sampling(self, num_images, seed, *num_steps):
         check_count("image", num_images)
@@ -559,55 +858,89 @@ class DiffAE:
             check_num_steps(steps)
         if self.prior is None and self.config.model.z_dim is not None:
             raise UserError(
-                f"{self.config.name} has no latent DDIM, and new images need z drawn from one: train it with "
+                f"{self.config.name} has no prior (latent DDIM), which draws the z of new images. Train it with "
                 f"--stages=latents,prior, or import a checkpoint that has it (NAME_autoenc_latent)."
             )
 
-    def check_has_encoder(self) -> None:
-        """Raises UserError for a DDIM baseline."""
-        if self.config.model.z_dim is None:
-            raise UserError(f"{self.config.name} is a DDIM baseline: it has no encoder and no z.")
+    # --- arguments -------------------------------------------------------------------------------
 
-    def check_normalized(self) -> None:
-        """Raises UserError for a model whose z cannot be normalized, as probes need it."""
-        if self.config.model.z_dim is None:
-            raise UserError(f"{shown(self.config.name)} is a DDIM baseline: it has no z that probes could read.")
-        if self.statistics is None:
-            raise UserError(
-                f"{shown(self.config.name)} has no mean and deviation of z, and probes read normalized z: make them "
-                f"with --stages=latents, or import a checkpoint with its latent.pkl."
-            )
+    def _images(self, images):
+        """Converts images to an array and logs each conversion once. Traced arrays stay traced."""
+        images, notes = as_images(images, self.transform)
+        for text in notes:
+            if text not in self._logged_notes:
+                warn(f"Note: {text}")
+                self._logged_notes.add(text)
+        return images
+
+    def _z(self, z, count=None):
+        """Checks z, and that there are `count` of them if given. Traced arrays stay traced."""
+        name, z_dim = shown(self.config.name), self.config.model.z_dim
+        if z is None and z_dim is not None:
+            raise UserError(f"{name} needs z of {z_dim} numbers for each image.")
+        if z is not None and z_dim is None:
+            raise UserError(f"{name} is a DDIM baseline, which has no z. Use z=None.")
+        if z is None:
+            return None
+        z = as_codes("z", z, (z_dim,))
+        if count not in (None, len(z)):
+            raise UserError(f"There are {count} images but {len(z)} z. Give one z for each image.")
+        return z
+
+    def _codes(self, z, x_T, seed):
+        """Checks z and x_T, and draws x_T if it is None."""
+        if x_T is None:
+            if z is None:
+                raise UserError("decode needs z, x_T or both: they determine the number of images.")
+            z = self._z(z)
+            x_T = self.noise(np.arange(len(z)), seed)
+        else:
+            x_T = as_codes("x_T", x_T, self.image_shape)
+        return self._z(z, len(x_T)), x_T
 
     def _normalized(self, z):
         self.check_normalized()
         return self.statistics.normalize(self._z(z))
 
-    def check_edit(self, probe: str | Probe, strength: Strength | None, to: float | int | None) -> Probe:
-        """Returns the direction of an edit. Raises UserError where it is not possible."""
-        probe = self._direction(probe)
-        editing.check_edit(probe, strength, to)
-        return probe
-
     def _direction(self, probe):
-        """Returns the one direction that a probe or its name stands for."""
+        """Returns the probe with a single direction that is given itself or by its name."""
         return editing.as_direction(self._probe(probe))
 
     def _probe(self, probe):
         self.check_normalized()
         return editing.as_probe(probe, self.probes, self.config.model.z_dim)
 
-    def _walk(self, function, num_steps, sampler, **settings):
-        """Returns a program that takes x along a sampler's steps."""
+    # --- compiled functions ----------------------------------------------------------------------
+
+    def _weights_on_host(self):
+        """A collective: every process takes part."""
+        return on_host({"autoencoder": self.params} | ({} if self.prior is None else {"prior": self.prior}))
+
+    def _encode_arrays(self, images):
+        """Encodes the result of `_images`. Returns None for a DDIM baseline."""
+        if self.config.model.z_dim is None:
+            return None
+        return self._apply(partial(programs.encode, graphdef=self.graphdef), images, description="encoding")
+
+    def _invert_arrays(self, images, z, num_steps):
+        """Inverts the result of `_images`."""
+        return self._apply(
+            self._program(programs.invert, num_steps, DDIM_INVERSION), images, z, description="inverting"
+        )
+
+    def _program(self, function, num_steps, sampler, **settings):
+        """Returns one of `programs` for this network, a sampler and a number of steps."""
         process = image_process(self.config)
         settings |= dict(graphdef=self.graphdef, process=process, sampler=sampler, num_steps=num_steps)
         return partial(function, **settings)
 
-    def _apply(self, function, *arrays, what, frames=1, traced=False):
-        """Applies a program to arrays in batches over all devices or, where JAX is tracing, at once.
+    def _apply(self, function, *arrays, description, frames=1, traced=False):
+        """Applies a program to arrays: in batches over all devices, or at once while JAX traces.
 
-        `frames` is how many images it makes of each; `traced` says that JAX traces something else that it takes.
+        `frames` is the number of output images for each input. `traced` is true if another
+        argument of the program is traced.
         """
         if traced or is_traced(*arrays) or is_tracing():
             return function(self.params, *arrays)
         image_size = frames * math.prod(self.image_shape)
-        return batching.in_batches(function, self.params, self.mesh, image_size, *arrays, what=what)
+        return batching.in_batches(function, self.params, self.mesh, image_size, *arrays, what=description)

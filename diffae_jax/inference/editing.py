@@ -1,4 +1,4 @@
-"""Edits as moves of z along a probe, and the path between two images: on the host, without a network."""
+"""Moves z along a probe and interpolates codes, without a network."""
 
 import numbers
 from collections.abc import Mapping
@@ -15,10 +15,10 @@ from diffae_jax.probes import ClassProbe, Probe, find
 from diffae_jax.runtime.arrays import AnyArray, is_traced, refuse_traced, to_host
 from diffae_jax.runtime.errors import UserError, list_some, shown
 
-MAX_STRENGTH = 1000  # of an edit; what is seen happens below 2
-USUAL_STRENGTH = 0.3
+MAX_STRENGTH = 1000  # images change visibly below 2
+DEFAULT_STRENGTH = 0.3
 
-Strength = float | int | jax.Array  # of an edit; an array holds one number
+Strength = float | int | jax.Array  # an array must hold one number
 
 
 def moved(
@@ -28,61 +28,72 @@ def moved(
     strength: Strength | None,
     to: float | int | None,
 ) -> Float[AnyArray, "n d"]:
-    """Returns z moved along a probe by a strength, or each as far as `to` asks for (Sec. 5.3); see `DiffAE.move`."""
+    """Moves z along a probe by a strength, or until the probe predicts `to`; see `DiffAE.move`."""
     if to is None:
-        strength = USUAL_STRENGTH if strength is None else strength
+        strength = DEFAULT_STRENGTH if strength is None else strength
         strengths = (jnp if is_traced(strength) else np).full(len(z), strength)
     else:
         strengths = probe.strength_to_reach(statistics.normalize(z), to)
-    # as a change of z, which is nothing at strength 0; to normalize and back would round
+    # adding a change keeps z exact at strength 0; to normalize and denormalize z would round
     return z + strengths[:, None].astype(np.float32) * (probe.shift(1.0) * statistics.std)
 
 
 def check_edit(probe: Probe, strength: Any, to: Any) -> None:
-    """Raises UserError for a strength, or a value to reach, that an edit cannot have."""
+    """Raises UserError if the strength or the value `to` of an edit is not possible."""
     if strength is not None and to is not None:
-        raise UserError(f"An edit takes a strength or a value to reach, not both ({strength} and to={to}).")
+        raise UserError(f"An edit takes either a strength or a value `to`, not both (strength={strength}, to={to}).")
     if isinstance(strength, jax.Array) and strength.shape:
         raise UserError(f"The strength of an edit must be one number, not an array of shape {strength.shape}.")
-    known = 0 if is_traced(strength) else strength.item() if isinstance(strength, jax.Array) else strength
-    if not isinstance(known, numbers.Real | None) or not abs(known or 0) <= MAX_STRENGTH:
-        raise UserError(f"The strength of an edit must be a number up to {MAX_STRENGTH}, not {shown(known)}.")
-    refuse_traced("The value that an edit reaches", to)
+    value = 0 if is_traced(strength) else strength.item() if isinstance(strength, jax.Array) else strength
+    if not isinstance(value, numbers.Real | None) or not abs(value or 0) <= MAX_STRENGTH:
+        raise UserError(
+            f"The strength of an edit must be a number from -{MAX_STRENGTH} to {MAX_STRENGTH}, not {shown(value)}."
+        )
+    refuse_traced("The value `to` of an edit", to)
     if not isinstance(to, numbers.Real | None):
-        raise UserError(f"An edit reaches a number, not {shown(to)}.")
+        raise UserError(f"The value `to` of an edit must be a number, not {shown(to)}.")
     if to is not None:
         probe.strength_to_reach(np.zeros((0, probe.z_dim), np.float32), to)
 
 
 def as_probe(probe: Any, probes: Mapping[str, Probe | ClassProbe], z_dim: int) -> Probe | ClassProbe:
-    """Returns a probe that is given itself or by its name among `probes`. Raises UserError for one of other z."""
+    """Returns the probe that is given itself or by its name in `probes`.
+
+    Raises UserError if there is no such probe, or if it reads z of another number of dimensions.
+    """
     probe = find(probes, probe) if isinstance(probe, str) else probe
     if not isinstance(probe, Probe | ClassProbe):
-        raise UserError(f"A probe is given by its name or as what fit_probe returns, not as {shown(probe)}.")
+        raise UserError(f"A probe must be a name or a result of fit_probe, not {shown(probe)}.")
     if probe.z_dim != z_dim:
-        raise UserError(f"The z of this model has {z_dim} dimensions, and probe {shown(probe.name)} {probe.z_dim}.")
+        raise UserError(f"The z of this model has {z_dim} dimensions, but probe {shown(probe.name)} has {probe.z_dim}.")
     return probe
 
 
 def as_direction(probe: Probe | ClassProbe) -> Probe:
-    """Returns the probe itself. Raises UserError where it has a direction for each class."""
+    """Returns the probe itself.
+
+    Raises UserError if it has several classes, so several directions.
+    """
     if isinstance(probe, ClassProbe):
         names = list_some(each.name for each in probe.classes.values())
-        raise UserError(f"The probe {shown(probe.name)} has a direction for each class: name one ({names}).")
+        raise UserError(f"Probe {shown(probe.name)} has a direction for each class. Choose one of {names}.")
     return probe
 
 
 def path(
     z: Float[AnyArray, "2 d"] | None, x_T: Float[AnyArray, "2 *shape"], num_frames: int
 ) -> tuple[Float[AnyArray, "frames d"] | None, Float[AnyArray, "frames *shape"]]:
-    """Returns codes from those of one image to those of another: z on the line, x_T on the arc (Sec. 5.2)."""
+    """Interpolates the codes of two images: z on a straight line, x_T on an arc (Sec. 5.2)."""
     weights = jnp.linspace(0, 1, num_frames, dtype=jnp.float32)
     z = None if z is None else to_host(lerp(*jnp.asarray(z, jnp.float32), weights))
     return z, to_host(slerp(*jnp.asarray(x_T, jnp.float32), weights))
 
 
 def deviation(images: Float[AnyArray, "n variations *shape"]) -> Float[AnyArray, "n *shape"]:
-    """Returns the standard deviation over variations; its gradient is 0 where all are the same, not NaN."""
+    """Returns the standard deviation over variations.
+
+    Its gradient is 0, not NaN, where it is 0.
+    """
     if not is_traced(images):
         return images.std(axis=1)
     variance = images.var(axis=1)

@@ -1,4 +1,4 @@
-"""What people give as images, turned into one array that the networks take, and told what was done to it."""
+"""Converts images of any kind to one array for the networks, and describes the conversion."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -18,19 +18,27 @@ from diffae_jax.data.transforms import Transform, check_picture_shape, format_si
 from diffae_jax.runtime.arrays import AnyArray, is_traced, to_host
 from diffae_jax.runtime.errors import UserError, shown
 
-TOLERANCE = 1e-3  # beyond [-1, 1], which resizing of floats easily makes
+TOLERANCE = 1e-3  # beyond [-1, 1]; resizing floats may exceed the range a little
 
 
 def as_images(images: Any, transform: Transform) -> tuple[Shaped[AnyArray, "n *shape"], list[str]]:
-    """Returns images as uint8 or as float32 in [-1, 1], [N, *image_shape], and a sentence for each conversion.
+    """Converts images to one array, and returns it with a sentence for each kind of conversion.
 
-    Takes arrays [N, *image_shape] of uint8 or floats in [-1, 1], or one image [*image_shape]; PIL images, paths of
-    files, or a list of these; any other sequence of such; and the path of whatever `data.detect.open_images` opens.
-    What comes from files or PIL goes through the transform. Traced arrays stay traced; of them only shape and type are
-    known, and checked.
+    Files and PIL images go through the transform. Traced arrays stay traced; only their shape and
+    type are checked.
 
-    Raises UserError, with the numbers and the first image that is wrong, for anything else: another shape, type or
-    range, numbers that are not finite, files that are no images or too small.
+    Args:
+        images: uint8 or float arrays [N, *image_shape] or [*image_shape], floats in [-1, 1]; a PIL
+            image or the path of a file; a sequence of these; or the path of a data set that
+            `data.detect.open_images` opens.
+        transform: how the model resizes and scales images.
+
+    Returns:
+        An array [N, *image_shape], uint8 or float32 in [-1, 1], and the sentences.
+
+    Raises:
+        UserError: if a shape, type or range is wrong, if values are not finite, or if a file is
+            not an image or is too small. The message names the first such image.
     """
     _refuse_traced_lists("images", images)
     if is_traced(images):
@@ -48,15 +56,16 @@ def as_images(images: Any, transform: Transform) -> tuple[Shaped[AnyArray, "n *s
 
 
 def as_codes(name: str, codes: Any, shape: tuple[int, ...]) -> Float32[AnyArray, "n *shape"]:
-    """Returns z or x_T as float32 [N, *shape]; traced arrays stay traced.
+    """Returns z or x_T as float32 [N, *shape]. Traced arrays stay traced.
 
-    Raises UserError for another shape, for what is no number and, unless they are traced, for numbers not finite.
+    Raises UserError if the shape or the type is wrong. Unless the codes are traced, it also raises
+    UserError if values are not finite.
     """
     _refuse_traced_lists(name, codes)
     try:
         array = to_host(codes)
     except (ValueError, TypeError) as error:
-        raise UserError(f"{name} is no array of one shape: {shown(str(error))}.") from error
+        raise UserError(f"{name} cannot be converted to an array: {shown(str(error))}.") from error
     if array.shape[1:] != shape or not array.ndim or not len(array):
         raise UserError(f"{name} must have the shape (N, {', '.join(map(str, shape))}), not {array.shape}.")
     if not (jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)):
@@ -66,7 +75,9 @@ def as_codes(name: str, codes: Any, shape: tuple[int, ...]) -> Float32[AnyArray,
         return array
     bad = ~np.isfinite(array.reshape(len(array), -1)).all(1)
     if bad.any():
-        raise UserError(f"{bad.sum()} of {len(bad)} {name} hold numbers that are not finite, the first {bad.argmax()}.")
+        raise UserError(
+            f"{bad.sum()} of {len(bad)} {name} hold values that are not finite, the first is number {bad.argmax()}."
+        )
     return array
 
 
@@ -75,10 +86,10 @@ def _is_picture(value: Any) -> bool:
 
 
 def _from_pictures(pictures: Sequence[Any], transform: Transform) -> tuple[np.ndarray, list[str]]:
-    odd = next((item for item in pictures if not _is_picture(item)), None)
-    if odd is not None:
-        kind = type(odd).__name__
-        raise UserError(f"A list of images holds arrays or PIL images and paths, not both: it has one of type {kind}.")
+    other = next((item for item in pictures if not _is_picture(item)), None)
+    if other is not None:
+        kind = type(other).__name__
+        raise UserError(f"A list of images must hold only arrays or only PIL images and paths. One is of type {kind}.")
     if any(isinstance(item, Image.Image) for item in pictures):
         check_picture_shape(transform.image_shape)
     return _converted(lambda i: _opened(pictures[i], transform), len(pictures), transform)
@@ -94,26 +105,26 @@ def _opened(picture: Any, transform: Transform) -> tuple[np.ndarray, str]:
 def _converted(
     get: Callable[[int], tuple[np.ndarray, str]], count: int, transform: Transform
 ) -> tuple[np.ndarray, list[str]]:
-    """Puts images, given with their names, through the transform, and says where that loses something."""
+    """Applies the transform to images from `get`, which also returns their names."""
 
     def prepare(index):
         image, name = get(index)
         return transform(image, name), _loss(image, name, transform)
 
-    images, changes = zip(*each(prepare, range(count)), strict=True)
-    changed = [change for change in changes if change]
-    notes = [f"{len(changed)} of {count} images were converted, the first {changed[0]}."] if changed else []
+    images, losses = zip(*each(prepare, range(count)), strict=True)
+    lossy = [loss for loss in losses if loss]
+    notes = [f"{len(lossy)} of {count} images were converted, the first {lossy[0]}."] if lossy else []
     return np.stack(images), notes
 
 
 def _loss(image: np.ndarray, name: str, transform: Transform) -> str | None:
-    """Returns what the transform does to an image where that loses something."""
+    """Describes how the transform changes an image, or returns None if nothing is lost."""
     is_usual = (image.dtype == np.uint8) == (transform.intensity is None)
     if image.shape == transform.image_shape and is_usual:
         return None
     kind = "" if is_usual else f" of {image.dtype}"
     if not is_usual and transform.intensity is not None:
-        kind += " by the range {:g}..{:g}".format(*transform.intensity)
+        kind += " with the range {:g}..{:g}".format(*transform.intensity)
     *size, channels = transform.image_shape
     have = f"{format_size(image.shape[:-1])} in {_channels(image.shape[-1])}{kind}"
     return f"({shown(name)}) from {have} to {format_size(size)} in {_channels(channels)}"
@@ -128,7 +139,7 @@ def _from_array(images: Any, transform: Transform) -> tuple[np.ndarray, list[str
     try:
         array = np.asarray(images)
     except (ValueError, TypeError) as error:
-        raise UserError(f"These images are no array of one shape: {shown(str(error))}.") from error
+        raise UserError(f"These images cannot be converted to one array: {shown(str(error))}.") from error
     array = _stacked(array, image_shape)
     if array.dtype.kind in "bui" and transform.intensity is not None:
         low, high = transform.intensity
@@ -139,15 +150,15 @@ def _from_array(images: Any, transform: Transform) -> tuple[np.ndarray, list[str
     array = _as_floats(array)
     flat = array.reshape(len(array), -1)
     low, high = flat.min(1), flat.max(1)
-    _refuse(~np.isfinite(low + high), "numbers that are not finite", "repair or leave them out")
-    remedy = "scale them, or give uint8 where they reach from 0 to 255"
+    _refuse(~np.isfinite(low + high), "values that are not finite", "Replace these values or leave the images out")
+    fix = "Scale them to [-1, 1], or use uint8 for values from 0 to 255"
     if transform.intensity is not None:
-        remedy = "scale them, {:g} to -1 and {:g} to 1".format(*transform.intensity)
+        fix = "Scale them so that {:g} becomes -1 and {:g} becomes 1".format(*transform.intensity)
     wrong = (low < -1 - TOLERANCE) | (high > 1 + TOLERANCE)
-    _refuse(wrong, f"numbers beyond [-1, 1] (from {low.min():g} to {high.max():g} over all)", remedy)
+    _refuse(wrong, f"values outside [-1, 1] (from {low.min():g} to {high.max():g} over all images)", fix)
     if low.min() >= 0:
         return array, [
-            "No value of these images is below 0; where 0 is black and 1 white in yours, give 2 * images - 1 instead."
+            "No value of these images is below 0. If they are in [0, 1] instead of [-1, 1], use 2 * images - 1."
         ]
     return array, []
 
@@ -157,48 +168,53 @@ def _from_traced(images: jax.Array, transform: Transform) -> jax.Array:
     if transform.intensity is not None and not jnp.issubdtype(images.dtype, jnp.floating):
         low, high = transform.intensity
         raise UserError(
-            f"Traced images of {images.dtype} are not scaled by the range of values {low:g}..{high:g} that this model "
-            f"was trained with: give floating point numbers, {low:g} scaled to -1 and {high:g} to 1."
+            f"Traced images of {images.dtype} cannot be scaled by the range of values {low:g}..{high:g} that this "
+            f"model was trained with. Convert them to floats, with {low:g} scaled to -1 and {high:g} to 1."
         )
     return images if images.dtype == np.uint8 else _as_floats(images)
 
 
 def _refuse_traced_lists(name: str, values: Any) -> None:
     if isinstance(values, list | tuple) and is_traced(*jax.tree.leaves(values)):
-        raise UserError(f"These {name} are a list of traced arrays: make them one array with jnp.stack.")
+        raise UserError(f"These {name} are a list of traced arrays. Make them one array with jnp.stack.")
 
 
 def _stacked(array: AnyArray, image_shape: tuple[int, ...]) -> AnyArray:
-    """Returns images, or the one that it is, as [N, *image_shape]."""
+    """Returns one or several images as [N, *image_shape].
+
+    Raises UserError if the shape is wrong.
+    """
     if array.shape == image_shape:
         array = array[None]
     if array.shape[1:] != image_shape or not len(array):
         raise UserError(
-            f"An array of shape {array.shape} was given where the model takes (N, *{image_shape}): "
-            f"{_remedy(array.shape, image_shape)}."
+            f"The images have shape {array.shape}, but the model needs (N, *{image_shape}). "
+            f"{_fix_for_shape(array.shape, image_shape)}."
         )
     return array
 
 
 def _as_floats(array: AnyArray) -> AnyArray:
-    if not jnp.issubdtype(array.dtype, jnp.floating):  # which knows bfloat16, too
-        raise UserError(f"Images must be uint8 or floating point numbers in [-1, 1]; these are {array.dtype}.")
+    if not jnp.issubdtype(array.dtype, jnp.floating):  # unlike numpy, this includes bfloat16
+        raise UserError(
+            f"Images must be uint8 or floats in [-1, 1], not {array.dtype}. Convert them to one of these types."
+        )
     return array.astype(np.float32)
 
 
-def _remedy(shape: tuple[int, ...], image_shape: tuple[int, ...]) -> str:
+def _fix_for_shape(shape: tuple[int, ...], image_shape: tuple[int, ...]) -> str:
     *spatial, channels = image_shape
     if not len(shape) or not shape[0]:
-        return "give at least one image"
+        return "Give at least one image"
     if shape[1:] == (channels, *spatial):
-        return "put the channels last with np.moveaxis(images, 1, -1)"
+        return "Put the channels last with np.moveaxis(images, 1, -1)"
     if channels == 1 and shape[1:] == tuple(spatial):
-        return "add the axis of the one channel with images[..., None]"
-    return "resize the images and put the channels last"
+        return "Add an axis for the channel with images[..., None]"
+    return "Resize the images and put the channels last"
 
 
-def _refuse(wrong: np.ndarray, what: str, remedy: str) -> None:
+def _refuse(wrong: np.ndarray, defect: str, fix: str) -> None:
     if wrong.any():
         raise UserError(
-            f"{wrong.sum()} of {len(wrong)} images hold {what}, the first is number {wrong.argmax()}: {remedy}."
+            f"{wrong.sum()} of {len(wrong)} images hold {defect}, the first is number {wrong.argmax()}. {fix}."
         )

@@ -1,4 +1,4 @@
-"""Reads a trained model from where it lies: a bundle, or the folder of a run."""
+"""Reads a trained model from a bundle or a run folder."""
 
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,11 @@ from diffae_jax.training.checkpoint import latest_step, load_ema
 
 
 def read_model(path: Path, mesh: Mesh, encoder: type[nnx.Module] | None = None) -> dict[str, Any]:
-    """Returns the arguments of `DiffAE` that a bundle or the folder of a run holds; of a run the averaged weights.
+    """Returns the arguments of `DiffAE` from a bundle, or the averaged weights of a run folder.
 
-    `encoder` takes the place of the encoder that its config names.
-
-    Raises UserError for a path that is neither, for a bundle that is damaged or of a newer format, and for a run whose
-    latents are those of another autoencoder.
+    `encoder` replaces the encoder that the config names. Raises UserError if the path is neither,
+    or if the bundle is damaged or has a newer format. Also raises UserError if the run's latent
+    codes belong to another autoencoder.
     """
     with os_errors_as_user_errors(path):
         is_bundle = (path / MANIFEST).exists()
@@ -35,14 +34,14 @@ def read_model(path: Path, mesh: Mesh, encoder: type[nnx.Module] | None = None) 
         return from_bundle(read_bundle(path), mesh, encoder)
     if not is_run:
         raise UserError(
-            f"{path} is neither a bundle nor the folder of a trained run: it has no {MANIFEST}, "
-            f"and no config.json with checkpoints."
+            f"{path} is neither a bundle nor the folder of a trained run: it has no {MANIFEST}, and no config.json "
+            f"with autoencoder/checkpoints. Check the path."
         )
     return _from_run(path, mesh, encoder)
 
 
 def from_bundle(bundle: Bundle, mesh: Mesh, encoder: type[nnx.Module] | None = None) -> dict[str, Any]:
-    """Returns the arguments of `DiffAE`. Raises UserError where the weights are not those of the config."""
+    """Returns the arguments of `DiffAE`. Raises UserError if the weights do not fit the config."""
     name_encoder(bundle.config, encoder)
     check(bundle.config)
     expected = abstract_weights(bundle.config, mesh)
@@ -61,7 +60,10 @@ def from_bundle(bundle: Bundle, mesh: Mesh, encoder: type[nnx.Module] | None = N
 
 
 def name_encoder(config: ConfigDict, encoder: Any) -> None:
-    """Writes the name of an encoder into a config. Raises UserError for what cannot be found by a name."""
+    """Writes the name of an encoder into a config.
+
+    Raises UserError if it cannot be imported by name.
+    """
     if encoder is not None:
         try:
             config.model.encoder.kind = encoder_name(encoder)
@@ -75,11 +77,13 @@ def _from_run(path: Path, mesh: Mesh, encoder: type[nnx.Module] | None) -> dict[
     config.data.intensity = intensity_in(read_record(path), path)
     check(config)
     expected = abstract_weights(config, mesh)
-    found = dict(config=config, params=load_ema(path / "autoencoder" / "checkpoints", expected["autoencoder"]))
+    checkpoints = path / "autoencoder" / "checkpoints"
+    parts = dict(config=config, params=load_ema(checkpoints, expected["autoencoder"]))
+    parts["origin"] = {"run": config.name, "images_seen": config.train.batch_size * latest_step(checkpoints)}
     if (path / "latents" / STATISTICS).exists():
-        encoded_by = digest(on_host(found["params"]))
-        found["statistics"] = read_statistics(path / "latents", encoded_by)
-        found["probes"] = read_run_probes(path / PROBES, encoded_by)
+        encoded_by = digest(on_host(parts["params"]))
+        parts["statistics"] = read_statistics(path / "latents", encoded_by)
+        parts["probes"] = read_run_probes(path / PROBES, encoded_by)
         if latest_step(path / "prior" / "checkpoints") is not None:
-            found["prior"] = load_ema(path / "prior" / "checkpoints", expected["prior"])
-    return found
+            parts["prior"] = load_ema(path / "prior" / "checkpoints", expected["prior"])
+    return parts

@@ -1,4 +1,9 @@
-"""What a trained model does, as compiled programs: one compilation for each shape and number of steps."""
+"""The compiled functions behind `DiffAE`: pure functions of weights and arrays.
+
+`encode`, `invert`, `decode`, `progress`, `noise`, `sample` and `latents_of_class`. All are
+differentiable in their arrays and weights, except `latents_of_class`. JAX compiles each once for
+every shape, sampler and number of steps.
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -15,17 +20,28 @@ from diffae_jax.diffusion.process import Process
 from diffae_jax.diffusion.samplers import DDIM, Sampler, walk, walk_with_progress
 from diffae_jax.models.functional import Params
 
-LATENT_BATCH = 128  # z that one device draws at a time
+LATENT_BATCH = 128  # candidates that one device draws at a time
 
 
 @partial(jax.jit, static_argnames="graphdef")
 def encode(params: Params, images: Shaped[Array, "n *shape"], *, graphdef: nnx.GraphDef) -> Float[Array, "n d"]:
-    """Returns z of images, float in [-1, 1] or uint8, which are scaled here (Sec. 3.2)."""
+    """Encodes images: image to z.
+
+    Args:
+        params: the weights of the autoencoder, such as `DiffAE.params`.
+        images: [N, *spatial, C], float in [-1, 1], or uint8, which is scaled to that range.
+        graphdef: the structure of the autoencoder, such as `DiffAE.graphdef`.
+
+    Returns:
+        The latent codes z, [N, D].
+
+    Source: Sec. 3.2.
+    """
     return nnx.merge(graphdef, params).encode(to_float(images))
 
 
 def _walk(
-    network: Any,  # a module with `noise_predictor(timesteps, *condition)`
+    network: Any,  # has `noise_predictor(timesteps, *condition)`
     condition: tuple,
     x: Array,
     *,
@@ -35,17 +51,34 @@ def _walk(
     clip: bool = True,
     walk: Callable = walk,
 ) -> Array:
-    """Takes x from one end of the diffusion to the other: the one place where network, process and sampler meet."""
+    """Moves x along all steps of the sampler.
+
+    Only this function combines network, process and sampler.
+    """
     rows = sampler.grid(process.abar, num_steps)
     return walk(sampler, process.predictor(network.noise_predictor(rows.t, *condition), clip), x, rows)
 
 
-STATIC = ("graphdef", "process", "sampler", "num_steps")  # of the programs below: what they are compiled for
+STATIC = ("graphdef", "process", "sampler", "num_steps")  # the programs below are compiled for each value
 
 
 @partial(jax.jit, static_argnames=STATIC)
 def invert(params: Params, images: Array, z: Array | None, *, graphdef: nnx.GraphDef, **settings: Any) -> Array:
-    """Returns x_T of images, float in [-1, 1] or uint8, and their z (Eq. 8)."""
+    """Inverts images: image and z to x_T.
+
+    Args:
+        params: the weights of the autoencoder.
+        images: [N, *spatial, C], float in [-1, 1] or uint8.
+        z: [N, D], or None for a DDIM baseline.
+        graphdef: the structure of the autoencoder.
+        **settings: `process` (a `Process`), `sampler` (`DDIM_INVERSION`), `num_steps` (1 to
+            1,000).
+
+    Returns:
+        The stochastic codes x_T, [N, *spatial, C].
+
+    Source: Eq. 8.
+    """
     return _walk(nnx.merge(graphdef, params), (z,), to_float(images), **settings)
 
 
@@ -53,19 +86,50 @@ def invert(params: Params, images: Array, z: Array | None, *, graphdef: nnx.Grap
 def decode(
     params: Params, x_T: Array, z: Array | None, *, graphdef: nnx.GraphDef, remat: bool = False, **settings: Any
 ) -> Array:
-    """Returns the images of x_T and z (Eq. 1); with `remat` the memory of a gradient grows as the root of the steps."""
+    """Decodes codes: z and x_T to image.
+
+    Args:
+        params: the weights of the autoencoder.
+        x_T: [N, *spatial, C].
+        z: [N, D], or None for a DDIM baseline.
+        graphdef: the structure of the autoencoder.
+        remat: if True, the memory of a gradient grows with the square root of the number of steps
+            instead of linearly, at the price of recomputation. By default False.
+        **settings: `process` (a `Process`), `sampler` (such as `DDIM`), `num_steps` (1 to 1,000).
+
+    Returns:
+        The images, [N, *spatial, C].
+
+    Source: Eq. 1.
+    """
     return _walk(nnx.merge(graphdef, params), (z,), x_T, walk=partial(walk, remat=remat), **settings)
 
 
 @partial(jax.jit, static_argnames=STATIC)
 def progress(params: Params, x_T: Array, z: Array | None, *, graphdef: nnx.GraphDef, **settings: Any) -> Array:
-    """Returns the x_0 that each step of decoding predicts (Fig. 6): [N, steps, *spatial, C]."""
+    """Decodes as `decode` does and returns the predicted image at every step.
+
+    Args:
+        params: the weights of the autoencoder.
+        x_T: [N, *spatial, C].
+        z: [N, D], or None for a DDIM baseline.
+        graphdef: the structure of the autoencoder.
+        **settings: `process` (a `Process`), `sampler` (such as `DDIM`), `num_steps` (1 to 1,000).
+
+    Returns:
+        The predicted images x_0, [N, num_steps, *spatial, C].
+
+    Source: Fig. 6.
+    """
     steps = _walk(nnx.merge(graphdef, params), (z,), x_T, walk=walk_with_progress, **settings)
     return jnp.moveaxis(steps, 0, 1)
 
 
 def _keys(seed: Array, indices: Int[Array, "n"]) -> Key[Array, "2 n"]:
-    """Keys for the x_T and for the z of each image, which depend on the seed and its number alone."""
+    """Returns two keys for each image, for x_T and z.
+
+    They depend only on the seed and its number.
+    """
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), indices)
     return jax.vmap(jax.random.split, out_axes=1)(keys)
 
@@ -75,14 +139,23 @@ def _normal(keys: Array, shape: tuple[int, ...]) -> Array:
 
 
 def _latents(prior: nnx.Module, keys: Array, shape: tuple[int, ...], process: Process, num_steps: int) -> Array:
-    """Draws a normalized z from the latent DDIM for each key (Sec. 4)."""
+    """Draws one normalized z from the prior for each key (Sec. 4)."""
     z_T = _normal(keys, shape)
     return _walk(prior, (), z_T, process=process, sampler=DDIM, num_steps=num_steps, clip=False)
 
 
 @partial(jax.jit, static_argnames="shape")
 def noise(seed: Array, indices: Array, *, shape: tuple[int, ...]) -> Array:
-    """Draws the x_T of the images of these numbers."""
+    """Draws random x_T from N(0, I).
+
+    Args:
+        seed: one whole number.
+        indices: the numbers of the images, [N].
+        shape: the shape of an image, (*spatial, C).
+
+    Returns:
+        x_T, [N, *spatial, C]. Each depends only on the seed and its number.
+    """
     return _normal(_keys(seed, indices)[0], shape)
 
 
@@ -91,16 +164,34 @@ def sample(
     params: Params,
     indices: Array,
     prior: Params,
-    statistics: tuple[Array, Array],  # mean and std of z
+    statistics: tuple[Array, Array],
     seed: Array,
     *,
-    graphdefs: tuple[nnx.GraphDef, nnx.GraphDef],  # here and below: of images, of z
+    graphdefs: tuple[nnx.GraphDef, nnx.GraphDef],
     shape: tuple[int, ...],
     processes: tuple[Process, Process],
     num_steps: tuple[int, int],
-    sampler: Sampler,  # of images
+    sampler: Sampler,
 ) -> Array:
-    """Draws z from the latent DDIM and x_T from N(0, I), and decodes them (Sec. 4)."""
+    """Draws new images: z from the prior and x_T from N(0, I), then decodes them.
+
+    Args:
+        params: the weights of the autoencoder.
+        indices: the numbers of the images, [N].
+        prior: the weights of the prior.
+        statistics: mean and standard deviation of z, [D] each.
+        seed: one whole number.
+        graphdefs: the structures of the autoencoder and of the prior.
+        shape: the shape of an image, (*spatial, C).
+        processes: the process of images and that of z.
+        num_steps: the steps for images and those for z, 1 to 1,000 each.
+        sampler: the sampler of images; z are drawn with DDIM.
+
+    Returns:
+        The images, [N, *spatial, C].
+
+    Source: Sec. 4.
+    """
     mean, std = statistics
     x_keys, z_keys = _keys(seed, indices)
     z = _latents(nnx.merge(graphdefs[1], prior), z_keys, mean.shape, processes[1], num_steps[1]) * std + mean
@@ -111,7 +202,7 @@ def sample(
 @partial(jax.jit, static_argnames=("graphdef", "process", "num_steps", "num_places", "split"))
 def latents_of_class(
     prior: Params,
-    weights: Array,  # of the probe, negative ones to draw what it is not
+    weights: Array,
     bias: Array,
     seed: Array,
     num_images: Array,
@@ -120,14 +211,34 @@ def latents_of_class(
     graphdef: nnx.GraphDef,
     process: Process,
     num_steps: int,
-    num_places: int,  # at least num_images, so that a few numbers of images share a program
-    split: NamedSharding,  # of candidates over the devices
+    num_places: int,
+    split: NamedSharding,
 ) -> tuple[Array, Array, Array]:
-    """Draws z that a probe accepts, by rejection sampling (Sec. 5.6), in batches until there are enough.
+    """Draws z that a probe accepts, by rejection sampling, in batches until there are enough.
 
-    A candidate of probability p is accepted where p > 0.5, with probability p. Returns the first accepted normalized
-    z, `num_images` of them at least, the numbers of their candidates, and how many were accepted in all. Candidate i is
-    the z of `sample`'s image i, so what is accepted does not depend on the devices or on how many are wanted.
+    Candidate i is the z of image i of `sample`. If the probe predicts a probability p above 0.5
+    for it, it is accepted with probability p. So the accepted z do not depend on the devices or on
+    `num_images`.
+
+    Args:
+        prior: the weights of the prior.
+        weights: the weights of the probe, [D]; negated, z without the attribute are drawn.
+        bias: the bias of the probe, negated with the weights.
+        seed: one whole number.
+        num_images: how many z to accept.
+        max_tries: the most candidates to draw.
+        graphdef: the structure of the prior.
+        process: the process of z.
+        num_steps: network calls for each z, 1 to 1,000.
+        num_places: the rows of the result, at least `num_images`. A rounded number lets several
+            values of `num_images` share one compiled program.
+        split: the sharding of candidates over the devices.
+
+    Returns:
+        The first accepted normalized z, [num_places, D]; the numbers of their candidates,
+        [num_places]; and how many were accepted in all.
+
+    Source: Sec. 5.6.
     """
     network = nnx.merge(graphdef, prior)
     batch_size = LATENT_BATCH * split.mesh.size
@@ -140,16 +251,17 @@ def latents_of_class(
         probability = jax.nn.sigmoid(drawn @ weights + bias)
         chance = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, 1), dtype=jnp.float32))(z_keys)
         accept = (probability > 0.5) & (chance < probability) & (candidates < max_tries)
-        # the k-th accepted goes to place k; what is refused or too much is put beyond the end, and so dropped
+        # the k-th accepted goes to place k; rejected and surplus ones go beyond the end and are
+        # dropped
         places = jnp.where(accept, accepted + jnp.cumsum(accept, dtype=jnp.int32) - 1, num_places)
         z = z.at[places].set(drawn, mode="drop")
         numbers = numbers.at[places].set(candidates, mode="drop")
         return z, numbers, accepted + accept.sum(dtype=jnp.int32), tried + batch_size
 
-    def go_on(state):
+    def has_to_continue(state):
         _, _, accepted, tried = state
         return (accepted < num_images) & (tried < max_tries)
 
     z = jnp.zeros((num_places, *weights.shape), jnp.float32)
-    nothing = z, jnp.zeros(num_places, jnp.int32), jnp.int32(0), jnp.int32(0)
-    return jax.lax.while_loop(go_on, draw, nothing)[:3]
+    empty = z, jnp.zeros(num_places, jnp.int32), jnp.int32(0), jnp.int32(0)
+    return jax.lax.while_loop(has_to_continue, draw, empty)[:3]

@@ -1,4 +1,4 @@
-"""The weights that the networks of a config have, whether others are such, and how they are placed on the devices."""
+"""The weights of a config's networks: their shapes, checks, and their place on the devices."""
 
 from typing import Any
 
@@ -15,9 +15,9 @@ from diffae_jax.runtime.sharding import replicated, shard_array
 
 
 def abstract_weights(config: ConfigDict, mesh: Mesh) -> dict[str, Params]:
-    """Returns shapes, types and places of the weights of a config: "autoencoder" and, unless it has no z, "prior".
+    """Returns shapes, types and shardings of a config's weights: "autoencoder" and "prior".
 
-    Raises UserError where its networks cannot be built.
+    A DDIM baseline has no "prior". Raises UserError if the networks cannot be built.
     """
     has_z, encoder = config.model.z_dim is not None, config.model.encoder.kind
     try:
@@ -29,31 +29,33 @@ def abstract_weights(config: ConfigDict, mesh: Mesh) -> dict[str, Params]:
             check_encoder(graphdef, autoencoder, tuple(config.image_shape), config.model.z_dim)
     except ValueError as error:
         raise UserError(str(error)) from error
-    except Exception as error:  # the code of an encoder of somebody's own may raise anything
+    except Exception as error:  # a custom encoder may raise anything
         if not has_z or encoder in ENCODERS:
             raise
         raise UserError(
-            f"The encoder {shown(encoder)} cannot be used ({type(error).__name__}: {shown(str(error))}): it is made "
-            f"with image_shape, z_dim, dtype, rngs and, for **_, other sizes, and turns images [N, *shape] into z."
+            f"The encoder {shown(encoder)} cannot be used ({type(error).__name__}: {shown(str(error))}). Its "
+            f"constructor must take image_shape, z_dim, dtype, rngs and **_, and a call must turn images [N, *shape] "
+            f"into z."
         ) from error
     whole = replicated(mesh)
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=whole), shapes)
 
 
 def check_weights(weights: dict[str, Any], expected: dict[str, Any]) -> None:
-    """Raises UserError, with the first names, unless both have the same flat names, shapes and types."""
-    found, wanted = ({k: (v.shape, str(v.dtype)) for k, v in flat.items()} for flat in (weights, expected))
+    """Raises UserError, with the first names, if the flat names, shapes or types differ."""
+    have, need = ({k: (v.shape, str(v.dtype)) for k, v in flat.items()} for flat in (weights, expected))
+    differing = {k for k in have.keys() & need.keys() if have[k] != need[k]}
     for problem, names in (
-        ("lacks", wanted.keys() - found.keys()),
-        ("has, beyond what the config describes,", found.keys() - wanted.keys()),
-        ("has in another shape or type", {k for k in found.keys() & wanted.keys() if found[k] != wanted[k]}),
+        ("lacks {}, which its config describes", need.keys() - have.keys()),
+        ("has {}, which its config does not describe", have.keys() - need.keys()),
+        ("has {} in another shape or type than its config describes", differing),
     ):
         if names:
-            raise UserError(f"The model {problem} {list_some(names)}.")
+            raise UserError(f"The model {problem.format(list_some(names))}.")
 
 
 def placed(params: Params, mesh: Mesh) -> Params:
-    """Puts weights on every device; those that a run has laid out over its mesh stay as they are."""
+    """Copies weights to every device. Weights that are already sharded stay as they are."""
     whole = replicated(mesh)
     return jax.tree.map(
         lambda a: a if isinstance(getattr(a, "sharding", None), NamedSharding) else shard_array(a, whole), params

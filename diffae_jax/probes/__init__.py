@@ -1,4 +1,7 @@
-"""Linear probes: what is seen in images as directions of z (Sec. 5.3, Appendix A.2). Know no network."""
+"""Linear probes: labels of images as directions in z (Sec.
+
+5.3, Appendix A.2). Imports no network.
+"""
 
 from diffae_jax.probes.fitting import check_labels, components, fit, is_known, kind_of
 from diffae_jax.probes.linear import ClassProbe, Probe, Score, describe, directions, find, from_json

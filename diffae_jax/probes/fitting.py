@@ -1,6 +1,6 @@
-"""Labels -> probes, with scikit-learn, and how well these do on images that they were not fitted to.
+"""Fits probes to labels with scikit-learn, and scores them on images that they were not fitted to.
 
-scikit-learn is imported by the functions that use it: it takes more than a second, which loading a model should not.
+scikit-learn takes more than a second to import, so only the functions that use it import it.
 """
 
 import collections
@@ -16,25 +16,27 @@ from diffae_jax.probes.linear import ClassProbe, Probe, Score
 from diffae_jax.runtime.errors import UserError, list_some, shown
 
 METRICS = {"binary": "AUROC", "classes": "accuracy", "continuous": "R^2"}
-SCORING = {"binary": "roc_auc", "classes": "accuracy", "continuous": "r2"}  # the same, as scikit-learn calls them
+SCORING = {"binary": "roc_auc", "classes": "accuracy", "continuous": "r2"}  # the same metrics in scikit-learn
 MOST_CLASSES = 50
 MOST_FOLDS = 5
-PENALTIES = np.logspace(-2, 4, 7)  # of continuous labels, chosen by leaving one out
-# Under a strong penalty a direction comes close to the difference of the means of two classes, along which there are
-# images. A weak one tells a few more images apart, but along directions in which z hardly vary, and edits lead away
-# from the data: of digits moved by strength 1, 55 % were recognized as what they should be with 0.01, 47 % with 0.1.
+PENALTIES = np.logspace(-2, 4, 7)  # of ridge regression, chosen by leave-one-out cross-validation
+# With a strong penalty, the direction is close to the difference of the class means, where there
+# is data. A weak penalty separates a few more images, but along directions in which z hardly
+# varies, so edits leave the data. Of digits moved by strength 1, an SVM recognized 55 % as the
+# target with 0.01 and 47 % with 0.1.
 INVERSE_PENALTY = 0.01
 
 
 def is_known(labels: Iterable[Any]) -> Bool[np.ndarray, "n"]:
-    """Returns which labels are there: all but None, NaN and empty text."""
+    """Returns which labels are known: all except None, NaN and empty text."""
     return np.array([label is not None and label == label and label != "" for label in labels], bool)
 
 
 def kind_of(labels: Iterable[Any]) -> str:
-    """Returns what known labels are: binary, classes, continuous, or text of more values than a probe tells apart.
+    """Returns the kind of known labels: "binary", "classes", "continuous" or "text".
 
-    Truth and whatever has two values is binary; text and whole numbers of up to 50 values are classes.
+    Labels with up to two different values are binary. Text and whole numbers with up to 50 values
+    are classes. Text with more values is "text", which no probe can be fitted to.
     """
     distinct = set(labels)
     is_text = any(isinstance(label, str) for label in distinct)
@@ -54,14 +56,28 @@ def fit(
     positive_unlabeled: bool = False,
     held_out: tuple[np.ndarray, Iterable[Any]] | None = None,
 ) -> Probe | ClassProbe:
-    """Fits a probe of labels [N] to normalized z [N, D] (Appendix A.2); missing labels are left out.
+    """Fits a probe of one label to normalized z.
 
-    The kind, binary, classes or continuous, is that of `kind_of` unless given; of two values the greater is positive.
-    With `positive_unlabeled`, labels of 1 or True are positive and all other images, those without label too, count as
-    negative; the positives are repeated until they are as many. The score is measured on `held_out`, z and labels, or
-    by cross-validation where that is not given or holds too little.
+    Args:
+        name: the name of the probe.
+        z_normalized: normalized z, [N, D].
+        labels: a label for each z, [N]: text, numbers or booleans. None, NaN and empty text
+            are left out.
+        kind: "binary", "classes" or "continuous"; by default that of `kind_of`. The greater of two
+            values is positive.
+        positive_unlabeled: if True, labels of 1 or True are positive and all other images, also
+            those without a label, count as negative. The positives are weighted as if they were
+            repeated until there are as many of them. By default False.
+        held_out: normalized z [M, D] and labels [M] that the score is measured on. By default, and
+            if they hold too few values, the score is cross-validated.
 
-    Raises UserError for z and labels that do not go together, and for labels of too few or too many values.
+    Returns:
+        A `ClassProbe` for classes, otherwise a `Probe`, with its score.
+
+    Raises:
+        UserError: if the labels do not fit z, or if they have too few or too many values.
+
+    Source: Sec. 5.3, Appendix A.2.
     """
     z, values = _paired(name, z_normalized, labels, positive_unlabeled)
     kind = kind or kind_of(values)
@@ -72,8 +88,9 @@ def fit(
     if kind == "binary":
         probe = _binary(name, z, targets, _text(positive), repeats)
     elif kind == "classes":
-        parts = {value: _binary(f"{name}={value}", z, targets == value, value) for value in np.unique(targets).tolist()}
-        probe = ClassProbe(name, parts)
+        names = np.unique(targets).tolist()
+        classes = {value: _binary(f"{name}={value}", z, targets == value, value) for value in names}
+        probe = ClassProbe(name, classes)
     else:
         ridge = _ridge().fit(z, targets)
         probe = Probe(name, ridge.coef_.astype(np.float32), float(ridge.intercept_), "continuous")
@@ -87,21 +104,30 @@ def fit(
 def check_labels(
     name: str, labels: Iterable[Any], *, kind: str | None = None, positive_unlabeled: bool = False
 ) -> None:
-    """Raises UserError for labels that `fit`, with the same settings, would refuse whatever the z."""
+    """Raises UserError if `fit` with the same settings would refuse these labels for any z."""
     _, values = _known(name, labels, positive_unlabeled)
     _check_values(name, values, kind or kind_of(values), positive_unlabeled)
 
 
 def components(z_normalized: Float[np.ndarray, "n d"], count: int) -> list[Probe]:
-    """Returns the principal directions of normalized z as continuous probes, which read the coordinate along them.
+    """Returns the principal directions of normalized z as continuous probes. They need no labels.
 
-    They need no labels; their score is the share of the variance. Raises UserError for a count that z cannot have.
+    Args:
+        z_normalized: normalized z, [N, D].
+        count: the number of components, 1 to min(N - 1, D).
+
+    Returns:
+        Probes that predict the coordinate along each direction, the largest variance first. Their
+        score is the share of the variance.
+
+    Raises:
+        UserError: if the count is out of range, or if z has values that are not finite.
     """
     most = min(len(z_normalized) - 1, z_normalized.shape[1])
     if not 1 <= count <= most:
         raise UserError(
             f"z of {len(z_normalized):,} images in {z_normalized.shape[1]:,} dimensions have 1 to {most:,} principal "
-            f"components, not {count}."
+            f"components, not {count}. Use a number in this range."
         )
     from sklearn.decomposition import PCA
 
@@ -122,31 +148,33 @@ def components(z_normalized: Float[np.ndarray, "n d"], count: int) -> list[Probe
 def _paired(
     name: str, z: Any, labels: Iterable[Any], positive_unlabeled: bool
 ) -> tuple[Float64[np.ndarray, "n d"], list[Any]]:
-    """Returns the z that have a label, and these labels as plain values."""
+    """Returns the z that have a label, and these labels as Python values."""
     z, labels = np.asarray(z), list(labels)
     if z.ndim != 2 or not z.shape[1] or z.dtype.kind not in "fiu":
-        raise UserError(f"The z of {shown(name)} must be numbers of shape [N, D], not {z.dtype} of {z.shape}.")
+        raise UserError(f"The z of {shown(name)} must be numbers of shape [N, D], not {z.dtype} of shape {z.shape}.")
     if len(z) != len(labels):
-        raise UserError(f"{shown(name)} has {len(labels):,} labels for the z of {len(z):,} images: give one each.")
+        raise UserError(
+            f"{shown(name)} has {len(labels):,} labels for the z of {len(z):,} images. Give one label for each."
+        )
     _check_finite(name, z)
     known, values = _known(name, labels, positive_unlabeled)
     return z[known].astype(np.float64), values
 
 
 def _known(name: str, labels: Iterable[Any], positive_unlabeled: bool) -> tuple[Bool[np.ndarray, "n"], list[Any]]:
-    """Returns which labels are used, and these as plain values: whether they are positive where the others are none."""
+    """Returns which labels are used, and their values; booleans if `positive_unlabeled`."""
     labels = [label.item() if isinstance(label, np.generic) else label for label in labels]
     for label in labels:
         if not isinstance(label, str | int | float | None) or (isinstance(label, float) and math.isinf(label)):
-            raise UserError(f"Labels are text or finite numbers, and {shown(name)} has {shown(label)}.")
+            raise UserError(f"Labels must be text or finite numbers, but {shown(name)} has {shown(label)}.")
     known = is_known(labels)
-    values = [label for label, is_there in zip(labels, known, strict=True) if is_there]
+    values = [label for label, use in zip(labels, known, strict=True) if use]
     is_text = any(isinstance(value, str) for value in values)
     if positive_unlabeled:
         if is_text or (any(values) and 1 not in values):
-            found = list_some({_text(value) for value in values})
+            distinct = list_some({_text(value) for value in values})
             kind = "text" if is_text else "numbers"
-            raise UserError(f"Positive labels are 1 or True, and those of {shown(name)} are {kind}: {found}.")
+            raise UserError(f"Positive labels must be 1 or True, but those of {shown(name)} are {kind}: {distinct}.")
         return np.ones(len(labels), bool), [label == 1 for label in labels]
     return known, list(map(_text, values)) if is_text else values
 
@@ -154,49 +182,56 @@ def _known(name: str, labels: Iterable[Any], positive_unlabeled: bool) -> tuple[
 def _check_finite(name: str, z: np.ndarray) -> None:
     bad = np.flatnonzero(~np.isfinite(z).all(1))
     if len(bad):
-        raise UserError(f"{len(bad):,} of the {len(z):,} z for {shown(name)} are not finite, the first is {bad[0]}.")
+        raise UserError(
+            f"{len(bad):,} of the {len(z):,} z for {shown(name)} are not finite, the first is number {bad[0]}."
+        )
 
 
 def _check_values(name: str, values: list[Any], kind: str, positive_unlabeled: bool) -> None:
-    """Raises UserError for labels that no probe of that kind can be fitted to."""
+    """Raises UserError if no probe of that kind can be fitted to these labels."""
     counts = collections.Counter(values)
-    told = f"{len(counts):,} different values"
+    number = f"{len(counts):,} different values"
     if kind not in (*METRICS, "text"):
-        raise UserError(f"The kind of a probe is {', '.join(METRICS)} or None, not {shown(kind)}.")
+        raise UserError(f"The kind of a probe must be {', '.join(METRICS)} or None, not {shown(kind)}.")
     if len(counts) < 2:
-        found = f"all {len(values):,} are {shown(*counts)}" if counts else "there are none"
-        raise UserError(f"The labels of {shown(name)} must be of two values at least, and {found}.")
+        problem = f"all {len(values):,} are {shown(*counts)}" if counts else "there are none"
+        raise UserError(f"The labels of {shown(name)} must have at least two different values, but {problem}.")
     if kind == "text" or (kind == "classes" and len(counts) > MOST_CLASSES):
-        raise UserError(f"{shown(name)} has {told}, and a probe tells at most {MOST_CLASSES} classes apart.")
+        raise UserError(
+            f"{shown(name)} has {number}, but a probe has at most {MOST_CLASSES} classes. Merge some of them."
+        )
     if kind == "binary" and len(counts) > 2:
-        raise UserError(f"{shown(name)} has {told}, and a binary probe takes two: leave the kind to be found.")
+        raise UserError(f"{shown(name)} has {number}, but a binary probe needs two. Leave out the kind to infer it.")
     if kind == "continuous" and (isinstance(values[0], str) or len(values) < 4):
         raise UserError(
-            f"A continuous probe takes four numbers or more, and the labels of {shown(name)} are {len(values):,} "
+            f"A continuous probe needs at least four numbers, but the labels of {shown(name)} are {len(values):,} "
             f"{'texts' if isinstance(values[0], str) else 'numbers'}."
         )
-    alone = [_text(value) for value, count in counts.items() if count < 2]
-    if kind != "continuous" and alone:
+    single = [_text(value) for value, count in counts.items() if count < 2]
+    if kind != "continuous" and single:
         raise UserError(
-            f"Classes of {shown(name)} have one image each ({list_some(alone)}): label two or more of each."
+            f"Classes of {shown(name)} have one image each ({list_some(single)}). Label at least two of each."
         )
     if positive_unlabeled and kind != "binary":
-        raise UserError(f"Labels of {shown(name)} that are positive or unlabeled are of kind binary, not {kind}.")
+        raise UserError(f"Positive and unlabeled images of {shown(name)} need a probe of kind binary, not {kind}.")
 
 
 def _targets(values: list[Any], kind: str, positive: Any) -> np.ndarray:
-    """Returns labels as what is fitted: whether they are positive, the names of their classes, or numbers."""
+    """Returns the targets of the fit: booleans (binary), names of classes, or numbers."""
     if kind == "binary":
         return np.array([value == positive for value in values], bool)
     if kind == "classes":
         return np.array(list(map(_text, values)), str)
     if any(isinstance(value, str) for value in values):
-        raise UserError("The held-out labels are text and the others numbers: give labels of one kind.")
+        raise UserError("The held-out labels are text, but the other labels are numbers. Use labels of one kind.")
     return np.asarray(values, np.float64)
 
 
 def _text(value: Any) -> str:
-    """Whole numbers look the same whether their column has missing ones, which makes it floating point, or not."""
+    """Returns a label as text.
+
+    A whole number has no decimals, even if missing ones made its column floats.
+    """
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
@@ -209,7 +244,7 @@ def _ridge() -> Any:
 def _logistic(repeats: float) -> Any:
     from sklearn.linear_model import LogisticRegression
 
-    # the weight of a sample in the loss is what repeating it comes to
+    # a weight in the loss has the same effect as repeating the sample
     return LogisticRegression(C=INVERSE_PENALTY, max_iter=2000, class_weight={False: 1.0, True: repeats})
 
 
@@ -219,7 +254,7 @@ def _binary(name: str, z: np.ndarray, targets: np.ndarray, positive: str, repeat
 
 
 def _held_out_score(probe: Probe | ClassProbe, kind: str, z: np.ndarray, targets: np.ndarray) -> Score | None:
-    """Returns the score on other images, or None where these are too few to tell."""
+    """Returns the score on held-out images, or None if they have too few different labels."""
     if len(set(targets.tolist())) < (1 if kind == "classes" else 2):
         return None
     from sklearn.metrics import accuracy_score, r2_score, roc_auc_score
@@ -235,7 +270,7 @@ def _held_out_score(probe: Probe | ClassProbe, kind: str, z: np.ndarray, targets
 
 
 def _cross_validated(kind: str, z: np.ndarray, targets: np.ndarray, repeats: float) -> Score:
-    """Returns the mean score over folds, fewer where a class has fewer images than there would be folds."""
+    """Returns the mean score over at most 5 folds, fewer if a class has fewer images than that."""
     from sklearn.model_selection import KFold, StratifiedKFold, cross_val_score
     from sklearn.multiclass import OneVsRestClassifier
 

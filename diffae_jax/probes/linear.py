@@ -1,4 +1,4 @@
-"""Probes as values: what they read off normalized z, where they move it, and how they are stored."""
+"""Probes: what they predict from normalized z, how they move z, and how they are stored."""
 
 import dataclasses
 import math
@@ -12,16 +12,22 @@ from jaxtyping import Float
 from diffae_jax.runtime.arrays import AnyArray, is_traced
 from diffae_jax.runtime.errors import UserError, list_some, shown
 
-GREATEST = float(np.finfo(np.float32).max)
+MAX_FLOAT32 = float(np.finfo(np.float32).max)
 KINDS = ("binary", "continuous")  # of a single direction
-MAX_CLASSES = 1000  # in a file
+MAX_CLASSES = 1000  # of a stored probe
 
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """How well a probe reads its label: a metric, its value, and the number of images that it was measured on.
+    """How well a probe predicts its label on images that it was not fitted to.
 
-    Raises UserError unless the metric has a name, the value is finite and the number not negative.
+    Attributes:
+        metric: "AUROC" (binary), "accuracy" (classes) or "R^2" (continuous).
+        value: the value of the metric.
+        num_images: how many images it was measured on.
+
+    Raises:
+        UserError: if the metric has no name, the value is not finite or the number is negative.
     """
 
     metric: str
@@ -29,46 +35,65 @@ class Score:
     num_images: int
 
     def __post_init__(self):
-        if not (self.metric and abs(self.value) <= GREATEST and 0 <= self.num_images < 2**53):
-            raise UserError("The score of a probe holds the name of a metric, a finite value and a number of images.")
+        if not (self.metric and abs(self.value) <= MAX_FLOAT32 and 0 <= self.num_images < 2**53):
+            raise UserError(
+                "The score of a probe must have the name of a metric, a finite value and a number of images."
+            )
 
     @classmethod
     def from_json(cls, values: Any) -> "Score | None":
-        """Raises UserError for values that are not those of a score; None stands for none."""
+        """Reads a score from JSON values; None is no score. Raises UserError for other values."""
         if values is None:
             return None
         metric, value, num_images = _entries(values, "metric", "value", "num_images")
         if not isinstance(metric, str) or not _is_number(value) or type(num_images) is not int:
-            raise UserError("The score of a probe holds the name of a metric, a finite value and a number of images.")
+            raise UserError(
+                "The score of a probe must have the name of a metric, a finite value and a number of images."
+            )
         return cls(metric, float(value), num_images)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Probe:
-    """A linear function of normalized z: `z @ weights + bias` is the logit of an attribute, or a value that is read.
+    """A linear function of normalized z, `z @ weights + bias`, which predicts one label.
 
-    Raises UserError unless the weights are one row of finite numbers that has a direction, and the bias is finite.
+    For a binary label the function is a logit; for a continuous label it is the value.
+
+    Attributes:
+        name: the name of the label.
+        weights: [D], the direction in normalized z.
+        bias: the constant term.
+        kind: "binary" or "continuous"; by default "binary".
+        positive: the value of a binary label that a high probability stands for.
+        score: how well the probe predicts, or None.
+
+    Raises:
+        UserError: if the weights or the bias are not finite, or if the weights have no direction.
+
+    Source: Sec. 5.3, Appendix A.2.
     """
 
     name: str
     weights: Float[np.ndarray, "*d"]
     bias: float
-    kind: str = "binary"  # or continuous
-    positive: str = ""  # the value of a binary label that high logits stand for
+    kind: str = "binary"
+    positive: str = ""
     score: Score | None = None
 
     def __post_init__(self):
         if not self.name:
-            raise UserError("A probe needs a name, that of its attribute.")
+            raise UserError("A probe needs a name, such as that of its label.")
         if self.kind not in KINDS:
-            raise UserError(f"The kind of probe {shown(self.name)} is {' or '.join(KINDS)}, not {shown(self.kind)}.")
+            raise UserError(
+                f"The kind of probe {shown(self.name)} must be {' or '.join(KINDS)}, not {shown(self.kind)}."
+            )
         if self.weights.ndim != 1 or not np.isfinite([*self.weights, self.bias]).all():
             raise UserError(f"The weights of probe {shown(self.name)} must be one row of finite numbers.")
         with np.errstate(over="ignore"):
             norm = np.linalg.norm(self.weights)  # `shift` divides by it
         if not 0 < norm < np.inf:
             raise UserError(
-                f"The weights of probe {shown(self.name)} have no direction: they are too small or too great."
+                f"The weights of probe {shown(self.name)} have no direction, because they are too small or too large."
             )
 
     def __repr__(self) -> str:
@@ -76,39 +101,70 @@ class Probe:
 
     @property
     def z_dim(self) -> int:
-        """The number of dimensions of the z that it reads."""
+        """The number of dimensions of z."""
         return len(self.weights)
 
     def logits(self, z: Float[AnyArray, "n d"]) -> Float[AnyArray, "n"]:
-        """Returns the linear function of each normalized z: the logit of a binary label, the value of a continuous."""
+        """Returns the linear function of z.
+
+        Args:
+            z: normalized z, [N, D].
+
+        Returns:
+            [N]: logits (binary) or values in the unit of the labels (continuous).
+        """
         return _product(z, self.weights) + np.float32(self.bias)
 
     def predict(self, z: Float[AnyArray, "n d"]) -> Float[AnyArray, "n"]:
-        """Returns, for each normalized z, the probability in [0, 1] of a binary label, or the value of a continuous."""
+        """Predicts the label.
+
+        Args:
+            z: normalized z, [N, D].
+
+        Returns:
+            [N]: probabilities in [0, 1] (binary) or values in the unit of the labels (continuous).
+        """
         if self.kind == "continuous":
             return self.logits(z)
         if is_traced(z):
             return jax.nn.sigmoid(self.logits(z))
-        from scipy.special import expit  # SciPy is imported where it is used: it costs a fifth of a second
+        from scipy.special import expit  # imported here because SciPy takes 0.2 s
 
         return expit(self.logits(z))
 
     def shift(self, strength: float) -> Float[np.ndarray, "d"]:
-        """Returns `strength * sqrt(D)` times the direction, for normalized z (Sec. 5.3)."""
+        """Returns the change of normalized z for an edit.
+
+        Args:
+            strength: in units of sqrt(D) standard deviations of z; negative to move away.
+
+        Returns:
+            [D], `strength * sqrt(D)` times the unit direction.
+
+        Source: Sec. 5.3.
+        """
         direction = self.weights / np.linalg.norm(self.weights)
         return np.float32(strength * np.sqrt(self.z_dim)) * direction
 
     def strength_to_reach(self, z: Float[AnyArray, "n d"], to: float | int) -> Float[AnyArray, "n"]:
-        """Returns the strength that takes each normalized z to where `predict` gives `to`, in closed form.
+        """Returns the strength after which `predict` returns `to`, in closed form.
 
-        Raises UserError for a probability that is not between 0 and 1, and for a value that is not finite.
+        Args:
+            z: normalized z, [N, D].
+            to: a probability between 0 and 1 (binary), or a value in the unit of the labels.
+
+        Returns:
+            The strength for each z, [N].
+
+        Raises:
+            UserError: if the probability is not between 0 and 1, or if the value is not finite.
         """
         if self.kind == "binary" and not 0 < to < 1:
             raise UserError(
-                f"{shown(self.name)} is read as a probability, and edits reach those between 0 and 1, not {to}."
+                f"Probe {shown(self.name)} predicts a probability, so `to` must be between 0 and 1, not {to}."
             )
         if not math.isfinite(to):
-            raise UserError(f"An edit of {shown(self.name)} reaches a finite number, not {to}.")
+            raise UserError(f"The value `to` of an edit along {shown(self.name)} must be finite, not {to}.")
         from scipy.special import logit
 
         target = logit(to) if self.kind == "binary" else to
@@ -116,7 +172,7 @@ class Probe:
         return (target - self.bias - _product(z, weights)) / (np.sqrt(self.z_dim) * np.linalg.norm(weights))
 
     def as_json(self) -> dict[str, Any]:
-        """Returns plain values that `from_json` takes."""
+        """Returns JSON values that `from_json` reads."""
         return {
             "kind": self.kind,
             "name": self.name,
@@ -128,24 +184,31 @@ class Probe:
 
     @classmethod
     def from_json(cls, values: Any) -> "Probe":
-        """Raises UserError for values that are not those of a probe."""
+        """Reads a probe from the values of `as_json`. Raises UserError for other values."""
         name, weights, bias = _entries(values, "name", "weights", "bias")
         if not isinstance(name, str) or not isinstance(weights, list) or not all(map(_is_number, [*weights, bias])):
             raise UserError(
-                f"A probe holds name, weights and bias, finite numbers of 32 bits; that of name {shown(name)} does not."
+                f"A probe holds name, weights and bias, as finite numbers of 32 bits. The probe {shown(name)} does not."
             )
         kind, positive = values.get("kind", "binary"), values.get("positive", "")
         if not isinstance(kind, str) or not isinstance(positive, str):
-            raise UserError(f"The kind of probe {shown(name)} and what is positive for it must be text.")
+            raise UserError(f"The kind and the positive value of probe {shown(name)} must be text.")
         score = Score.from_json(values.get("score"))
         return cls(name, np.asarray(weights, np.float32), float(bias), kind, positive, score)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ClassProbe:
-    """A label of several classes: for each, a binary probe against the rest that is named "name=class".
+    """A probe of a label with several classes: one binary probe for each class against the rest.
 
-    Raises UserError unless there are 2 to 1,000 classes, whose probes have these names and one number of dimensions.
+    Attributes:
+        name: the name of the label, such as "digit".
+        classes: a binary probe for each class, with the name "name=class", such as "digit=2".
+        score: how well the probe predicts, or None.
+
+    Raises:
+        UserError: if there are not 2 to 1,000 classes, or if their probes have other names or read
+            z of different numbers of dimensions.
     """
 
     name: str
@@ -154,7 +217,7 @@ class ClassProbe:
 
     def __post_init__(self):
         if not self.name:
-            raise UserError("A probe needs a name, that of its attribute.")
+            raise UserError("A probe needs a name, such as that of its label.")
         if not 2 <= len(self.classes) <= MAX_CLASSES:
             raise UserError(
                 f"Probe {shown(self.name)} must have 2 to {MAX_CLASSES:,} classes, not {len(self.classes):,}."
@@ -162,8 +225,8 @@ class ClassProbe:
         for value, probe in self.classes.items():
             if not value or probe.kind != "binary" or probe.name != f"{self.name}={value}":
                 raise UserError(
-                    f"The classes of probe {shown(self.name)} have names and binary probes that are called by them; "
-                    f"class {shown(value)} has not."
+                    f"Each class of probe {shown(self.name)} must have a name and a binary probe named after it. Class "
+                    f"{shown(value)} has not."
                 )
             if probe.z_dim != self.z_dim:
                 raise UserError(f"The classes of probe {shown(self.name)} read z of different numbers of dimensions.")
@@ -173,25 +236,32 @@ class ClassProbe:
 
     @property
     def z_dim(self) -> int:
-        """The number of dimensions of the z that it reads."""
+        """The number of dimensions of z."""
         return next(iter(self.classes.values())).z_dim
 
     def predict(self, z: Float[AnyArray, "n d"]) -> np.ndarray:
-        """Returns the name of the class of each normalized z: that of the greatest logit.
+        """Predicts the class: the one with the largest logit.
 
-        Raises UserError for z that JAX traces, as names are no arrays of JAX.
+        Args:
+            z: normalized z, [N, D].
+
+        Returns:
+            The names of the classes, [N].
+
+        Raises:
+            UserError: if z is traced, because names cannot be JAX arrays.
         """
         if is_traced(z):
-            one = next(iter(self.classes.values())).name
+            example = next(iter(self.classes.values())).name
             raise UserError(
-                f"Probe {shown(self.name)} predicts the name of a class, which JAX cannot trace: within jit, grad and "
-                f"vmap predict the probability of a class, as by the probe {shown(one)}."
+                f"Probe {shown(self.name)} predicts the name of a class, which JAX cannot trace. Within jit, grad and "
+                f"vmap, predict the probability of one class, for example with the probe {shown(example)}."
             )
         logits = np.stack([probe.logits(z) for probe in self.classes.values()])
         return np.array(list(self.classes))[logits.argmax(0)]
 
     def as_json(self) -> dict[str, Any]:
-        """Returns plain values that `from_json` takes."""
+        """Returns JSON values that `from_json` reads."""
         return {
             "kind": "classes",
             "name": self.name,
@@ -201,51 +271,62 @@ class ClassProbe:
 
     @classmethod
     def from_json(cls, values: Any) -> "ClassProbe":
-        """Raises UserError for values that are not those of a probe of classes."""
+        """Reads a probe of classes from the values of `as_json`.
+
+        Raises UserError for other values.
+        """
         name, classes = _entries(values, "name", "classes")
         if not isinstance(name, str) or not isinstance(classes, dict) or len(classes) > MAX_CLASSES:
             raise UserError(
-                f"A probe of classes holds a name and at most {MAX_CLASSES:,} classes; that of name {shown(name)} "
-                f"does not."
+                f"A probe of classes has a name and at most {MAX_CLASSES:,} classes, but {shown(name)} has not."
             )
         probes = {value: Probe.from_json(probe) for value, probe in classes.items()}
         return cls(name, probes, Score.from_json(values.get("score")))
 
 
 def from_json(values: Any) -> Probe | ClassProbe:
-    """Returns the probe that `as_json` wrote; without kind it is binary. Raises UserError for other values."""
+    """Reads a probe from the values of `as_json`; its default kind is binary.
+
+    Raises UserError for other values.
+    """
     is_of_classes = isinstance(values, dict) and values.get("kind") == "classes"
     return ClassProbe.from_json(values) if is_of_classes else Probe.from_json(values)
 
 
 def directions(probes: Mapping[str, Probe | ClassProbe]) -> dict[str, Probe]:
-    """Returns all single directions by name; those of a label of several classes are called "name=class"."""
+    """Returns all single directions by name. Directions of classes have the name "name=class"."""
     single = {name: probe for name, probe in probes.items() if isinstance(probe, Probe)}
     of_classes = [probe for probe in probes.values() if isinstance(probe, ClassProbe)]
-    return {part.name: part for probe in of_classes for part in probe.classes.values()} | single
+    return {direction.name: direction for probe in of_classes for direction in probe.classes.values()} | single
 
 
 def find(probes: Mapping[str, Probe | ClassProbe], name: str) -> Probe | ClassProbe:
-    """Returns the probe of a name, or that of one class by "name=class". Raises UserError with those there are."""
-    found = {**directions(probes), **probes}
-    if name not in found:
-        there_are = f"there are {list_some(found)}" if found else "there are none: make one with fit_probe"
-        raise UserError(f"There is no probe {shown(name)}; {there_are}.")
-    return found[name]
+    """Returns the probe with a name, or that of one class by "name=class".
+
+    Raises UserError, with the existing names, if there is no such probe.
+    """
+    by_name = {**directions(probes), **probes}
+    if name not in by_name:
+        existing = (
+            f"Choose one of {list_some(by_name)}" if by_name else "The model has no probes: fit one with fit_probe"
+        )
+        raise UserError(f"There is no probe {shown(name)}. {existing}.")
+    return by_name[name]
 
 
 def describe(probe: Probe | ClassProbe) -> str:
-    """Returns a probe in a line, as in "smile: binary, positive is 'yes', AUROC 0.93 on 360 images"."""
-    told = [f"{len(probe.classes)} classes" if isinstance(probe, ClassProbe) else probe.kind]
+    """Describes a probe in one line, such as "smile: binary, AUROC 0.93 on 360 images"."""
+    parts = [f"{len(probe.classes)} classes" if isinstance(probe, ClassProbe) else probe.kind]
     if isinstance(probe, Probe) and probe.positive:
-        told.append(f"positive is '{shown(probe.positive)}'")
+        parts.append(f"positive is '{shown(probe.positive)}'")
     if probe.score is not None:
-        told.append(f"{shown(probe.score.metric)} {probe.score.value:.2f} on {probe.score.num_images:,} images")
-    return f"{shown(probe.name)}: {', '.join(told)}"
+        parts.append(f"{shown(probe.score.metric)} {probe.score.value:.2f} on {probe.score.num_images:,} images")
+    return f"{shown(probe.name)}: {', '.join(parts)}"
 
 
 def _product(z: AnyArray, weights: np.ndarray) -> AnyArray:
-    # JAX rounds what goes into a matrix product to fewer bits on some devices, but not into a sum
+    # on some devices JAX rounds the inputs of a matrix product to fewer bits, but not those of a
+    # sum
     return (z * weights).sum(-1) if is_traced(z) else z @ weights
 
 
@@ -254,4 +335,4 @@ def _entries(values: Any, *keys: str) -> list[Any]:
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and abs(value) <= GREATEST
+    return type(value) in (int, float) and abs(value) <= MAX_FLOAT32

@@ -10,7 +10,7 @@ from diffae_jax.data.run_images import open_data
 from diffae_jax.evaluation.evaluate import evaluate
 from diffae_jax.evaluation.results import REPORT
 from diffae_jax.inference.diffae import DiffAE
-from diffae_jax.inference.embedding import open_for
+from diffae_jax.inference.encode_dataset import open_for
 from diffae_jax.runtime.console import say
 from diffae_jax.stages.run_folder import is_begun
 from diffae_jax.training.metrics import last_speed

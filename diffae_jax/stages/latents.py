@@ -16,7 +16,7 @@ from diffae_jax.data.latents import (
     read_chunks,
 )
 from diffae_jax.data.run_images import facts, open_data
-from diffae_jax.inference.embedding import encode_chunks, encoder
+from diffae_jax.inference.encode_dataset import encode_chunks, encoder
 from diffae_jax.inference.weights import abstract_weights
 from diffae_jax.models.functional import digest
 from diffae_jax.runtime.cluster import is_main_process, together

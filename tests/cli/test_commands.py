@@ -1,4 +1,4 @@
-"""The commands: what they write is what `DiffAE` returns, and mistakes are told in one sentence before any work."""
+"""Commands write the results of `DiffAE`; wrong arguments are reported before any work."""
 
 import dataclasses
 import re
@@ -23,7 +23,7 @@ from diffae_jax.data.pictures import SMALLEST_GRID, image_grid, to_pil
 from diffae_jax.data.sources import TransformedSource
 from diffae_jax.data.transforms import Transform, to_float
 from diffae_jax.evaluation.metrics import mse
-from diffae_jax.inference.embedding import open_for
+from diffae_jax.inference.encode_dataset import open_for
 from tests.environment import ROOT, environment
 from tests.random_models import random_model
 
@@ -78,18 +78,18 @@ def small(picture, width):
     return np.asarray(picture.convert("L"))[factor // 2 :: factor, factor // 2 :: factor]
 
 
-def test_info_says_what_the_model_is(bundle, capsys):
+def test_info_describes_the_model(bundle, capsys):
     cli.run(["info", str(bundle)])
     said = capsys.readouterr().out
     size = sum(file.stat().st_size for file in bundle.rglob("*") if file.is_file())
     for text in (
         "tiny: a diffusion autoencoder for images of 8x8x1",
         "z: 8 dimensions",
-        "latent DDIM: yes",
+        "prior (latent DDIM): yes",
         "statistics of z: yes",
         "made: here",
         "hair/color é",
-        f"on the disk: {size / 1e3:.3g} kB",
+        f"on disk: {size / 1e3:.3g} kB",
     ):
         assert text in said, text
     counts = [int(count.replace(",", "")) for count in re.findall(r"parameters of the .*: ([\d,]+)", said)]
@@ -182,7 +182,7 @@ def labeled(folder):
 def test_probe_fits_writes_and_reads(bundle, model, labeled, capsys):
     cli.run(["probe", str(bundle), "faces", "--labels", "labels.csv", "--out", "probed"])
     said = capsys.readouterr()
-    assert "1 rows of labels.csv are of none of the images (99.png)" in said.err
+    assert "1 rows of labels.csv match no image (99.png)" in said.err
     assert "bright: binary, positive is 'yes', AUROC" in said.err
     cli.run(["probe", "probed", "faces", "--out", "readings.csv"])
     header, *rows = [line.split(",") for line in Path("readings.csv").read_text().splitlines()]
@@ -201,7 +201,7 @@ def test_probe_fits_writes_and_reads(bundle, model, labeled, capsys):
     assert "probe level: continuous, R^2" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         cli.run(["probe", str(bundle), "faces", "--labels", "labels.csv", "--out", "probed"])
-    assert "probed is there already" in capsys.readouterr().err
+    assert "probed already exists" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -210,15 +210,15 @@ def test_probe_fits_writes_and_reads(bundle, model, labeled, capsys):
         ("edit BUNDLE faces --probe Age --strength 1 --out new", "no probe Age"),
         ("edit BUNDLE faces --probe 'hair/color é' --to 1.5 --out new", "between 0 and 1, not 1.5"),
         ("edit BUNDLE faces --probe 'hair/color é' --strength 1 --out new.png", "at most 3 images, not 40"),
-        ("sample BUNDLE --num 4 --out new.png", "at most 3 images, not 4: give a folder"),
-        ("probe BUNDLE faces --labels same.csv --out new", "must be of two values at least, and all 40 are 1"),
+        ("sample BUNDLE --num 4 --out new.png", "at most 3 images, not 4. Use a folder"),
+        ("probe BUNDLE faces --labels same.csv --out new", "must have at least two different values, but all 40 are 1"),
         ("probe BUNDLE faces --labels labels.csv --positive-unlabeled --out new", "those of bright are text: no, yes"),
     ],
 )
-def test_mistake_is_told_before_images_are_read(bundle, labeled, capsys, monkeypatch, arguments, message):
+def test_mistake_is_reported_before_images_are_read(bundle, labeled, capsys, monkeypatch, arguments, message):
     lines = [f"{i:02d}.png,1" for i in range(40)]
     Path("same.csv").write_text("\n".join(["image,same", *lines, ""]))
-    monkeypatch.setattr(outputs, "MOST_IN_PICTURE", 3)
+    monkeypatch.setattr(outputs, "MAX_IMAGES_IN_PNG", 3)
     monkeypatch.setattr(Image, "open", lambda *_: pytest.fail("an image was read"))
     with pytest.raises(SystemExit):
         cli.run([{"BUNDLE": str(bundle)}.get(word, word) for word in shlex.split(arguments)])
@@ -253,7 +253,7 @@ def test_folders_may_have_a_dot_in_their_name(bundle, folder):
     assert files_below("v1.0") == ["sample-00000.png"]
 
 
-def test_info_on_a_baseline_is_silent_on_z(bundle):
+def test_info_on_a_baseline_does_not_mention_z(bundle):
     model = DiffAE.load(bundle)
     model.statistics, model.prior, model.probes, model.config.model.z_dim = None, None, {}, None
     said = describe(model)
@@ -283,12 +283,12 @@ BAD = {
     "small": ("reconstruct BUNDLE bad/small.png --out new", r"small\.png is 7x9 pixels, smaller than the 8x8"),
     "bomb": ("reconstruct BUNDLE bad/bomb.png --out new", r"bomb\.png cannot be read as an image"),
     "bomb in a folder": ("encode BUNDLE bad --out z.npz", r"bomb\.png cannot be read as an image"),
-    "no z format": ("encode BUNDLE photos --out z.csv", r"z\.csv cannot be written: give .*\.npz or \.parquet"),
-    "no picture format": ("sample BUNDLE --out new.jpg", r"new\.jpg cannot be written: .*\.png or \.npy or a folder"),
+    "no z format": ("encode BUNDLE photos --out z.csv", r"z\.csv cannot be written by .* Use .*\.npz or \.parquet"),
+    "no picture format": ("sample BUNDLE --out new.jpg", r"new\.jpg cannot .* \.png or \.npy or a folder"),
     "place of the system": ("sample BUNDLE --out /proc/new/a.png", r"/proc/new/a\.png cannot be written"),
     "place in a file": ("sample BUNDLE --out photos/b.png/a.png", "cannot be written"),
-    "taken file": ("sample BUNDLE --out photos/b.png", r"photos/b\.png is there already"),
-    "taken folder": ("reconstruct BUNDLE photos --out photos", "photos is there already"),
+    "taken file": ("sample BUNDLE --out photos/b.png", r"photos/b\.png already exists"),
+    "taken folder": ("reconstruct BUNDLE photos --out photos", "photos already exists"),
     "over an image": ("edit BUNDLE photos/b.png --probe PROBE --to 0.5 --out photos/b.png --overwrite", "never overwr"),
     "over images": ("reconstruct BUNDLE photos --out photos --overwrite", "never overwritten"),
     "over a linked image": ("reconstruct BUNDLE photos --out linked --overwrite", "never overwritten"),
@@ -296,35 +296,35 @@ BAD = {
     "no steps": ("sample BUNDLE --steps 0 --out a.png", "1 to 1000 steps, not 0"),
     "many steps": ("reconstruct BUNDLE photos --steps 1001 --out new", "1 to 1000 steps, not 1001"),
     "latent steps": ("sample BUNDLE --latent-steps -1 --out a.png", "1 to 1000 steps, not -1"),
-    "text for steps": ("sample BUNDLE --steps many --out a.png", "'many' is no whole number"),
-    "half steps": ("sample BUNDLE --steps 1.5 --out a.png", "'1.5' is no whole number"),
+    "text for steps": ("sample BUNDLE --steps many --out a.png", "'many' is not a whole number"),
+    "half steps": ("sample BUNDLE --steps 1.5 --out a.png", "'1.5' is not a whole number"),
     "no number": ("sample BUNDLE --num 0 --out a.png", "from 1 to 100,000, not 0"),
     "seed": ("sample BUNDLE --seed -1 --out a.png", "seed must be a whole number between"),
     "one frame": ("interpolate BUNDLE photos/b.png photos/c.png --frames 1 --out a.gif", "from 2 to 1,000, not 1"),
-    "many ends": ("interpolate BUNDLE photos photos/c.png --out a.gif", "one image and one other, not 5 and 1"),
+    "many ends": ("interpolate BUNDLE photos photos/c.png --out a.gif", "one as image_b, not 5 and 1"),
     "no strength": ("edit BUNDLE photos --probe P --out new", "one of the arguments --strength --to is required"),
     "both": ("edit BUNDLE photos --probe P --strength 1 --to 0.5 --out new", "not allowed with argument"),
-    "text for strength": ("edit BUNDLE photos --probe P --strength nan --out new", "'nan' is no finite number"),
-    "no prior": ("sample PLAIN --out a.png", "has no latent DDIM"),
+    "text for strength": ("edit BUNDLE photos --probe P --strength nan --out new", "'nan' is not a finite number"),
+    "no prior": ("sample PLAIN --out a.png", "has no prior"),
     "negative of nothing": ("sample BUNDLE --negative --out a.png", "--negative needs --probe"),
-    "no such probe": ("edit BUNDLE photos --probe Age --strength 1 --out new", "no probe Age; there are hair/color é"),
-    "no such class": ("sample BUNDLE --probe Age --out new", "no probe Age; there are hair/color é"),
+    "no such probe": ("edit BUNDLE photos --probe Age --strength 1 --out new", "Age. Choose one of hair/color é"),
+    "no such class": ("sample BUNDLE --probe Age --out new", "no probe Age. Choose one of hair/color é"),
     "beyond certainty": ("edit BUNDLE photos --probe 'hair/color é' --to 1.5 --out new", "between 0 and 1, not 1.5"),
     "no labels": ("probe BUNDLE photos --labels nothing.csv --out new", "nothing.csv is missing"),
     "image for labels": ("probe BUNDLE photos --labels photos/b.png --out new", r"b\.png is not text in UTF-8"),
-    "no such column": ("probe BUNDLE photos --labels labels.csv --column age --out new", "no column age; .* smile"),
+    "no such column": ("probe BUNDLE photos --labels labels.csv --column age --out new", "no column age. .* smile"),
     "labels of others": ("probe BUNDLE photos/b.png --labels others.csv --out new", "None of the 1 labeled ids"),
-    "label of one value": ("probe BUNDLE photos/b.png --labels labels.csv --out new", "must be of two values at least"),
-    "over a folder": ("probe BUNDLE photos --labels labels.csv --out photos --overwrite", "is no bundle"),
-    "no probes": ("probe PLAIN photos --out new.csv", "has no probes to read with"),
+    "label of one value": ("probe BUNDLE photos/b.png --labels labels.csv --out new", "at least two different values"),
+    "over a folder": ("probe BUNDLE photos --labels labels.csv --out photos --overwrite", "is not a bundle"),
+    "no probes": ("probe PLAIN photos --out new.csv", "has no probes to predict with"),
     "column of nothing": ("probe BUNDLE photos --column age --out new.csv", "need --labels"),
-    "image size": ("import x.ckpt --image-size big --out new", "'big' is no whole number"),
+    "image size": ("import x.ckpt --image-size big --out new", "'big' is not a whole number"),
 }  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def plain(bundle, tmp_path_factory):
-    """A bundle without a latent DDIM."""
+    """A bundle without a prior."""
     model, path = DiffAE.load(bundle), tmp_path_factory.mktemp("plain") / "bundle"
     model.prior, model.probes = None, {}
     model.save(path)
@@ -332,7 +332,7 @@ def plain(bundle, tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_mistake_is_told_in_one_sentence_and_nothing_is_written(bundle, plain, folder, capsys, name):
+def test_mistake_is_reported_in_one_line_and_nothing_is_written(bundle, plain, folder, capsys, name):
     arguments, message = BAD[name]
     for name in ("empty", "bad", "linked"):
         Path(name).mkdir()
@@ -388,7 +388,7 @@ def test_process_ends_with_2_after_a_mistake(bundle, tmp_path):
 
 def test_interrupted_command_ends_at_once_with_one_line(bundle, tmp_path):
     # 100,000 images in 1,000 steps take hours
-    # a shell that runs tests in the background has them ignore Ctrl-C, and what they start inherits that
+    # tests that a shell runs in the background ignore Ctrl-C, and child processes inherit that
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         shell("sample", bundle, "--num", "100000", "--steps", "1000", "--out", tmp_path / "new"), **SETTINGS

@@ -42,7 +42,7 @@ from diffae_jax.evaluation.programs import (
 from diffae_jax.evaluation.programs.denoising import METRIC as PREDICTED
 from diffae_jax.evaluation.results import Figure, Section
 from diffae_jax.evaluation.study import Networks, Study
-from diffae_jax.inference.embedding import open_for
+from diffae_jax.inference.encode_dataset import open_for
 from diffae_jax.models.functional import flatten, split, unflatten
 from diffae_jax.runtime.errors import UserError
 from tests.environment import environment
@@ -573,8 +573,8 @@ def test_models_that_cannot_be_compared_are_refused(model, baseline, tmp_path):
         (["--others", "BUNDLE"], "each must have a z of another size"),
         (["--inception", "nowhere.pth"], "nowhere.pth is missing"),
         (["--labels", "nowhere.csv"], "nowhere.csv is missing"),
-        (["--out", "full"], "full is there already: give another path, or --overwrite"),
-        (["--out", "file.png"], "file.png cannot be written: give a folder"),
+        (["--out", "full"], r"full already exists\. Use another path or --overwrite"),
+        (["--out", "file.png"], r"file.png cannot be written by this command\. Use a folder"),
     ],
 )
 def test_mistakes_are_told_in_one_sentence_and_nothing_is_written(

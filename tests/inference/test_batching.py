@@ -1,4 +1,4 @@
-"""Batches of a few sizes: numbers of images that are close share a compiled program, and padding changes nothing."""
+"""Batches have few sizes, so similar numbers of images share a program; padding is exact."""
 
 import numpy as np
 import pytest

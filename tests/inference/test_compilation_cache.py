@@ -1,4 +1,4 @@
-"""Programs that DiffAE compiles are kept for the next process, whatever the process compiled before."""
+"""Programs that DiffAE compiles are cached for the next process."""
 
 import subprocess
 import sys
@@ -23,9 +23,9 @@ print(events.count("cache_misses"), events.count("cache_hits"))
 
 
 def encode(when, cache_home):
-    """Encodes in a process of its own; returns how many programs it looked up in vain, and how many it found."""
+    """Encodes in another process; returns how many programs the cache lacked and had."""
     settings = dict(XDG_CACHE_HOME=str(cache_home), JAX_COMPILATION_CACHE_DIR="")
-    settings["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"  # all of them, however quick the machine is
+    settings["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"  # cache all programs, even on a fast machine
     command = [sys.executable, "-W", "ignore", "-c", ENCODE, when]
     process = subprocess.run(command, env=environment(**settings), cwd=ROOT, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr

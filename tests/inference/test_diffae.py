@@ -1,4 +1,4 @@
-"""DiffAE: what people do with a trained model, against the definitions of the paper and finite differences."""
+"""DiffAE against the definitions of the paper, and its gradients against finite differences."""
 
 from functools import partial
 
@@ -39,7 +39,7 @@ def codes(model):
     return z, model.invert(IMAGES, z, STEPS)
 
 
-# --- images -----------------------------------------------------------------------------------------------------
+# --- images --------------------------------------------------------------------------------------
 
 
 def test_images_of_every_kind_have_the_same_z_and_conversions_are_said_once(one_device, tmp_path, capsys, caplog):
@@ -70,7 +70,22 @@ def test_batches_are_full_but_for_the_last(model, monkeypatch):
     assert sizes == [8, 1] * 3, "nine images in batches of at most eight: encoded, inverted, decoded"
 
 
-# --- paths, variations, progress ----------------------------------------------------------------------------------
+def test_repr_is_one_line_with_what_is_known(one_device):
+    model = random_model(one_device, origin={"run": "tiny", "images_seen": 80_000})
+    expected = (
+        "DiffAE(tiny: 8x8x1, z of 8, trained on 80,000 images, prior, probes hair/color é; float32 on 1 cpu device)"
+    )
+    assert repr(model) == expected
+    for origin in ({}, {"images_seen": "many"}, {"images_seen": -1}, {"images_seen": 10**4000}):
+        model.origin = origin
+        assert repr(model) == expected.replace(" trained on 80,000 images,", "")
+    model.origin = {"imported_from": "last.ckpt", "images_seen": 5}
+    assert "trained" not in repr(model), "the last training of an imported model with a prior is that of its prior"
+    bare = random_model(one_device, prior=None, probes={}, origin=model.origin)
+    assert repr(bare) == "DiffAE(tiny: 8x8x1, z of 8, trained on 5 images; float32 on 1 cpu device)"
+
+
+# --- paths, variations, progress -----------------------------------------------------------------
 
 
 def test_interpolation_leads_from_one_reconstruction_to_the_other(model, codes):
@@ -86,7 +101,7 @@ def test_interpolation_leads_from_one_reconstruction_to_the_other(model, codes):
     np.testing.assert_allclose(frames[2:3], expected, atol=1e-4)
     with pytest.raises(UserError, match="not 2 and 1"):
         model.interpolate(IMAGES[:2], IMAGES[1])
-    with pytest.raises(UserError, match="At least one frame"):
+    with pytest.raises(UserError, match="number of frames must be at least 1, not 0"):
         model.interpolate(IMAGES[0], IMAGES[1], num_frames=0)
 
 
@@ -107,7 +122,7 @@ def test_progress_ends_in_the_image(model, codes):
     assert np.abs(progress[:, 0] - progress[:, -1]).max() > 0.01
 
 
-# --- edits ------------------------------------------------------------------------------------------------------
+# --- edits ---------------------------------------------------------------------------------------
 
 
 def test_edit_of_no_strength_is_the_reconstruction_exactly(model):
@@ -137,8 +152,8 @@ def test_calibrated_edit_reaches_what_was_asked(model, codes, probe, to):
     ("arguments", "message"),
     [
         (dict(probe="beard"), "beard.*smile"),
-        (dict(probe="smile", strength=np.nan), "number up to 1000, not nan"),
-        (dict(probe="smile", strength=1e39), "number up to 1000"),
+        (dict(probe="smile", strength=np.nan), "from -1000 to 1000, not nan"),
+        (dict(probe="smile", strength=1e39), "from -1000 to 1000"),
         (dict(probe="smile", to=1.5), "1.5"),
         (dict(probe="smile", strength=1.0, to=0.5), "not both"),
         (dict(probe="age", to=np.inf), "inf"),
@@ -154,11 +169,11 @@ def test_edits_that_cannot_be_are_refused(model, arguments, message):
 
 def test_model_without_statistics_says_what_probes_need(one_device):
     model = random_model(one_device, statistics=None, prior=None)
-    with pytest.raises(UserError, match="mean and deviation of z"):
+    with pytest.raises(UserError, match="mean and standard deviation of z"):
         model.edit(IMAGES, Probe("a", np.ones(8, np.float32), 0.0))
 
 
-# --- conditional samples ----------------------------------------------------------------------------------------
+# --- conditional samples -------------------------------------------------------------------------
 
 
 def accepted_by_hand(model, probe, sign, seed, count, latent_steps):
@@ -197,7 +212,7 @@ def test_rejection_sampling_is_one_loop_without_the_host(model):
     before = programs.latents_of_class._cache_size()
     never = Probe("never", np.full(8, 1e-3, np.float32), -100.0)
     for _ in range(2):
-        with pytest.raises(UserError, match=r"0 of 600 z drawn are never, and 2 were wanted: .*max_tries"):
+        with pytest.raises(UserError, match=r"0 of 600 z drawn are never, but 2 were requested.*max_tries"):
             model.sample_class(2, never, num_steps=1, num_latent_steps=2, max_tries=300)
     assert programs.latents_of_class._cache_size() == before + 1
 
@@ -205,10 +220,10 @@ def test_rejection_sampling_is_one_loop_without_the_host(model):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (dict(num_images=0, probe="smile"), "At least one image"),
+        (dict(num_images=0, probe="smile"), "number of images must be at least 1, not 0"),
         (dict(num_images=2, probe="beard"), "beard"),
-        (dict(num_images=2, probe="age"), "age reads numbers"),
-        (dict(num_images=2, probe="smile", max_tries=0), "At least one try"),
+        (dict(num_images=2, probe="age"), "age is continuous.* needs a binary one"),
+        (dict(num_images=2, probe="smile", max_tries=0), "number of tries must be at least 1, not 0"),
         (dict(num_images=2**20, probe="smile", max_tries=2**10), "less than 1,073,741,824, not 1,073,741,824"),
         (dict(num_images=2, probe="smile", num_latent_steps=1001), "1 to 1000 steps"),
     ],
@@ -217,11 +232,11 @@ def test_rejection_sampling_is_one_loop_without_the_host(model):
 def test_conditional_samples_that_cannot_be_are_refused(model, one_device, arguments, message):
     with pytest.raises(UserError, match=message):
         model.sample_class(**arguments)
-    with pytest.raises(UserError, match="no latent DDIM"):
+    with pytest.raises(UserError, match="no prior"):
         random_model(one_device, prior=None, probes=model.probes).sample_class(2, "smile")
 
 
-# --- transformations of JAX ---------------------------------------------------------------------------------------
+# --- transformations of JAX ----------------------------------------------------------------------
 
 
 def test_gradient_of_decode_equals_finite_differences(model, codes):
@@ -280,19 +295,19 @@ def test_transformations_agree_with_plain_calls(model, codes):
         (lambda m, z, x: m.decode(None, x), "tiny needs z of 8 numbers"),
         (
             lambda m, z, x: m.decode(np.where(z == z[1], np.nan, z), x),
-            "1 of 4 z hold numbers .* not finite, the first 1",
+            "1 of 4 z hold values .* not finite, the first is number 1",
         ),
         (lambda m, z, x: m.move(z[:, :1], "smile", 0.3), "z must have the shape"),
-        (lambda m, z, x: m.move(np.where(z == z[2], np.inf, z), "smile", to=0.5), "1 of 4 z hold numbers"),
-        (lambda m, z, x: m.predict(np.full_like(z, np.nan), "smile"), "4 of 4 z hold numbers"),
+        (lambda m, z, x: m.move(np.where(z == z[2], np.inf, z), "smile", to=0.5), "1 of 4 z hold values"),
+        (lambda m, z, x: m.predict(np.full_like(z, np.nan), "smile"), "4 of 4 z hold values"),
         (lambda m, z, x: m.fit_probe("x" * 300, z, [0, 1, 0, 1]), "too long for a file"),
-        (lambda m, z, x: m.fit_probe("", z, [0, 1, 0, 1]), "name of a probe is text"),
-        (lambda m, z, x: m.variations(IMAGES, 0), "At least one variation"),
+        (lambda m, z, x: m.fit_probe("", z, [0, 1, 0, 1]), "name of a probe must be text"),
+        (lambda m, z, x: m.variations(IMAGES, 0), "number of variations must be at least 1, not 0"),
         (lambda m, z, x: m.reconstruct(IMAGES, 0), "1 to 1000 steps, not 0"),
         (lambda m, z, x: m.principal_components(z, 9), "principal components, not 9"),
     ],
 )
-def test_codes_and_numbers_that_are_none_are_told_in_one_sentence(model, codes, call, message):
+def test_codes_and_numbers_that_are_none_are_reported_in_one_line(model, codes, call, message):
     with pytest.raises(UserError, match=message):
         call(model, *codes)
 
@@ -309,7 +324,7 @@ def test_probe_is_not_called_like_a_class_of_another(one_device):
     z = model.encode(np.random.default_rng(0).uniform(-1, 1, (12, 8, 8, 1)).astype(np.float32))
     probe = model.fit_probe("hue", z, ["r", "g", "b"] * 4)
     assert set(model.predict(z, "hue")) <= {"r", "g", "b"}
-    with pytest.raises(UserError, match="hue=r is a class of a probe that is there already"):
+    with pytest.raises(UserError, match="hue=r is already the name of a class of another probe"):
         model.fit_probe("hue=r", z, [0, 1] * 6)
     with pytest.raises(UserError, match=r"hue has a direction for each class.*hue=b, hue=g, hue=r"):
         model.edit(IMAGES, "hue")

@@ -1,4 +1,4 @@
-"""What people give as images: every kind taken alike, and what is none told with its number."""
+"""Images of every kind are converted to the same array, and errors name the image."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -54,7 +54,7 @@ def test_what_loses_something_is_said(tmp_path):
         note == "1 of 2 images were converted, the first (a PIL image) from 40x30 in 4 channels to 8x6 in 3 channels."
     )
     (note,) = as_images((FLOATS + 1) / 2, TRANSFORM)[1]
-    assert "give 2 * images - 1" in note
+    assert "use 2 * images - 1" in note
 
 
 def bomb(path):
@@ -81,19 +81,22 @@ def small(path):
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (FLOATS[:, :5], r"\(3, 5, 8, 3\) was given where the model takes \(N, \*\(6, 8, 3\)\): resize"),
-        (np.moveaxis(FLOATS, -1, 1), "put the channels last with np.moveaxis"),
-        (FLOATS[:0], "at least one image"),
-        (np.float32(1), "at least one image"),
-        (FLOATS * 2, r"3 of 3 images hold numbers beyond \[-1, 1\] \(from -2 to 2 over all\), the first is number 0"),
+        (FLOATS[:, :5], r"\(3, 5, 8, 3\), but the model needs \(N, \*\(6, 8, 3\)\)\. Resize"),
+        (np.moveaxis(FLOATS, -1, 1), "Put the channels last with np.moveaxis"),
+        (FLOATS[:0], "Give at least one image"),
+        (np.float32(1), "Give at least one image"),
+        (
+            FLOATS * 2,
+            r"3 of 3 images hold values outside \[-1, 1\] \(from -2 to 2 over all images\), the first is number 0",
+        ),
         (np.where(np.arange(3)[:, None, None, None] == 1, np.nan, FLOATS), "1 of 3 .* not finite.*number 1"),
         (np.where(np.arange(3)[:, None, None, None] == 2, np.inf, FLOATS), "1 of 3 .* not finite.*number 2"),
-        (BYTES.astype(np.int64), "these are int64"),
-        (BYTES > 100, "these are bool"),
-        (BYTES.astype("U"), "these are <U"),
-        (np.array([None] * 3, object), "takes"),
-        ([FLOATS[0], FLOATS[1, :3]], "no array of one shape"),
-        (["x.png", 3], "one of type int"),
+        (BYTES.astype(np.int64), "not int64"),
+        (BYTES > 100, "not bool"),
+        (BYTES.astype("U"), "not <U"),
+        (np.array([None] * 3, object), "needs"),
+        ([FLOATS[0], FLOATS[1, :3]], "cannot be converted to one array"),
+        (["x.png", 3], "One is of type int"),
         ("nowhere.png", "nowhere.png is missing: check the path"),
         ("null\0.png", "characters that no path may have"),
         (text, "cannot be read as an image"),
@@ -103,7 +106,7 @@ def small(path):
     ],
     ids=lambda value: value.__name__ if callable(value) else str(value),  # no addresses: workers compare the names
 )
-def test_what_is_no_image_is_told_in_one_sentence(images, message, tmp_path):
+def test_what_is_no_image_is_reported_in_one_line(images, message, tmp_path):
     images = images(tmp_path / "image.png") if callable(images) else images
     with pytest.raises(UserError, match=message):
         as_images(images, TRANSFORM)

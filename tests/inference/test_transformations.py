@@ -1,4 +1,4 @@
-"""DiffAE under jit, grad and vmap: every method gives what it gives outside, or says in a sentence what does not."""
+"""DiffAE under jit, grad and vmap: methods return the same as outside, or raise UserError."""
 
 import subprocess
 import sys
@@ -164,7 +164,7 @@ def test_images_of_every_kind_are_taken_while_jax_traces(model, tmp_path):
     assert_same(jax.jit(model.encode)(IMAGES.astype(np.float16)), halves)
 
 
-def test_model_is_saved_loaded_and_told_apart_while_jax_traces(model, codes, one_device, tmp_path):
+def test_model_is_saved_loaded_and_identified_while_jax_traces(model, codes, one_device, tmp_path):
     z = codes[0]
 
     @jax.jit
@@ -185,22 +185,22 @@ def test_model_over_several_devices_is_traced_too(model, codes, eight_devices):
         assert_same(jax.jit(many.predict, static_argnums=1)(z, "smile"), model.predict(codes[0], "smile"))
 
 
-# --- what is refused ----------------------------------------------------------------------------------------------
+# --- what is refused -----------------------------------------------------------------------------
 
 
 REFUSED = {
-    "fit_probe": (lambda m, x, z, x_T: m.fit_probe("a", z, [0, 1]), "fit_probe works on the host: call it outside"),
+    "fit_probe": (lambda m, x, z, x_T: m.fit_probe("a", z, [0, 1]), "fit_probe works on the host. Call it outside"),
     "fit_probe of traced labels": (
         lambda m, x, z, x_T: m.fit_probe("a", np.zeros((2, 8), np.float32), z[:, 0]),
         "fit_probe works on the host",
     ),
     "principal_components": (
         lambda m, x, z, x_T: m.principal_components(z, 1),
-        "principal_components works on the host: call it outside",
+        "principal_components works on the host. Call it outside",
     ),
     "predict a class": (
         lambda m, x, z, x_T: m.predict(z, "hue"),
-        "Probe hue predicts the name of a class, which JAX cannot trace: .* by the probe hue=r",
+        "Probe hue predicts the name of a class, which JAX cannot trace.* with the probe hue=r",
     ),
     "strength of each image": (
         lambda m, x, z, x_T: m.move(z, "smile", z[:, 0]),
@@ -209,36 +209,36 @@ REFUSED = {
     "x_T of another shape": (lambda m, x, z, x_T: m.decode(z, x_T[:, 1:]), r"x_T must have the shape"),
     "images of another shape": (
         lambda m, x, z, x_T: m.encode(x[:, 1:]),
-        r"An array of shape \(2, 7, 8, 1\) was given where the model takes \(N, \*\(8, 8, 1\)\)",
+        r"The images have shape \(2, 7, 8, 1\), but the model needs \(N, \*\(8, 8, 1\)\)",
     ),
     "images of whole numbers": (
         lambda m, x, z, x_T: m.encode(x.astype(np.int32)),
-        "Images must be uint8 or floating point numbers in .*; these are int32",
+        "Images must be uint8 or floats in .*, not int32",
     ),
     "list of images": (
         lambda m, x, z, x_T: m.encode([x[0], x[1]]),
-        "These images are a list of traced arrays: make them one array with jnp.stack",
+        "These images are a list of traced arrays. Make them one array with jnp.stack",
     ),
     "weights": (
         lambda m, x, z, x_T: DiffAE(m.config, jax.tree.map(lambda a: a * z[0, 0], m.params)),
-        "DiffAE holds weights that are known, not traced ones: .*diffae_jax.inference.programs",
+        "The weights of DiffAE cannot be traced.*diffae_jax.inference.programs",
     ),
 }
 UNTYPED = {  # what types that are checked would refuse first, as they are in this process
     "sample_class by a traced seed": (
         lambda m, x, z, x_T: m.sample_class(2, "smile", seed=z[0, 0]),
-        "sample_class works on the host: call it outside of jit, grad and vmap, or use sample",
+        "sample_class works on the host. Call it outside jit, grad and vmap, or use sample",
     ),
     "z of another shape": (lambda m, x, z, x_T: m.decode(z[0], x_T), r"z must have the shape \(N, 8\), not \(8,\)"),
-    "as many z": (lambda m, x, z, x_T: m.decode(z[:1], x_T), "2 images need as many z, not 1"),
+    "as many z": (lambda m, x, z, x_T: m.decode(z[:1], x_T), "There are 2 images but 1 z"),
     "list of z": (lambda m, x, z, x_T: m.invert(x, list(z)), "These z are a list of traced arrays"),
     "numbers of no row": (
         lambda m, x, z, x_T: m.noise(z[0, 0].astype(int)),
-        r"The numbers of images must be one row, not an array of shape \(\)",
+        r"The numbers of images must have the shape \(N,\), not \(\)",
     ),
     "traced to": (
         lambda m, x, z, x_T: m.move(np.zeros((1, 8), np.float32), "age", to=z.sum()),
-        "The value that an edit reaches must be known before JAX compiles",
+        "The value `to` of an edit must be known before JAX compiles",
     ),
     "traced number of steps": (
         lambda m, x, z, x_T: m.decode(z, x_T, z.sum()),
@@ -246,7 +246,7 @@ UNTYPED = {  # what types that are checked would refuse first, as they are in th
     ),
     "traced number of frames": (
         lambda m, x, z, x_T: m.path(z, x_T, z.sum()),
-        "How often a frame is made must be known",
+        "The number of frames must be known",
     ),
     "traced first image": (
         lambda m, x, z, x_T: m.sample(2, first=z.sum()),
@@ -270,7 +270,7 @@ TRANSFORMATIONS = {
 
 @pytest.mark.parametrize("transformation", TRANSFORMATIONS)
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_does_not_work_is_said_in_one_sentence(model, codes, name, transformation):
+def test_what_does_not_work_is_reported_in_one_line(model, codes, name, transformation):
     call, message = REFUSED[name]
     with pytest.raises(UserError, match=message) as refused:
         TRANSFORMATIONS[transformation](partial(call, model))(IMAGES, *codes)

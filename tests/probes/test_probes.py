@@ -1,4 +1,4 @@
-"""Probes against closed forms, float64 references and scikit-learn taken literally; and what they refuse."""
+"""Probes against closed forms, float64 references and scikit-learn; and the errors they raise."""
 
 import json
 
@@ -34,7 +34,7 @@ def stored(probe):
     return probes.from_json(json.loads(json.dumps(probe.as_json())))
 
 
-# --- what probes compute ----------------------------------------------------------------------------------------
+# --- what probes compute -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["binary", "continuous"])
@@ -69,7 +69,7 @@ def test_shift_is_as_long_as_strength_says_and_nothing_for_none():
     [("binary", 0.0), ("binary", 1.0), ("binary", np.nan), ("continuous", np.inf), ("continuous", np.nan)],
 )
 def test_what_cannot_be_reached_is_refused(kind, to):
-    with pytest.raises(UserError, match=r"a is read as a probability|reaches a finite number") as refusal:
+    with pytest.raises(UserError, match=r"a predicts a probability|along a must be finite") as refusal:
         Probe("a", normal(1)[0], 0.0, kind).strength_to_reach(normal(0), to)
     assert_is_one_sentence(refusal.value)
 
@@ -88,14 +88,16 @@ def test_directions_and_names():
     assert set(probes.directions(all_of_them)) == {"hue=r", "hue=g", "hue=b", "smile"}
     assert probes.find(all_of_them, "hue") is all_of_them["hue"]
     assert probes.find(all_of_them, "hue=g") is parts["g"]
-    with pytest.raises(UserError, match="There is no probe frown; there are hue, hue=b, hue=g and 2 more") as refusal:
+    with pytest.raises(
+        UserError, match=r"There is no probe frown\. Choose one of hue, hue=b, hue=g and 2 more"
+    ) as refusal:
         probes.find(all_of_them, "frown")
     assert_is_one_sentence(refusal.value)
-    with pytest.raises(UserError, match="there are none: make one with fit_probe"):
+    with pytest.raises(UserError, match="has no probes: fit one with fit_probe"):
         probes.find({}, "frown")
 
 
-# --- fitting ----------------------------------------------------------------------------------------------------
+# --- fitting -------------------------------------------------------------------------------------
 
 
 def test_binary_probe_finds_a_known_direction_and_scores_as_that_direction_does():
@@ -213,31 +215,36 @@ Z, HALF = normal(60), [True, False] * 30
     ("z", "labels", "settings", "message"),
     [
         (Z, HALF[:-1], {}, "smile has 59 labels for the z of 60 images"),
-        (Z[0], HALF[:6], {}, r"must be numbers of shape \[N, D\], not float32 of \(6,\)"),
+        (Z[0], HALF[:6], {}, r"must be numbers of shape \[N, D\], not float32 of shape \(6,\)"),
         (Z.astype(str), HALF, {}, "must be numbers of shape"),
-        (np.where(np.arange(D) == 1, np.nan, Z), HALF, {}, "60 of the 60 z for smile are not finite, the first is 0"),
-        (Z, [True] * 60, {}, "must be of two values at least, and all 60 are True"),
-        (Z, [None] * 60, {}, "must be of two values at least, and there are none"),
+        (
+            np.where(np.arange(D) == 1, np.nan, Z),
+            HALF,
+            {},
+            "60 of the 60 z for smile are not finite, the first is number 0",
+        ),
+        (Z, [True] * 60, {}, "must have at least two different values, but all 60 are True"),
+        (Z, [None] * 60, {}, "must have at least two different values, but there are none"),
         (Z, [True] + [False] * 59, {}, r"Classes of smile have one image each \(True\)"),
         (Z, [0, 0, 0] + list(range(1, 11)) * 5 + list(range(11, 18)), {}, r"each \(11, 12, 13 and 4 more\)"),
-        (Z, [str(i) for i in range(60)], {}, "60 different values, and a probe tells at most 50 classes apart"),
+        (Z, [str(i) for i in range(60)], {}, "60 different values, but a probe has at most 50 classes"),
         (Z, list(range(60)), {"kind": "classes"}, "60 different values"),
-        (Z, list(range(60)), {"kind": "binary"}, "60 different values, and a binary probe takes two"),
-        (Z, ["a", "b"] * 30, {"kind": "continuous"}, "takes four numbers or more.* 60 texts"),
-        (Z[:3], [0.1, 0.2, 0.3], {}, "takes four numbers or more.* 3 numbers"),
+        (Z, list(range(60)), {"kind": "binary"}, "60 different values, but a binary probe needs two"),
+        (Z, ["a", "b"] * 30, {"kind": "continuous"}, "needs at least four numbers.* 60 texts"),
+        (Z[:3], [0.1, 0.2, 0.3], {}, "needs at least four numbers.* 3 numbers"),
         (Z, HALF, {"kind": "ternary"}, "binary, classes, continuous or None, not ternary"),
         (Z, HALF, {"kind": "classes", "positive_unlabeled": True}, "of kind binary, not classes"),
-        (Z, ["yes", "1"] * 30, {"positive_unlabeled": True}, "are 1 or True, and those of smile are text: 1, yes"),
-        (Z, [2, None] * 30, {"positive_unlabeled": True}, "are 1 or True, and those of smile are numbers: 2"),
+        (Z, ["yes", "1"] * 30, {"positive_unlabeled": True}, "must be 1 or True, but those of smile are text: 1, yes"),
+        (Z, [2, None] * 30, {"positive_unlabeled": True}, "must be 1 or True, but those of smile are numbers: 2"),
         (Z, [0, None] * 30, {"positive_unlabeled": True}, "all 60 are False"),
-        (Z, [np.inf] + [0.5] * 59, {}, "text or finite numbers, and smile has inf"),
-        (Z, [[1]] * 60, {}, "text or finite numbers, and smile has a list"),
-        (Z, np.ones((60, 2)), {}, "text or finite numbers, and smile has a ndarray"),
+        (Z, [np.inf] + [0.5] * 59, {}, "text or finite numbers, but smile has inf"),
+        (Z, [[1]] * 60, {}, "text or finite numbers, but smile has a list"),
+        (Z, np.ones((60, 2)), {}, "text or finite numbers, but smile has a ndarray"),
         (Z, HALF, {"held_out": (Z, HALF[:3])}, "smile, held out, has 3 labels for the z of 60 images"),
-        (Z, Z[:, 0], {"held_out": (Z, ["a"] * 60)}, "held-out labels are text and the others numbers"),
+        (Z, Z[:, 0], {"held_out": (Z, ["a"] * 60)}, "held-out labels are text, but the other labels are numbers"),
     ],
 )
-def test_what_cannot_be_fitted_is_told_in_one_sentence(z, labels, settings, message):
+def test_what_cannot_be_fitted_is_reported_in_one_line(z, labels, settings, message):
     with pytest.raises(UserError, match=message) as refusal:
         probes.fit("smile", z, labels, **settings)
     assert_is_one_sentence(refusal.value)
@@ -252,7 +259,7 @@ def test_labels_that_can_be_fitted_pass_the_check():
         probes.check_labels("smile", labels, **settings)
 
 
-# --- principal components ---------------------------------------------------------------------------------------
+# --- principal components ------------------------------------------------------------------------
 
 
 def test_components_are_those_of_the_covariance():
@@ -275,7 +282,7 @@ def test_components_that_z_has_not_are_refused(num_images, count):
     assert_is_one_sentence(refusal.value)
 
 
-# --- storing and telling ----------------------------------------------------------------------------------------
+# --- storing and telling -------------------------------------------------------------------------
 
 
 def test_json_keeps_everything():
@@ -293,7 +300,7 @@ def test_probes_stored_without_kind_are_binary():
     assert (probe.kind, probe.positive, probe.score, probe.bias) == ("binary", "", None, 3.0)
 
 
-def test_probes_are_told_in_a_line():
+def test_probes_are_described_in_a_line():
     weights = np.ones(2, np.float32)
     smile = Probe("smile", weights, 0.0, positive="yes", score=Score("AUROC", 0.934, 1360))
     assert probes.describe(smile) == "smile: binary, positive is 'yes', AUROC 0.93 on 1,360 images"
@@ -302,7 +309,7 @@ def test_probes_are_told_in_a_line():
     assert probes.describe(Probe("a\nb", weights, 0.0, "continuous")) == r"a\nb: continuous"
 
 
-# --- as methods of a model --------------------------------------------------------------------------------------
+# --- as methods of a model -----------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -334,7 +341,7 @@ def test_model_fits_to_normalised_z_keeps_the_probe_and_says_so(model, caplog):
 
 def test_model_says_what_probes_need(model, one_device):
     bare = DiffAE(model.config, model.params, mesh=one_device)
-    with pytest.raises(UserError, match=r"tiny has no mean and deviation of z.*--stages=latents") as refusal:
+    with pytest.raises(UserError, match=r"tiny has no mean and standard deviation of z.*--stages=latents") as refusal:
         bare.fit_probe("a", normal(4, d=8), [0, 0, 1, 1])
     assert_is_one_sentence(refusal.value)
     with pytest.raises(UserError, match=r"shape \(N, 8\), not \(4, 6\)"):
@@ -342,5 +349,5 @@ def test_model_says_what_probes_need(model, one_device):
     with pytest.raises(UserError, match="There is no probe frown"):
         model.predict(normal(4, d=8), "frown")
     wide = ClassProbe("a", {value: Probe(f"a={value}", np.ones(9, np.float32), 0.0) for value in "01"})
-    with pytest.raises(UserError, match="The z of this model has 8 dimensions, and probe a 9"):
+    with pytest.raises(UserError, match="The z of this model has 8 dimensions, but probe a has 9"):
         DiffAE(model.config, model.params, probes={"a": wide}, mesh=one_device)

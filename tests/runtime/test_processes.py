@@ -116,7 +116,7 @@ def test_fork_is_refused_in_a_sentence_instead_of_hanging(model, tmp_path):
 
 
 def test_repr_says_in_one_line_what_a_model_and_a_probe_are(model):
-    assert repr(model).startswith("DiffAE(tiny: 8x8x1, z of 8, latent DDIM, probes hair/color é; float32 on 8 devices")
+    assert repr(model).startswith("DiffAE(tiny: 8x8x1, z of 8, prior, probes hair/color é; float32 on 8 cpu devices")
     probe = Probe("smile", np.ones(8, np.float32), 0.0)
     classes = ClassProbe("digit", {name: Probe(f"digit={name}", np.ones(8, np.float32), 0.0) for name in "ab"})
     for text, words in (

@@ -330,7 +330,7 @@ def test_samples_that_cannot_be_are_refused(weights, one_device, settings, messa
 def test_model_without_prior_says_how_to_get_one(weights, one_device):
     config, autoencoder, _, statistics = weights
     model = DiffAE(config, autoencoder, statistics=statistics, mesh=one_device)
-    with pytest.raises(UserError, match=r"tiny has no latent DDIM.*--stages=latents,prior"):
+    with pytest.raises(UserError, match=r"tiny has no prior.*--stages=latents,prior"):
         model.sample(2)
     with pytest.raises(UserError, match="1 to 1000 steps, not 2000"):
         model.decode(np.zeros((1, 8), np.float32), num_steps=2000)

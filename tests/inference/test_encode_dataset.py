@@ -16,8 +16,8 @@ from PIL import Image
 from diffae_jax.data.detect import open_images
 from diffae_jax.data.sources import Arrays
 from diffae_jax.data.transforms import to_float
-from diffae_jax.inference import embedding
-from diffae_jax.inference.embedding import embed, latents, open_for
+from diffae_jax.inference import encode_dataset as encoding
+from diffae_jax.inference.encode_dataset import encode_dataset, latents, open_for
 from diffae_jax.runtime.errors import UserError
 from tests.environment import ROOT, environment
 from tests.random_models import random_model
@@ -36,7 +36,7 @@ def source():
 
 
 def test_file_holds_z_of_every_image_in_order(model, source, tmp_path):
-    embed(model, source, tmp_path / "new" / "z.npz")
+    encode_dataset(model, source, tmp_path / "new" / "z.npz")
     with np.load(tmp_path / "new" / "z.npz", allow_pickle=False) as arrays:
         assert arrays["ids"].tolist() == source.ids
         np.testing.assert_array_equal(arrays["digit"], source.labels["digit"])
@@ -47,7 +47,7 @@ def test_file_holds_z_of_every_image_in_order(model, source, tmp_path):
 
 def test_parquet_is_the_npz_as_a_table(model, source, tmp_path):
     for name in ("z.npz", "z.parquet"):
-        embed(model, source, tmp_path / name)
+        encode_dataset(model, source, tmp_path / name)
     table = pyarrow.parquet.read_table(tmp_path / "z.parquet")
     assert table.column_names == ["id", "digit", *(f"z_{i:03d}" for i in range(8))]
     with np.load(tmp_path / "z.npz") as arrays:
@@ -68,7 +68,7 @@ def stopped(model, source, out):
             return self.images[index]
 
     with pytest.raises(UserError, match="stopped here"):
-        embed(model, Bad(source.images, source.ids, source.labels), out)
+        encode_dataset(model, Bad(source.images, source.ids, source.labels), out)
     assert not out.exists()
     assert len(list(out.with_name(f"{out.name}.chunks").glob("*.npz"))) == 2
 
@@ -77,7 +77,7 @@ def test_what_is_done_is_not_done_again(model, source, tmp_path, capsys):
     out = tmp_path / "z.npz"
     stopped(model, source, out)
     capsys.readouterr()
-    embed(model, source, out)
+    encode_dataset(model, source, out)
     assert "2,500 images, z of 8 dimensions; 452 images to go." in capsys.readouterr().out
     with np.load(out) as arrays:
         np.testing.assert_allclose(arrays["z"], model.encode(to_float(source.images)), atol=1e-5)
@@ -86,14 +86,14 @@ def test_what_is_done_is_not_done_again(model, source, tmp_path, capsys):
 def test_parts_of_something_else_are_refused(model, source, tmp_path, one_device):
     out = tmp_path / "z.npz"
     stopped(model, source, out)
-    with pytest.raises(UserError, match=r"z\.npz\.chunks holds z of another model: remove that folder"):
-        embed(random_model(one_device, seed=1), source, out)
+    with pytest.raises(UserError, match=r"z\.npz\.chunks holds z of another model\. Remove that folder"):
+        encode_dataset(random_model(one_device, seed=1), source, out)
     for images, ids in ((source.images[:-1], source.ids[:-1]), (255 - source.images, source.ids)):
-        with pytest.raises(UserError, match=r"z\.npz\.chunks holds z of other images: remove that folder"):
-            embed(model, Arrays(images, ids), out)
+        with pytest.raises(UserError, match=r"z\.npz\.chunks holds z of other images\. Remove that folder"):
+            encode_dataset(model, Arrays(images, ids), out)
     (tmp_path / "z.npz.chunks" / "inputs.json").unlink()
     with pytest.raises(UserError, match=r"has no inputs\.json"):
-        embed(model, source, out)
+        encode_dataset(model, source, out)
 
 
 def test_broken_image_is_met_before_the_first_part(model, tmp_path):
@@ -102,7 +102,7 @@ def test_broken_image_is_met_before_the_first_part(model, tmp_path):
     content = (tmp_path / "1199.png").read_bytes()
     (tmp_path / "1199.png").write_bytes(content[:-20])
     with pytest.raises(UserError, match=r"1199\.png cannot be read as an image"):
-        embed(model, open_for(model, tmp_path), tmp_path / "z.npz")
+        encode_dataset(model, open_for(model, tmp_path), tmp_path / "z.npz")
     assert not list(tmp_path.glob("z.npz*"))
 
 
@@ -126,9 +126,9 @@ def test_images_are_a_folder_a_file_or_the_digits(tmp_path):
 
 def test_latents_are_z_of_every_image_a_few_read_at_a_time(model, source, tmp_path, monkeypatch):
     ranges = []
-    make = embedding.encoder
+    make = encoding.encoder
     monkeypatch.setattr(
-        embedding,
+        encoding,
         "encoder",
         lambda *settings: lambda source, *at: ranges.append(at) or make(*settings)(source, *at),
     )
