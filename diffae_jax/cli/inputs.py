@@ -1,4 +1,4 @@
-"""What the commands read: models and images."""
+"""Loads the models and images that the commands use."""
 
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,14 @@ from diffae_jax.runtime.compilation import enable_compilation_cache
 
 
 def load(path: Path) -> DiffAE:
-    """Loads a model whose programs are compiled once for all commands to come."""
+    """Loads a model and enables the compilation cache, which all commands share."""
     enable_compilation_cache()
     return DiffAE.load(path)
 
 
 def images_of(images: TransformedSource) -> Any:
-    """Returns images as `DiffAE` takes them: files by their paths, for it says what it converted."""
+    """Returns images as `DiffAE` takes them: paths of files, or arrays.
+
+    Given paths, `DiffAE` can report what it converted.
+    """
     return file_paths(images) or read(images, range(len(images)))
