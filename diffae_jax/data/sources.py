@@ -266,9 +266,9 @@ def channels_last(
 ) -> Shaped[np.ndarray, "*spatial c"]:
     """Returns an array as [*spatial, C] in native byte order.
 
-    An array without a channel axis gets one. A first axis moves to the end if its length is the
-    number of channels of `image_shape`, or that of a picture, and the last axis does not fit.
-    Raises UserError if the array has the wrong rank, is too large, or does not hold numbers.
+    An array without a channel axis gets one. Channels in the first axis move to the end. They are
+    recognized by the number of channels of `image_shape`, or of a picture. Raises UserError if the
+    array has the wrong rank, is too large, or does not hold numbers.
     """
     check_numbers(image.dtype, name)
     check_amount(1, image.shape, name)
@@ -287,7 +287,7 @@ def channels_last(
 
 
 def check_amount(count: int, shape: Sequence[int], name: str) -> None:
-    """Raises UserError for impossibly many or large images: a damaged header may claim any size."""
+    """Raises UserError for too many or too large images: a damaged header may claim any size."""
     if count > MAX_IMAGES:
         raise UserError(f"{name} claims to hold {count:,} images. At most {MAX_IMAGES:,} can be read.")
     values = math.prod(map(int, shape))

@@ -1,4 +1,4 @@
-"""A folder of files, each with an image (png, jpg, webp, bmp, tif, gif) or a volume (NIfTI, npy)."""
+"""A folder of files, each an image (png, jpg, webp, bmp, tif, gif) or a volume (NIfTI, npy)."""
 
 import dataclasses
 import importlib.util
@@ -45,7 +45,7 @@ class Files:
         return len(self.ids)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        """Returns one image in its original size. Raises UserError, with the path, if it is unreadable."""
+        """Returns one image in its original size. Raises UserError if it cannot be read."""
         return read_file(self.path(index), self.image_shape)
 
     def path(self, index: int) -> Path:
@@ -57,7 +57,7 @@ class Files:
         return str(self.path(index))
 
     def fingerprint(self) -> str:
-        """Returns a hash of the names and sizes of all files. A copied folder has the same hash."""
+        """Returns a hash of the names and sizes of all files. A copied folder has the same."""
         return hash_of(*(text for i, name in enumerate(self.ids) for text in (name, _size(self.path(i)))))
 
 
@@ -73,7 +73,7 @@ def read_file(path: Path, image_shape: tuple[int, ...]) -> np.ndarray:
 
 
 def read_picture(file: Path | io.BytesIO, name: str) -> Shaped[np.ndarray, "h w c"]:
-    """Decodes an image. The content decides the format, not the suffix. Raises UserError if it fails."""
+    """Decodes an image. Its content decides the format. Raises UserError if it cannot be read."""
     with image_errors_as_user_errors(name), Image.open(file, formats=FORMATS) as image:
         if image.format == "TIFF" and image.n_frames > 1:
             raise UserError(f"{name} has {image.n_frames:,} pages: save each page as a file, or all pages as an npy.")
@@ -130,7 +130,7 @@ def has_suffix(path: Path | str, suffixes: str | tuple[str, ...]) -> bool:
 
 
 def open_folder(root: Path, image_shape: tuple[int, ...]) -> tuple[Files, list[str]]:
-    """Returns the files below a folder that can hold images of this rank, and notes on other files.
+    """Returns the files below a folder that hold images of this rank, and notes on other files.
 
     Raises UserError if there are none, or for names that are not UTF-8.
     """
@@ -143,8 +143,8 @@ def open_folder(root: Path, image_shape: tuple[int, ...]) -> tuple[Files, list[s
     if not ids:
         kinds = ", ".join((*IMAGE_SUFFIXES, *VOLUME_SUFFIXES))
         raise UserError(
-            f"{root} and its subfolders hold no image files ({kinds})."
-            f"{f' They hold {list_some(names)}.' if names else ''}"
+            f"{root} holds no image files ({kinds}), neither directly nor in subfolders."
+            f"{f' It holds {list_some(names)}.' if names else ''}"
         )
     check_names(ids)
     known = set(ids)

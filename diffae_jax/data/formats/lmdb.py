@@ -46,9 +46,7 @@ class OfficialLMDB:
         with _environment(self.path).begin() as transaction:
             content = transaction.get(key.encode())
         if content is None:
-            raise UserError(
-                f"{self.path} lacks image {key} of its {len(self):,} images: copy the file again."
-            )
+            raise UserError(f"{self.path} lacks image {key} of its {len(self):,} images: copy the file again.")
         return read_picture(io.BytesIO(content), self.name(index))
 
     def key(self, index: int) -> str:
@@ -69,7 +67,7 @@ class OfficialLMDB:
 
 
 def open_lmdb(path: Path, image_shape: tuple[int, ...]) -> OfficialLMDB:
-    """Opens an LMDB folder or file. Raises UserError if it is damaged or has a different layout."""
+    """Opens an LMDB folder or file. Raises UserError if it is damaged or laid out differently."""
     check_picture_shape(image_shape)
     environment = _environment(path)
     with environment.begin() as transaction:
@@ -78,8 +76,8 @@ def open_lmdb(path: Path, image_shape: tuple[int, ...]) -> OfficialLMDB:
         wanted = max(image_shape[:2])
         if length is None or not keys:
             raise UserError(
-                f"{path} does not have the layout of the official code: it has no {'length' if keys else 'images'}, but "
-                f"the keys {_some_keys(transaction)}."
+                f"{path} does not have the layout of the official code: it has no {'length' if keys else 'images'}. "
+                f"Its first keys are {_some_keys(transaction)}."
             )
         if not re.fullmatch(rb"\d{1,9}", length):
             raise UserError(f"{path} is damaged: its length is {shown(repr(length))}, not a number. Copy it again.")
@@ -124,7 +122,7 @@ def _preference(resolution: str, wanted: int) -> tuple[bool, int]:
 
 @cache
 def _environment(path: Path) -> Any:
-    """Returns an open environment, whatever it is called: one may be open once a process."""
+    """Returns the open environment of a path. A process may open a file only once."""
     with _opening:
         return _opened((path / DATA if path.is_dir() else path).resolve())
 

@@ -22,7 +22,7 @@ _parsing = threading.Lock()  # NumPy parses headers with `ast`, which is not thr
 
 @dataclasses.dataclass(frozen=True)
 class Packed:
-    """An array in an npz that cannot be memory-mapped: it is compressed or holds Python objects."""
+    """An array in an npz that cannot be mapped: it is compressed or holds Python objects."""
 
     path: Path
     name: str
@@ -42,8 +42,8 @@ class Packed:
         size = math.prod(self.shape) * self.dtype.itemsize
         if size > memory() // 2:
             raise UserError(
-                f"{shown(self.name)} in {self.path} would take {size / 2**30:,.1f} GiB, more than half of the memory: save "
-                f"it uncompressed with np.savez, which is read from disk."
+                f"{shown(self.name)} in {self.path} would take {size / 2**30:,.1f} GiB, more than half of the memory. "
+                f"Save it uncompressed with np.savez: it is then read from disk."
             )
         with volume_errors_as_user_errors(self.path), _parsing, np.load(self.path, allow_pickle=False) as archive:
             return archive[self.name]
@@ -56,7 +56,7 @@ def open_npy(path: Path) -> np.memmap:
 
 
 def open_npz(path: Path) -> dict[str, np.memmap | Packed]:
-    """Returns the arrays of an npz by name, unread. Raises UserError if it is damaged or has none."""
+    """Returns the arrays of an npz by name, unread. Raises UserError if damaged or without any."""
     with volume_errors_as_user_errors(path), path.open("rb") as file, zipfile.ZipFile(file) as archive:
         entries = [info for info in archive.infolist() if info.filename.endswith(".npy")]
         if not entries:

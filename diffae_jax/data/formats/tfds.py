@@ -34,7 +34,7 @@ class TFDS:
 
     @cached_property
     def _records(self) -> Any:
-        """Records with encoded pictures, which are then decoded in the same way for all formats."""
+        """Records with encoded pictures, which are decoded in the same way for all formats."""
         import tensorflow_datasets as tfds
 
         builder = _builder(self.folder)
@@ -104,7 +104,7 @@ def open_tfds(name: str, split: str, image_shape: tuple[int, ...]) -> tuple[TFDS
     split = split or (TRAINING if TRAINING in splits else splits[0])
     if builder.info.file_format is None or builder.info.file_format.value != "array_record":
         kind = getattr(builder.info.file_format, "value", "nothing")
-        raise UserError(f"{name} is prepared as {kind}, which only TensorFlow can read. {_how_to_prepare(builder.name)}.")
+        raise UserError(f"{name} is prepared as {kind}, which only TensorFlow reads. {_how_to_prepare(builder.name)}.")
     feature = _image_feature(name, builder.info.features, len(image_shape))
     count = _count(name, builder, split)
     if count <= 0:
@@ -118,7 +118,7 @@ def open_tfds(name: str, split: str, image_shape: tuple[int, ...]) -> tuple[TFDS
 
 
 def splits_of(folder: Path) -> list[str]:
-    """Returns the names of the splits of a prepared data set. Raises UserError if it is damaged."""
+    """Returns the split names of a prepared data set. Raises UserError if it is damaged."""
     return list(_builder(folder).info.splits)
 
 
@@ -129,7 +129,7 @@ def _records_of(source: TFDS) -> set[tuple[str, int]]:
 
 
 def is_name(name: str) -> bool:
-    """Returns whether a text may name a data set: NAME, NAME/CONFIG or NAME:VERSION."""
+    """Returns whether a text may name a data set: NAME[/CONFIG][:VERSION]."""
     return NAME.fullmatch(name) is not None
 
 
@@ -192,8 +192,8 @@ def _image_feature(name: str, features: Any, ndim: int) -> str:
         if len(candidates) == 1:
             return candidates[0]
     raise UserError(
-        f"{name} has {'several features' if pictures or arrays else 'no feature'} that may be the image. Its features are "
-        f"{list_some(features)}."
+        f"{name} has {'several features' if pictures or arrays else 'no feature'} that may be the image. Its features "
+        f"are {list_some(features)}."
     )
 
 

@@ -40,9 +40,9 @@ BATCHES_A_SECOND = 10  # at least, so that partial batches at both ends hardly m
 def inspect(config: ConfigDict, base: ConfigDict, *, file: str | None, out: Path | None) -> int:
     """Prints a report on a data set, and writes a contact sheet to `out`.
 
-    Returns the number of images that cannot be used. `file` is the config file given by the user. `base` is the config in that file, or the default
-    config if it is None. Raises UserError if the data set cannot be opened, or not with these
-    settings.
+    `file` is the config file that the user gave, if any. `base` is the config in that file, or the
+    default config. Returns the number of images that cannot be used. Raises UserError if the data
+    set cannot be opened with these settings.
     """
     opened, *splits = open_splits(
         config.data.path,

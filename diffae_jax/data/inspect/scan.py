@@ -30,8 +30,8 @@ KNOWN_TYPES = {"uint8", "bool", "uint16"}  # converted to 8 bit, unless all are 
 class ScanResult:
     """The result of a scan.
 
-    `bad` has the reason for each image that cannot be used, by id. All other fields only count the
-    usable images.
+    `bad` has the reason for each unusable image, by id. All other fields describe usable images.
+    `values` and `digests` are optional.
     """
 
     count: int = 0
@@ -40,9 +40,9 @@ class ScanResult:
     types: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     low: float = np.inf
     high: float = -np.inf
-    values: list[Float[np.ndarray, "_"]] = dataclasses.field(default_factory=list)  # samples, optional
+    values: list[Float[np.ndarray, "_"]] = dataclasses.field(default_factory=list)  # samples
     bad: dict[str, str] = dataclasses.field(default_factory=dict)  # by id
-    digests: dict[str, bytes] = dataclasses.field(default_factory=dict)  # of the pixels, by id, optional
+    digests: dict[str, bytes] = dataclasses.field(default_factory=dict)  # of the pixels, by id
 
     def add(self, name: str, facts: tuple) -> None:
         """Adds what `_inspect_image` returned for an image."""
@@ -63,8 +63,8 @@ def scan(
 ) -> ScanResult:
     """Reads and checks every image once, before it is transformed.
 
-    `digests` also hashes the pixels, to find duplicates. `values` keeps a sample of the values, for
-    percentiles.
+    `digests` also hashes the pixels, to find duplicates. `values` also keeps a sample of the
+    values, for percentiles.
     """
     result = ScanResult()
     num_values = max(16, SAMPLED_VALUES // max(1, len(images))) if values else 0
@@ -97,7 +97,7 @@ def check_types(result: ScanResult, intensity: tuple[float, float] | None) -> No
         count = sum(unknown.values())
         raise UserError(
             f"{count:,} image{'s have' if count != 1 else ' has'} values of {', '.join(sorted(unknown))}, but the "
-            f"training images have 8 bit. Their value range is unknown: convert them to 8 or 16 bit."
+            f"training images are 8-bit. Their value range is unknown: convert them to 8 or 16 bit."
         )
 
 

@@ -68,7 +68,7 @@ def training_command(
 
 
 def fit_encoder(config: ConfigDict) -> list[str]:
-    """Removes encoder levels until the size can be halved by each. Warns if the UNet does not fit."""
+    """Removes encoder levels until each can halve the image. Warns if the UNet does not fit."""
     levels = len(config.model.channel_mults)
     if any(size % 2 ** (levels - 1) for size in config.image_shape[:-1]):
         return [
