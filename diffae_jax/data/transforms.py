@@ -101,7 +101,8 @@ class Transform:
             is_finite = np.isfinite(image.astype(np.float32, copy=False))
         if not is_finite.all():
             bad = (~is_finite).sum()
-            raise UserError(f"{name} has {bad:,} value{'s' * (bad != 1)} that are not finite: repair or remove it.")
+            values = f"{bad:,} value{'s that are' if bad != 1 else ' that is'} not finite"
+            raise UserError(f"{name} has {values}: repair or remove it.")
 
     def check_size(self, size: Sequence[int], name: str) -> None:
         """Checks that an image is large enough.

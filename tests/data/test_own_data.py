@@ -207,7 +207,7 @@ def test_python_sequence_is_trained_on_and_encoded(tmp_path, capsys, one_device)
 
 
 def test_what_is_no_sequence_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"are a generator, and must have a length .* list\(images\)"):
+    with pytest.raises(UserError, match=r"is a generator\. It must have a length .* list\(images\)"):
         open_data(config_of("npy", ""), tmp_path, (image for image in pictures(8, 8)), begun=False)
 
 

@@ -10,7 +10,7 @@ from diffae_jax.config import default
 from diffae_jax.data.detect import open_images
 from diffae_jax.data.formats.lmdb import open_lmdb
 from diffae_jax.data.inspect import scan as scans
-from diffae_jax.data.inspect.scan import check_all, describe, intensity_of, read_record, refuse, scan
+from diffae_jax.data.inspect.scan import check_all, describe, intensity_of, read_record, refuse_bad, scan
 from diffae_jax.data.run_images import data_summary, left_out, open_data
 from diffae_jax.data.sources import Arrays, SequenceSource, TransformedSource
 from diffae_jax.data.transforms import Transform
@@ -68,9 +68,10 @@ def test_images_that_cannot_be_used_are_found_each_with_its_reason(tmp_path):
     assert "01.png cannot be read as an image" in found.bad["01.png"]
     assert "03.png is 8x7 pixels, smaller than the 8x8" in found.bad["03.png"]
     is_refused(
-        lambda: check_all(images), r"2 of 6 images cannot be used, the first: .*01.png cannot .*: repair or remove it\."
+        lambda: check_all(images),
+        r"2 of 6 images cannot be used\. The first: .*01.png cannot .*: repair or remove it\.",
     )
-    is_refused(lambda: refuse(found, 6, "; do so"), r"2 of 6 images cannot be used, the first: .*; do so\.$")
+    is_refused(lambda: refuse_bad(found, 6, " Do so."), r"2 of 6 images cannot be used\. The first: .*\. Do so\.$")
     check_all(Arrays(noise(3, 1, 1, 1), list("abc")))  # in memory, as they are to be
 
 
@@ -82,12 +83,13 @@ def test_types_and_channels_of_no_use_are_told():
         "^Image 2 of the .* not finite",
     )
     images[2] = 0
-    message = "4 images have values of float32, .* give them as 8 or 16 bits"
+    message = "4 images have values of float32, .* convert them to 8 or 16 bit"
     is_refused(lambda: check_all(TransformedSource(SequenceSource(images, (8, 8, 1)), Transform((8, 8, 1)))), message)
     check_all(TransformedSource(SequenceSource(images, (8, 8, 1)), Transform((8, 8, 1), intensity=(0.0, 1.0))))
     mixed = [noise(8, 8, 2), noise(8, 8, 5), noise(8, 8, 5)]
     assert list(looked_at(mixed, (8, 8, 5)).bad.values()) == [
-        "Image 0 of the sequence has 2 channels, not 5: set --config.image_shape to what all images have, or remove it."
+        "Image 0 of the sequence has 2 channels, not 5: set --config.image_shape to the number of channels of all images, "
+        "or remove this image."
     ]
 
 
@@ -148,7 +150,7 @@ def test_intensity_is_given_or_inferred(images, text, expected):
 def test_types_that_say_different_things_are_told():
     images = [noise(8, 8, 1), noise(8, 8, 1, dtype=np.float32), noise(8, 8, 1)]
     found = looked_at(images, (8, 8, 1))
-    message = r"The images are of several types \(2 of uint8, 1 of float32\), .* with --config.data.intensity=LOW..HIGH"
+    message = r"The images have several types \(2 of uint8, 1 of float32\), .* with --config.data.intensity=LOW..HIGH"
     is_refused(lambda: intensity_of("", found), message)
     assert intensity_of("0..9", found) == (0, 9)
 
@@ -160,32 +162,32 @@ def test_types_that_say_different_things_are_told():
             noise(3, 8, 8, 1),
             (8, 8, 1),
             None,
-            ["Sizes: all 8x8.", "Channels: 1.", "Values: uint8, from 0 to 255; as they are."],
+            ["Sizes: all 8x8.", "Channels: 1.", "Values: uint8, from 0 to 255."],
         ),
         (
             [noise(8, 9, 1), noise(20, 30, 3), noise(8, 9, 3)],
             (8, 8, 3),
             None,
             [
-                "Sizes: 2, from 9x8 to 30x20, the most common 9x8 (2); all become 8x8.",
-                "Channels: 2 have 3, 1 have 1; all become 3.",
-                "Values: uint8, from 0 to 255; as they are.",
+                "Sizes: 2 different, from 9x8 to 30x20. Most common: 9x8 (2 images). All are scaled to 8x8.",
+                "Channels: 3 (2 images), 1 (1 image). All are converted to 3.",
+                "Values: uint8, from 0 to 255.",
             ],
         ),
         (
             [noise(8, 8, 1), noise(8, 8, 1, dtype=np.uint16)],
             (8, 8, 1),
             None,
-            ["Sizes: all 8x8.", "Channels: 1.", "Values: uint8 (1), uint16 (1), from 0 to 65535; scaled to 8 bits."],
+            ["Sizes: all 8x8.", "Channels: 1.", "Values: uint8 (1), uint16 (1), from 0 to 65535, converted to 8 bit."],
         ),
         (
             np.full((2, 9, 8, 7, 2), 0.5),
             (8, 8, 7, 2),
             (0.0, 1.5),
             [
-                "Sizes: all 9x8x7; all become 8x8x7.",
+                "Sizes: all 9x8x7. All are scaled to 8x8x7.",
                 "Channels: 2.",
-                "Values: float64, from 0.5 to 0.5; 0 becomes -1 and 1.5 becomes 1.",
+                "Values: float64, from 0.5 to 0.5. 0 becomes -1 and 1.5 becomes 1.",
             ],
         ),
     ],
@@ -204,7 +206,7 @@ def test_crop_is_said():
     found = looked_at(np.zeros((2, 218, 178, 3), np.uint8), (64, 64, 3), "celeba")
     assert (
         describe(found, Transform((64, 64, 3), "celeba"))[0]
-        == "Sizes: all 178x218; all become 64x64, by the crop celeba."
+        == "Sizes: all 178x218. All are scaled to 64x64 after the crop celeba."
     )
 
 
@@ -240,7 +242,9 @@ def damaged(tmp_path, kind):
 def test_bad_images_are_refused_or_counted_left_out_and_listed(tmp_path, run, kind):
     path, images = damaged(tmp_path, kind)
     names = ["02.png", "07.png"] if kind == "folder" else ["2", "7"]
-    message = r"2 of 12 images cannot be used, the first: .*; --config.data.skip_bad=True leaves such images out\.$"
+    message = (
+        r"2 of 12 images cannot be used\. The first: .*\. To leave out such images, set --config.data.skip_bad=True\.$"
+    )
     is_refused(lambda: run(path), message)
     assert not (tmp_path / "run" / "data.json").exists()
     training, held_out = run(path, skip_bad=True)
@@ -250,8 +254,8 @@ def test_bad_images_are_refused_or_counted_left_out_and_listed(tmp_path, run, ki
     assert record["left_out"]["held_out"] == {}
     assert list(record["left_out"]["training"]) == names
     assert all("cannot be read as an image" in why for why in record["left_out"]["training"].values())
-    assert f"Left out: 2 of the images, which cannot be used ({', '.join(names)})." in data_summary(tmp_path / "run")
-    assert left_out(tmp_path / "run").startswith("Left out: 2 of the images, which cannot be used (")
+    assert f"Left out: 2 images that cannot be used ({', '.join(names)})." in data_summary(tmp_path / "run")
+    assert left_out(tmp_path / "run").startswith("Left out: 2 images that cannot be used (")
     assert "10 to train on, 0 held out." in data_summary(tmp_path / "run")[0]
     is_refused(lambda: run(path), message)  # another setting is another look
 
@@ -267,7 +271,7 @@ def test_bad_images_are_left_out_of_both_splits(tmp_path, run):
 def test_data_of_bad_images_alone_is_told(tmp_path, run):
     for i in range(3):
         (tmp_path / f"{i}.png").write_text("junk")
-    is_refused(lambda: run(tmp_path), "^3 of 3 images cannot be used, the first: ")
+    is_refused(lambda: run(tmp_path), "^3 of 3 images cannot be used. The first: ")
     is_refused(
         lambda: run(tmp_path, skip_bad=True), r"^None of the 3 training images can be used: .*0.png cannot be read"
     )
@@ -318,7 +322,7 @@ def test_numbers_of_an_array_that_are_not_finite_are_left_out(tmp_path, run):
     path, shape = tmp_path / "a.npz", (8, 8, 1)
     is_refused(
         lambda: run(path, shape),
-        r"2 of 6 images cannot be used, the first: Image 2 of .* holds 1 values that are not f",
+        r"2 of 6 images cannot be used\. The first: Image 2 of .* has 1 value that is not f",
     )
     training, _ = run(path, shape, skip_bad=True)
     assert training.transform.intensity == (0, 1)
@@ -328,7 +332,7 @@ def test_numbers_of_an_array_that_are_not_finite_are_left_out(tmp_path, run):
 def test_images_of_other_channels_and_too_small_ones_are_left_out(run):
     images = [noise(8, 8, 3), noise(8, 8, 2), noise(7, 9, 3), noise(9, 9, 1), noise(20, 10, 4)]
     is_refused(
-        lambda: run(images=images), r"2 of 5 images cannot be used, the first: Image 1 of .* has 2 channels, not 3"
+        lambda: run(images=images), r"2 of 5 images cannot be used\. The first: Image 1 of .* has 2 channels, not 3"
     )
     training, _ = run(images=images, skip_bad=True)
     assert training.ids == ["0", "3", "4"]
@@ -364,7 +368,7 @@ def test_process_with_other_images_than_the_main_one_is_told(tmp_path, run, monk
     np.save(tmp_path / "b.npy", noise(5, 8, 8, 3))
     run(tmp_path / "a.npy")
     monkeypatch.setattr("diffae_jax.data.run_images.is_main_process", lambda: False)
-    is_refused(lambda: run(tmp_path / "b.npy"), r"trained on other images \(4 then, 5 now")
+    is_refused(lambda: run(tmp_path / "b.npy"), r"trained on different images: 4 then, 5 now")
 
 
 @pytest.mark.parametrize("intensity", [3, "x", ["0..1"]])

@@ -141,7 +141,7 @@ def _only_fitting(path: Path, arrays: Mapping[str, Any], image_shape: tuple[int,
 
 
 def _check_images(path: Path, name: str, images: Any, image_shape: tuple[int, ...]) -> None:
-    where = f"The array {shown(name)} of {path}" if name else str(path)
+    where = f"{path}#{shown(name)}" if name else str(path)
     if not images.ndim or not len(images):
         raise UserError(f"{where} holds no images: its shape is {images.shape}.")
     check_numbers(images.dtype, where)

@@ -28,7 +28,7 @@ def open_hdf5(path: Path) -> dict[str, Any]:
 
 def check_dataset(path: Path, name: str, dataset: Any) -> None:
     """Raises UserError if the values are not in the file."""
-    where = f"The array {shown(name)} of {path}"
+    where = f"{path}#{shown(name)}"
     if dataset.is_virtual or dataset.external:
         raise UserError(f"{where} is stored in other files, which are not read: copy it into one file with h5repack.")
     if dataset.size and not dataset.id.get_storage_size():

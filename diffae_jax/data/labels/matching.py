@@ -128,9 +128,9 @@ def _take(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
 def read_labels(path: str | Path) -> Labels:
     """Reads a table whose first column names the image and whose other columns are labels.
 
-    The file is a CSV or TSV in UTF-8 with a header, a Parquet file, or the attribute file of CelebA.
-    In that file, -1 becomes 0. Raises UserError, with the row, for an invalid table and for an
-    image that occurs twice.
+    The file is a CSV or TSV in UTF-8 with a header, a Parquet file, or the attribute file of
+    CelebA. In the file of CelebA, -1 becomes 0. Raises UserError, with the row, for an invalid
+    table and for an image that occurs twice.
     """
     path = expand_home(path)
     ids, columns = read_table(path)
@@ -206,8 +206,8 @@ def folder_labels(ids: Sequence[str]) -> dict[str, np.ndarray]:
     folders = [PurePath(name).parts[0] for name in ids]
     if len(set(folders)) < 2:
         raise UserError(
-            f"All {len(ids):,} images are in the same subfolder ({list_some(set(folders))}), so all have one label. Give "
-            "the folder above the folders of the classes, or use a table of labels."
+            f"All {len(ids):,} images are in the same subfolder ({list_some(set(folders))}), so all have one label. "
+            "Give the folder above the folders of the classes, or use a table of labels."
         )
     return {"folder": np.array(folders, object)}
 
