@@ -24,7 +24,7 @@ from diffae_jax.runtime.errors import UserError, list_some, shown
 MAX_IMAGES = 10_000_000  # in a source or a table
 MAX_VALUES = 2**30  # in an image
 NUM_AHEAD = 256  # images that are read ahead
-NUM_SAMPLES = 64  # images in a fingerprint, where hashing all of them would take too long
+NUM_SAMPLES = 64  # images in a fingerprint: hashing all of them would take too long
 
 
 @runtime_checkable
@@ -164,7 +164,7 @@ class Subset:
         return self.source[int(self.rows[index])]
 
     def name(self, index: int) -> str:
-        """Returns what the source calls the image."""
+        """Returns the name of the image in the source."""
         return self.source.name(int(self.rows[index]))
 
     def fingerprint(self) -> str:
@@ -199,7 +199,7 @@ class LabeledSource:
         return self.source[index]
 
     def name(self, index: int) -> str:
-        """Returns what the source calls the image."""
+        """Returns the name of the image in the source."""
         return self.source.name(index)
 
     def fingerprint(self) -> str:
@@ -237,7 +237,7 @@ class TransformedSource:
         return self.transform(self.source[index], self.name(index))
 
     def name(self, index: int) -> str:
-        """Returns what the source calls the image."""
+        """Returns the name of the image in the source."""
         return self.source.name(index)
 
     def fingerprint(self) -> str:

@@ -1,4 +1,4 @@
-"""diffae data: what it prints is what the test made, and its picture is of the images as training sees them."""
+"""diffae data: its report matches the data set, and its contact sheet shows the training images."""
 
 import contextlib
 import json
@@ -44,7 +44,7 @@ def save(path, image):
 @pytest.fixture
 def run(capsys):
     def call(*arguments, code=0):
-        """Returns what the command says on stdout, once it has ended with that code."""
+        """Returns the standard output of the command, after checking its exit code."""
         with pytest.raises(SystemExit) if code else contextlib.nullcontext() as stop:
             cli.run(["data", *arguments])
         said = capsys.readouterr()
@@ -76,7 +76,7 @@ def tiles(path, count, height, width):
 
 @pytest.fixture
 def photos():
-    """Twelve pictures in test/ and train/, five of which are copies, a table of labels, and a file that is none."""
+    """Twelve pictures in test/ and train/, five of them duplicates, and a table of labels."""
     images = {f"train/{i}.png": noise(40, 50 + i % 2, 3) for i in range(5)}
     images |= {"train/same.png": images["train/0.png"], "train/again.png": images["train/0.png"]}
     images |= {"test/a.png": noise(40, 50, 3), "test/leak.png": images["train/3.png"]}
@@ -89,7 +89,7 @@ def photos():
     return images
 
 
-def test_what_it_says_is_what_there_is(photos, run):
+def test_report_matches_the_data_set(photos, run):
     said = run("photos", *SHAPE, "--labels", "labels.csv", "--held-out", "test", "--out", "sheet.png", code=1)
     for line in (
         "Images: a folder of image files, 9 to train on, 2 held out.",
@@ -113,7 +113,7 @@ def test_what_it_says_is_what_there_is(photos, run):
     ):
         assert line in said.splitlines(), said
     first, second = (said.index(f"  {name}, ") for name in ("train/3.png", "train/0.png"))
-    assert first < second  # what is on both sides comes first
+    assert first < second  # duplicates across the splits come first
     assert "1 of 11 rows in the table of labels match no image (gone.png)." in said
     assert re.search(r"^Values: uint8, from 0 to 255\.$", said, re.M)
     speed = re.search(
@@ -248,7 +248,7 @@ def test_suggested_command_is_understood_in_the_folder_where_it_is_suggested(pho
     assert (config.image_shape, config.train.batch_size) == ((32, 32, 3), 8)
 
 
-def test_sizes_that_hardly_two_images_share_are_told_in_ranges(run):
+def test_sizes_of_few_images_each_are_listed_as_ranges(run):
     for i in range(40):
         save(f"all/{i}.png", noise(20 + 4 * i, 300 - i))
     said = run("all", "--held-out-share", "0", "--image-shape", "16", "16", "1")
@@ -257,7 +257,7 @@ def test_sizes_that_hardly_two_images_share_are_told_in_ranges(run):
     assert lines == [f"  shortest side {which}: {count}" for which, count in ranges.items()]
 
 
-def test_no_more_is_told_than_can_be_read(run):
+def test_long_lists_are_shortened(run):
     for i in range(14):
         save(f"all/{i:02}.png", noise(16, 16))
         save(f"all/{i:02}-copy.png", np.asarray(Image.open(f"all/{i:02}.png")))
@@ -349,7 +349,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_mistakes_are_told_in_one_sentence(name, capsys):
+def test_mistakes_are_reported_in_one_line(name, capsys):
     arguments, message = BAD[name]
     for i in range(9):
         save(f"photos/{i}.png", noise(40, 50, 3))

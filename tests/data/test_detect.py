@@ -1,4 +1,4 @@
-"""What a path is taken for, the parts behind a #, which images are held out, and where their labels come from."""
+"""The detected format of a path, parts after a #, held-out images, and the source of labels."""
 
 import shutil
 
@@ -56,11 +56,11 @@ def are(splits, training, held_out):
     np.testing.assert_array_equal(splits[1], held_out)
 
 
-# --- recognition -------------------------------------------------------------------------------------------------
+# --- recognition ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", MAKERS)
-def test_kind_is_told_by_the_path(tmp_path, kind):
+def test_format_is_detected_from_the_path(tmp_path, kind):
     opened = open_images(MAKERS[kind](tmp_path, IMAGES), SHAPE)
     assert opened.kind == KINDS[kind]
     assert opened.notes == [] or opened.notes == ()
@@ -130,7 +130,7 @@ def test_an_npy_is_one_image_or_many(tmp_path, shape, image_shape, count):
         ("data.mdb", b"", "data.mdb cannot be read as LMDB"),
     ],
 )
-def test_files_that_hold_no_images_are_told(tmp_path, name, content, message):
+def test_files_without_images_are_refused(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     is_refused(lambda: open_images(tmp_path / name, SHAPE).source[0], message)
 
@@ -153,7 +153,7 @@ def test_files_that_hold_no_images_are_told(tmp_path, name, content, message):
         ("", "There are no images to train on: set --config.data.path=PATH"),
     ],
 )
-def test_paths_without_images_are_told(tmp_path, monkeypatch, path, message):
+def test_paths_without_images_are_refused(tmp_path, monkeypatch, path, message):
     monkeypatch.chdir(tmp_path)
     for name in ("empty", "odd", "lmdb.lmdb"):
         (tmp_path / name).mkdir()
@@ -162,7 +162,7 @@ def test_paths_without_images_are_told(tmp_path, monkeypatch, path, message):
     is_refused(lambda: open_splits(path, SHAPE), message)
 
 
-def test_pictures_for_volumes_and_volumes_for_pictures_are_told(tmp_path):
+def test_pictures_for_volumes_and_volumes_for_pictures_are_refused(tmp_path):
     make_folder(tmp_path, IMAGES)
     is_refused(lambda: open_images(tmp_path / "images", (8, 8, 8, 1)), "1, 3 or 4 channels")
     save_nifti(tmp_path / "a.nii", noise(8, 8, 8))
@@ -201,7 +201,7 @@ def test_names_with_a_hash_are_names_where_they_are_there(tmp_path):
     are(splits_of(whole, held_out="test"), IMAGES[:8], IMAGES[8:, :4])
 
 
-# --- which images are held out --------------------------------------------------------------------------------------
+# --- which images are held out -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,7 @@ def test_slice_of_the_order(tmp_path, kind, held_out, rows):
 
 
 @pytest.mark.parametrize("held_out", ["[:]", "[:100]", "[100:]", "[5:5]", "[:0]", "[-100:]", f"[{10**17}:]"])
-def test_slice_that_leaves_nothing_on_a_side_is_told(tmp_path, held_out):
+def test_slice_that_leaves_a_split_empty_is_refused(tmp_path, held_out):
     path = MAKERS["npy"](tmp_path, IMAGES)
     is_refused(
         lambda: splits_of(path, held_out=held_out),
@@ -232,7 +232,7 @@ def test_slice_that_leaves_nothing_on_a_side_is_told(tmp_path, held_out):
 
 @pytest.mark.parametrize("held_out", ["[-:]", "[a:b]", "[::2]", "[3]", f"[{'9' * 5000}:]"], ids=lambda text: text[:5])
 @pytest.mark.parametrize("kind", ["folder", "npy", "TFDS"])
-def test_slice_that_is_none_is_told(tmp_path, kind, held_out):
+def test_invalid_slice_is_refused(tmp_path, kind, held_out):
     path = MAKERS[kind](tmp_path, IMAGES)
     is_refused(lambda: splits_of(path, held_out=held_out), r"\[(-|a|:|3|9)")
 
@@ -310,7 +310,7 @@ def test_split_of_the_same_data_set(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["npy", "LMDB"])
-def test_part_that_there_is_not_is_told(tmp_path, kind):
+def test_missing_part_is_refused(tmp_path, kind):
     path = MAKERS[kind](tmp_path, IMAGES)
     message = "has no array test. An npy file is a single array" if kind == "npy" else "is not a subfolder of"
     is_refused(lambda: splits_of(path, held_out="test"), message)
@@ -357,7 +357,7 @@ def test_digits_are_split_by_their_writers():
     is_refused(lambda: open_splits("digits", (8, 8, 1), labels="a.csv"), "The digits already have labels")
 
 
-# --- labels ------------------------------------------------------------------------------------------------------
+# --- labels --------------------------------------------------------------------------------------
 
 
 def test_folders_are_labels_of_both_splits(tmp_path):
@@ -370,7 +370,6 @@ def test_folders_are_labels_of_both_splits(tmp_path):
         assert len(source)
         assert source.labels["folder"].tolist() == [name.partition("/")[0] for name in source.ids]
     assert notes_on_labels("folders", *splits) == []
-    # what is held out as a folder lies in one alone
     is_refused(
         lambda: open_splits(str(make_folder(tmp_path, IMAGES)), SHAPE, labels="folders"),
         r"12 of 24 images are in no subfolder \(00.png, 01.png, 02.png and 9 more\)",
@@ -407,7 +406,7 @@ def test_fingerprint_of_a_split_is_of_its_images(tmp_path):
     assert open_splits(str(path), SHAPE, held_out="[:4]")[1].fingerprint() not in marks
 
 
-# --- no image on both sides --------------------------------------------------------------------------------------
+# --- no image on both sides ----------------------------------------------------------------------
 
 
 def test_held_out_folder_within_the_other_is_taken_out_of_training(tmp_path):
@@ -448,7 +447,7 @@ def test_part_of_the_data_set_comes_before_a_folder_of_that_name(tmp_path, monke
     assert len(open_splits("a.npz#train", SHAPE, held_out="./test")[2]) == 3
 
 
-def test_names_of_a_partition_without_image_and_images_without_name_are_told(tmp_path):
+def test_rows_without_image_and_images_without_row_are_reported(tmp_path):
     folder = make_folder(tmp_path, IMAGES)
     (tmp_path / "split.csv").write_text("id,split\n00.png,test\n1.png,test\n02.png,train\n")
     opened, _, held_out = open_splits(str(folder), SHAPE, held_out=str(tmp_path / "split.csv"))
@@ -459,7 +458,7 @@ def test_names_of_a_partition_without_image_and_images_without_name_are_told(tmp
     ]
 
 
-def test_table_that_does_not_tell_both_sides_apart_is_refused(tmp_path):
+def test_labels_that_match_both_splits_are_refused(tmp_path):
     np.savez(tmp_path / "a.npz", train=IMAGES[:8], test=IMAGES[8:])
     (tmp_path / "l.csv").write_text("id,y\n" + "".join(f"{i},{i % 2}\n" for i in range(8)))
     settings = dict(held_out="test", labels=str(tmp_path / "l.csv"))

@@ -1,4 +1,4 @@
-"""What reads each format: the images that were written, and one sentence for whatever is damaged or odd."""
+"""Each format returns the images that were written, and one line for damaged or odd files."""
 
 import io
 import os
@@ -65,7 +65,7 @@ def is_refused(path, message, image_shape=SHAPE):
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory):
-    """Returns where the same images lie in a format."""
+    """Returns the path of the same images in a format."""
     folder, paths = tmp_path_factory.mktemp("made"), {}
 
     def make(kind):
@@ -77,7 +77,7 @@ def made(tmp_path_factory):
     return make
 
 
-# --- what every format does --------------------------------------------------------------------------------------
+# --- what every format does ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", MAKERS)
@@ -159,7 +159,7 @@ def test_arrays_have_the_numbers_that_were_written_in_native_order(tmp_path, kin
         ((3, 6, 8), (6, 8, 3)),
         ((4, 6, 8), (6, 8, 3)),  # channels that pictures may have
         ((5, 6, 8), (6, 8, 5)),
-        ((6, 8, 4), (6, 8, 5)),  # of channels that are not wanted, which the transform tells
+        ((6, 8, 4), (6, 8, 5)),  # wrong channels, which the transform reports
         ((4, 6, 8), (4, 6, 8, 1)),
         ((2, 4, 6, 8), (4, 6, 8, 2)),
         ((4, 6, 8, 2), (4, 6, 8, 2)),
@@ -175,7 +175,7 @@ def test_arrays_of_any_rank_with_channels_anywhere_or_none(tmp_path, kind, shape
     np.testing.assert_array_equal(all_of(opened(MAKERS[kind](tmp_path, images), image_shape)), expected)
 
 
-# --- pictures ----------------------------------------------------------------------------------------------------
+# --- pictures ------------------------------------------------------------------------------------
 
 
 def palette(transparent):
@@ -187,7 +187,7 @@ def palette(transparent):
 
 
 def of_modes():
-    """Pictures of each mode by name: the file, and what is read of it."""
+    """Returns pictures of each mode by name: the PIL image, and the expected array."""
     gray, color, clear = noise(8, 8), noise(8, 8, 3), noise(8, 8, 4)
     bits = gray > 127
     index = np.arange(64).reshape(8, 8) % 4
@@ -242,7 +242,7 @@ def test_jpeg_of_each_mode_is_near_what_was_saved(tmp_path, mode):
 @pytest.mark.parametrize("tag", range(1, 9))
 def test_pictures_are_turned_as_their_camera_says(tmp_path, tag):
     upright = noise(6, 8, 3)
-    stored = {  # of an upright image, by the EXIF tag: rows and columns of what begins where
+    stored = {  # the stored pixels of an upright image, by EXIF tag
         1: upright,
         2: upright[:, ::-1],
         3: upright[::-1, ::-1],
@@ -333,7 +333,7 @@ def test_one_file_is_a_source_of_one_image(tmp_path):
     is_refused(tmp_path / "a.png", "1, 3 or 4 channels", (8, 8, 8, 1))
 
 
-# --- npy and npz -------------------------------------------------------------------------------------------------
+# --- npy and npz ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
@@ -451,7 +451,7 @@ def test_odd_npz_are_told(tmp_path):
     is_refused(path, r"a.npz cannot be read as an array \(File is not a zip file\)")
 
 
-# --- arrays beside the images: npz and HDF5 ----------------------------------------------------------------------
+# --- labels and ids in npz and HDF5 files ---------------------------------------------------------
 
 
 def save_arrays(path, **arrays):
@@ -548,7 +548,7 @@ def test_npy_has_no_parts(made):
     is_refused(f"{made('npy')}#images", "has no array images. An npy file is a single array")
 
 
-# --- HDF5 --------------------------------------------------------------------------------------------------------
+# --- HDF5 ----------------------------------------------------------------------------------------
 
 
 def test_groups_have_labels_of_their_own(tmp_path):
@@ -622,7 +622,7 @@ def test_what_is_no_hdf5_is_told(tmp_path):
     is_refused(tmp_path / "a.h5", r"It has a of shape \(4, 8, 10, 3\) and type complex64")
 
 
-# --- LMDB --------------------------------------------------------------------------------------------------------
+# --- LMDB ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("resolution", "digits"), [("256", 5), ("None", 7), ("128", 7), ("a-b", 5)])
@@ -686,7 +686,7 @@ def test_lmdb_that_is_none_or_was_cut_off_is_told_before_the_process_could_die(t
     is_refused(made("LMDB"), "1, 3 or 4 channels", (8, 10, 2))
 
 
-# --- TensorFlow Datasets -----------------------------------------------------------------------------------------
+# --- TensorFlow Datasets -------------------------------------------------------------------------
 
 
 def of_labels(tfds):
@@ -843,7 +843,7 @@ def test_names_of_data_sets_that_are_not_there_are_told():
     )
 
 
-# --- volumes -----------------------------------------------------------------------------------------------------
+# --- volumes -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "A.NII.GZ"])
@@ -917,11 +917,11 @@ def test_nifti_beyond_all_measure_is_told(tmp_path):
         is_refused(tmp_path / name, f"{name} has 27,000,000,000,000 values per image", (4, 5, 6, 1))
 
 
-# --- Python sequences --------------------------------------------------------------------------------------------
+# --- Python sequences ----------------------------------------------------------------------------
 
 
 class Loader:
-    """What a data set of PyTorch is: no Sequence, nor does it end by itself."""
+    """Like a PyTorch data set: not a Sequence, and without an IndexError at its end."""
 
     def __init__(self, items):
         self.items = items
@@ -934,7 +934,7 @@ class Loader:
 
 
 class Tensor:
-    """What needs to be asked for its array, and may refuse."""
+    """Like a PyTorch tensor: converted to an array on request, which may fail."""
 
     def __init__(self, array):
         self.array = array
@@ -1005,7 +1005,7 @@ def test_items_that_are_no_images_are_told(item, message):
     call_is_refused(lambda: SequenceSource(Loader([IMAGES[0], item]), SHAPE)[1], message)
 
 
-# --- whatever else a file may be -----------------------------------------------------------------------------------
+# --- whatever else a file may be -----------------------------------------------------------------
 
 
 def damaged(content, rng):
@@ -1059,7 +1059,7 @@ def test_damage_of_lmdb_that_was_cut_off_is_told(tmp_path, made):
         is_refused(tmp_path / f"{i}.mdb", "mdb (cannot be read as LMDB|is incomplete)")
 
 
-# --- 16 bits in color, and pages --------------------------------------------------------------------------------
+# --- 16 bits in color, and pages -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("channels", [3, 4])

@@ -1,4 +1,4 @@
-"""Tables of labels: types, which row belongs to which image, and what is no such table."""
+"""Tables of labels: column types, the matching of rows to images, and invalid tables."""
 
 import os
 import time

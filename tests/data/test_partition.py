@@ -1,4 +1,4 @@
-"""Which images are held out, by a table or a list: the values, the names, and what says neither."""
+"""Held-out images from a table or a list: values, names, and invalid files."""
 
 import pyarrow
 import pyarrow.parquet

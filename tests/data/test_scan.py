@@ -1,4 +1,4 @@
-"""What is found in images before training: what they are, which cannot be used, and how their values are scaled."""
+"""The scan before training: image statistics, unusable images, and the value range."""
 
 import json
 
@@ -34,7 +34,7 @@ def images_of(source):
     return np.stack([source[i] for i in range(len(source))])
 
 
-# --- what is found -----------------------------------------------------------------------------------------------
+# --- statistics ---------------------------------------------------------------------------------
 
 
 def test_images_are_counted_by_what_they_are():
@@ -75,7 +75,7 @@ def test_images_that_cannot_be_used_are_found_each_with_its_reason(tmp_path):
     check_all(Arrays(noise(3, 1, 1, 1), list("abc")))  # in memory, as they are to be
 
 
-def test_types_and_channels_of_no_use_are_told():
+def test_unusable_types_and_channels_are_refused():
     images = noise(4, 8, 8, 1, dtype=np.float32)
     images[2, 3, 3] = np.nan
     is_refused(
@@ -88,12 +88,12 @@ def test_types_and_channels_of_no_use_are_told():
     check_all(TransformedSource(SequenceSource(images, (8, 8, 1)), Transform((8, 8, 1), intensity=(0.0, 1.0))))
     mixed = [noise(8, 8, 2), noise(8, 8, 5), noise(8, 8, 5)]
     assert list(looked_at(mixed, (8, 8, 5)).bad.values()) == [
-        "Image 0 of the sequence has 2 channels, not 5: set --config.image_shape to the number of channels of all images, "
-        "or remove this image."
+        "Image 0 of the sequence has 2 channels, not 5: set --config.image_shape to the number of channels "
+        "of all images, or remove this image."
     ]
 
 
-# --- how values are scaled ---------------------------------------------------------------------------------------
+# --- how values are scaled -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.float32, np.float64, bool])
@@ -112,7 +112,7 @@ def test_percentiles_are_those_of_all_values(dtype, text):
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 def test_sample_is_of_all_channels_and_columns(dtype, monkeypatch):
     monkeypatch.setattr(scans, "SAMPLED_VALUES", 4096 * 8)
-    values = np.arange(64 * 64 * 4).reshape(64, 64, 4) % 64 * 4  # even steps would take some columns alone
+    values = np.arange(64 * 64 * 4).reshape(64, 64, 4) % 64 * 4  # a regular step would only hit some columns
     images = np.stack([values.astype(dtype)] * 8)
     found = looked_at(images, (8, 8, 4), values=True)
     assert sum(map(len, found.values)) == 4096 * 8
@@ -147,7 +147,7 @@ def test_intensity_is_given_or_inferred(images, text, expected):
     assert intensity_of(text, looked_at(images, (8, 8, 1), values="%" in text)) == expected
 
 
-def test_types_that_say_different_things_are_told():
+def test_types_without_a_common_range_are_refused():
     images = [noise(8, 8, 1), noise(8, 8, 1, dtype=np.float32), noise(8, 8, 1)]
     found = looked_at(images, (8, 8, 1))
     message = r"The images have several types \(2 of uint8, 1 of float32\), .* with --config.data.intensity=LOW..HIGH"
@@ -193,7 +193,7 @@ def test_types_that_say_different_things_are_told():
     ],
     ids=["as they are", "of all sizes", "16 bits", "volumes"],
 )
-def test_what_was_found_is_said(images, image_shape, intensity, expected):
+def test_descriptions(images, image_shape, intensity, expected):
     images = [image.copy() for image in images]
     for image in images:
         if image.dtype.kind == "u":
@@ -202,7 +202,7 @@ def test_what_was_found_is_said(images, image_shape, intensity, expected):
     assert describe(found, Transform(image_shape, intensity=intensity)) == expected
 
 
-def test_crop_is_said():
+def test_description_of_a_crop():
     found = looked_at(np.zeros((2, 218, 178, 3), np.uint8), (64, 64, 3), "celeba")
     assert (
         describe(found, Transform((64, 64, 3), "celeba"))[0]
@@ -210,7 +210,7 @@ def test_crop_is_said():
     )
 
 
-# --- a run -------------------------------------------------------------------------------------------------------
+# --- a run ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -227,7 +227,7 @@ def run(tmp_path):
 
 
 def damaged(tmp_path, kind):
-    """Returns where 12 images lie, of which those of the numbers 2 and 7 are damaged, and their ids."""
+    """Returns the path of 12 images, of which 2 and 7 are damaged, and the undamaged arrays."""
     images = noise(12, 8, 8, 3)
     content = [png(image) if i not in (2, 7) else b"junk" for i, image in enumerate(images)]
     if kind == "folder":
@@ -268,7 +268,7 @@ def test_bad_images_are_left_out_of_both_splits(tmp_path, run):
     assert training.ids == ["05.png", "06.png", "08.png", "09.png", "10.png", "11.png"]
 
 
-def test_data_of_bad_images_alone_is_told(tmp_path, run):
+def test_data_without_usable_images_is_refused(tmp_path, run):
     for i in range(3):
         (tmp_path / f"{i}.png").write_text("junk")
     is_refused(lambda: run(tmp_path), "^3 of 3 images cannot be used. The first: ")
@@ -285,7 +285,7 @@ def test_record_of_very_many_bad_images_can_be_read(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "3", "[" * 10_000])
-def test_record_that_is_damaged_is_told(tmp_path, content):
+def test_damaged_record_is_refused(tmp_path, content):
     (tmp_path / "data.json").write_text(content)
     is_refused(lambda: read_record(tmp_path), "data.json (is damaged: remove it|cannot be read)")
 
@@ -339,7 +339,7 @@ def test_images_of_other_channels_and_too_small_ones_are_left_out(run):
     assert images_of(training).shape == (3, 8, 8, 3)
 
 
-def test_held_out_images_of_another_type_are_told(tmp_path, run):
+def test_held_out_images_of_a_different_type_are_refused(tmp_path, run):
     np.save(tmp_path / "a.npy", noise(4, 8, 8, 3))
     np.save(tmp_path / "b.npy", noise(4, 8, 8, 3, dtype=np.float32))
     message = r"several types \(4 of uint8, 4 of float32\), .* --config.data.intensity=LOW..HIGH"
@@ -363,7 +363,7 @@ def test_bad_images_are_left_out_of_their_own_split_alone(tmp_path, run):
     assert list(held_out.ids) == ["00.png", "01.png", "02.png", "03.png"]
 
 
-def test_process_with_other_images_than_the_main_one_is_told(tmp_path, run, monkeypatch):
+def test_process_with_different_images_than_the_main_process_is_refused(tmp_path, run, monkeypatch):
     np.save(tmp_path / "a.npy", noise(4, 8, 8, 3))
     np.save(tmp_path / "b.npy", noise(5, 8, 8, 3))
     run(tmp_path / "a.npy")
@@ -372,7 +372,7 @@ def test_process_with_other_images_than_the_main_one_is_told(tmp_path, run, monk
 
 
 @pytest.mark.parametrize("intensity", [3, "x", ["0..1"]])
-def test_range_of_a_record_that_is_none_is_told(tmp_path, run, intensity):
+def test_invalid_range_in_a_record_is_refused(tmp_path, run, intensity):
     np.save(tmp_path / "a.npy", noise(4, 8, 8, 3))
     run(tmp_path / "a.npy")
     record = json.loads((tmp_path / "run" / "data.json").read_text()) | {"intensity": intensity}
@@ -380,7 +380,7 @@ def test_range_of_a_record_that_is_none_is_told(tmp_path, run, intensity):
     is_refused(lambda: run(tmp_path / "a.npy"), "data.json is damaged: its intensity is")
 
 
-def test_data_set_of_tfds_is_looked_at_as_others(tmp_path, run):
+def test_tfds_data_set_is_scanned(tmp_path, run):
     images = noise(4, 8, 8, 3)
     path = prepare_tfds(tmp_path, {"train": images}, name="Small")
     training, _ = run(path)

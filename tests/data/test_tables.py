@@ -1,4 +1,4 @@
-"""Tables in Parquet and the text files of CelebA: what they become, and which are refused in one sentence."""
+"""Parquet tables and the text files of CelebA: their labels, and one line for invalid files."""
 
 import json
 import time
@@ -18,7 +18,7 @@ CELEBA = "3\nSmiling Young  5_o_Clock_Shadow \n000001.jpg -1  1 -1\n000002.jpg  
 
 @pytest.fixture
 def written(tmp_path):
-    """Writes columns as Parquet, with what pandas says of its index where that is given."""
+    """Writes columns as Parquet, optionally with the index columns of pandas."""
 
     def write(columns, index_columns=None, name="labels.parquet", **settings):
         table = columns if isinstance(columns, pyarrow.Table) else pyarrow.table(columns)

@@ -1,4 +1,4 @@
-"""What happens to an image before the network, against Pillow and formulas: size, crop, channels, bits, intensity."""
+"""Transforms against Pillow and formulas: size, crop, channels, bits and intensity."""
 
 import numpy as np
 import pytest
@@ -24,11 +24,11 @@ def is_refused(call, message):
     assert_is_one_sentence(refusal.value)
 
 
-# --- size --------------------------------------------------------------------------------------------------------
+# --- size ----------------------------------------------------------------------------------------
 
 
 def sizes(count):
-    """Yields sizes of images and of what is made of them, of which some are multiples of each other."""
+    """Yields sizes before and after scaling. Some are multiples of each other."""
     rng = np.random.default_rng(0)
     for _ in range(count):
         height, width = rng.integers(1, 40, 2)
@@ -50,7 +50,7 @@ def lanczos(x):
 
 
 def weights(size, have, start, length):
-    """Returns [size, have], in float64: the filter of three lobes around each new position, as wide as it is far."""
+    """Returns the Lanczos filter with three lobes as a float64 matrix [size, have]."""
     scale = length / size
     centers = start + (np.arange(size) + 0.5) * scale
     found = lanczos((np.arange(have) + 0.5 - centers[:, None]) / max(scale, 1))
@@ -150,7 +150,7 @@ def test_images_that_do_not_fit_are_told(transform, shape, message):
     is_refused(lambda: transform.check(noise(*shape), "a"), message)
 
 
-# --- channels ----------------------------------------------------------------------------------------------------
+# --- channels ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("have", "want"), [(1, 3), (1, 4), (3, 1), (3, 4), (4, 1), (4, 3)])
@@ -175,7 +175,7 @@ def test_gray_of_other_types_becomes_three_times_the_same(dtype):
         is_refused(lambda have=have, want=want: with_channels(noise(8, 8, have, dtype=dtype), want, "a"), f"not {want}")
 
 
-# --- values ------------------------------------------------------------------------------------------------------
+# --- values --------------------------------------------------------------------------------------
 
 
 def test_sixteen_bits_become_eight_by_rounding():
