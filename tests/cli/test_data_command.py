@@ -1,4 +1,4 @@
-"""diffae data: its report matches the data set, and its contact sheet shows the training images."""
+"""diffae data: its report matches the data set, and the contact sheet shows training images."""
 
 import contextlib
 import json

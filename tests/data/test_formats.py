@@ -451,7 +451,7 @@ def test_odd_npz_are_told(tmp_path):
     is_refused(path, r"a.npz cannot be read as an array \(File is not a zip file\)")
 
 
-# --- labels and ids in npz and HDF5 files ---------------------------------------------------------
+# --- labels and ids in npz and HDF5 files --------------------------------------------------------
 
 
 def save_arrays(path, **arrays):
