@@ -97,7 +97,7 @@ def check_types(result: ScanResult, intensity: tuple[float, float] | None) -> No
         count = sum(unknown.values())
         raise UserError(
             f"{count:,} image{'s have' if count != 1 else ' has'} values of {', '.join(sorted(unknown))}, but the "
-            f"training images are 8-bit. Their value range is unknown: convert them to 8 or 16 bit."
+            f"training images are 8-bit. The range of these values is unknown: convert them to 8 or 16 bit."
         )
 
 
@@ -274,8 +274,9 @@ def describe_labels(labels: Mapping[str, np.ndarray]) -> list[str]:
             summary = f"{len(classes):,} different texts ({list_some(map(str, classes))})"
         else:
             summary = f"numbers from {known.min():.6g} to {known.max():.6g}"
-        num_missing = f"; missing for {missing.sum():,} image{'s' * (missing.sum() != 1)}" if missing.any() else ""
-        lines.append(f"  {shown(name)}: {summary or 'none'}{num_missing}")
+        num_missing = int(missing.sum())
+        note = f"; missing for {num_missing:,} image{'s' * (num_missing != 1)}" if num_missing else ""
+        lines.append(f"  {shown(name)}: {summary or 'none'}{note}")
     return lines
 
 

@@ -54,8 +54,8 @@ def training_command(
     if has_bad and not config.data.skip_bad:
         config.data.skip_bad = True
         lines.append(
-            "The command leaves out images that cannot be used (data.skip_bad). To drop this setting, repair or remove "
-            "them first."
+            "The command leaves out images that cannot be used (data.skip_bad=True). If you repair or remove them, "
+            "omit this setting."
         )
     lines += fit_encoder(config)
     file, rest = file or default_file(config.data.path), ""
