@@ -25,7 +25,7 @@ def test_images_that_cannot_be_used_are_refused_or_left_out_and_told_at_the_end(
     arguments = f"--config.data.path={images}", TRAINING
     output = finish(start(tmp_path / "run", *arguments), code=2)
     assert re.search(
-        r"3\.png cannot be read as an image .*--config\.data\.skip_bad=True leaves such images out", output
+        r"3\.png cannot be read as an image .*To leave out such images, set --config\.data\.skip_bad=True\.", output
     )
     output = finish(start(tmp_path / "run", *arguments, "--config.data.skip_bad=True"))
     assert "19 to train on" in output
