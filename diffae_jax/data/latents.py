@@ -67,7 +67,7 @@ class LatentStatistics:
             squares = squares + part_squares + np.square(distance) * (count * len(part) / total)
             mean, count = mean + distance * (len(part) / total), total
         if count < 2:
-            raise UserError(f"Statistics of z need at least two images, but there are {count}.")
+            raise UserError(f"Statistics of z need at least two images, not {count}.")
         std = np.sqrt(squares / (count - 1))
         same = np.flatnonzero(std <= np.finfo(np.float32).eps * np.abs(mean))
         if len(same):
