@@ -1,12 +1,13 @@
-"""Measures how fast images come from their files to training, and whether a training step waits for them.
+"""Measures how fast images are read, and whether training steps wait for them.
 
-python -m benchmarks.data sources    how fast every kind of source is
-python -m benchmarks.data steps      the steps of configs/digits.py and configs/ffhq64.py
-python -m benchmarks.data photos     photographs many times larger than wanted, with and without DCT scaling
-python -m benchmarks.data            all of these
+    python -m benchmarks.data sources    the speed of each kind of source
+    python -m benchmarks.data steps      steps of configs/digits.py and configs/ffhq64.py
+    python -m benchmarks.data photos     large photographs, with and without DCT scaling
+    python -m benchmarks.data            all of these
 
-The images are crops of the photographs of scikit-learn, written into a temporary folder. Seconds are those of the
-processor, over all threads and processes: other work on the machine counts little, and a core of one's own has one.
+The images are crops of two photographs of scikit-learn, written to a temporary folder. Speeds are
+per second of processor time, summed over all threads and processes. Other work on the machine
+hardly changes them.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from typing import Any
 
 import jax
 import numpy as np
-import psutil  # of Orbax
+import psutil  # a dependency of Orbax
 from ml_collections import ConfigDict
 from PIL import Image
 from sklearn.datasets import load_sample_images
@@ -37,18 +38,18 @@ from diffae_jax.runtime.sharding import make_mesh, split_batch
 from diffae_jax.stages.autoencoder import autoencoder_program
 from diffae_jax.training.program import run_key
 
-SIZE, WANTED = 256, 128  # of the stored images and of those in a batch
-VOLUME, WANTED_VOLUME = (64, 64, 64), (32, 32, 32)
+SIZE, TARGET = 256, 128  # of the stored images, and of those in a batch
+VOLUME, TARGET_VOLUME = (64, 64, 64), (32, 32, 32)
 NUM_IMAGES, NUM_VOLUMES = 256, 64
 IN_BATCH = 8  # images
 AHEAD = 8  # batches that a process reads ahead
-SECONDS = 1.5  # for which each speed is measured
+SECONDS = 1.5  # of each speed measurement
 PHOTO = (4000, 3000)  # width and height
 ROUNDS = 3
 
 
 def crops(count: int, size: int) -> np.ndarray:
-    """Returns squares [count, size, size, 3] cut out of photographs."""
+    """Returns square crops of photographs, [count, size, size, 3]."""
     photographs, rng = load_sample_images().images, np.random.default_rng(0)
     images = np.empty((count, size, size, 3), np.uint8)
     for i in range(count):
@@ -59,7 +60,7 @@ def crops(count: int, size: int) -> np.ndarray:
 
 
 def encoded(image: np.ndarray, **settings: Any) -> bytes:
-    """Returns an image as the content of a file."""
+    """Returns the content of an image file."""
     file = io.BytesIO()
     Image.fromarray(image).save(file, **settings)
     return file.getvalue()
@@ -74,7 +75,7 @@ def write_folder(folder: Path, images: np.ndarray, suffix: str, **settings: Any)
 
 
 def write_hdf5(path: Path, images: np.ndarray) -> Path:
-    """Writes one array, each image a compressed chunk."""
+    """Writes one array with a compressed chunk for each image."""
     import h5py
 
     with h5py.File(path, "w") as file:
@@ -100,7 +101,7 @@ def write_tfds(folder: Path, jpegs: Path) -> Path:
     import tensorflow_datasets as tfds
 
     class Pictures(tfds.core.GeneratorBasedBuilder):
-        """Pictures alone."""
+        """Pictures without labels."""
 
         VERSION = tfds.core.Version("1.0.0")
 
@@ -121,7 +122,7 @@ def write_tfds(folder: Path, jpegs: Path) -> Path:
 
 
 def write_nifti(folder: Path, suffix: str) -> Path:
-    """Writes smooth volumes of 16 bits, as scanners do."""
+    """Writes smooth 16-bit volumes, similar to those of scanners."""
     import nibabel
 
     folder.mkdir()
@@ -135,9 +136,9 @@ def write_nifti(folder: Path, suffix: str) -> Path:
 
 
 def sources(folder: Path) -> Iterator[tuple[str, Source]]:
-    """Writes every kind of data set, one after the other, and yields what it is, and it opened and prepared."""
+    """Writes a data set of each kind in turn. Yields its name and its transformed images."""
     images = crops(NUM_IMAGES, SIZE)
-    transform = Transform((WANTED, WANTED, 3))
+    transform = Transform((TARGET, TARGET, 3))
 
     def opened(path: Path) -> TransformedSource:
         return TransformedSource(open_images(path, transform.image_shape).source, transform)
@@ -149,47 +150,47 @@ def sources(folder: Path) -> Iterator[tuple[str, Source]]:
     yield "npy", opened(folder / "images.npy")
     np.savez(folder / "images.npz", images=images)
     yield "npz, stored", opened(folder / "images.npz")
-    yield "HDF5, chunks of an image, gzip", opened(write_hdf5(folder / "images.h5", images))
+    yield "HDF5, one image a chunk, gzip", opened(write_hdf5(folder / "images.h5", images))
     contents = [path.read_bytes() for path in sorted(jpegs.iterdir())]
     yield "LMDB of JPEG", opened(write_lmdb(folder / "lmdb", contents))
     yield "TFDS of JPEG", opened(write_tfds(folder / "tfds", jpegs))
     yield "sequence of arrays", TransformedSource(SequenceSource(images, transform.image_shape), transform)
     for suffix in (".nii", ".nii.gz"):
-        source = open_images(write_nifti(folder / f"volumes{suffix}", suffix), (*WANTED_VOLUME, 1)).source
-        yield f"folder of {suffix}", TransformedSource(source, Transform((*WANTED_VOLUME, 1), intensity=(0.0, 2000.0)))
+        source = open_images(write_nifti(folder / f"volumes{suffix}", suffix), (*TARGET_VOLUME, 1)).source
+        yield f"folder of {suffix}", TransformedSource(source, Transform((*TARGET_VOLUME, 1), intensity=(0.0, 2000.0)))
 
 
 def processor_seconds() -> float:
-    """Returns the time that this process and those that it started have computed for."""
+    """Returns the processor time of this process and its children."""
     process = psutil.Process()
     times = [each.cpu_times() for each in (process, *process.children(recursive=True))]
-    return sum(spent.user + spent.system for spent in times)
+    return sum(time_of.user + time_of.system for time_of in times)
 
 
 def speed(images: Source, num_workers: int) -> tuple[float, float]:
-    """Returns images a second, and a second of the processor."""
+    """Returns the images per second of wall time, and per second of processor time."""
     batches = training_batches(images, batch_size=IN_BATCH, seed=0, num_workers=num_workers)
     with contextlib.closing(batches):
-        for _ in range((AHEAD + 2) * (1 + num_workers)):  # what was read ahead while processes began would flatter
+        for _ in range((AHEAD + 2) * (1 + num_workers)):  # batches read ahead during startup do not count
             next(batches)
-        count, begun, computed = 0, time.perf_counter(), processor_seconds()
-        while time.perf_counter() - begun < SECONDS:
+        count, start, processor_start = 0, time.perf_counter(), processor_seconds()
+        while time.perf_counter() - start < SECONDS:
             count += len(next(batches)["image"])
-        return count / (time.perf_counter() - begun), count / (processor_seconds() - computed)
+        return count / (time.perf_counter() - start), count / (processor_seconds() - processor_start)
 
 
 def measure_sources(folder: Path) -> None:
-    """Prints the speed of every kind of source."""
-    print("images a second of the processor (and of the clock), with threads, 1 and 2 worker processes")
+    """Prints the speed of each kind of source."""
+    print("images per second of processor time (of wall time), with threads, 1 and 2 worker processes")
     for name, images in sources(folder):
         speeds = [speed(images, num_workers) for num_workers in (0, 1, 2)]
-        print(f"{name:32}" + "".join(f"{computed:8,.0f} ({wall:6,.0f})" for wall, computed in speeds), flush=True)
+        print(f"{name:32}" + "".join(f"{processor:8,.0f} ({wall:6,.0f})" for wall, processor in speeds), flush=True)
 
 
 def measure_steps(name: str, config: ConfigDict, images: Source, batch_size: int, num_steps: int) -> None:
-    """Prints how long a step takes that waits for its batch, and one that is given the same again.
+    """Prints the time of a step that waits for its batch, and of a step that reuses one batch.
 
-    They take turns in rounds. At the start of one the batches that are read ahead lie ready, so they are used up first.
+    Both alternate in rounds. The batches that are read ahead are used up before each round.
     """
     config.train.batch_size = batch_size
     mesh = make_mesh()
@@ -199,77 +200,80 @@ def measure_steps(name: str, config: ConfigDict, images: Source, batch_size: int
     same, state = next(batches), program.init(key)
 
     def steps(batch_of: Callable[[], Any]) -> tuple[float, float]:
-        """Takes a round of steps; returns seconds a step in all, and of those the seconds until its batch was there."""
+        """Runs a round of steps. Returns the seconds per step, and the part spent on the batch."""
         nonlocal state
-        waited, begun = 0.0, time.perf_counter()
+        waited, start = 0.0, time.perf_counter()
         for _ in range(num_steps):
-            asked = time.perf_counter()
+            wait_start = time.perf_counter()
             batch = jax.block_until_ready(batch_of())
-            waited += time.perf_counter() - asked
+            waited += time.perf_counter() - wait_start
             state, _ = program.step(state, batch, key)
             jax.block_until_ready(state.step)
-        return (time.perf_counter() - begun) / num_steps, waited / num_steps
+        return (time.perf_counter() - start) / num_steps, waited / num_steps
 
     steps(lambda: same)
-    fed, alone, waits = [], [], []
+    streamed, reused, waits = [], [], []
     with contextlib.closing(stream):
         for _ in range(ROUNDS):
             for _ in range(AHEAD + 2):
                 next(batches)
             step, wait = steps(lambda: next(batches))
-            fed.append(step)
+            streamed.append(step)
             waits.append(wait / step)
-            alone.append(steps(lambda: same)[0])
-    ratio = statistics.median(one / other for one, other in zip(fed, alone, strict=True))
+            reused.append(steps(lambda: same)[0])
+    ratio = statistics.median(a / b for a, b in zip(streamed, reused, strict=True))
     print(
-        f"{name}, batches of {batch_size}: {statistics.median(fed) * 1e3:,.1f} ms a step, "
-        f"{statistics.median(alone) * 1e3:,.1f} ms of the same batch, ratio within a round {ratio:.3f}; "
-        f"{statistics.median(waits):.2%} of the time is waited",
+        f"{name}, batches of {batch_size}: {statistics.median(streamed) * 1e3:,.1f} ms per step, "
+        f"{statistics.median(reused) * 1e3:,.1f} ms with the same batch, ratio within a round {ratio:.3f}; "
+        f"{statistics.median(waits):.2%} of the time is spent waiting",
         flush=True,
     )
 
 
 def photographs() -> list[bytes]:
-    """Returns JPEGs as cameras make them: of detail at every scale."""
+    """Returns JPEGs with detail at every scale, similar to those of cameras."""
     rng = np.random.default_rng(0)
-    found = []
+    jpegs = []
     for image in load_sample_images().images:
         large = np.asarray(Image.fromarray(image).resize(PHOTO, Image.Resampling.LANCZOS))
         noisy = np.clip(large + rng.normal(0, 6, (*large.shape[:2], 1)), 0, 255)
-        found.append(encoded(noisy.astype(np.uint8), format="JPEG", quality=90))
-    return found
+        jpegs.append(encoded(noisy.astype(np.uint8), format="JPEG", quality=90))
+    return jpegs
 
 
-def scaled_down(jpeg: bytes, wanted: int, factor: int | None) -> np.ndarray:
-    """Returns a JPEG scaled and cropped; with a factor, decoded at so many times the wanted size or more."""
+def scaled_down(jpeg: bytes, target: int, factor: int | None) -> np.ndarray:
+    """Returns a scaled and cropped JPEG, decoded at `factor` times the target size or larger.
+
+    Without a factor, the JPEG is decoded at full size.
+    """
     with Image.open(io.BytesIO(jpeg)) as image:
         if factor is not None:
-            scale = factor * wanted / min(image.size)
+            scale = factor * target / min(image.size)
             image.draft(None, tuple(round(length * scale) for length in image.size))
-        return resize_and_crop(pixels_of(image), (wanted, wanted))
+        return resize_and_crop(pixels_of(image), (target, target))
 
 
 def measure_photos() -> None:
-    """Prints what large photographs take, and what DCT scaling in the decoder would save and change."""
+    """Prints the time to read large photographs, and what DCT scaling would save and change."""
     jpegs = photographs()
-    print(f"JPEGs of {PHOTO[0]}x{PHOTO[1]}, decoded at at least so many times the wanted size (-: whole)")
-    for wanted in (128, 256):
-        exact = [scaled_down(jpeg, wanted, None).astype(int) for jpeg in jpegs]
+    print(f"JPEGs of {PHOTO[0]}x{PHOTO[1]}, decoded at a multiple of the target size or larger (-: full size)")
+    for target in (128, 256):
+        exact = [scaled_down(jpeg, target, None).astype(int) for jpeg in jpegs]
         for factor in (None, 1, 2, 3):
             seconds, images = [], []
             for jpeg in jpegs * 3:
-                begun = time.process_time()
-                images.append(scaled_down(jpeg, wanted, factor))
-                seconds.append(time.process_time() - begun)
+                start = time.process_time()
+                images.append(scaled_down(jpeg, target, factor))
+                seconds.append(time.process_time() - start)
             differences = np.abs(np.stack(images[: len(jpegs)]) - np.stack(exact))
             print(
-                f"{wanted:4} {factor or '-'} {statistics.median(seconds) * 1e3:6.0f} ms; differences of values: "
-                f"mean {differences.mean():.2f}, greatest {differences.max()}"
+                f"{target:4} {factor or '-'} {statistics.median(seconds) * 1e3:6.0f} ms; differences of values: "
+                f"mean {differences.mean():.2f}, maximum {differences.max()}"
             )
 
 
 def measure_all_steps(folder: Path) -> None:
-    """Prints whether the steps of two configs wait."""
+    """Prints whether training steps of two configs wait for their batches."""
     enable_compilation_cache()
     training, _ = digit_images()
     measure_steps("configs/digits.py", digits.get_config(), TransformedSource(training, Transform((8, 8, 1))), 32, 25)
@@ -280,16 +284,16 @@ def measure_all_steps(folder: Path) -> None:
 
 
 def main() -> None:
-    """Measures what was asked for, with images in a temporary folder."""
+    """Runs the chosen measurements with images in a temporary folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="?", choices=("sources", "steps", "photos"))
-    what = parser.parse_args().what
+    parser.add_argument("measurement", nargs="?", choices=("sources", "steps", "photos"))
+    measurement = parser.parse_args().measurement
     with tempfile.TemporaryDirectory() as folder:
-        if what in ("sources", None):
+        if measurement in ("sources", None):
             measure_sources(Path(folder))
-        if what in ("steps", None):
+        if measurement in ("steps", None):
             measure_all_steps(Path(folder) / "faces")
-        if what in ("photos", None):
+        if measurement in ("photos", None):
             measure_photos()
 
 

@@ -141,7 +141,7 @@ def test_every_program_is_compiled_once(whole):
         (["--config.data.path="], 1, "--config.data.path=PATH"),
         (["--config.data.path=/nowhere"], 1, "/nowhere is missing"),
         (["--config.data.path=IMAGES", "--config.image_shape=(16, 16, 1)"], 1, "20 of 20 images cannot be used"),
-        (["--config.data.path=IMAGES", "--config.data.crop=celeba"], 1, "does not hold the crop celeba"),
+        (["--config.data.path=IMAGES", "--config.data.crop=celeba"], 1, "but the crop celeba needs aligned images"),
         (["--config.data.intensity=1..0"], 1, "data.intensity must be LOW..HIGH"),
         (["--stages=evaluation"], 1, "nor the folder of a trained run"),
         (["--workdir=/proc/nowhere"], 1, "cannot be written"),

@@ -1,4 +1,4 @@
-"""Reads models and images for the commands."""
+"""Loads the models and images that the commands use."""
 
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,14 @@ from diffae_jax.runtime.compilation import enable_compilation_cache
 
 
 def load(path: Path) -> DiffAE:
-    """Loads a model and turns on the compilation cache, which later commands use again."""
+    """Loads a model and enables the compilation cache, which all commands share."""
     enable_compilation_cache()
     return DiffAE.load(path)
 
 
 def images_of(images: TransformedSource) -> Any:
-    """Returns images for `DiffAE`, as paths if they are files, so that it logs conversions."""
+    """Returns images as `DiffAE` takes them: paths of files, or arrays.
+
+    Given paths, `DiffAE` can report what it converted.
+    """
     return file_paths(images) or read(images, range(len(images)))

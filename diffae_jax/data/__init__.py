@@ -1,1 +1,1 @@
-"""Images, labels and z: what reads them, and how they become batches. Knows no network."""
+"""Images, labels and latent codes: reading them and making batches. Imports no network."""

@@ -1,4 +1,4 @@
-"""Endless training batches, on the devices ahead of need. Batch k is a function of (seed, k) alone."""
+"""Endless training batches, prefetched to the devices. Batch k only depends on (seed, k)."""
 
 import collections
 import functools
@@ -17,13 +17,13 @@ from diffae_jax.data.transforms import random_flip
 from diffae_jax.runtime.errors import UserError
 from diffae_jax.runtime.logs import preserve_root_logger
 
-PREFETCHED_BATCHES = 2  # on the devices beside the one in use
-MANY_IMAGES = 2**62  # that no training sees; Grain's own "for ever" is one too long for batches of one
+PREFETCHED_BATCHES = 2  # on the devices, in addition to the one in use
+MANY_IMAGES = 2**62  # more than any training; Grain's own default overflows with batches of one
 
 
 @functools.cache
 def _grain() -> Any:
-    """Imports Grain where it is first used: it takes a third of a second, and its imports log."""
+    """Imports Grain on first use: its import is slow and changes the logging."""
     with preserve_root_logger():
         import grain
     return grain
@@ -40,10 +40,11 @@ def training_batches(
     process_index: int = 0,
     num_processes: int = 1,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Yields this process's part of batch `first_step`, `first_step + 1`, ... as {"image": [n, *spatial, C]}.
+    """Yields this process's part of each batch from `first_step` on: {"image": [n, *spatial, C]}.
 
-    Every epoch is a new permutation of all images, and batches run on across its end, so that each image comes up
-    exactly once an epoch. The parts of all processes, in their order, are the batch that one process would get.
+    Each epoch is a new permutation of all images. A batch may span two epochs, so each image
+    occurs exactly once per epoch. The concatenated parts of all processes are the batch that a
+    single process would get.
     """
     if len(source) < batch_size:
         raise UserError(
@@ -55,10 +56,10 @@ def training_batches(
     if flip:
         images = images.random_map(random_flip)
     parts = images.map(lambda image: {"image": image}).batch(batch_size // num_processes)
-    own = parts.slice(slice(first_step * num_processes + process_index, None, num_processes))
-    batches = own.to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=8))
+    local_parts = parts.slice(slice(first_step * num_processes + process_index, None, num_processes))
+    batches = local_parts.to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=8))
     if num_workers:
-        if not flags.FLAGS.is_parsed():  # Grain asks for its flags, which exist in programs run by absl alone
+        if not flags.FLAGS.is_parsed():  # Grain reads its flags, which only absl.app parses
             flags.FLAGS.mark_as_parsed()
         batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
     return iter(batches)
@@ -67,7 +68,7 @@ def training_batches(
 def ordered_batches(
     source: Source, start: int, stop: int, batch_size: int
 ) -> Iterator[Shaped[np.ndarray, "{batch_size} *shape"]]:
-    """Yields the images from number `start` to `stop` in order, the last batch filled up with its last image."""
+    """Yields the images `start` to `stop - 1` in order. The last image pads the last batch."""
     grain = _grain()
     images = grain.MapDataset.source(source).slice(slice(start, stop)).batch(batch_size)
     for batch in images.to_iter_dataset(grain.ReadOptions(num_threads=8, prefetch_buffer_size=8)):
@@ -85,24 +86,25 @@ def batches_of_rows(
     process_index: int = 0,
     num_processes: int = 1,
 ) -> Iterator[Int32[np.ndarray, "{steps} part"]]:
-    """Yields which rows of an array make up this process's part of the next `steps` batches, from `first_step` on.
+    """Yields the row indices of this process's part of each group of `steps` batches.
 
-    The order is as that of `training_batches`: a new permutation each epoch, batches running on across its end.
+    The first group begins at `first_step`. As in `training_batches`, each epoch is a new
+    permutation, and a batch may span two epochs.
     """
 
     @functools.lru_cache(maxsize=2)
     def order(epoch):
         return np.random.default_rng((seed, epoch)).permutation(num_rows).astype(np.int32)
 
-    own = batch_size // num_processes
+    part = batch_size // num_processes
     for start in itertools.count(first_step * batch_size, steps * batch_size):
-        epochs, places = np.divmod(np.arange(start, start + steps * batch_size), num_rows)
-        rows = np.concatenate([order(epoch)[places[epochs == epoch]] for epoch in np.unique(epochs).tolist()])
-        yield rows.reshape(steps, batch_size)[:, process_index * own : (process_index + 1) * own]
+        epochs, positions = np.divmod(np.arange(start, start + steps * batch_size), num_rows)
+        rows = np.concatenate([order(epoch)[positions[epochs == epoch]] for epoch in np.unique(epochs).tolist()])
+        yield rows.reshape(steps, batch_size)[:, process_index * part : (process_index + 1) * part]
 
 
 def on_devices(batches: Iterator[Any], sharding: NamedSharding) -> Iterator[Any]:
-    """Yields each batch as global arrays of that sharding, the next ones already on their way to the devices."""
+    """Yields each batch as global arrays with this sharding, and transfers the next ones ahead."""
 
     def transferred():
         for batch in batches:

@@ -1,4 +1,4 @@
-"""Finds out what a path holds, opens it, and tells training images from held-out ones."""
+"""Detects the format of a path, opens it, and splits training images from held-out images."""
 
 import dataclasses
 import os
@@ -21,8 +21,8 @@ from diffae_jax.data.transforms import Transform
 from diffae_jax.runtime.errors import UserError, list_some, shown
 from diffae_jax.runtime.files import check_file, expand_home, os_errors_as_user_errors
 
-DIGITS = "digits"  # in place of a path
-FOLDERS = "folders"  # in place of a table of labels: the folder of each image is its label
+DIGITS = "digits"  # instead of a path
+FOLDERS = "folders"  # instead of a table: the subfolder of each image is its label
 ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar")
 TABLES = (".csv", ".tsv", ".txt", ".parquet", ".pq")
 SLICE = re.compile(r"\[(-?\d{1,18})?:(-?\d{1,18})?\]")
@@ -30,7 +30,13 @@ SLICE = re.compile(r"\[(-?\d{1,18})?:(-?\d{1,18})?\]")
 
 @dataclasses.dataclass(frozen=True)
 class OpenedDataset:
-    """Images, what kind of thing holds them, and what was inferred about it."""
+    """A data set whose format was detected.
+
+    Args:
+        source: The images.
+        kind: The format for messages, such as "a folder of image files".
+        notes: Sentences on what was inferred, such as which array of a file holds the images.
+    """
 
     source: Source
     kind: str
@@ -38,10 +44,18 @@ class OpenedDataset:
 
 
 def open_images(path: str | os.PathLike, image_shape: tuple[int, ...]) -> OpenedDataset:
-    """Opens whatever holds images: a folder, an array file, LMDB, a data set of TFDS, one image, or the word digits.
+    """Detects the format of a path and opens it.
 
-    A part is named behind a #: FILE.h5#ARRAY, FILE.npz#ARRAY, mnist#test. Raises UserError, saying what was found,
-    where there are no images, or none of the rank that the shape asks for.
+    Args:
+        path: A folder, an array file, LMDB, the name or folder of a TFDS data set, one image, or
+            "digits". A part follows a #, as in FILE.h5#ARRAY, FILE.npz#ARRAY or mnist#test.
+        image_shape: The shape [*spatial, C] to train with. Only its rank and channels are used.
+
+    Returns:
+        The images in their original sizes, the format, and notes.
+
+    Raises:
+        UserError: The path holds no images, or no images of this rank.
     """
     text = os.fspath(path)
     if text == DIGITS:
@@ -55,7 +69,7 @@ def open_images(path: str | os.PathLike, image_shape: tuple[int, ...]) -> Opened
 
 
 def transform_of(config: ConfigDict, measured: str | None = None) -> Transform:
-    """Returns what happens to the images of a config, by the intensity that was measured where it was."""
+    """Returns the transform of a config. A measured intensity replaces that of the config."""
     intensity = parse_intensity(config.data.intensity if measured is None else measured)
     is_range = intensity is not None and not intensity[2]
     return Transform(tuple(config.image_shape), config.data.crop, intensity[:2] if is_range else None)
@@ -71,7 +85,7 @@ def _open(text: str, path: Path, part: str, image_shape: tuple[int, ...]) -> Ope
         source, notes = arrays.open_arrays(path, part, image_shape)
         return OpenedDataset(source, f"an array file ({path.suffix.lower()})", notes)
     if part:
-        raise UserError(f"{text} has no part {shown(part)}: a part is that of an npz, HDF5 or TFDS.")
+        raise UserError(f"{text} has no part {shown(part)}: only npz, HDF5 and TFDS have parts. Remove the #.")
     if (path / lmdb.DATA).exists() or (path.is_file() and files.has_suffix(path, (".lmdb", ".mdb"))):
         return OpenedDataset(lmdb.open_lmdb(path, image_shape), "LMDB in the official layout")
     if path.is_dir():
@@ -82,12 +96,12 @@ def _open(text: str, path: Path, part: str, image_shape: tuple[int, ...]) -> Ope
     if files.has_suffix(path, ARCHIVES) and not files.has_suffix(path, files.NIFTI_SUFFIXES):
         raise UserError(f"{path} is an archive: unpack it and give the folder.")
     if files.has_suffix(path, TABLES):
-        raise UserError(f"{path} is a table or a text, not images: it may be --config.data.labels or data.held_out.")
+        raise UserError(f"{path} is a table or text file, not images. Use it as --config.data.labels or data.held_out.")
     return OpenedDataset(files.open_file(path, image_shape), "one file")
 
 
 def _is_one_image(path: Path, image_shape: tuple[int, ...]) -> bool:
-    """Whether an npy is a single image: of several there is one axis more. One of channels may be left out."""
+    """Whether an npy holds a single image: several have one axis more. Channels may be missing."""
     if path.suffix.lower() != ".npy":
         return False
     shape = open_npy(path).shape
@@ -96,9 +110,9 @@ def _is_one_image(path: Path, image_shape: tuple[int, ...]) -> bool:
 
 
 def with_labels(source: Source, labels: str) -> Source:
-    """Returns a source with the labels of a table, or, for "folders", of its subfolders.
+    """Returns a source with the labels of a table or, for "folders", of its subfolders.
 
-    Raises UserError for labels that are not of its images.
+    Raises UserError if no label belongs to any of its images.
     """
     if not labels:
         return source
@@ -106,7 +120,7 @@ def with_labels(source: Source, labels: str) -> Source:
 
 
 def notes_on_labels(labels: str, *splits: Source) -> list[str]:
-    """Returns in sentences what is odd about the labels of a data set: images and rows without the other, say."""
+    """Returns sentences on problems of the labels, such as images without a row in the table."""
     table = read_labels(labels) if labels not in ("", FOLDERS) else None
     names = splits[0].labels
     columns = {name: np.concatenate([source.labels[name] for source in splits if len(source)]) for name in names}
@@ -122,43 +136,56 @@ def open_splits(
     held_out_share: float = 0.0,
     images: Any = None,
 ) -> tuple[OpenedDataset, Source, Source]:
-    """Opens a data set, from a path or as a Python sequence, and returns it, its training and its held-out images.
+    """Opens a data set and splits it into training images and held-out images.
 
-    `held_out` names those that are kept from training: by a split, array or subfolder of the data set, by a slice
-    such as [:10000] of its order, by a table, or by the path of other images. Otherwise a share of all is chosen by a
-    hash of their ids, so an image stays on its side when others come or go. Raises UserError with what is wrong.
+    Args:
+        path: A path as for `open_images`.
+        image_shape: The shape [*spatial, C] to train with. Only its rank and channels are used.
+        labels: The path of a table of labels, "folders", or "" for the labels of the data set.
+        held_out: The held-out images: a split, array or subfolder of the data set, a slice of its
+            order such as "[:10000]", the path of a table, or the path of other images.
+        held_out_share: Used if `held_out` is "": the fraction of images to hold out, 0 to 0.99. A
+            hash of its id decides for each image, so other images never change its split.
+        images: A Python sequence or a `Source` of images, used instead of `path`.
+
+    Returns:
+        The data set, its training images and its held-out images.
+
+    Raises:
+        UserError: A path, table or part is missing or damaged, or the splits share images.
     """
     if images is not None:
-        path = ""  # which a config may name all the same
+        path = ""  # the config may have a path as well
         opened = OpenedDataset(_sequence_source(images, image_shape), "a sequence in memory")
     elif not path:
-        raise UserError("No images were named: give what holds them with --config.data.path=PATH.")
+        raise UserError("There are no images to train on: set --config.data.path=PATH.")
     else:
         opened = open_images(path, image_shape)
     if labels and path == DIGITS:
-        raise UserError("The digits have labels of their own: leave out --config.data.labels.")
-    is_held_out, notes = _given_split(opened.source, path, held_out, held_out_share)
+        raise UserError("The digits already have labels: remove --config.data.labels.")
+    is_held_out, notes = _split_within(opened.source, path, held_out, held_out_share)
     if is_held_out is None:
-        other = _other(path, held_out, image_shape)
-        notes = [f"Held out: {other.kind}, {shown(held_out)}.", *other.notes]
-        is_held_out = _among(opened.source, other.source, held_out)
+        other = _open_held_out(path, held_out, image_shape)
+        notes = [f"Held-out images: {other.kind}, {shown(held_out)}.", *other.notes]
+        is_held_out = _find_held_out(opened.source, other.source, held_out)
     if is_held_out is None:
-        training, kept, more = _both(opened.source, other.source, labels)
-        return dataclasses.replace(opened, notes=[*opened.notes, *notes, *more]), training, kept
+        training, kept, label_notes = _label_both(opened.source, other.source, labels)
+        return dataclasses.replace(opened, notes=[*opened.notes, *notes, *label_notes]), training, kept
     opened = dataclasses.replace(opened, notes=[*opened.notes, *notes])
     if held_out and (is_held_out.all() or not is_held_out.any()):
         raise UserError(
-            f"data.held_out={shown(held_out)} holds out {is_held_out.sum():,} of {len(is_held_out):,} images: some "
-            f"must be trained on, and some held out."
+            f"data.held_out={shown(held_out)} holds out {is_held_out.sum():,} of {len(is_held_out):,} images. Hold out "
+            f"at least one image, and leave at least one to train on."
         )
     source = with_labels(opened.source, labels)
     return opened, *(Subset(source, np.flatnonzero(rows)) for rows in (~is_held_out, is_held_out))
 
 
-def _among(source: Source, other: Source, held_out: str) -> Bool[np.ndarray, "n"] | None:
-    """Returns which images are among those to hold out, which were opened by themselves; None where none are.
+def _find_held_out(source: Source, other: Source, held_out: str) -> Bool[np.ndarray, "n"] | None:
+    """Returns which images of `source` are also in `other`, the held-out images. None if none are.
 
-    Raises UserError where only some of those to hold out are, or two parts of a file or data set have some in common.
+    Raises UserError if only some images of `other` are in `source`, or if both are parts of one
+    file or data set and overlap.
     """
     if isinstance(source, files.Files) and isinstance(other, files.Files):
         held_out_files = {path.resolve() for path in files.file_paths(other)}
@@ -170,33 +197,34 @@ def _among(source: Source, other: Source, held_out: str) -> Bool[np.ndarray, "n"
         overlaps = type(source) is type(other) and (isinstance(source, Arrays) or source.overlaps(other))
     if overlaps:
         raise UserError(
-            f"data.held_out={shown(held_out)} has images in common with those to train on: name two parts, such as "
-            f"train and test, or a slice such as [:1000]."
+            f"data.held_out={shown(held_out)} has images in common with the training images. Give two separate parts, "
+            f"such as train and test, or a slice such as [:1000]."
         )
     return None
 
 
-def _both(training: Source, held_out: Source, labels: str) -> tuple[Source, Source, list[str]]:
-    """Returns both sides with their labels, of training those alone that both have, and what to say of that.
+def _label_both(training: Source, held_out: Source, labels: str) -> tuple[Source, Source, list[str]]:
+    """Returns both splits with labels, and notes. Training keeps only the labels that both have.
 
-    Raises UserError where a table would give the labels of a training image to a held-out one of the same id.
+    Raises UserError if a training image and a held-out image have the same id: the rows of a table
+    of labels would then be ambiguous.
     """
-    both = set(training.ids) & set(held_out.ids)
-    if labels not in ("", FOLDERS) and both:
+    common = set(training.ids) & set(held_out.ids)
+    if labels not in ("", FOLDERS) and common:
         raise UserError(
-            f"{len(both):,} ids are of a training and of a held-out image ({list_some(both)}), so {labels} does not "
-            f"tell whose labels it has: give images ids of their own, or labels as arrays beside them."
+            f"{len(common):,} ids belong to both a training image and a held-out image ({list_some(common)}), so the "
+            f"rows of {labels} are ambiguous. Give each image a unique id, or store labels as arrays in its file."
         )
     training, held_out = with_labels(training, labels), with_labels(held_out, labels)
     shared = {name: values for name, values in training.labels.items() if name in held_out.labels}
     lacking = training.labels.keys() - shared.keys()
     if not lacking:
         return training, held_out, []
-    # by held-out images probes are measured
+    # probes are evaluated on the held-out images
     return (
         LabeledSource(training, shared),
         held_out,
-        [f"Labels that held-out images lack are not used ({list_some(lacking)})."],
+        [f"These labels are not used, because the held-out images lack them: {list_some(lacking)}."],
     )
 
 
@@ -205,16 +233,16 @@ def _sequence_source(images: Any, image_shape: tuple[int, ...]) -> Source:
         return images
     if not (hasattr(images, "__len__") and hasattr(images, "__getitem__")):
         raise UserError(
-            f"The images are {shown(images)}, and must have a length and give an image for each number below it: "
-            f"list(images) does where they fit into memory."
+            f"`images` is {shown(images)}. It must have a length and be indexable. If the images fit in memory, pass "
+            f"list(images)."
         )
     return SequenceSource(images, image_shape)
 
 
-def _given_split(
+def _split_within(
     source: Source, path: str, held_out: str, share: float
 ) -> tuple[Bool[np.ndarray, "n"] | None, list[str]]:
-    """Returns which images are held out, or None where they are elsewhere, and what to say of that."""
+    """Returns which images are held out, and notes. None if the held-out images are elsewhere."""
     count = len(source)
     if not held_out:
         if path == DIGITS and not share:
@@ -222,19 +250,19 @@ def _given_split(
         return np.array([hash_share(name) < share for name in source.ids], bool), []
     if rows := SLICE.fullmatch(held_out):
         start, stop = (int(text) if text else None for text in rows.groups())
-        found = np.zeros(count, bool)
-        found[start:stop] = True
-        return found, []
+        is_held_out = np.zeros(count, bool)
+        is_held_out[start:stop] = True
+        return is_held_out, []
     if files.has_suffix(held_out, TABLES):
         partition = read_partition(held_out)
         return partition.of(source.ids), partition.notes(source.ids)
     prefix = f"{held_out.rstrip('/')}/"
-    found = np.array([name.startswith(prefix) for name in source.ids], bool)
-    return (found, []) if found.any() else (None, [])
+    is_below = np.array([name.startswith(prefix) for name in source.ids], bool)
+    return (is_below, []) if is_below.any() else (None, [])
 
 
-def _other(path: str, held_out: str, image_shape: tuple[int, ...]) -> OpenedDataset:
-    """Opens held-out images that are not among the others: another part of the same file or data set, or a path."""
+def _open_held_out(path: str, held_out: str, image_shape: tuple[int, ...]) -> OpenedDataset:
+    """Opens held-out images: another part of the same file or data set, or another path."""
     is_whole = "#" not in path or expand_home(path).exists()
     base = path if is_whole else path.rpartition("#")[0]
     folder = expand_home(base)
@@ -247,18 +275,19 @@ def _other(path: str, held_out: str, image_shape: tuple[int, ...]) -> OpenedData
             return open_images(held_out, image_shape)
     if not path:
         raise UserError(
-            f"data.held_out={shown(held_out)} is no path, table or slice such as [:1000], as images in memory need it."
+            f"data.held_out={shown(held_out)} is not the path of images or of a table, nor a slice such as [:1000]. "
+            f"Images in memory need one of these."
         )
     if folder.is_dir() and not (folder / tfds.INFO).exists():
         raise UserError(
-            f"data.held_out={shown(held_out)} is no subfolder of {path} with images, and no path, table or slice such "
-            f"as [:1000] either."
+            f"data.held_out={shown(held_out)} is not a subfolder of {path} with images. Give such a subfolder, the "
+            f"path of other images, a table, or a slice such as [:1000]."
         )
     return open_images(f"{base}#{held_out.removeprefix('#')}", image_shape)
 
 
 def _parts(base: str, path: Path) -> Collection[str]:
-    """Returns the names of the arrays of a file, or of the splits of a data set."""
+    """Returns the names of the arrays in a file, or of the splits of a data set."""
     if path.is_file() and files.has_suffix(path, arrays.SUFFIXES):
         return arrays.arrays_of(path)
     return tfds.splits_of(path) if (path / tfds.INFO).exists() else ()

@@ -1,4 +1,4 @@
-"""Pictures of results."""
+"""Writes images as PNG and GIF files, and converts them to PIL images."""
 
 import math
 from collections.abc import Callable
@@ -11,13 +11,20 @@ from PIL import Image
 from diffae_jax.runtime.arrays import AnyArray
 from diffae_jax.runtime.files import atomic_write
 
-SMALLEST_GRID = 600  # pixels on the longer side, below which a grid is enlarged
+SMALLEST_GRID = 600  # pixels on the longer side; smaller grids are enlarged
 
 
 def as_picture(image: Float[AnyArray, "*spatial c"]) -> Float[np.ndarray, "h w c2"]:
-    """Turns an image in [-1, 1] of any rank and channels into one that can be shown, in [0, 1].
+    """Converts an image of any rank and number of channels to a picture.
 
-    A volume is shown by its middle slices, a signal as a strip, and of other than 1 or 3 channels the first.
+    A volume becomes its middle slice, and a signal becomes a strip. With other than 1 or 3
+    channels, only the first is used.
+
+    Args:
+        image: An image in [-1, 1], [*spatial, C].
+
+    Returns:
+        The picture in [0, 1], [height, width, 1 or 3].
     """
     image = np.asarray(image)
     while image.ndim > 3:
@@ -30,8 +37,13 @@ def as_picture(image: Float[AnyArray, "*spatial c"]) -> Float[np.ndarray, "h w c
 
 
 def save_rows(path: Path, rows: dict[str, Float[np.ndarray, "n *shape"]]) -> None:
-    """Writes a PNG with a labeled row of images for each entry; the file appears whole or not at all."""
-    # a figure of its own, without pyplot: that needs a screen, or would take it away from the plots of a notebook
+    """Writes labeled rows of images as one PNG, atomically.
+
+    Args:
+        path: The file to write.
+        rows: By label, the images of the row in [-1, 1], [n, *shape]. n is the same for all rows.
+    """
+    # pyplot needs a display, and would change the plots of a notebook
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -49,12 +61,27 @@ def save_rows(path: Path, rows: dict[str, Float[np.ndarray, "n *shape"]]) -> Non
 
 
 def to_pil(images: Float[AnyArray, "n *shape"]) -> list[Image.Image]:
-    """Returns each of some images in [-1, 1] as a PIL image, gray or RGB."""
+    """Converts images to PIL images.
+
+    Args:
+        images: Images in [-1, 1], [n, *spatial, C]. `as_picture` converts volumes and signals.
+
+    Returns:
+        A gray or RGB image for each image.
+    """
     return [_pil(_bytes(as_picture(image))) for image in images]
 
 
 def image_grid(images: Float[AnyArray, "n *shape"], gap: int = 1) -> Image.Image:
-    """Lays images in [-1, 1] out on a square, in rows, as one PIL image; places left over are white."""
+    """Arranges images in the rows of a square grid, as one PIL image.
+
+    Args:
+        images: Images in [-1, 1], [n, *spatial, C]. `as_picture` converts volumes and signals.
+        gap: The number of white pixels between images.
+
+    Returns:
+        The grid, gray or RGB. Cells without an image are white.
+    """
     height, width, channels = as_picture(images[0]).shape
     columns = math.ceil(math.sqrt(len(images)))
     rows = math.ceil(len(images) / columns)
@@ -66,20 +93,28 @@ def image_grid(images: Float[AnyArray, "n *shape"], gap: int = 1) -> Image.Image
 
 
 def save_grid(path: Path, images: Float[AnyArray, "n *shape"]) -> None:
-    """Writes a PNG of images in rows; small ones are enlarged, pixel by pixel. It appears whole or not at all."""
+    """Writes the `image_grid` of images as a PNG, atomically. A small grid is enlarged.
+
+    Args:
+        path: The file to write.
+        images: Images in [-1, 1], [n, *spatial, C].
+    """
     _save(path, enlarged(image_grid(images)).save)
 
 
 def enlarged(picture: Image.Image) -> Image.Image:
-    """Enlarges a small picture, pixel by pixel, by a whole factor."""
+    """Enlarges a small picture by a whole factor, without interpolation."""
     factor = max(1, SMALLEST_GRID // max(picture.size))
     return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
 
 
 def save_gif(path: Path, frames: Float[AnyArray, "t *shape"], milliseconds: int = 120) -> None:
-    """Writes frames in [-1, 1] as a GIF that runs without end, each shown so long; small ones are enlarged as in grids.
+    """Writes frames as a GIF that loops forever, atomically. Small frames are enlarged.
 
-    It appears whole or not at all.
+    Args:
+        path: The file to write.
+        frames: Images in [-1, 1], [t, *spatial, C].
+        milliseconds: The duration of each frame.
     """
     pictures = [enlarged(picture) for picture in to_pil(frames)]
     settings = dict(save_all=True, append_images=pictures[1:], duration=milliseconds, loop=0)

@@ -1,4 +1,4 @@
-"""The data of a run, the same from its first step to its last."""
+"""The images of a run: opened, scanned once, and checked to be the same when the run resumes."""
 
 import json
 import sys
@@ -14,12 +14,12 @@ from diffae_jax.data.inspect.scan import (
     RECORD,
     describe,
     describe_counts,
+    exclude,
     intensity_in,
     read_record,
-    refuse,
+    refuse_bad,
     scan,
-    transform_by,
-    without,
+    scanned_transform,
 )
 from diffae_jax.data.sources import Source, TransformedSource, hash_of
 from diffae_jax.runtime.cluster import is_main_process, together
@@ -27,21 +27,30 @@ from diffae_jax.runtime.errors import UserError, list_some
 from diffae_jax.runtime.files import write_json
 
 SPLITS = ("training", "held_out")
-SCAN_KEYS = ("intensity", "left_out", "said")  # of the record: what a look at all images found
-FACTS = ("training", "held_out", "files")  # of the record: what tells one data set from another
-SETTINGS = ("image_shape", "data.crop", "data.intensity", "data.skip_bad")  # that the record depends on
+SCAN_KEYS = ("intensity", "left_out", "summary")  # of the record: results of the scan
+FACTS = ("training", "held_out", "files")  # of the record: they identify the data set
+SETTINGS = ("image_shape", "data.crop", "data.intensity", "data.skip_bad")  # the scan depends on them
 
 
 def open_data(
     config: ConfigDict, folder: Path, images: Any = None, *, begun: bool
 ) -> tuple[TransformedSource, TransformedSource]:
-    """Opens the training and held-out images of a config, from its path or as they are given.
+    """Opens the training and held-out images of a run.
 
-    `begun` is whether the run has a checkpoint.
+    All images are scanned once, before the first step. The scan measures the value range and finds
+    images that cannot be used. These are an error, or are left out if `data.skip_bad` is set.
 
-    Once a run, before its first step, all of them are read: what cannot be used is met then, or left out where the
-    config says so, and the range of values is measured. Raises UserError for what cannot be opened, and for images that
-    are not those that the run began with.
+    Args:
+        config: The config of the run.
+        folder: The run folder, for the record of the scan, `data.json`.
+        images: A Python sequence or a `Source` of images, used instead of `data.path`.
+        begun: Whether the run has a checkpoint.
+
+    Returns:
+        The training images and the held-out images.
+
+    Raises:
+        UserError: Images cannot be opened or used, or differ from those that the run began with.
     """
     with together():
         opened, *splits = open_splits(
@@ -52,45 +61,45 @@ def open_data(
             held_out_share=config.data.held_out_share,
             images=images,
         )
-        found = {**facts(*splits), "settings": _settings(config)}
+        current = {**facts(*splits), "settings": _settings(config)}
         record = read_record(folder)
         if begun and record:
-            _check_same(folder, record, found)
+            _check_same(folder, record, current)
     with together():
         if is_main_process() and (
-            record.keys() < {*found, *SCAN_KEYS} or any(record[key] != found[key] for key in found)
+            record.keys() < {*current, *SCAN_KEYS} or any(record[key] != current[key] for key in current)
         ):
-            write_json(folder / RECORD, found | _scan_splits(config, opened, splits))
+            write_json(folder / RECORD, current | _scan_splits(config, opened, splits))
     with together():
         record = read_record(folder)
-        _check_same(folder, record, found)  # the images of the main process
+        _check_same(folder, record, current)  # this process may have different images than the main process
         transform = transform_of(config, intensity_in(record, folder))
     left_out = record["left_out"]
     return tuple(
-        TransformedSource(without(source, left_out.get(split, ())), transform)
+        TransformedSource(exclude(source, left_out.get(split, ())), transform)
         for source, split in zip(splits, SPLITS, strict=True)
     )
 
 
 def facts(training: Source, held_out: Source) -> dict[str, int | str]:
-    """Returns what tells one data set from another."""
+    """Returns the numbers of images and a hash, which identify the data set."""
     files = hash_of(training.fingerprint(), held_out.fingerprint())
     return dict(zip(FACTS, (len(training), len(held_out), files), strict=True))
 
 
 def data_summary(folder: Path) -> list[str]:
-    """Returns what was found in the images of a run, in sentences."""
-    return read_record(folder).get("said", [])
+    """Returns the sentences of a run's record on its images."""
+    return read_record(folder).get("summary", [])
 
 
 def left_out(folder: Path) -> str:
-    """Returns a sentence on the images that the run left out; nothing where it has them all."""
+    """Returns a sentence on the images that the run left out, or "" if there are none."""
     names = [name for split in read_record(folder).get("left_out", {}).values() for name in split]
-    return f"{_describe_skipped(names)}; {folder / RECORD} says why." if names else ""
+    return f"{_describe_skipped(names)} {folder / RECORD} lists the reasons." if names else ""
 
 
 def _describe_skipped(names: Collection[str]) -> str:
-    return f"Left out: {len(names):,} of the images, which cannot be used ({list_some(names)})"
+    return f"Left out: {len(names):,} image{'s' * (len(names) != 1)} that cannot be used ({list_some(names)})."
 
 
 def _settings(config: ConfigDict) -> dict[str, Any]:
@@ -98,30 +107,30 @@ def _settings(config: ConfigDict) -> dict[str, Any]:
     return {key: plain["data"][key.removeprefix("data.")] if "." in key else plain[key] for key in SETTINGS}
 
 
-def _check_same(folder: Path, record: dict[str, Any], found: dict[str, Any]) -> None:
-    if any(record.get(key) != found[key] for key in FACTS):
+def _check_same(folder: Path, record: dict[str, Any], current: dict[str, Any]) -> None:
+    if any(record.get(key) != current[key] for key in FACTS):
         raise UserError(
-            f"{folder} was trained on other images ({record.get('training')} then, {found['training']} now, or other "
-            f"names and sizes): give those that it began with, or another --workdir."
+            f"{folder} was trained on different images: {record.get('training')} then, {current['training']} now, or "
+            f"with different names and sizes. Use the original images or a new --workdir."
         )
 
 
 def _scan_splits(config: ConfigDict, opened: OpenedDataset, splits: Sequence[Source]) -> dict[str, Any]:
-    """Reads all images; returns how they are scaled, which are left out, and what to say of them."""
+    """Scans all images. Returns the value range, the images left out, and a summary."""
     shape = transform_of(config)
     settings = dict(show_progress=sys.stderr.isatty(), values="%" in config.data.intensity)
     scans = [scan(TransformedSource(source, shape), **settings) for source in splits]
     if not config.data.skip_bad:
-        for found, source in zip(scans, splits, strict=True):
-            remedy = "; --config.data.skip_bad=True leaves such images out" if found.count else ""
-            refuse(found, len(source), remedy)
+        for result, source in zip(scans, splits, strict=True):
+            fix = " To leave out such images, set --config.data.skip_bad=True." if result.count else ""
+            refuse_bad(result, len(source), fix)
     training, held_out = scans
-    transform = transform_by(config, training, held_out)
-    said = [describe_counts(opened.kind, training.count, held_out.count), *describe(training, transform)]
-    bad = [name for found in scans for name in found.bad]
-    said += [f"{_describe_skipped(bad)}."] if bad else []
+    transform = scanned_transform(config, training, held_out)
+    summary = [describe_counts(opened.kind, training.count, held_out.count), *describe(training, transform)]
+    bad = [name for result in scans for name in result.bad]
+    summary += [_describe_skipped(bad)] if bad else []
     return {
         "intensity": format_intensity(transform.intensity),
-        "left_out": {split: found.bad for split, found in zip(SPLITS, scans, strict=True)},
-        "said": [*said, *opened.notes],
+        "left_out": {split: result.bad for split, result in zip(SPLITS, scans, strict=True)},
+        "summary": [*summary, *opened.notes],
     }

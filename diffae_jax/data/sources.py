@@ -1,6 +1,6 @@
-"""Sources of images: random-access sequences of arrays with ids and labels, and what can be made of any of them.
+"""Sources of images: random-access sequences of arrays with ids and labels, and wrappers.
 
-What reads each format is in `formats`, and what recognizes it in `opening`.
+The modules of `formats` read each storage format. `detect` detects the format of a path.
 """
 
 import collections
@@ -21,38 +21,49 @@ from PIL import Image
 from diffae_jax.data.transforms import PIL_MODES, Transform, pixels_of
 from diffae_jax.runtime.errors import UserError, list_some, shown
 
-MAX_IMAGES = 10_000_000  # of a source, and of a table
-MAX_VALUES = 2**30  # of an image
-NUM_AHEAD = 256  # images that are read before they are asked for
-NUM_SAMPLES = 64  # images that tell one data set from another, where a hash of all would take too long
+MAX_IMAGES = 10_000_000  # in a source or a table
+MAX_VALUES = 2**30  # in an image
+NUM_AHEAD = 256  # images that are read ahead
+NUM_SAMPLES = 64  # images in a fingerprint: hashing all of them would take too long
 
 
 @runtime_checkable
 class Source(Protocol):
-    """A sequence of images [*spatial, C], uint8 or of other numbers, of one size or of many.
+    """A sequence of images [*spatial, C] of any numeric type. Their sizes may differ.
 
-    A source goes to worker processes: it opens its files when it is first asked for an image.
+    Worker processes receive a pickled copy of the source. A source therefore opens its files when
+    the first image is read.
+
+    Attributes:
+        ids: A unique name for each image.
+        labels: By label name, an array with one value per image. A missing value is NaN or "".
     """
 
     ids: Sequence[str]
-    labels: Mapping[str, np.ndarray]  # one value an image, by name; missing ones are NaN or ""
+    labels: Mapping[str, np.ndarray]
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> np.ndarray: ...
 
     def name(self, index: int) -> str:
-        """Returns what an image is called in a message: more than its id, where that helps to find it."""
+        """Returns the name of an image for messages, such as its path."""
         ...
 
     def fingerprint(self) -> str:
-        """Returns a hash of what tells the images from others."""
+        """Returns a hash that identifies the set of images."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Arrays:
-    """Images that lie in memory: `images` [N, *spatial, C]."""
+    """Images in memory.
+
+    Args:
+        images: The images, [N, *spatial, C].
+        ids: A unique name for each image.
+        labels: By label name, an array with one value for each image.
+    """
 
     images: np.ndarray
     ids: Sequence[str]
@@ -75,25 +86,31 @@ class Arrays:
 
 @dataclasses.dataclass(frozen=True)
 class SequenceSource:
-    """Images of a Python sequence of arrays or PIL images, made or read when they are asked for."""
+    """A Python sequence of arrays or PIL images, each of which is computed or read on access.
 
-    images: Any  # with a length and items by number, as data sets of PyTorch have, too
-    image_shape: tuple[int, ...]  # tells where the channels are
+    Args:
+        images: Any object with `len(images)` and `images[index]`, such as a PyTorch data set.
+        image_shape: The shape [*spatial, C] to train with. It shows which axis holds the channels.
+        labels: By label name, an array with one value for each image.
+    """
+
+    images: Any
+    image_shape: tuple[int, ...]
     labels: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     @cached_property
     def ids(self) -> Sequence[str]:
-        """The place of each image in the sequence."""
+        """The index of each image in the sequence, as text."""
         return list(map(str, range(len(self.images))))
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        """Returns an image. Raises UserError for what is none."""
+        """Returns one image. Raises UserError if the item is not an image."""
         try:
             image = self.images[index]
-        except Exception as error:  # a program of the user's, which may raise anything
+        except Exception as error:  # user code may raise anything
             kind = type(error).__name__
             raise UserError(f"{self.name(index)} cannot be read ({kind}: {shown(str(error))}).") from error
         if isinstance(image, Image.Image):
@@ -102,34 +119,39 @@ class SequenceSource:
         try:
             array = np.asarray(image)
         except (ValueError, TypeError, RuntimeError) as error:  # RuntimeError: tensors of PyTorch with gradients
-            raise UserError(f"{self.name(index)} is no array ({shown(str(error))}).") from error
+            raise UserError(f"{self.name(index)} is not an array ({shown(str(error))}).") from error
         return channels_last(array, self.image_shape, self.name(index))
 
     def name(self, index: int) -> str:
-        """Returns the place of an image."""
+        """Returns the index of an image, for messages."""
         return f"Image {index} of the sequence"
 
     def fingerprint(self) -> str:
-        """Returns a hash of some images: the sequence may make each when it is asked for."""
+        """Returns a hash of a sample of the images: reading all of them may be slow."""
         return hash_of_sample_images(self)
 
 
 @dataclasses.dataclass(frozen=True)
 class Subset:
-    """Some images of a source, in an order of their own."""
+    """Some images of a source, in any order.
+
+    Args:
+        source: The source to take images from.
+        rows: The index in `source` of each image of the subset, [n].
+    """
 
     source: Source
     rows: Int[np.ndarray, "n"]
 
     @cached_property
     def ids(self) -> Sequence[str]:
-        """The ids of these images."""
+        """The ids of the subset."""
         ids = self.source.ids
         return [ids[row] for row in self.rows]
 
     @cached_property
     def labels(self) -> Mapping[str, np.ndarray]:
-        """The labels of these images."""
+        """The labels of the subset."""
         return {name: values[self.rows] for name, values in self.source.labels.items()}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -142,23 +164,28 @@ class Subset:
         return self.source[int(self.rows[index])]
 
     def name(self, index: int) -> str:
-        """Returns what the source calls the image."""
+        """Returns the name of the image in the source."""
         return self.source.name(int(self.rows[index]))
 
     def fingerprint(self) -> str:
-        """Returns a hash of the source and of the ids of these images."""
+        """Returns a hash of the source and of the ids of the subset."""
         return hash_of(self.source.fingerprint(), *self.ids)
 
 
 @dataclasses.dataclass(frozen=True)
 class LabeledSource:
-    """A source with labels of a table in place of its own."""
+    """A source whose labels are replaced.
+
+    Args:
+        source: The source of the images.
+        labels: By label name, an array with one value for each image.
+    """
 
     source: Source
     labels: Mapping[str, np.ndarray]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"source": self.source, "labels": {}}  # worker processes read images alone
+        return {"source": self.source, "labels": {}}  # worker processes only read images
 
     @property
     def ids(self) -> Sequence[str]:
@@ -172,17 +199,22 @@ class LabeledSource:
         return self.source[index]
 
     def name(self, index: int) -> str:
-        """Returns what the source calls the image."""
+        """Returns the name of the image in the source."""
         return self.source.name(index)
 
     def fingerprint(self) -> str:
-        """Returns that of the source: labels are told apart by `labels.fingerprint`."""
+        """Returns the fingerprint of the source. `labels.matching.fingerprint` covers labels."""
         return self.source.fingerprint()
 
 
 @dataclasses.dataclass(frozen=True)
 class TransformedSource:
-    """The images of a source as the networks take them: all of one shape, uint8 or float32 in [-1, 1]."""
+    """The images of a source as the networks take them: one shape, uint8 or float32 in [-1, 1].
+
+    Args:
+        source: The source of the images.
+        transform: Crops, scales and converts each image.
+    """
 
     source: Source
     transform: Transform
@@ -201,31 +233,31 @@ class TransformedSource:
         return len(self.source)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        """Returns one image. Raises UserError, with its name, where it cannot be read or is not as it must be."""
+        """Returns one image. Raises UserError, with its name, if it cannot be read or used."""
         return self.transform(self.source[index], self.name(index))
 
     def name(self, index: int) -> str:
-        """Returns what the source calls the image."""
+        """Returns the name of the image in the source."""
         return self.source.name(index)
 
     def fingerprint(self) -> str:
-        """Returns a hash of the source and of what is done to it."""
+        """Returns a hash of the source and the transform."""
         return hash_of(self.source.fingerprint(), repr(self.transform))
 
 
 def without_cache(source: Any) -> dict[str, Any]:
-    """Returns the fields of a source, which go to other processes, without what it has opened or computed."""
+    """Returns the fields of a source, without cached properties, to pickle it."""
     return {field.name: getattr(source, field.name) for field in dataclasses.fields(source)}
 
 
 @contextlib.contextmanager
 def image_errors_as_user_errors(name: str | Path) -> Iterator[None]:
-    """Turns what Pillow says about an image into a UserError with its name."""
+    """Converts any error of Pillow into a UserError with the name of the image."""
     try:
         yield
     except UserError:
         raise
-    except Exception as error:  # decoders raise what they like for a damaged file
+    except Exception as error:  # decoders raise errors of any type for a damaged file
         raise UserError(f"{name} cannot be read as an image ({shown(str(error))}): repair or remove it.") from error
 
 
@@ -234,9 +266,9 @@ def channels_last(
 ) -> Shaped[np.ndarray, "*spatial c"]:
     """Returns an array as [*spatial, C] in native byte order.
 
-    One without channels gets one, and channels in front move to the end: as many as are wanted, or as pictures have
-    where the last axis has as many as neither. Raises UserError for an array of another rank or beyond all measure, and
-    for one that holds no numbers.
+    An array without a channel axis gets one. Channels in the first axis move to the end. They are
+    recognized by the number of channels of `image_shape`, or of a picture. Raises UserError if the
+    array has the wrong rank, is too large, or does not hold numbers.
     """
     check_numbers(image.dtype, name)
     check_amount(1, image.shape, name)
@@ -249,28 +281,28 @@ def channels_last(
         is_picture = rank == 2 and first in PIL_MODES and last not in PIL_MODES
         return np.moveaxis(image, 0, -1) if last != channels and (first == channels or is_picture) else image
     raise UserError(
-        f"{name} has the shape {image.shape}, where images of {rank} axes and channels are wanted "
-        f"(--config.image_shape={image_shape})."
+        f"{name} has shape {image.shape}, but --config.image_shape={image_shape} needs {rank} spatial axes, with or "
+        f"without a channel axis."
     )
 
 
 def check_amount(count: int, shape: Sequence[int], name: str) -> None:
-    """Raises UserError for more images, or larger ones, than can be: a damaged file may say anything."""
+    """Raises UserError for too many or too large images: a damaged header may claim any size."""
     if count > MAX_IMAGES:
-        raise UserError(f"{name} says that it holds {count:,} images, more than the {MAX_IMAGES:,} that are read.")
+        raise UserError(f"{name} claims to hold {count:,} images. At most {MAX_IMAGES:,} can be read.")
     values = math.prod(map(int, shape))
     if values > MAX_VALUES:
-        raise UserError(f"{name} has {values:,} values an image, more than the {MAX_VALUES:,} that are read.")
+        raise UserError(f"{name} has {values:,} values per image. At most {MAX_VALUES:,} can be read.")
 
 
 def check_numbers(dtype: np.dtype, name: str) -> None:
-    """Raises UserError for an array of anything but real numbers."""
+    """Raises UserError unless an array holds real numbers."""
     if dtype.kind not in "buif":
         raise UserError(f"{name} holds values of {shown(str(dtype))}, not numbers.")
 
 
 def check_names(names: Sequence[str]) -> None:
-    """Raises UserError for names of files that are not UTF-8: hashes and tables of ids take nothing else."""
+    """Raises UserError for file names that are not UTF-8: they cannot be hashed or stored."""
     bad = [name for name in names if any("\ud800" <= char <= "\udfff" for char in name)]
     if bad:
         raise UserError(
@@ -279,12 +311,12 @@ def check_names(names: Sequence[str]) -> None:
 
 
 def hash_share(name: str) -> float:
-    """Returns a number in [0, 1) that depends on the name alone."""
+    """Returns a number in [0, 1) that only depends on the name."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
 
 
 def hash_of(*texts: str) -> str:
-    """Returns a hash of some texts in their order."""
+    """Returns a hash of some texts and their order."""
     digest = hashlib.sha256()
     for text in texts:
         digest.update(f"{text}\0".encode())
@@ -292,15 +324,15 @@ def hash_of(*texts: str) -> str:
 
 
 def hash_of_sample_images(source: Source, *texts: str) -> str:
-    """Returns a hash of evenly spaced images of a source, of their number, and of texts that tell more."""
-    numbers = (
+    """Returns a hash of evenly spaced images, of the number of images, and of some texts."""
+    indices = (
         np.unique(np.linspace(0, len(source) - 1, NUM_SAMPLES).round().astype(int)).tolist() if len(source) else []
     )
     digest = hashlib.sha256(hash_of(str(len(source)), *texts).encode())
-    for number in numbers:
+    for index in indices:
         try:
-            image = source[number]
-        except UserError:  # which says where the images are, and so is another for a copy of them
+            image = source[index]
+        except UserError:  # its message has the path, so a copy would have another hash
             digest.update(b"unreadable")
             continue
         digest.update(f"{image.shape} {image.dtype}".encode())
@@ -309,19 +341,41 @@ def hash_of_sample_images(source: Source, *texts: str) -> str:
 
 
 def choose(num_images: int, count: int, seed: int) -> np.ndarray:
-    """Returns the numbers of at most `count` images, in order, chosen at random: neighbors may be of one kind."""
+    """Chooses images at random.
+
+    Neighbors are often of one class, so random images represent a data set better.
+
+    Args:
+        num_images: The number of images to choose from.
+        count: The number of images to choose.
+        seed: The seed of the random choice.
+
+    Returns:
+        The indices in increasing order, [min(count, num_images)].
+    """
     if num_images <= count:
         return np.arange(num_images)
     return np.sort(np.random.default_rng(seed).choice(num_images, count, replace=False))
 
 
-def read(images: Source, numbers: Iterable[int] | Int[np.ndarray, "n"]) -> Shaped[np.ndarray, "n *shape"]:
-    """Reads some images of a source, all of one shape."""
-    return np.stack(list(each(images.__getitem__, map(int, numbers))))
+def read(images: Source, indices: Iterable[int] | Int[np.ndarray, "n"]) -> Shaped[np.ndarray, "n *shape"]:
+    """Reads some images of a source in parallel.
+
+    Args:
+        images: A source whose images have the same shape, such as a `TransformedSource`.
+        indices: The images to read, [n].
+
+    Returns:
+        The images in the order of `indices`, [n, *shape].
+
+    Raises:
+        UserError: An image cannot be read or used.
+    """
+    return np.stack(list(each(images.__getitem__, map(int, indices))))
 
 
 def each(call: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
-    """Calls a function for each item, some side by side, and yields what it returns in order, few of it ahead."""
+    """Calls a function for each item in parallel threads, and yields the results in order."""
     with ThreadPoolExecutor() as pool:
         waiting: collections.deque[Future] = collections.deque()
         for item in items:

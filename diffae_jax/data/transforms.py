@@ -1,4 +1,4 @@
-"""What happens to an image between its file and the network, on the host."""
+"""Crops, scales and converts images on the host, between file and network."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -12,34 +12,48 @@ from diffae_jax.runtime.arrays import AnyArray
 from diffae_jax.runtime.errors import UserError
 
 PIL_MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # by number of channels
-CROPS = {  # by name: start and size of the part of every image that is used; None: the center, as large as fits
+CROPS = {  # by name: start and size of the crop; None: the largest centered crop
     "center": None,
-    "celeba": ((57, 25), (128, 128)),  # of the aligned 178x218 of CelebA, around (x 89, y 121): that of D2C
+    "celeba": ((57, 25), (128, 128)),  # around (x 89, y 121) of the aligned 178x218 images, as in D2C
 }
-NOMINAL_RANGES = ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0))  # that values are taken to have when they fill them
+NOMINAL_RANGES = ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0))  # assumed if the values fill most of one
 
 
 @dataclasses.dataclass(frozen=True)
 class Transform:
-    """Makes an image of any size an array [*image_shape]: crops it, scales it until it covers the shape, cuts the rest.
+    """Converts an image of any size to an array [*image_shape].
 
-    Without `intensity` the result is uint8, as the image must be; with it, float32 in [-1, 1], where these two values
-    of the image become -1 and 1 and what lies outside is limited.
+    The image is cropped, scaled until it just covers `image_shape`, and cropped to its center.
+    Small images are refused, not enlarged.
+
+    Args:
+        image_shape: The shape [*spatial, C] of the result.
+        crop: The crop before scaling, a key of `CROPS`: "center" or "celeba".
+        intensity: The values that become -1 and 1. Values outside are clipped, and the result is
+            float32. None: the result is uint8. Only uint8, uint16 and bool images are accepted.
     """
 
     image_shape: tuple[int, ...]
-    crop: str = "center"  # a name of CROPS
+    crop: str = "center"
     intensity: tuple[float, float] | None = None
 
     @property
     def dtype(self) -> np.dtype:
-        """Of what comes out."""
+        """The type of transformed images: uint8, or float32 if there is an `intensity`."""
         return np.dtype(np.uint8 if self.intensity is None else np.float32)
 
     def __call__(self, image: Shaped[np.ndarray, "*spatial c"], name: str) -> Shaped[np.ndarray, "*shape"]:
-        """Returns the image as the networks take it, but for the scaling of uint8.
+        """Transforms one image.
 
-        Raises UserError, with its name, for one that `check` refuses and for values whose range is not known.
+        Args:
+            image: The image in its original size, [*spatial, C], of any numeric type.
+            name: The name of the image, for messages.
+
+        Returns:
+            The image, [*image_shape]: float32 in [-1, 1], or uint8, which `to_float` scales later.
+
+        Raises:
+            UserError: `check` fails, or the value range of the image is unknown.
         """
         self.check(image, name)
         image = with_channels(image, self.image_shape[-1], name)
@@ -52,62 +66,86 @@ class Transform:
         return np.clip((image.astype(np.float32) - low) * (2 / (high - low)) - 1, -1, 1, dtype=np.float32)
 
     def _crop_of(self, size: Sequence[int]) -> str:
-        """What has the size already, as images that the model made have, is not cropped again."""
+        """Images of the final size are not cropped again: a model may have generated them."""
         return "center" if tuple(size) == self.image_shape[:-1] else self.crop
 
     def restored(self, images: Float[AnyArray, "n *shape"]) -> Shaped[np.ndarray, "n *shape"]:
-        """Returns images in [-1, 1] in the values of the data: uint8, or float32 by the intensity."""
+        """Converts images back to the value range of the data.
+
+        Args:
+            images: Images in [-1, 1], [n, *image_shape].
+
+        Returns:
+            The images as uint8, or as float32 in the range of `intensity`.
+        """
         if self.intensity is None:
             return to_uint8(images)
         low, high = self.intensity
         return ((images + 1) * ((high - low) / 2) + low).astype(np.float32)
 
     def check(self, image: Shaped[np.ndarray, "*spatial c"], name: str) -> None:
-        """Raises UserError, with its name, for an image that is too small, of other channels or not finite."""
+        """Checks that an image can be transformed.
+
+        Args:
+            image: The image in its original size, [*spatial, C].
+            name: The name of the image, for messages.
+
+        Raises:
+            UserError: The image is too small, or its channels or values cannot be used.
+        """
         self.check_size(image.shape[:-1], name)
         check_channels(image, self.image_shape[-1], name)
         if image.dtype.kind != "f":
             return
-        with np.errstate(over="ignore"):  # what float32 does not hold becomes infinite
+        with np.errstate(over="ignore"):  # values beyond the range of float32 become infinite
             is_finite = np.isfinite(image.astype(np.float32, copy=False))
         if not is_finite.all():
             bad = (~is_finite).sum()
-            raise UserError(f"{name} holds {bad:,} values that are not finite: repair or remove it.")
+            values = f"{bad:,} value{'s that are' if bad != 1 else ' that is'} not finite"
+            raise UserError(f"{name} has {values}: repair or remove it.")
 
     def check_size(self, size: Sequence[int], name: str) -> None:
-        """Raises UserError unless the part of an image of that size that is used covers the shape."""
+        """Checks that an image is large enough.
+
+        Args:
+            size: The spatial axes of the image.
+            name: The name of the image, for messages.
+
+        Raises:
+            UserError: The image, or its crop, is smaller than `image_shape`.
+        """
         wanted, box = self.image_shape[:-1], CROPS[self._crop_of(size)]
         if box is not None:
             start, length = box
             if len(size) != len(start) or any(s + n > have for s, n, have in zip(start, length, size, strict=True)):
                 raise UserError(
-                    f"{name} is {format_size(size)} pixels and does not hold the crop {self.crop}, which is for "
-                    f"aligned images of 178x218: set --config.data.crop=center."
+                    f"{name} is {format_size(size)} pixels, but the crop {self.crop} needs aligned images of 178x218 "
+                    f"pixels: set --config.data.crop=center."
                 )
             size = length
         if any(have < want for have, want in zip(size, wanted, strict=True)):
             raise UserError(
-                f"{name} is {format_size(size)} pixels, smaller than the {format_size(wanted)} asked for: "
-                f"remove it, or give a larger one."
+                f"{name} is {format_size(size)} pixels, smaller than the {format_size(wanted)} of image_shape: "
+                f"remove it, or replace it with a larger image."
             )
 
 
 def format_size(size: Sequence[int]) -> str:
-    """Tells a size as people do: of a picture the width first."""
+    """Formats a size as text: WIDTHxHEIGHT for a picture, else in the order of the axes."""
     return "x".join(map(str, tuple(size)[::-1] if len(size) == 2 else size))
 
 
 def check_picture_shape(image_shape: tuple[int, ...]) -> None:
-    """Raises UserError unless image files can hold images of that shape."""
+    """Raises UserError unless image files can hold images of this shape."""
     if len(image_shape) != 3 or image_shape[-1] not in PIL_MODES:
         raise UserError(
-            f"Image files hold [height, width, channels] with 1, 3 or 4 channels, not image_shape={image_shape}: "
-            f"give an --config.image_shape such as (64, 64, 3), or images of other axes as arrays."
+            f"Image files hold [height, width, channels] with 1, 3 or 4 channels, not image_shape={image_shape}. "
+            f"Set an --config.image_shape such as (64, 64, 3), or store other shapes as arrays."
         )
 
 
 def cut_out(image: Shaped[np.ndarray, "*spatial c"], crop: str) -> Shaped[np.ndarray, "*cut c"]:
-    """Returns the part of an image that a named crop keeps."""
+    """Returns the named crop of an image."""
     box = CROPS[crop]
     if box is None:
         return image
@@ -115,14 +153,15 @@ def cut_out(image: Shaped[np.ndarray, "*spatial c"], crop: str) -> Shaped[np.nda
 
 
 def resize_and_crop(image: Shaped[np.ndarray, "*spatial c"], size: tuple[int, ...]) -> Shaped[np.ndarray, "*size c"]:
-    """Scales an image of any rank, with antialiasing, until it just covers `size`, and crops the center.
+    """Scales an image of any rank until it just covers `size`, and crops the center.
 
-    It is Pillow's Lanczos filter for all: at once where it knows such images, and else axis by axis, in float32.
+    Scaling uses Pillow's antialiasing Lanczos filter: on whole uint8 pictures, and on other images
+    along each axis in float32.
     """
     if image.shape[:-1] == size:
         return image
     scale = max(want / have for want, have in zip(size, image.shape[:-1], strict=True))
-    # rounded, the part to scale may reach a hair beyond the image, which Pillow refuses
+    # rounding may place the box slightly outside of the image, which is an error in Pillow
     lengths = [min(want / scale, have) for want, have in zip(size, image.shape[:-1], strict=True)]
     starts = [(have - length) / 2 for have, length in zip(image.shape[:-1], lengths, strict=True)]
     stops = [min(start + length, have) for start, length, have in zip(starts, lengths, image.shape[:-1], strict=True)]
@@ -131,7 +170,7 @@ def resize_and_crop(image: Shaped[np.ndarray, "*spatial c"], size: tuple[int, ..
         box = (left, top, right, bottom)
         scaled = picture(image).resize((size[1], size[0]), Image.Resampling.LANCZOS, box)
         return np.asarray(scaled).reshape(*size, image.shape[-1])
-    scaled = image.astype(np.float32, order="C")  # NIfTI has the first axis innermost, of which each axis took a copy
+    scaled = image.astype(np.float32, order="C")  # the Fortran order of NIfTI would be copied for each axis
     for axis, (want, start, stop) in enumerate(zip(size, starts, stops, strict=True)):
         scaled = _resize_axis(scaled, axis, want, start, stop)
     return np.clip(np.round(scaled), 0, 255).astype(np.uint8) if image.dtype == np.uint8 else scaled
@@ -151,12 +190,12 @@ def picture(image: UInt8[np.ndarray, "h w c"]) -> Image.Image:
 
 
 def pixels_of(image: Image.Image) -> Shaped[np.ndarray, "h w c"]:
-    """Returns the pixels of a PIL image, upright, in the channels that it has.
+    """Returns the pixels of a PIL image with its own channels, rotated as EXIF specifies.
 
-    They are uint8, or, where there are 16 or 32 bits, as they are; palettes become RGB or RGBA.
+    Images of 16 or 32 bits keep their type, all others become uint8. Palettes become RGB or RGBA.
     """
     image.load()
-    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # a copy even where there is nothing to turn
+    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # exif_transpose always copies
         image = ImageOps.exif_transpose(image)
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         array = np.asarray(image)[..., None]
@@ -169,8 +208,9 @@ def pixels_of(image: Image.Image) -> Shaped[np.ndarray, "h w c"]:
 def with_channels(
     image: Shaped[np.ndarray, "*spatial c"], channels: int, name: str
 ) -> Shaped[np.ndarray, "*spatial c2"]:
-    """Returns an image with so many channels: pictures are converted, transparency laid on white where it has no place.
+    """Returns an image with the given number of channels.
 
+    Pictures are converted. Without an alpha channel, transparent pixels are blended with white.
     Raises UserError as `check_channels` does.
     """
     have = image.shape[-1]
@@ -186,30 +226,30 @@ def with_channels(
 
 
 def check_channels(image: Shaped[np.ndarray, "*spatial c"], channels: int, name: str) -> None:
-    """Raises UserError unless an image has so many channels, or is a picture that can be given them."""
+    """Raises UserError unless an image has, or can be converted to, the number of channels."""
     have = image.shape[-1]
     is_picture = image.ndim == 3 and have in PIL_MODES and channels in PIL_MODES
     if have != channels and not (is_picture and (image.dtype == np.uint8 or (have, channels) == (1, 3))):
         raise UserError(
-            f"{name} has {have} channel{'s' * (have != 1)}, not {channels}: set --config.image_shape to what all "
-            f"images have, or remove it."
+            f"{name} has {have} channel{'s' * (have != 1)}, not {channels}: set --config.image_shape to the number of "
+            f"channels of all images, or remove this image."
         )
 
 
 def to_8_bits(image: Shaped[np.ndarray, "*shape"], name: str) -> UInt8[np.ndarray, "*shape"]:
-    """Scales 16 bits to 8. Raises UserError for other types, whose range nothing tells."""
+    """Scales 16 bit to 8 bit. Raises UserError for other types: their value range is unknown."""
     if image.dtype == np.bool_:
         return image.astype(np.uint8) * np.uint8(255)
     if image.dtype != np.uint16:
         raise UserError(
-            f"{name} has values of {image.dtype}, whose range is not known: give the values that are to become -1 and "
-            f"1 with --config.data.intensity=LOW..HIGH, or save it with 8 or 16 bits."
+            f"{name} has values of {image.dtype}, whose range is unknown: set the values that become -1 and 1 with "
+            f"--config.data.intensity=LOW..HIGH, or convert the image to 8 or 16 bit."
         )
     return np.round(image / 257).astype(np.uint8)
 
 
 def likely_range(low: float, high: float) -> tuple[float, float]:
-    """Returns the range of values that reach from `low` to `high`: a usual one where they fill most of it."""
+    """Returns the likely value range: a nominal range if `low` to `high` fills most of it."""
     for nominal in NOMINAL_RANGES:
         if nominal[0] <= low and high <= nominal[1] and high - low > (nominal[1] - nominal[0]) / 2:
             return nominal
@@ -222,13 +262,13 @@ def random_flip(image: Shaped[np.ndarray, "*spatial c"], rng: np.random.Generato
 
 
 def to_float(images: Shaped[Any, "n *shape"]) -> Float[Any, "n *shape"]:
-    """Scales uint8 to the [-1, 1] of the networks, which floats have already.
+    """Scales uint8 to float32 in [-1, 1]. Floats are already in this range.
 
-    On the device, so that one byte a value travels there.
+    Called on the device: transfers then need one byte per value.
     """
     return images.astype(np.float32) / 127.5 - 1 if images.dtype == np.uint8 else images
 
 
 def to_uint8(images: Float[AnyArray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
-    """Scales [-1, 1] to uint8, limiting what lies outside."""
+    """Scales [-1, 1] to uint8. Values outside are clipped."""
     return np.round((np.clip(np.asarray(images), -1, 1) + 1) * 127.5).astype(np.uint8)

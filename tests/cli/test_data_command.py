@@ -1,4 +1,4 @@
-"""diffae data: what it prints is what the test made, and its picture is of the images as training sees them."""
+"""diffae data: its report matches the data set, and the contact sheet shows training images."""
 
 import contextlib
 import json
@@ -44,7 +44,7 @@ def save(path, image):
 @pytest.fixture
 def run(capsys):
     def call(*arguments, code=0):
-        """Returns what the command says on stdout, once it has ended with that code."""
+        """Returns the standard output of the command, after checking its exit code."""
         with pytest.raises(SystemExit) if code else contextlib.nullcontext() as stop:
             cli.run(["data", *arguments])
         said = capsys.readouterr()
@@ -76,7 +76,7 @@ def tiles(path, count, height, width):
 
 @pytest.fixture
 def photos():
-    """Twelve pictures in test/ and train/, five of which are copies, a table of labels, and a file that is none."""
+    """Twelve pictures in test/ and train/, five of them duplicates, and a table of labels."""
     images = {f"train/{i}.png": noise(40, 50 + i % 2, 3) for i in range(5)}
     images |= {"train/same.png": images["train/0.png"], "train/again.png": images["train/0.png"]}
     images |= {"test/a.png": noise(40, 50, 3), "test/leak.png": images["train/3.png"]}
@@ -89,34 +89,36 @@ def photos():
     return images
 
 
-def test_what_it_says_is_what_there_is(photos, run):
+def test_report_matches_the_data_set(photos, run):
     said = run("photos", *SHAPE, "--labels", "labels.csv", "--held-out", "test", "--out", "sheet.png", code=1)
     for line in (
         "Images: a folder of image files, 9 to train on, 2 held out.",
-        "Cannot be used: 1, which training refuses, or leaves out by data.skip_bad:",
+        "1 image cannot be used. Training stops with an error unless data.skip_bad=True:",
         "  photos/train/broken.jpg cannot be read as an image (cannot identify image file 'photos/train/broken.jpg'): "
         "repair or remove it.",
-        "Duplicates: 5 images are the same, pixel for pixel, as another, in 2 groups:",
+        "Duplicates: 5 images have the same pixels as another image, in 2 groups:",
         "  train/3.png, test/leak.png (held out)",
         "  train/0.png, train/again.png, train/same.png",
-        "Held out, and trained on as well: 1, which flatters whatever is measured on them.",
-        "Sizes: 4, from 50x40 to 90x33, the most common 50x40 (5); all become 32x32.",
+        "1 held-out image is also among the training images. Measurements on held-out images will be too good.",
+        "Sizes: 4 different, from 50x40 to 90x33. Most common: 50x40 (5 images). All are scaled to 32x32.",
         "  50x40: 5",
         "  51x40: 2",
         "  48x60: 1",
         "  90x33: 1",
-        "Channels: 8 have 3, 1 have 1; all become 3.",
+        "Channels: 3 (8 images), 1 (1 image). All are converted to 3.",
         "Labels: 2.",
-        "  smile: 0 (4), 1 (4); 1 images without",
-        "  color: red (7); 2 images without",
-        "Contact sheet: 9 images as training sees them, in sheet.png",
+        "  smile: 0 (4), 1 (4); missing for 1 image",
+        "  color: red (7); missing for 2 images",
+        "Contact sheet: 9 training images, scaled and cropped, in sheet.png",
     ):
         assert line in said.splitlines(), said
     first, second = (said.index(f"  {name}, ") for name in ("train/3.png", "train/0.png"))
-    assert first < second  # what is on both sides comes first
-    assert "1 of 11 rows of labels are of none of the images (gone.png)." in said
-    assert re.search(r"^Values: uint8, from 0 to 255; as they are\.$", said, re.M)
-    speed = re.search(r"^Throughput: ([\d,]+) images a second by threads, ([\d,]+) a core of (\d+)\.$", said, re.M)
+    assert first < second  # duplicates across the splits come first
+    assert "1 of 11 rows in the table of labels match no image (gone.png)." in said
+    assert re.search(r"^Values: uint8, from 0 to 255\.$", said, re.M)
+    speed = re.search(
+        r"^Reading speed: ([\d,]+) images per second with threads \(([\d,]+) per core on (\d+) cores?\)\.$", said, re.M
+    )
     a_second, a_core, cores = (int(number.replace(",", "")) for number in speed.groups())
     assert a_second / cores == pytest.approx(a_core, abs=1)
     assert a_second > 1
@@ -145,18 +147,18 @@ def test_array_file_with_an_array_of_labels(run):
     np.savez("mnist.npz", images=images, digit=np.arange(200) % 10, shade=np.linspace(0, 1, 200))
     said = run("mnist.npz", "--held-out", "[-20:]", "--out", "sheet.png")
     for line in (
-        'Shape: none was given, so one is proposed: --config.image_shape="(24, 24, 1)"',
+        'Shape: no --image-shape was given. Proposed: --config.image_shape="(24, 24, 1)"',
         "Images: an array file (.npz), 180 to train on, 20 held out.",
-        "Duplicates: 2 images are the same, pixel for pixel, as another, in 1 group:",
+        "Duplicates: 2 images have the same pixels as another image, in 1 group:",
         "  20, 150",
-        "Sizes: all 28x28; all become 24x24.",
+        "Sizes: all 28x28. All are scaled to 24x24.",
         "Channels: 1.",
         "  digit: " + ", ".join(f"{i} (18)" for i in range(10)),
         "  shade: numbers from 0 to 0.899497",
     ):
         assert line in said.splitlines(), said
-    assert "Held out, and trained on" not in said
-    assert "Cannot be used" not in said
+    assert "also among the training images" not in said
+    assert "cannot be used" not in said
     expected = [resize_and_crop(images[i][..., None], (24, 24))[..., 0] for i in choose(180, 64, seed=0)]
     np.testing.assert_array_equal(tiles("sheet.png", 64, 24, 24), expected)
     assert command_of(said) == {
@@ -175,7 +177,7 @@ def test_volumes_are_shown_by_their_middle_slices(run):
         nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), f"scans/{i}.nii.gz")
     said = run("scans", "--intensity=-200..200", "--held-out-share", "0", "--out", "sheet.png")
     assert "Images: a folder of volumes, 6 to train on, 0 held out." in said
-    assert f"Values: int16, from {volumes.min()} to {volumes.max()}; -200 becomes -1 and 200 becomes 1." in said
+    assert f"Values: int16, from {volumes.min()} to {volumes.max()}. -200 becomes -1 and 200 becomes 1." in said
     middle = (np.clip(volumes[:, 16], -200, 200) / 400 + 0.5) * 255
     assert np.abs(tiles("sheet.png", 6, 16, 48) - middle).max() <= 0.51
     flags = command_of(said)
@@ -187,7 +189,7 @@ def test_volumes_are_shown_by_their_middle_slices(run):
 def test_signals_become_strips(run):
     np.save("ecg.npy", RNG.normal(size=(70, 12, 500)))
     said = run("ecg.npy", "--held-out-share", "0", "--out", "sheet.png")
-    assert "Sizes: all 500; all become 496." in said
+    assert "Sizes: all 500. All are scaled to 496." in said
     assert "Channels: 12." in said
     with Image.open("sheet.png") as picture:
         assert picture.size == (8 * 497 - 1, 8 * 125 - 1)
@@ -202,7 +204,7 @@ def test_digits_are_trained_by_their_own_config(run):
 def test_config_is_taken_for_what_is_not_given(photos, run):
     config = str(ROOT / "configs" / "ffhq64.py")
     said = run("photos", "--config", f"{config}:z64", *SHAPE, code=1)
-    assert "all become 32x32" in said
+    assert "All are scaled to 32x32" in said
     flags = command_of(said)
     assert flags.keys() == {
         "config", "config.data.path", "config.image_shape", "config.train.batch_size", "config.data.skip_bad"
@@ -219,8 +221,8 @@ def test_config_of_a_run_is_taken_too(photos, run):
     Path("config.json").write_text(json.dumps(values))
     said = run("photos", "--config", "config.json", code=1)
     assert "Labels: 2." in said
-    assert "all become 16x16" in said
-    assert "To train, the other keys as in config.json:" in said
+    assert "All are scaled to 16x16" in said
+    assert "To train (with the other keys as in config.json):" in said
     flags = command_of(said)
     assert (flags["config"], flags["config.image_shape"]) == ("configs/images.py", "(16, 16, 1)")
     assert (flags["config.data.held_out"], flags["config.train.batch_size"]) == ("test", "4")
@@ -228,7 +230,7 @@ def test_config_of_a_run_is_taken_too(photos, run):
 
 @pytest.mark.parametrize(("path", "name"), [("photos", "images"), ("digits", "digits")])
 def test_config_to_train_with_is_read_and_not_copied(path, name):
-    assert suggest.base_of(path) == from_file(str(ROOT / "configs" / f"{name}.py"))
+    assert suggest.default_config(path) == from_file(str(ROOT / "configs" / f"{name}.py"))
 
 
 def test_config_is_named_as_for_training(photos, run):
@@ -246,7 +248,7 @@ def test_suggested_command_is_understood_in_the_folder_where_it_is_suggested(pho
     assert (config.image_shape, config.train.batch_size) == ((32, 32, 3), 8)
 
 
-def test_sizes_that_hardly_two_images_share_are_told_in_ranges(run):
+def test_sizes_of_few_images_each_are_listed_as_ranges(run):
     for i in range(40):
         save(f"all/{i}.png", noise(20 + 4 * i, 300 - i))
     said = run("all", "--held-out-share", "0", "--image-shape", "16", "16", "1")
@@ -255,7 +257,7 @@ def test_sizes_that_hardly_two_images_share_are_told_in_ranges(run):
     assert lines == [f"  shortest side {which}: {count}" for which, count in ranges.items()]
 
 
-def test_no_more_is_told_than_can_be_read(run):
+def test_long_lists_are_shortened(run):
     for i in range(14):
         save(f"all/{i:02}.png", noise(16, 16))
         save(f"all/{i:02}-copy.png", np.asarray(Image.open(f"all/{i:02}.png")))
@@ -263,10 +265,10 @@ def test_no_more_is_told_than_can_be_read(run):
     for size in range(20, 32):
         save(f"all/size{size}.png", noise(size, size))
     said = run("all", "--held-out-share", "0", "--image-shape", "16", "16", "1", code=1).splitlines()
-    bad = said.index("Cannot be used: 14, which training refuses, or leaves out by data.skip_bad:")
+    bad = said.index("14 images cannot be used. Training stops with an error unless data.skip_bad=True:")
     assert [line[:15] for line in said[bad + 1 : bad + 11]] == [f"  all/small{i:02}.pn"[:15] for i in range(10)]
     assert said[bad + 11] == "  and 4 more"
-    same = said.index("Duplicates: 28 images are the same, pixel for pixel, as another, in 14 groups:")
+    same = said.index("Duplicates: 28 images have the same pixels as another image, in 14 groups:")
     assert said[same + 6] == "  and 9 more groups"
     sizes = next(i for i, line in enumerate(said) if line.startswith("Sizes: 13"))
     assert said[sizes + 1] == "  16x16: 28"
@@ -317,7 +319,7 @@ def test_crop_of_the_celebrities_gives_its_size(run):
         save(f"faces/{i}.jpg", noise(218, 178, 3))
     said = run("faces", "--crop", "celeba", "--held-out-share", "0")
     assert command_of(said)["config.image_shape"] == "(128, 128, 3)"
-    assert "all become 128x128, by the crop celeba." in said
+    assert "All are scaled to 128x128 after the crop celeba." in said
 
 
 BAD = {
@@ -327,11 +329,11 @@ BAD = {
     "few": ("photos --image-shape 32", ".*2 to 4 values, not 1"),
     "size": ("photos --image-shape 4x4 1", ".*'4x4' is not a whole number"),
     "large": ("photos --image-shape 99 99 3", "None of the 9 training images .* smaller than the 99x99"),
-    "tiny": ("tiny", ".*images of 5x5, too small .*--image-shape 5 5 1"),
+    "tiny": ("tiny", ".*images of 5x5, but a proposed size is at least 8.*--image-shape 5 5 1"),
     "crop": ("photos --crop square", ".*one of center, celeba, not square"),
     "intensity": ("photos --intensity 5", ".*LOW..HIGH, such as 0..4095"),
     "share": ("photos --held-out-share 2", ".*between 0.0 and 0.99, not 2.0"),
-    "held out": ("photos --held-out nix", ".*nix is no subfolder"),
+    "held out": ("photos --held-out nix", ".*nix is not a subfolder"),
     "labels": ("photos --labels nix.csv", "nix.csv is missing"),
     "no config": ("photos --config nix.py", "nix.py is missing"),
     "other Python": ("photos --config other.py", r"other.py is not a config \(ZeroDivisionError"),
@@ -339,15 +341,15 @@ BAD = {
     "variant": (f"photos --config {ROOT}/configs/ffhq64.py:nix", "There is no variant nix of ffhq64"),
     "suffix": ("photos --out sheet.jpg", ".*ends in .png"),
     "taken": ("photos --out taken.png", ".*already exists"),
-    "inside": ("photos --out photos/sheet.png", ".*would become one of them"),
-    "itself": ("one.png --overwrite --out one.png", ".*would become one of them"),
-    "array": ("a.npz#nix", ".*no array nix of images; it has images"),
-    "mixture": ("mixed --held-out-share 0", ".*of several types .*intensity=LOW..HIGH"),
+    "inside": ("photos --out photos/sheet.png", ".*would replace or join the images of photos"),
+    "itself": ("one.png --overwrite --out one.png", ".*would replace or join the images of one.png"),
+    "array": ("a.npz#nix", ".*no array nix of images. It has images"),
+    "mixture": ("mixed --held-out-share 0", ".*have several types .*intensity=LOW..HIGH"),
 }
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_mistakes_are_told_in_one_sentence(name, capsys):
+def test_mistakes_are_reported_in_one_line(name, capsys):
     arguments, message = BAD[name]
     for i in range(9):
         save(f"photos/{i}.png", noise(40, 50, 3))

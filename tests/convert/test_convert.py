@@ -157,7 +157,7 @@ def test_latents_and_classifier(state, tmp_path, one_device):
     with pytest.raises(UserError, match=r"fewer\.pkl has statistics of 9 and 9 dimensions, but z of the model has 24"):
         import_official(path, fewer)
     flat = write(tmp_path, {"conds_mean": mean, "conds_std": std * 0}, "flat.pkl")
-    with pytest.raises(UserError, match=r"flat\.pkl cannot be used: .*positive deviations"):
+    with pytest.raises(UserError, match=r"flat\.pkl cannot be used: .*each std must be positive"):
         import_official(path, flat)
     with pytest.raises(UserError, match="lacks conds_mean"):
         import_official(path, path)

@@ -154,7 +154,7 @@ def test_scaling_to_float_and_back_is_exact():
     np.testing.assert_array_equal(to_uint8(np.array([-3.0, 3.0])), [0, 255])
 
 
-# --- folders ----------------------------------------------------------------------------------------------------
+# --- folders -------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -210,9 +210,9 @@ def test_sixteen_bits_are_scaled_and_transparency_is_white(tmp_path):
     assert (image[:8] == 0).all()
     assert (image[8:] == 255).all()
     Image.fromarray(np.ones((16, 16), np.float32)).save(tmp_path / "float.tif")
-    with pytest.raises(UserError, match=r"1 images have values of float32.* give them as 8 or 16 bits"):
+    with pytest.raises(UserError, match=r"1 image has values of float32.* convert them to 8 or 16 bit"):
         check_all(prepared(tmp_path, (16, 16, 1)))
-    with pytest.raises(UserError, match=r"float.tif has values of float32, whose range is not known"):
+    with pytest.raises(UserError, match=r"float.tif has values of float32, whose range is unknown"):
         prepared(tmp_path, (16, 16, 1))[0]
     assert (prepared(tmp_path, (16, 16, 1), intensity=(0.0, 2.0))[0] == 0).all()
 
@@ -237,7 +237,7 @@ def test_held_out_images_stay_on_their_side_when_others_come(photos):
         (lambda path: (path / "7.png").write_bytes(b""), "7.png cannot be read"),
         (
             lambda path: Image.new("RGB", (15, 99)).save(path / "7.png"),
-            r"7.png is 15x99 pixels, smaller than .* 16x16 .* a larger one\.$",
+            r"7.png is 15x99 pixels, smaller than .* 16x16 .* a larger image\.$",
         ),
     ],
     ids=["junk", "truncated png", "truncated jpeg", "empty", "too small"],
@@ -257,7 +257,7 @@ def test_image_bomb_is_refused(tmp_path):
 def test_several_bad_images_are_counted(photos):
     for name in ("2.png", "5.png", "more/d.bmp"):
         (photos / name).write_bytes(b"junk")
-    with pytest.raises(UserError, match=r"3 of 12 images cannot be used, the first: .*2.png cannot be read"):
+    with pytest.raises(UserError, match=r"3 of 12 images cannot be used. The first: .*2.png cannot be read"):
         check_all(prepared(photos))
 
 

@@ -1,4 +1,4 @@
-"""What a path is taken for, the parts behind a #, which images are held out, and where their labels come from."""
+"""The detected format of a path, parts after a #, held-out images, and the source of labels."""
 
 import shutil
 
@@ -56,11 +56,11 @@ def are(splits, training, held_out):
     np.testing.assert_array_equal(splits[1], held_out)
 
 
-# --- recognition -------------------------------------------------------------------------------------------------
+# --- recognition ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", MAKERS)
-def test_kind_is_told_by_the_path(tmp_path, kind):
+def test_format_is_detected_from_the_path(tmp_path, kind):
     opened = open_images(MAKERS[kind](tmp_path, IMAGES), SHAPE)
     assert opened.kind == KINDS[kind]
     assert opened.notes == [] or opened.notes == ()
@@ -80,7 +80,7 @@ def test_home_is_where_a_tilde_leads(tmp_path, monkeypatch):
     assert len(open_images("~/images", SHAPE).source) == COUNT
     are(splits_of("~/images", held_out="[:3]"), IMAGES[3:], IMAGES[:3])
     is_refused(lambda: open_images("~nobody-of-this-name/images", SHAPE), "~nobody-of-this-name/images is missing")
-    is_refused(lambda: splits_of("~/images", held_out="~nobody-of-this-name/images"), "is no subfolder of ~/images")
+    is_refused(lambda: splits_of("~/images", held_out="~nobody-of-this-name/images"), "is not a subfolder of ~/images")
     for labels in ("~nobody-of-this-name/a.csv", "~/a.csv"):
         is_refused(lambda labels=labels: splits_of("~/images", labels=labels), "a.csv is missing")
 
@@ -120,7 +120,7 @@ def test_an_npy_is_one_image_or_many(tmp_path, shape, image_shape, count):
         ("a.tar.gz", b"", "a.tar.gz is an archive"),
         ("a.TGZ", b"", "a.TGZ is an archive"),
         ("a.7z", b"", "a.7z is an archive"),
-        ("a.csv", b"a", "a.csv is a table or a text, not images"),
+        ("a.csv", b"a", "a.csv is a table or text file, not images"),
         ("a", b"", "a cannot be read as an image"),
         ("a.nii.gz", b"", "a.nii.gz cannot be read as an array"),
         ("a.h5", b"", "a.h5 cannot be read as an array"),
@@ -130,7 +130,7 @@ def test_an_npy_is_one_image_or_many(tmp_path, shape, image_shape, count):
         ("data.mdb", b"", "data.mdb cannot be read as LMDB"),
     ],
 )
-def test_files_that_hold_no_images_are_told(tmp_path, name, content, message):
+def test_files_without_images_are_refused(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     is_refused(lambda: open_images(tmp_path / name, SHAPE).source[0], message)
 
@@ -141,19 +141,19 @@ def test_files_that_hold_no_images_are_told(tmp_path, name, content, message):
         ("no-such-folder", "no-such-folder is missing: check the path"),
         ("no_such_folder", "no_such_folder is missing: check the path"),
         ("no/such/folder.npz#images", "no/such/folder.npz is missing: check the path"),
-        ("empty", r"empty holds no image files \(.png, .jpg, .*.npy\), nor do the folders in it\."),
-        ("odd", r"odd holds no image files .*; it holds a.txt, b.heic, c.h5 and 1 more"),
+        ("empty", r"empty holds no image files \(.png, .jpg, .*.npy\), neither directly nor in subfolders\.$"),
+        ("odd", r"odd holds no image files .*\. It holds a.txt, b.heic, c.h5 and 1 more"),
         ("lmdb.lmdb", "lmdb.lmdb holds no image files"),
         ("a\0b", "cannot be read: it has characters that no path may have"),
         ("x" * 300, "cannot be read .*File name too long"),
-        ("empty#part", "empty has no part part: a part is that of an npz, HDF5 or TFDS"),
+        ("empty#part", "empty has no part part: only npz, HDF5 and TFDS have parts"),
         ("odd/c.h5#", "c.h5 cannot be read as an array"),
         ("digits", r"The digits have image_shape=\(8, 8, 1\), not \(8, 10, 3\)"),
         ("digits#test", "digits is missing: check the path"),
-        ("", "No images were named: give what holds them with --config.data.path=PATH"),
+        ("", "There are no images to train on: set --config.data.path=PATH"),
     ],
 )
-def test_paths_without_images_are_told(tmp_path, monkeypatch, path, message):
+def test_paths_without_images_are_refused(tmp_path, monkeypatch, path, message):
     monkeypatch.chdir(tmp_path)
     for name in ("empty", "odd", "lmdb.lmdb"):
         (tmp_path / name).mkdir()
@@ -162,7 +162,7 @@ def test_paths_without_images_are_told(tmp_path, monkeypatch, path, message):
     is_refused(lambda: open_splits(path, SHAPE), message)
 
 
-def test_pictures_for_volumes_and_volumes_for_pictures_are_told(tmp_path):
+def test_pictures_for_volumes_and_volumes_for_pictures_are_refused(tmp_path):
     make_folder(tmp_path, IMAGES)
     is_refused(lambda: open_images(tmp_path / "images", (8, 8, 8, 1)), "1, 3 or 4 channels")
     save_nifti(tmp_path / "a.nii", noise(8, 8, 8))
@@ -201,7 +201,7 @@ def test_names_with_a_hash_are_names_where_they_are_there(tmp_path):
     are(splits_of(whole, held_out="test"), IMAGES[:8], IMAGES[8:, :4])
 
 
-# --- which images are held out --------------------------------------------------------------------------------------
+# --- which images are held out -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -222,16 +222,17 @@ def test_slice_of_the_order(tmp_path, kind, held_out, rows):
 
 
 @pytest.mark.parametrize("held_out", ["[:]", "[:100]", "[100:]", "[5:5]", "[:0]", "[-100:]", f"[{10**17}:]"])
-def test_slice_that_leaves_nothing_on_a_side_is_told(tmp_path, held_out):
+def test_slice_that_leaves_a_split_empty_is_refused(tmp_path, held_out):
     path = MAKERS["npy"](tmp_path, IMAGES)
     is_refused(
-        lambda: splits_of(path, held_out=held_out), r"data.held_out=\[.*\] holds out (0|12) of 12 images: some must"
+        lambda: splits_of(path, held_out=held_out),
+        r"data.held_out=\[.*\] holds out (0|12) of 12 images. Hold out at least one",
     )
 
 
 @pytest.mark.parametrize("held_out", ["[-:]", "[a:b]", "[::2]", "[3]", f"[{'9' * 5000}:]"], ids=lambda text: text[:5])
 @pytest.mark.parametrize("kind", ["folder", "npy", "TFDS"])
-def test_slice_that_is_none_is_told(tmp_path, kind, held_out):
+def test_invalid_slice_is_refused(tmp_path, kind, held_out):
     path = MAKERS[kind](tmp_path, IMAGES)
     is_refused(lambda: splits_of(path, held_out=held_out), r"\[(-|a|:|3|9)")
 
@@ -246,9 +247,9 @@ def test_subfolder(tmp_path):
         are(splits_of(root, held_out=name), [*IMAGES[:8], IMAGES[11]], IMAGES[8:11])
     are(splits_of(root, held_out="test/b"), [*IMAGES[:10], IMAGES[11]], IMAGES[10:11])
     is_refused(
-        lambda: splits_of(root, held_out="testing"), "data.held_out=testing is no subfolder of .*images with images"
+        lambda: splits_of(root, held_out="testing"), "data.held_out=testing is not a subfolder of .*images with images"
     )
-    is_refused(lambda: splits_of(root, held_out="tes"), "data.held_out=tes is no subfolder")
+    is_refused(lambda: splits_of(root, held_out="tes"), "data.held_out=tes is not a subfolder")
 
 
 def test_table_and_list(tmp_path):
@@ -260,7 +261,9 @@ def test_table_and_list(tmp_path):
     (tmp_path / "list.txt").write_text("07.png\n02.png\n")
     are(splits_of(root, held_out=str(tmp_path / "list.txt")), np.delete(IMAGES, [2, 7], 0), IMAGES[[2, 7]])
     (tmp_path / "list.txt").write_text("nobody.png\n")
-    is_refused(lambda: splits_of(root, held_out=str(tmp_path / "list.txt")), "None of the 1 ids of the partition")
+    is_refused(
+        lambda: splits_of(root, held_out=str(tmp_path / "list.txt")), "None of the 1 names in the held-out table"
+    )
     (tmp_path / "list.txt").write_text("".join(f"{i:02d}.png\n" for i in range(COUNT)))
     is_refused(lambda: splits_of(root, held_out=str(tmp_path / "list.txt")), "holds out 12 of 12 images")
     is_refused(lambda: splits_of(root, held_out=str(tmp_path / "no.csv")), "no.csv is missing: check the path")
@@ -289,7 +292,7 @@ def test_array_of_the_same_file(tmp_path, suffix):
     opened = open_splits(f"{path}#train", SHAPE, held_out="test")
     assert opened[2].labels.keys() == {"labels"}
     is_refused(
-        lambda: splits_of(f"{path}#train", held_out="nothing"), "has no array nothing; it has test, test_labels, train"
+        lambda: splits_of(f"{path}#train", held_out="nothing"), "has no array nothing. It has test, test_labels, train"
     )
 
 
@@ -299,17 +302,17 @@ def test_split_of_the_same_data_set(tmp_path):
     are(splits_of(f"{path}#test", held_out="train[:2]"), IMAGES[8:], IMAGES[:2])
     opened = open_splits(str(path), SHAPE, held_out="test")[0]
     assert opened.notes == [
-        "Its split train is read; there are test, too.",
-        "Held out: a data set of TensorFlow Datasets, test.",
-        "Its split test is read; there are train, too.",
+        "Only the split train is read. Other splits: test.",
+        "Held-out images: a data set of TensorFlow Datasets, test.",
+        "Only the split test is read. Other splits: train.",
     ]
-    is_refused(lambda: splits_of(path, held_out="validation"), "has no split validation; it has test, train")
+    is_refused(lambda: splits_of(path, held_out="validation"), "has no split validation. It has test, train")
 
 
 @pytest.mark.parametrize("kind", ["npy", "LMDB"])
-def test_part_that_there_is_not_is_told(tmp_path, kind):
+def test_missing_part_is_refused(tmp_path, kind):
     path = MAKERS[kind](tmp_path, IMAGES)
-    message = "has no array test; an npy is a single array" if kind == "npy" else "is no subfolder of"
+    message = "has no array test. An npy file is a single array" if kind == "npy" else "is not a subfolder of"
     is_refused(lambda: splits_of(path, held_out="test"), message)
 
 
@@ -331,7 +334,7 @@ def test_images_in_memory(tmp_path):
     assert len(open_splits(**others, images=IMAGES)[1]) == COUNT
     is_refused(
         lambda: open_splits(**settings, images=IMAGES, held_out="test"),
-        r"data.held_out=test is no path, table or slice such as \[:1000\]",
+        r"data.held_out=test is not the path of images or of a table, nor a slice such as \[:1000\]",
     )
 
 
@@ -351,10 +354,10 @@ def test_digits_are_split_by_their_writers():
     assert (len(training), len(held_out)) == (1437, 360)
     _, training, held_out = open_splits("digits", (8, 8, 1), held_out="[:100]")
     assert held_out.ids[-1] == "digit-0099"
-    is_refused(lambda: open_splits("digits", (8, 8, 1), labels="a.csv"), "The digits have labels of their own")
+    is_refused(lambda: open_splits("digits", (8, 8, 1), labels="a.csv"), "The digits already have labels")
 
 
-# --- labels ------------------------------------------------------------------------------------------------------
+# --- labels --------------------------------------------------------------------------------------
 
 
 def test_folders_are_labels_of_both_splits(tmp_path):
@@ -367,10 +370,9 @@ def test_folders_are_labels_of_both_splits(tmp_path):
         assert len(source)
         assert source.labels["folder"].tolist() == [name.partition("/")[0] for name in source.ids]
     assert notes_on_labels("folders", *splits) == []
-    # what is held out as a folder lies in one alone
     is_refused(
         lambda: open_splits(str(make_folder(tmp_path, IMAGES)), SHAPE, labels="folders"),
-        r"12 of 24 images lie in no folder \(00.png, 01.png, 02.png and 9 more\)",
+        r"12 of 24 images are in no subfolder \(00.png, 01.png, 02.png and 9 more\)",
     )
 
 
@@ -388,7 +390,7 @@ def test_table_takes_the_place_of_labels_in_the_file(tmp_path):
     _, *splits = open_splits(str(tmp_path / "a.npz"), SHAPE, labels=labels, held_out="[:4]")
     assert notes_on_labels(labels, *splits) == [
         "2 of 12 images have no labels (0, 1).",
-        "2 of 12 rows of labels are of none of the images (12, 13).",
+        "2 of 12 rows in the table of labels match no image (12, 13).",
     ]
 
 
@@ -404,7 +406,7 @@ def test_fingerprint_of_a_split_is_of_its_images(tmp_path):
     assert open_splits(str(path), SHAPE, held_out="[:4]")[1].fingerprint() not in marks
 
 
-# --- no image on both sides --------------------------------------------------------------------------------------
+# --- no image on both sides ----------------------------------------------------------------------
 
 
 def test_held_out_folder_within_the_other_is_taken_out_of_training(tmp_path):
@@ -422,7 +424,7 @@ def test_held_out_folder_within_the_other_is_taken_out_of_training(tmp_path):
 def test_parts_with_images_in_common_are_refused(tmp_path):
     path = tmp_path / "a.npz"
     np.savez(path, train=IMAGES[:8], test=IMAGES[8:])
-    is_refused(lambda: splits_of(f"{path}#train", held_out="train"), "has images in common with those to train on")
+    is_refused(lambda: splits_of(f"{path}#train", held_out="train"), "has images in common with the training images")
     is_refused(lambda: splits_of(f"{path}#train", held_out=f"{path}#train"), "has images in common")
     data_set = prepare_tfds(tmp_path, {"train": IMAGES}, name="Common")
     is_refused(lambda: splits_of(data_set, held_out="train[:10%]"), "has images in common")
@@ -445,23 +447,24 @@ def test_part_of_the_data_set_comes_before_a_folder_of_that_name(tmp_path, monke
     assert len(open_splits("a.npz#train", SHAPE, held_out="./test")[2]) == 3
 
 
-def test_names_of_a_partition_without_image_and_images_without_name_are_told(tmp_path):
+def test_rows_without_image_and_images_without_row_are_reported(tmp_path):
     folder = make_folder(tmp_path, IMAGES)
     (tmp_path / "split.csv").write_text("id,split\n00.png,test\n1.png,test\n02.png,train\n")
     opened, _, held_out = open_splits(str(folder), SHAPE, held_out=str(tmp_path / "split.csv"))
     assert list(held_out.ids) == ["00.png"]
     assert opened.notes == [
-        "1 of 3 names of the partition are of none of the images (1.png).",
-        "10 of 12 images are not in the partition, and are trained on (01.png, 03.png, 04.png and 7 more).",
+        "1 of 3 names in the held-out table match no image (1.png).",
+        "10 of 12 images are not in the held-out table, so they are trained on (01.png, 03.png, 04.png and 7 more).",
     ]
 
 
-def test_table_that_does_not_tell_both_sides_apart_is_refused(tmp_path):
+def test_labels_that_match_both_splits_are_refused(tmp_path):
     np.savez(tmp_path / "a.npz", train=IMAGES[:8], test=IMAGES[8:])
     (tmp_path / "l.csv").write_text("id,y\n" + "".join(f"{i},{i % 2}\n" for i in range(8)))
     settings = dict(held_out="test", labels=str(tmp_path / "l.csv"))
     is_refused(
-        lambda: splits_of(f"{tmp_path / 'a.npz'}#train", **settings), "^4 ids are of a training and of a held-out"
+        lambda: splits_of(f"{tmp_path / 'a.npz'}#train", **settings),
+        "^4 ids belong to both a training image and a held-out image",
     )
 
 
@@ -470,4 +473,4 @@ def test_labels_that_held_out_images_lack_are_left_out(tmp_path):
     np.save(tmp_path / "b.npy", IMAGES)
     opened, training, held_out = open_splits(str(tmp_path / "a.npz"), SHAPE, held_out=str(tmp_path / "b.npy"))
     assert (dict(training.labels), dict(held_out.labels)) == ({}, {})
-    assert opened.notes[-1] == "Labels that held-out images lack are not used (y)."
+    assert opened.notes[-1] == "These labels are not used, because the held-out images lack them: y."

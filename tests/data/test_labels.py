@@ -1,4 +1,4 @@
-"""Tables of labels: types, which row belongs to which image, and what is no such table."""
+"""Tables of labels: column types, the matching of rows to images, and invalid tables."""
 
 import os
 import time
@@ -90,9 +90,11 @@ def test_a_name_that_several_have_is_no_match(table):
 
 
 def test_labels_of_no_image_are_refused(table):
-    with pytest.raises(UserError, match=r"None of the 4 labeled ids \(a, b, c and 1 more\) is one of the 2 im") as told:
+    with pytest.raises(
+        UserError, match=r"None of the 4 names in the .* \(a, b, c and 1 more\) matches one of the 2 im"
+    ) as refusal:
         read_labels(table("id,n\nd,1\nb,1\nc,1\na,1\n")).of(["1.png", "2.png"])
-    assert_is_one_sentence(told.value)
+    assert_is_one_sentence(refusal.value)
 
 
 @pytest.mark.parametrize(
@@ -101,16 +103,16 @@ def test_labels_of_no_image_are_refused(table):
         ("", "no column of labels"),
         ("\n\n", "no column of labels"),
         ("id\na\n", "no column of labels"),
-        ("id,n\n", "names of columns alone"),
-        ("id,n,n\na,1,2\n", "a name of its own for each column"),
-        ("id,n,\na,1,2\n", "a name of its own for each column"),
+        ("id,n\n", "only has a header row"),
+        ("id,n,n\na,1,2\n", "a unique name for each column"),
+        ("id,n,\na,1,2\n", "a unique name for each column"),
         ("id,n\na,1\nb\n", r"cannot be read as a table \(.*Row #3: Expected 2 columns, got 1: b\)"),
         ("id,n\na,1\nb,2,3\n", "Row #3: Expected 2 columns, got 3: b,2,3"),
         ("id,n\na,1\n\na,2\n", "the image a in rows 2 and 3"),
-        ("id,n\na,1\n,2\n", "no name of an image in row 3"),
-        ('id,n\na,"1\nb,2\n', "has a quote without end, in which its last rows lie"),
-        (b"id,n\na,1\nb,\xff\n", "not text in UTF-8"),
-        ("id,n\na,1\n".encode("utf-16"), "not text in UTF-8"),
+        ("id,n\na,1\n,2\n", "no image name in row 3"),
+        ('id,n\na,"1\nb,2\n', "has a quote that is never closed"),
+        (b"id,n\na,1\nb,\xff\n", "not UTF-8 text"),
+        ("id,n\na,1\n".encode("utf-16"), "not UTF-8 text"),
     ],
 )
 def test_what_is_no_table_is_told_in_one_sentence(table, content, message):
@@ -154,7 +156,7 @@ def test_images_of_a_folder_carry_their_labels_into_both_splits(tmp_path, table)
         np.testing.assert_array_equal(source.labels["number"], np.where(missing, np.nan, expected))
         np.testing.assert_array_equal(source.labels["half"], np.where(missing, np.nan, np.divide(expected, 2)))
     assert all(source.labels == {} for source in open_splits(**settings)[1:])
-    with pytest.raises(UserError, match=r"digits have labels of their own: leave out --config\.data\.labels"):
+    with pytest.raises(UserError, match=r"digits already have labels: remove --config\.data\.labels"):
         open_splits("digits", (8, 8, 1), labels=str(file))
 
 
@@ -168,8 +170,8 @@ def test_the_first_folder_is_a_label():
 @pytest.mark.parametrize(
     ("ids", "message"),
     [
-        (["cats/a.png", "b.png", "dogs/c.png", "d.png"], r"2 of 4 images lie in no folder \(b\.png, d\.png\)"),
-        (["cats/a.png", "cats/old/b.png"], r"All 2 images lie in 1 folder \(cats\), which is no label"),
+        (["cats/a.png", "b.png", "dogs/c.png", "d.png"], r"2 of 4 images are in no subfolder \(b\.png, d\.png\)"),
+        (["cats/a.png", "cats/old/b.png"], r"All 2 images are in the same subfolder \(cats\), so all have one label"),
     ],
 )
 def test_folders_that_are_no_label_are_told_in_one_sentence(ids, message):
@@ -185,7 +187,7 @@ def test_notes_tell_what_labels_and_images_have_no_counterpart(table):
     ids = ["b.png", "a.png", "c.png", "z.png"]
     assert notes(labels.of(ids), labels, ids) == [
         "2 of 4 images have no labels (c.png, z.png).",
-        "1 of 4 rows of labels are of none of the images (d).",
+        "1 of 4 rows in the table of labels match no image (d).",
         "1 of 3 classes of hair have no image (blue).",
         "1 of 3 classes of digit have no image (7).",
         "1 of 2 classes of same have no image (no).",
@@ -207,7 +209,7 @@ def test_notes_of_labels_that_come_from_no_table(table):
     labels = read_labels(table("id,empty,n\n1.png,,1\n3.png,red,2\n"))
     assert notes({**labels.of(ids), **folders}, labels, ids) == [
         "1 of 2 images have no labels (y/2.png).",
-        "1 of 2 rows of labels are of none of the images (3.png).",
+        "1 of 2 rows in the table of labels match no image (3.png).",
         "1 of 1 classes of empty have no image (red).",
         "1 of 2 classes of n have no image (2).",
         "1 of 3 labels have no value for any image (empty).",
@@ -239,7 +241,7 @@ def test_names_with_dots_match_with_and_without_suffix(tmp_path):
 
 def test_first_line_that_is_an_image_is_told_and_words_for_missing_are_missing(tmp_path):
     (tmp_path / "l.csv").write_text("000001.jpg,1\n000002.jpg,0\n")
-    with pytest.raises(UserError, match="begins with an image, which would be left out"):
+    with pytest.raises(UserError, match="has no header row: add one, such as `file,smile`"):
         read_labels(tmp_path / "l.csv")
     (tmp_path / "l.csv").write_text("id,age\na,3\nb,NA\nc,\nd,null\n")
     np.testing.assert_array_equal(read_labels(tmp_path / "l.csv").columns["age"], [3, np.nan, np.nan, np.nan])

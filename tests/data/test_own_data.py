@@ -1,4 +1,4 @@
-"""Every kind of data set, from its files to training: the same batches whatever reads them, and a few steps."""
+"""Each kind of data set, from files to training: the same batches, and a few training steps."""
 
 import itertools
 import subprocess
@@ -28,7 +28,7 @@ KINDS = np.arange(COUNT) % 2  # the label: whether the right half is brighter
 
 
 def pictures(*size):
-    """Noise of uint8 [COUNT, *size, 1], whose last half of the last axis is brighter where the label is 1."""
+    """Returns uint8 noise [COUNT, *size, 1], brighter in the last half if the label is 1."""
     images = np.random.default_rng(0).integers(0, 128, (COUNT, *size, 1), dtype=np.uint8)
     images[KINDS == 1, ..., size[-1] // 2 :, :] += 100
     return images
@@ -157,7 +157,7 @@ def test_each_format_trains(name, data_sets, tmp_path, capsys, programs, one_dev
 
 @pytest.mark.parametrize("name", [name for name in DATA_SETS if name != "digits"])
 def test_networks_get_the_values_of_the_data(name, data_sets, tmp_path):
-    """Against the arrays that the files were made of, where their sizes are those of the images."""
+    """Compares images with the arrays that were written, if no image is scaled."""
     images, _ = open_data(config_of(name, data_sets(name)), tmp_path, begun=False)
     first, second = (images[images.ids.index(name)] for name in (images.ids[0], images.ids[1]))
     assert first.shape == DATA_SETS[name][1]
@@ -206,8 +206,8 @@ def test_python_sequence_is_trained_on_and_encoded(tmp_path, capsys, one_device)
     np.testing.assert_allclose(z, model.encode(list(map(items().__getitem__, range(COUNT)))), atol=1e-5)
 
 
-def test_what_is_no_sequence_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"are a generator, and must have a length .* list\(images\)"):
+def test_generator_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"is a generator\. It must have a length .* list\(images\)"):
         open_data(config_of("npy", ""), tmp_path, (image for image in pictures(8, 8)), begun=False)
 
 

@@ -1,4 +1,4 @@
-"""Which images are held out, by a table or a list: the values, the names, and what says neither."""
+"""Held-out images from a table or a list: values, names, and invalid files."""
 
 import pyarrow
 import pyarrow.parquet
@@ -83,7 +83,9 @@ def test_a_name_that_several_images_have_holds_none_of_them_out(file):
 
 
 def test_a_partition_of_no_image_is_refused(file):
-    message = r"None of the 2 ids of the partition \(a, b\) is one of the 4 images \(faces/1\.png, faces/2\.png, "
+    message = (
+        r"None of the 2 names in the held-out table \(a, b\) matches one of the 4 images \(faces/1\.png, faces/2\.png, "
+    )
     with pytest.raises(UserError, match=message) as refusal:
         read_partition(file("image,split\na,train\nb,test\n")).of(IMAGES)
     assert_is_one_sentence(refusal.value)
@@ -95,20 +97,20 @@ def test_a_partition_of_no_image_is_refused(file):
         ("p.csv", "", "names no image"),
         ("p.csv", "image\n", "names no image"),
         ("p.csv", "image,split\n", "names no image"),
-        ("p.csv", "image,split\n1,train\n2,other\n", "has other as split of 2: training images are 0, train, training"),
+        ("p.csv", "image,split\n1,train\n2,other\n", "has other as split of 2. Use 0, train, training for training"),
         ("p.csv", "image,split\n1,0\n2,3\n", "has 3 as split of 2"),
         ("p.csv", "image,split\n1,0\n2,0.5\n", "has 0.5 as split of 2"),
         ("p.csv", "image,split\n1,train\n2,\n", "has no split of 2"),
         ("p.csv", "image,split\n1,1\n2,\n", "has no split of 2"),
-        ("p.csv", "image,a,b\n1,0,1\n", r"has 2 columns \(a, b\), 0 of which are called split, partition"),
-        ("p.csv", "image,Split,set\n1,0,1\n", r"has 2 columns \(Split, set\), 2 of which are called"),
-        ("p.csv", "1.png,0\n2.png,1\n", "begins with an image, which would be left out"),
-        ("p.csv", "1.png,test\n2.png,train\n", "begins with an image, which would be left out"),
-        ("p.csv", "image,is_train\n1,0\n2,1\n", "has numbers as is_train, of which 1 would be held out"),
+        ("p.csv", "image,a,b\n1,0,1\n", r"has 2 columns \(a, b\), 0 of which are named split, partition"),
+        ("p.csv", "image,Split,set\n1,0,1\n", r"has 2 columns \(Split, set\), 2 of which are named"),
+        ("p.csv", "1.png,0\n2.png,1\n", "has no header row: add one, such as `file,s"),
+        ("p.csv", "1.png,test\n2.png,train\n", "has no header row: add one, such as `file,s"),
+        ("p.csv", "image,is_train\n1,0\n2,1\n", "has numbers in the column is_train, where 1 would mean held out"),
         ("p.csv", "image,split\n1,0\n1,1\n", "the image 1 in rows 2 and 3"),
         ("p.txt", "1.png\n2.png\n1.png\n", "the image 1.png in rows 1 and 3"),
         ("p.txt", "1.png 0\n2.png 1\n1.png 1\n", "the image 1.png in rows 1 and 3"),
-        ("p.txt", "1.png 0\n2.png 1\n3.png\n", "has nothing behind the image 3.png in row 3"),
+        ("p.txt", "1.png 0\n2.png 1\n3.png\n", "has only the image 3.png in row 3"),
         ("p.txt", "1.png 0\n2.png 7\n", "has 7 as partition of 2.png"),
         ("p.txt", "1.png\n2.png,0\n", "Row #2: Expected 1 columns, got 2: 2.png,0"),
     ],

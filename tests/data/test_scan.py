@@ -1,4 +1,4 @@
-"""What is found in images before training: what they are, which cannot be used, and how their values are scaled."""
+"""The scan before training: image statistics, unusable images, and the value range."""
 
 import json
 
@@ -10,7 +10,7 @@ from diffae_jax.config import default
 from diffae_jax.data.detect import open_images
 from diffae_jax.data.formats.lmdb import open_lmdb
 from diffae_jax.data.inspect import scan as scans
-from diffae_jax.data.inspect.scan import check_all, describe, intensity_of, read_record, refuse, scan
+from diffae_jax.data.inspect.scan import check_all, describe, intensity_of, read_record, refuse_bad, scan
 from diffae_jax.data.run_images import data_summary, left_out, open_data
 from diffae_jax.data.sources import Arrays, SequenceSource, TransformedSource
 from diffae_jax.data.transforms import Transform
@@ -34,7 +34,7 @@ def images_of(source):
     return np.stack([source[i] for i in range(len(source))])
 
 
-# --- what is found -----------------------------------------------------------------------------------------------
+# --- statistics ---------------------------------------------------------------------------------
 
 
 def test_images_are_counted_by_what_they_are():
@@ -68,13 +68,14 @@ def test_images_that_cannot_be_used_are_found_each_with_its_reason(tmp_path):
     assert "01.png cannot be read as an image" in found.bad["01.png"]
     assert "03.png is 8x7 pixels, smaller than the 8x8" in found.bad["03.png"]
     is_refused(
-        lambda: check_all(images), r"2 of 6 images cannot be used, the first: .*01.png cannot .*: repair or remove it\."
+        lambda: check_all(images),
+        r"2 of 6 images cannot be used\. The first: .*01.png cannot .*: repair or remove it\.",
     )
-    is_refused(lambda: refuse(found, 6, "; do so"), r"2 of 6 images cannot be used, the first: .*; do so\.$")
+    is_refused(lambda: refuse_bad(found, 6, " Do so."), r"2 of 6 images cannot be used\. The first: .*\. Do so\.$")
     check_all(Arrays(noise(3, 1, 1, 1), list("abc")))  # in memory, as they are to be
 
 
-def test_types_and_channels_of_no_use_are_told():
+def test_unusable_types_and_channels_are_refused():
     images = noise(4, 8, 8, 1, dtype=np.float32)
     images[2, 3, 3] = np.nan
     is_refused(
@@ -82,16 +83,17 @@ def test_types_and_channels_of_no_use_are_told():
         "^Image 2 of the .* not finite",
     )
     images[2] = 0
-    message = "4 images have values of float32, .* give them as 8 or 16 bits"
+    message = "4 images have values of float32, .* convert them to 8 or 16 bit"
     is_refused(lambda: check_all(TransformedSource(SequenceSource(images, (8, 8, 1)), Transform((8, 8, 1)))), message)
     check_all(TransformedSource(SequenceSource(images, (8, 8, 1)), Transform((8, 8, 1), intensity=(0.0, 1.0))))
     mixed = [noise(8, 8, 2), noise(8, 8, 5), noise(8, 8, 5)]
     assert list(looked_at(mixed, (8, 8, 5)).bad.values()) == [
-        "Image 0 of the sequence has 2 channels, not 5: set --config.image_shape to what all images have, or remove it."
+        "Image 0 of the sequence has 2 channels, not 5: set --config.image_shape to the number of channels "
+        "of all images, or remove this image."
     ]
 
 
-# --- how values are scaled ---------------------------------------------------------------------------------------
+# --- how values are scaled -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.float32, np.float64, bool])
@@ -110,7 +112,7 @@ def test_percentiles_are_those_of_all_values(dtype, text):
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 def test_sample_is_of_all_channels_and_columns(dtype, monkeypatch):
     monkeypatch.setattr(scans, "SAMPLED_VALUES", 4096 * 8)
-    values = np.arange(64 * 64 * 4).reshape(64, 64, 4) % 64 * 4  # even steps would take some columns alone
+    values = np.arange(64 * 64 * 4).reshape(64, 64, 4) % 64 * 4  # a regular step would only hit some columns
     images = np.stack([values.astype(dtype)] * 8)
     found = looked_at(images, (8, 8, 4), values=True)
     assert sum(map(len, found.values)) == 4096 * 8
@@ -145,10 +147,10 @@ def test_intensity_is_given_or_inferred(images, text, expected):
     assert intensity_of(text, looked_at(images, (8, 8, 1), values="%" in text)) == expected
 
 
-def test_types_that_say_different_things_are_told():
+def test_types_without_a_common_range_are_refused():
     images = [noise(8, 8, 1), noise(8, 8, 1, dtype=np.float32), noise(8, 8, 1)]
     found = looked_at(images, (8, 8, 1))
-    message = r"The images are of several types \(2 of uint8, 1 of float32\), .* with --config.data.intensity=LOW..HIGH"
+    message = r"The images have several types \(2 of uint8, 1 of float32\), .* with --config.data.intensity=LOW..HIGH"
     is_refused(lambda: intensity_of("", found), message)
     assert intensity_of("0..9", found) == (0, 9)
 
@@ -160,38 +162,38 @@ def test_types_that_say_different_things_are_told():
             noise(3, 8, 8, 1),
             (8, 8, 1),
             None,
-            ["Sizes: all 8x8.", "Channels: 1.", "Values: uint8, from 0 to 255; as they are."],
+            ["Sizes: all 8x8.", "Channels: 1.", "Values: uint8, from 0 to 255."],
         ),
         (
             [noise(8, 9, 1), noise(20, 30, 3), noise(8, 9, 3)],
             (8, 8, 3),
             None,
             [
-                "Sizes: 2, from 9x8 to 30x20, the most common 9x8 (2); all become 8x8.",
-                "Channels: 2 have 3, 1 have 1; all become 3.",
-                "Values: uint8, from 0 to 255; as they are.",
+                "Sizes: 2 different, from 9x8 to 30x20. Most common: 9x8 (2 images). All are scaled to 8x8.",
+                "Channels: 3 (2 images), 1 (1 image). All are converted to 3.",
+                "Values: uint8, from 0 to 255.",
             ],
         ),
         (
             [noise(8, 8, 1), noise(8, 8, 1, dtype=np.uint16)],
             (8, 8, 1),
             None,
-            ["Sizes: all 8x8.", "Channels: 1.", "Values: uint8 (1), uint16 (1), from 0 to 65535; scaled to 8 bits."],
+            ["Sizes: all 8x8.", "Channels: 1.", "Values: uint8 (1), uint16 (1), from 0 to 65535, converted to 8 bit."],
         ),
         (
             np.full((2, 9, 8, 7, 2), 0.5),
             (8, 8, 7, 2),
             (0.0, 1.5),
             [
-                "Sizes: all 9x8x7; all become 8x8x7.",
+                "Sizes: all 9x8x7. All are scaled to 8x8x7.",
                 "Channels: 2.",
-                "Values: float64, from 0.5 to 0.5; 0 becomes -1 and 1.5 becomes 1.",
+                "Values: float64, from 0.5 to 0.5. 0 becomes -1 and 1.5 becomes 1.",
             ],
         ),
     ],
     ids=["as they are", "of all sizes", "16 bits", "volumes"],
 )
-def test_what_was_found_is_said(images, image_shape, intensity, expected):
+def test_descriptions(images, image_shape, intensity, expected):
     images = [image.copy() for image in images]
     for image in images:
         if image.dtype.kind == "u":
@@ -200,15 +202,15 @@ def test_what_was_found_is_said(images, image_shape, intensity, expected):
     assert describe(found, Transform(image_shape, intensity=intensity)) == expected
 
 
-def test_crop_is_said():
+def test_description_of_a_crop():
     found = looked_at(np.zeros((2, 218, 178, 3), np.uint8), (64, 64, 3), "celeba")
     assert (
         describe(found, Transform((64, 64, 3), "celeba"))[0]
-        == "Sizes: all 178x218; all become 64x64, by the crop celeba."
+        == "Sizes: all 178x218. All are scaled to 64x64 after the crop celeba."
     )
 
 
-# --- a run -------------------------------------------------------------------------------------------------------
+# --- a run ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -225,7 +227,7 @@ def run(tmp_path):
 
 
 def damaged(tmp_path, kind):
-    """Returns where 12 images lie, of which those of the numbers 2 and 7 are damaged, and their ids."""
+    """Returns the path of 12 images, of which 2 and 7 are damaged, and the undamaged arrays."""
     images = noise(12, 8, 8, 3)
     content = [png(image) if i not in (2, 7) else b"junk" for i, image in enumerate(images)]
     if kind == "folder":
@@ -240,7 +242,9 @@ def damaged(tmp_path, kind):
 def test_bad_images_are_refused_or_counted_left_out_and_listed(tmp_path, run, kind):
     path, images = damaged(tmp_path, kind)
     names = ["02.png", "07.png"] if kind == "folder" else ["2", "7"]
-    message = r"2 of 12 images cannot be used, the first: .*; --config.data.skip_bad=True leaves such images out\.$"
+    message = (
+        r"2 of 12 images cannot be used\. The first: .*\. To leave out such images, set --config.data.skip_bad=True\.$"
+    )
     is_refused(lambda: run(path), message)
     assert not (tmp_path / "run" / "data.json").exists()
     training, held_out = run(path, skip_bad=True)
@@ -250,8 +254,8 @@ def test_bad_images_are_refused_or_counted_left_out_and_listed(tmp_path, run, ki
     assert record["left_out"]["held_out"] == {}
     assert list(record["left_out"]["training"]) == names
     assert all("cannot be read as an image" in why for why in record["left_out"]["training"].values())
-    assert f"Left out: 2 of the images, which cannot be used ({', '.join(names)})." in data_summary(tmp_path / "run")
-    assert left_out(tmp_path / "run").startswith("Left out: 2 of the images, which cannot be used (")
+    assert f"Left out: 2 images that cannot be used ({', '.join(names)})." in data_summary(tmp_path / "run")
+    assert left_out(tmp_path / "run").startswith("Left out: 2 images that cannot be used (")
     assert "10 to train on, 0 held out." in data_summary(tmp_path / "run")[0]
     is_refused(lambda: run(path), message)  # another setting is another look
 
@@ -264,10 +268,10 @@ def test_bad_images_are_left_out_of_both_splits(tmp_path, run):
     assert training.ids == ["05.png", "06.png", "08.png", "09.png", "10.png", "11.png"]
 
 
-def test_data_of_bad_images_alone_is_told(tmp_path, run):
+def test_data_without_usable_images_is_refused(tmp_path, run):
     for i in range(3):
         (tmp_path / f"{i}.png").write_text("junk")
-    is_refused(lambda: run(tmp_path), "^3 of 3 images cannot be used, the first: ")
+    is_refused(lambda: run(tmp_path), "^3 of 3 images cannot be used. The first: ")
     is_refused(
         lambda: run(tmp_path, skip_bad=True), r"^None of the 3 training images can be used: .*0.png cannot be read"
     )
@@ -281,7 +285,7 @@ def test_record_of_very_many_bad_images_can_be_read(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "3", "[" * 10_000])
-def test_record_that_is_damaged_is_told(tmp_path, content):
+def test_damaged_record_is_refused(tmp_path, content):
     (tmp_path / "data.json").write_text(content)
     is_refused(lambda: read_record(tmp_path), "data.json (is damaged: remove it|cannot be read)")
 
@@ -318,7 +322,7 @@ def test_numbers_of_an_array_that_are_not_finite_are_left_out(tmp_path, run):
     path, shape = tmp_path / "a.npz", (8, 8, 1)
     is_refused(
         lambda: run(path, shape),
-        r"2 of 6 images cannot be used, the first: Image 2 of .* holds 1 values that are not f",
+        r"2 of 6 images cannot be used\. The first: Image 2 of .* has 1 value that is not f",
     )
     training, _ = run(path, shape, skip_bad=True)
     assert training.transform.intensity == (0, 1)
@@ -328,14 +332,14 @@ def test_numbers_of_an_array_that_are_not_finite_are_left_out(tmp_path, run):
 def test_images_of_other_channels_and_too_small_ones_are_left_out(run):
     images = [noise(8, 8, 3), noise(8, 8, 2), noise(7, 9, 3), noise(9, 9, 1), noise(20, 10, 4)]
     is_refused(
-        lambda: run(images=images), r"2 of 5 images cannot be used, the first: Image 1 of .* has 2 channels, not 3"
+        lambda: run(images=images), r"2 of 5 images cannot be used\. The first: Image 1 of .* has 2 channels, not 3"
     )
     training, _ = run(images=images, skip_bad=True)
     assert training.ids == ["0", "3", "4"]
     assert images_of(training).shape == (3, 8, 8, 3)
 
 
-def test_held_out_images_of_another_type_are_told(tmp_path, run):
+def test_held_out_images_of_a_different_type_are_refused(tmp_path, run):
     np.save(tmp_path / "a.npy", noise(4, 8, 8, 3))
     np.save(tmp_path / "b.npy", noise(4, 8, 8, 3, dtype=np.float32))
     message = r"several types \(4 of uint8, 4 of float32\), .* --config.data.intensity=LOW..HIGH"
@@ -359,16 +363,16 @@ def test_bad_images_are_left_out_of_their_own_split_alone(tmp_path, run):
     assert list(held_out.ids) == ["00.png", "01.png", "02.png", "03.png"]
 
 
-def test_process_with_other_images_than_the_main_one_is_told(tmp_path, run, monkeypatch):
+def test_process_with_different_images_than_the_main_process_is_refused(tmp_path, run, monkeypatch):
     np.save(tmp_path / "a.npy", noise(4, 8, 8, 3))
     np.save(tmp_path / "b.npy", noise(5, 8, 8, 3))
     run(tmp_path / "a.npy")
     monkeypatch.setattr("diffae_jax.data.run_images.is_main_process", lambda: False)
-    is_refused(lambda: run(tmp_path / "b.npy"), r"trained on other images \(4 then, 5 now")
+    is_refused(lambda: run(tmp_path / "b.npy"), r"trained on different images: 4 then, 5 now")
 
 
 @pytest.mark.parametrize("intensity", [3, "x", ["0..1"]])
-def test_range_of_a_record_that_is_none_is_told(tmp_path, run, intensity):
+def test_invalid_range_in_a_record_is_refused(tmp_path, run, intensity):
     np.save(tmp_path / "a.npy", noise(4, 8, 8, 3))
     run(tmp_path / "a.npy")
     record = json.loads((tmp_path / "run" / "data.json").read_text()) | {"intensity": intensity}
@@ -376,7 +380,7 @@ def test_range_of_a_record_that_is_none_is_told(tmp_path, run, intensity):
     is_refused(lambda: run(tmp_path / "a.npy"), "data.json is damaged: its intensity is")
 
 
-def test_data_set_of_tfds_is_looked_at_as_others(tmp_path, run):
+def test_tfds_data_set_is_scanned(tmp_path, run):
     images = noise(4, 8, 8, 3)
     path = prepare_tfds(tmp_path, {"train": images}, name="Small")
     training, _ = run(path)

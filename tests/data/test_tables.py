@@ -1,4 +1,4 @@
-"""Tables in Parquet and the text files of CelebA: what they become, and which are refused in one sentence."""
+"""Parquet tables and the text files of CelebA: their labels, and one line for invalid files."""
 
 import json
 import time
@@ -18,7 +18,7 @@ CELEBA = "3\nSmiling Young  5_o_Clock_Shadow \n000001.jpg -1  1 -1\n000002.jpg  
 
 @pytest.fixture
 def written(tmp_path):
-    """Writes columns as Parquet, with what pandas says of its index where that is given."""
+    """Writes columns as Parquet, optionally with the index columns of pandas."""
 
     def write(columns, index_columns=None, name="labels.parquet", **settings):
         table = columns if isinstance(columns, pyarrow.Table) else pyarrow.table(columns)
@@ -103,24 +103,30 @@ def test_an_index_of_pandas_names_the_images(written, columns, index_columns, id
 
 def test_numbers_of_rows_are_not_taken_for_names_of_images(written):
     columns = {"image_id": ["1.jpg", "3.jpg"], "n": [1, 0], "__index_level_0__": [0, 2]}
-    assert_refused(written(columns, ["__index_level_0__"]), "index of numbers without a name, and names in image_id")
+    assert_refused(
+        written(columns, ["__index_level_0__"]), "may be its unnamed index of numbers or the column image_id"
+    )
 
 
 @pytest.mark.parametrize(
     ("columns", "index_columns", "message"),
     [
-        ({"id": ["a"], "boxes": [[1, 2]]}, None, "a column boxes of type list<.*>, and labels are"),
+        ({"id": ["a"], "boxes": [[1, 2]]}, None, "a column boxes of type list<.*>, but labels must be"),
         ({"id": ["a"], "born": pyarrow.array([0], pyarrow.date32())}, None, "a column born of type date32"),
         ({"id": ["a"], "raw": [b"x"]}, None, "a column raw of type binary"),
         ({"id": ["a"], "raw": pyarrow.array([b"x"]).dictionary_encode()}, None, "a column raw of type dictionary"),
         ({"id": ["a"], "s": [{"x": 1, "y": 2}]}, None, "a column s of type struct"),
-        ({"id": [1.5], "n": [1]}, None, "a column id of type double, and names of images are"),
-        ({"id": ["a", None], "n": [1, 2]}, None, "no name of an image in row 2"),
-        ({"id": [1, None], "n": [1, 2]}, None, "no name of an image in row 2"),
+        ({"id": [1.5], "n": [1]}, None, "a column id of type double, but image names must be"),
+        ({"id": ["a", None], "n": [1, 2]}, None, "no image name in row 2"),
+        ({"id": [1, None], "n": [1, 2]}, None, "no image name in row 2"),
         ({"id": ["a", "b", "a"], "n": [1, 2, 3]}, None, "the image a in rows 1 and 3"),
         ({"id": ["a"]}, None, "no column of labels"),
-        ({"id": pyarrow.array([], pyarrow.string()), "n": pyarrow.array([], pyarrow.int8())}, None, "columns alone"),
-        ({"id": ["a"], "": [1]}, None, "a name of its own for each of its 2 columns"),
+        (
+            {"id": pyarrow.array([], pyarrow.string()), "n": pyarrow.array([], pyarrow.int8())},
+            None,
+            "only has a header row",
+        ),
+        ({"id": ["a"], "": [1]}, None, "2 columns, each of which must have a unique name"),
         ({"id": ["a"], "x": ["b"], "y": ["c"]}, ["x", "y"], "an index of 2 columns"),
     ],
 )
@@ -130,7 +136,7 @@ def test_what_is_no_table_in_parquet_is_told_in_one_sentence(written, columns, i
 
 def test_two_columns_of_a_name_in_parquet_are_refused(written):
     twice = pyarrow.Table.from_arrays([pyarrow.array(["a"]), pyarrow.array([1]), pyarrow.array([2])], ["id", "n", "n"])
-    assert_refused(written(twice), "a name of its own for each of its 3 columns")
+    assert_refused(written(twice), "3 columns, each of which must have a unique name")
 
 
 def test_the_same_long_text_many_times_takes_little_room(written):
@@ -162,7 +168,7 @@ def test_damaged_parquet_is_read_right_or_refused_in_one_sentence(written):
     assert refusals > len(damaged) // 2
     for content in (b"", whole[:100], whole[:-1], b"id,n\na,1\n"):
         path.write_bytes(content)
-        assert_refused(path, r"cannot be read as Parquet \(.*\): it is damaged or none")
+        assert_refused(path, r"cannot be read as Parquet \(.*\): check the file")
 
 
 @pytest.mark.parametrize("content", [CELEBA, CELEBA.replace("-1", "0"), "\ufeff" + CELEBA.replace("\n", "\r\n")])
@@ -182,18 +188,18 @@ def test_attributes_of_celeba_become_0_and_1(tmp_path, content):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (CELEBA[:-20], "has 2 images, and 3 by its first line"),
-        (CELEBA[:-3], "2 values in line 5, and 3 names in its second"),
-        (CELEBA + "000004.jpg 1 1 1\n", "has 4 images, and 3 by its first line"),
+        (CELEBA[:-20], "has 2 images, but 3 by its first line"),
+        (CELEBA[:-3], "2 values in line 5, but 3 names in line 2"),
+        (CELEBA + "000004.jpg 1 1 1\n", "has 4 images, but 3 by its first line"),
         (CELEBA.replace("-1  1\n", "-1  2\n"), "has 2 in line 5"),
         (CELEBA.replace("-1  1\n", "-1  0\n"), "has 0 in line 5"),
         (CELEBA.replace("000002.jpg  1", "000002.jpg -1").replace("-1  1\n", "0  1\n"), "has 0 in line 5"),
         ("2\na b\n1.jpg 0 1\n2.jpg 1 -1\n", "has -1 in line 4"),
         (CELEBA.replace("000003", "000001"), "the image 000001.jpg in rows 3 and 5"),
-        (CELEBA.replace("Young", "Smiling"), "a name of its own for each column, in its second line"),
-        ("3\n", "has 0 images, and 3 by its first line"),
+        (CELEBA.replace("Young", "Smiling"), "a unique name for each column in its second line"),
+        ("3\n", "has 0 images, but 3 by its first line"),
         ("0\n", "no column of labels"),
-        ("0\na b\n", "names of columns alone"),
+        ("0\na b\n", "only has a header row"),
     ],
 )
 def test_what_is_no_table_of_celeba_is_told_in_one_sentence(tmp_path, content, message):

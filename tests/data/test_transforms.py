@@ -1,4 +1,4 @@
-"""What happens to an image before the network, against Pillow and formulas: size, crop, channels, bits, intensity."""
+"""Transforms against Pillow and formulas: size, crop, channels, bits and intensity."""
 
 import numpy as np
 import pytest
@@ -24,11 +24,11 @@ def is_refused(call, message):
     assert_is_one_sentence(refusal.value)
 
 
-# --- size --------------------------------------------------------------------------------------------------------
+# --- size ----------------------------------------------------------------------------------------
 
 
 def sizes(count):
-    """Yields sizes of images and of what is made of them, of which some are multiples of each other."""
+    """Yields sizes before and after scaling. Some are multiples of each other."""
     rng = np.random.default_rng(0)
     for _ in range(count):
         height, width = rng.integers(1, 40, 2)
@@ -50,7 +50,7 @@ def lanczos(x):
 
 
 def weights(size, have, start, length):
-    """Returns [size, have], in float64: the filter of three lobes around each new position, as wide as it is far."""
+    """Returns the Lanczos filter with three lobes as a float64 matrix [size, have]."""
     scale = length / size
     centers = start + (np.arange(size) + 0.5) * scale
     found = lanczos((np.arange(have) + 0.5 - centers[:, None]) / max(scale, 1))
@@ -124,15 +124,23 @@ def test_crop_of_the_celebrities_is_that_of_the_official_code():
         (
             Transform((64, 64, 3), "celeba"),
             (178, 218, 3),
-            r"a is 218x178 pixels and does not hold the crop celeba, .* 178x",
+            r"a is 218x178 pixels, but the crop celeba needs aligned images of 178x",
         ),
-        (Transform((64, 64, 3), "celeba"), (184, 178, 3), "a is 178x184 pixels and does not hold the crop"),
-        (Transform((64, 64, 64, 3), "celeba"), (218, 178, 178, 3), "does not hold the crop celeba"),
-        (Transform((129, 129, 3), "celeba"), (218, 178, 3), "a is 128x128 pixels, smaller than the 129x129 asked for"),
-        (Transform((16, 16, 3)), (16, 15, 3), "a is 15x16 pixels, smaller than the 16x16 asked for: remove it"),
-        (Transform((8, 8, 8, 1)), (8, 7, 8, 1), "a is 8x7x8 pixels, smaller than the 8x8x8 asked for"),
-        (Transform((8, 1)), (0, 1), "a is 0 pixels, smaller than the 8 asked for"),
-        (Transform((16, 16, 3)), (16, 16, 2), "a has 2 channels, not 3: set --config.image_shape to what all"),
+        (Transform((64, 64, 3), "celeba"), (184, 178, 3), "a is 178x184 pixels, but the crop celeba needs"),
+        (Transform((64, 64, 64, 3), "celeba"), (218, 178, 178, 3), "but the crop celeba needs aligned images"),
+        (
+            Transform((129, 129, 3), "celeba"),
+            (218, 178, 3),
+            "a is 128x128 pixels, smaller than the 129x129 of image_shape",
+        ),
+        (Transform((16, 16, 3)), (16, 15, 3), "a is 15x16 pixels, smaller than the 16x16 of image_shape: remove it"),
+        (Transform((8, 8, 8, 1)), (8, 7, 8, 1), "a is 8x7x8 pixels, smaller than the 8x8x8 of image_shape"),
+        (Transform((8, 1)), (0, 1), "a is 0 pixels, smaller than the 8 of image_shape"),
+        (
+            Transform((16, 16, 3)),
+            (16, 16, 2),
+            "a has 2 channels, not 3: set --config.image_shape to the number of channels of all images",
+        ),
         (Transform((16, 16, 2)), (16, 16, 1), "a has 1 channel, not 2"),
         (Transform((8, 8, 8, 3)), (8, 8, 8, 1), "a has 1 channel, not 3"),
     ],
@@ -142,7 +150,7 @@ def test_images_that_do_not_fit_are_told(transform, shape, message):
     is_refused(lambda: transform.check(noise(*shape), "a"), message)
 
 
-# --- channels ----------------------------------------------------------------------------------------------------
+# --- channels ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("have", "want"), [(1, 3), (1, 4), (3, 1), (3, 4), (4, 1), (4, 3)])
@@ -167,7 +175,7 @@ def test_gray_of_other_types_becomes_three_times_the_same(dtype):
         is_refused(lambda have=have, want=want: with_channels(noise(8, 8, have, dtype=dtype), want, "a"), f"not {want}")
 
 
-# --- values ------------------------------------------------------------------------------------------------------
+# --- values --------------------------------------------------------------------------------------
 
 
 def test_sixteen_bits_become_eight_by_rounding():
@@ -224,13 +232,13 @@ def test_restored_bytes_are_those_that_went_in():
 def test_numbers_that_are_not_finite_are_told(value, dtype):
     image = np.zeros((8, 8, 1), dtype)
     image[2:4, 3] = value
-    is_refused(lambda: Transform((8, 8, 1), intensity=(0.0, 1.0))(image, "a"), "a holds 2 values that are not finite")
+    is_refused(lambda: Transform((8, 8, 1), intensity=(0.0, 1.0))(image, "a"), "a has 2 values that are not finite")
 
 
 def test_numbers_beyond_float32_are_told():
     image = np.zeros((8, 8, 1))
     image[2, 3] = 1e300
-    is_refused(lambda: Transform((4, 4, 1), intensity=(0.0, 1.0))(image, "a"), "a holds 1 values that are not finite")
+    is_refused(lambda: Transform((4, 4, 1), intensity=(0.0, 1.0))(image, "a"), "a has 1 value that is not finite")
 
 
 @pytest.mark.parametrize(

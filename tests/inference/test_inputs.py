@@ -113,7 +113,7 @@ def test_what_is_no_image_is_reported_in_one_line(images, message, tmp_path):
 
 
 def test_files_hold_no_volumes_and_arrays_say_how_to_add_a_channel(tmp_path, folder):
-    with pytest.raises(UserError, match=r"1, 3 or 4 channels.*images of other axes as arrays"):
+    with pytest.raises(UserError, match=r"1, 3 or 4 channels.*store other shapes as arrays"):
         as_images(folder, Transform((4, 4, 4, 1)))
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="holds no image files"):

@@ -15,7 +15,7 @@ def test_other_images_are_refused(image_folder, tmp_path):
     shutil.copytree(image_folder, others)
     (others / "3.png").unlink()
     output = finish(start(tmp_path / "run", *arguments, f"--config.data.path={others}"), code=2)
-    assert "trained on other images (20 then, 19 now" in output
+    assert "trained on different images: 20 then, 19 now" in output
 
 
 def test_images_that_cannot_be_used_are_refused_or_left_out_and_listed_at_the_end(image_folder, tmp_path):
@@ -25,12 +25,12 @@ def test_images_that_cannot_be_used_are_refused_or_left_out_and_listed_at_the_en
     arguments = f"--config.data.path={images}", TRAINING
     output = finish(start(tmp_path / "run", *arguments), code=2)
     assert re.search(
-        r"3\.png cannot be read as an image .*--config\.data\.skip_bad=True leaves such images out", output
+        r"3\.png cannot be read as an image .*To leave out such images, set --config\.data\.skip_bad=True\.", output
     )
     output = finish(start(tmp_path / "run", *arguments, "--config.data.skip_bad=True"))
     assert "19 to train on" in output
     last = output.splitlines()[-1]
-    assert last.startswith("Left out: 1 of the images, which cannot be used (3.png); ")
+    assert last.startswith("Left out: 1 image that cannot be used (3.png). ")
     assert str(images / "3.png") in (tmp_path / "run" / "data.json").read_text()
 
 
@@ -40,12 +40,12 @@ def test_folder_of_images_trains(image_folder, tmp_path):
     labels.write_text("\n".join(["file,odd,brightness,same", *rows, "21.png,0,0,one"]))
     arguments = (f"--config.data.path={image_folder}",)
     output = finish(start(tmp_path, *arguments, f"--config.data.labels={labels}"))
-    assert "1 of 21 rows of labels are of none of the images (21.png)." in output
+    assert "1 of 21 rows in the table of labels match no image (21.png)." in output
     assert re.search(r"  odd: binary, positive is '1', AUROC 0\.\d\d on 20 images", output)
     assert re.search(r"  brightness: continuous, R\^2 -?\d+\.\d\d on 20 images", output)
     assert "  no probe: The labels of same must be of two values at least, and all 20 are one." in output
     assert set(DiffAE.load(tmp_path / "bundle").probes) == {"odd", "brightness"}
-    assert "Images: a folder of image files, 20 to train on, 0 held out.\nSizes: all 12x12; all become 8x8." in output
+    assert "Images: a folder of image files, 20 to train on, 0 held out.\nSizes: all 12x12. All are scaled to 8x8." in output
     assert "No images are held out" in output
     assert "Distances are to 10 of the images; 10 other real ones" in output
     assert "labels is left out: no images are held out from training." in output

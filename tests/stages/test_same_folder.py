@@ -117,7 +117,7 @@ def test_latents_of_another_autoencoder_are_refused(whole, tmp_path):
     before = files(workdir)
     for stages, message in (
         ("latents", r"latents was made from different inputs .*autoencoder_step: 40 then, 36 now.*remove that folder"),
-        ("prior", r"those of another autoencoder than the one beside it: remove that folder"),
+        ("prior", r"were encoded by a different autoencoder than the one next to it\. Remove "),
     ):
         output = finish(start(workdir, MANY_STEPS, f"--stages={stages}"), code=2)
         assert re.search(message, output)

@@ -85,7 +85,7 @@ def test_what_stops_one_process_stops_the_others(tmp_path):
         Image.new("L", (8, 8), 100).save(images / f"{i}.png")
     processes = two_processes(tmp_path / "run", f"--config.data.path={images}")
     outputs = [finish(process, code=2) for process in processes]
-    assert re.search(r"All 20 images have the same value in \d of the 8 dimensions of z", outputs[0])
+    assert re.search(r"all 20 images have the same value in \d of its 8 dimensions", outputs[0])
     assert "Another process could not continue" in outputs[1]
     assert not (tmp_path / "run" / "latents" / "statistics.npz").exists()
     assert not (tmp_path / "run" / "prior").exists()

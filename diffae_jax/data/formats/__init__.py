@@ -1,1 +1,1 @@
-"""What reads each format of images, behind the interface of `sources.Source`."""
+"""One module per storage format. Each implements `sources.Source`."""

@@ -1,4 +1,4 @@
-"""Files that hold all images as one array, which stays on the disk: npy, npz and HDF5."""
+"""Files that hold all images as one array, read from disk on access: npy, npz and HDF5."""
 
 import dataclasses
 import re
@@ -25,28 +25,28 @@ from diffae_jax.runtime.files import check_file
 
 HDF5_SUFFIXES = (".h5", ".hdf5", ".hdf")
 SUFFIXES = (".npy", ".npz", *HDF5_SUFFIXES)
-IDS = ("ids", "id", "names", "filenames", "file_names")  # of an array beside the images
+IDS = ("ids", "id", "names", "filenames", "file_names")  # names of an array of ids
 SPLIT_WORD = re.compile(r"(?:^|_)(train|training|val|valid|validation|test)(?=_|$)", re.IGNORECASE)
-MANY_IN_CHUNK = 16  # images: reading takes so many times as long
-MAX_TEXT = 4096  # bytes of a label or id
+MANY_IN_CHUNK = 16  # images; one image then takes 16 times as long to read
+MAX_TEXT = 4096  # bytes in a label or id
 
-_opening = threading.Lock()  # or each thread would unpack the array
+_opening = threading.Lock()  # prevents each thread from unpacking the array
 
 
 @dataclasses.dataclass(frozen=True)
 class ArrayFile:
-    """The rows of one array in a file."""
+    """An array in a file. Each row is an image."""
 
     path: Path
-    array: str  # its name in the file; of an npy ""
-    image_shape: tuple[int, ...]  # tells where the channels are
+    array: str  # the name in the file; "" for an npy
+    image_shape: tuple[int, ...]  # shows which axis holds the channels
     ids: Sequence[str]
     labels: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     @cached_property
     def _opened(self) -> Any:
-        found = arrays_of(self.path)[self.array]
-        return found.array() if isinstance(found, Packed) else found
+        array = arrays_of(self.path)[self.array]
+        return array.array() if isinstance(array, Packed) else array
 
     def __getstate__(self) -> dict[str, Any]:
         return without_cache(self)
@@ -55,7 +55,7 @@ class ArrayFile:
         return len(self.ids)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        """Returns one image. Raises UserError where the file is damaged there."""
+        """Returns one image. Raises UserError if the file is damaged."""
         with volume_errors_as_user_errors(self.name(index)):
             with _opening:
                 rows = self._opened
@@ -63,52 +63,52 @@ class ArrayFile:
         return channels_last(image, self.image_shape, self.name(index))
 
     def name(self, index: int) -> str:
-        """Returns the file and the number of an image."""
+        """Returns the file and the index of an image."""
         return f"Image {index} of {self.path}"
 
     def overlaps(self, other: "ArrayFile") -> bool:
-        """Whether another has the same images."""
+        """Returns whether another source reads the same array."""
         return (self.path.resolve(), self.array) == (other.path.resolve(), other.array)
 
     def fingerprint(self) -> str:
-        """Returns a hash of some images, the number of all, and the name of the array."""
+        """Returns a hash of a sample of the images, their number, and the name of the array."""
         return hash_of_sample_images(self, self.array)
 
 
 def open_arrays(path: Path, array: str, image_shape: tuple[int, ...]) -> tuple[ArrayFile, list[str]]:
-    """Returns the images of an array file and what was inferred: which array they are, which are labels and ids.
+    """Returns the images of an array file, with labels and ids from its other arrays, and notes.
 
-    Where no array is named, it is the only one of as many axes as images have, or images and channels. Raises
-    UserError where there is none, or more than one.
+    Without a name, the images are the only array whose number of axes fits. Raises UserError if
+    there is no such array, or more than one.
     """
     check_file(path)
     with volume_errors_as_user_errors(path):
-        found = arrays_of(path)
-        name = array or _only(path, found, image_shape)
-        if name not in found:
-            have = f"it has {list_some(found)}" if "" not in found else "an npy is a single array"
-            raise UserError(f"{path} has no array {shown(name)}; {have}.")
-        images = found[name]
+        arrays = arrays_of(path)
+        name = array or _only_fitting(path, arrays, image_shape)
+        if name not in arrays:
+            available = f"It has {list_some(arrays)}" if "" not in arrays else "An npy file is a single array"
+            raise UserError(f"{path} has no array {shown(name)}. {available}.")
+        images = arrays[name]
         _check_images(path, name, images, image_shape)
-        beside = _beside(found, name)
-        ids_name = next((key for key in beside if key.lower() in IDS and beside[key].dtype.kind in "SUOiu"), None)
-        labels = {key: _label(_values(a)) for key, a in beside.items() if key != ids_name}
-        ids = _texts(_values(beside[ids_name])) if ids_name else list(map(str, range(len(images))))
+        columns = _columns_of(arrays, name)
+        ids_name = next((key for key in columns if key.lower() in IDS and columns[key].dtype.kind in "SUOiu"), None)
+        labels = {key: _label(_values(a)) for key, a in columns.items() if key != ids_name}
+        ids = _texts(_values(columns[ids_name])) if ids_name else list(map(str, range(len(images))))
     check_names(ids)
     if len(set(ids)) < len(ids):
-        raise UserError(f"{path} has the same id twice in {shown(ids_name)}: give each image one of its own.")
-    notes = [f"The images are its array {shown(name)}."] if len(found) > 1 else []
-    together = (getattr(images, "chunks", None) or (1,))[0]
-    if together > MANY_IN_CHUNK:
+        raise UserError(f"{path} has the same id twice in {shown(ids_name)}: give each image a unique id.")
+    notes = [f"The images are the array {shown(name)} of the file."] if len(arrays) > 1 else []
+    images_in_chunk = (getattr(images, "chunks", None) or (1,))[0]
+    if images_in_chunk > MANY_IN_CHUNK:
         notes.append(
-            f"Its chunks hold {together:,} images each, all of which are unpacked for one: h5repack with chunks of one "
-            f"image makes reading faster."
+            f"Reading is slow: each chunk of the file holds {images_in_chunk:,} images, all of which are unpacked to "
+            f"read one. Use h5repack to store one image per chunk."
         )
     return ArrayFile(path, name, tuple(image_shape), ids, labels), notes
 
 
 def arrays_of(path: Path) -> dict[str, Any]:
-    """Returns the arrays of a file by name, unread: mapped or packed ones of numpy, or data sets of HDF5."""
+    """Returns the arrays of a file by name, without reading them."""
     suffix = path.suffix.lower()
     if suffix == ".npy":
         return {"": open_npy(path)}
@@ -119,9 +119,9 @@ def _values(array: Any) -> np.ndarray:
     return (array.array() if isinstance(array, Packed) else np.asarray(array)).reshape(-1)
 
 
-def _only(path: Path, found: Mapping[str, Any], image_shape: tuple[int, ...]) -> str:
+def _only_fitting(path: Path, arrays: Mapping[str, Any], image_shape: tuple[int, ...]) -> str:
     rank, (*spatial, channels) = len(image_shape), image_shape
-    fitting = {name: a for name, a in found.items() if a.ndim in (rank, rank + 1) and a.dtype.kind in "buif"}
+    fitting = {name: a for name, a in arrays.items() if a.ndim in (rank, rank + 1) and a.dtype.kind in "buif"}
     if len(fitting) == 1:
         return next(iter(fitting))
     sizes = [tuple(image_shape), (channels, *spatial)] + ([tuple(spatial)] if channels == 1 else [])
@@ -130,41 +130,42 @@ def _only(path: Path, found: Mapping[str, Any], image_shape: tuple[int, ...]) ->
         return exact[0]
     if fitting:
         raise UserError(
-            f"{path} has {len(fitting)} arrays that may be the images ({list_some(fitting)}): name one, as in "
+            f"{path} has {len(fitting)} arrays that may be the images ({list_some(fitting)}): choose one, for example "
             f"{path}#{sorted(exact or fitting)[0]}."
         )
-    shapes = list_some(f"{name or 'its array'} of {a.shape} and {a.dtype}" for name, a in found.items())
+    shapes = list_some(f"{name or 'one array'} of shape {a.shape} and type {a.dtype}" for name, a in arrays.items())
     raise UserError(
-        f"{path} has no array of images of {rank - 1} axes with channels, as --config.image_shape={image_shape} asks "
-        f"for; it has {shapes or 'none'}."
+        f"{path} has no array of images with {rank - 1} spatial axes, which --config.image_shape={image_shape} needs. "
+        f"It has {shapes or 'no arrays'}."
     )
 
 
 def _check_images(path: Path, name: str, images: Any, image_shape: tuple[int, ...]) -> None:
-    where = f"The array {shown(name)} of {path}" if name else str(path)
+    where = f"{path}#{shown(name)}" if name else str(path)
     if not images.ndim or not len(images):
         raise UserError(f"{where} holds no images: its shape is {images.shape}.")
     check_numbers(images.dtype, where)
     check_amount(len(images), images.shape[1:], where)
-    like_one = np.broadcast_to(np.zeros((), images.dtype.newbyteorder("=")), images.shape[1:])  # takes no memory
-    channels_last(like_one, image_shape, f"Each image of {where}")
+    example = np.broadcast_to(np.zeros((), images.dtype.newbyteorder("=")), images.shape[1:])  # takes no memory
+    channels_last(example, image_shape, f"Each image of {where}")
     if path.suffix.lower() in HDF5_SUFFIXES:
         check_dataset(path, name, images)
 
 
-def _beside(found: Mapping[str, Any], images: str) -> dict[str, Any]:
-    """Returns the arrays of one value an image in the group of the images, by their names there.
+def _columns_of(arrays: Mapping[str, Any], images: str) -> dict[str, Any]:
+    """Returns the arrays with one value per image that are in the same group as the images.
 
-    The word that tells the split of the images is taken from names, so that labels of both splits are called the same.
+    A word for a split, such as train, is removed from their names: labels then have the same name
+    in both splits.
     """
     group, _, name = images.rpartition("/")
-    split, count = _split_of(name), len(found[images])
+    split, count = _split_of(name), len(arrays[images])
     columns = {}
-    for key, array in found.items():
-        its_group, _, its_name = key.rpartition("/")
-        is_of_images = its_group == group and key != images and _split_of(its_name) in ("", split)
+    for key, array in arrays.items():
+        column_group, _, column = key.rpartition("/")
+        is_of_images = column_group == group and key != images and _split_of(column) in ("", split)
         if is_of_images and _is_column(array) and len(array) == count:
-            columns[SPLIT_WORD.sub("", its_name).strip("_") or its_name if split else its_name] = array
+            columns[SPLIT_WORD.sub("", column).strip("_") or column if split else column] = array
     return columns
 
 
@@ -178,8 +179,8 @@ def _is_column(array: Any) -> bool:
         return False
     if isinstance(array, np.memmap | Packed):
         return array.dtype.kind in "buifSU"
-    is_elsewhere = array.is_virtual or array.external
-    return not is_elsewhere and (array.dtype.kind in "buifS" or _is_text(array.dtype))
+    is_in_other_file = array.is_virtual or array.external
+    return not is_in_other_file and (array.dtype.kind in "buifS" or _is_text(array.dtype))
 
 
 def _is_text(dtype: np.dtype) -> bool:
@@ -189,7 +190,7 @@ def _is_text(dtype: np.dtype) -> bool:
 
 
 def _label(values: np.ndarray) -> np.ndarray:
-    """Returns labels as a table has them: int64, float64, or text as objects."""
+    """Converts labels to int64, float64, or text as objects."""
     if values.dtype.kind in "SUO":
         return np.array(_texts(values, "replace"), object)
     return values.astype(np.float64 if values.dtype.kind == "f" else np.int64)

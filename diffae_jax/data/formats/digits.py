@@ -1,4 +1,4 @@
-"""The digits that scikit-learn carries."""
+"""The digits data set of scikit-learn."""
 
 import numpy as np
 
@@ -6,13 +6,13 @@ from diffae_jax.data.sources import Arrays
 from diffae_jax.runtime.errors import UserError
 
 DIGITS_SHAPE = (8, 8, 1)
-DIGITS_HELD_OUT = 360  # the last fifth: other writers than the first four
+DIGITS_HELD_OUT = 360  # the last fifth, by different writers
 
 
 def digits(image_shape: tuple[int, ...] = DIGITS_SHAPE) -> tuple[Arrays, Arrays]:
-    """Returns the 1,797 scanned digits of scikit-learn, 8x8x1, for training and, by other writers, held out.
+    """Returns training and held-out images: 1,797 scanned digits, 8x8x1, by different writers.
 
-    Raises UserError where they are to have another shape.
+    Raises UserError for any other shape.
     """
     images = all_digits(image_shape)
     first = len(images) - DIGITS_HELD_OUT
@@ -24,10 +24,10 @@ def digits(image_shape: tuple[int, ...] = DIGITS_SHAPE) -> tuple[Arrays, Arrays]
 
 
 def all_digits(image_shape: tuple[int, ...] = DIGITS_SHAPE) -> Arrays:
-    """Returns both parts as one. Raises UserError where they are to have another shape."""
+    """Returns both splits as one source. Raises UserError for any other shape."""
     if tuple(image_shape) != DIGITS_SHAPE:
         raise UserError(f"The digits have image_shape={DIGITS_SHAPE}, not {tuple(image_shape)}.")
-    from sklearn.datasets import load_digits  # which takes a second
+    from sklearn.datasets import load_digits  # a slow import
 
     data = load_digits()
     images = np.round(data.images * (255 / 16)).astype(np.uint8)[..., None]

@@ -1,4 +1,4 @@
-"""A folder of files, each an image (png, jpg, webp, bmp, tif) or a volume (NIfTI, npy)."""
+"""A folder of files, each an image (png, jpg, webp, bmp, tif, gif) or a volume (NIfTI, npy)."""
 
 import dataclasses
 import importlib.util
@@ -26,45 +26,45 @@ from diffae_jax.runtime.files import check_file
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")  # not EPS: to read it is to run a program
-COLORS = ("RGB", "RGBA", "LA", "RGBX")  # modes of Pillow with one byte a channel
-TEXTS = (".csv", ".tsv", ".txt", ".parquet", ".json", ".md", ".npz")  # which beside images are no images
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")  # not EPS, which runs Ghostscript
+COLORS = ("RGB", "RGBA", "LA", "RGBX")  # modes of Pillow with one byte per channel
+TEXTS = (".csv", ".tsv", ".txt", ".parquet", ".json", ".md", ".npz")  # often next to images; not reported
 VOLUME_SUFFIXES = (*NIFTI_SUFFIXES, ".npy")
 
 
 @dataclasses.dataclass(frozen=True)
 class Files:
-    """Files of any size, an image or a volume each."""
+    """Files with one image or volume each, of any size."""
 
     root: Path
     ids: Sequence[str]  # paths below root
-    image_shape: tuple[int, ...]  # tells rank and channels
+    image_shape: tuple[int, ...]  # gives the rank and the channels
     labels: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        """Returns one image in its own size. Raises UserError with the path of a file that cannot be read."""
+        """Returns one image in its original size. Raises UserError if it cannot be read."""
         return read_file(self.path(index), self.image_shape)
 
     def path(self, index: int) -> Path:
-        """Returns where an image is."""
+        """Returns the path of an image."""
         return self.root / self.ids[index]
 
     def name(self, index: int) -> str:
-        """Returns the path of an image."""
+        """Returns the path of an image, as text."""
         return str(self.path(index))
 
     def fingerprint(self) -> str:
-        """Returns a hash of the names and sizes of all files: a copy of a folder has that of the folder."""
+        """Returns a hash of the names and sizes of all files. A copied folder has the same."""
         return hash_of(*(text for i, name in enumerate(self.ids) for text in (name, _size(self.path(i)))))
 
 
 def read_file(path: Path, image_shape: tuple[int, ...]) -> np.ndarray:
-    """Returns the image or volume that a file holds, [*spatial, C] in its own size.
+    """Reads the image or volume in a file, [*spatial, C] in its original size.
 
-    Raises UserError, with the path, for a file that cannot be read or is of another rank.
+    Raises UserError, with the path, if the file cannot be read or has the wrong rank.
     """
     check_file(path)
     if has_suffix(path, VOLUME_SUFFIXES):
@@ -73,26 +73,26 @@ def read_file(path: Path, image_shape: tuple[int, ...]) -> np.ndarray:
 
 
 def read_picture(file: Path | io.BytesIO, name: str) -> Shaped[np.ndarray, "h w c"]:
-    """Returns the pixels of an encoded image, whatever its name says it is. Raises UserError where it is none."""
+    """Decodes an image. Its content decides the format. Raises UserError if it cannot be read."""
     with image_errors_as_user_errors(name), Image.open(file, formats=FORMATS) as image:
         if image.format == "TIFF" and image.n_frames > 1:
-            raise UserError(f"{name} has {image.n_frames:,} pages: save each by itself, or all of them as an npy.")
+            raise UserError(f"{name} has {image.n_frames:,} pages: save each page as a file, or all pages as an npy.")
         if image.mode in COLORS and any(";16" in str(tile.args) for tile in image.tile):
             return _deep_color(file, name)
         return pixels_of(image)
 
 
 def _deep_color(file: Path | io.BytesIO, name: str) -> Shaped[np.ndarray, "h w c"]:
-    """Returns colors of 16 bits, of which Pillow would read the upper 8."""
+    """Reads colors of 16 bit. Pillow would only read the upper 8 bit."""
     if importlib.util.find_spec("cv2") is None:
-        raise UserError(f'{name} has colors of 16 bits, which need OpenCV: pip install "diffae_jax[deep-color]".')
+        raise UserError(f'{name} has 16-bit colors, which need OpenCV: pip install "diffae_jax[deep-color]".')
     import cv2
 
     content = np.frombuffer(file.getvalue() if isinstance(file, io.BytesIO) else file.read_bytes(), np.uint8)
     pixels = cv2.imdecode(content, cv2.IMREAD_UNCHANGED)
     if pixels is None or pixels.ndim != 3:
-        raise UserError(f"{name} cannot be read as an image (its colors of 16 bits): repair or remove it.")
-    order = (2, 1, 0, 3)[: pixels.shape[-1]]  # OpenCV has blue first
+        raise UserError(f"{name} cannot be read as an image with 16-bit colors: repair or remove it.")
+    order = (2, 1, 0, 3)[: pixels.shape[-1]]  # OpenCV's order is BGR
     return np.ascontiguousarray(pixels[..., order])
 
 
@@ -101,7 +101,7 @@ def _volume(path: Path) -> np.ndarray:
         if has_suffix(path, NIFTI_SUFFIXES):
             return _nifti(path)
         mapped = open_npy(path)
-        check_amount(1, mapped.shape, str(path))  # before it is read
+        check_amount(1, mapped.shape, str(path))  # before reading
         return np.array(mapped)
 
 
@@ -111,13 +111,13 @@ def _nifti(path: Path) -> np.ndarray:
     import nibabel
 
     volume = nibabel.load(path)
-    check_amount(1, volume.shape, str(path))  # before anything is unpacked
-    values = np.asanyarray(nibabel.as_closest_canonical(volume).dataobj)  # so that all look the same way
+    check_amount(1, volume.shape, str(path))  # before unpacking
+    values = np.asanyarray(nibabel.as_closest_canonical(volume).dataobj)  # the same orientation for all
     return values.astype(np.float32) if values.dtype.kind == "f" else np.array(values)
 
 
 def file_paths(source: Source) -> list[Path]:
-    """Returns the file of each image of a source that reads files, through whatever was made of it; else nothing."""
+    """Returns the path of each image if the innermost source reads files, else an empty list."""
     innermost = source
     while hasattr(innermost, "source"):
         innermost = innermost.source
@@ -125,14 +125,14 @@ def file_paths(source: Source) -> list[Path]:
 
 
 def has_suffix(path: Path | str, suffixes: str | tuple[str, ...]) -> bool:
-    """Whether a path ends so, in whatever case."""
+    """Returns whether a path has one of these suffixes, in upper or lower case."""
     return str(path).lower().endswith(suffixes)
 
 
 def open_folder(root: Path, image_shape: tuple[int, ...]) -> tuple[Files, list[str]]:
-    """Returns the files below a folder that hold images of that rank, and a note on others that were left out.
+    """Returns the files below a folder that hold images of this rank, and notes on other files.
 
-    Raises UserError where there are none, and for names that are not UTF-8.
+    Raises UserError if there are none, or for names that are not UTF-8.
     """
     names = sorted(_names_below(root))
     pictures = [name for name in names if has_suffix(name, IMAGE_SUFFIXES)]
@@ -143,20 +143,21 @@ def open_folder(root: Path, image_shape: tuple[int, ...]) -> tuple[Files, list[s
     if not ids:
         kinds = ", ".join((*IMAGE_SUFFIXES, *VOLUME_SUFFIXES))
         raise UserError(
-            f"{root} holds no image files ({kinds}), nor do the folders in it"
-            f"{f'; it holds {list_some(names)}' if names else ''}."
+            f"{root} holds no image files ({kinds}), neither directly nor in subfolders."
+            f"{f' It holds {list_some(names)}.' if names else ''}"
         )
     check_names(ids)
     known = set(ids)
     others = [name for name in names if name not in known and not has_suffix(name, TEXTS)]
-    left_out = f"{len(others):,} files of another kind are not read ({list_some(others)})."
+    count = f"{len(others):,} file{'s are' if len(others) != 1 else ' is'}"
+    left_out = f"{count} not read, because the type differs ({list_some(others)})."
     return Files(root, ids, tuple(image_shape)), [left_out] if others else []
 
 
 def _names_below(root: Path) -> Iterator[str]:
-    """Yields the paths of all files below a folder that are not hidden, relative to it.
+    """Yields the relative paths of all files below a folder that are not hidden.
 
-    Folders that links lead to are read, too, after the others and each once: links may lead in a circle.
+    Linked folders come last. Each folder is read once, as links may form a cycle.
     """
     seen: set[tuple[int, int]] = set()
     waiting = [root]
@@ -164,18 +165,18 @@ def _names_below(root: Path) -> Iterator[str]:
         for name, folders, names in os.walk(waiting.pop(0), onerror=_refuse_folder):
             parent = Path(name)
             stat = parent.stat()
-            place = (stat.st_dev, stat.st_ino)
-            folders[:] = () if place in seen else sorted(name for name in folders if not name.startswith("."))
-            if place in seen:
+            identity = (stat.st_dev, stat.st_ino)
+            folders[:] = () if identity in seen else sorted(name for name in folders if not name.startswith("."))
+            if identity in seen:
                 continue
-            seen.add(place)
+            seen.add(identity)
             waiting += [path for path in map(parent.joinpath, folders) if path.is_symlink()]
             below = "" if parent == root else f"{parent.relative_to(root)}/"
             yield from (below + name for name in names if not name.startswith("."))
 
 
 def _refuse_folder(error: OSError) -> None:
-    raise UserError(f"{error.filename} cannot be read ({error.strerror}): its images would be missing.") from error
+    raise UserError(f"{error.filename} cannot be read ({error.strerror}): check its permissions.") from error
 
 
 def _size(path: Path) -> str:
@@ -184,7 +185,7 @@ def _size(path: Path) -> str:
 
 
 def open_file(path: Path, image_shape: tuple[int, ...]) -> Files:
-    """Returns the image or volume of one file. Raises UserError where its rank is another."""
+    """Returns the image or volume of one file. Raises UserError if its rank is wrong."""
     check_names([path.name])
     if not has_suffix(path, VOLUME_SUFFIXES):
         check_picture_shape(image_shape)

@@ -1,4 +1,4 @@
-"""Arrays in HDF5, none of which leads to another file."""
+"""Arrays in HDF5 files."""
 
 import importlib.util
 from pathlib import Path
@@ -8,28 +8,28 @@ from diffae_jax.runtime.errors import UserError, shown
 
 
 def open_hdf5(path: Path) -> dict[str, Any]:
-    """Returns the data sets of a file by name, unread. Links are not followed.
+    """Returns the data sets of a file by name, without reading them. Links are not followed.
 
-    Raises UserError where h5py is missing; h5py itself raises what it likes for a damaged file.
+    Raises UserError if h5py is missing. h5py may raise any error for a damaged file.
     """
     if importlib.util.find_spec("h5py") is None:
         raise UserError(f'{path} needs h5py: pip install "diffae_jax[hdf5]".')
     import h5py
 
-    found: dict[str, Any] = {}
+    datasets: dict[str, Any] = {}
 
     def visit(name: str, item: Any) -> None:
         if isinstance(item, h5py.Dataset) and item.shape is not None:
-            found[name] = item
+            datasets[name] = item
 
     h5py.File(path, "r", locking="best-effort").visititems(visit)  # some shared disks have no locks
-    return found
+    return datasets
 
 
 def check_dataset(path: Path, name: str, dataset: Any) -> None:
-    """Raises UserError where the values are not in the file."""
-    where = f"The array {shown(name)} of {path}"
+    """Raises UserError if the values are not in the file."""
+    where = f"{path}#{shown(name)}"
     if dataset.is_virtual or dataset.external:
-        raise UserError(f"{where} lies in other files, which are not read: copy it into one, as h5repack does.")
+        raise UserError(f"{where} is stored in other files, which are not read: copy it into one file with h5repack.")
     if dataset.size and not dataset.id.get_storage_size():
-        raise UserError(f"{where} has the shape {dataset.shape}, and no values were ever written to it.")
+        raise UserError(f"{where} has shape {dataset.shape}, but no values were written to it: write the file again.")

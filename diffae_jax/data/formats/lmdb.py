@@ -1,4 +1,7 @@
-"""LMDB in the layout of the official code: encoded images under "RESOLUTION-NUMBER", their count under "length"."""
+"""LMDB in the layout of the official code.
+
+The key RESOLUTION-NUMBER has an encoded image, and the key "length" has the number of images.
+"""
 
 import dataclasses
 import importlib.util
@@ -17,16 +20,16 @@ from diffae_jax.data.sources import hash_of_sample_images
 from diffae_jax.data.transforms import check_picture_shape
 from diffae_jax.runtime.errors import UserError, shown
 
-DATA = "data.mdb"  # in a folder of LMDB
+DATA = "data.mdb"  # in an LMDB folder
 KEY = re.compile(rb"(.*)-(\d{1,12})", re.S)  # 5 digits in FFHQ and CelebA-HQ, 7 in CelebA, Horse and Bedroom
 LENGTH = b"length"
 
-_opening = threading.Lock()  # an environment may be open once a process, and threads of a worker begin together
+_opening = threading.Lock()  # a process may open an environment only once
 
 
 @dataclasses.dataclass(frozen=True)
 class OfficialLMDB:
-    """Encoded images by number."""
+    """Encoded images in an LMDB environment."""
 
     path: Path
     resolution: str  # in the keys; "None" in celeba.lmdb
@@ -38,35 +41,33 @@ class OfficialLMDB:
         return len(self.ids)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        """Returns one image in its own size. Raises UserError where it is missing or damaged."""
+        """Returns one image in its original size. Raises UserError if it is missing or damaged."""
         key = self.key(index)
         with _environment(self.path).begin() as transaction:
             content = transaction.get(key.encode())
         if content is None:
-            raise UserError(
-                f"{self.path} has no image {key}, though it says that it holds {len(self):,}: copy it anew."
-            )
+            raise UserError(f"{self.path} lacks image {key} of its {len(self):,} images: copy the file again.")
         return read_picture(io.BytesIO(content), self.name(index))
 
     def key(self, index: int) -> str:
-        """Returns under what an image is stored."""
+        """Returns the LMDB key of an image."""
         return _key(self.resolution, self.digits, index)
 
     def name(self, index: int) -> str:
-        """Returns the key of an image and where that is."""
+        """Returns the key and the path of an image."""
         return f"{self.key(index)} of {self.path}"
 
     def overlaps(self, other: "OfficialLMDB") -> bool:
-        """Whether another has the same images, if in another resolution."""
+        """Returns whether another source reads the same file, at any resolution."""
         return self.path.resolve() == other.path.resolve()
 
     def fingerprint(self) -> str:
-        """Returns a hash of some images and the number of all."""
+        """Returns a hash of a sample of the images, their number, and the resolution."""
         return hash_of_sample_images(self, self.resolution)
 
 
 def open_lmdb(path: Path, image_shape: tuple[int, ...]) -> OfficialLMDB:
-    """Opens a folder or file of LMDB. Raises UserError where it is damaged, cut off or laid out in another way."""
+    """Opens an LMDB folder or file. Raises UserError if it is damaged or laid out differently."""
     check_picture_shape(image_shape)
     environment = _environment(path)
     with environment.begin() as transaction:
@@ -75,18 +76,18 @@ def open_lmdb(path: Path, image_shape: tuple[int, ...]) -> OfficialLMDB:
         wanted = max(image_shape[:2])
         if length is None or not keys:
             raise UserError(
-                f"{path} is not laid out as the official code does it: it has no {'length' if keys else 'images'}, "
-                f"but keys such as {_some_keys(transaction)}."
+                f"{path} does not have the layout of the official code: it has no {'length' if keys else 'images'}. "
+                f"Its first keys are {_some_keys(transaction)}."
             )
         if not re.fullmatch(rb"\d{1,9}", length):
-            raise UserError(f"{path} is damaged: it has no number of images under length, but {shown(repr(length))}.")
+            raise UserError(f"{path} is damaged: its length is {shown(repr(length))}, not a number. Copy it again.")
         resolution, digits = min(keys, key=lambda key: _preference(key[0], wanted))
         count = int(length)
         if not count:
             raise UserError(f"{path} holds no images.")
         for key in (_key(resolution, digits, index) for index in (0, count - 1)):
             if transaction.get(key.encode()) is None:
-                raise UserError(f"{path} says that it holds {count:,} images, and {key} is missing: copy it anew.")
+                raise UserError(f"{path} lacks image {key} of its {count:,} images: copy the file again.")
     return OfficialLMDB(path, resolution, digits, list(map(str, range(count))))
 
 
@@ -95,17 +96,17 @@ def _key(resolution: str, digits: int, index: int) -> str:
 
 
 def _first_keys(transaction: Any) -> list[tuple[str, int]]:
-    """Returns resolution and digits of the images of every resolution that there is."""
-    found, cursor = [], transaction.cursor()
+    """Returns each resolution in the keys, with the number of digits after it."""
+    resolutions, cursor = [], transaction.cursor()
     valid = cursor.first()
     while valid:
         match = KEY.fullmatch(cursor.key())
         if match is None:
             valid = cursor.next()
             continue
-        found.append((match[1].decode(errors="replace"), len(match[2])))
-        valid = cursor.set_range(match[1] + b".")  # the next character after "-": beyond all keys of this resolution
-    return found
+        resolutions.append((match[1].decode(errors="replace"), len(match[2])))
+        valid = cursor.set_range(match[1] + b".")  # "." follows "-", so this skips all keys of the resolution
+    return resolutions
 
 
 def _some_keys(transaction: Any) -> str:
@@ -121,7 +122,7 @@ def _preference(resolution: str, wanted: int) -> tuple[bool, int]:
 
 @cache
 def _environment(path: Path) -> Any:
-    """Returns an open environment, whatever it is called: one may be open once a process."""
+    """Returns the open environment of a path. A process may open a file only once."""
     with _opening:
         return _opened((path / DATA if path.is_dir() else path).resolve())
 
@@ -135,10 +136,10 @@ def _opened(file: Path) -> Any:
     try:
         environment = lmdb.open(str(file), subdir=False, readonly=True, lock=False, readahead=False)
     except lmdb.Error as error:
-        raise UserError(f"{file} cannot be read as LMDB ({shown(str(error))}): copy it anew.") from error
+        raise UserError(f"{file} cannot be read as LMDB ({shown(str(error))}): copy it again.") from error
     needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
-    found = file.stat().st_size
-    if found < needed:  # to read beyond the end would kill the process
+    size = file.stat().st_size
+    if size < needed:  # reading beyond the end would crash the process
         environment.close()
-        raise UserError(f"{file} has {found:,} of its {needed:,} bytes: it was cut off; copy it anew.")
+        raise UserError(f"{file} is incomplete: it has {size:,} of {needed:,} bytes. Copy it again.")
     return environment

@@ -1,4 +1,4 @@
-"""Arrays that numpy saved, as npy or in an npz: mapped from the disk, or unpacked where memory allows."""
+"""NumPy arrays in npy and npz files, memory-mapped or, if compressed, unpacked."""
 
 import contextlib
 import dataclasses
@@ -17,12 +17,12 @@ from diffae_jax.runtime.errors import UserError, list_some, shown
 
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
-_parsing = threading.Lock()  # numpy parses headers as Python does, which Python 3.11 fails to do in threads at once
+_parsing = threading.Lock()  # NumPy parses headers with `ast`, which is not thread-safe in Python 3.11
 
 
 @dataclasses.dataclass(frozen=True)
 class Packed:
-    """An array of an npz that cannot be mapped: it is compressed or holds Python objects."""
+    """An array in an npz that cannot be mapped: it is compressed or holds Python objects."""
 
     path: Path
     name: str
@@ -38,29 +38,29 @@ class Packed:
         return self.shape[0]
 
     def array(self) -> np.ndarray:
-        """Returns the values. Raises UserError for Python objects, damage, and what does not fit into memory."""
+        """Reads the values. Raises UserError for Python objects, damage, and too little memory."""
         size = math.prod(self.shape) * self.dtype.itemsize
         if size > memory() // 2:
             raise UserError(
-                f"{shown(self.name)} in {self.path} would take {size / 2**30:,.1f} GiB of memory, more than half of "
-                f"what there is: save it with np.savez, not compressed, so that it can stay on the disk."
+                f"{shown(self.name)} in {self.path} would take {size / 2**30:,.1f} GiB, more than half of the memory. "
+                f"Save it uncompressed with np.savez: it is then read from disk."
             )
         with volume_errors_as_user_errors(self.path), _parsing, np.load(self.path, allow_pickle=False) as archive:
             return archive[self.name]
 
 
 def open_npy(path: Path) -> np.memmap:
-    """Returns the array of an npy, mapped. Raises UserError where it is damaged or holds Python objects."""
+    """Memory-maps an npy. Raises UserError if it is damaged or holds Python objects."""
     with volume_errors_as_user_errors(path), _parsing:
         return np.lib.format.open_memmap(path, mode="r")
 
 
 def open_npz(path: Path) -> dict[str, np.memmap | Packed]:
-    """Returns the arrays of an npz by name, none of them read. Raises UserError where it is damaged or has none."""
+    """Returns the arrays of an npz by name, unread. Raises UserError if damaged or without any."""
     with volume_errors_as_user_errors(path), path.open("rb") as file, zipfile.ZipFile(file) as archive:
         entries = [info for info in archive.infolist() if info.filename.endswith(".npy")]
         if not entries:
-            raise UserError(f"{path} holds no arrays, but {list_some(archive.namelist()) or 'nothing'}.")
+            raise UserError(f"{path} holds no arrays. It holds {list_some(archive.namelist()) or 'no files'}.")
         return {info.filename.removesuffix(".npy"): _entry(path, file, archive, info) for info in entries}
 
 
@@ -68,28 +68,28 @@ def _entry(path: Path, file: IO[bytes], archive: zipfile.ZipFile, info: zipfile.
     with archive.open(info) as entry, _parsing:
         version = np.lib.format.read_magic(entry)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, is_fortran, dtype = read(entry)  # 3.0 differs in how the names of fields are written alone
+        shape, is_fortran, dtype = read(entry)  # 3.0 only encodes field names differently
         start = entry.tell()
     if info.compress_type != zipfile.ZIP_STORED or dtype.hasobject:
         return Packed(path, info.filename.removesuffix(".npy"), shape, dtype)
-    file.seek(info.header_offset + 26)  # an entry begins behind its own header, of 30 bytes, a name and extra fields
+    file.seek(info.header_offset + 26)  # the local header: 30 bytes, a name and extra fields
     offset = info.header_offset + 30 + sum(struct.unpack("<HH", file.read(4))) + start
     return np.memmap(path, dtype, "r", offset, shape, "F" if is_fortran else "C")
 
 
 @contextlib.contextmanager
 def volume_errors_as_user_errors(name: str | Path) -> Iterator[None]:
-    """Turns what readers of arrays say of a damaged file into a UserError with its name."""
+    """Converts any error of an array reader into a UserError with the name of the file."""
     try:
         yield
     except UserError:
         raise
-    except Exception as error:  # they raise what they like for a damaged file
+    except Exception as error:  # readers raise errors of any type for a damaged file
         raise UserError(f"{name} cannot be read as an array ({shown(str(error))}): repair or remove it.") from error
 
 
 def memory() -> int:
-    """Returns the bytes of memory that this process may have."""
+    """Returns the memory that this process may use, in bytes."""
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     with contextlib.suppress(OSError, ValueError):  # ValueError: "max"
         return min(physical, int(CGROUP_LIMIT.read_text()))

@@ -1,4 +1,4 @@
-"""Data sets of TensorFlow Datasets that are prepared as array_record, which is read without TensorFlow."""
+"""TensorFlow Datasets prepared as array_record, which can be read without TensorFlow."""
 
 import contextlib
 import dataclasses
@@ -34,7 +34,7 @@ class TFDS:
 
     @cached_property
     def _records(self) -> Any:
-        """Records whose encoded picture is left as it is, so that it is decoded like those of all formats."""
+        """Records with encoded pictures, which are decoded in the same way for all formats."""
         import tensorflow_datasets as tfds
 
         builder = _builder(self.folder)
@@ -45,7 +45,7 @@ class TFDS:
 
     @cached_property
     def labels(self) -> Mapping[str, np.ndarray]:
-        """The features that are single numbers, flags or classes; all records are read for them, without images."""
+        """The scalar features. All records are read, without decoding their images."""
         import tensorflow_datasets as tfds
 
         builder = _builder(self.folder)
@@ -57,11 +57,11 @@ class TFDS:
         with _tfds_errors_as_user_errors(self.folder):
             for record in builder.as_data_source(split=self.split, decoders=skip or None):
                 for name, values in columns.items():
-                    values.append(_inner(record, name))
+                    values.append(_nested(record, name))
         names = {name: name.rpartition("/")[2] for name in scalars}
-        short = list(names.values())
+        short_names = list(names.values())
         return {
-            names[name] if short.count(names[name]) == 1 else name: _column(scalars[name], values)
+            names[name] if short_names.count(names[name]) == 1 else name: _column(scalars[name], values)
             for name, values in columns.items()
         }
 
@@ -72,7 +72,7 @@ class TFDS:
         return len(self.ids)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        """Returns one image in its own size. Raises UserError where the record is damaged."""
+        """Returns one image in its original size. Raises UserError if the record is damaged."""
         with image_errors_as_user_errors(self.name(index)):
             image = self._records[index][self.feature]
         if isinstance(image, bytes):
@@ -80,56 +80,56 @@ class TFDS:
         return channels_last(np.asarray(image), self.image_shape, self.name(index))
 
     def name(self, index: int) -> str:
-        """Returns the number of an image and its data set."""
+        """Returns the index of an image and its data set."""
         return f"Image {index} of {self.folder} ({self.split})"
 
     def overlaps(self, other: "TFDS") -> bool:
-        """Whether another has images in common with these."""
+        """Returns whether another source has records in common with this one."""
         if self.folder.resolve() != other.folder.resolve():
             return False
         return bool(_records_of(self) & _records_of(other))
 
     def fingerprint(self) -> str:
-        """Returns a hash of some images and the number of all."""
+        """Returns a hash of a sample of the images, their number, the split and the feature."""
         return hash_of_sample_images(self, self.split, self.feature)
 
 
 def open_tfds(name: str, split: str, image_shape: tuple[int, ...]) -> tuple[TFDS, list[str]]:
-    """Opens a split, by default train, of a data set that is named or whose folder is given.
+    """Opens a split, by default train, of a data set given by its name or folder.
 
-    Raises UserError where it is not prepared, or not as array_record, and where it has not one kind of image.
+    Raises UserError if it is not prepared as array_record, or if its image feature is ambiguous.
     """
     builder = _builder(Path(name)) if (Path(name) / INFO).exists() else _named(name)
-    there_are = list(builder.info.splits)
-    split = split or (TRAINING if TRAINING in there_are else there_are[0])
+    splits = list(builder.info.splits)
+    split = split or (TRAINING if TRAINING in splits else splits[0])
     if builder.info.file_format is None or builder.info.file_format.value != "array_record":
         kind = getattr(builder.info.file_format, "value", "nothing")
-        raise UserError(f"{name} is prepared as {kind}, which only TensorFlow reads: {_how_to_prepare(builder.name)}.")
+        raise UserError(f"{name} is prepared as {kind}, which only TensorFlow reads. {_how_to_prepare(builder.name)}.")
     feature = _image_feature(name, builder.info.features, len(image_shape))
     count = _count(name, builder, split)
     if count <= 0:
         raise UserError(f"The split {shown(split)} of {name} holds no images.")
     for part in builder.info.splits[split].file_instructions:
-        check_file(Path(part.filename))  # or each of its images would be found missing
-    others = [other for other in there_are if other != split]
-    notes = [f"Its split {split} is read; there are {', '.join(others)}, too."] if others else []
+        check_file(Path(part.filename))  # one error for the file, not one for each image
+    others = [other for other in splits if other != split]
+    notes = [f"Only the split {split} is read. Other splits: {', '.join(others)}."] if others else []
     ids = [f"{split}-{i:07d}" for i in range(count)]
     return TFDS(Path(builder.data_path), split, feature, tuple(image_shape), ids), notes
 
 
 def splits_of(folder: Path) -> list[str]:
-    """Returns the names of the splits of a prepared data set. Raises UserError where it is damaged."""
+    """Returns the split names of a prepared data set. Raises UserError if it is damaged."""
     return list(_builder(folder).info.splits)
 
 
 def _records_of(source: TFDS) -> set[tuple[str, int]]:
-    """Returns the file and the place there of each record of a split, or of a part of one."""
+    """Returns the file and the position in it of each record of a source."""
     parts = _builder(source.folder).info.splits[source.split].file_instructions
     return {(os.fspath(part.filename), part.skip + i) for part in parts for i in range(part.take)}
 
 
 def is_name(name: str) -> bool:
-    """Whether a text may be the name of a data set: of one, maybe its config, maybe its version."""
+    """Returns whether a text may name a data set: NAME[/CONFIG][:VERSION]."""
     return NAME.fullmatch(name) is not None
 
 
@@ -142,26 +142,26 @@ def _builder(folder: Path) -> Any:
 
 @contextlib.contextmanager
 def _tfds_errors_as_user_errors(folder: Path) -> Iterator[None]:
-    """Turns what is said about a damaged data set into a UserError with its folder."""
+    """Converts any error of TFDS into a UserError with the folder of the data set."""
     try:
         yield
-    except Exception as error:  # its readers raise what they like
+    except Exception as error:  # readers raise errors of any type for a damaged file
         raise UserError(
-            f"{folder} cannot be read as a prepared data set ({shown(str(error))}): prepare it anew."
+            f"{folder} cannot be read as a prepared data set ({shown(str(error))}): prepare it again."
         ) from error
 
 
 def _count(name: str, builder: Any, split: str) -> int:
-    """Returns how many images a split has, or a part of one, such as train[:1000]."""
-    there_are = list(builder.info.splits)
+    """Returns the number of images in a split or a slice of one, such as train[:1000]."""
+    splits = list(builder.info.splits)
     try:
-        if split.partition("[")[0] in there_are:
+        if split.partition("[")[0] in splits:
             return builder.info.splits[split].num_examples
-    except Exception as error:  # TFDS reads what is in the brackets, and raises what it likes
+    except Exception as error:  # TFDS parses the brackets, and raises errors of any type
         raise UserError(
-            f"{name} has no part {shown(split)} ({shown(str(error))}): give one as in {there_are[0]}[:1000]."
+            f"{name} has no part {shown(split)} ({shown(str(error))}): write a slice as in {splits[0]}[:1000]."
         ) from error
-    raise UserError(f"{name} has no split {shown(split)}; it has {list_some(there_are)}.")
+    raise UserError(f"{name} has no split {shown(split)}. It has {list_some(splits)}.")
 
 
 def _named(name: str) -> Any:
@@ -171,19 +171,19 @@ def _named(name: str) -> Any:
         builder = tfds.builder(name)
     except (tfds.core.DatasetNotFoundError, ValueError, AssertionError) as error:
         raise UserError(
-            f"{name} is missing: check the path; no data set of TensorFlow Datasets is called so either."
+            f"{name} is missing: check the path. TensorFlow Datasets has no data set of this name, either."
         ) from error
     if not builder.is_prepared():
-        raise UserError(f"{name} is not prepared in {builder.data_path}: {_how_to_prepare(name)}.")
+        raise UserError(f"{name} is not prepared in {builder.data_path}. {_how_to_prepare(name)}.")
     return builder
 
 
 def _how_to_prepare(name: str) -> str:
-    return f'once, with TensorFlow installed, run "tfds build {name} --file_format=array_record"'
+    return f'Install TensorFlow and run "tfds build {name} --file_format=array_record" once'
 
 
 def _image_feature(name: str, features: Any, ndim: int) -> str:
-    """Returns the name of the feature that is the image."""
+    """Returns the name of the image feature."""
     pictures = list(_pictures_of(features)) if ndim == 3 else []
     arrays = [key for key, feature in features.items() if len(feature.shape or ()) in (ndim, ndim - 1)]
     for candidates in (pictures, arrays):
@@ -192,7 +192,7 @@ def _image_feature(name: str, features: Any, ndim: int) -> str:
         if len(candidates) == 1:
             return candidates[0]
     raise UserError(
-        f"{name} has {'several features' if pictures or arrays else 'no feature'} that may be the image; its features "
+        f"{name} has {'several features' if pictures or arrays else 'no feature'} that may be the image. Its features "
         f"are {list_some(features)}."
     )
 
@@ -204,7 +204,7 @@ def _pictures_of(features: Any) -> Iterator[str]:
 
 
 def _labels_of(features: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields the features that are a single number, a flag or a class, with the names of those around them."""
+    """Yields the scalar features, with their path in nested features."""
     import tensorflow_datasets as tfds
 
     for key, feature in features.items():
@@ -214,14 +214,14 @@ def _labels_of(features: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield prefix + key, feature
 
 
-def _inner(record: Mapping[str, Any], name: str) -> Any:
+def _nested(record: Mapping[str, Any], name: str) -> Any:
     for key in name.split("/"):
         record = record[key]
     return record
 
 
 def _column(feature: Any, values: list[Any]) -> np.ndarray:
-    """Returns labels as a table has them; classes by their names, unless these are numbers."""
+    """Converts labels to float64, int64, or the names of classes unless these are numbers."""
     names = getattr(feature, "names", None)
     array = np.asarray(values)
     if names and not all(name.isdigit() for name in names):

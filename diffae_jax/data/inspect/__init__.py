@@ -1,4 +1,4 @@
-"""Looks at a whole data set before it is trained on: scan, shape, duplicates, and the command to train.
+"""Inspects a data set before training: scan, shape, duplicates, and the training command.
 
-Changes nothing.
+Changes no files of the data set.
 """

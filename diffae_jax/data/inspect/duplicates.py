@@ -1,18 +1,18 @@
-"""Finds images that are the same, pixel for pixel."""
+"""Finds images with identical pixels."""
 
 import collections
 from collections.abc import Mapping, Sequence
 
 from diffae_jax.runtime.errors import shown
 
-MAX_GROUPS = 5  # that are told
-MAX_NAMES = 3  # of each
+MAX_GROUPS = 5  # listed
+MAX_NAMES = 3  # listed of each group
 
 Group = list[tuple[str, bool]]  # names of images, and whether each is held out
 
 
 def find_duplicates(training: Mapping[str, bytes], held_out: Mapping[str, bytes]) -> list[Group]:
-    """Returns the images that have the same digest as another, from the digests of all by id, in groups."""
+    """Returns groups of images with the same digest. Both arguments map ids to digests."""
     groups: dict[bytes, Group] = collections.defaultdict(list)
     for digests, is_held_out in ((training, False), (held_out, True)):
         for name, digest in digests.items():
@@ -21,30 +21,32 @@ def find_duplicates(training: Mapping[str, bytes], held_out: Mapping[str, bytes]
 
 
 def describe_duplicates(groups: Sequence[Group]) -> list[str]:
-    """Returns in lines how many images are the same as another, and some of them; first those on both sides."""
+    """Returns lines with the number of duplicates and some groups, groups across splits first."""
     if not groups:
         return ["Duplicates: none."]
-    across = [group for group in groups if _is_on_both_sides(group)]
+    across = [group for group in groups if _spans_splits(group)]
     count = sum(map(len, groups))
     lines = [
-        f"Duplicates: {count:,} images are the same, pixel for pixel, as another, in {len(groups):,} "
+        f"Duplicates: {count:,} images have the same pixels as another image, in {len(groups):,} "
         f"group{'s' * (len(groups) != 1)}:"
     ]
-    first = sorted(groups, key=_is_on_both_sides, reverse=True)
+    first = sorted(groups, key=_spans_splits, reverse=True)
     lines += [f"  {_describe_group(group)}" for group in first[:MAX_GROUPS]]
-    lines += [f"  and {len(groups) - MAX_GROUPS:,} more groups"] if len(groups) > MAX_GROUPS else []
+    more = len(groups) - MAX_GROUPS
+    lines += [f"  and {more:,} more group{'s' * (more != 1)}"] if more > 0 else []
     if across:
         seen = sum(is_held_out for group in across for _, is_held_out in group)
-        lines.append(f"Held out, and trained on as well: {seen:,}, which flatters whatever is measured on them.")
+        images = f"{seen:,} held-out image{'s are' if seen != 1 else ' is'}"
+        lines.append(f"{images} also among the training images. Measurements on held-out images will be too good.")
     return lines
 
 
-def _is_on_both_sides(group: Group) -> bool:
+def _spans_splits(group: Group) -> bool:
     return len({is_held_out for _, is_held_out in group}) == 2
 
 
 def _describe_group(group: Group) -> str:
-    by_side = sorted(group, key=lambda item: item[1])
-    chosen = by_side if len(group) <= MAX_NAMES else [*by_side[: MAX_NAMES - 1], by_side[-1]]
+    by_split = sorted(group, key=lambda item: item[1])
+    chosen = by_split if len(group) <= MAX_NAMES else [*by_split[: MAX_NAMES - 1], by_split[-1]]
     names = [f"{shown(name)}{' (held out)' if is_held_out else ''}" for name, is_held_out in chosen]
     return ", ".join(names) + (f" and {len(group) - len(chosen):,} more" if len(group) > len(chosen) else "")

@@ -1,4 +1,4 @@
-"""Guesses in which image_shape a data set is to be trained, from its headers or some of its images."""
+"""Infers an image_shape to train with from file headers or a sample of the images."""
 
 import collections
 import math
@@ -20,20 +20,21 @@ from diffae_jax.runtime.files import expand_home
 
 Shape = tuple[int, ...]  # [*spatial, C]
 
-NUM_HEADERS = 4096  # that are read at most
-NUM_READ = 16  # images, where there are no headers
-MOST_CHANNELS = 4  # as which an axis of an array is taken
-MOST_ELONGATED = 16  # times as long as wide is a picture, at most
-SMALLEST = 0.01  # the share of images that may be smaller: one icon among photographs is no reason for an icon's size
-LONGEST = {1: 4096, 2: 256, 3: 64}  # axis of a signal, picture or volume, for what one GPU trains in days
-ANY_PICTURE, ANY_VOLUME = (1, 1, 3), (1, 1, 1, 1)  # of whatever size
+NUM_HEADERS = 4096  # read at most
+NUM_READ = 16  # images read if there are no headers
+MOST_CHANNELS = 4  # a longer axis of an array is spatial
+MOST_ELONGATED = 16  # aspect ratio; a picture is less elongated
+SMALLEST = 0.01  # fraction of images that may be smaller, such as an icon among photographs
+LONGEST = {1: 4096, 2: 256, 3: 64}  # axis of a signal, picture or volume that one GPU trains in days
+ANY_PICTURE, ANY_VOLUME = (1, 1, 3), (1, 1, 1, 1)  # shapes that fit images of any size
 
 
 def infer_image_shape(path: str | os.PathLike, crop: str = "center") -> Shape:
-    """Returns a shape that the images at a path can be trained in, by what most of them are.
+    """Returns an image_shape for the images at a path, with their most common rank and channels.
 
-    Pictures become square. Sizes are multiples of 16, small ones of 8, that but a hundredth of the images are smaller
-    than. Raises UserError where there are no images, or too small ones.
+    At most 1 % of the images are smaller than this shape. Pictures become square, and sizes
+    become multiples of 16, or of 8 if small. Raises UserError if there are no images, or if they
+    are too small.
     """
     if os.fspath(path) == DIGITS:
         return DIGITS_SHAPE
@@ -48,11 +49,11 @@ def infer_image_shape(path: str | os.PathLike, crop: str = "center") -> Shape:
     if CROPS[crop] is not None:
         size = np.array(CROPS[crop][1])
     if rank not in LONGEST:
-        raise UserError(f"{path} has images of {rank} axes and channels: one to three can be trained on.")
+        raise UserError(f"{path} has images with {rank} spatial axes. Training needs 1, 2 or 3.")
     if size.min() < 8:
         raise UserError(
-            f"{path} has images of {format_size(size.tolist())}, too small to choose a size of 8 or more: give "
-            f"--image-shape, as in --image-shape {' '.join(map(str, size.tolist()))} {channels}."
+            f"{path} has images of {format_size(size.tolist())}, but a proposed size is at least 8. Give the shape "
+            f"yourself: --image-shape {' '.join(map(str, size.tolist()))} {channels}."
         )
     size = np.maximum(size * min(1.0, LONGEST[rank] / size.max()), 8.0)
     return (*map(_multiple, size.tolist()), channels)
@@ -68,18 +69,18 @@ def _most_common(values: Iterable[int]) -> int:
 
 
 def _shapes(text: str) -> list[Shape]:
-    """Returns the shapes of some images, chosen at random. Raises UserError where none can be read."""
+    """Returns the shapes of some random images. Raises UserError if none can be read."""
     name, _, part = text.rpartition("#") if "#" in text and not expand_home(text).exists() else (text, "", "")
     path = expand_home(name)
     if path.is_file() and files.has_suffix(path, arrays.SUFFIXES):
         return [_shape_of_rows(path, part)]
-    source = open_images(text, ANY_PICTURE).source  # pictures, where there are some; volumes can be opened so, too
+    source = open_images(text, ANY_PICTURE).source  # opens pictures if there are any, else volumes
     has_headers = isinstance(source, files.Files) and not files.has_suffix(source.ids[0], files.NIFTI_SUFFIXES)
     numbers = choose(len(source), NUM_HEADERS if has_headers else NUM_READ, seed=0).tolist()
-    found = list(each(lambda index: _shape(source, index), numbers))
-    shapes = [shape for shape in found if not isinstance(shape, UserError)]
+    shapes_or_errors = list(each(lambda index: _shape(source, index), numbers))
+    shapes = [shape for shape in shapes_or_errors if not isinstance(shape, UserError)]
     if not shapes:
-        raise found[0]
+        raise shapes_or_errors[0]
     return shapes
 
 
@@ -91,32 +92,32 @@ def _shape(source: Source, index: int) -> Shape | UserError:
 
 
 def _shape_of_file(path: Path) -> Shape:
-    """Reads the header of an image file or of an npy; of NIfTI the volume, for it may be turned."""
+    """Reads the header of an image file or npy. NIfTI volumes are read, as they may be rotated."""
     if files.has_suffix(path, files.NIFTI_SUFFIXES):
         return files.read_file(path, ANY_VOLUME).shape
     if files.has_suffix(path, files.VOLUME_SUFFIXES):
         return _with_channels(open_npy(path).shape)
     with image_errors_as_user_errors(path), Image.open(path) as image:
         is_gray = image.mode in ("1", "L", "I", "F") or image.mode.startswith("I;16")
-        return image.height, image.width, 1 if is_gray else 3  # what is transparent is laid on white
+        return image.height, image.width, 1 if is_gray else 3  # transparency is removed
 
 
 def _shape_of_rows(path: Path, array: str) -> Shape:
-    """Returns the shape of each image of an array file: of the array that is named, else of the largest."""
+    """Returns the shape of each image in an array of a file, by default the largest array."""
     with volume_errors_as_user_errors(path):
         shapes = {name: a.shape for name, a in arrays.arrays_of(path).items() if a.dtype.kind in "buif" and a.ndim > 1}
     if array and array not in shapes:
-        raise UserError(f"{path} has no array {shown(array)} of images; it has {list_some(shapes) or 'none'}.")
+        raise UserError(f"{path} has no array {shown(array)} of images. It has {list_some(shapes) or 'none'}.")
     if not shapes:
-        raise UserError(f"{path} has no array of images: none has numbers and more than one axis.")
+        raise UserError(f"{path} has no array of images. An array of images holds numbers and has two or more axes.")
     return _with_channels((shapes[array] if array else max(shapes.values(), key=math.prod))[1:])
 
 
 def _with_channels(shape: Shape) -> Shape:
-    """Returns the shape of an array as [*spatial, C]: a short axis at its end or its beginning is that of channels.
+    """Returns the shape of an array as [*spatial, C]. A short last or first axis holds channels.
 
-    Of two axes, one that is short beside the other is, too: a signal has many channels more often than a picture so odd
-    a size.
+    If one of two axes is much shorter, it also holds channels: signals with many channels are more
+    common than such elongated pictures.
     """
     if len(shape) == 2 and max(shape) >= MOST_ELONGATED * min(shape):
         return max(shape), min(shape)

@@ -1,4 +1,4 @@
-"""Looks at a data set before anything is trained: what training would see, what it would refuse, and how fast it is."""
+"""Reports on a data set before training: its images, its defects, and the reading speed."""
 
 import contextlib
 import os
@@ -18,12 +18,12 @@ from diffae_jax.data.inspect.scan import (
     describe,
     describe_counts,
     describe_labels,
+    exclude,
     list_sizes,
     scan,
-    transform_by,
-    without,
+    scanned_transform,
 )
-from diffae_jax.data.inspect.suggest import to_train
+from diffae_jax.data.inspect.suggest import training_command
 from diffae_jax.data.pictures import save_grid
 from diffae_jax.data.sources import Source, TransformedSource, choose, read
 from diffae_jax.data.transforms import Transform, to_float
@@ -31,18 +31,18 @@ from diffae_jax.runtime.errors import shown
 from diffae_jax.runtime.files import os_errors_as_user_errors
 
 IN_SHEET = 64  # images
-MAX_BAD = 10  # that are told, of those that cannot be used
-SECONDS = 5.0  # for which the speed is measured
-IN_BATCH = 64  # images, while it is measured
-BATCHES_A_SECOND = 10  # at least, so that batches which are half done at its ends count little
+MAX_BAD = 10  # listed images that cannot be used
+SECONDS = 5.0  # of the speed measurement
+IN_BATCH = 64  # images, in the speed measurement
+BATCHES_A_SECOND = 10  # at least, so that partial batches at both ends hardly matter
 
 
-def inspect(config: ConfigDict, before: ConfigDict, *, file: str | None, out: Path | None) -> int:
-    """Says what training would see of a data set, and writes some of it as a picture, where `out` names one.
+def inspect(config: ConfigDict, base: ConfigDict, *, file: str | None, out: Path | None) -> int:
+    """Prints a report on a data set, and writes a contact sheet to `out`.
 
-    `before` is the config as `file` has it, by default that which is trained with where none is given. Returns how many
-    images cannot be used. Raises UserError for a data set that cannot be opened, and for settings that it cannot be
-    used with.
+    `file` is the config file that the user gave, if any. `base` is the config in that file, or the
+    default config. Returns the number of images that cannot be used. Raises UserError if the data
+    set cannot be opened with these settings.
     """
     opened, *splits = open_splits(
         config.data.path,
@@ -52,36 +52,37 @@ def inspect(config: ConfigDict, before: ConfigDict, *, file: str | None, out: Pa
         held_out_share=config.data.held_out_share,
     )
     shape = transform_of(config)
-    begun = time.perf_counter()
+    start = time.perf_counter()
     settings = dict(show_progress=sys.stderr.isatty(), digests=True, values="%" in config.data.intensity)
-    found = [scan(TransformedSource(source, shape), **settings) for source in splits]
-    speed = sum(map(len, splits)) / (time.perf_counter() - begun)
-    training = found[0]
-    print(describe_counts(opened.kind, *(each.count for each in found)))
-    bad = [reason for each in found for reason in each.bad.values()]
-    say(describe_bad(bad))
-    say(describe_duplicates(find_duplicates(*(each.digests for each in found))))
-    transform = transform_by(config, *found)
+    scans = [scan(TransformedSource(source, shape), **settings) for source in splits]
+    speed = sum(map(len, splits)) / (time.perf_counter() - start)
+    training = scans[0]
+    print(describe_counts(opened.kind, *(result.count for result in scans)))
+    bad = [reason for result in scans for reason in result.bad.values()]
+    print_lines(describe_bad(bad))
+    print_lines(describe_duplicates(find_duplicates(*(result.digests for result in scans))))
+    transform = scanned_transform(config, *scans)
     report_training_set(config, opened.notes, splits, training, transform)
-    images = TransformedSource(without(splits[0], training.bad), transform)
-    say([throughput(images, config, speed)])
+    images = TransformedSource(exclude(splits[0], training.bad), transform)
+    print_lines([throughput(images, config, speed)])
     if out is not None:
         write_sheet(out, images)
-    say(to_train(file, before, config, training.count, has_bad=bool(bad)))
+    print_lines(training_command(file, base, config, training.count, has_bad=bool(bad)))
     return len(bad)
 
 
-def say(lines: Sequence[str]) -> None:
-    """Prints lines at once: between two of them seconds may pass."""
+def print_lines(lines: Sequence[str]) -> None:
+    """Prints lines without buffering: the next ones may take seconds."""
     for line in lines:
         print(line, flush=True)
 
 
 def describe_bad(reasons: Sequence[str]) -> list[str]:
-    """Returns in lines how many images cannot be used, and why not the first of them."""
+    """Returns lines with the number of images that cannot be used, and the first reasons."""
     if not reasons:
         return []
-    lines = [f"Cannot be used: {len(reasons):,}, which training refuses, or leaves out by data.skip_bad:"]
+    count = f"{len(reasons):,} image{'s' * (len(reasons) != 1)}"
+    lines = [f"{count} cannot be used. Training stops with an error unless data.skip_bad=True:"]
     lines += [f"  {reason}" for reason in reasons[:MAX_BAD]]
     return lines + ([f"  and {len(reasons) - MAX_BAD:,} more"] if len(reasons) > MAX_BAD else [])
 
@@ -89,40 +90,42 @@ def describe_bad(reasons: Sequence[str]) -> list[str]:
 def report_training_set(
     config: ConfigDict, notes: Sequence[str], splits: Sequence[Source], training: ScanResult, transform: Transform
 ) -> None:
-    """Prints what the images to train on are, and their labels, as training does, and how their sizes are spread."""
+    """Prints the sizes, channels, values and labels of the training images."""
     sizes, *others = describe(training, transform)
-    labels = without(splits[0], training.bad).labels
+    labels = exclude(splits[0], training.bad).labels
     lines = sizes, *list_sizes(training), *others, *notes, *describe_labels(labels)
-    say([*lines, *notes_on_labels(config.data.labels, *splits)])
+    print_lines([*lines, *notes_on_labels(config.data.labels, *splits)])
 
 
 def throughput(images: TransformedSource, config: ConfigDict, speed: float) -> str:
-    """Measures how many images a second the batches of training have; `speed` is what is expected."""
+    """Measures how fast training batches are read. `speed` is the expected images per second."""
     batch_size = max(1, min(IN_BATCH, len(images), int(speed / BATCHES_A_SECOND)))
     num_workers = config.execution.num_workers
     batches = training_batches(
         images, batch_size=batch_size, seed=config.seed, flip=config.data.flip, num_workers=num_workers
     )
-    with contextlib.closing(batches):  # an interrupted command leaves at once, and would leave its processes behind
-        rate = images_per_second(batches, 1 + num_workers)  # each process begins with its imports
+    with contextlib.closing(batches):  # ends the worker processes, also if the command is interrupted
+        rate = images_per_second(batches, 1 + num_workers)  # each worker first imports its modules
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    by = f"{num_workers} processes" if num_workers else "threads"
-    return f"Throughput: {rate:,.0f} images a second by {by}, {rate / cores:,.0f} a core of {cores}."
+    readers = f"{num_workers} process{'es' * (num_workers != 1)}" if num_workers else "threads"
+    per_core = f"{rate / cores:,.0f} per core on {cores} core{'s' * (cores != 1)}"
+    return f"Reading speed: {rate:,.0f} images per second with {readers} ({per_core})."
 
 
 def images_per_second(batches: Iterator[dict[str, np.ndarray]], num_before: int) -> float:
-    """Measures batches for some seconds, after so many that are not counted."""
+    """Measures the speed of batches for `SECONDS`. The first `num_before` batches do not count."""
     for _ in range(num_before):
         next(batches)
-    count, begun = 0, time.perf_counter()
-    while time.perf_counter() - begun < SECONDS:
+    count, start = 0, time.perf_counter()
+    while time.perf_counter() - start < SECONDS:
         count += len(next(batches)["image"])
-    return count / (time.perf_counter() - begun)
+    return count / (time.perf_counter() - start)
 
 
 def write_sheet(out: Path, images: TransformedSource) -> None:
-    """Writes some images, as training sees them, as a picture."""
+    """Writes a grid of random transformed images."""
     numbers = choose(len(images), IN_SHEET, seed=0)
     with os_errors_as_user_errors(out, "written"):
         save_grid(out, to_float(read(images, numbers)))
-    print(f"Contact sheet: {len(numbers)} images as training sees them, in {shown(str(out))}")
+    count = f"{len(numbers)} training image{'s' * (len(numbers) != 1)}"
+    print(f"Contact sheet: {count}, scaled and cropped, in {shown(str(out))}")

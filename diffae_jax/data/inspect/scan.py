@@ -1,4 +1,4 @@
-"""Reads a data set once, before anything is trained: what it holds, and what of it cannot be used."""
+"""Scans a data set once before training: sizes, values, and images that cannot be used."""
 
 import collections
 import dataclasses
@@ -18,17 +18,21 @@ from diffae_jax.data.transforms import Transform, format_size, likely_range
 from diffae_jax.runtime.errors import UserError, list_some, shown
 from diffae_jax.runtime.files import parse_json, read_bytes
 
-RECORD = "data.json"  # in the folder of a run: what its images are, and how they are scaled
-MAX_RECORD_BYTES = 2**30  # it has a sentence for each image that was left out, which may be millions
-SAMPLED_VALUES = 4_000_000  # of all images together, for percentiles
-MAX_CLASSES = 20  # that are listed with their counts
-MAX_SIZES = 8  # that are listed with their counts
-KNOWN_TYPES = {"uint8", "bool", "uint16"}  # which become 8 bits where not all are of 16
+RECORD = "data.json"  # in a run folder: the result of the scan
+MAX_RECORD_BYTES = 2**30  # it has a sentence for each image left out, maybe millions
+SAMPLED_VALUES = 4_000_000  # over all images, for percentiles
+MAX_CLASSES = 20  # listed with their counts
+MAX_SIZES = 8  # listed with their counts
+KNOWN_TYPES = {"uint8", "bool", "uint16"}  # converted to 8 bit, unless all are uint16
 
 
 @dataclasses.dataclass
 class ScanResult:
-    """What was found: counts of images by what they are, the values, and a sentence for each that cannot be used."""
+    """The result of a scan.
+
+    `bad` has the reason for each unusable image, by id. All other fields describe usable images.
+    `values` and `digests` are optional.
+    """
 
     count: int = 0
     sizes: collections.Counter = dataclasses.field(default_factory=collections.Counter)
@@ -36,13 +40,13 @@ class ScanResult:
     types: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     low: float = np.inf
     high: float = -np.inf
-    values: list[Float[np.ndarray, "_"]] = dataclasses.field(default_factory=list)  # a sample, where asked for
+    values: list[Float[np.ndarray, "_"]] = dataclasses.field(default_factory=list)  # samples
     bad: dict[str, str] = dataclasses.field(default_factory=dict)  # by id
-    digests: dict[str, bytes] = dataclasses.field(default_factory=dict)  # of the pixels, by id, where asked for
+    digests: dict[str, bytes] = dataclasses.field(default_factory=dict)  # of the pixels, by id
 
-    def add(self, name: str, found: tuple) -> None:
-        """Counts what `_inspect_image` found in an image."""
-        size, channels, dtype, low, high, values, digest = found
+    def add(self, name: str, facts: tuple) -> None:
+        """Adds what `_inspect_image` returned for an image."""
+        size, channels, dtype, low, high, values, digest = facts
         if digest:
             self.digests[name] = digest
         self.count += 1
@@ -57,46 +61,48 @@ class ScanResult:
 def scan(
     images: TransformedSource, *, show_progress: bool = False, digests: bool = False, values: bool = False
 ) -> ScanResult:
-    """Reads every image once, as it is before it is prepared; those that cannot be used are found.
+    """Reads and checks every image once, before it is transformed.
 
-    With `digests` the pixels are hashed, too, which tells duplicates; with `values` some are kept, for percentiles.
+    `digests` also hashes the pixels, to find duplicates. `values` also keeps a sample of the
+    values, for percentiles.
     """
-    found = ScanResult()
+    result = ScanResult()
     num_values = max(16, SAMPLED_VALUES // max(1, len(images))) if values else 0
-    looks = each(lambda index: _inspect_image(images, index, num_values, digests), range(len(images)))
-    shown_looks = tqdm(looks, "checking images", len(images), unit=" images", disable=not show_progress, leave=False)
-    for index, look in enumerate(shown_looks):
-        if isinstance(look, str):
-            found.bad[images.ids[index]] = look
+    facts = each(lambda index: _inspect_image(images, index, num_values, digests), range(len(images)))
+    progress = tqdm(facts, "checking images", len(images), unit=" images", disable=not show_progress, leave=False)
+    for index, facts_or_reason in enumerate(progress):
+        if isinstance(facts_or_reason, str):
+            result.bad[images.ids[index]] = facts_or_reason
         else:
-            found.add(images.ids[index], look)
-    return found
+            result.add(images.ids[index], facts_or_reason)
+    return result
 
 
 def check_all(images: Source, *, show_progress: bool = False) -> None:
-    """Raises UserError where one of the images cannot be used: how many cannot, and the first of them.
+    """Scans images. Raises UserError, with their number and the first one, if any is unusable.
 
-    Images that are not prepared are in memory, such as the networks take them.
+    Images without a transform are in memory in their final form, and are not checked.
     """
     if not isinstance(images, TransformedSource):
         return
-    found = scan(images, show_progress=show_progress)
-    refuse(found, len(images), "")
-    check_types(found, images.transform.intensity)
+    result = scan(images, show_progress=show_progress)
+    refuse_bad(result, len(images), "")
+    check_types(result, images.transform.intensity)
 
 
-def check_types(found: ScanResult, intensity: tuple[float, float] | None) -> None:
-    """Raises UserError for values of no known range where images are to be 8 bits."""
-    unknown = {dtype: count for dtype, count in found.types.items() if dtype not in KNOWN_TYPES}
+def check_types(result: ScanResult, intensity: tuple[float, float] | None) -> None:
+    """Raises UserError for types with an unknown value range, if the model takes 8-bit images."""
+    unknown = {dtype: count for dtype, count in result.types.items() if dtype not in KNOWN_TYPES}
     if intensity is None and unknown:
+        count = sum(unknown.values())
         raise UserError(
-            f"{sum(unknown.values()):,} images have values of {', '.join(sorted(unknown))}, and those to train on have "
-            f"8 bits: nothing tells their range, so give them as 8 or 16 bits, too."
+            f"{count:,} image{'s have' if count != 1 else ' has'} values of {', '.join(sorted(unknown))}, but the "
+            f"training images are 8-bit. The range of these values is unknown: convert them to 8 or 16 bit."
         )
 
 
 def _inspect_image(images: TransformedSource, index: int, num_values: int, with_digest: bool) -> tuple | str:
-    """Returns what an image is, or what is wrong with it."""
+    """Returns the facts that `ScanResult.add` takes, or the reason why an image is unusable."""
     try:
         image = images.source[index]
         images.transform.check(image, images.name(index))
@@ -108,30 +114,30 @@ def _inspect_image(images: TransformedSource, index: int, num_values: int, with_
 
 
 def _sample(values: Shaped[np.ndarray, "n"], count: int, seed: int) -> Float[np.ndarray, "_"]:
-    """Returns so many of the values, at random: at even steps they might all be of one channel or column."""
+    """Returns `count` random values: a regular step could hit a single channel or column."""
     if len(values) > count:
         values = values[np.random.default_rng(seed).integers(len(values), size=count)]
     return values.astype(np.float32)
 
 
 def _digest(image: np.ndarray) -> bytes:
-    """Returns 16 bytes that tell an array from all others."""
+    """Returns a hash of the values, shape and type of an array, 16 bytes."""
     kind = f"{image.shape} {image.dtype}".encode()
     return hashlib.blake2b(np.ascontiguousarray(image), digest_size=16, key=hashlib.sha256(kind).digest()).digest()
 
 
-def refuse(found: ScanResult, total: int, remedy: str) -> None:
-    """Raises UserError where some images cannot be used: how many, and the first of them."""
-    if found.bad:
-        first = next(iter(found.bad.values()))
-        many = f"{len(found.bad):,} of {total:,} images cannot be used, the first: " if len(found.bad) > 1 else ""
-        raise UserError(f"{many}{first.rstrip('.')}{remedy}.")
+def refuse_bad(result: ScanResult, total: int, fix: str) -> None:
+    """Raises UserError, with their number and the first one, if images cannot be used."""
+    if result.bad:
+        first = next(iter(result.bad.values()))
+        count = f"{len(result.bad):,} of {total:,} images cannot be used. The first: " if len(result.bad) > 1 else ""
+        raise UserError(f"{count}{first}{fix}")
 
 
-def transform_by(config: ConfigDict, training: ScanResult, held_out: ScanResult) -> Transform:
-    """Returns what happens to the images of a config, by what was found in them.
+def scanned_transform(config: ConfigDict, training: ScanResult, held_out: ScanResult) -> Transform:
+    """Returns the transform of a config, with the value range that the scan measured.
 
-    Raises UserError where no training image can be used, and for values whose range nothing tells.
+    Raises UserError if no training image can be used, or if the value range is unknown.
     """
     if not training.count:
         first = next(iter(training.bad.values()), "there are none.")
@@ -140,99 +146,105 @@ def transform_by(config: ConfigDict, training: ScanResult, held_out: ScanResult)
     return Transform(tuple(config.image_shape), config.data.crop, intensity)
 
 
-def without(source: Source, names: Collection[str]) -> Source:
-    """Returns a source without the images of these names."""
+def exclude(source: Source, names: Collection[str]) -> Source:
+    """Returns a source without the images that have these ids."""
     if not names:
         return source
     return Subset(source, np.flatnonzero([name not in names for name in source.ids]))
 
 
 def _check_one_range(types: collections.Counter) -> None:
-    """Raises UserError for types that hardly have black and white at the same values."""
+    """Raises UserError for a mixture of types that cannot share one value range."""
     if len(types) > 1 and types.keys() & KNOWN_TYPES:
         kinds = ", ".join(f"{count:,} of {dtype}" for dtype, count in types.most_common())
         raise UserError(
-            f"The images are of several types ({kinds}), and nothing tells what is black and white in each: give the "
-            f"values that become -1 and 1 with --config.data.intensity=LOW..HIGH."
+            f"The images have several types ({kinds}), so their common value range is unknown: set the values that "
+            f"become -1 and 1 with --config.data.intensity=LOW..HIGH."
         )
 
 
-def intensity_of(text: str, found: ScanResult, held_out: Collection[str] = ()) -> tuple[float, float] | None:
-    """Returns the values that become -1 and 1 under data.intensity; None where images are uint8, or are made so.
+def intensity_of(text: str, result: ScanResult, held_out: Collection[str] = ()) -> tuple[float, float] | None:
+    """Returns the values that become -1 and 1. None if images are, or are converted to, uint8.
 
-    `held_out` are the types of other images that the same range is for. Percentiles are those of the values that the
-    survey was asked to keep.
+    `text` is the setting data.intensity. Percentiles are those of the values that the scan kept.
+    `held_out` has the types of the held-out images, for which the same range is used.
 
-    Where nothing is given, 8 bits are taken as they are, and other values reach from the least to the greatest that was
-    found, or over the usual range that they fill. Raises UserError for a mixture of types whose range nothing tells.
+    Without a setting, 8-bit images keep their range. For other types the range is measured, and
+    rounded up to a nominal range if the values fill most of it. Raises UserError for a mixture of
+    types without a common range.
     """
     given = parse_intensity(text)
     if given is not None:
         low, high, percent = given
         if not percent:
             return low, high
-        low, high = np.percentile(np.concatenate(found.values), (low, high)).tolist()
+        low, high = np.percentile(np.concatenate(result.values), (low, high)).tolist()
         return (low, high) if low < high else (low, low + 1)
-    types = found.types + collections.Counter(held_out)
+    types = result.types + collections.Counter(held_out)
     if types.keys() <= KNOWN_TYPES and types.keys() != {"uint16"}:
         return None
     _check_one_range(types)
-    return likely_range(found.low, found.high)
+    return likely_range(result.low, result.high)
 
 
 def describe_counts(kind: str, num_training: int, num_held_out: int) -> str:
-    """Returns how many images there are, in a sentence."""
+    """Returns a sentence with the format and the numbers of images."""
     return f"Images: {kind}, {num_training:,} to train on, {num_held_out:,} held out."
 
 
-def describe(found: ScanResult, transform: Transform) -> list[str]:
-    """Returns what was found and what is made of it, in sentences."""
+def describe(result: ScanResult, transform: Transform) -> list[str]:
+    """Returns sentences on the sizes, channels and values of images, and on their conversion."""
     *size, channels = transform.image_shape
-    lines = [f"Sizes: {_sizes(found.sizes)}; all become {format_size(size)}{_by_crop(transform)}."]
-    if set(found.sizes) == {tuple(size)}:
+    lines = [f"Sizes: {_sizes(result.sizes)}. All are scaled to {format_size(size)}{_by_crop(transform)}."]
+    if set(result.sizes) == {tuple(size)}:
         lines = [f"Sizes: all {format_size(size)}."]
-    others = {number: count for number, count in found.channels.items() if number != channels}
+    others = {number: count for number, count in result.channels.items() if number != channels}
     if others:
-        kinds = ", ".join(f"{count:,} have {number}" for number, count in found.channels.most_common())
-        lines.append(f"Channels: {kinds}; all become {channels}.")
+        kinds = ", ".join(
+            f"{number} ({count:,} image{'s' * (count != 1)})" for number, count in result.channels.most_common()
+        )
+        lines.append(f"Channels: {kinds}. All are converted to {channels}.")
     else:
         lines.append(f"Channels: {channels}.")
-    types = ", ".join(f"{dtype} ({count:,})" if len(found.types) > 1 else dtype for dtype, count in found.types.items())
-    told = f"Values: {types}, from {found.low:.6g} to {found.high:.6g}"
-    if transform.intensity is None:
-        lines.append(f"{told}; {'as they are' if set(found.types) == {'uint8'} else 'scaled to 8 bits'}.")
-    else:
+    types = ", ".join(
+        f"{dtype} ({count:,})" if len(result.types) > 1 else dtype for dtype, count in result.types.items()
+    )
+    values = f"Values: {types}, from {result.low:.6g} to {result.high:.6g}"
+    if transform.intensity is not None:
         low, high = transform.intensity
-        lines.append(f"{told}; {low:.6g} becomes -1 and {high:.6g} becomes 1.")
+        lines.append(f"{values}. {low:.6g} becomes -1 and {high:.6g} becomes 1.")
+    else:
+        lines.append(f"{values}{'' if set(result.types) == {'uint8'} else ', converted to 8 bit'}.")
     return lines
 
 
 def _by_crop(transform: Transform) -> str:
-    return "" if transform.crop == "center" else f", by the crop {transform.crop}"
+    return "" if transform.crop == "center" else f" after the crop {transform.crop}"
 
 
 def _sizes(sizes: Mapping[tuple[int, ...], int]) -> str:
     if len(sizes) == 1:
         return f"all {format_size(next(iter(sizes)))}"
     common, count = max(sizes.items(), key=lambda item: item[1])
-    least, most = (format_size(call(sizes, key=np.prod)) for call in (min, max))
-    return f"{len(sizes):,}, from {least} to {most}, the most common {format_size(common)} ({count:,})"
+    smallest, largest = (format_size(call(sizes, key=np.prod)) for call in (min, max))
+    images = f"{count:,} image{'s' * (count != 1)}"
+    return f"{len(sizes):,} different, from {smallest} to {largest}. Most common: {format_size(common)} ({images})"
 
 
-def list_sizes(found: ScanResult) -> list[str]:
-    """Returns a line for each of the most common sizes, or, where hardly two images share one, for ranges of them."""
-    if len(found.sizes) < 2:
+def list_sizes(result: ScanResult) -> list[str]:
+    """Returns a line for each common size, or for each range of sizes if few images share one."""
+    if len(result.sizes) < 2:
         return []
-    common = found.sizes.most_common(MAX_SIZES if len(found.sizes) <= MAX_SIZES else MAX_SIZES - 1)
-    others = found.count - sum(count for _, count in common)
-    if others > found.count / 2:
-        return _list_ranges(found.sizes)
+    common = result.sizes.most_common(MAX_SIZES if len(result.sizes) <= MAX_SIZES else MAX_SIZES - 1)
+    others = result.count - sum(count for _, count in common)
+    if others > result.count / 2:
+        return _list_ranges(result.sizes)
     lines = [f"  {format_size(size)}: {count:,}" for size, count in common]
-    return lines + ([f"  {len(found.sizes) - len(common):,} other sizes: {others:,}"] if others else [])
+    return lines + ([f"  {len(result.sizes) - len(common):,} other sizes: {others:,}"] if others else [])
 
 
 def _list_ranges(sizes: Mapping[tuple[int, ...], int]) -> list[str]:
-    """Counts images by the shortest side, in ranges from one power of two to the next."""
+    """Counts images by their shortest side, in ranges between powers of two."""
     shortest = collections.Counter()
     for size, count in sizes.items():
         shortest[min(size)] += count
@@ -247,7 +259,7 @@ def _list_ranges(sizes: Mapping[tuple[int, ...], int]) -> list[str]:
 
 
 def describe_labels(labels: Mapping[str, np.ndarray]) -> list[str]:
-    """Returns what labels there are, in lines: the counts of classes, and the range of numbers."""
+    """Returns a line for each label: the counts of its classes, or the range of its numbers."""
     lines = [f"Labels: {len(labels)}." if labels else "Labels: none."]
     for name, values in labels.items():
         missing = (
@@ -257,27 +269,28 @@ def describe_labels(labels: Mapping[str, np.ndarray]) -> list[str]:
         classes, counts = np.unique(known.astype(str) if known.dtype == object else known, return_counts=True)
         if len(classes) <= MAX_CLASSES:
             names = map("{:g}".format, classes) if classes.dtype.kind == "f" else map(str, classes)
-            told = ", ".join(f"{shown(value)} ({count:,})" for value, count in zip(names, counts, strict=True))
+            summary = ", ".join(f"{shown(value)} ({count:,})" for value, count in zip(names, counts, strict=True))
         elif known.dtype == object:
-            told = f"{len(classes):,} texts ({list_some(map(str, classes))})"
+            summary = f"{len(classes):,} different texts ({list_some(map(str, classes))})"
         else:
-            told = f"numbers from {known.min():.6g} to {known.max():.6g}"
-        without = f"; {missing.sum():,} images without" if missing.any() else ""
-        lines.append(f"  {shown(name)}: {told or 'none'}{without}")
+            summary = f"numbers from {known.min():.6g} to {known.max():.6g}"
+        num_missing = int(missing.sum())
+        note = f"; missing for {num_missing:,} image{'s' * (num_missing != 1)}" if num_missing else ""
+        lines.append(f"  {shown(name)}: {summary or 'none'}{note}")
     return lines
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """Returns what a run's record of its data says; nothing where there is none. Raises UserError for a damaged one."""
+    """Returns the record of a run's data, {} if there is none. Raises UserError if damaged."""
     path = folder / RECORD
     record = parse_json(read_bytes(path, MAX_RECORD_BYTES), path) if path.exists() else {}
     if not isinstance(record, dict):
-        raise UserError(f"{path} is damaged: remove it, and the images are looked at anew.")
+        raise UserError(f"{path} is damaged: remove it, and the images are scanned again.")
     return record
 
 
 def intensity_in(record: dict[str, Any], folder: Path) -> str:
-    """Returns the range of values that a record tells. Raises UserError for one that is none."""
+    """Returns the value range in a record. Raises UserError if it is invalid."""
     text = record.get("intensity", "")
     try:
         parse_intensity(text)

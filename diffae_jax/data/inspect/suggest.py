@@ -1,4 +1,4 @@
-"""The command that trains on a data set."""
+"""Suggests a command that trains on a data set."""
 
 import functools
 import shlex
@@ -11,7 +11,7 @@ from diffae_jax.data.detect import DIGITS
 from diffae_jax.runtime.errors import shown
 
 IMAGES, OF_DIGITS = "configs/images.py", "configs/digits.py"
-TOLD_KEYS = (  # that the command to train may need
+COMMAND_KEYS = (  # which the command sets if they differ from the config
     "data.path",
     "image_shape",
     "model.encoder_channel_mults",
@@ -26,54 +26,66 @@ TOLD_KEYS = (  # that the command to train may need
 )
 
 
-def base_of(path: str) -> ConfigDict:
-    """Returns the config to train with where none is given."""
-    return from_file(file_of(path))
+def default_config(path: str) -> ConfigDict:
+    """Returns the config to train with if the user gives none."""
+    return from_file(default_file(path))
 
 
-def file_of(path: str) -> str:
-    """Returns the name of that config."""
+def default_file(path: str) -> str:
+    """Returns the file of the default config for a path of images."""
     return OF_DIGITS if path == DIGITS else IMAGES
 
 
-def to_train(
-    file: str | None, before: ConfigDict, config: ConfigDict, num_training: int, *, has_bad: bool
+def training_command(
+    file: str | None, base: ConfigDict, config: ConfigDict, num_training: int, *, has_bad: bool
 ) -> list[str]:
-    """Returns the command to train, of which only what differs from its config is given, and why it is as it is."""
+    """Returns lines with the training command and the reasons for its settings.
+
+    The command only sets keys that differ from the config in `file`.
+    """
     config = config.copy_and_resolve_references()
     lines = []
     if num_training < config.train.batch_size:
         config.train.batch_size = 2 ** (num_training.bit_length() - 1)
-        lines.append(f"The training images are fewer than one batch of {before.train.batch_size}, so it is less below.")
+        lines.append(
+            f"There are fewer training images than one batch of {base.train.batch_size}, so the command sets a smaller "
+            f"batch size."
+        )
     if has_bad and not config.data.skip_bad:
         config.data.skip_bad = True
-        lines.append("What cannot be used is left out below, by data.skip_bad; without it, repair or remove it first.")
+        lines.append(
+            "The command leaves out images that cannot be used (data.skip_bad=True). If you repair or remove them, "
+            "omit this setting."
+        )
     lines += fit_encoder(config)
-    file, rest = file or file_of(config.data.path), ""
-    if file.endswith(".json"):  # that of another run, whose name and folder are taken
-        rest = f", the other keys as in {shown(file)}"
-        file, before = file_of(config.data.path), base_of(config.data.path)
-    flags = [flag(config, key) for key in TOLD_KEYS if value_of(config, key) != value_of(before, key)]
+    file, rest = file or default_file(config.data.path), ""
+    if file.endswith(".json"):  # of another run: its name and folder are in use
+        rest = f" (with the other keys as in {shown(file)})"
+        file, base = default_file(config.data.path), default_config(config.data.path)
+    flags = [flag(config, key) for key in COMMAND_KEYS if value_of(config, key) != value_of(base, key)]
     command = " ".join(["python -m diffae_jax.main", f"--config={shlex.quote(file)}", *flags])
     return [*lines, f"To train{rest}:", f"  {command}"]
 
 
 def fit_encoder(config: ConfigDict) -> list[str]:
-    """Takes levels off the encoder where the images cannot be halved so often; tells where the UNet is in the way."""
+    """Removes encoder levels until each can halve the image. Warns if the UNet does not fit."""
     levels = len(config.model.channel_mults)
     if any(size % 2 ** (levels - 1) for size in config.image_shape[:-1]):
-        return [f"The networks below take sizes that are multiples of {2 ** (levels - 1)}: training refuses others."]
+        return [
+            f"The networks of this config need sizes that are multiples of {2 ** (levels - 1)}. Training stops with an "
+            f"error for other sizes."
+        ]
     while any(size % 2 ** (len(config.model.encoder_channel_mults) - 1) for size in config.image_shape[:-1]):
         config.model.encoder_channel_mults = config.model.encoder_channel_mults[:-1]
     return []
 
 
 def flag(config: ConfigDict, key: str) -> str:
-    """Returns what sets a key on the command line of training, as a shell takes it."""
+    """Returns the flag that sets a key to its current value, quoted for a shell."""
     value = value_of(config, key)
     return f"--config.{key}=" + (f'"{value}"' if isinstance(value, tuple) else shlex.quote(str(value)))
 
 
 def value_of(config: ConfigDict, key: str) -> Any:
-    """Returns the value of a key with dots."""
+    """Returns the value of a dotted key."""
     return functools.reduce(lambda group, name: group[name], key.split("."), config)

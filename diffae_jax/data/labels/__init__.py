@@ -1,1 +1,1 @@
-"""Labels of images: the tables and folders that hold them, and how their rows find the images. Reads no image."""
+"""Labels from tables and folders, and the matching of table rows to images. Reads no image."""

@@ -1,4 +1,4 @@
-"""Labels of images, and which images are held out from training, from tables that name the images."""
+"""Matches the rows of tables to images: labels, and which images are held out."""
 
 import dataclasses
 import hashlib
@@ -18,37 +18,37 @@ from diffae_jax.runtime.files import expand_home
 TRAINING = frozenset({"train", "training", "0"})
 HELD_OUT = frozenset({"val", "valid", "validation", "test", "testing", "held_out", "dev", "1", "2"})
 PARTITION_COLUMNS = ("split", "partition", "set", "subset")
-SUFFIX = re.compile(r"(\.nii)?\.[a-z][a-z0-9]{0,4}$", re.IGNORECASE)  # of a file; what begins with a digit is none
-MOST_CLASSES = 1000  # that notes look through
+SUFFIX = re.compile(r"(\.nii)?\.[a-z][a-z0-9]{0,4}$", re.IGNORECASE)  # of a file; a suffix does not begin with a digit
+MOST_CLASSES = 1000  # that notes compare
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Rows:
     """Rows of a table, each of which names an image.
 
-    Names match whole, else without their folders, else without suffix too, where only one image and one row are called
-    so.
+    A row matches an image by the full name, else without folders, else also without the suffix.
+    Such a shortened name must be unique among the images and among the rows.
     """
 
     ids: Sequence[str]
 
     def unmatched(self, ids: Sequence[str]) -> list[str]:
-        """Returns the names in the table, in order, that are none of these images."""
-        matched = set(self._places(ids).tolist())
+        """Returns the names in the table that match none of these images."""
+        matched = set(self._rows_of(ids).tolist())
         return [name for row, name in enumerate(self.ids) if row not in matched]
 
     def unnamed(self, ids: Sequence[str]) -> list[str]:
-        """Returns the images of these, in order, that no row names."""
-        return [name for name, row in zip(ids, self._places(ids).tolist(), strict=True) if row < 0]
+        """Returns those of these images that have no row."""
+        return [name for name, row in zip(ids, self._rows_of(ids).tolist(), strict=True) if row < 0]
 
-    def _places(self, ids: Sequence[str]) -> Int[np.ndarray, "n"]:
+    def _rows_of(self, ids: Sequence[str]) -> Int[np.ndarray, "n"]:
         """Returns the row of each image, or -1."""
         rows = np.full(len(ids), -1)
-        for ours_by, theirs_by in ((str, str), (_base, _base), (_stem, _base), (_stem, _stem)):
-            ours, theirs = _only(ours_by, ids), _only(theirs_by, self.ids)
-            for name in ours.keys() & theirs.keys():
-                if rows[ours[name]] < 0:
-                    rows[ours[name]] = theirs[name]
+        for image_key, row_key in ((str, str), (_base, _base), (_stem, _base), (_stem, _stem)):
+            images, table = _unique(image_key, ids), _unique(row_key, self.ids)
+            for name in images.keys() & table.keys():
+                if rows[images[name]] < 0:
+                    rows[images[name]] = table[name]
         return rows
 
 
@@ -62,60 +62,60 @@ def _stem(name: str) -> str:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Labels(Rows):
-    """Columns of labels by name, a row for each of `ids`: float (NaN is missing), whole numbers, or text ("" is)."""
+    """Columns of labels by name: floats (missing: NaN), integers, or text (missing: "")."""
 
     columns: dict[str, np.ndarray]
 
     def of(self, ids: Sequence[str]) -> dict[str, np.ndarray]:
-        """Returns the columns in the order of these ids of images; those of images without labels are missing.
+        """Returns the columns in the order of these images. Images without a row have no values.
 
-        Raises UserError where no image has a row.
+        Raises UserError if no image has a row.
         """
-        rows = self._places(ids)
+        rows = self._rows_of(ids)
         if not (rows >= 0).any():
             raise UserError(
-                f"None of the {len(self.ids):,} labeled ids ({list_some(self.ids)}) is one of the {len(ids):,} images "
-                f"({list_some(ids)}): the first column of labels holds their file names."
+                f"None of the {len(self.ids):,} names in the table of labels ({list_some(self.ids)}) matches one of "
+                f"the {len(ids):,} images ({list_some(ids)}): its first column must hold the file names."
             )
-        return {name: _taken(values, rows) for name, values in self.columns.items()}
+        return {name: _take(values, rows) for name, values in self.columns.items()}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Partition(Rows):
-    """Which of the images `ids` [N] are held out from training; images that are not among them are not."""
+    """Which of the images `ids` are held out from training. All other images are trained on."""
 
     is_held_out: Bool[np.ndarray, "n"]
 
     def of(self, ids: Sequence[str]) -> Bool[np.ndarray, "m"]:
-        """Returns for each of these images whether it is held out. Raises UserError where no image has a row."""
-        rows = self._places(ids)
+        """Returns whether each image is held out. Raises UserError if no image has a row."""
+        rows = self._rows_of(ids)
         if not (rows >= 0).any():
             raise UserError(
-                f"None of the {len(self.ids):,} ids of the partition ({list_some(self.ids)}) is one of the "
-                f"{len(ids):,} images ({list_some(ids)}): its first column holds their file names."
+                f"None of the {len(self.ids):,} names in the held-out table ({list_some(self.ids)}) matches one of the "
+                f"{len(ids):,} images ({list_some(ids)}): its first column must hold the file names."
             )
         return (rows >= 0) & self.is_held_out[rows]
 
     def notes(self, ids: Sequence[str]) -> list[str]:
-        """Returns in sentences which of its names are none of these images, and which images it does not name."""
+        """Returns sentences on names without an image and images without a name."""
         unmatched, unnamed = self.unmatched(ids), self.unnamed(ids)
-        told = {
-            f"{len(unmatched):,} of {len(self.ids):,} names of the partition are of none of the images": unmatched,
-            f"{len(unnamed):,} of {len(ids):,} images are not in the partition, and are trained on": unnamed,
+        problems = {
+            f"{len(unmatched):,} of {len(self.ids):,} names in the held-out table match no image": unmatched,
+            f"{len(unnamed):,} of {len(ids):,} images are not in the held-out table, so they are trained on": unnamed,
         }
-        return [f"{what} ({list_some(names)})." for what, names in told.items() if names]
+        return [f"{problem} ({list_some(names)})." for problem, names in problems.items() if names]
 
 
-def _only(key: Callable[[str], str], ids: Sequence[str]) -> dict[str, int]:
-    """Returns the place of each name that only one id has."""
-    places: dict[str, int] = {}
-    for place, name in enumerate(map(key, ids)):
-        places[name] = -1 if name in places else place
-    return {name: place for name, place in places.items() if place >= 0}
+def _unique(key: Callable[[str], str], ids: Sequence[str]) -> dict[str, int]:
+    """Returns the index of each shortened name that only one id has."""
+    indices: dict[str, int] = {}
+    for index, name in enumerate(map(key, ids)):
+        indices[name] = -1 if name in indices else index
+    return {name: index for name, index in indices.items() if index >= 0}
 
 
-def _taken(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Returns the values of these rows; row -1 is missing, for which whole numbers become floating point."""
+def _take(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Returns the values of these rows. Row -1 is missing, for which integers become floats."""
     missing = rows < 0
     if values.dtype.kind == "i" and missing.any():
         values = values.astype(np.float64)
@@ -126,32 +126,35 @@ def _taken(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 
 def read_labels(path: str | Path) -> Labels:
-    """Reads a table of at most 10 million rows, whose first column names the image and whose others are labels.
+    """Reads a table whose first column names the image and whose other columns are labels.
 
-    A CSV or TSV with a header in UTF-8, a Parquet file, or the attributes of CelebA as its authors wrote them, of which
-    -1 becomes 0. Raises UserError, with the line, for what is no such table and for an image that is there twice.
+    The file is a CSV or TSV in UTF-8 with a header, a Parquet file, or the attribute file of
+    CelebA. In the file of CelebA, -1 becomes 0. Raises UserError, with the row, for an invalid
+    table and for an image that occurs twice.
     """
     path = expand_home(path)
     ids, columns = read_table(path)
     if not columns:
         raise UserError(
-            f"{path} has no column of labels: the first line names the columns, and the first is the image."
+            f"{path} has no column of labels: it needs a header row, a first column of file names, and label columns."
         )
     if not ids:
-        raise UserError(f"{path} has the names of columns alone: give every image a line.")
+        raise UserError(f"{path} only has a header row: add a row for each image.")
     return Labels(ids, columns)
 
 
 def read_partition(path: str | Path) -> Partition:
-    """Reads which images are held out: a table as of labels, CelebA's `list_eval_partition.txt`, or one name a line.
+    """Reads which images are held out from a table or from a list with one name per line.
 
-    Of a table it is the one column, or that of `PARTITION_COLUMNS`, which says `TRAINING` or `HELD_OUT`, in any case.
-    Images that are named alone are held out. Raises UserError for other values, with the image, and for no such file.
+    The file is a table as for labels, `list_eval_partition.txt` of CelebA, or a list. A list names
+    the held-out images. A table has the split of each image in its only column besides the name,
+    or in one of `PARTITION_COLUMNS`. Raises UserError for unknown splits, with the image, and for
+    an invalid file.
     """
     path = expand_home(path)
     ids, columns = read_list(path, TRAINING | HELD_OUT) or read_table(path)
     if not ids:
-        raise UserError(f"{path} names no image: give every image that is held out a line.")
+        raise UserError(f"{path} names no image: add a line for each held-out image.")
     if not columns:
         return Partition(ids, np.ones(len(ids), bool))
     name = _partition_column(path, columns)
@@ -160,89 +163,90 @@ def read_partition(path: str | Path) -> Partition:
     for image, word in zip(ids, words, strict=True):
         if word not in TRAINING | HELD_OUT:
             raise UserError(
-                f"{path} has {f'{shown(word)} as' if word else 'no'} {shown(name)} of {shown(image)}: training images "
-                f"are {', '.join(sorted(TRAINING))}, held-out ones {', '.join(sorted(HELD_OUT))}."
+                f"{path} has {f'{shown(word)} as' if word else 'no'} {shown(name)} of {shown(image)}. Use "
+                f"{', '.join(sorted(TRAINING))} for training, and {', '.join(sorted(HELD_OUT))} for held-out images."
             )
     return Partition(ids, np.array([word in HELD_OUT for word in words], bool))
 
 
 def _partition_column(path: Path, columns: Mapping[str, np.ndarray]) -> str:
-    called_so = [name for name in columns if name.lower() in PARTITION_COLUMNS]
-    chosen = list(columns) if len(columns) == 1 else called_so
+    candidates = [name for name in columns if name.lower() in PARTITION_COLUMNS]
+    chosen = list(columns) if len(columns) == 1 else candidates
     if len(chosen) != 1:
         raise UserError(
-            f"{path} has {len(columns):,} columns ({list_some(columns)}), {len(called_so)} of which are called "
-            f"{', '.join(PARTITION_COLUMNS)}: one must be, to say which images are held out."
+            f"{path} has {len(columns):,} columns ({list_some(columns)}), {len(candidates)} of which are named "
+            f"{', '.join(PARTITION_COLUMNS)}. Exactly one must have such a name: it holds the split of each image."
         )
     return chosen[0]
 
 
 def _check_name(path: Path, name: str, is_text: bool) -> None:
-    """Raises UserError where the first line names no columns, and where numbers would mean the opposite."""
-    # of numbers, a column called test is about that
+    """Raises UserError if the header row is missing, or if 1 would mean training in its column."""
+    # a column of numbers may be named test
     if name in ("0", "1", "2") or (is_text and name.lower() in TRAINING | HELD_OUT):
-        raise UserError(f"{path} begins with an image, which would be left out: let the first line name the columns.")
+        raise UserError(f"{path} has no header row: add one, such as `file,split`.")
     if not is_text and "train" in name.lower():
         raise UserError(
-            f"{path} has numbers as {shown(name)}, of which 1 would be held out: write train and test instead."
+            f"{path} has numbers in the column {shown(name)}, where 1 would mean held out. Write train and test "
+            f"instead."
         )
 
 
 def folder_labels(ids: Sequence[str]) -> dict[str, np.ndarray]:
-    """Returns as labels [N], called folder, the first folder that each image lies in.
+    """Returns the top-level folder of each image as the label "folder".
 
-    Raises UserError where images lie in none, or all in one, which is no label.
+    Raises UserError if an image is in no folder, or if all are in the same one.
     """
     loose = [name for name in ids if len(PurePath(name).parts) < 2]
     if loose:
         raise UserError(
-            f"{len(loose):,} of {len(ids):,} images lie in no folder ({list_some(loose)}): move each to that of its "
-            "class, or give a table of labels."
+            f"{len(loose):,} of {len(ids):,} images are in no subfolder ({list_some(loose)}): move each image to the "
+            "folder of its class, or use a table of labels."
         )
     folders = [PurePath(name).parts[0] for name in ids]
     if len(set(folders)) < 2:
         raise UserError(
-            f"All {len(ids):,} images lie in {len(set(folders))} folder ({list_some(set(folders))}), which is no "
-            "label: give the folder above those of the classes, or a table of labels."
+            f"All {len(ids):,} images are in the same subfolder ({list_some(set(folders))}), so all have one label. "
+            "Give the folder above the folders of the classes, or use a table of labels."
         )
     return {"folder": np.array(folders, object)}
 
 
 def notes(labels: Mapping[str, np.ndarray], table: Labels | None, ids: Sequence[str]) -> list[str]:
-    """Returns in sentences what to know of labels [N] of the images `ids`, from that table: what has no counterpart.
+    """Returns sentences on problems of the labels of the images `ids`, which come from `table`.
 
-    Images without labels, rows without image, classes without image, and labels that tell no images apart.
+    These are images without labels, rows and classes without images, and constant labels.
     """
-    told = []
+    sentences = []
     from_table = [values for name, values in labels.items() if table is None or name in table.columns]
     bare = np.flatnonzero(~np.any([_is_known(values) for values in from_table], 0)) if from_table else []
     if len(bare):
-        told.append(f"{len(bare):,} of {len(ids):,} images have no labels ({list_some(ids[i] for i in bare)}).")
+        sentences.append(f"{len(bare):,} of {len(ids):,} images have no labels ({list_some(ids[i] for i in bare)}).")
     unmatched = table.unmatched(ids) if table else []
     if unmatched:
-        told.append(
-            f"{len(unmatched):,} of {len(table.ids):,} rows of labels are of none of the images "
+        sentences.append(
+            f"{len(unmatched):,} of {len(table.ids):,} rows in the table of labels match no image "
             f"({list_some(unmatched)})."
         )
     for name, values in labels.items() if table else ():
-        there, here = _classes(table.columns.get(name, np.empty(0))), _classes(values)
-        if there - here:
-            told.append(
-                f"{len(there - here):,} of {len(there):,} classes of {shown(name)} have no image "
-                f"({list_some(there - here)})."
+        in_table, in_images = _classes(table.columns.get(name, np.empty(0))), _classes(values)
+        if in_table - in_images:
+            sentences.append(
+                f"{len(in_table - in_images):,} of {len(in_table):,} classes of {shown(name)} have no image "
+                f"({list_some(in_table - in_images)})."
             )
-    return told + _constant(labels)
+    return sentences + _constant(labels)
 
 
 def _constant(labels: Mapping[str, np.ndarray]) -> list[str]:
-    """Returns a sentence on labels without any value, and one on those of a single value."""
+    """Returns a sentence on labels without values, and one on labels with a single value."""
     values = {name: set(column[_is_known(column)].tolist()) for name, column in labels.items()}
-    empty = [name for name, found in values.items() if not found]
-    constant = [f"{name}={_text(*found)}" for name, found in values.items() if len(found) == 1]
-    told = {"no value for any image": empty, "the same value for all images that have one": constant}
+    empty = [name for name, unique in values.items() if not unique]
+    constant = [f"{name}={_text(*unique)}" for name, unique in values.items() if len(unique) == 1]
+    problems = {"no value for any image": empty, "the same value for all images that have one": constant}
     return [
-        f"{len(names):,} of {len(labels):,} labels have {what} ({list_some(names)})."
-        for what, names in told.items()
+        f"{len(names):,} of {len(labels):,} labels have {problem} ({list_some(names)})."
+        for problem, names in problems.items()
         if names
     ]
 
@@ -254,14 +258,14 @@ def _is_known(values: np.ndarray) -> Bool[np.ndarray, "n"]:
 
 
 def _classes(values: np.ndarray) -> set[str]:
-    """Returns the different values of text or whole numbers; none where they are too many or other numbers."""
-    found = set(values[_is_known(values)].tolist())
-    is_of_classes = all(isinstance(value, str) or float(value).is_integer() for value in found)
-    return set(map(_text, found)) if len(found) <= MOST_CLASSES and is_of_classes else set()
+    """Returns the unique values of text or integers, or nothing if there are too many."""
+    unique = set(values[_is_known(values)].tolist())
+    are_classes = all(isinstance(value, str) or float(value).is_integer() for value in unique)
+    return set(map(_text, unique)) if len(unique) <= MOST_CLASSES and are_classes else set()
 
 
 def _text(value: Any) -> str:
-    """A column of whole numbers with missing ones is floating point, and means the same."""
+    """Formats a value. An integer looks the same in a column of floats."""
     return "" if value != value else str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 

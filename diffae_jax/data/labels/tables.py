@@ -1,4 +1,4 @@
-"""Reads tables of images: CSV, TSV and Parquet files, and the text files that come with CelebA."""
+"""Reads tables of images: CSV, TSV and Parquet files, and the text files of CelebA."""
 
 import csv
 import itertools
@@ -14,17 +14,17 @@ from diffae_jax.runtime.files import check_file, os_errors_as_user_errors
 
 IMAGE = re.compile(r"\.(png|jpe?g|webp|bmp|tiff?|gif|npy|nii|nii\.gz|dcm)$", re.IGNORECASE)
 PARQUET_SUFFIXES, PARQUET_MAGIC = (".parquet", ".pq"), b"PAR1"
-COUNT = re.compile(r"[0-9]{1,9}")  # the first line of CelebA's attributes
+COUNT = re.compile(r"[0-9]{1,9}")  # the first line of the attribute file of CelebA
 ID_HEADERS = ("id", "image", "image_id", "img", "file", "file_name", "filename", "name", "path")
 
-Table = tuple[tuple[str, ...], dict[str, np.ndarray]]  # names of images, each once, and columns by name
+Table = tuple[tuple[str, ...], dict[str, np.ndarray]]  # unique image names, and columns by name
 
 
 def read_table(path: Path) -> Table:
-    """Reads a file with names of images first: a CSV, a TSV, a Parquet file or CelebA's attributes, told by content.
+    """Reads a CSV, a TSV, a Parquet file or the attribute file of CelebA.
 
-    Columns are whole numbers, floating point with NaN for what is missing, or text with "". Raises UserError, with the
-    line or row, for what is no such table and for an image that is there twice.
+    Columns hold integers, floats (missing: NaN), or text (missing: ""). Raises UserError, with the
+    line or row, for an invalid table and for an image that occurs twice.
     """
     check_file(path)
     with os_errors_as_user_errors(path):
@@ -35,10 +35,11 @@ def read_table(path: Path) -> Table:
 
 
 def read_list(path: Path, words: Collection[str]) -> Table | None:
-    """Reads a text file without header: names of images alone, or each followed by blanks and one of these words.
+    """Reads a list with one image name per line, each followed by one of `words` or by nothing.
 
-    Returns None for a table. The words of the lines are a column; whether lines have any is told from the first. One
-    that says what a column of names is called is left out. Raises UserError for an image that is there twice.
+    Returns None if the file is a table. The first line shows whether lines have a word. The words
+    become a column. A header line, such as `file`, is skipped. Raises UserError for an image that
+    occurs twice.
     """
     check_file(path)
     with os_errors_as_user_errors(path):
@@ -58,7 +59,9 @@ def read_list(path: Path, words: Collection[str]) -> Table | None:
     parts = [(row, name.rsplit(None, 1)) for row, name in rows]
     for row, part in parts:
         if len(part) < 2:
-            raise UserError(f"{path} has nothing behind the image {shown(part[0])} in row {row:,}.")
+            raise UserError(
+                f"{path} has only the image {shown(part[0])} in row {row:,}: add its split, as in the other rows."
+            )
     ids = _unique(path, ((row, name) for row, (name, _) in parts))
     return ids, {"partition": np.array([word for _, (_, word) in parts], object)}
 
@@ -78,18 +81,18 @@ def _lines(path: Path) -> Iterator[str]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             yield from file
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not text in UTF-8: save it as that.") from error
+        raise UserError(f"{path} is not UTF-8 text: save it in UTF-8.") from error
 
 
 def _header(path: Path) -> tuple[str, list[str]]:
-    """Returns what separates the columns of a CSV, ; in those of some spreadsheets, and its first row."""
+    """Returns the delimiter of a CSV, which is ; in some spreadsheets, and its first row."""
     lines = (line for line in _lines(path) if line.strip())
     first = next(lines, "")
     tabs, semicolons = path.suffix.lower() == ".tsv", ";" in first and "," not in first
     delimiter = "\t" if tabs else ";" if semicolons else ","
     row = next(
         csv.reader(itertools.chain([first], lines), delimiter=delimiter), [""]
-    )  # a quoted name may be of two lines
+    )  # a quoted name may span two lines
     return delimiter, [name.strip() for name in row] or [""]
 
 
@@ -99,14 +102,14 @@ def _csv(path: Path) -> Table:
         return (), {}
     _check_header(path, header[1:], "first")
     if IMAGE.search(header[0]):
-        raise UserError(f"{path} begins with an image, which would be left out: let the first line name the columns.")
+        raise UserError(f"{path} has no header row: add one, such as `file,smile`.")
     ids, *columns = (column[1:] for column in read_cells(path, delimiter, len(header)))
     names = _unique(path, enumerate(ids.to_pylist(), 2))
     return names, dict(zip(header[1:], map(labels_of_cells, columns), strict=True))
 
 
 def _celeba(path: Path) -> Table:
-    """Reads the number of images, the names of attributes, and -1 or 1 (or 0 or 1) of each image; -1 becomes 0."""
+    """Reads the attributes of CelebA: count, names, and a row for each image. -1 becomes 0."""
     lines = ((number, line.split()) for number, line in enumerate(_lines(path), 1) if line.strip())
     _, (count,) = next(lines)
     _, names = next(lines, (0, []))
@@ -116,38 +119,35 @@ def _celeba(path: Path) -> Table:
     allowed = {"-1", "0", "1"}
     for line, (name, *values) in lines:
         if len(values) != len(names):
-            raise UserError(f"{path} has {len(values)} values in line {line:,}, and {len(names)} names in its second.")
+            raise UserError(f"{path} has {len(values)} values in line {line:,}, but {len(names)} names in line 2.")
         ids.append((line, name))
         allowed -= {"0"} if "-1" in values else {"-1"} if "0" in values else set()
         if not allowed.issuperset(values):
             bad = next(value for value in values if value not in allowed)
             raise UserError(
-                f"{path} has {shown(bad)} in line {line:,}: attributes of CelebA are all -1 or 1, or all 0 or 1."
+                f"{path} has {shown(bad)} in line {line:,}: attributes of CelebA must be all -1 or 1, or all 0 or 1."
             )
         is_positive += bytes(map("1".__eq__, values))
     if len(ids) != int(count):
-        raise UserError(f"{path} has {len(ids):,} images, and {int(count):,} by its first line: copy it anew, whole.")
+        raise UserError(f"{path} has {len(ids):,} images, but {int(count):,} by its first line: copy the file again.")
     values = np.frombuffer(is_positive, np.uint8).reshape(len(ids), len(names))
     return _unique(path, ids), {name: values[:, i].astype(np.int64) for i, name in enumerate(names)}
 
 
 def _check_header(path: Path, names: list[str], line: str) -> None:
     if not all(names) or len(set(names)) < len(names):
-        raise UserError(f"{path} must have a name of its own for each column, in its {line} line.")
+        raise UserError(f"{path} must have a unique name for each column in its {line} line.")
 
 
 def _unique(path: Path, names: Iterable[tuple[int, str]]) -> tuple[str, ...]:
-    """Returns names of images, each of which comes with its row. Raises UserError for one that is empty or there twice.
-
-    Both rows are named.
-    """
+    """Returns image names without their rows. Raises UserError if one is empty or occurs twice."""
     rows: dict[str, int] = {}
     for row, name in names:
         if not name:
-            raise UserError(f"{path} has no name of an image in row {row:,}: give every image one row.")
+            raise UserError(f"{path} has no image name in row {row:,}: give each image one row.")
         if name in rows:
             raise UserError(
-                f"{path} has the image {shown(name)} in rows {rows[name]:,} and {row:,}: give every image one row."
+                f"{path} has the image {shown(name)} in rows {rows[name]:,} and {row:,}: give each image one row."
             )
         rows[name] = row
     return tuple(rows)
