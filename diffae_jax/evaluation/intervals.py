@@ -35,7 +35,7 @@ def share_figure(metric: str, row: str, column: str, hits: Bool[np.ndarray, "n"]
 def percentiles(
     statistic: Callable[..., float], *arrays: np.ndarray, resamples: int = RESAMPLES
 ) -> tuple[float | None, float | None]:
-    """Returns the bootstrap interval of a statistic; matching rows of the arrays are drawn together.
+    """Returns the bootstrap interval of a statistic. Rows of all arrays are drawn together.
 
     Returns (None, None) for fewer than two rows. Resamples with an undefined statistic are
     skipped: AUROC is NaN if only one class is drawn.

@@ -1,4 +1,4 @@
-"""The results of an evaluation: figures with counts and intervals, pictures, and the paper's claims.
+"""The results of an evaluation: figures with intervals, pictures, and the paper's claims.
 
 results.json holds exactly this data. Its figures are records that any program can read as a table.
 """
@@ -71,7 +71,7 @@ class Section:
     notes: tuple[str, ...] = ()  # sentences on what was skipped and on what a number means
 
     def find(self, metric: str, row: str, column: str | None = None) -> Figure | None:
-        """Returns the figure of a metric, row and column, or None. Without a column: the first match."""
+        """Returns the figure of a metric, row and column (None: the first one), or None."""
         for figure in self.figures:
             if (figure.metric, figure.row) == (metric, row) and column in (None, figure.column):
                 return figure

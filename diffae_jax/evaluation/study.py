@@ -1,4 +1,4 @@
-"""The input of evaluation programs: the model, the models to compare it with, images and settings."""
+"""The input of evaluation programs: model, models to compare with, images and settings."""
 
 import dataclasses
 import math
@@ -30,7 +30,7 @@ Distance = Callable[[np.ndarray, np.ndarray], Float[np.ndarray, "n"]]
 
 
 class Networks(NamedTuple):
-    """The networks of FID and LPIPS. For a missing one, a note with the reason and how to get it."""
+    """The networks of FID and LPIPS, and for each missing one a note with the reason."""
 
     inception: FeatureSpace | None = None
     lpips: Distance | None = None

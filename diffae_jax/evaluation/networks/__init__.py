@@ -1,1 +1,1 @@
-"""Networks that compare images, and their published weights. This package depends on no program."""
+"""Networks that compare images, and their published weights. Depends on no program."""

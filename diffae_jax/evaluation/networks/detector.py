@@ -29,7 +29,7 @@ class Split(NamedTuple):
 
 
 def splits(real: UInt8[np.ndarray, "n *shape"], generated: UInt8[np.ndarray, "m *shape"], seed: int) -> list[Split]:
-    """Returns training, validation and test splits with the same proportion of generated images."""
+    """Returns training, validation and test splits with equal shares of generated images."""
     random = np.random.default_rng(seed)
     pieces: list[list[tuple[np.ndarray, bool]]] = [[], [], []]
     for images, is_generated in ((real, False), (generated, True)):
@@ -84,7 +84,7 @@ def _network(image_shape: tuple[int, ...], seed: int) -> SemanticEncoder:
 
 
 def _batches(order: np.ndarray) -> list[np.ndarray]:
-    """Splits an order into batches of equal size, so the step compiles once. Drops the remainder."""
+    """Splits an order into batches of one size, so the step compiles once. Drops the rest."""
     size = min(BATCH_SIZE, len(order))
     return [order[start : start + size] for start in range(0, len(order) - size + 1, size)]
 

@@ -34,7 +34,7 @@ WIDTHS = (32, 64, 128)  # of the layers of the random network
 
 
 class FeatureSpace(NamedTuple):
-    """A map from images (uint8, or float in [-1, 1]) to feature vectors, and its distances' names."""
+    """A map from images (uint8, or float in [-1, 1]) to features, and its distances' names."""
 
     name: str
     dim: int
@@ -101,7 +101,7 @@ def _random_features(params: Params, images: Array, *, graphdef: nnx.GraphDef) -
 
 
 def inception_features(params: Params, mesh: Mesh) -> Callable[[np.ndarray], Float[np.ndarray, "n 2048"]]:
-    """Returns the map from images (uint8, or float in [-1, 1]) to their 2048 Inception features."""
+    """Returns the map from images (uint8, or float in [-1, 1]) to 2048 Inception features."""
     graphdef, _ = abstract_model(lambda rngs: inception.InceptionV3(rngs=rngs))
     params, function = _on_devices(params, mesh), partial(_inception_features, graphdef=graphdef)
     image_size = batching.BATCH_ELEMENTS // INCEPTION_BATCH
@@ -115,7 +115,7 @@ def inception_features(params: Params, mesh: Mesh) -> Callable[[np.ndarray], Flo
 
 
 def lpips_distances(params: Params, mesh: Mesh) -> Callable[[np.ndarray, np.ndarray], Float[np.ndarray, "n"]]:
-    """Returns the map from pairs of images (uint8, or float in [-1, 1]) to their LPIPS distance."""
+    """Returns the map from pairs of images (uint8, or float in [-1, 1]) to their LPIPS."""
     graphdef, _ = abstract_model(lambda rngs: lpips.LPIPS(rngs=rngs))
     params, function = _on_devices(params, mesh), partial(_lpips_distances, graphdef=graphdef)
 
@@ -166,7 +166,7 @@ def load_lpips(
 
 
 def principal_space(images: Shaped[np.ndarray, "n *shape"], num_components: int = 32) -> FeatureSpace:
-    """Returns the space of the first principal components of these images, computed on the host."""
+    """Returns the space of the first principal components of these images, on the host."""
     components = metrics.principal_components(to_float(images), num_components)
     dim = components(to_float(images[:1])).shape[1]
     return _named(f"{dim} principal components", dim, lambda others: components(to_float(others)))

@@ -156,7 +156,7 @@ STEPS = (
 
 
 def _list_convs(steps: tuple, channels: int, prefix: str = "") -> tuple[list[tuple[str, int, Conv]], int]:
-    """Returns the full name, input channels and settings of each convolution, and the output channels."""
+    """Returns name, input channels and settings of each convolution, and the output channels."""
     convs: list[tuple[str, int, Conv]] = []
     for step in steps:
         if isinstance(step, Conv):
@@ -174,30 +174,30 @@ CONVS, _ = _list_convs(STEPS, 3)
 
 
 def pool(h: Float[Array, "n h w c"], step: Pool) -> Float[Array, "n new_h new_w c"]:
-    """Pools 3x3 windows. With stride 1 the output keeps the size; with stride 2 there is no padding."""
+    """Pools 3x3 windows. Stride 1 keeps the size; stride 2 uses no padding."""
     window, strides = (1, 3, 3, 1), (1, step.stride, step.stride, 1)
     padding = "SAME" if step.stride == 1 else "VALID"
     if step.kind == "max":
         return lax.reduce_window(h, -jnp.inf, lax.max, window, strides, padding)
     within = (np.convolve(np.ones(size), np.ones(3))[1:-1] for size in h.shape[1:3])
-    counts = np.outer(*within).astype(np.float32)[..., None]  # in NumPy: XLA would take seconds to fold it
+    counts = np.outer(*within).astype(np.float32)[..., None]  # XLA would take seconds to fold it
     return lax.reduce_window(h, 0.0, lax.add, window, strides, padding) / counts
 
 
 def resize(images: Float[Array, "n h w c"]) -> Float[Array, "n new_h new_w c"]:
-    """Resizes to 299x299 as pytorch-fid does: bilinearly, without antialiasing or aligned corners."""
+    """Resizes bilinearly to 299x299 as pytorch-fid does, without antialiasing."""
     rows, columns = (jnp.asarray(_resize_matrix(size), jnp.float32) for size in images.shape[1:3])
     return jnp.einsum("ih,jw,nhwc->nijc", rows, columns, images, precision=lax.Precision.HIGHEST)
 
 
 def _resize_matrix(size: int) -> Float64[np.ndarray, "new old"]:
-    """Returns the weight of each of `size` pixels in each of 299. The outermost pixels are extended."""
+    """Returns the weight of each of `size` pixels in each of 299, with constant borders."""
     at = np.clip((np.arange(SIZE) + 0.5) * size / SIZE - 0.5, 0, size - 1)
     return np.maximum(1 - np.abs(at[:, None] - np.arange(size)), 0)
 
 
 class Convolution(nnx.Module):
-    """A convolution with bias and ReLU. Batch normalization is folded into them. Runs in float32."""
+    """A convolution with folded batch normalization, and ReLU. Runs in float32."""
 
     def __init__(self, conv: Conv, channels: int, *, rngs: nnx.Rngs):
         shape = (*conv.window, channels, conv.features)
@@ -238,7 +238,7 @@ def _run(steps: tuple, h: Array, convs: Iterator[Convolution]) -> Array:
 
 
 def file_shapes() -> dict[str, tuple[int, ...]]:
-    """Returns the names and shapes of the tensors that are used from the file of original weights."""
+    """Returns the names and shapes of the tensors that are used from the original file."""
     shapes: dict[str, tuple[int, ...]] = {}
     for name, channels, conv in CONVS:
         shapes[f"{name}.conv.weight"] = (conv.features, channels, *conv.window)
@@ -247,7 +247,7 @@ def file_shapes() -> dict[str, tuple[int, ...]]:
 
 
 def unused_shapes() -> dict[str, tuple[int, ...]]:
-    """Returns the names and shapes of the file's other tensors: the classifier and batch counts."""
+    """Returns names and shapes of the file's unused tensors: classifier and batch counts."""
     return CLASSIFIER | {f"{name}.bn.num_batches_tracked": () for name, _, _ in CONVS}
 
 

@@ -65,7 +65,7 @@ class Features(nnx.Module):
         return nnx.relu(h + self.bias[...])
 
     def difference(self, h: Float[Array, "n h w c"], other: Float[Array, "n h w c"]) -> Float[Array, "n"]:
-        """Returns the weighted squared difference of normalized activations, averaged over positions."""
+        """Returns the weighted squared difference of normalized activations, as a mean."""
         return (jnp.square(_unit(h) - _unit(other)) * self.weight[...]).sum(-1).mean((1, 2))
 
 
@@ -90,19 +90,19 @@ class LPIPS(nnx.Module):
 
 
 def alexnet_shapes() -> dict[str, tuple[int, ...]]:
-    """Returns the names and shapes of the tensors that are used from torchvision's AlexNet file."""
+    """Returns names and shapes of the tensors that are used from torchvision's AlexNet file."""
     kernels = {f"features.{x.place}.weight": (x.features, x.channels, x.window, x.window) for x in LAYERS}
     return kernels | {f"features.{layer.place}.bias": (layer.features,) for layer in LAYERS}
 
 
 def alexnet_unused() -> dict[str, tuple[int, ...]]:
-    """Returns the names and shapes of the file's other tensors, which form the classifier."""
+    """Returns names and shapes of that file's unused tensors: the classifier."""
     shapes = {f"classifier.{place}.weight": shape for place, shape in ALEXNET_CLASSIFIER.items()}
     return shapes | {f"classifier.{place}.bias": shape[:1] for place, shape in ALEXNET_CLASSIFIER.items()}
 
 
 def linear_shapes() -> dict[str, tuple[int, ...]]:
-    """Returns the names and shapes of the tensors in the file of the LPIPS weights."""
+    """Returns names and shapes of the tensors in the file of the LPIPS weights."""
     return {f"lin{i}.model.1.weight": (1, layer.features, 1, 1) for i, layer in enumerate(LAYERS)}
 
 

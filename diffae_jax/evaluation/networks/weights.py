@@ -55,7 +55,7 @@ LPIPS_LINEAR = WeightFile(
 
 
 def cache_folder() -> Path:
-    """Returns the folder of downloaded files: diffae_jax in $XDG_CACHE_HOME, by default ~/.cache."""
+    """Returns the folder of downloads: diffae_jax in $XDG_CACHE_HOME or ~/.cache."""
     folder = Path(os.environ.get("XDG_CACHE_HOME", ""))
     return (folder if folder.is_absolute() else Path.home() / ".cache") / "diffae_jax"
 
@@ -134,7 +134,7 @@ class _BoundedFile(io.FileIO):
 
 
 def _reason(error: BaseException) -> str:
-    """Returns the first error of a chain: requests hides the system's error behind long messages."""
+    """Returns the first error of a chain: requests wraps it in long messages."""
     while error.__context__ is not None:
         error = error.__context__
     return shown(str(error))[:MAX_REASON]
