@@ -59,7 +59,7 @@ def run(study: Study) -> Section:
 
 
 def _encoded(study: Study, name: str, numbers: np.ndarray | None) -> np.ndarray:
-    """Returns z of the training images with these numbers or, if None, of held-out images."""
+    """Returns z of the training images with these numbers or, for None, of the held-out ones."""
     source = study.images if numbers is None else study.training
     numbers = np.arange(len(source)) if numbers is None else numbers
     chunks = [
