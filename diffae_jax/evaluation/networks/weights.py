@@ -114,8 +114,8 @@ def _download(file: WeightFile, path: Path) -> None:
             raise UserError(f"The download failed ({_reason(error)}), so {how_to_get(file)}") from error
         except ValueError as error:  # too many bytes, or a different hash
             raise UserError(
-                f"The download from {file.url} is not {file.name} of {file.size:,} bytes and SHA-256 "
-                f"{file.sha256[:12]}... Try again later, or put that file at {path}."
+                f"The download from {file.url} is not {file.name} ({file.size:,} bytes, SHA-256 "
+                f"{file.sha256[:12]}...). Try again later, or put that file at {path}."
             ) from error
 
 

@@ -73,7 +73,7 @@ def _encoded(study: Study, name: str, numbers: np.ndarray | None) -> np.ndarray:
 
 
 def _smallest(labels: np.ndarray, kind: str) -> int:
-    """Returns the number of images in the rarest class, or of all images for a continuous label."""
+    """Returns the number of images in the rarest class, or of all for a continuous label."""
     if kind == "continuous" or not len(labels):
         return len(labels)
     return int(np.unique(labels, return_counts=True)[1].min())
