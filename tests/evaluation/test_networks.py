@@ -325,7 +325,7 @@ def test_a_state_dict_is_read_in_both_formats(tmp_path):
         (STATE | {"b": np.array([1, 2, np.inf, 3])}, "not finite numbers: b"),
     ],
 )
-def test_another_state_dict_is_refused(tmp_path, state, pattern):
+def test_a_different_state_dict_is_rejected(tmp_path, state, pattern):
     write_checkpoint(tmp_path / "f", state)
     with pytest.raises(UserError, match=pattern):
         weights.read_arrays(tmp_path / "f", SHAPES, {"count": ()}, "X")
@@ -391,7 +391,7 @@ def serve(monkeypatch):
         server.server_close()
 
 
-def is_refused(file, pattern):
+def is_rejected(file, pattern):
     with pytest.raises(UserError, match=pattern) as refusal:
         weights.find(file, download=True)
     assert_is_one_sentence(refusal.value)
@@ -419,7 +419,7 @@ def test_a_failed_download_names_the_whole_address(tmp_path, monkeypatch, serve)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     url = serve([], status=(404, "x" * 500)).file.url
     url += "x" * (len(weights.INCEPTION.url) - len(url))
-    is_refused(dataclasses.replace(weights.INCEPTION, url=url), re.escape(url))
+    is_rejected(dataclasses.replace(weights.INCEPTION, url=url), re.escape(url))
 
 
 @pytest.mark.parametrize(
@@ -437,30 +437,30 @@ def test_a_failed_download_names_the_whole_address(tmp_path, monkeypatch, serve)
     ids=["different", "short", "long", "broken", "missing"],
 )
 def test_a_wrong_download_leaves_nothing(cache, serve, answer, pattern):
-    is_refused(serve(**answer).file, pattern)
+    is_rejected(serve(**answer).file, pattern)
     assert list(cache.iterdir()) == []
 
 
 def test_a_stalled_or_missing_server_is_reported(cache, serve, monkeypatch):
     monkeypatch.setattr(weights, "TIMEOUT", 0.2)
     server = serve([CONTENT[:100]], len(CONTENT), stall=threading.Event())
-    is_refused(server.file, r"failed \(timed out\), so w.pth .* is not available\. Download http://127")
+    is_rejected(server.file, r"failed \(timed out\), so w.pth .* is not available\. Download http://127")
     closed = Server([])
     closed.server_close()
-    is_refused(closed.file, r"failed \(.*Connection refused\).*Download http://127")
+    is_rejected(closed.file, r"failed \(.*Connection refused\).*Download http://127")
     assert list(cache.iterdir()) == []
 
 
 def test_a_download_is_bounded(cache, serve, monkeypatch):
     monkeypatch.setattr(weights, "CHUNK", 1000)
     server = serve(itertools.repeat(CONTENT))  # without end
-    is_refused(server.file, r"w.pth is not w.pth \(7,000 bytes, ")
+    is_rejected(server.file, r"w.pth is not w.pth \(7,000 bytes, ")
     assert server.sent < 50 * 2**20  # buffers of the operating system
 
 
 def test_a_cache_that_cannot_be_written_is_reported(serve, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")
-    is_refused(serve([CONTENT]).file, "/proc/nowhere/diffae_jax cannot be (written|read)")
+    is_rejected(serve([CONTENT]).file, "/proc/nowhere/diffae_jax cannot be (written|read)")
 
 
 def test_a_given_path_counts_and_is_checked(cache, tmp_path):
@@ -557,7 +557,7 @@ def test_random_convolutions_see_images_of_any_rank(shape, one_device):
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_random_convolutions_depend_on_their_seed_alone(one_device, eight_devices):
+def test_random_convolutions_only_depend_on_their_seed(one_device, eight_devices):
     images = to_uint8(pictures(11, 9, 2))
     space, again = (feature_spaces.random_space((9, 2), mesh) for mesh in (one_device, eight_devices))
     found = space.features(images)
@@ -567,11 +567,11 @@ def test_random_convolutions_depend_on_their_seed_alone(one_device, eight_device
     assert not np.isclose(kernels[0], kernels[1]).any()
 
 
-def test_random_convolutions_refuse_other_images(one_device):
+def test_random_convolutions_reject_other_shapes(one_device):
     space = feature_spaces.random_space((8, 8, 1), one_device)
     with pytest.raises(UserError, match=r"images of \(8, 8, 1\), not of \(8, 8, 3\)"):
         space.features(pictures(2, 8, 8, 3))
-    with pytest.raises(UserError, match="1 to 3 axes"):
+    with pytest.raises(UserError, match="1 to 3 spatial axes"):
         feature_spaces.random_space((8,), one_device)
 
 
