@@ -1,8 +1,9 @@
-"""The pictures and figures of the docs, made with the model of the digits.
+"""Makes the pictures and figures of the docs with the model of the digits.
 
     python -m benchmarks.digits runs/digits/bundle --out docs
 
-Prints how many edited images, by strength, and how many conditional samples an SVM trained on real digits recognizes.
+Prints how many edited images (for each strength) and conditional samples are recognized by an SVM
+that is trained on real digits.
 """
 
 import argparse
@@ -26,17 +27,17 @@ import matplotlib.pyplot as plt
 
 STRENGTHS = (-0.3, 0.0, 0.3, 0.6, 0.9, 1.2, 1.5)
 STEPS = 20
-NUM_EDITED = 100  # held-out images, each edited to be every digit
+NUM_EDITED = 100  # held-out images, each edited to every digit
 NUM_CONDITIONAL = 50  # samples of each digit
 CLASSES = [f"digit={digit}" for digit in range(10)]
 
 
 def encode(model: DiffAE, images: np.ndarray, labels: np.ndarray, out: Path) -> None:
-    """Draws z of held-out digits in two of its principal components."""
+    """Draws z of held-out digits in its first two principal components."""
     z = model.encode(images)
-    places = [model.predict(z, component) for component in model.principal_components(z, 2)]
+    coordinates = [model.predict(z, component) for component in model.principal_components(z, 2)]
     figure, axes = plt.subplots(figsize=(6, 5), layout="compressed")
-    points = axes.scatter(*places, c=labels, cmap="tab10", s=12)
+    points = axes.scatter(*coordinates, c=labels, cmap="tab10", s=12)
     axes.legend(*points.legend_elements(), title="digit", loc="center left", bbox_to_anchor=(1, 0.5))
     axes.set(xlabel="first principal component of z", ylabel="second")
     figure.savefig(out / "encode.png", dpi=100)
@@ -44,7 +45,7 @@ def encode(model: DiffAE, images: np.ndarray, labels: np.ndarray, out: Path) -> 
 
 
 def reconstruct(model: DiffAE, images: np.ndarray, out: Path) -> None:
-    """Draws digits, what comes back of them, what z leaves open, and how a decoder gets there."""
+    """Draws digits, their reconstructions and variations, and the steps of decoding."""
     shown = images[:12]
     variations, mean, std = model.variations(shown, num_variations=16, num_steps=STEPS)
     rows = {
@@ -57,23 +58,23 @@ def reconstruct(model: DiffAE, images: np.ndarray, out: Path) -> None:
     save_rows(out / "reconstruct.png", rows)
     z = model.encode(images[:4])
     progress = model.progress(z, model.invert(images[:4], z, STEPS), STEPS)
-    kept = [0, 2, 4, 6, 8, 10, 12, 14, 16, 17, 18, 19]
-    save_rows(out / "progress.png", {f"image {i}": progress[i, kept] for i in range(4)})
+    shown_steps = [0, 2, 4, 6, 8, 10, 12, 14, 16, 17, 18, 19]
+    save_rows(out / "progress.png", {f"image {i}": progress[i, shown_steps] for i in range(4)})
 
 
 def interpolate(model: DiffAE, images: np.ndarray, labels: np.ndarray, out: Path) -> None:
-    """Draws the methods between digits."""
+    """Draws interpolations between digits."""
     first = {digit: images[labels == digit][0] for digit in range(10)}
     pairs = [(1, 7), (3, 8), (0, 6), (4, 9), (2, 5)]
-    methods = {f"{a} to {b}": model.interpolate(first[a], first[b], 10, 100) for a, b in pairs}
-    save_rows(out / "interpolate.png", methods)
-    for (a, b), frames in zip(pairs, methods.values(), strict=True):
+    rows = {f"{a} to {b}": model.interpolate(first[a], first[b], 10, 100) for a, b in pairs}
+    save_rows(out / "interpolate.png", rows)
+    for (a, b), frames in zip(pairs, rows.values(), strict=True):
         ends = model.reconstruct(np.stack([first[a], first[b]]), 100)
         print(f"{a} to {b}: the ends differ from the reconstructions by {np.abs(frames[[0, -1]] - ends).max():.1e}")
 
 
 def edit(model: DiffAE, images: np.ndarray, labels: np.ndarray, svm: SVC, out: Path) -> None:
-    """Draws edits, and the share of them that are recognized as the digit asked for."""
+    """Draws edits, and the share of them that is recognized as the target digit."""
     first = np.stack([images[labels == digit][0] for digit in (0, 1, 3, 4, 5, 6, 7, 8, 9)])
     rows = {"input": first}
     rows |= {f"to 2,\nstrength {s:g}": model.edit(first, "digit=2", s, STEPS) for s in STRENGTHS}
@@ -88,9 +89,9 @@ def edit(model: DiffAE, images: np.ndarray, labels: np.ndarray, svm: SVC, out: P
     for strength in STRENGTHS:
         moved = np.concatenate([model.move(z, name, strength) for name in CLASSES])
         decoded = model.decode(moved, np.tile(x_T, (10, 1, 1, 1)), STEPS)
-        named = svm.predict(decoded.reshape(len(decoded), -1)).reshape(10, -1)
-        others = labels[chosen][None] != np.arange(10)[:, None]  # those that are not yet the digit asked for
-        hit = named == np.arange(10)[:, None]
+        predicted = svm.predict(decoded.reshape(len(decoded), -1)).reshape(10, -1)
+        others = labels[chosen][None] != np.arange(10)[:, None]  # images that are not the target digit already
+        hit = predicted == np.arange(10)[:, None]
         curve.append((hit[others].mean(), hit.mean(), [hit[d][others[d]].mean() for d in range(10)]))
         print(f"strength {strength:+.1f}: {curve[-1][0]:.1%} of other digits recognized as the target, {hit.mean():.1%}"
               f" of all; by target {' '.join(f'{share:.0%}' for share in curve[-1][2])}")  # fmt: skip
@@ -105,7 +106,7 @@ def edit(model: DiffAE, images: np.ndarray, labels: np.ndarray, svm: SVC, out: P
 
 
 def sample(model: DiffAE, svm: SVC, out: Path) -> None:
-    """Draws new images of each digit, and prints how many are recognized."""
+    """Draws conditional samples of each digit, and prints how many are recognized."""
     rows, shares = {}, []
     for digit, name in enumerate(CLASSES):
         images = model.sample_class(NUM_CONDITIONAL, name, seed=1, num_steps=STEPS)
@@ -117,7 +118,7 @@ def sample(model: DiffAE, svm: SVC, out: Path) -> None:
 
 
 def differentiate(model: DiffAE, images: np.ndarray, labels: np.ndarray, out: Path) -> None:
-    """Draws what gradients through the decoder find: z with which one digit's x_T decodes to another digit."""
+    """Optimizes z through the decoder until the x_T of one digit decodes to a different digit."""
     start, target = (np.stack([images[labels == d][0] for d in row]) for row in ((0, 1, 3, 4), (6, 7, 8, 9)))
     z = jnp.asarray(model.encode(start))
     x_T = jnp.asarray(model.invert(start, z, STEPS))
@@ -137,7 +138,7 @@ def differentiate(model: DiffAE, images: np.ndarray, labels: np.ndarray, out: Pa
 
 
 def main() -> None:
-    """Makes all pictures, or those that are named."""
+    """Makes all pictures, or those that --only names."""
     parser = argparse.ArgumentParser()
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--out", type=Path, required=True)
@@ -148,7 +149,7 @@ def main() -> None:
     model, (training, held_out) = DiffAE.load(arguments.bundle), digits()
     images, labels = to_float(held_out.images), held_out.labels["digit"]
     svm = SVC().fit(to_float(training.images).reshape(len(training), -1), training.labels["digit"])
-    parts = {
+    pictures = {
         "encode": lambda out: encode(model, images, labels, out),
         "reconstruct": lambda out: reconstruct(model, images, out),
         "interpolate": lambda out: interpolate(model, images, labels, out),
@@ -156,7 +157,7 @@ def main() -> None:
         "sample": lambda out: sample(model, svm, out),
         "differentiate": lambda out: differentiate(model, images, labels, out),
     }
-    for name, make in parts.items():
+    for name, make in pictures.items():
         if not arguments.only or name in arguments.only:
             make(arguments.out)
 

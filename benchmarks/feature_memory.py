@@ -1,4 +1,4 @@
-"""Prints images a second and peak memory of the features of Inception, with random weights, in a process of its own.
+"""Prints the speed and the peak memory of Inception features, with random weights.
 
 python -m benchmarks.feature_memory
 """
@@ -18,7 +18,7 @@ NUM_IMAGES = 96
 
 
 def main() -> None:
-    """Takes the features of some images twice, the first time for compilation."""
+    """Computes the features of some images twice: first to compile, then to measure."""
     rng = np.random.default_rng(0)
     _, shapes = abstract_model(lambda rngs: InceptionV3(rngs=rngs))
     params = jax.tree.map(lambda leaf: rng.normal(0, 0.03, leaf.shape).astype(np.float32), shapes)
@@ -29,7 +29,7 @@ def main() -> None:
     start = time.perf_counter()
     features(images)
     speed = NUM_IMAGES / (time.perf_counter() - start)
-    print(f"{speed:.1f} images a second; peak memory {peak_memory() / 2**20:,.0f} MiB, {before / 2**20:,.0f} before")
+    print(f"{speed:.1f} images/s; peak memory {peak_memory() / 2**20:,.0f} MiB, {before / 2**20:,.0f} MiB before")
 
 
 if __name__ == "__main__":

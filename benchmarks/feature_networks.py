@@ -1,10 +1,11 @@
-"""Compares the networks of FID and LPIPS with pytorch-fid and lpips, on the same weights read from files of torch.save.
+"""Compares the networks of FID and LPIPS with pytorch-fid and lpips, with the same weights.
 
     pip install torch torchvision pytorch-fid lpips
     python -m benchmarks.feature_networks
 
-The weights are random but for those of LPIPS, which its package brings. Prints the greatest differences, relative to
-the greatest value; they are those of float32 sums in another order.
+The weights are random, except for the LPIPS weights from the lpips package. They are read from
+files of torch.save. Prints the largest differences, relative to the largest value. They come from
+the order of float32 sums.
 """
 
 import tempfile
@@ -30,12 +31,12 @@ FORMATS = {"zip": True, "legacy": False}
 
 
 def difference(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """The greatest difference, relative to the greatest value."""
+    """Returns the largest difference, relative to the largest value."""
     return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
 
 
 def randomized(state: dict, rng: np.random.Generator) -> dict:
-    """Random weights that keep activations near one, with batch statistics that are not those of a fresh network."""
+    """Returns random weights that keep activations near one, with random batch statistics."""
     return {name: _random(name, tensor, rng) for name, tensor in state.items()}
 
 
@@ -49,12 +50,12 @@ def _random(name: str, tensor: torch.Tensor, rng: np.random.Generator) -> torch.
 
 
 def as_torch(images: np.ndarray) -> torch.Tensor:
-    """Pictures in [-1, 1] with channels first."""
+    """Returns images in [-1, 1] as a tensor with channels first."""
     return torch.tensor(images).permute(0, 3, 1, 2)
 
 
 def compare_inception(folder: Path, mesh: jax.sharding.Mesh, rng: np.random.Generator) -> None:
-    """Compares features of pytorch-fid's network and FID of them."""
+    """Compares the features with those of pytorch-fid's network."""
     network = torchvision.models.inception_v3(num_classes=1008, aux_logits=False, weights=None, init_weights=False)
     state = randomized(network.state_dict(), rng)
     with mock.patch.object(published_inception, "load_state_dict_from_url", return_value=state):
@@ -74,21 +75,21 @@ def compare_inception(folder: Path, mesh: jax.sharding.Mesh, rng: np.random.Gene
 
 
 def compare_frechet(rng: np.random.Generator) -> None:
-    """Compares the distance of moments taken in batches with that of pytorch-fid, which takes a root of a product."""
+    """Compares the Frechet distance from batched moments with that of pytorch-fid."""
     features, others = rng.normal(size=(3000, 64)), rng.normal(0.1, 1.2, size=(2000, 64))
     sums = [(values.mean(0), np.cov(values, rowvar=False)) for values in (features, others)]
     fid = calculate_frechet_distance(*sums[0], *sums[1])
     moments = [Moments(64), Moments(64)]
     for values, target in zip((features, others), moments, strict=True):
-        for part in np.array_split(values, 7):
-            target.add(part)
+        for batch in np.array_split(values, 7):
+            target.add(batch)
     print(f"Frechet distance {fid:.6f}: {abs(frechet_distance(*moments) / fid - 1):.1e}")
 
 
 def compare_lpips(folder: Path, mesh: jax.sharding.Mesh, rng: np.random.Generator) -> None:
-    """Compares LPIPS with random AlexNets and the published weights of its features."""
+    """Compares LPIPS with a random AlexNet and the published LPIPS weights."""
     linear = Path(published_lpips.__file__).parent / "weights" / "v0.1" / "alex.pth"
-    found = weights.find(weights.LPIPS_LINEAR, linear)
+    linear = weights.find(weights.LPIPS_LINEAR, linear)
     alexnet = torchvision.models.alexnet(weights=None)
     state = randomized(alexnet.state_dict(), rng)
     alexnet.load_state_dict(state)
@@ -101,7 +102,7 @@ def compare_lpips(folder: Path, mesh: jax.sharding.Mesh, rng: np.random.Generato
         for name, as_zip in FORMATS.items():
             path = folder / f"alexnet-{name}.pth"
             torch.save(state, path, _use_new_zipfile_serialization=as_zip)
-            ours = feature_spaces.lpips_distances(read_lpips(path, found), mesh)(pictures, others)
+            ours = feature_spaces.lpips_distances(read_lpips(path, linear), mesh)(pictures, others)
             print(f"LPIPS, {size}x{size}, {name}: {difference(ours, expected):.1e} of {expected.max():.3f}")
 
 

@@ -1,6 +1,8 @@
-"""Imports a checkpoint of the size of the official ffhq256 model, made here with random weights: time and peak memory.
+"""Measures time and peak memory of importing a checkpoint of the size of the official ffhq256.
 
-python -m benchmarks.import_official
+The checkpoint is written with random weights.
+
+    python -m benchmarks.import_official
 """
 
 import subprocess
@@ -25,13 +27,13 @@ FFHQ256 = dict(
 
 
 def peak_memory() -> int:
-    """Returns the greatest memory of this process so far, in bytes; ru_maxrss would count the parent's, too."""
+    """Returns the peak memory of this process in bytes. ru_maxrss would include the parent's."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) * 1024
 
 
 def import_in_this_process(path: str) -> None:
-    """Prints the seconds that the import takes, and how much memory it adds to what jax and the package take."""
+    """Prints the duration of the import, and how much memory it adds to that of JAX."""
     import jax
 
     from diffae_jax.convert import import_official
@@ -51,9 +53,9 @@ def import_in_this_process(path: str) -> None:
 
 
 def main() -> None:
-    """Writes the checkpoint and imports it in a process of its own, so that writing does not count."""
+    """Writes the checkpoint, and imports it in a separate process."""
     state = official_state(**FFHQ256)
-    for kind, averaged_only in (("averaged weights alone", True), ("weights before and after averaging", False)):
+    for kind, averaged_only in (("averaged weights only", True), ("weights before and after averaging", False)):
         tree = official_checkpoint(state, z=None, size=256)
         if averaged_only:
             tensors = tree["state_dict"]

@@ -1,7 +1,7 @@
-"""Trains the latent DDIM for some steps: steps per second with one and with several steps a call.
+"""Measures the training speed of the latent DDIM with one and with ten steps per call.
 
-python -m benchmarks.prior             the paper's setting for FFHQ: 10 layers of 2048, batches of 256 of 70,000 z
-python -m benchmarks.prior --digits    that of configs/digits.py, small enough for the host to matter
+python -m benchmarks.prior             FFHQ of the paper: 10 layers of 2048, batches of 256
+python -m benchmarks.prior --digits    configs/digits.py, small enough for host time to matter
 """
 
 import argparse
@@ -21,33 +21,33 @@ from diffae_jax.training.program import run_key
 ROUNDS = 5
 
 
-def trainer(config, num_latents: int, steps_a_call: int, mesh):
-    """Returns a function that takes some steps and returns how many it took a second."""
-    config.execution.steps_per_dispatch = steps_a_call
+def trainer(config, num_latents: int, steps_per_call: int, mesh):
+    """Returns a function that runs a number of training steps and returns its speed."""
+    config.execution.steps_per_dispatch = steps_per_call
     program = prior_program(config, mesh, num_latents)
     z = np.random.default_rng(0).normal(size=(num_latents, config.model.z_dim)).astype(np.float32)
     resident, key = shard_array(z, replicated(mesh)), run_key(0, mesh)
-    rows = batches_of_rows(num_latents, batch_size=config.prior.batch_size, steps=steps_a_call, seed=0)
+    rows = batches_of_rows(num_latents, batch_size=config.prior.batch_size, steps=steps_per_call, seed=0)
     rows = on_devices(rows, split_batch(mesh, axis=1))
     state = program.init(key)
 
     def train(num_steps: int) -> float:
         nonlocal state
         began = time.perf_counter()
-        for call in itertools.islice(rows, num_steps // steps_a_call):
+        for call in itertools.islice(rows, num_steps // steps_per_call):
             state, _ = program.step(state, (resident, call), key)
         jax.block_until_ready(state.step)
         return num_steps / (time.perf_counter() - began)
 
-    train(steps_a_call)
+    train(steps_per_call)
     return train
 
 
 def main() -> None:
-    """Prints the median of some rounds, in which the two take turns."""
+    """Prints the medians over rounds in which the two settings alternate."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--digits", action="store_true")
-    parser.add_argument("--steps", type=int, help="of a round; a multiple of 10")
+    parser.add_argument("--steps", type=int, help="training steps in a round, a multiple of 10")
     arguments = parser.parse_args()
     make_config, num_latents = (digits.get_config, 1437) if arguments.digits else (ffhq128.get_config, 70_000)
     num_steps = arguments.steps or (200 if arguments.digits else 10)
@@ -56,7 +56,7 @@ def main() -> None:
     rounds = [{steps: train(num_steps) for steps, train in trainers.items()} for _ in range(ROUNDS)]
     print(f"{jax.device_count()} {jax.devices()[0].device_kind}, {ROUNDS} rounds of {num_steps} steps, medians")
     for steps in trainers:
-        print(f"{steps:3} steps a call: {statistics.median(speeds[steps] for speeds in rounds):.3g} steps/s")
+        print(f"{steps:3} steps per call: {statistics.median(speeds[steps] for speeds in rounds):.3g} steps/s")
     print(f"ratio 10 : 1 within a round: {statistics.median(speeds[10] / speeds[1] for speeds in rounds):.3f}")
 
 

@@ -1,4 +1,4 @@
-"""diffae evaluate: the paper's measurements of a model, as a report."""
+"""diffae evaluate: repeats the paper's measurements on a model and writes a report."""
 
 import argparse
 import sys
@@ -13,43 +13,50 @@ if TYPE_CHECKING:
 
     from diffae_jax import DiffAE
 
-HELP = "measure a model as the paper does, and write a report; a command that was stopped goes on where it was"
+HELP = "repeat the paper's measurements on a model and write a report; rerun the command to resume a stopped one"
 EXAMPLES = (
     "ffhq128 --data faces/test --training faces/train --out report",
     "digits --data digits --baseline runs/digits_ddim --others runs/digits_z4 --out report",
     "ffhq128 --data faces/test --programs reconstruction --steps 10 20 50 100 --download --out report",
 )
-FILES_OF_WEIGHTS = ("inception", "alexnet", "lpips")  # arguments and settings of that name
+WEIGHT_FILES = ("inception", "alexnet", "lpips")  # names of arguments and of settings
 
 
 def add_arguments(parser: Parser) -> None:
     """Adds the arguments."""
     add_model(parser)
-    parser.add_argument("--data", metavar="IMAGES", type=Path, required=True, help=f"what is measured: {IMAGES}")
-    text = "what the model was trained on, for samples, labels and neighbors; of the digits it is known"
+    parser.add_argument("--data", metavar="IMAGES", type=Path, required=True, help=f"the images to measure: {IMAGES}")
+    text = "the training images, for samples, labels and neighbors; not needed with --data digits"
     parser.add_argument("--training", metavar="IMAGES", type=Path, help=text)
-    parser.add_argument("--labels", metavar="FILE", type=Path, help="a CSV: the id of each image, and a column a label")
-    add_out(parser, "FOLDER", "gets report.html, results.json and the pictures")
+    text = "a CSV file with the id of each image in the first column and a label in each other column"
+    parser.add_argument("--labels", metavar="FILE", type=Path, help=text)
+    add_out(parser, "FOLDER", "the folder for report.html, results.json and the pictures")
     parser.add_argument("--baseline", metavar="MODEL", type=Path, help="a DDIM without z, to compare with")
-    text = "models with a z of other sizes, to compare with"
+    text = "models with different sizes of z, to compare with"
     parser.add_argument("--others", metavar="MODEL", type=Path, nargs="+", help=text)
-    parser.add_argument("--foreign", metavar="IMAGES", type=Path, help="images of another kind, to see x_T of them")
-    text = "what to measure, by default what the model's config says; all: everything"
+    text = "images of a different kind, for the program out_of_distribution"
+    parser.add_argument("--foreign", metavar="IMAGES", type=Path, help=text)
+    text = "the programs to run, by default those of the model's config; all: every program"
     parser.add_argument("--programs", metavar="NAME", nargs="+", help=text)
     steps = checked("check_num_steps")
-    text = "steps of DDIM, those of the reconstruction and of the samples"
+    text = "numbers of DDIM steps for reconstructions and samples"
     parser.add_argument("--steps", metavar="N", type=steps, nargs="+", help=text)
-    text = "steps of all that is not measured at several; by default the most of --steps"
+    text = "the number of steps for all other measurements; by default the largest of --steps"
     parser.add_argument("--code-steps", metavar="N", type=steps, help=text)
-    most = within(2, 10_000_000)
-    parser.add_argument("--num-images", metavar="N", type=most, help="at most so many images are measured")
-    parser.add_argument("--num-samples", metavar="N", type=most, help="so many new images are drawn")
+    count = within(2, 10_000_000)
+    parser.add_argument("--num-images", metavar="N", type=count, help="the largest number of images to measure")
+    parser.add_argument("--num-samples", metavar="N", type=count, help="the number of new images to sample")
     add_seed(parser)
-    parser.add_argument("--keep-images", action="store_true", help="keep what is generated, as PNG files")
-    text = "fetch the public weights that LPIPS and FID need, once, to a folder of the user's"
+    parser.add_argument("--keep-images", action="store_true", help="save generated images as PNG files")
+    text = "download the public weights of LPIPS and FID once, to the user's cache folder"
     parser.add_argument("--download", action="store_true", help=text)
-    for name, what in (("inception", "FID"), ("alexnet", "LPIPS"), ("lpips", "LPIPS, too")):
-        parser.add_argument(f"--{name}", metavar="FILE", type=Path, help=f"weights for {what}, where they are at hand")
+    for name, network in (
+        ("inception", "the Inception network of FID"),
+        ("alexnet", "AlexNet for LPIPS"),
+        ("lpips", "LPIPS"),
+    ):
+        text = f"a file with the weights of {network}; by default the downloaded one"
+        parser.add_argument(f"--{name}", metavar="FILE", type=Path, help=text)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -83,7 +90,7 @@ def run(arguments: argparse.Namespace) -> None:
     for source in (images, foreign):
         if source:
             check_all(source, show_progress=sys.stderr.isatty())
-    found = evaluate(
+    results = evaluate(
         model,
         images,
         training,
@@ -95,11 +102,11 @@ def run(arguments: argparse.Namespace) -> None:
         foreign=foreign,
         replace=arguments.overwrite,
     )
-    print(f"{'The report' if found else 'There already'}: {shown(str(arguments.out / REPORT))}")
+    print(f"{'Report' if results else 'Already finished'}: {shown(str(arguments.out / REPORT))}")
 
 
 def is_evaluation(folder: Path) -> bool:
-    """Whether a folder holds what `evaluate` writes, whole or begun."""
+    """Whether a folder holds a finished or unfinished evaluation."""
     from diffae_jax.evaluation.chunk_cache import INPUTS
     from diffae_jax.evaluation.evaluate import CHUNKS
     from diffae_jax.evaluation.results import RESULTS
@@ -108,19 +115,19 @@ def is_evaluation(folder: Path) -> bool:
     with os_errors_as_user_errors(folder):
         if (folder / CHUNKS / INPUTS).exists():
             return True
-        found = read_json(folder / RESULTS) if (folder / RESULTS).exists() else None
-    return isinstance(found, dict) and "measured" in found
+        results = read_json(folder / RESULTS) if (folder / RESULTS).exists() else None
+    return isinstance(results, dict) and "measured" in results
 
 
 def evaluation_settings(model: "DiffAE", arguments: argparse.Namespace) -> "ConfigDict":
-    """Returns what the model's config says of evaluation, changed by the arguments that were given."""
+    """Returns the evaluation settings of the model's config, overridden by the given arguments."""
     from diffae_jax.config import PROGRAMS, check, default
 
     config = model.config.copy_and_resolve_references()
     settings = config.evaluation
-    own = default().evaluation
-    for name in ("keep_images", "download", *FILES_OF_WEIGHTS):  # of who made the model
-        settings[name] = own[name]
+    defaults = default().evaluation
+    for name in ("keep_images", "download", *WEIGHT_FILES):  # belong to the machine of the model's author
+        settings[name] = defaults[name]
     given = {
         "num_images": arguments.num_images,
         "num_samples": arguments.num_samples,
@@ -130,7 +137,7 @@ def evaluation_settings(model: "DiffAE", arguments: argparse.Namespace) -> "Conf
         "programs": PROGRAMS if arguments.programs == ["all"] else arguments.programs,
         "keep_images": arguments.keep_images or None,
         "download": arguments.download or None,
-        **{name: getattr(arguments, name) and str(getattr(arguments, name)) for name in FILES_OF_WEIGHTS},
+        **{name: getattr(arguments, name) and str(getattr(arguments, name)) for name in WEIGHT_FILES},
     }
     for name, value in given.items():
         if value is not None:

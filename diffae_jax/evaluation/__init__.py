@@ -1,1 +1,4 @@
-"""The paper's measurements of a model: programs, metrics, verdicts and the report. Knows no stage and no command."""
+"""The paper's measurements of a model: programs, metrics, claims and the report.
+
+This package depends on no stage and no command.
+"""

@@ -1,4 +1,4 @@
-"""Work that is kept as it is done: an evaluation that was stopped, however roughly, goes on where it was."""
+"""A cache of finished chunks on disk, from which a stopped evaluation resumes."""
 
 import zipfile
 from collections.abc import Callable
@@ -19,10 +19,11 @@ Arrays = dict[str, np.ndarray]
 
 
 class ChunkCache:
-    """Named parts of the work in a folder, arrays each, which are there whole or not at all.
+    """Named chunks of work in a folder. Each chunk is a dict of arrays and is written atomically.
 
-    `inputs` is what they depend on: parts that were made from other inputs are removed. The main process writes; which
-    parts there are is looked up once, before anybody writes, so that all processes do the same.
+    `inputs` describes what the chunks depend on. Chunks that were made from different inputs are
+    removed. Only the main process writes. The folder is listed once, before anything is written,
+    so all processes agree on which chunks exist.
     """
 
     def __init__(self, folder: Path, inputs: dict[str, Any]):
@@ -30,30 +31,33 @@ class ChunkCache:
         with together():
             record = folder / INPUTS
             fresh = not record.exists() or read_json(record) != inputs
-            self._there = set() if fresh else {path.stem for path in folder.glob("*.npz")}
+            self._existing = set() if fresh else {path.stem for path in folder.glob("*.npz")}
         if fresh and is_main_process():
             _clear(folder)
             write_json(record, inputs)
 
-    def keep(self, name: str, compute: Callable[[], Arrays]) -> Arrays:
-        """Returns the arrays of a part, computed unless they are there already."""
-        stem = quote(name, safe=" ")  # labels of people are part of names
+    def load_or_compute(self, name: str, compute: Callable[[], Arrays]) -> Arrays:
+        """Returns the arrays of a chunk: from disk if it exists, otherwise computed and written.
+
+        Raises UserError if a computed array contains NaN or infinity.
+        """
+        stem = quote(name, safe=" ")  # names contain labels, which may contain any character
         path = self._folder / f"{stem}.npz"
-        if stem in self._there:
+        if stem in self._existing:
             try:
                 with np.load(path, allow_pickle=False) as stored:
                     return dict(stored)
             except (zipfile.BadZipFile, ValueError, EOFError, OSError, KeyError) as error:
-                say(f"{path} is damaged ({shown(str(error))}): it is made anew.")
+                say(f"{path} is damaged ({shown(str(error))}). It is computed again.")
         arrays = compute()
         for key, values in arrays.items():
             is_float = np.issubdtype(values.dtype, np.floating)
-            # of images that come back exactly the signal-to-noise ratio is infinite
+            # PSNR is infinite for an image that is reconstructed exactly
             bad = ~np.isfinite(values) & ~(values == np.inf if key == "psnr" else False) if is_float else np.zeros(1)
             if bad.any():
                 raise UserError(
-                    f"{int(bad.sum()):,} of {bad.size:,} numbers of {name} are not finite: the weights are damaged, or "
-                    f"too large for the precision; --config.train.precision=float32 tells which."
+                    f"{int(bad.sum()):,} of {bad.size:,} numbers of {name} are not finite. The weights are damaged, or "
+                    f"too large for the precision: use --config.train.precision=float32 to find out which."
                 )
         if is_main_process():
             with atomic_write(path) as scratch:
@@ -61,15 +65,15 @@ class ChunkCache:
         return arrays
 
     def remove(self) -> None:
-        """Removes the parts, once what they were for is written."""
-        with together():  # nobody reads them any more
+        """Removes all chunks."""
+        with together():  # no process may still be reading
             pass
         if is_main_process():
             _clear(self._folder)
 
 
 def _clear(folder: Path) -> None:
-    """Removes parts and what they were made from, and nothing else that may lie there."""
+    """Removes the chunks and inputs.json. Other files in the folder are kept."""
     for path in (*folder.glob("*.npz"), folder / INPUTS):
         path.unlink(missing_ok=True)
     if folder.is_dir() and not any(folder.iterdir()):

@@ -1,4 +1,4 @@
-"""95 % intervals by the bootstrap: how far a number would move with other images of the same kind."""
+"""95 % intervals: how far a number would vary with a different set of images of the same kind."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,21 +9,21 @@ from jaxtyping import Bool, Float
 from diffae_jax.evaluation.results import Figure
 
 RESAMPLES = 1000
-FEWEST = 2  # images, below which nothing can be said
-NORMAL = 1.959964  # deviations to either side that hold 95 % of a normal distribution
+MIN_ROWS = 2  # fewer images give no interval
+NORMAL = 1.959964  # 95 % of a normal distribution lie within this many standard deviations
 
 
 def mean_figure(metric: str, row: str, column: str, values: Float[np.ndarray, "n"], **more: Any) -> Figure:
-    """Returns the mean of a number per image, with the percentiles of the means of resampled images."""
+    """Returns the mean of one number per image, with its bootstrap interval over the images."""
     values = np.asarray(values, np.float64)
     low, high = percentiles(np.mean, values)
     return Figure(metric, row, column, float(values.mean()), len(values), low, high, **more)
 
 
 def share_figure(metric: str, row: str, column: str, hits: Bool[np.ndarray, "n"], **more: Any) -> Figure:
-    """Returns the share of images of which something is true, with the interval of Wilson.
+    """Returns the share of images that are hits, with its Wilson interval.
 
-    The bootstrap of nothing, or of all, has no width, however few images there are.
+    With 0 or 100 % hits a bootstrap interval would collapse to a point.
     """
     from scipy.stats import binomtest
 
@@ -35,16 +35,17 @@ def share_figure(metric: str, row: str, column: str, hits: Bool[np.ndarray, "n"]
 def percentiles(
     statistic: Callable[..., float], *arrays: np.ndarray, resamples: int = RESAMPLES
 ) -> tuple[float | None, float | None]:
-    """Returns the interval of a statistic of arrays whose rows belong together; none for fewer than two rows.
+    """Returns the bootstrap interval of a statistic. Rows of all arrays are drawn together.
 
-    Resamples for which the statistic is not defined (NaN, as AUROC of one class) are left out.
+    Returns (None, None) for fewer than two rows. Resamples with an undefined statistic are
+    skipped: AUROC is NaN if only one class is drawn.
     """
     count = len(arrays[0])
-    if count < FEWEST:
+    if count < MIN_ROWS:
         return None, None
     random = np.random.default_rng(0)
-    chosen = (random.integers(count, size=count) for _ in range(resamples))
-    values = np.array([statistic(*(array[rows] for array in arrays)) for rows in chosen])
+    drawn = (random.integers(count, size=count) for _ in range(resamples))
+    values = np.array([statistic(*(array[rows] for array in arrays)) for rows in drawn])
     if np.isnan(values).all():
         return None, None
     low, high = np.nanpercentile(values, [2.5, 97.5])
@@ -54,10 +55,10 @@ def percentiles(
 def spread_of_distance(
     distance: Callable[[np.ndarray, np.ndarray], float], features: np.ndarray, others: np.ndarray, resamples: int
 ) -> float:
-    """Returns the deviation of a distance between two sets over resampled sets.
+    """Returns the standard deviation of a distance between two sets over bootstrap resamples.
 
-    The distance of resampled sets is greater than that of the sets, for they have fewer different images: so their
-    deviation tells something, and their percentiles do not.
+    Resampled sets have fewer distinct images, so their distances are biased upward. Their standard
+    deviation can be used, but their percentiles cannot.
     """
     random = np.random.default_rng(0)
     values = [

@@ -1,4 +1,4 @@
-"""How close two images are, on the scale [0, 1], as the paper measures it (Table 1), and two sets of images."""
+"""Distances between pairs of images on the scale [0, 1] (Table 1), and between sets of images."""
 
 import contextlib
 from collections.abc import Callable
@@ -9,28 +9,57 @@ from jaxtyping import Float, Float64
 
 from diffae_jax.runtime.errors import UserError
 
+ROWS = 8192  # rows of features that are converted to float64 at a time
+
 
 def _unit(images: Float[np.ndarray, "n *shape"]) -> Float64[np.ndarray, "n *shape"]:
     return (np.asarray(images, np.float64) + 1) / 2
 
 
 def mse(images: Float[np.ndarray, "n *shape"], others: Float[np.ndarray, "n *shape"]) -> Float[np.ndarray, "n"]:
-    """Mean squared error of each pair of images in [-1, 1]."""
+    """Returns the mean squared error of each pair of images.
+
+    Args:
+        images: Images [N, *spatial, C] in [-1, 1].
+        others: The images to compare with, of the same shape and range.
+
+    Returns:
+        The errors [N] in float64, on the scale [0, 1].
+
+    Source: Table 1.
+    """
     difference = _unit(images) - _unit(others)
     return np.square(difference).reshape(len(difference), -1).mean(-1)
 
 
 def psnr(images: Float[np.ndarray, "n *shape"], others: Float[np.ndarray, "n *shape"]) -> Float[np.ndarray, "n"]:
-    """Peak signal-to-noise ratio in decibel of each pair of images in [-1, 1]; infinite for equal ones."""
+    """Returns the peak signal-to-noise ratio of each pair of images.
+
+    Args:
+        images: Images [N, *spatial, C] in [-1, 1].
+        others: The images to compare with, of the same shape and range.
+
+    Returns:
+        The ratios [N] in decibels; infinity for equal images.
+    """
     with np.errstate(divide="ignore"):
         return -10 * np.log10(mse(images, others))
 
 
 def ssim(images: Float[np.ndarray, "n *shape"], others: Float[np.ndarray, "n *shape"]) -> Float[np.ndarray, "n"]:
-    """Structural similarity of each pair of images in [-1, 1], of any rank and number of channels.
+    """Returns the structural similarity of each pair of images.
 
-    Local moments under a Gaussian window of 11 values an axis and sigma 1.5, with zeros beyond the border, as the
-    official code takes them; the mean over positions and channels.
+    Local moments use a Gaussian window of 11 values per axis with sigma 1.5, and zeros beyond the
+    border, as in the official code. The similarity is averaged over positions and channels.
+
+    Args:
+        images: Images [N, *spatial, C] in [-1, 1], with any number of spatial axes and channels.
+        others: The images to compare with, of the same shape and range.
+
+    Returns:
+        The similarities [N]; 1 for equal images.
+
+    Source: Table 1.
     """
     from scipy.ndimage import gaussian_filter
 
@@ -52,9 +81,14 @@ def ssim(images: Float[np.ndarray, "n *shape"], others: Float[np.ndarray, "n *sh
 def principal_components(
     images: Float[np.ndarray, "n *shape"], num_components: int
 ) -> Callable[[Float[np.ndarray, "m *shape"]], Float[np.ndarray, "m d"]]:
-    """Returns what maps images to their first principal components, those of the images given here.
+    """Fits principal components to the pixels of images.
 
-    There are fewer components where there are fewer images or values.
+    Args:
+        images: The images [N, *spatial, C] that the components are fitted to.
+        num_components: The number of components, reduced if there are fewer images or pixels.
+
+    Returns:
+        A function that maps images [M, *spatial, C] to their components [M, D].
     """
     from sklearn.decomposition import PCA
 
@@ -63,38 +97,50 @@ def principal_components(
     return lambda others: pca.transform(others.reshape(len(others), -1))
 
 
-ROWS = 8192  # of features that are in float64 at a time
-
-
 class Moments:
-    """Number, mean and covariance of features that come in batches, in float64: they need not fit into memory.
+    """Count, mean and covariance of features that are added in batches, in float64.
 
-    Batches are merged by the formula for the covariance of a union, so that a mean far from zero costs no digits.
+    The features need not fit into memory together. Batches are merged by the formula for the
+    covariance of a union, so a mean far from zero loses no digits.
+
+    Args:
+        dim: The number of dimensions of a feature vector.
     """
 
     def __init__(self, dim: int):
         self.count = 0
         self.mean = np.zeros(dim)
-        self.scatter = np.zeros((dim, dim))  # sum of the outer products of what deviates from the mean
+        self.scatter = np.zeros((dim, dim))  # sum of outer products of deviations from the mean
 
     def add(self, features: Float[np.ndarray, "n d"]) -> None:
-        """Takes in some more features. Raises UserError where some are not finite or of another dimension."""
+        """Adds a batch of features.
+
+        Args:
+            features: Feature vectors [N, D]; N may be 0.
+
+        Raises:
+            UserError: If a value is not finite, or the features have a different dimension.
+        """
         features = np.asarray(features, np.float64)
         if features.ndim != 2 or features.shape[1] != len(self.mean):
-            raise UserError(f"Features of {len(self.mean)} dimensions are [N, {len(self.mean)}], not {features.shape}.")
+            raise UserError(f"Features must have the shape [N, {len(self.mean)}], not {features.shape}.")
         broken = _broken_rows(features)
         if broken:
-            raise UserError(f"Features have to be finite: {broken:,} of {len(features):,} rows hold NaN or infinity.")
+            raise UserError(f"Features must be finite: {broken:,} of {len(features):,} rows contain NaN or infinity.")
         if not len(features):
             return
         batch = Moments(features.shape[1])
-        with np.errstate(over="ignore", invalid="ignore"):  # told where a distance is taken
+        with np.errstate(over="ignore", invalid="ignore"):  # frechet_distance reports an overflow
             batch.count, batch.mean = len(features), features.mean(0)
             batch.scatter = (features - batch.mean).T @ (features - batch.mean)
             self.merge(batch)
 
     def merge(self, other: "Moments") -> None:
-        """Takes in all that another has taken in."""
+        """Adds all features of another `Moments`.
+
+        Args:
+            other: Moments of the same dimension.
+        """
         count = self.count + other.count
         if not count:
             return
@@ -106,14 +152,18 @@ class Moments:
 
     @property
     def covariance(self) -> Float64[np.ndarray, "d d"]:
-        """The sample covariance, as of n - 1; of fewer than two there is none."""
+        """The sample covariance, with divisor N - 1.
+
+        Raises:
+            UserError: If there are fewer than two rows of features.
+        """
         if self.count < 2:
-            raise UserError(f"A covariance takes at least two rows of features, not {self.count}.")
+            raise UserError(f"A covariance needs at least two rows of features, not {self.count}.")
         return self.scatter / (self.count - 1)
 
 
 def _broken_rows(features: Float[np.ndarray, "n d"]) -> int:
-    """Returns how many rows hold NaN or infinity."""
+    """Returns how many rows contain NaN or infinity."""
     return int((~np.isfinite(features).all(1)).sum())
 
 
@@ -124,19 +174,31 @@ def _moments(features: Float[np.ndarray, "n d"] | Moments) -> Moments:
         for start in range(0, 0 if broken else len(features), ROWS):
             moments.add(features[start : start + ROWS])
     if broken or moments.count < 2:
-        told = f"{len(features):,}, of which {broken:,} hold NaN or infinity" if broken else f"{moments.count}"
-        raise UserError(f"A Frechet distance takes at least two rows of finite features, not {told}.")
+        given = f"{len(features):,}, of which {broken:,} contain NaN or infinity" if broken else f"{moments.count}"
+        raise UserError(f"A Frechet distance needs at least two rows of finite features, not {given}.")
     return moments
 
 
 def frechet_distance(
     features: Float[np.ndarray, "n d"] | Moments, others: Float[np.ndarray, "m other"] | Moments
 ) -> float:
-    """Returns the squared Frechet distance |m - m'|^2 + tr(C + C' - 2 (C C')^(1/2)) of Gaussians fitted to two sets.
+    """Returns the squared Frechet distance between Gaussians fitted to two sets of features.
 
-    In float64; the root is taken of symmetric matrices alone, so that it is real. In the features of the original
-    Inception this is FID (Heusel et al., 2017). Raises UserError for features that are not finite, are of other
-    dimensions or fewer than two, and for a distance beyond what float64 holds.
+    The distance is |m - m'|^2 + tr(C + C' - 2 (C C')^(1/2)), in float64. Matrix roots are only
+    taken of symmetric matrices, so the result is real.
+
+    Args:
+        features: Feature vectors [N, D], or their moments.
+        others: Feature vectors [M, D] of the other set, or their moments.
+
+    Returns:
+        The distance. In the features of the original Inception network it is the FID.
+
+    Raises:
+        UserError: If features are not finite, have different dimensions or are fewer than two, or
+            if the distance exceeds the range of float64.
+
+    Source: Heusel et al., 2017.
     """
     first, second = _moments(features), _moments(others)
     if len(first.mean) != len(second.mean):
@@ -152,14 +214,14 @@ def frechet_distance(
     if not np.isfinite(distance):
         largest = max(np.abs(moments.mean).max() for moments in (first, second))
         raise UserError(
-            f"The Frechet distance is {distance}: features with means up to {largest:.1e} and such variances are more "
-            f"than float64 holds, so look for a network that has diverged."
+            f"The Frechet distance is {distance}: with feature means up to {largest:.1e} it exceeds the range of "
+            f"float64. Check whether a network has diverged."
         )
     return float(distance)
 
 
 class KernelDistance(NamedTuple):
-    """Mean and standard deviation over subsets."""
+    """Mean and standard deviation of the kernel distance over random subsets."""
 
     mean: float
     std: float
@@ -170,26 +232,41 @@ def kernel_distance(
     others: Float[np.ndarray, "m d"],
     *,
     num_subsets: int = 100,
-    subset_size: int | None = None,  # by default 1,000, or all where there are fewer
+    subset_size: int | None = None,
     seed: int = 0,
 ) -> KernelDistance:
-    """Returns the unbiased squared maximum mean discrepancy of subsets, with the kernel (x.y / d + 1)^3, in float64.
+    """Returns the unbiased squared maximum mean discrepancy of two sets of features.
 
-    In the features of the original Inception this is KID (Binkowski et al., 2018). Where a subset is all of both sets
-    there is one alone, and no deviation. Raises UserError for features that are not finite, for a subset of fewer than
-    two, and for fewer features than a subset takes.
+    It is averaged over random subsets. The kernel is (x.y / d + 1)^3, in float64.
+
+    Args:
+        features: Feature vectors [N, D].
+        others: Feature vectors [M, D] of the other set.
+        num_subsets: The number of subsets. If a subset contains all rows, only one is used.
+        subset_size: The number of rows in a subset. By default 1,000, or all rows if fewer.
+        seed: The seed that selects the subsets.
+
+    Returns:
+        Mean and standard deviation over the subsets. In the features of the original Inception
+        network the mean is the KID.
+
+    Raises:
+        UserError: If features are not finite, or if a subset has fewer than two rows or more than
+            there are.
+
+    Source: Binkowski et al., 2018.
     """
     sets = [np.asarray(values, np.float64) for values in (features, others)]
     broken = sum(map(_broken_rows, sets))
     if broken:
-        raise UserError(f"A kernel distance takes finite features: {broken:,} rows hold NaN or infinity.")
-    fewest = min(map(len, sets))
-    size = min(1000, fewest) if subset_size is None else subset_size
-    if not 2 <= size <= fewest:
+        raise UserError(f"A kernel distance needs finite features: {broken:,} rows contain NaN or infinity.")
+    smallest = min(map(len, sets))
+    size = min(1000, smallest) if subset_size is None else subset_size
+    if not 2 <= size <= smallest:
         counts = " and ".join(f"{len(values):,}" for values in sets)
         raise UserError(
-            f"A kernel distance takes subsets of at least 2 and at most as many images as there are, "
-            f"not {size:,} of {counts}: give more images or a smaller subset_size."
+            f"subset_size must be at least 2 and at most the number of images in each set, not {size:,} for sets of "
+            f"{counts}. Use more images or a smaller subset_size."
         )
     if size == max(map(len, sets)):
         num_subsets = 1
@@ -202,7 +279,7 @@ def kernel_distance(
 
 
 def _squared_discrepancy(x: Float64[np.ndarray, "n d"], y: Float64[np.ndarray, "n d"]) -> float:
-    """The unbiased estimate of the squared maximum mean discrepancy: no value is compared with itself."""
+    """Returns the unbiased squared maximum mean discrepancy, which compares no row with itself."""
     n, d = x.shape
 
     def kernel(a, b):

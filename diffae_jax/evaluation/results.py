@@ -1,6 +1,6 @@
-"""What an evaluation found: figures with their counts and intervals, pictures, and what the paper says of them.
+"""The results of an evaluation: figures with intervals, pictures, and the paper's claims.
 
-All of it is plain data, and results.json is this data: one list of figures that any program can read as a table.
+results.json holds exactly this data. Its figures are records that any program can read as a table.
 """
 
 import dataclasses
@@ -20,38 +20,41 @@ Verdict = Literal["holds", "does not hold", "undecided", "not measured"]
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """One number: what was measured (`metric`), of what (`row`), under which setting (`column`, such as T = 20)."""
+    """One measured number."""
 
-    metric: str  # as SSIM, MSE, LPIPS, accuracy
-    row: str  # as "inferred x_T"
-    column: str  # as "T = 20"; empty where there is one setting
+    metric: str  # such as SSIM, MSE, LPIPS or accuracy
+    row: str  # what was measured, such as "inferred x_T"
+    column: str  # the setting, such as "T = 20"; empty if there is only one
     value: float
-    count: int  # images, or whatever `counted` says
-    low: float | None = None  # of the 95 % interval, where there is one
-    high: float | None = None
-    paper: float | None = None  # the same number in the paper, where comparable
+    count: int  # the number of images, or of what `counted` names
+    low: float | None = None  # lower end of the 95 % interval
+    high: float | None = None  # upper end
+    paper: float | None = None  # the same number in the paper, if comparable
     counted: str = "images"
 
     def text(self) -> str:
-        """Returns the number as people write it, with its interval."""
+        """Returns the number and its interval as text, such as "0.52 [0.48, 0.56]"."""
         value, *ends = self.texts()
         return f"{value} [{', '.join(ends)}]" if ends else value
 
     def texts(self) -> tuple[str, ...]:
-        """Returns the number and the ends of its interval, where there is one, with the digits that this decides."""
+        """Returns the number and the ends of its interval as texts.
+
+        They have as many digits as the width of the interval supports.
+        """
         if self.low is None or self.high is None:
             return (rounded(self.value),)
         numbers = self.value, self.low, self.high
         width = self.high - self.low
         if not 1e-3 <= abs(self.value) < 1e6 or not 1e-6 < width < math.inf:
             return tuple(map(rounded, numbers))
-        digits = max(0, 1 - math.floor(math.log10(width)))  # two of the width
+        digits = max(0, 1 - math.floor(math.log10(width)))  # two significant digits of the width
         return tuple(f"{number:,.{digits}f}" for number in numbers)
 
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """A picture beside results.json, and what it shows."""
+    """A picture file next to results.json, and its caption."""
 
     file: str
     caption: str
@@ -59,16 +62,16 @@ class Picture:
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """What one program measured."""
+    """The results of one program."""
 
-    name: str  # of the program
-    title: str  # with the table or figure of the paper
+    name: str  # name of the program
+    title: str  # names the table or figure of the paper
     figures: tuple[Figure, ...] = ()
     pictures: tuple[Picture, ...] = ()
-    notes: tuple[str, ...] = ()  # a sentence each: what was left out and how to get it, what a number means
+    notes: tuple[str, ...] = ()  # sentences on what was skipped and on what a number means
 
     def find(self, metric: str, row: str, column: str | None = None) -> Figure | None:
-        """Returns the figure of that name, or None; without a column, the first one."""
+        """Returns the figure of a metric, row and column (None: the first one), or None."""
         for figure in self.figures:
             if (figure.metric, figure.row) == (metric, row) and column in (None, figure.column):
                 return figure
@@ -77,26 +80,26 @@ class Section:
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """What the paper says, where it says so, whether it holds here, and the figures that decide."""
+    """A claim of the paper, and whether the figures support it."""
 
     text: str
-    source: str
+    source: str  # where the paper makes the claim
     verdict: Verdict
-    evidence: str
+    evidence: str  # the figures behind the verdict
 
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """All that an evaluation found, and of what."""
+    """All results of an evaluation, and what they depend on."""
 
-    measured: dict[str, Any]  # what the figures depend on: model, images, settings; figures of others are stale
-    about: dict[str, str]  # for people: model, images, version, commit, time
-    config: dict[str, Any]  # of the model
+    measured: dict[str, Any]  # the model, images and settings; if these change, the figures are stale
+    about: dict[str, str]  # for readers: model, images, version, commit, time
+    config: dict[str, Any]  # the model's config
     sections: tuple[Section, ...]
     claims: tuple[Claim, ...]
 
     def section(self, name: str) -> Section | None:
-        """Returns what the program of that name measured, or None where it did not run."""
+        """Returns the results of the program of that name, or None if it did not run."""
         return next((section for section in self.sections if section.name == name), None)
 
 
@@ -106,9 +109,9 @@ def write(folder: Path, results: Results) -> None:
 
 
 def read(folder: Path) -> Results:
-    """Reads results.json. Raises UserError for a file that is none of these."""
+    """Reads results.json. Raises UserError if it has a different format."""
     path = folder / RESULTS
-    found = read_json(path)
+    content = read_json(path)
     try:
         sections = [
             Section(
@@ -118,24 +121,25 @@ def read(folder: Path) -> Results:
                 tuple(Picture(**picture) for picture in section["pictures"]),
                 tuple(section["notes"]),
             )
-            for section in found["sections"]
+            for section in content["sections"]
         ]
-        claims = tuple(Claim(**claim) for claim in found["claims"])
-        return Results(found["measured"], found["about"], found["config"], tuple(sections), claims)
+        claims = tuple(Claim(**claim) for claim in content["claims"])
+        return Results(content["measured"], content["about"], content["config"], tuple(sections), claims)
     except (KeyError, TypeError) as error:
-        raise UserError(f"{path} is no result of this version: remove it to measure again.") from error
+        raise UserError(f"{path} was not written by this version. Remove it to measure again.") from error
 
 
 def rounded(value: float) -> str:
-    """Writes a number with three significant digits, whole above a hundred; those very small or large with an exponent.
+    """Returns a number as text with three significant digits, or as an integer above 100.
 
-    Just below 1, where SSIM and AUROC lie, it is the distance from 1 that counts.
+    Very small and very large numbers get an exponent. Numbers from 0.99 to 1, such as SSIM and
+    AUROC, get five decimals because their distance from 1 matters.
     """
     if value == 0 or not math.isfinite(value):
         return str(value) if value else "0"
     if 0.99 <= value < 1:
         return f"{value:.5f}"
-    digits, exponent = f"{value:.2e}".split("e")  # rounded first: 9.996 is 10.0 and 0.0009996 a thousandth
+    digits, exponent = f"{value:.2e}".split("e")  # rounding first gives 9.996 the exponent of 10.0
     if not -3 <= int(exponent) < 6:
         return f"{digits}e{int(exponent)}"
     return f"{value:,.{max(0, 2 - int(exponent))}f}"
@@ -143,7 +147,7 @@ def rounded(value: float) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Figures of one metric, a row for each thing measured and a column for each setting."""
+    """The figures of one metric: a row for each object measured and a column for each setting."""
 
     metric: str
     columns: tuple[str, ...]
@@ -151,9 +155,9 @@ class Table:
 
 
 def tables(figures: Iterable[Figure]) -> list[Table]:
-    """Returns a table for each metric, in the order in which metrics, rows and columns first come."""
+    """Returns a table for each metric, with metrics, rows and columns in order of appearance."""
     figures = list(figures)
-    made = []
+    result = []
     for metric in dict.fromkeys(figure.metric for figure in figures):
         cells = {(figure.row, figure.column): figure for figure in figures if figure.metric == metric}
         columns = tuple(dict.fromkeys(column for _, column in cells))
@@ -161,20 +165,20 @@ def tables(figures: Iterable[Figure]) -> list[Table]:
             (row, tuple(cells.get((row, column)) for column in columns))
             for row in dict.fromkeys(row for row, _ in cells)
         )
-        made.append(Table(metric, columns, rows))
-    return made
+        result.append(Table(metric, columns, rows))
+    return result
 
 
 def as_text(section: Section) -> str:
-    """Returns a section as tables for a terminal."""
+    """Returns a section as plain-text tables for a terminal."""
     lines = [section.title]
     for table in tables(section.figures):
         cells = [[table.metric, *table.columns]]
         for row, figures in table.rows:
             cells.append([row, *("" if figure is None else figure.text() for figure in figures)])
             if any(figure is not None and figure.paper is not None for figure in figures):
-                of_paper = [figure and figure.paper for figure in figures]
-                cells.append(["  paper", *("" if value is None else rounded(value) for value in of_paper)])
+                paper_values = [figure and figure.paper for figure in figures]
+                cells.append(["  paper", *("" if value is None else rounded(value) for value in paper_values)])
         widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
         lines += [
             "  " + "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()

@@ -1,4 +1,4 @@
-"""What the programs of an evaluation are given: the model, the models to compare it with, images, settings."""
+"""The input of evaluation programs: model, models to compare with, images and settings."""
 
 import dataclasses
 import math
@@ -22,15 +22,15 @@ from diffae_jax.runtime.cluster import is_main_process
 from diffae_jax.runtime.files import atomic_write
 
 NUM_PICTURES = 12  # images in a row of a picture
-CHUNK = 256  # images in memory at a time, fewer of large ones:
-CHUNK_VALUES = 2**22  # so many values together, for each device
-SMALL = 2**24  # values of all images, up to which they are held in memory for classifiers
+CHUNK = 256  # images in a chunk, at most
+CHUNK_VALUES = 2**22  # pixel values in a chunk for each device, at most
+SMALL = 2**24  # pixel values of a data set that is held in memory for classifiers, at most
 
 Distance = Callable[[np.ndarray, np.ndarray], Float[np.ndarray, "n"]]
 
 
 class Networks(NamedTuple):
-    """What FID and LPIPS are measured with, where it is at hand; a sentence where it is not: why, and how to get it."""
+    """The networks of FID and LPIPS, and for each missing one a note with the reason."""
 
     inception: FeatureSpace | None = None
     lpips: Distance | None = None
@@ -40,60 +40,64 @@ class Networks(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """What is measured, on what, and where the results go."""
+    """The model, the images, the settings and the output folder of an evaluation."""
 
     model: DiffAE
-    images: Source  # what is measured: held out, where there are such
-    training: Source | None  # what the model was trained on, where it is at hand
+    images: Source  # the images to measure: held-out images, if there are any
+    training: Source | None  # the training images, if available
     settings: ConfigDict  # config.evaluation
     seed: int
     folder: Path
     cache: ChunkCache
     networks: Networks
-    baseline: DiffAE | None = None  # the DDIM without z
-    others: tuple[DiffAE, ...] = ()  # with a z of another size
-    foreign: Source | None = None  # images of another kind
-    images_per_second: float | None = None  # of training, where that is known
+    baseline: DiffAE | None = None  # the DDIM baseline, without z
+    others: tuple[DiffAE, ...] = ()  # models with a different size of z
+    foreign: Source | None = None  # images of a different kind
+    images_per_second: float | None = None  # speed of training, if known
 
     @cached_property
     def chosen(self) -> np.ndarray:
-        """The numbers of the images that are measured, at most `num_images` of them."""
+        """The numbers of the measured images, at most `num_images` of them."""
         return choose(len(self.images), self.settings.num_images, self.seed)
 
     @property
     def has_z(self) -> bool:
-        """Whether the model is no DDIM baseline."""
+        """Whether the model has a z. A DDIM baseline has none."""
         return self.model.config.model.z_dim is not None
 
     def chunks(self, count: int) -> Iterator[tuple[int, int]]:
-        """Yields from and to which number so many images are worked on at a time."""
+        """Yields the start and the stop of each chunk of `count` images."""
         size = max(1, min(CHUNK, self.model.mesh.size * CHUNK_VALUES // math.prod(self.model.image_shape)))
         for start in range(0, count, size):
             yield start, min(start + size, count)
 
     def read(self, start: int, stop: int) -> Float[np.ndarray, "n *shape"]:
-        """Reads the measured images from one number to another."""
+        """Reads the measured images from `start` to `stop`, in [-1, 1]."""
         return as_float(self.images, self.chosen[start:stop])
 
     def is_small(self, count: int) -> bool:
-        """Whether so many images may be held in memory together."""
+        """Whether `count` images fit into memory together."""
         return count * math.prod(self.model.image_shape) <= SMALL
 
-    def keep_images(self, first: int, images: Float[np.ndarray, "n *shape"], *folders: str) -> None:
-        """Writes generated images as PNG files into folders of these names, where that is asked for."""
+    def write_images(self, first: int, images: Float[np.ndarray, "n *shape"], *folders: str) -> None:
+        """Writes generated images as PNG files into nested folders, if `keep_images` is set.
+
+        `first` is the number of the first image, for its file name.
+        """
         if not self.settings.keep_images or not is_main_process():
             return
-        folder = self.folder.joinpath("images", *(quote(name, safe=" ,") for name in folders))  # labels are names, too
+        # folder names contain labels, which may contain any character
+        folder = self.folder.joinpath("images", *(quote(name, safe=" ,") for name in folders))
         for i, picture in enumerate(to_pil(images), start=first):
             with atomic_write(folder / f"{i:06d}.png") as scratch:
                 picture.save(scratch)
 
 
 def as_float(source: Source, numbers: np.ndarray) -> Float[np.ndarray, "n *shape"]:
-    """Reads some images of a source, in [-1, 1]."""
+    """Reads the images of a source with these numbers, in [-1, 1]."""
     return to_float(read(source, numbers))
 
 
 def encoded(model: DiffAE, images: Float[np.ndarray, "n *shape"]) -> Float[np.ndarray, "n d"] | None:
-    """Returns z of images, as `invert` and `decode` take it; a DDIM baseline has none."""
+    """Returns the z of images, or None for a DDIM baseline, as `invert` and `decode` accept it."""
     return None if model.config.model.z_dim is None else model.encode(images)

@@ -1,4 +1,4 @@
-"""What an evaluation measures, against closed forms, brute force and the model itself; and what it refuses."""
+"""Evaluation programs against closed forms, brute force and the model; and rejected input."""
 
 import json
 import re
@@ -54,7 +54,7 @@ RNG = np.random.default_rng(0)
 
 
 def images(count, seed=0, labeled=True):
-    """Random images of the tiny model's shape, with a label that their brightness tells."""
+    """Random images of the tiny model's shape, with a label that depends on their brightness."""
     rng = np.random.default_rng(seed)
     bright = np.arange(count) % 2
     pixels = rng.integers(0, 128, (count, 8, 8, 1)) + 100 * bright[:, None, None, None]
@@ -93,7 +93,7 @@ def baseline(one_device):
 
 @pytest.fixture(scope="module")
 def everything(model, baseline, tmp_path_factory):
-    """All programs on random models: what was found, and where."""
+    """The results of all programs on random models, and their folder."""
     folder = tmp_path_factory.mktemp("evaluation")
     found = evaluate(
         model,
@@ -113,7 +113,7 @@ def test_every_program_of_the_config_measures_and_writes_its_picture(everything)
     assert tuple(PROGRAMS) == NAMES == tuple(section.name for section in found.sections)
     for section in found.sections:
         assert section.figures, section.name
-        assert not any("eft out" in note and "FID" not in note and "LPIPS" not in note for note in section.notes)
+        assert not any("kipped" in note and "FID" not in note and "LPIPS" not in note for note in section.notes)
         for figure in section.figures:
             assert np.isfinite(figure.value), figure
             assert figure.count > 0, figure
@@ -147,7 +147,7 @@ def test_reconstruction_is_that_of_the_model(everything, model, baseline):
 def test_distances_are_those_of_the_sets_that_are_named(everything, model):
     section = everything[0].section("sampling")
     held_out, training = (to_float(images(*of).images) for of in ((30, 1), (60, 2)))
-    assert "30 held-out images; 40 other real ones" in section.notes[0]
+    assert "30 held-out images. As a yardstick, the last row compares 40 other real images" in section.notes[0]
     others = training[np.random.default_rng(0).permutation(60)[:40]]
     components = sampling.principal_space(others)
     metric = components.frechet_name
@@ -171,7 +171,7 @@ def test_generated_images_are_kept_where_asked(everything, model):
     assert len(list((folder / "reconstruction" / "inferred-3").iterdir())) == 24
 
 
-def test_labels_that_brightness_tells_are_read_from_pixels(everything):
+def test_labels_that_depend_on_brightness_are_predicted_from_pixels(everything):
     section = everything[0].section("labels")
     for metric in ("accuracy", "AUROC", "average precision"):
         assert section.find(metric, "bright, from pixels").value > 0.95
@@ -179,7 +179,7 @@ def test_labels_that_brightness_tells_are_read_from_pixels(everything):
     assert section.find("accuracy", "bright, from z").count == 30
 
 
-def test_parts_in_many_chunks_are_the_whole(model, tmp_path, monkeypatch):
+def test_many_small_chunks_give_the_same_results(model, tmp_path, monkeypatch):
     monkeypatch.setattr("diffae_jax.evaluation.study.CHUNK", 7)
     usual = settings(programs=("reconstruction", "sampling", "neighbors", "out_of_distribution"), num_steps=(2,))
     found = evaluate(model, images(30, seed=1), images(60, seed=2), usual, tmp_path / "small")
@@ -189,11 +189,11 @@ def test_parts_in_many_chunks_are_the_whole(model, tmp_path, monkeypatch):
         for figure, other in zip(section.figures, expected.figures, strict=True):
             for name in ("metric", "row", "column", "count"):
                 assert getattr(figure, name) == getattr(other, name)
-            # another size of batch rounds otherwise
+            # a different batch size rounds differently
             np.testing.assert_allclose(figure.value, other.value, rtol=2e-3, atol=1e-5)
 
 
-def test_lpips_and_fid_are_measured_where_their_networks_are_at_hand(one_device, tmp_path):
+def test_lpips_and_fid_are_measured_if_their_networks_are_available(one_device, tmp_path):
     shape = (32, 32, 3)
     model = random_model(one_device, image_shape=shape)
     rng = np.random.default_rng(0)
@@ -227,7 +227,7 @@ def test_lpips_and_fid_are_measured_where_their_networks_are_at_hand(one_device,
     assert not found.section("reconstruction").notes[1:]
 
 
-# --- going on ---------------------------------------------------------------------------------------------------
+# --- resuming ------------------------------------------------------------------------------------
 
 
 def start(bundle, folder):
@@ -239,7 +239,7 @@ def start(bundle, folder):
     return Forked("diffae_jax.cli:run", arguments)
 
 
-def test_killed_evaluation_goes_on_and_ends_as_one_that_was_not(bundle, tmp_path):
+def test_killed_evaluation_resumes_with_the_same_results(bundle, tmp_path):
     folder = tmp_path / "killed"
     process = start(bundle, folder)
     wait_for(process, folder, "chunks/variations*.npz")
@@ -253,23 +253,23 @@ def test_killed_evaluation_goes_on_and_ends_as_one_that_was_not(bundle, tmp_path
     whole = tmp_path / "whole"
     finish(start(bundle, whole))
     assert results.read(folder).sections == results.read(whole).sections
-    assert "There already" in finish(start(bundle, whole))
+    assert "Already finished" in finish(start(bundle, whole))
 
 
-def test_further_program_leaves_what_was_measured_as_it_is(model, tmp_path):
+def test_further_program_keeps_earlier_results(model, tmp_path):
     data = images(30, seed=1), images(60, seed=2)
     first = evaluate(model, *data, settings(programs=("variations",)), tmp_path)
     assert evaluate(model, *data, settings(programs=("variations",)), tmp_path) is None
     more = evaluate(model, *data, settings(programs=("reconstruction",)), tmp_path)
     assert [section.name for section in more.sections] == ["reconstruction", "variations"]
     assert more.section("variations") == first.sections[0]
-    # of another seed everything is measured anew, and what is no longer measured is gone
+    # a different seed measures everything again and removes all earlier results
     other = evaluate(model, *data, settings(programs=("reconstruction",)), tmp_path, seed=1)
     assert [section.name for section in other.sections] == ["reconstruction"]
     assert not (tmp_path / "variations.png").exists()
 
 
-def test_report_that_is_missing_is_written_from_what_was_found(model, tmp_path):
+def test_missing_report_is_written_from_the_results(model, tmp_path):
     data, usual = images(6, seed=1), settings(programs=("reconstruction",), num_steps=(2,))
     evaluate(model, data, None, usual, tmp_path)
     written = (tmp_path / "report.html").read_bytes()
@@ -286,34 +286,34 @@ def test_same_weights_under_another_schedule_are_another_model(model, tmp_path):
     config = ConfigDict(model.config.to_dict())
     config.train.schedule = "linear" if config.train.schedule == "cosine" else "cosine"
     other = DiffAE(config, model.params, mesh=model.mesh)
-    with pytest.raises(UserError, match=r"an evaluation of something else \(model differ\)"):
+    with pytest.raises(UserError, match=r"an evaluation with different inputs \(model\)"):
         evaluate(other, data, None, usual, tmp_path, replace=False)
     assert results.read(tmp_path) == first
     assert evaluate(other, data, None, usual, tmp_path).sections != first.sections
 
 
-def test_damaged_part_is_made_anew(tmp_path, capsys):
-    ChunkCache(tmp_path, {}).keep("a", lambda: {"x": np.ones(3)})
+def test_damaged_chunk_is_computed_again(tmp_path, capsys):
+    ChunkCache(tmp_path, {}).load_or_compute("a", lambda: {"x": np.ones(3)})
     for content in (b"", (tmp_path / "a.npz").read_bytes()[:-20]):
         (tmp_path / "a.npz").write_bytes(content)
-        assert ChunkCache(tmp_path, {}).keep("a", lambda: {"x": np.ones(3)})["x"].sum() == 3
+        assert ChunkCache(tmp_path, {}).load_or_compute("a", lambda: {"x": np.ones(3)})["x"].sum() == 3
         assert "a.npz is damaged" in capsys.readouterr().out
 
 
-def test_parts_of_other_inputs_are_removed(tmp_path):
-    parts = ChunkCache(tmp_path / "chunks", {"model": 1})
+def test_chunks_of_different_inputs_are_removed(tmp_path):
+    cache = ChunkCache(tmp_path / "chunks", {"model": 1})
     name = "of class a/b, 50 %"
-    assert parts.keep(name, lambda: {"a": np.ones(2)})["a"].sum() == 2
+    assert cache.load_or_compute(name, lambda: {"a": np.ones(2)})["a"].sum() == 2
     again = ChunkCache(tmp_path / "chunks", {"model": 1})
-    assert again.keep(name, lambda: pytest.fail("it is there"))["a"].sum() == 2
+    assert again.load_or_compute(name, lambda: pytest.fail("it is there"))["a"].sum() == 2
     (tmp_path / "chunks" / "thesis.txt").write_text("mine")
     other = ChunkCache(tmp_path / "chunks", {"model": 2})
-    assert other.keep(name, lambda: {"a": np.zeros(2)})["a"].sum() == 0
+    assert other.load_or_compute(name, lambda: {"a": np.zeros(2)})["a"].sum() == 0
     other.remove()
     assert [path.name for path in (tmp_path / "chunks").iterdir()] == ["thesis.txt"]
 
 
-# --- mathematics ------------------------------------------------------------------------------------------------
+# --- mathematics ---------------------------------------------------------------------------------
 
 
 def test_interval_of_a_mean_is_that_of_the_normal_distribution():
@@ -368,10 +368,10 @@ def test_normality_of_known_noise():
         values[:, i] = rho * values[:, i - 1] + steps[:, i]
     found = {key: value.mean() for key, value in out_of_distribution.normality(values[..., None]).items()}
     assert found[out_of_distribution.AUTOCORRELATION] == pytest.approx(rho, abs=0.02)
-    assert found["deviation of x_T"] == pytest.approx(1 / np.sqrt(1 - rho**2), rel=0.03)
+    assert found["standard deviation of x_T"] == pytest.approx(1 / np.sqrt(1 - rho**2), rel=0.03)
     skewed = {k: v.mean() for k, v in out_of_distribution.normality(rng.exponential(size=(20, 50, 50, 2))).items()}
     assert skewed["mean of x_T"] == pytest.approx(1, abs=0.02)
-    assert skewed["skew of x_T"] == pytest.approx(2, abs=0.1)
+    assert skewed["skewness of x_T"] == pytest.approx(2, abs=0.1)
     assert skewed["excess kurtosis of x_T"] == pytest.approx(6, abs=0.6)
     assert abs(skewed[out_of_distribution.AUTOCORRELATION]) < 0.01
 
@@ -383,11 +383,11 @@ def test_shifted_images_move_to_the_right():
     np.testing.assert_array_equal(shifted[:, :, :2], np.repeat(x[:, :, :1], 2, 2))
 
 
-def test_part_that_is_not_finite_is_told_and_not_kept(tmp_path):
-    parts = ChunkCache(tmp_path / "chunks", {})
+def test_chunk_that_is_not_finite_is_reported_and_not_written(tmp_path):
+    cache = ChunkCache(tmp_path / "chunks", {})
     broken = {"x": np.array([0.0, np.nan, 1.0]), "n": np.arange(3)}
-    with pytest.raises(UserError, match=r"1 of 3 numbers of sampling-0 are not finite: .*float32"):
-        parts.keep("sampling-0", lambda: broken)
+    with pytest.raises(UserError, match=r"1 of 3 numbers of sampling-0 are not finite\. .*float32"):
+        cache.load_or_compute("sampling-0", lambda: broken)
     assert not list(tmp_path.glob("chunks/*.npz"))
 
 
@@ -408,24 +408,25 @@ def test_planted_copies_are_found(model, tmp_path, monkeypatch):
     assert section.find(neighbors.DISTANCE, "held-out images", "in pixels").value == pytest.approx(
         brute.mean(), rel=1e-5
     )
-    verdicts = {claim.text: claim.verdict for claim in found.claims}
-    assert (
-        verdicts["Samples are no copies of training images: hardly any is as near to one in pixels."] == "does not hold"
+    text = (
+        "Samples are not copies of training images: in pixels, less than 5 % are closer to one than 99 % of held-out "
+        "images are."
     )
+    assert {claim.text: claim.verdict for claim in found.claims}[text] == "does not hold"
 
 
-def test_detector_tells_what_differs_and_nothing_else():
+def test_detector_detects_a_difference_only_if_there_is_one():
     rng = np.random.default_rng(0)
     same = [rng.integers(0, 256, (200, 8, 8, 1), np.uint8) for _ in range(2)]
-    parts = splits(*same, seed=0)
-    assert [len(part.images) for part in parts] == [280, 40, 80]
-    assert [part.generated.mean() for part in parts] == [0.5] * 3
-    assert 0.3 < detect(*parts, seed=0).mean() < 0.7
+    subsets = splits(*same, seed=0)
+    assert [len(subset.images) for subset in subsets] == [280, 40, 80]
+    assert [subset.generated.mean() for subset in subsets] == [0.5] * 3
+    assert 0.3 < detect(*subsets, seed=0).mean() < 0.7
     smooth = np.repeat(same[1][:, ::2], 2, axis=1)
     assert detect(*splits(same[0], smooth, seed=0), seed=0).mean() > 0.9
 
 
-# --- claims -----------------------------------------------------------------------------------------------------
+# --- claims --------------------------------------------------------------------------------------
 
 
 def figures(metric, **rows):
@@ -437,9 +438,9 @@ def figures(metric, **rows):
 
 
 def measured(*sections):
-    """The claims that there are figures for; all others say what they take."""
+    """The claims that have figures. All others state what they need."""
     found = list(claims.claims({section.name: section for section in sections}))
-    assert all(claim.evidence.startswith("It takes ") for claim in found if claim.verdict == "not measured")
+    assert all(claim.evidence.startswith("Needs ") for claim in found if claim.verdict == "not measured")
     assert len(found) == len({claim.text for claim in found}) == 14
     return [claim for claim in found if claim.verdict != "not measured"]
 
@@ -472,7 +473,7 @@ def test_claim_of_several_figures_holds_where_all_do():
 def test_sizes_are_compared_each_with_the_next():
     rows = {"random x_T": {100: 0.1}, "z of 16, random x_T": {100: 0.3}, "z of 4, random x_T": {100: 0.15}}
     section = Section("reconstruction", "", tuple(figures("MSE", **rows)))
-    found = [claim for claim in measured(section) if "larger z" in claim.text]
+    found = [claim for claim in measured(section) if "z has more dimensions" in claim.text]
     assert [claim.verdict for claim in found] == ["does not hold"]
 
 
@@ -487,36 +488,38 @@ def test_figures_of_the_paper_are_found_by_the_name_of_the_experiment():
     assert paper.throughput("ffhq128", True) == 41.65
 
 
-# --- what is refused, and what is said --------------------------------------------------------------------------
+# --- messages ------------------------------------------------------------------------------------
 
 
-def test_what_cannot_be_measured_is_said_and_the_rest_goes_on(model, baseline, tmp_path, capsys):
+def test_programs_that_lack_something_are_skipped(model, baseline, tmp_path, capsys):
     one = images(1, labeled=False)
     programs = ("reconstruction", "labels", "variations", "sampling", "neighbors", "detection")
     found = evaluate(model, one, None, settings(programs=programs, num_samples=5, num_steps=(2,)), tmp_path / "one")
     said = capsys.readouterr().out
     for sentence in (
-        "labels is left out: the training images are not at hand.",
-        "variations is left out: it takes two images or more, not 1.",
-        "neighbors is left out: the training images are not at hand.",
-        "detection is left out: it takes 40 real images or more, not 1.",
-        "Too few real images to compare samples with: two sets of 2 or more are needed, not of 0 and 1.",
+        "labels was skipped: it needs the training images, and none were given (--training).",
+        "variations was skipped: it needs at least two images, not 1.",
+        "neighbors was skipped: it needs the training images, and none were given (--training).",
+        "detection was skipped: it needs at least 40 real images, not 1.",
+        "too few real images to compare samples with: two sets of at least 2 are needed, not 0 and 1 images.",
     ):
         assert sentence in said, sentence
     assert found.section("reconstruction").figures
-    assert found.section("labels").notes == ("Left out: the training images are not at hand.",)
+    assert found.section("labels").notes == (
+        "Skipped: it needs the training images, and none were given (--training).",
+    )
     found = evaluate(
         baseline, images(30, seed=1), None, settings(programs=("reconstruction", "variations")), tmp_path / "b"
     )
-    assert "variations is left out: a DDIM baseline has no z." in capsys.readouterr().out
+    assert "variations was skipped: a DDIM baseline has no z." in capsys.readouterr().out
     assert {figure.row for figure in found.section("reconstruction").figures} == {reconstruction.BASELINE}
 
 
-def test_overlap_with_training_images_is_told(model, tmp_path, capsys):
+def test_overlap_with_training_images_is_reported(model, tmp_path, capsys):
     training = images(60, seed=2)
     shared = Arrays(training.images[5:11], [f"copy-{i}" for i in range(6)])
     found = evaluate(model, shared, training, settings(programs=("reconstruction",)), tmp_path / "arrays")
-    sentence = "6 of the 6 images are training images, too (copy-0, copy-1, copy-2 and 3 more)"
+    sentence = "6 of the 6 images are also training images (copy-0, copy-1, copy-2 and 3 more)"
     assert sentence in capsys.readouterr().out
     assert sentence in found.about["note"]
     for name, source in (("training", training.images[:8]), ("test", training.images[6:12])):
@@ -525,10 +528,10 @@ def test_overlap_with_training_images_is_told(model, tmp_path, capsys):
             Image.fromarray(image[..., 0]).save(tmp_path / name / f"{name}{i}.png")
     files = [open_for(model, tmp_path / name) for name in ("test", "training")]
     evaluate(model, *files, settings(programs=("reconstruction",)), tmp_path / "files")
-    assert "2 of the 6 images are training images, too (test0.png, test1.png)" in capsys.readouterr().out
+    assert "2 of the 6 images are also training images (test0.png, test1.png)" in capsys.readouterr().out
 
 
-def test_images_of_another_size_are_told(model, tmp_path, capsys):
+def test_images_of_a_different_size_are_reported(model, tmp_path, capsys):
     (tmp_path / "photos").mkdir()
     for i, size in enumerate(((8, 8), (20, 30))):
         Image.fromarray(RNG.integers(0, 256, size, np.uint8)).save(tmp_path / "photos" / f"{i}.png")
@@ -538,7 +541,7 @@ def test_images_of_another_size_are_told(model, tmp_path, capsys):
     assert "1 of the 2 images are scaled to 8x8 and cropped." in capsys.readouterr().out
 
 
-def test_weights_that_are_not_finite_are_told(one_device, tmp_path):
+def test_weights_that_are_not_finite_are_reported(one_device, tmp_path):
     broken = random_model(one_device)
     broken.params["unet"]["conv_in"]["kernel"] = broken.params["unet"]["conv_in"]["kernel"] * np.nan
     with pytest.raises(UserError, match="4 of 4 x_T hold numbers that are not finite"):
@@ -546,18 +549,18 @@ def test_weights_that_are_not_finite_are_told(one_device, tmp_path):
     assert not list(tmp_path.glob("*.json"))
 
 
-def test_models_that_cannot_be_compared_are_refused(model, baseline, tmp_path):
+def test_models_that_cannot_be_compared_are_rejected(model, baseline, tmp_path):
     config = ConfigDict(model.config)
     config.image_shape = (16, 16, 1)
     wide = DiffAE(config, model.params, mesh=model.mesh)
-    for beside, message in (
-        (dict(baseline=model), "tiny has a z: give a DDIM without one as the baseline"),
-        (dict(others=(model,)), "each must have a z of another size"),
-        (dict(others=(baseline,)), "each must have a z of another size"),
+    for compared, message in (
+        (dict(baseline=model), "tiny has a z, so it cannot be the baseline. Use a DDIM without z"),
+        (dict(others=(model,)), "each must have a z of a different size"),
+        (dict(others=(baseline,)), "each must have a z of a different size"),
         (dict(baseline=wide), r"is for images of \(16, 16, 1\), and tiny for \(8, 8, 1\)"),
     ):
         with pytest.raises(UserError, match=message):
-            evaluate(model, images(4), None, settings(), tmp_path, **beside)
+            evaluate(model, images(4), None, settings(), tmp_path, **compared)
     assert not list(tmp_path.iterdir())
 
 
@@ -569,15 +572,15 @@ def test_models_that_cannot_be_compared_are_refused(model, baseline, tmp_path):
         (["--num-images", "1"], "it must be from 2 to 10,000,000, not 1"),
         (["--data", "nowhere"], "nowhere is missing: check the path"),
         (["--baseline", "nowhere"], "nowhere is neither a bundle nor the folder of a trained run"),
-        (["--baseline", "BUNDLE"], "tiny has a z: give a DDIM without one"),
-        (["--others", "BUNDLE"], "each must have a z of another size"),
+        (["--baseline", "BUNDLE"], "tiny has a z, so it cannot be the baseline. Use a DDIM without z"),
+        (["--others", "BUNDLE"], "each must have a z of a different size"),
         (["--inception", "nowhere.pth"], "nowhere.pth is missing"),
         (["--labels", "nowhere.csv"], "nowhere.csv is missing"),
         (["--out", "full"], r"full already exists\. Use another path or --overwrite"),
         (["--out", "file.png"], r"file.png cannot be written by this command\. Use a folder"),
     ],
 )
-def test_mistakes_are_told_in_one_sentence_and_nothing_is_written(
+def test_mistakes_give_a_short_message_and_nothing_is_written(
     bundle,
     tmp_path,
     monkeypatch,
@@ -600,20 +603,21 @@ def test_mistakes_are_told_in_one_sentence_and_nothing_is_written(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_folder_with_another_evaluation_is_not_overwritten_unasked(bundle, tmp_path, monkeypatch, capsys):
+def test_a_different_evaluation_is_only_overwritten_on_request(bundle, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     usual = ["evaluate", str(bundle), "--data", "digits", "--programs", "variations", "--steps", "2", "--out", "new"]
     cli.run([*usual, "--num-images", "5"])
     found = json.loads(Path("new/results.json").read_text())
     with pytest.raises(SystemExit):
         cli.run([*usual, "--num-images", "6"])
-    assert "new holds an evaluation of something else (settings differ): give another folder" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "new holds an evaluation with different inputs (settings). Use a different folder or --overwrite" in error
     assert json.loads(Path("new/results.json").read_text()) == found
     cli.run([*usual, "--num-images", "6", "--overwrite"])
     assert results.read(Path("new")).section("variations").figures[0].count == 6
 
 
-def test_what_a_bundle_says_of_its_makers_machine_is_not_obeyed(model, tmp_path):
+def test_settings_of_the_authors_machine_in_a_bundle_are_ignored(model, tmp_path):
     config = ConfigDict(model.config.to_dict())
     config.evaluation.update(inception="/theirs/weights.pth", download=True, keep_images=True)
     theirs = DiffAE(config, model.params, mesh=model.mesh)
@@ -621,10 +625,10 @@ def test_what_a_bundle_says_of_its_makers_machine_is_not_obeyed(model, tmp_path)
     found = evaluation_settings(theirs, arguments)
     assert (found.inception, found.download, found.keep_images) == ("", False, False)
     assert (found.num_steps, found.num_code_steps) == ((5,), 5)
-    assert theirs.config.evaluation.num_code_steps == 2, "the model keeps its own"
+    assert theirs.config.evaluation.num_code_steps == 2, "the model's config changed"
 
 
-def test_labels_with_the_names_of_folders_stay_within_the_folder(model, tmp_path):
+def test_labels_that_look_like_paths_stay_in_the_output_folder(model, tmp_path):
     training = images(60, seed=2)
     named = Arrays(training.images, training.ids, {"../../evil/x": training.labels["bright"]})
     folder = tmp_path / "a" / "b" / "out"

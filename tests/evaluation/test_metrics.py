@@ -1,4 +1,4 @@
-"""Metrics against sums written out, in float64."""
+"""Metrics against explicit sums in float64."""
 
 import itertools
 
@@ -47,7 +47,7 @@ def ssim_written_out(x, y):
 
 
 def test_ssim_is_that_of_scikit_image_where_the_border_is_zero():
-    """It mirrors images at their border, where ours, as the official code, has zeros: within zeros both are one."""
+    """scikit-image mirrors the border and ours pads zeros, so both agree inside a zero border."""
     rng = np.random.default_rng(0)
     x, y = np.zeros((2, 40, 36)), np.zeros((2, 40, 36))
     x[:, 6:-6, 6:-6] = rng.uniform(size=(2, 28, 24))
@@ -102,8 +102,8 @@ def test_frechet_distance_of_gaussians_known_in_closed_form():
 
 def in_batches(values, sizes):
     moments = metrics.Moments(values.shape[1])
-    for part in np.split(values, np.cumsum(sizes)):
-        moments.add(part)
+    for batch in np.split(values, np.cumsum(sizes)):
+        moments.add(batch)
     return moments
 
 
@@ -130,9 +130,9 @@ def test_moments_of_float32_are_taken_in_float64():
 
 def test_moments_refuse_what_would_spoil_them():
     moments = metrics.Moments(3)
-    with pytest.raises(UserError, match="2 of 4 rows hold NaN or infinity"):
+    with pytest.raises(UserError, match="2 of 4 rows contain NaN or infinity"):
         moments.add(np.array([[1, 2, 3], [1, np.nan, 3], [0, 0, 0], [np.inf, 0, np.nan]]))
-    with pytest.raises(UserError, match=r"are \[N, 3\], not \(4, 2\)"):
+    with pytest.raises(UserError, match=r"must have the shape \[N, 3\], not \(4, 2\)"):
         moments.add(np.ones((4, 2)))
     assert moments.count == 0
     moments.add(np.ones((1, 3)))
@@ -142,17 +142,17 @@ def test_moments_refuse_what_would_spoil_them():
         metrics.frechet_distance(moments, np.ones((3, 3)))
 
 
-def test_frechet_distance_tells_what_is_wrong():
+def test_frechet_distance_reports_what_is_wrong():
     rng = np.random.default_rng(0)
     good = rng.normal(size=(9, 3))
     broken = good.copy()
     broken[2, 1] = np.nan
-    with pytest.raises(UserError, match="not 9, of which 1 hold NaN or infinity"):
+    with pytest.raises(UserError, match="not 9, of which 1 contain NaN or infinity"):
         metrics.frechet_distance(good, broken)
     with pytest.raises(UserError, match="of 3 and of 2 dimensions"):
         metrics.frechet_distance(good, good[:, :2])
     for scale in (1e155, 1e300):
-        with pytest.raises(UserError, match=r"distance is (inf|nan).*more than float64 holds"):
+        with pytest.raises(UserError, match=r"distance is (inf|nan).*exceeds the range of float64"):
             metrics.frechet_distance(good, good * scale)
 
 
@@ -196,8 +196,8 @@ def test_kernel_distance_of_float32_is_taken_in_float64():
 @pytest.mark.parametrize(
     ("sizes", "subset_size", "pattern"),
     [
-        ((5, 9), 6, "not 6 of 5 and 9: give more images or a smaller"),
-        ((5, 1), None, "not 1 of 5 and 1"),
+        ((5, 9), 6, r"not 6 for sets of 5 and 9\. Use more images or a smaller"),
+        ((5, 1), None, "not 1 for sets of 5 and 1"),
         ((5, 9), 1, "at least 2"),
     ],
 )
@@ -228,7 +228,7 @@ def test_image_grid_lays_images_out_in_rows():
     assert grid.shape == (5, 8)  # two rows of three, a pixel between
     assert [grid[0, 0], grid[0, 3], grid[0, 6], grid[3, 0], grid[3, 3]] == [0, 128, 255, 0, 255]
     assert (grid[2] == 255).all()
-    assert (grid[3:, 6:] == 255).all(), "places left over are white"
+    assert (grid[3:, 6:] == 255).all(), "empty cells are not white"
 
 
 @pytest.mark.parametrize(

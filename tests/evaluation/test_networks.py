@@ -1,4 +1,4 @@
-"""The networks of FID and LPIPS against the same layers in numpy and float64, their files, and spaces of features."""
+"""The networks of FID and LPIPS against NumPy in float64, weight files, and feature spaces."""
 
 import dataclasses
 import hashlib
@@ -34,7 +34,7 @@ def published_shapes(name):
 
 
 def random_state(shapes, rng):
-    """Weights that keep activations near one, with statistics that are not those of a fresh network."""
+    """Weights that keep activations near one, with random batch statistics."""
     state = {}
     for name, shape in shapes.items():
         if name.endswith("num_batches_tracked"):
@@ -63,7 +63,7 @@ def windows(h, height, width, stride):
 
 
 def convolution(h, kernel, stride=1, padding=(0, 0)):
-    """With a kernel as the files have it, [out, in, height, width]."""
+    """Convolves with a kernel in the layout of the files, [out, in, height, width]."""
     seen = windows(padded(h, *padding), *kernel.shape[2:], stride)
     n, height, width = seen.shape[:3]
     product = seen.reshape(n * height * width, -1) @ kernel.astype(np.float64).reshape(len(kernel), -1).T
@@ -79,7 +79,7 @@ def mean_pool(h):
 
 
 def bilinear(images, size):
-    """Between the centers of pixels, without antialiasing; beyond the outermost centers nothing changes."""
+    """Interpolates between pixel centers without antialiasing, with constant borders."""
     for axis in (1, 2):
         length = images.shape[axis]
         at = np.maximum((np.arange(size) + 0.5) * length / size - 0.5, 0)
@@ -98,7 +98,7 @@ def inception_written_out(state, h):
         return np.maximum((h - mean) / np.sqrt(variance + 0.001) * gamma + beta, 0)
 
     def chain(h, block, *names):
-        """Units of a block whose windows their names do not tell, but their kernels do; they keep the size."""
+        """Applies units that keep the size. Their window is read from the kernel's shape."""
         for name in names:
             height, width = state[f"{block}.{name}.conv.weight"].shape[2:]
             h = unit(h, f"{block}.{name}", padding=(height // 2, width // 2))
@@ -244,7 +244,7 @@ def test_lpips_is_on_all_devices_and_takes_gray_and_uint8(lpips_params, one_devi
     np.testing.assert_allclose(eight(*as_bytes), eight(*(to_float(x) for x in as_bytes)), rtol=1e-5)
     with pytest.raises(UserError, match=r"\(11, 40, 40, 1\) and \(10, 40, 40, 1\)"):
         eight(images, others[:10])
-    with pytest.raises(UserError, match=r"at least 31x31 pixels.*not 28x40"):
+    with pytest.raises(UserError, match=r"at least 31x31 pixels, and these are 28x40"):
         eight(images[:, :28], others[:, :28])
 
 
@@ -269,16 +269,16 @@ def test_features_of_inception_are_of_images_of_any_size_and_called_fid(
 
 
 @pytest.mark.parametrize("shape", [(32, 1), (32, 32, 2), (32, 32, 4), (32, 32, 32, 1)])
-def test_other_than_pictures_are_refused(shape):
+def test_images_of_unsuitable_shape_are_rejected(shape):
     for check in (feature_spaces.check_inception_images, feature_spaces.check_lpips_images):
-        with pytest.raises(UserError, match="1 or 3 channels, not images of"):
+        with pytest.raises(UserError, match="2D images with 1 or 3 channels, and these have the shape"):
             check(shape)
 
 
-def test_pictures_are_let_through_before_the_work():
+def test_images_of_suitable_shape_are_accepted():
     feature_spaces.check_inception_images((8, 8, 1))
     feature_spaces.check_lpips_images((31, 40, 3))
-    with pytest.raises(UserError, match="not 31x30"):
+    with pytest.raises(UserError, match="these are 31x30"):
         feature_spaces.check_lpips_images((31, 30, 3))
 
 
@@ -313,19 +313,19 @@ def test_a_state_dict_is_read_in_both_formats(tmp_path):
 @pytest.mark.parametrize(
     ("state", "pattern"),
     [
-        ([1], "by their names"),
-        (STATE | {3: np.ones(2)}, "by their names"),
+        ([1], "as a dictionary of names"),
+        (STATE | {3: np.ones(2)}, "as a dictionary of names"),
         ({"b": STATE["b"], "count": STATE["count"]}, "it lacks a.weight"),
         ({"a.weight": STATE["a.weight"], "b": STATE["b"]}, "it lacks count"),
         (STATE | {"c": np.ones(2)}, "it also holds c"),
         (STATE | {"b": np.ones(5)}, r"its b is \(5,\), not \(4,\)"),
         (STATE | {"b": 5}, r"its b is 5, not \(4,\)"),
         (STATE | {"count": np.ones(1)}, r"its count is \(1,\), not \(\)"),
-        (STATE | {"b": np.arange(4)}, "no finite numbers: b"),
-        (STATE | {"b": np.array([1, 2, np.inf, 3])}, "no finite numbers: b"),
+        (STATE | {"b": np.arange(4)}, "not finite numbers: b"),
+        (STATE | {"b": np.array([1, 2, np.inf, 3])}, "not finite numbers: b"),
     ],
 )
-def test_another_state_dict_is_refused(tmp_path, state, pattern):
+def test_a_different_state_dict_is_rejected(tmp_path, state, pattern):
     write_checkpoint(tmp_path / "f", state)
     with pytest.raises(UserError, match=pattern):
         weights.read_arrays(tmp_path / "f", SHAPES, {"count": ()}, "X")
@@ -342,7 +342,7 @@ def cache(tmp_path, monkeypatch):
 
 
 class Server(ThreadingHTTPServer):
-    """A server that answers every request with these bytes, saying that there are `length` of them."""
+    """A server that answers every request with these bytes and a Content-Length of `length`."""
 
     def __init__(self, chunks, length=None, status=(200, "OK"), stall=None):
         super().__init__(("127.0.0.1", 0), Answer)
@@ -363,7 +363,7 @@ class Answer(BaseHTTPRequestHandler):
             for chunk in server.chunks:
                 self.wfile.write(chunk)
                 server.sent += len(chunk)
-        except OSError:  # the other side has hung up
+        except OSError:  # the client closed the connection
             return
         if server.stall is not None:
             server.stall.wait(10)
@@ -391,7 +391,7 @@ def serve(monkeypatch):
         server.server_close()
 
 
-def is_refused(file, pattern):
+def is_rejected(file, pattern):
     with pytest.raises(UserError, match=pattern) as refusal:
         weights.find(file, download=True)
     assert_is_one_sentence(refusal.value)
@@ -400,8 +400,8 @@ def is_refused(file, pattern):
 def test_nothing_is_downloaded_unasked(cache, serve):
     server = serve([CONTENT])
     assert weights.find(server.file) is None
-    told = f"w.pth (7,000 bytes) is not at hand: download {server.file.url} to {cache}/w.pth."
-    assert weights.how_to_get(server.file) == told
+    sentence = f"w.pth (7,000 bytes) is not available. Download {server.file.url} to {cache}/w.pth."
+    assert weights.how_to_get(server.file) == sentence
     assert not server.asked
     assert not cache.exists()
 
@@ -419,48 +419,48 @@ def test_a_failed_download_names_the_whole_address(tmp_path, monkeypatch, serve)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     url = serve([], status=(404, "x" * 500)).file.url
     url += "x" * (len(weights.INCEPTION.url) - len(url))
-    is_refused(dataclasses.replace(weights.INCEPTION, url=url), re.escape(url))
+    is_rejected(dataclasses.replace(weights.INCEPTION, url=url), re.escape(url))
 
 
 @pytest.mark.parametrize(
     ("answer", "pattern"),
     [
-        (dict(chunks=[CONTENT[:-1] + b"x"]), r"sent is not w.pth of 7,000 bytes and SHA-256 \w{12}\.\.\.: try again"),
-        (dict(chunks=[CONTENT[:-1]]), r"sent is not w.pth of 7,000 bytes"),
-        (dict(chunks=[CONTENT, b"x"]), "sent is not w.pth of 7,000 bytes"),
+        (dict(chunks=[CONTENT[:-1] + b"x"]), r"w.pth is not w.pth \(7,000 bytes, SHA-256 \w{12}\.\.\.\)\. Try again"),
+        (dict(chunks=[CONTENT[:-1]]), r"w.pth is not w.pth \(7,000 bytes, "),
+        (dict(chunks=[CONTENT, b"x"]), r"w.pth is not w.pth \(7,000 bytes, "),
         (
             dict(chunks=[CONTENT[:100]], length=len(CONTENT)),
-            r"failed \(.*100 bytes read.*\), so w.pth .* is not at hand",
+            r"failed \(.*100 bytes read.*\), so w.pth .* is not available",
         ),
-        (dict(chunks=[], status=(404, "Not Found")), r"failed \(404 .*Not Found.*download http://127.* to .*cache/"),
+        (dict(chunks=[], status=(404, "Not Found")), r"failed \(404 .*Not Found.*Download http://127.* to .*cache/"),
     ],
-    ids=["another", "short", "long", "broken", "not there"],
+    ids=["different", "short", "long", "broken", "missing"],
 )
 def test_a_wrong_download_leaves_nothing(cache, serve, answer, pattern):
-    is_refused(serve(**answer).file, pattern)
+    is_rejected(serve(**answer).file, pattern)
     assert list(cache.iterdir()) == []
 
 
-def test_a_server_that_stalls_or_is_none_is_told(cache, serve, monkeypatch):
+def test_a_stalled_or_missing_server_is_reported(cache, serve, monkeypatch):
     monkeypatch.setattr(weights, "TIMEOUT", 0.2)
     server = serve([CONTENT[:100]], len(CONTENT), stall=threading.Event())
-    is_refused(server.file, r"failed \(timed out\), so w.pth .* is not at hand: download http://127")
+    is_rejected(server.file, r"failed \(timed out\), so w.pth .* is not available\. Download http://127")
     closed = Server([])
     closed.server_close()
-    is_refused(closed.file, r"failed \(.*Connection refused\).*download http://127")
+    is_rejected(closed.file, r"failed \(.*Connection refused\).*Download http://127")
     assert list(cache.iterdir()) == []
 
 
 def test_a_download_is_bounded(cache, serve, monkeypatch):
     monkeypatch.setattr(weights, "CHUNK", 1000)
     server = serve(itertools.repeat(CONTENT))  # without end
-    is_refused(server.file, "sent is not w.pth of 7,000 bytes")
-    assert server.sent < 50 * 2**20  # what the system holds between the two
+    is_rejected(server.file, r"w.pth is not w.pth \(7,000 bytes, ")
+    assert server.sent < 50 * 2**20  # buffers of the operating system
 
 
-def test_a_cache_that_cannot_be_written_is_told(serve, monkeypatch):
+def test_a_cache_that_cannot_be_written_is_reported(serve, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")
-    is_refused(serve([CONTENT]).file, "/proc/nowhere/diffae_jax cannot be (written|read)")
+    is_rejected(serve([CONTENT]).file, "/proc/nowhere/diffae_jax cannot be (written|read)")
 
 
 def test_a_given_path_counts_and_is_checked(cache, tmp_path):
@@ -470,21 +470,21 @@ def test_a_given_path_counts_and_is_checked(cache, tmp_path):
     path.write_bytes(CONTENT)
     assert weights.find(FILE, str(path)) == path
     path.write_bytes(CONTENT[:-1] + b"x")
-    with pytest.raises(UserError, match=r"mine.pth is not w.pth: it has SHA-256 .* not SHA-256 .* fetch it again\."):
+    with pytest.raises(UserError, match=r"mine.pth is not w.pth: it has SHA-256 .* not SHA-256 .* download it again\."):
         weights.find(FILE, path)
     path.write_bytes(CONTENT + b"x")
     with pytest.raises(UserError, match="it has 7,001 bytes, not"):
         weights.find(FILE, path)
 
 
-def test_a_damaged_file_of_the_cache_is_refused(cache):
+def test_a_damaged_file_in_the_cache_is_rejected(cache):
     cache.mkdir(parents=True)
     (cache / "w.pth").write_bytes(CONTENT[:100])
     with pytest.raises(UserError, match="it has 100 bytes, not"):
         weights.find(FILE)
 
 
-def test_the_cache_is_at_home_unless_told_an_absolute_path(monkeypatch, tmp_path):
+def test_the_cache_is_in_the_home_folder_unless_an_absolute_path_is_set(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     for value in ("", "relative"):
         monkeypatch.setenv("XDG_CACHE_HOME", value)
@@ -493,7 +493,7 @@ def test_the_cache_is_at_home_unless_told_an_absolute_path(monkeypatch, tmp_path
     assert weights.cache_folder() == tmp_path / ".cache" / "diffae_jax"
 
 
-def test_metrics_without_weights_are_told_how_to_get_them(cache, one_device):
+def test_missing_weights_give_a_sentence_on_how_to_get_them(cache, one_device):
     space, sentence = feature_spaces.load_inception(one_device)
     assert space is None
     assert weights.INCEPTION.url in sentence
@@ -501,9 +501,9 @@ def test_metrics_without_weights_are_told_how_to_get_them(cache, one_device):
     assert distance is None
     assert weights.ALEXNET.url in sentence
     assert weights.LPIPS_LINEAR.url in sentence
-    assert " are not at hand: download " in sentence
+    assert " are not available. Download " in sentence
     assert "\n" not in sentence
-    assert sentence.count(". ") == 0
+    assert sentence.count(". ") == 1
 
 
 def test_lpips_is_loaded_from_the_files_of_given_paths(lpips_states, lpips_params, tmp_path, one_device, monkeypatch):
@@ -530,7 +530,7 @@ def test_the_pinned_hashes_are_whole_and_begin_as_the_names_say():
 
 
 def random_features_written_out(kernels, h):
-    """Convolutions of any rank, offset by offset."""
+    """Convolutions of any rank as explicit sums over offsets."""
     means = []
     for number, kernel in enumerate(kernels):
         spatial, stride = h.shape[1:-1], 2 if number else 1
@@ -557,7 +557,7 @@ def test_random_convolutions_see_images_of_any_rank(shape, one_device):
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_random_convolutions_depend_on_their_seed_alone(one_device, eight_devices):
+def test_random_convolutions_only_depend_on_their_seed(one_device, eight_devices):
     images = to_uint8(pictures(11, 9, 2))
     space, again = (feature_spaces.random_space((9, 2), mesh) for mesh in (one_device, eight_devices))
     found = space.features(images)
@@ -567,11 +567,11 @@ def test_random_convolutions_depend_on_their_seed_alone(one_device, eight_device
     assert not np.isclose(kernels[0], kernels[1]).any()
 
 
-def test_random_convolutions_refuse_other_images(one_device):
+def test_random_convolutions_reject_other_shapes(one_device):
     space = feature_spaces.random_space((8, 8, 1), one_device)
     with pytest.raises(UserError, match=r"images of \(8, 8, 1\), not of \(8, 8, 3\)"):
         space.features(pictures(2, 8, 8, 3))
-    with pytest.raises(UserError, match="1 to 3 axes"):
+    with pytest.raises(UserError, match="1 to 3 spatial axes"):
         feature_spaces.random_space((8,), one_device)
 
 
@@ -580,9 +580,9 @@ def test_no_other_space_is_called_fid(one_device):
     spaces = [feature_spaces.principal_space(images, 4), feature_spaces.random_space((6, 6, 1), one_device)]
     for space in spaces:
         assert space.features(images).shape == (9, space.dim)
-        told = f"{space.name} {space.frechet_name} {space.kernel_name}".lower()
-        assert "fid" not in told
-        assert "kid" not in told
+        names = f"{space.name} {space.frechet_name} {space.kernel_name}".lower()
+        assert "fid" not in names
+        assert "kid" not in names
     np.testing.assert_allclose(spaces[0].features(images), metrics.principal_components(images, 4)(images))
     assert spaces[0].dim == 4
     as_bytes = to_uint8(images)

@@ -1,4 +1,4 @@
-"""What an evaluation found as results.json, as text and as a page that a real browser shows."""
+"""Results as results.json, as text and as a page in a real browser."""
 
 import dataclasses
 import re
@@ -21,7 +21,7 @@ from tests.environment import ROOT
 DOCS = ROOT / "docs"
 HOSTILE = "<script>alert(\"1\")</script> & 'quoted' <img src=http://example.org/x.png>"
 STEPS = ("T = 10", "T = 20", "T = 50", "T = 100")
-WAYS = ("inferred x_T", "random x_T", "DDIM baseline, inferred x_T")
+METHODS = ("inferred x_T", "random x_T", "DDIM baseline, inferred x_T")
 METRICS = {"SSIM": 0.99134, "LPIPS": 0.0118, "MSE": 6.07e-5, "PSNR": 38.42}
 
 
@@ -32,14 +32,14 @@ def reconstruction() -> Section:
             value * (0.99 - 0.07 * i - 0.01 * j), value * (1.01 - 0.07 * i - 0.01 * j),
             None if metric == "PSNR" else round(value, 5),
         )
-        for metric, value in METRICS.items() for i, row in enumerate(WAYS) for j, column in enumerate(STEPS)
+        for metric, value in METRICS.items() for i, row in enumerate(METHODS) for j, column in enumerate(STEPS)
     ]  # fmt: skip
     return Section(
         "reconstruction",
         "Reconstruction (Sec. 5.4, Tables 1 and 2)",
         tuple(figures),
-        (Picture("reconstruct.png", "Images and what comes back of them in 100 steps."),),
-        ("Errors are those of images in [0, 1].", "The paper measured 30,000 images, after training on FFHQ."),
+        (Picture("reconstruct.png", "Images, and their reconstructions in 100 steps."),),
+        ("Errors are measured on the scale [0, 1].", "The paper trained on FFHQ and measured 30,000 images."),
     )
 
 
@@ -55,16 +55,16 @@ def others() -> tuple[Section, ...]:
         Figure("accuracy", "z", "", 0.9222, 360, 0.893, 0.945),
         Figure("accuracy", "pixels", "", 0.897, 360, 0.864, 0.922),
     ]
-    left_out = "Left out: no images of another kind were given: name a folder of them with evaluation.foreign."
+    skipped = "Skipped: it needs images of a different kind, and none were given (evaluation.foreign)."
     return (
         Section("sampling", "Unconditional samples (Sec. 5.7, Table 4)", tuple(fid),
                 (Picture("samples.png", "Samples in 100 steps."),)),
-        Section("labels", "Labels read from z (Appendix B, Table 7)", tuple(labels)),
+        Section("labels", "Labels predicted from z (Appendix B, Table 7)", tuple(labels)),
         Section("variations", "Stochastic variations (Sec. 5.1, Appendix D)",
                 (Figure("variance", "of x_T, against all", "", 0.0123, 512, 0.0119, 0.0127),),
-                (Picture("variations.png", "Each image with nine other x_T."),)),
+                (Picture("variations.png", "Each image with nine different x_T."),)),
         Section("neighbors", "Nearest training images (Appendix C)", tuple(copies)),
-        Section("out_of_distribution", "Other images (Appendix J)", notes=(left_out,)),
+        Section("out_of_distribution", "Other images (Appendix J)", notes=(skipped,)),
         Section("detection", "Detection of samples (Appendix K)",
                 tuple(Figure("accuracy", step, "", 0.97 - 0.01 * i, 400) for i, step in enumerate(STEPS))),
         Section("throughput", "Speed", (Figure("images a second", "encode", "", 1_834.2, 4_096),
@@ -73,11 +73,11 @@ def others() -> tuple[Section, ...]:
 
 
 def found() -> Results:
-    """What an evaluation of a large model may look like."""
-    comparison = "SSIM at T = 10: 0.827 [0.825, 0.829] (inferred x_T) against 0.600 [0.597, 0.603] (DDIM baseline)"
+    """Results as of a large model."""
+    comparison = "SSIM at T = 10: 0.827 [0.825, 0.829] (inferred x_T) versus 0.600 [0.597, 0.603] (DDIM baseline)"
     verdicts: list[Verdict] = ["holds"] * 8 + ["undecided"] * 3 + ["does not hold"]
     claims = tuple(
-        Claim(f"Claim {i}: images come back closer than from the DDIM baseline, at every number of steps.",
+        Claim(f"Claim {i}: reconstructions are closer than the DDIM baseline's, at every number of steps.",
               f"Sec. 5.{i % 8 + 1}, Table {i % 7 + 1}", verdict, "; ".join([comparison] * (1 + 4 * (i % 3))) + ".")
         for i, verdict in enumerate(verdicts)
     )  # fmt: skip
@@ -101,7 +101,7 @@ def found() -> Results:
 def put_pictures(folder: Path) -> None:
     save_grid(folder / "variations.png", np.random.default_rng(0).uniform(-1, 1, (9, 8, 8, 1)))
     with Image.open(DOCS / "samples.png") as picture:
-        picture.resize((58, 44)).save(folder / "samples.png")  # to be enlarged by the browser
+        picture.resize((58, 44)).save(folder / "samples.png")  # small, so the page enlarges it
     shutil.copy(DOCS / "reconstruct.png", folder)
 
 
@@ -114,7 +114,7 @@ def folder(tmp_path_factory) -> Path:
 
 
 class Page(HTMLParser):
-    """What a page says, and what it points to."""
+    """The text, the tags and the addresses of a page."""
 
     def __init__(self, path: Path):
         super().__init__()
@@ -140,7 +140,7 @@ def only(*sections: Section, **changed) -> Results:
     return dataclasses.replace(Results({}, {}, {}, sections, ()), **changed)
 
 
-def test_page_points_to_nothing_outside_of_itself(folder):
+def test_page_is_self_contained(folder):
     page = Page(folder / "report.html")
     assert [address for address in page.addresses if not address.startswith(("data:", "#"))] == []
     assert {address[1:] for address in page.addresses if address.startswith("#")} <= set(page.ids)
@@ -149,7 +149,7 @@ def test_page_points_to_nothing_outside_of_itself(folder):
     assert not re.search(r"url\(|@import|https?:", (folder / "report.html").read_text())
 
 
-def test_page_shows_everything_that_was_found(folder):
+def test_page_shows_all_results(folder):
     text = Page(folder / "report.html").text
     evaluation = found()
     for section in evaluation.sections:
@@ -172,14 +172,14 @@ def test_page_shows_everything_that_was_found(folder):
     assert all(f"{key} {value}" in text for key, value in evaluation.about.items())
 
 
-def test_counts_stand_once_where_they_are_equal_and_at_each_figure_where_not(folder):
+def test_equal_counts_are_shown_once_and_different_ones_at_each_figure(folder):
     text = Page(folder / "report.html").text
     assert "accuracy 360 images" in text
     assert "9,000 images" in text
     assert text.count("10,000 images") == len(METRICS)
 
 
-def test_hostile_strings_are_shown_and_do_nothing(tmp_path):
+def test_hostile_strings_are_escaped(tmp_path):
     put_pictures(tmp_path)
     section = Section(
         HOSTILE, HOSTILE, (Figure(HOSTILE, HOSTILE, HOSTILE, 1.0, 2, 0.5, 1.5, 1.0, HOSTILE),),
@@ -194,7 +194,7 @@ def test_hostile_strings_are_shown_and_do_nothing(tmp_path):
     assert page.text.count(HOSTILE) >= 14
 
 
-def test_an_evaluation_of_nothing_is_a_page(tmp_path):
+def test_empty_results_give_a_page(tmp_path):
     assert "Evaluation of a model" in Page(write_report(tmp_path, only())).text
 
 
@@ -202,11 +202,11 @@ def test_an_evaluation_of_nothing_is_a_page(tmp_path):
     ("file", "content", "message"),
     [
         ("gone.png", None, "gone.png is missing"),
-        ("broken.png", b"GIF89a", "broken.png is no PNG picture"),
-        ("../outside.png", b"", "is no picture beside the results"),
+        ("broken.png", b"GIF89a", "broken.png is not a PNG file"),
+        ("../outside.png", b"", "is not a file next to results.json"),
     ],
 )
-def test_a_picture_that_is_none_is_named(tmp_path, file, content, message):
+def test_a_missing_or_broken_picture_is_reported(tmp_path, file, content, message):
     if content is not None:
         (tmp_path / file).write_bytes(content)
     with pytest.raises(UserError, match=message):
@@ -230,7 +230,7 @@ def test_a_browser_shows_the_page_without_the_network(browser, folder, width, sc
     address = (folder / "report.html").as_uri()
     page.goto(address)
     assert [request for request in requests if not request.startswith("data:")] == [address]
-    assert complaints == [], "the page keeps to its own security policy"
+    assert complaints == [], "the page violates its security policy"
     widths = page.eval_on_selector_all("img", "all => all.map(image => [image.naturalWidth, image.clientWidth])")
     assert len(widths) == 3
     assert all(natural > 0 and 0 < shown <= width for natural, shown in widths)
@@ -246,7 +246,7 @@ def test_a_browser_shows_the_page_without_the_network(browser, folder, width, sc
     page.close()
 
 
-def test_a_browser_that_is_not_there_is_no_reason_to_skip(monkeypatch):
+def test_a_missing_browser_is_an_error(monkeypatch):
     monkeypatch.setenv("DIFFAE_BROWSER", "/gone/chromium")
     with (
         pytest.raises(FileNotFoundError, match=r"no browser at /gone/chromium: run .* or install Chromium"),
@@ -255,16 +255,16 @@ def test_a_browser_that_is_not_there_is_no_reason_to_skip(monkeypatch):
         pass
 
 
-def test_results_come_back_as_they_were_written(tmp_path):
+def test_results_survive_writing_and_reading(tmp_path):
     results.write(tmp_path, found())
     assert results.read(tmp_path) == found()
     for damaged in ("[]", "{}", '{"sections": [{"name": "a"}]}', '{"sections": null}'):
         (tmp_path / "results.json").write_text(damaged)
-        with pytest.raises(UserError, match="no result of this version"):
+        with pytest.raises(UserError, match="was not written by this version"):
             results.read(tmp_path)
 
 
-def test_tables_keep_the_order_in_which_things_come():
+def test_tables_keep_the_order_of_appearance():
     figures = [
         Figure("MSE", "b", "T = 20", 1.0, 5),
         Figure("SSIM", "a", "", 2.0, 5),
@@ -304,7 +304,7 @@ def test_tables_keep_the_order_in_which_things_come():
         (-1.5e9, "-1.50e9"),
     ],
 )
-def test_numbers_have_three_digits(value, text):
+def test_numbers_have_three_significant_digits(value, text):
     assert rounded(value) == text
 
 
@@ -319,7 +319,7 @@ def test_numbers_have_three_digits(value, text):
         (0.5, None, None, "0.500"),
     ],
 )
-def test_digits_are_those_that_the_interval_decides(value, low, high, text):
+def test_the_interval_decides_the_number_of_digits(value, low, high, text):
     assert Figure("m", "r", "c", value, 5, low, high).text() == text
 
 

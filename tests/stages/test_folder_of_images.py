@@ -48,7 +48,7 @@ def test_folder_of_images_trains(image_folder, tmp_path):
     assert "Images: a folder of image files, 20 to train on, 0 held out.\nSizes: all 12x12. All are scaled to 8x8." in output
     assert "No images are held out" in output
     assert "Distances are to 10 of the images; 10 other real ones" in output
-    assert "labels is left out: no images are held out from training." in output
+    assert "labels was skipped: no images are held out from training." in output
     distances = results.read(tmp_path / "evaluation").section("sampling")
     assert distances.find("Frechet distance in random convolutions", "other real images").value > 0
     (tmp_path / "one").mkdir()

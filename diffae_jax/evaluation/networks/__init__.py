@@ -1,1 +1,1 @@
-"""The networks in whose features images are compared, and their published weights. Know no program."""
+"""Networks that compare images, and their published weights. Depends on no program."""

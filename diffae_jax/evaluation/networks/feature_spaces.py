@@ -1,7 +1,8 @@
-"""Spaces in which two sets of images are compared, and the perceptual distance of pairs, on all devices in batches.
+"""Feature spaces for comparing two sets of images, and LPIPS for pairs of images.
 
-The distances in a space bear the names FID and KID only where it is that of the original Inception, checked by its
-SHA-256. Two spaces need no file: principal components, and a network of random weights.
+Both run in batches on all devices. Distances are only called FID and KID in the space of the
+original Inception weights, which are checked by SHA-256. Two spaces need no weights file:
+principal components, and a network with random weights.
 """
 
 import itertools
@@ -28,12 +29,12 @@ from diffae_jax.models.functional import Params
 from diffae_jax.runtime.errors import UserError
 from diffae_jax.runtime.sharding import replicated, shard_array
 
-INCEPTION_BATCH = 32  # images that one device works on at a time: their activations take most of a GiB
+INCEPTION_BATCH = 32  # images per device at a time: their activations take most of a GiB
 WIDTHS = (32, 64, 128)  # of the layers of the random network
 
 
 class FeatureSpace(NamedTuple):
-    """What maps images, uint8 or float in [-1, 1], to vectors, and what distances between sets of these are called."""
+    """A map from images (uint8, or float in [-1, 1]) to features, and its distances' names."""
 
     name: str
     dim: int
@@ -43,32 +44,43 @@ class FeatureSpace(NamedTuple):
 
 
 def _named(name: str, dim: int, features: Callable) -> FeatureSpace:
-    """A space whose distances are not those that others report."""
+    """Returns a space whose distances are not comparable with published ones."""
     return FeatureSpace(name, dim, features, f"Frechet distance in {name}", f"kernel distance in {name}")
 
 
+def inception_problem(image_shape: tuple[int, ...]) -> str:
+    """Returns why Inception cannot take images of shape (*spatial, C), or an empty string."""
+    if len(image_shape) == 3 and image_shape[-1] in (1, 3):
+        return ""
+    return f"it needs 2D images with 1 or 3 channels, and these have the shape {image_shape}"
+
+
+def lpips_problem(image_shape: tuple[int, ...]) -> str:
+    """Returns why LPIPS cannot take images of shape (*spatial, C), or an empty string."""
+    if problem := inception_problem(image_shape):
+        return problem
+    height, width, _ = image_shape
+    if min(height, width) >= lpips.MIN_SIZE:
+        return ""
+    return f"it needs at least {lpips.MIN_SIZE}x{lpips.MIN_SIZE} pixels, and these are {height}x{width}"
+
+
 def check_inception_images(image_shape: tuple[int, ...]) -> None:
-    """Raises UserError unless images of that shape, (*spatial, C), have features of Inception: gray or RGB pictures."""
-    if len(image_shape) != 3 or image_shape[-1] not in (1, 3):
+    """Raises UserError if Inception cannot take images of shape (*spatial, C)."""
+    if problem := inception_problem(image_shape):
         raise UserError(
-            f"Inception and LPIPS see [height, width, channels] with 1 or 3 channels, not images of {image_shape}: "
-            f"use principal components or random convolutions for these."
+            f"Inception cannot be used for these images: {problem}. Use principal components or random convolutions."
         )
 
 
 def check_lpips_images(image_shape: tuple[int, ...]) -> None:
-    """Raises UserError unless images of that shape, (*spatial, C), can be given to LPIPS."""
-    check_inception_images(image_shape)
-    if min(image_shape[:2]) < lpips.SMALLEST:
-        height, width, _ = image_shape
-        raise UserError(
-            f"LPIPS takes images of at least {lpips.SMALLEST}x{lpips.SMALLEST} pixels, of which AlexNet's poolings "
-            f"leave one, not {height}x{width}: leave it out for these images."
-        )
+    """Raises UserError if LPIPS cannot take images of shape (*spatial, C)."""
+    if problem := lpips_problem(image_shape):
+        raise UserError(f"LPIPS cannot be used for these images: {problem}. Use MSE or SSIM.")
 
 
 def as_rgb(images: Shaped[Array, "n h w c"]) -> Float[Array, "n h w 3"]:
-    """Returns pictures as RGB in [-1, 1]; gray ones three times over."""
+    """Returns images as RGB in [-1, 1]. The channel of a gray image is repeated three times."""
     images = to_float(images)
     return jnp.repeat(images, 3, axis=-1) if images.shape[-1] == 1 else images
 
@@ -89,9 +101,9 @@ def _random_features(params: Params, images: Array, *, graphdef: nnx.GraphDef) -
 
 
 def inception_features(params: Params, mesh: Mesh) -> Callable[[np.ndarray], Float[np.ndarray, "n 2048"]]:
-    """Returns what maps pictures, uint8 or float in [-1, 1], to their 2048 features under these weights."""
+    """Returns the map from images (uint8, or float in [-1, 1]) to 2048 Inception features."""
     graphdef, _ = abstract_model(lambda rngs: inception.InceptionV3(rngs=rngs))
-    params, function = _placed(params, mesh), partial(_inception_features, graphdef=graphdef)
+    params, function = _on_devices(params, mesh), partial(_inception_features, graphdef=graphdef)
     image_size = batching.BATCH_ELEMENTS // INCEPTION_BATCH
 
     def features(images):
@@ -103,15 +115,15 @@ def inception_features(params: Params, mesh: Mesh) -> Callable[[np.ndarray], Flo
 
 
 def lpips_distances(params: Params, mesh: Mesh) -> Callable[[np.ndarray, np.ndarray], Float[np.ndarray, "n"]]:
-    """Returns what maps pairs of pictures, uint8 or float in [-1, 1], to their LPIPS under these weights."""
+    """Returns the map from pairs of images (uint8, or float in [-1, 1]) to their LPIPS."""
     graphdef, _ = abstract_model(lambda rngs: lpips.LPIPS(rngs=rngs))
-    params, function = _placed(params, mesh), partial(_lpips_distances, graphdef=graphdef)
+    params, function = _on_devices(params, mesh), partial(_lpips_distances, graphdef=graphdef)
 
     def distances(images, others):
         check_lpips_images(images.shape[1:])
         if images.shape != others.shape:
-            raise UserError(f"LPIPS takes as many pictures, of the same size: not {images.shape} and {others.shape}.")
-        size = 6 * math.prod(images.shape[1:3])  # two pictures of three channels
+            raise UserError(f"LPIPS needs two arrays of the same shape, not {images.shape} and {others.shape}.")
+        size = 6 * math.prod(images.shape[1:3])  # two images with three channels
         return batching.in_batches(function, params, mesh, size, images, others, what="LPIPS")
 
     return distances
@@ -120,14 +132,15 @@ def lpips_distances(params: Params, mesh: Mesh) -> Callable[[np.ndarray, np.ndar
 def load_inception(
     mesh: Mesh, path: str | Path | None = None, *, download: bool = False
 ) -> tuple[FeatureSpace | None, str]:
-    """Returns the space of FID and KID or, where its weights are not at hand, None and a sentence on how to get them.
+    """Returns the space of FID and KID, and an empty string.
 
-    Raises UserError where they are not the published ones, see `weights.find`.
+    If the weights are not available, returns None and a sentence on how to get them. Raises
+    UserError if the weights are not the published ones, see `weights.find`.
     """
-    found = weights.find(weights.INCEPTION, path, download=download)
-    if found is None:
+    file = weights.find(weights.INCEPTION, path, download=download)
+    if file is None:
         return None, weights.how_to_get(weights.INCEPTION)
-    features = inception_features(inception.read_inception(found), mesh)
+    features = inception_features(inception.read_inception(file), mesh)
     return FeatureSpace("Inception", inception.NUM_FEATURES, features, "FID", "KID"), ""
 
 
@@ -138,36 +151,36 @@ def load_lpips(
     *,
     download: bool = False,
 ) -> tuple[Callable[[np.ndarray, np.ndarray], Float[np.ndarray, "n"]] | None, str]:
-    """Returns LPIPS of pairs of pictures or, where its weights are not at hand, None and how to get them.
+    """Returns LPIPS as a function of pairs of images, and an empty string.
 
-    `alexnet` and `linear` are paths of torchvision's AlexNet and of the weights of LPIPS v0.1. Raises UserError where
-    they are not the published ones, see `weights.find`.
+    `alexnet` and `linear` are the paths of torchvision's AlexNet and of the weights of LPIPS v0.1.
+    If the weights are not available, returns None and a sentence on how to get them. Raises
+    UserError if the weights are not the published ones, see `weights.find`.
     """
-    files = {weights.ALEXNET: alexnet, weights.LPIPS_LINEAR: linear}
-    found = {file: weights.find(file, path, download=download) for file, path in files.items()}
-    missing = [file for file, path in found.items() if path is None]
+    given = {weights.ALEXNET: alexnet, weights.LPIPS_LINEAR: linear}
+    paths = {file: weights.find(file, path, download=download) for file, path in given.items()}
+    missing = [file for file, path in paths.items() if path is None]
     if missing:
         return None, weights.how_to_get(*missing)
-    return lpips_distances(lpips.read_lpips(*found.values()), mesh), ""
+    return lpips_distances(lpips.read_lpips(*paths.values()), mesh), ""
 
 
 def principal_space(images: Shaped[np.ndarray, "n *shape"], num_components: int = 32) -> FeatureSpace:
-    """The space of the first principal components of these images, of any rank, on the host; see `metrics`."""
-
+    """Returns the space of the first principal components of these images, on the host."""
     components = metrics.principal_components(to_float(images), num_components)
     dim = components(to_float(images[:1])).shape[1]
     return _named(f"{dim} principal components", dim, lambda others: components(to_float(others)))
 
 
 class RandomNetwork(nnx.Module):
-    """Convolutions of random weights that halve an image of any rank; features are the means of all activations.
+    """Random convolutions for images of any rank; the features are the means of all activations.
 
-    Untrained features tell textures and shapes apart, though not as people see them.
+    Untrained features distinguish textures and shapes, but not in the way that people do.
     """
 
     def __init__(self, image_shape: tuple[int, ...], seed: int):
         self.rank = len(image_shape) - 1
-        normal = np.random.RandomState(seed).standard_normal  # whose numbers no version of numpy may change
+        normal = np.random.RandomState(seed).standard_normal  # the same in every version of NumPy
         shapes = [(3,) * self.rank + widths for widths in itertools.pairwise((image_shape[-1], *WIDTHS))]
         kernels = (normal(shape) * np.sqrt(2 / math.prod(shape[:-1])) for shape in shapes)
         self.kernels = nnx.List([nnx.Param(jnp.asarray(kernel, jnp.float32)) for kernel in kernels])
@@ -187,20 +200,20 @@ class RandomNetwork(nnx.Module):
 
 
 def random_space(image_shape: tuple[int, ...], mesh: Mesh, seed: int = 0) -> FeatureSpace:
-    """The space of a network of random weights, for images (*spatial, C) of any rank; the same for the same seed."""
+    """Returns the space of a random network for images (*spatial, C). A seed fixes the network."""
     if not 2 <= len(image_shape) <= 4:
-        raise UserError(f"Random convolutions see images of 1 to 3 axes and channels, not of shape {image_shape}.")
+        raise UserError(f"Random convolutions need images with 1 to 3 spatial axes, not the shape {image_shape}.")
     graphdef, params = split(RandomNetwork(image_shape, seed))
-    params, function = _placed(jax.device_get(params), mesh), partial(_random_features, graphdef=graphdef)
+    params, function = _on_devices(jax.device_get(params), mesh), partial(_random_features, graphdef=graphdef)
     size = WIDTHS[0] // 4 * math.prod(image_shape[:-1])  # the first activations are the largest
 
     def features(images):
         if images.shape[1:] != image_shape:
-            raise UserError(f"These random convolutions see images of {image_shape}, not of {images.shape[1:]}.")
+            raise UserError(f"These random convolutions need images of {image_shape}, not of {images.shape[1:]}.")
         return batching.in_batches(function, params, mesh, size, images, what="features of random convolutions")
 
     return _named("random convolutions", sum(WIDTHS), features)
 
 
-def _placed(params: Params, mesh: Mesh) -> Params:
+def _on_devices(params: Params, mesh: Mesh) -> Params:
     return jax.tree.map(lambda array: shard_array(array, replicated(mesh)), params)

@@ -1,7 +1,7 @@
-"""The InceptionV3 in whose features FID is measured (Heusel et al., 2017), as pytorch-fid took it over from TensorFlow.
+"""The InceptionV3 of FID (Heusel et al., 2017), as pytorch-fid ported it from TensorFlow.
 
-It differs from the Inception of torchvision: averages leave the padding out, the last block takes the maximum, and
-there are 1,008 classes. The classifier is not built: features are what it would see.
+It differs from torchvision's InceptionV3: mean-pooling excludes the padding, the last block uses
+max-pooling, and there are 1,008 classes. The classifier is not built; the features are its input.
 """
 
 from collections.abc import Iterator
@@ -17,21 +17,21 @@ from jaxtyping import Array, Float, Float64
 from diffae_jax.evaluation.networks.weights import read_arrays
 from diffae_jax.models.functional import Params, unflatten
 
-SIZE = 299  # of the images that the network was trained on
+SIZE = 299  # pixels per axis of the images that the network was trained on
 NUM_FEATURES = 2048
 BATCH_NORM_EPSILON = 1e-3
 BATCH_NORM = ("weight", "bias", "running_mean", "running_var")
-CLASSIFIER = {"fc.weight": (1008, NUM_FEATURES), "fc.bias": (1008,)}  # in the file, and not used
+CLASSIFIER = {"fc.weight": (1008, NUM_FEATURES), "fc.bias": (1008,)}  # in the file, but unused
 
 
 class Conv(NamedTuple):
-    """A convolution, batch normalization and ReLU, under the name of the file."""
+    """A convolution with batch normalization and ReLU, by its name in the file."""
 
     name: str
     features: int
     window: tuple[int, int] = (1, 1)
     stride: int = 1
-    padded: bool = True  # with zeros, so that a stride of 1 keeps the size
+    padded: bool = True  # with zeros, which keep the size if the stride is 1
 
     @property
     def padding(self) -> list[tuple[int, int]]:
@@ -40,14 +40,14 @@ class Conv(NamedTuple):
 
 
 class Pool(NamedTuple):
-    """The maximum or, with a stride of 1, the mean of 3x3 values, those beyond the border left out."""
+    """A 3x3 pooling that excludes values beyond the border."""
 
-    kind: str
+    kind: str  # "max", or "mean" with a stride of 1
     stride: int = 1
 
 
 class Block(NamedTuple):
-    """Branches, each a chain of steps, that see the same input and are concatenated; branches may branch again."""
+    """Parallel branches of the same input, which are concatenated. A branch may contain blocks."""
 
     name: str
     branches: tuple[tuple, ...]
@@ -155,8 +155,8 @@ STEPS = (
 )
 
 
-def _placed(steps: tuple, channels: int, prefix: str = "") -> tuple[list[tuple[str, int, Conv]], int]:
-    """Returns full name, input channels and description of each convolution in its turn, and the output channels."""
+def _list_convs(steps: tuple, channels: int, prefix: str = "") -> tuple[list[tuple[str, int, Conv]], int]:
+    """Returns name, input channels and settings of each convolution, and the output channels."""
     convs: list[tuple[str, int, Conv]] = []
     for step in steps:
         if isinstance(step, Conv):
@@ -164,40 +164,40 @@ def _placed(steps: tuple, channels: int, prefix: str = "") -> tuple[list[tuple[s
             channels = step.features
         elif isinstance(step, Block):
             inner = prefix + (f"{step.name}." if step.name else "")
-            branches = [_placed(branch, channels, inner) for branch in step.branches]
+            branches = [_list_convs(branch, channels, inner) for branch in step.branches]
             convs += [conv for branch, _ in branches for conv in branch]
             channels = sum(features for _, features in branches)
     return convs, channels
 
 
-CONVS, _ = _placed(STEPS, 3)
+CONVS, _ = _list_convs(STEPS, 3)
 
 
 def pool(h: Float[Array, "n h w c"], step: Pool) -> Float[Array, "n new_h new_w c"]:
-    """Takes the maximum of windows of 3x3 within h, every other one, or the maximum or mean around each place."""
+    """Pools 3x3 windows. Stride 1 keeps the size; stride 2 uses no padding."""
     window, strides = (1, 3, 3, 1), (1, step.stride, step.stride, 1)
     padding = "SAME" if step.stride == 1 else "VALID"
     if step.kind == "max":
         return lax.reduce_window(h, -jnp.inf, lax.max, window, strides, padding)
     within = (np.convolve(np.ones(size), np.ones(3))[1:-1] for size in h.shape[1:3])
-    counts = np.outer(*within).astype(np.float32)[..., None]  # here: XLA takes seconds to fold each into a constant
+    counts = np.outer(*within).astype(np.float32)[..., None]  # XLA would take seconds to fold it
     return lax.reduce_window(h, 0.0, lax.add, window, strides, padding) / counts
 
 
 def resize(images: Float[Array, "n h w c"]) -> Float[Array, "n new_h new_w c"]:
-    """Resizes bilinearly to 299x299 between the centers of pixels, without antialiasing, as pytorch-fid does."""
-    rows, columns = (jnp.asarray(_shares(size), jnp.float32) for size in images.shape[1:3])
+    """Resizes bilinearly to 299x299 as pytorch-fid does, without antialiasing."""
+    rows, columns = (jnp.asarray(_resize_matrix(size), jnp.float32) for size in images.shape[1:3])
     return jnp.einsum("ih,jw,nhwc->nijc", rows, columns, images, precision=lax.Precision.HIGHEST)
 
 
-def _shares(size: int) -> Float64[np.ndarray, "new old"]:
-    """What share each of so many pixels has in each of 299; beyond the outermost centers nothing changes."""
+def _resize_matrix(size: int) -> Float64[np.ndarray, "new old"]:
+    """Returns the weight of each of `size` pixels in each of 299, with constant borders."""
     at = np.clip((np.arange(SIZE) + 0.5) * size / SIZE - 0.5, 0, size - 1)
     return np.maximum(1 - np.abs(at[:, None] - np.arange(size)), 0)
 
 
 class Convolution(nnx.Module):
-    """A convolution with a bias, both of which hold a batch normalization, and ReLU; in float32 on every device."""
+    """A convolution with folded batch normalization, and ReLU. Runs in float32."""
 
     def __init__(self, conv: Conv, channels: int, *, rngs: nnx.Rngs):
         shape = (*conv.window, channels, conv.features)
@@ -215,13 +215,13 @@ class Convolution(nnx.Module):
 
 
 class InceptionV3(nnx.Module):
-    """The network up to its last pooling."""
+    """The network up to the last pooling."""
 
     def __init__(self, *, rngs: nnx.Rngs):
         self.convs = nnx.List([Convolution(conv, channels, rngs=rngs) for _, channels, conv in CONVS])
 
     def __call__(self, images: Float[Array, "n h w 3"]) -> Float[Array, "n 2048"]:
-        """Returns the features of RGB images in [-1, 1] of at least 75x75; FID resizes them to 299x299 before."""
+        """Returns the features of RGB images in [-1, 1] of at least 75x75. FID uses 299x299."""
         return _run(STEPS, images, iter(self.convs)).mean((1, 2))
 
 
@@ -238,7 +238,7 @@ def _run(steps: tuple, h: Array, convs: Iterator[Convolution]) -> Array:
 
 
 def file_shapes() -> dict[str, tuple[int, ...]]:
-    """Returns what the file of the original weights holds and is used, with shapes, by its names."""
+    """Returns the names and shapes of the tensors that are used from the original file."""
     shapes: dict[str, tuple[int, ...]] = {}
     for name, channels, conv in CONVS:
         shapes[f"{name}.conv.weight"] = (conv.features, channels, *conv.window)
@@ -247,14 +247,14 @@ def file_shapes() -> dict[str, tuple[int, ...]]:
 
 
 def unused_shapes() -> dict[str, tuple[int, ...]]:
-    """Returns what the file holds beside: the classifier, and how many batches each normalization has seen."""
+    """Returns names and shapes of the file's unused tensors: classifier and batch counts."""
     return CLASSIFIER | {f"{name}.bn.num_batches_tracked": () for name, _, _ in CONVS}
 
 
 def read_inception(path: Path) -> Params:
-    """Reads weights of pytorch-fid's InceptionV3, its batch normalization folded into kernels and biases, float32.
+    """Reads the weights of pytorch-fid's InceptionV3 in float32, and folds batch normalization in.
 
-    Raises UserError for a file that holds anything else.
+    Raises UserError if the file holds anything else.
     """
     arrays = read_arrays(path, file_shapes(), unused_shapes(), "InceptionV3")
     flat = {}

@@ -1,4 +1,4 @@
-"""LPIPS v0.1 with AlexNet: how different two images look, by learned weights of features (Zhang et al., 2018)."""
+"""LPIPS v0.1 with AlexNet: a learned perceptual distance of two images (Zhang et al., 2018)."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -12,22 +12,22 @@ from jaxtyping import Array, Float
 from diffae_jax.evaluation.networks.weights import read_arrays
 from diffae_jax.models.functional import Params, unflatten
 
-SMALLEST = 31  # pixels an axis, of which the second pooling leaves one
+MIN_SIZE = 31  # pixels per axis, of which one remains after the second pooling
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # of red, green and blue in [-1, 1]
 EPSILON = 1e-10
-ALEXNET_CLASSIFIER = {1: (4096, 9216), 4: (4096, 4096), 6: (1000, 4096)}  # in the file, and not used
+ALEXNET_CLASSIFIER = {1: (4096, 9216), 4: (4096, 4096), 6: (1000, 4096)}  # in the file, but unused
 
 
 class Layer(NamedTuple):
-    """A convolution of AlexNet, which ReLU follows, and its place in the file."""
+    """A convolution of AlexNet that is followed by a ReLU."""
 
-    place: int
+    place: int  # its index in the file's tensor names
     channels: int
     features: int
     window: int
     stride: int = 1
     padding: int = 1
-    pooled: bool = False  # the maximum of 3x3 at every other place is taken before
+    pooled: bool = False  # whether a 3x3 max-pooling with stride 2 comes first
 
 
 LAYERS = (
@@ -40,7 +40,7 @@ LAYERS = (
 
 
 class Features(nnx.Module):
-    """A convolution and ReLU, and the weight of each of its features; in float32 on every device."""
+    """A convolution with ReLU, and the LPIPS weight of each feature. Runs in float32."""
 
     def __init__(self, layer: Layer, *, rngs: nnx.Rngs):
         self.layer = layer
@@ -65,7 +65,7 @@ class Features(nnx.Module):
         return nnx.relu(h + self.bias[...])
 
     def difference(self, h: Float[Array, "n h w c"], other: Float[Array, "n h w c"]) -> Float[Array, "n"]:
-        """Returns the weighted squared difference of activations of unit length, averaged over places."""
+        """Returns the weighted squared difference of normalized activations, as a mean."""
         return (jnp.square(_unit(h) - _unit(other)) * self.weight[...]).sum(-1).mean((1, 2))
 
 
@@ -90,26 +90,26 @@ class LPIPS(nnx.Module):
 
 
 def alexnet_shapes() -> dict[str, tuple[int, ...]]:
-    """Returns what torchvision's file of AlexNet holds and is used, with shapes, by its names."""
+    """Returns names and shapes of the tensors that are used from torchvision's AlexNet file."""
     kernels = {f"features.{x.place}.weight": (x.features, x.channels, x.window, x.window) for x in LAYERS}
     return kernels | {f"features.{layer.place}.bias": (layer.features,) for layer in LAYERS}
 
 
 def alexnet_unused() -> dict[str, tuple[int, ...]]:
-    """Returns what that file holds beside: the classifier."""
+    """Returns names and shapes of that file's unused tensors: the classifier."""
     shapes = {f"classifier.{place}.weight": shape for place, shape in ALEXNET_CLASSIFIER.items()}
     return shapes | {f"classifier.{place}.bias": shape[:1] for place, shape in ALEXNET_CLASSIFIER.items()}
 
 
 def linear_shapes() -> dict[str, tuple[int, ...]]:
-    """Returns what the file of the learned weights holds, with shapes, by its names."""
+    """Returns names and shapes of the tensors in the file of the LPIPS weights."""
     return {f"lin{i}.model.1.weight": (1, layer.features, 1, 1) for i, layer in enumerate(LAYERS)}
 
 
 def read_lpips(alexnet: Path, linear: Path) -> Params:
-    """Reads the weights of torchvision's AlexNet and those of LPIPS v0.1, float32.
+    """Reads the weights of torchvision's AlexNet and of LPIPS v0.1, in float32.
 
-    Raises UserError for files that hold anything else.
+    Raises UserError if a file holds anything else.
     """
     features = read_arrays(alexnet, alexnet_shapes(), alexnet_unused(), "AlexNet")
     weights = read_arrays(linear, linear_shapes(), {}, "LPIPS")

@@ -1,7 +1,7 @@
-"""The published weights of feature networks: where they are, whether they are those, and what they hold.
+"""Finds, downloads, checks and reads the published weights of the networks of FID and LPIPS.
 
-Nothing is downloaded unless it is asked for. A file is taken only where its SHA-256 is the one pinned here, so that a
-distance in its features is the distance that others report.
+Nothing is downloaded by default. A file must have the SHA-256 that is pinned here, so distances in
+its features are comparable with published ones.
 """
 
 import dataclasses
@@ -19,13 +19,13 @@ from diffae_jax.torch_files.archive import read_checkpoint
 from diffae_jax.torch_files.stored import StoredTensor
 
 CHUNK = 2**20
-TIMEOUT = 60  # seconds without a byte
-LONGEST_REASON = 60  # characters: the sentence has to hold an address, too
+TIMEOUT = 60  # seconds without data
+MAX_REASON = 60  # characters, because the message also contains a URL
 
 
 @dataclasses.dataclass(frozen=True)
 class WeightFile:
-    """A published file: its name, where it is, the SHA-256 of its bytes and how many there are."""
+    """A published file: its name, URL, SHA-256 and size in bytes."""
 
     name: str
     url: str
@@ -33,7 +33,7 @@ class WeightFile:
     size: int
 
 
-# The first eight digits of the first two hashes stand in the file names that their publishers gave.
+# The first two file names end in the first eight digits of their SHA-256.
 INCEPTION = WeightFile(
     "pt_inception-2015-12-05-6726825d.pth",
     "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth",
@@ -55,47 +55,48 @@ LPIPS_LINEAR = WeightFile(
 
 
 def cache_folder() -> Path:
-    """Returns where downloaded files are kept: diffae_jax in $XDG_CACHE_HOME or, without one, in ~/.cache."""
+    """Returns the folder of downloads: diffae_jax in $XDG_CACHE_HOME or ~/.cache."""
     folder = Path(os.environ.get("XDG_CACHE_HOME", ""))
     return (folder if folder.is_absolute() else Path.home() / ".cache") / "diffae_jax"
 
 
 def find(file: WeightFile, path: str | Path | None = None, *, download: bool = False) -> Path | None:
-    """Returns where a file is: at `path` or, without one, among those kept, where it is put if `download` asks for it.
+    """Returns the path of a file: `path` or, if that is None, the file in the cache folder.
 
-    None where it is not at hand; `how_to_get` then tells what to do. Raises UserError where `path` is missing, the
-    bytes are not those published, or the download fails.
+    If the cache folder lacks the file, it is downloaded if `download` is True; otherwise None is
+    returned, and `how_to_get` explains what to do. Raises UserError if `path` is missing, the
+    content is not the published one, or the download fails.
     """
-    kept = cache_folder() / file.name
+    cached = cache_folder() / file.name
     if path is None:
-        with os_errors_as_user_errors(kept):
-            exists = kept.exists()
+        with os_errors_as_user_errors(cached):
+            exists = cached.exists()
         if not exists and not download:
             return None
         if not exists:
-            _download(file, kept)
-            return kept
-    path = kept if path is None else expand_home(path)
+            _download(file, cached)
+            return cached
+    path = cached if path is None else expand_home(path)
     check_file(path)
     with os_errors_as_user_errors(path), path.open("rb") as stream:
         size = os.fstat(stream.fileno()).st_size
         digest = hashlib.file_digest(stream, "sha256").hexdigest() if size == file.size else ""
     if digest != file.sha256:
-        what = f"SHA-256 {digest[:12]}..." if digest else f"{size:,} bytes"
-        wanted = f"SHA-256 {file.sha256[:12]}... and {file.size:,} bytes"
-        raise UserError(f"{path} is not {file.name}: it has {what}, not {wanted}; remove it and fetch it again.")
+        actual = f"SHA-256 {digest[:12]}..." if digest else f"{size:,} bytes"
+        expected = f"SHA-256 {file.sha256[:12]}... and {file.size:,} bytes"
+        raise UserError(f"{path} is not {file.name}: it has {actual}, not {expected}. Remove it and download it again.")
     return path
 
 
 def how_to_get(*files: WeightFile) -> str:
-    """Returns one sentence on where to get files and where to put them."""
+    """Returns a text on where to download files from and where to put them."""
     names = " and ".join(f"{file.name} ({file.size:,} bytes)" for file in files)
-    methods = " and ".join(f"{file.url} to {cache_folder() / file.name}" for file in files)
-    return f"{names} {'are' if len(files) > 1 else 'is'} not at hand: download {methods}."
+    downloads = " and ".join(f"{file.url} to {cache_folder() / file.name}" for file in files)
+    return f"{names} {'are' if len(files) > 1 else 'is'} not available. Download {downloads}."
 
 
 def _download(file: WeightFile, path: Path) -> None:
-    """Writes a file that is there whole, with the right SHA-256, or not at all."""
+    """Downloads a file atomically and checks its SHA-256. Raises UserError if either fails."""
     import pooch
     from requests import RequestException
 
@@ -111,15 +112,15 @@ def _download(file: WeightFile, path: Path) -> None:
             pooch.retrieve(file.url, f"sha256:{file.sha256}", path.name, path.parent, downloader=fetch_at_most_its_size)
         except RequestException as error:
             raise UserError(f"The download failed ({_reason(error)}), so {how_to_get(file)}") from error
-        except ValueError as error:  # too many bytes, or another hash
+        except ValueError as error:  # too many bytes, or a different hash
             raise UserError(
-                f"What {file.url} sent is not {file.name} of {file.size:,} bytes and SHA-256 {file.sha256[:12]}...: "
-                f"try again later, or put that file at {path}."
+                f"The download from {file.url} is not {file.name} ({file.size:,} bytes, SHA-256 "
+                f"{file.sha256[:12]}...). Try again later, or put that file at {path}."
             ) from error
 
 
 class _BoundedFile(io.FileIO):
-    """A file to write so many bytes to. Raises ValueError for more."""
+    """A file for writing at most `limit` bytes. Raises ValueError for more."""
 
     def __init__(self, path: str, limit: int):
         super().__init__(path, "w")
@@ -133,33 +134,33 @@ class _BoundedFile(io.FileIO):
 
 
 def _reason(error: BaseException) -> str:
-    """Returns what began a chain of errors: requests wraps what the system says in pages of its own."""
+    """Returns the first error of a chain: requests wraps it in long messages."""
     while error.__context__ is not None:
         error = error.__context__
-    return shown(str(error))[:LONGEST_REASON]
+    return shown(str(error))[:MAX_REASON]
 
 
 def read_arrays(
-    path: Path, used: dict[str, tuple[int, ...]], unused: dict[str, tuple[int, ...]], what: str
+    path: Path, used: dict[str, tuple[int, ...]], unused: dict[str, tuple[int, ...]], network: str
 ) -> dict[str, np.ndarray]:
-    """Returns the floating point arrays of a state dict of torch.save, by name, without those that are not used.
+    """Returns the `used` arrays of a state dict that torch.save wrote, by name.
 
-    Raises UserError for a file that holds other names or shapes than those two lists together, or numbers that are not
-    finite; `what` names the network.
+    `used` and `unused` are the shapes that the file must hold. `network` is its name in messages.
+    Raises UserError if the file holds different names or shapes, or values that are not finite.
     """
     tensors, shapes = read_checkpoint(path), used | unused
     if not isinstance(tensors, dict) or any(type(name) is not str for name in tensors):
-        raise UserError(f"{path} does not hold the weights of {what} by their names.")
+        raise UserError(f"{path} does not hold the weights of {network} as a dictionary of names.")
     for problem, names in (("lacks", shapes.keys() - tensors.keys()), ("also holds", tensors.keys() - shapes.keys())):
         if names:
-            raise UserError(f"{path} does not hold the weights of {what}: it {problem} {list_some(names)}.")
+            raise UserError(f"{path} does not hold the weights of {network}: it {problem} {list_some(names)}.")
     for name, shape in shapes.items():
         tensor = tensors[name]
         if not isinstance(tensor, StoredTensor) or tensor.shape != shape:
-            has = tensor.shape if isinstance(tensor, StoredTensor) else shown(tensor)
-            raise UserError(f"{path} does not hold the weights of {what}: its {name} is {has}, not {shape}.")
+            actual = tensor.shape if isinstance(tensor, StoredTensor) else shown(tensor)
+            raise UserError(f"{path} does not hold the weights of {network}: its {name} is {actual}, not {shape}.")
     arrays = {name: tensors[name].numpy() for name in used}
     wrong = [name for name, a in arrays.items() if a.dtype.kind != "f" or not np.isfinite(a).all()]
     if wrong:
-        raise UserError(f"{path} holds weights of {what} that are no finite numbers: {list_some(wrong)}.")
+        raise UserError(f"{path} holds weights of {network} that are not finite numbers: {list_some(wrong)}.")
     return arrays

@@ -1,1 +1,1 @@
-"""What the paper claims and the figures it gives, to be held beside measured ones. Measures nothing."""
+"""The paper's claims and figures, for comparison with measured ones. Measures nothing."""

@@ -1,4 +1,4 @@
-"""What the paper claims, and whether the figures of an evaluation bear it out."""
+"""The paper's claims, and whether the figures of an evaluation support them."""
 
 import dataclasses
 import itertools
@@ -20,19 +20,19 @@ Sections = dict[str, Section]
 GREATER_IS_BETTER = ("SSIM",)
 ERRORS = ("SSIM", "LPIPS", "MSE")
 RECONSTRUCTION = "the program reconstruction"
-SAMPLING = "the program sampling, with real images to compare with"
+SAMPLING = "the program sampling and real images to compare with"
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """Two figures, of which the first is claimed to be the better, and what they are called."""
+    """Two figures, of which the paper claims that the first is better."""
 
     better: Figure
     worse: Figure
 
     @property
     def verdict(self) -> Verdict:
-        """Holds where the intervals lie apart as claimed, does not where they lie apart otherwise."""
+        """The verdict: decided if the intervals do not overlap, otherwise undecided."""
         sign = -1 if self.better.metric in GREATER_IS_BETTER else 1
         if sign * _end(self.better, sign) < sign * _end(self.worse, -sign):
             return "holds"
@@ -41,45 +41,45 @@ class Comparison:
         return "undecided"
 
     def text(self) -> str:
-        """Returns the two figures."""
+        """Returns both figures as text."""
         at = f" at {self.better.column}" if self.better.column == self.worse.column and self.better.column else ""
         names = [
             figure.row if at or not figure.column else f"{figure.row}, {figure.column}"
             for figure in (self.better, self.worse)
         ]
-        return f"{self.better.metric}{at}: {self.better.text()} ({names[0]}) against {self.worse.text()} ({names[1]})"
+        return f"{self.better.metric}{at}: {self.better.text()} ({names[0]}) versus {self.worse.text()} ({names[1]})"
 
 
 def _end(figure: Figure, sign: int) -> float:
-    """Returns the upper end of a figure's interval for sign 1, the lower for -1, and its value where it has none."""
+    """Returns the upper (1) or lower (-1) end of a figure's interval, or its value without one."""
     end = figure.high if sign > 0 else figure.low
     return figure.value if end is None else end
 
 
 def _overall(verdicts: list[Verdict]) -> Verdict:
-    """Returns the verdict on a claim of several comparisons: it holds where all do, and not where one does not."""
+    """Returns the verdict on several comparisons: the worst of them."""
     if "does not hold" in verdicts:
         return "does not hold"
     return "undecided" if "undecided" in verdicts else "holds"
 
 
 def claims(sections: Sections) -> Iterator[Claim]:
-    """Yields every claim, with the verdict "not measured" where there are no figures for it."""
+    """Yields all claims. Their verdict is "not measured" if there are no figures for them."""
     for make in CLAIMS:
         yield from make(sections)
 
 
-def _claim(text: str, source: str, comparisons: list[Comparison], takes: str) -> Iterator[Claim]:
-    """A claim of comparisons, of which there are some where the evaluation had what it `takes`."""
+def _claim(text: str, source: str, comparisons: list[Comparison], needs: str) -> Iterator[Claim]:
+    """Yields a claim with the verdict of its comparisons, if there are any."""
     if not comparisons:
-        yield _not_measured(text, source, takes)
+        yield _not_measured(text, source, needs)
         return
     verdict = _overall([comparison.verdict for comparison in comparisons])
     yield Claim(text, source, verdict, "; ".join(comparison.text() for comparison in comparisons) + ".")
 
 
-def _not_measured(text: str, source: str, takes: str) -> Claim:
-    return Claim(text, source, "not measured", f"It takes {takes}.")
+def _not_measured(text: str, source: str, needs: str) -> Claim:
+    return Claim(text, source, "not measured", f"Needs {needs}.")
 
 
 def _compare(
@@ -87,20 +87,20 @@ def _compare(
 ) -> list[Comparison]:
     """Compares two rows in each metric and column that both have."""
     figures = section.figures if section else ()
-    found = []
+    comparisons = []
     for figure in figures:
         if figure.metric in metrics and figure.row == better and columns(figure.column):
             other = section.find(figure.metric, worse, figure.column)
             if other is not None:
-                found.append(Comparison(figure, other))
-    return found
+                comparisons.append(Comparison(figure, other))
+    return comparisons
 
 
-def _of_reconstruction(sections: Sections) -> Iterator[Claim]:
+def _reconstruction_claims(sections: Sections) -> Iterator[Claim]:
     section = sections.get(reconstruction.NAME)
     ours, random, baseline = reconstruction.INFERRED, reconstruction.RANDOM, reconstruction.BASELINE
     yield from _claim(
-        "Images come back closer than from the DDIM baseline, at every number of steps.",
+        "Reconstructions are closer to the images than the DDIM baseline's, at every number of steps.",
         "Table 2",
         _compare(section, ERRORS, ours, baseline),
         f"{RECONSTRUCTION} and a DDIM baseline",
@@ -111,19 +111,20 @@ def _of_reconstruction(sections: Sections) -> Iterator[Claim]:
         pair = section.find(metric, ours, few), section.find(metric, baseline, many)
         if all(pair):
             comparisons.append(Comparison(*pair))
-    takes = f"{RECONSTRUCTION} at T = 20 and T = 100, and a DDIM baseline"
-    yield from _claim("20 steps surpass the DDIM baseline's 100.", "Sec. 5.4, Table 2", comparisons, takes)
+    needs = f"{RECONSTRUCTION} at T = 20 and T = 100, and a DDIM baseline"
+    text = "Reconstructions in 20 steps are closer than the DDIM baseline's in 100 steps."
+    yield from _claim(text, "Sec. 5.4, Table 2", comparisons, needs)
     yield from _claim(
-        "Images come back closer with their own x_T than with a random one.",
+        "Reconstructions with the image's own x_T are closer than with a random x_T.",
         "Table 2 a",
         _compare(section, ERRORS, ours, random),
         RECONSTRUCTION,
     )
-    yield from _sizes(section)
+    yield from _size_claim(section)
 
 
-def _sizes(section: Section | None) -> Iterator[Claim]:
-    """The larger z, the closer: each size against the next smaller one, at the most steps."""
+def _size_claim(section: Section | None) -> Iterator[Claim]:
+    """Compares each size of z with the next smaller one, at the largest number of steps."""
     comparisons = []
     for metric in ERRORS if section else ():
         columns = [figure.column for figure in section.figures if figure.metric == metric]
@@ -131,20 +132,21 @@ def _sizes(section: Section | None) -> Iterator[Claim]:
         rows = [reconstruction.RANDOM, *smaller]
         figures = [section.find(metric, row, max(columns, key=_steps)) for row in rows] if columns else []
         comparisons += [Comparison(*pair) for pair in itertools.pairwise(figures) if all(pair)]
-    takes = f"{RECONSTRUCTION} and models with a smaller z"
-    yield from _claim("The larger z, the closer images come back from it alone.", "Table 2 b to e", comparisons, takes)
+    needs = f"{RECONSTRUCTION} and models with a smaller z"
+    text = "With a random x_T, reconstructions are closer if z has more dimensions."
+    yield from _claim(text, "Table 2 b to e", comparisons, needs)
 
 
 def _steps(column: str) -> int:
-    """Returns T of a column "T = 20"; 0 of others."""
+    """Returns T of a column such as "T = 20", and 0 for any different column."""
     name, _, number = column.partition(" = ")
     return int(number) if name == "T" and number.isdecimal() else 0
 
 
-def _of_denoising(sections: Sections) -> Iterator[Claim]:
+def _denoising_claims(sections: Sections) -> Iterator[Claim]:
     early = (denoising.column(0), denoising.column(denoising.NUM_STEPS // 2 - 1))
     yield from _claim(
-        "With z the image can be told earlier than by the DDIM baseline.",
+        "With z, the predicted image is accurate at earlier steps than the DDIM baseline's.",
         "Sec. 5.5, Fig. 6",
         _compare(
             sections.get(denoising.NAME), (denoising.METRIC,), reconstruction.INFERRED, reconstruction.BASELINE,
@@ -154,91 +156,102 @@ def _of_denoising(sections: Sections) -> Iterator[Claim]:
     )  # fmt: skip
 
 
-def _of_samples(sections: Sections) -> Iterator[Claim]:
+def _sampling_claims(sections: Sections) -> Iterator[Claim]:
     section = sections.get(sampling.NAME)
     metrics = (
         tuple(dict.fromkeys(figure.metric for figure in section.figures if figure.metric != "KID")) if section else ()
     )
     yield from _claim(
-        "Samples come closer to real images than the DDIM baseline's (in all of Table 4 but Horse at T = 100).",
+        "Samples are closer to real images than the DDIM baseline's (in Table 4 except Horse at T = 100).",
         "Sec. 5.7, Table 4",
         _compare(section, metrics, sampling.SAMPLES, sampling.BASELINE),
         f"{SAMPLING} and a DDIM baseline",
     )
     yield from _claim(
-        "Images decoded from z of real images come closer than those from sampled z.",
+        "Images decoded from z of real images are closer to real images than those from sampled z.",
         "Table 4, + autoencoding",
         _compare(section, metrics, sampling.AUTOENCODED, sampling.SAMPLES),
         SAMPLING,
     )
     yield from _claim(
-        "The latent DDIM is needed: z from a Gaussian of the same mean and deviation make worse images.",
+        "The latent DDIM is needed: z from a Gaussian with the same mean and standard deviation gives worse images.",
         "Sec. 4",
         _compare(section, metrics, sampling.SAMPLES, sampling.GAUSSIAN),
         SAMPLING,
     )
 
 
-def _of_classes(sections: Sections) -> Iterator[Claim]:
+def _conditional_claims(sections: Sections) -> Iterator[Claim]:
     section = sections.get(conditional.NAME)
     comparisons = []
     for figure in section.figures if section else ():
         naive = section.find(figure.metric, figure.row, conditional.NAIVE)
-        # of one seed alone nothing tells how much it would vary
+        # a figure of a single seed has no interval, so it cannot decide
         if naive is not None and naive is not figure and figure.low is not None:
             comparisons.append(Comparison(figure, naive))
     yield from _claim(
-        "Samples of a class from a hundred labels come closer to it than all images do (but for Non-Blond).",
+        "Samples of a class from 100 labels are closer to the class than all images are (except Non-Blond).",
         "Sec. 5.6, Table 3",
         comparisons,
-        "the program conditional, and labels of training images",
+        "the program conditional and labels of training images",
     )
 
 
 def _find(sections: Sections, name: str, metric: str, row: str, column: str | None = None) -> Figure | None:
-    """Returns a figure of a program, or None where that did not run."""
+    """Returns a figure of a program, or None if the program did not run."""
     return sections[name].find(metric, row, column) if name in sections else None
 
 
-def _below(figure: Figure | None, text: str, source: str, limit: float, takes: str) -> Iterator[Claim]:
-    """A claim that a figure lies below a limit."""
+def _claim_below(figure: Figure | None, text: str, source: str, limit: float, needs: str) -> Iterator[Claim]:
+    """Yields a claim that a figure is below a limit."""
     if figure is None:
-        yield _not_measured(text, source, takes)
+        yield _not_measured(text, source, needs)
         return
     comparison = Comparison(figure, dataclasses.replace(figure, value=limit, low=limit, high=limit))
     yield Claim(text, source, comparison.verdict, f"{figure.metric}: {figure.text()}, limit {rounded(limit)}.")
 
 
-def _of_noise_maps(sections: Sections) -> Iterator[Claim]:
-    text = "x_T changes minor details alone: less than half of what differs between images."
+def _noise_map_claims(sections: Sections) -> Iterator[Claim]:
+    text = "x_T only changes minor details: less than half of the pixel variance is due to it."
     share = _find(sections, variations.NAME, variations.METRIC, reconstruction.RANDOM)
-    yield from _below(share, text, "Sec. 5.1, Appendix D", 0.5, "the program variations")
+    yield from _claim_below(share, text, "Sec. 5.1, Appendix D", 0.5, "the program variations")
     section = sections.get(out_of_distribution.NAME)
     comparisons = []
     for row in (out_of_distribution.SHIFTED, out_of_distribution.NEGATIVE, out_of_distribution.FOREIGN):
         comparisons += _compare(section, (out_of_distribution.AUTOCORRELATION,), out_of_distribution.USUAL, row)
     yield from _claim(
-        "x_T of images unlike those of training keeps more of the image: it is less like independent noise.",
+        "x_T of out-of-distribution images keeps more of the image: it is less like independent noise.",
         "Appendix J",
         comparisons,
         "the program out_of_distribution",
     )
 
 
-def _of_copies(sections: Sections) -> Iterator[Claim]:
-    takes = "the program neighbors, with training images and others that are not among them"
-    for place in neighbors.IN.values():
-        copies = _find(sections, neighbors.NAME, neighbors.COPIES, sampling.SAMPLES, f"in {place}")
-        text = f"Samples are no copies of training images: hardly any is as near to one in {place}."
-        yield from _below(copies, text, "Appendix C", 0.05, takes)
+def _copy_claims(sections: Sections) -> Iterator[Claim]:
+    needs = "the program neighbors, with training images and held-out images that are not among them"
+    for space in neighbors.SPACES.values():
+        copies = _find(sections, neighbors.NAME, neighbors.COPIES, sampling.SAMPLES, f"in {space}")
+        text = (
+            f"Samples are not copies of training images: in {space}, less than 5 % are closer to one than 99 % of "
+            f"held-out images are."
+        )
+        yield from _claim_below(copies, text, "Appendix C", 0.05, needs)
 
 
-def _of_detection(sections: Sections) -> Iterator[Claim]:
+def _detection_claims(sections: Sections) -> Iterator[Claim]:
     section = sections.get(detection.NAME)
     figures = sorted(section.figures if section else (), key=lambda figure: _steps(figure.column))
     comparisons = [Comparison(figures[-1], figures[0])] if len(figures) > 1 else []
-    takes = "the program detection, at several numbers of steps"
-    yield from _claim("More steps make samples harder to detect.", "Appendix K", comparisons, takes)
+    needs = "the program detection at several numbers of steps"
+    yield from _claim("More steps make samples harder to detect.", "Appendix K", comparisons, needs)
 
 
-CLAIMS = (_of_reconstruction, _of_denoising, _of_samples, _of_classes, _of_noise_maps, _of_copies, _of_detection)
+CLAIMS = (
+    _reconstruction_claims,
+    _denoising_claims,
+    _sampling_claims,
+    _conditional_claims,
+    _noise_map_claims,
+    _copy_claims,
+    _detection_claims,
+)

@@ -1,4 +1,4 @@
-"""Figures of the paper, to stand beside those that are measured."""
+"""The paper's figures, for comparison with measured ones."""
 
 RECONSTRUCTION = {  # Table 2, T = 10, 20, 50, 100; more digits from Table 1
     "ffhq128": {
@@ -12,7 +12,7 @@ RECONSTRUCTION = {  # Table 2, T = 10, 20, 50, 100; more digits from Table 1
         ("MSE", "random x_T"): (0.006, 0.007, 0.007, 0.007),
         ("MSE", "DDIM baseline, inferred x_T"): (0.019, 0.008, 0.003, 0.002),
     },
-    # trained on 48 million images, each with another size of z
+    # trained on 48 million images, each with a different size of z
     "ffhq128_48m": {
         ("SSIM", "random x_T"): (0.662, 0.650, 0.637, 0.631),
         ("SSIM", "z of 256, random x_T"): (0.637, 0.624, 0.612, 0.606),
@@ -58,7 +58,7 @@ CONDITIONAL = {  # FID, Table 3: binary, positive and unlabeled, naive
         "not Blond_Hair": (8.48, 7.91, 0.96),
     },
 }
-THROUGHPUT = {  # training images a second on a V100, Table 7: DDIM, autoencoder
+THROUGHPUT = {  # training images per second on a V100, Table 7: DDIM, autoencoder
     "ffhq64": (160.0, 128.0),
     "ffhq128": (51.0, 41.65),
     "ffhq256": (None, 10.08),
@@ -66,11 +66,11 @@ THROUGHPUT = {  # training images a second on a V100, Table 7: DDIM, autoencoder
     "bedroom128": (51.0, 41.65),
 }
 STEPS = (10, 20, 50, 100)
-SAMPLING_IMAGES, CONDITIONAL_IMAGES = 50_000, 5_000  # behind each FID, which is greater for fewer
+SAMPLING_IMAGES, CONDITIONAL_IMAGES = 50_000, 5_000  # for each FID, which is larger for fewer images
 
 
 def experiment(name: str) -> str:
-    """Returns the experiment that a model's name is of: ffhq128 for ffhq128_autoenc_130M and ffhq128_ddim, say."""
+    """Returns the paper's experiment of a model name: ffhq128 for ffhq128_autoenc_130M."""
     known = {*RECONSTRUCTION, *SAMPLING, *THROUGHPUT}
     return max((each for each in known if name == each or name.startswith(f"{each}_")), key=len, default="")
 
@@ -80,19 +80,19 @@ def _at(row: tuple[float | None, ...] | None, num_steps: int) -> float | None:
 
 
 def reconstruction(name: str, metric: str, row: str, num_steps: int) -> float | None:
-    """Returns the figure of Table 2 for an experiment, or None where there is none."""
+    """Returns the figure of Table 2 for an experiment, or None if there is none."""
     return _at(RECONSTRUCTION.get(experiment(name), {}).get((metric, row)), num_steps)
 
 
 def sampling(name: str, row: str, num_steps: int) -> float | None:
-    """Returns the FID of Table 4 for an experiment, or None where there is none."""
+    """Returns the FID of Table 4 for an experiment, or None if there is none."""
     return _at(SAMPLING.get(experiment(name), {}).get(row), num_steps)
 
 
 def conditional(name: str, target: str, row: str) -> float | None:
-    """Returns the FID of Table 3 for a class, or None where there is none."""
-    of_target = CONDITIONAL.get(experiment(name), {}).get(target)
-    return of_target[("binary", "positive and unlabeled", "all images").index(row)] if of_target else None
+    """Returns the FID of Table 3 for a class, or None if there is none."""
+    values = CONDITIONAL.get(experiment(name), {}).get(target)
+    return values[("binary", "positive and unlabeled", "all images").index(row)] if values else None
 
 
 def classes(name: str) -> set[str]:
@@ -101,5 +101,5 @@ def classes(name: str) -> set[str]:
 
 
 def throughput(name: str, has_z: bool) -> float | None:
-    """Returns the speed of training of Table 7, or None where there is none."""
+    """Returns the training speed of Table 7, or None if there is none."""
     return THROUGHPUT.get(experiment(name), (None, None))[has_z]

@@ -1,4 +1,4 @@
-"""The paper's measurements, one file each, and what each of them needs."""
+"""The evaluation programs, one module each, and their requirements."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -20,52 +20,57 @@ from diffae_jax.evaluation.study import Study
 
 
 class Program(Protocol):
-    """What each of these files is."""
+    """The interface of a program module."""
 
     NAME: str
-    TITLE: str  # with the table or figure of the paper
-    NEEDS: tuple[str, ...]  # keys of NEEDS below
-    PICTURE: str  # the file that it writes, or ""
+    TITLE: str  # names the table or figure of the paper
+    REQUIREMENTS: tuple[str, ...]  # keys of REQUIREMENT_CHECKS below
+    PICTURE: str  # the file that the program writes, or ""
 
     def run(self, study: Study) -> Section:
-        """Measures."""
+        """Measures and returns the results."""
 
-    def calls(self, study: Study) -> int:
-        """Returns about how many times the UNet is called, once for each image."""
+    def num_calls(self, study: Study) -> int:
+        """Returns roughly how many UNet calls the program needs, counted per image."""
 
 
-def _of_sets(study: Study) -> str | None:
-    """Why there is no comparison of sets of images."""
+def _why_no_sets(study: Study) -> str | None:
     real = sampling.ReferenceSets.of(study)
     counts = len(real.reference.numbers), len(real.others.numbers)
-    if min(counts) >= sampling.FEWEST:
+    if min(counts) >= sampling.MIN_IMAGES:
         return None
-    return f"it takes two sets of two real images or more, not of {counts[0]:,} and {counts[1]:,}"
+    return f"it needs two sets of at least two real images, not {counts[0]:,} and {counts[1]:,} images"
 
 
-def _unless(condition: Callable[[Study], bool], why: str) -> Callable[[Study], str | None]:
-    return lambda study: None if condition(study) else why
+def _why_too_few_to_detect(study: Study) -> str | None:
+    count = len(detection.real_images(study)[1])
+    if count >= detection.MIN_IMAGES:
+        return None
+    return f"it needs at least {detection.MIN_IMAGES} real images, not {count:,}"
 
 
-NEEDS: dict[str, Callable[[Study], str | None]] = {  # why a program cannot be run, or None
+def _unless(condition: Callable[[Study], bool], reason: str) -> Callable[[Study], str | None]:
+    return lambda study: None if condition(study) else reason
+
+
+# Each check returns None, or the reason why the requirement is not met.
+REQUIREMENT_CHECKS: dict[str, Callable[[Study], str | None]] = {
     "z": _unless(lambda study: study.has_z, "a DDIM baseline has no z"),
     "prior": _unless(
-        lambda study: not study.has_z or study.model.prior is not None, "the model has no latent DDIM to draw z from"
+        lambda study: not study.has_z or study.model.prior is not None, "the model has no latent DDIM to sample z from"
     ),
-    "training": _unless(lambda study: study.training is not None, "the training images are not at hand"),
+    "training": _unless(
+        lambda study: study.training is not None, "it needs the training images, and none were given (--training)"
+    ),
     "held out": _unless(lambda study: study.images is not study.training, "no images are held out from training"),
     "labels": _unless(lambda study: bool(study.training.labels), "the training images have no labels"),
     "classes": _unless(
-        lambda study: bool(conditional.targets(study)), "no label of the training images has two classes or more"
+        lambda study: bool(conditional.targets(study)), "no label of the training images has two or more classes"
     ),
     "labels held out": _unless(lambda study: bool(study.images.labels), "the held-out images have no labels"),
-    "two images": lambda study: None if len(study.chosen) > 1 else "it takes two images or more, not 1",
-    "sets": _of_sets,
-    "many": lambda study: (
-        None
-        if (count := len(detection.real_images(study)[1])) >= detection.FEWEST
-        else f"it takes {detection.FEWEST} real images or more, not {count:,}"
-    ),
+    "two images": lambda study: None if len(study.chosen) > 1 else "it needs at least two images, not 1",
+    "two sets": _why_no_sets,
+    "enough to detect": _why_too_few_to_detect,
 }
 
 
@@ -86,6 +91,7 @@ PROGRAMS: dict[str, Program] = {
 }
 
 
-def missing_requirement(name: str, study: Study) -> str | None:
-    """Returns why a program cannot be run, or None where it can."""
-    return next(filter(None, (NEEDS[need](study) for need in PROGRAMS[name].NEEDS)), None)
+def skip_reason(name: str, study: Study) -> str | None:
+    """Returns why a program must be skipped, or None if all its requirements are met."""
+    reasons = (REQUIREMENT_CHECKS[requirement](study) for requirement in PROGRAMS[name].REQUIREMENTS)
+    return next(filter(None, reasons), None)

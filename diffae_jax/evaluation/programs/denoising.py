@@ -1,4 +1,4 @@
-"""How early the image can be told while it is decoded (Sec. 5.5, Fig. 6)."""
+"""The predicted image at each step of decoding (Sec. 5.5, Fig. 6)."""
 
 import numpy as np
 
@@ -13,42 +13,42 @@ from diffae_jax.runtime.cluster import is_main_process
 
 NAME = "denoising"
 TITLE = "Predicted image at each step (Sec. 5.5, Fig. 6)"
-NEEDS: tuple[str, ...] = ()
+REQUIREMENTS: tuple[str, ...] = ()
 NUM_STEPS = 10  # as in Fig. 6
 NUM_IMAGES = 256
-METRIC = "MSE of the predicted x_0"
+METRIC = "MSE of the predicted image"
 PICTURE = "denoising.png"
 
 
 def column(step: int) -> str:
-    """Returns the column of a step, counted down as in Fig. 6."""
+    """Returns the column name of a step, which is counted down as in Fig. 6."""
     return f"t_{NUM_STEPS - 1 - step}"
 
 
-def calls(study: Study) -> int:
-    """Returns about how many times the UNet is called, once for each image."""
+def num_calls(study: Study) -> int:
+    """Returns the approximate number of UNet calls, counted per image."""
     return 2 * NUM_STEPS * min(NUM_IMAGES, len(study.chosen)) * sum(method.infers for method in methods(study))
 
 
 def run(study: Study) -> Section:
-    """Measures how far the x_0 that each step predicts is from the image, from the image's own x_T on."""
+    """Measures the error of the predicted image at each step from the image's own x_T."""
     count = min(NUM_IMAGES, len(study.chosen))
     figures: list[Figure] = []
     rows = {}
     for method in methods(study):
         if not method.infers:
             continue
-        parts = [_part(study, method, *chunk) for chunk in study.chunks(count)]
-        errors = np.concatenate([each["errors"] for each in parts])
+        chunks = [_chunk(study, method, *bounds) for bounds in study.chunks(count)]
+        errors = np.concatenate([chunk["errors"] for chunk in chunks])
         figures += [mean_figure(METRIC, method.row, column(step), errors[:, step]) for step in range(NUM_STEPS)]
-        rows["DDIM baseline" if method.row == BASELINE else "with $z$"] = parts[0]["frames"]
+        rows["DDIM baseline" if method.row == BASELINE else "with $z$"] = chunks[0]["frames"]
     if is_main_process():
         save_rows(study.folder / PICTURE, rows)
-    picture = Picture(PICTURE, f"The x_0 that each of {NUM_STEPS} steps predicts of one image, from t_9 to t_0.")
+    picture = Picture(PICTURE, f"The predicted image at each of {NUM_STEPS} steps, from t_9 to t_0.")
     return Section(NAME, TITLE, tuple(figures), (picture,))
 
 
-def _part(study: Study, method: Method, start: int, stop: int) -> Arrays:
+def _chunk(study: Study, method: Method, start: int, stop: int) -> Arrays:
     def compute() -> Arrays:
         x_0 = study.read(start, stop)
         z = encoded(method.model, x_0)
@@ -56,4 +56,4 @@ def _part(study: Study, method: Method, start: int, stop: int) -> Arrays:
         errors = np.stack([mse(predicted[:, step], x_0) for step in range(NUM_STEPS)], axis=1)
         return {"errors": errors, "frames": predicted[0]}
 
-    return study.cache.keep(f"{NAME}-{method.name}-{start:07d}", compute)
+    return study.cache.load_or_compute(f"{NAME}-{method.name}-{start:07d}", compute)

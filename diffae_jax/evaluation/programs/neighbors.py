@@ -1,4 +1,4 @@
-"""Whether samples are training images over again (Appendix C, Fig. 9)."""
+"""The nearest training images of samples, to find copies (Appendix C, Fig. 9)."""
 
 import numpy as np
 
@@ -11,115 +11,120 @@ from diffae_jax.runtime.cluster import is_main_process
 
 NAME = "neighbors"
 TITLE = "Nearest training images of samples (Appendix C)"
-NEEDS: tuple[str, ...] = ("z", "prior", "training", "held out", "two images")
+REQUIREMENTS: tuple[str, ...] = ("z", "prior", "training", "held out", "two images")
 NUM_SAMPLES = 200
-CANDIDATES = 64  # the nearest by pixels and by z, among which LPIPS looks
-NO_DISTANCE = 1e-4  # what rounding makes of none
-NEAR = 1  # percent of held-out images that have a training image nearer than what is called a copy
-COPIES = "share of images nearer to a training image than 99 % of held-out ones"
-DISTANCE = "root of the mean squared distance to the nearest training image"
-IN = {"pixels": "pixels", "z": "normalized z"}
+CANDIDATES = 64  # nearest images by pixels, and as many by z, that LPIPS is measured to
+NO_DISTANCE = 1e-4  # distances below are rounding errors
+NEAR = 1  # the percentile of held-out distances below which a sample counts as a copy
+COPIES = "share of samples closer to a training image than 99 % of held-out images"
+DISTANCE = "RMS distance to the nearest training image"
+SPACES = {"pixels": "pixels", "z": "normalized z"}
 PICTURE = "neighbors.png"
 
 
-def calls(study: Study) -> int:
-    """Returns at most how many times the UNet is called, once for each image."""
+def num_calls(study: Study) -> int:
+    """Returns the largest possible number of UNet calls, counted per image."""
     return NUM_SAMPLES * study.settings.num_code_steps
 
 
 def run(study: Study) -> Section:
-    """Finds the nearest training images of samples and, to know what is near, of held-out images."""
+    """Finds the nearest training images of samples and, as a reference, of held-out images."""
     model, settings = study.model, study.settings
     num_steps = settings.num_code_steps
     held_out = study.chosen[:NUM_SAMPLES]
     count = min(NUM_SAMPLES, settings.num_samples)
-    samples = study.cache.keep(
+    samples = study.cache.load_or_compute(
         f"{NAME}-samples", lambda: {"images": model.sample(count, study.seed, num_steps, num_steps)}
     )["images"]
     real = as_float(study.images, held_out)
     queries = {"samples": _codes(study, samples), "held-out images": _codes(study, real)}
     nearest = _nearest(study, queries)
     figures: list[Figure] = []
-    notes = [f"Among {len(study.training):,} training images."]
-    for space, place in IN.items():
+    notes = [f"Each image is compared with {len(study.training):,} training images."]
+    for space, label in SPACES.items():
         limit = np.percentile(nearest[f"held-out images-{space}-distance"][:, 0], NEAR)
         if limit < NO_DISTANCE:
-            notes.append(f"Held-out images are training images, too, in {place}: so nothing tells what a copy is.")
+            notes.append(
+                f"In {label}, some held-out images are identical to training images, so copies cannot be detected."
+            )
         for row in queries:
             distance = nearest[f"{row}-{space}-distance"][:, 0]
-            figures.append(mean_figure(DISTANCE, row, f"in {place}", distance))
+            figures.append(mean_figure(DISTANCE, row, f"in {label}", distance))
             if row == "samples" and limit >= NO_DISTANCE:
-                figures.append(share_figure(COPIES, row, f"in {place}", distance <= limit))
+                figures.append(share_figure(COPIES, row, f"in {label}", distance <= limit))
     shown = min(NUM_PICTURES, count)
     rows = {"sample": samples[:shown]}
-    for space, place in IN.items():
-        rows[f"nearest in\n{place}"] = as_float(study.training, nearest[f"samples-{space}-number"][:shown, 0])
+    for space, label in SPACES.items():
+        rows[f"nearest in\n{label}"] = as_float(study.training, nearest[f"samples-{space}-number"][:shown, 0])
     if study.networks.lpips is not None:
         rows["nearest\nby LPIPS"], distance = _by_lpips(study, samples[:shown], nearest)
-        figures.append(mean_figure("LPIPS to the nearest of these training images", "samples", "", distance))
-        notes.append(f"By LPIPS: among the {CANDIDATES} nearest in pixels and as many in z, of {shown} samples.")
+        figures.append(mean_figure("LPIPS to the nearest candidate", "samples", "", distance))
+        notes.append(
+            f"LPIPS is measured for {shown} samples. The candidates are the {CANDIDATES} nearest training images in "
+            f"pixels and the {CANDIDATES} nearest in z."
+        )
     if is_main_process():
         save_rows(study.folder / PICTURE, rows)
-    picture = Picture(PICTURE, f"Samples in {num_steps} steps, and the training images that are nearest to them.")
+    picture = Picture(PICTURE, f"Samples in {num_steps} steps, and their nearest training images.")
     return Section(NAME, TITLE, tuple(figures), (picture,), (*notes, *study.networks.no_lpips))
 
 
 def _codes(study: Study, images: np.ndarray) -> dict[str, np.ndarray]:
-    """Returns what distances are taken of: pixels in [0, 1], and normalized z."""
+    """Returns the vectors to compare: pixels in [0, 1], and normalized z."""
     z = study.model.statistics.normalize(study.model.encode(images))
     return {"pixels": (images.reshape(len(images), -1) + 1) / 2, "z": z}
 
 
 def _nearest(study: Study, queries: dict[str, dict[str, np.ndarray]]) -> Arrays:
-    """Returns the distances and numbers of the nearest training images of each query, the nearest first."""
-    found: Arrays = {}
+    """Returns the distances and numbers of each query's nearest training images, nearest first."""
+    nearest: Arrays = {}
     for start, stop in study.chunks(len(study.training)):
         numbers = np.arange(start, stop)
 
         def compute(numbers=numbers) -> Arrays:
             codes = _codes(study, as_float(study.training, numbers))
-            part = {}
+            chunk = {}
             for row, query in queries.items():
-                for space in IN:
+                for space in SPACES:
                     distance = _distances(query[space], codes[space])
                     order = np.argsort(distance, axis=1)[:, :CANDIDATES]
-                    part[f"{row}-{space}-distance"] = np.take_along_axis(distance, order, 1)
-                    part[f"{row}-{space}-number"] = numbers[order]
-            return part
+                    chunk[f"{row}-{space}-distance"] = np.take_along_axis(distance, order, 1)
+                    chunk[f"{row}-{space}-number"] = numbers[order]
+            return chunk
 
-        part = study.cache.keep(f"{NAME}-{start:07d}", compute)
-        found = part if not found else _nearer(found, part)
-    return found
+        chunk = study.cache.load_or_compute(f"{NAME}-{start:07d}", compute)
+        nearest = _merged(nearest, chunk) if nearest else chunk
+    return nearest
 
 
-def _nearer(found: Arrays, part: Arrays) -> Arrays:
+def _merged(nearest: Arrays, chunk: Arrays) -> Arrays:
     """Merges two lists of nearest images."""
     merged: Arrays = {}
-    for key in found:
+    for key in nearest:
         if key.endswith("-distance"):
             number = key.removesuffix("distance") + "number"
-            distance = np.concatenate([found[key], part[key]], axis=1)
+            distance = np.concatenate([nearest[key], chunk[key]], axis=1)
             order = np.argsort(distance, axis=1, kind="stable")[:, :CANDIDATES]
             merged[key] = np.take_along_axis(distance, order, 1)
-            merged[number] = np.take_along_axis(np.concatenate([found[number], part[number]], axis=1), order, 1)
+            merged[number] = np.take_along_axis(np.concatenate([nearest[number], chunk[number]], axis=1), order, 1)
     return merged
 
 
 def _distances(query: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    """Returns the root of the mean squared difference of each pair, without an array of all differences."""
+    """Returns the RMS difference of each pair, without an array of all differences."""
     query, codes = query.astype(np.float64), codes.astype(np.float64)
     squares = np.square(query).sum(1)[:, None] + np.square(codes).sum(1) - 2 * query @ codes.T
     return np.sqrt(np.maximum(squares, 0) / query.shape[1])
 
 
 def _by_lpips(study: Study, samples: np.ndarray, nearest: Arrays) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the training image nearest by LPIPS of each sample, among those near in pixels or in z, and how near."""
-    found, distances = [], []
+    """Returns each sample's nearest candidate by LPIPS, and its distance."""
+    neighbors, distances = [], []
     for i, sample in enumerate(samples):
-        # as many for every sample, though some come twice: so one program serves all
-        numbers = np.concatenate([nearest[f"samples-{space}-number"][i] for space in IN])
+        # duplicates are kept: all samples have the same shapes, so it compiles once
+        numbers = np.concatenate([nearest[f"samples-{space}-number"][i] for space in SPACES])
         images = as_float(study.training, numbers)
         distance = study.networks.lpips(np.broadcast_to(sample, images.shape), images)
-        found.append(images[distance.argmin()])
+        neighbors.append(images[distance.argmin()])
         distances.append(distance.min())
-    return np.stack(found), np.array(distances)
+    return np.stack(neighbors), np.array(distances)

@@ -1,4 +1,4 @@
-"""How close images come back (Sec. 5.4, Tables 1 and 2)."""
+"""Errors of reconstructed images (Sec. 5.4, Tables 1 and 2)."""
 
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from diffae_jax.runtime.cluster import is_main_process
 
 NAME = "reconstruction"
 TITLE = "Reconstruction (Sec. 5.4, Tables 1 and 2)"
-NEEDS: tuple[str, ...] = ()
+REQUIREMENTS: tuple[str, ...] = ()
 INFERRED, RANDOM = "inferred x_T", "random x_T"
 BASELINE = "DDIM baseline, inferred x_T"
 METRICS = {"ssim": "SSIM", "mse": "MSE", "psnr": "PSNR in dB", "lpips": "LPIPS"}
@@ -24,34 +24,34 @@ PICTURE = "reconstructions.png"
 
 
 class Method(NamedTuple):
-    """A way from images to images."""
+    """A method of reconstruction."""
 
     row: str
-    name: str  # of its parts
+    name: str  # part of the names of its chunks
     model: DiffAE
-    infers: bool  # x_T, which is random otherwise
+    infers: bool  # whether x_T is inferred; otherwise it is random
 
 
-def of_size(model: DiffAE) -> str:
-    """Returns the row of a model with a z of another size."""
+def row_for_size(model: DiffAE) -> str:
+    """Returns the row name of a model with a different size of z."""
     return f"z of {model.config.model.z_dim}, {RANDOM}"
 
 
 def methods(study: Study) -> list[Method]:
-    """Returns what is compared: inferred and random x_T, the DDIM baseline, models with a z of another size."""
-    found = [Method(INFERRED if study.has_z else BASELINE, "inferred", study.model, True)]
+    """Returns the methods to compare: x_T inferred or random, baseline, other sizes of z."""
+    result = [Method(INFERRED if study.has_z else BASELINE, "inferred", study.model, True)]
     if study.has_z:
-        found.append(Method(RANDOM, "random", study.model, False))
+        result.append(Method(RANDOM, "random", study.model, False))
     if study.baseline is not None:
-        found.append(Method(BASELINE, "baseline", study.baseline, True))
-    sizes = sorted(study.others, key=lambda model: -model.config.model.z_dim)
-    return found + [Method(of_size(model), f"z{model.config.model.z_dim}", model, False) for model in sizes]
+        result.append(Method(BASELINE, "baseline", study.baseline, True))
+    others = sorted(study.others, key=lambda model: -model.config.model.z_dim)
+    return result + [Method(row_for_size(model), f"z{model.config.model.z_dim}", model, False) for model in others]
 
 
-def part(study: Study, method: Method, num_steps: int, start: int, stop: int) -> Arrays:
-    """Returns the errors of the images from one number to another, and what was decoded of those that are shown.
+def reconstruct_chunk(study: Study, method: Method, num_steps: int, start: int, stop: int) -> Arrays:
+    """Returns the errors of the images from `start` to `stop`, and the decoded images to show.
 
-    Of a small data set all that was decoded is kept, for other programs.
+    For a small data set it returns all decoded images, which other programs use.
     """
 
     def compute() -> Arrays:
@@ -63,51 +63,54 @@ def part(study: Study, method: Method, num_steps: int, start: int, stop: int) ->
             else method.model.noise(np.arange(start, stop), study.seed)
         )
         decoded = method.model.decode(z, x_T, num_steps)
-        study.keep_images(start, decoded, NAME, f"{method.name}-{num_steps}")
+        study.write_images(start, decoded, NAME, f"{method.name}-{num_steps}")
         errors = {name: getattr(metrics, name)(decoded, x_0) for name in ("ssim", "mse", "psnr")}
         if study.networks.lpips is not None:
             errors["lpips"] = study.networks.lpips(decoded, x_0)
-        kept = decoded if study.is_small(len(study.chosen)) else decoded[: max(0, NUM_PICTURES - start)]
-        return {**errors, "decoded": kept}
+        returned = decoded if study.is_small(len(study.chosen)) else decoded[: max(0, NUM_PICTURES - start)]
+        return {**errors, "decoded": returned}
 
-    return study.cache.keep(f"{NAME}-{method.name}-{num_steps}-{start:07d}", compute)
+    return study.cache.load_or_compute(f"{NAME}-{method.name}-{num_steps}-{start:07d}", compute)
 
 
 def decoded(study: Study, method: Method, num_steps: int) -> np.ndarray:
-    """Returns what was decoded, of as many images as are kept."""
-    kept = [part(study, method, num_steps, *chunk)["decoded"] for chunk in study.chunks(len(study.chosen))]
-    return np.concatenate(kept)
+    """Returns all decoded images of a small data set, or the first ones of a large data set."""
+    chunks = study.chunks(len(study.chosen))
+    return np.concatenate([reconstruct_chunk(study, method, num_steps, *bounds)["decoded"] for bounds in chunks])
 
 
-def calls(study: Study) -> int:
-    """Returns about how many times the UNet is called, once for each image."""
+def num_calls(study: Study) -> int:
+    """Returns the approximate number of UNet calls, counted per image."""
     passes = sum(2 if method.infers else 1 for method in methods(study))
     return passes * len(study.chosen) * sum(study.settings.num_steps)
 
 
 def run(study: Study) -> Section:
-    """Measures MSE, SSIM, PSNR and LPIPS of each image, and draws some."""
+    """Measures MSE, SSIM, PSNR and LPIPS of each image, and draws some images."""
     figures: list[Figure] = []
-    exact: set[str] = set()
+    has_exact = False
     rows = {"input": study.read(0, min(NUM_PICTURES, len(study.chosen)))}
     for num_steps in study.settings.num_steps:
         for method in methods(study):
-            parts = [part(study, method, num_steps, *chunk) for chunk in study.chunks(len(study.chosen))]
+            bounds = study.chunks(len(study.chosen))
+            chunks = [reconstruct_chunk(study, method, num_steps, start, stop) for start, stop in bounds]
             for name, metric in METRICS.items():
-                if name in parts[0]:
-                    values = np.concatenate([each[name] for each in parts])
+                if name in chunks[0]:
+                    values = np.concatenate([chunk[name] for chunk in chunks])
                     if not np.isfinite(values).all():
-                        exact.add("PSNR is left out where an image comes back exactly.")
+                        has_exact = True
                     else:
-                        of_paper = paper.reconstruction(study.model.config.name, metric, method.row, num_steps)
-                        figures.append(mean_figure(metric, method.row, f"T = {num_steps}", values, paper=of_paper))
+                        paper_value = paper.reconstruction(study.model.config.name, metric, method.row, num_steps)
+                        figures.append(mean_figure(metric, method.row, f"T = {num_steps}", values, paper=paper_value))
             if num_steps == max(study.settings.num_steps):
-                shown = np.concatenate([each["decoded"] for each in parts])[:NUM_PICTURES]
+                shown = np.concatenate([chunk["decoded"] for chunk in chunks])[:NUM_PICTURES]
                 rows[method.row.replace("x_T", "$x_T$").replace(", ", ",\n")] = shown
     if is_main_process():
         save_rows(study.folder / PICTURE, rows)
-    notes = ["Errors are those of images in [0, 1].", *exact]
+    notes = ["Errors are measured on the scale [0, 1]."]
+    if has_exact:
+        notes.append("A PSNR is missing if an image is reconstructed exactly, because it is infinite.")
     if any(figure.paper is not None for figure in figures):
-        notes.append("The paper measured 30,000 images of CelebA-HQ, after training on FFHQ.")
-    picture = Picture(PICTURE, f"Images and what comes back of them in {max(study.settings.num_steps)} steps.")
+        notes.append("The paper trained on FFHQ and measured 30,000 images of CelebA-HQ.")
+    picture = Picture(PICTURE, f"Images, and their reconstructions in {max(study.settings.num_steps)} steps.")
     return Section(NAME, TITLE, tuple(figures), (picture,), (*notes, *study.networks.no_lpips))

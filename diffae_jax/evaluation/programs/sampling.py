@@ -1,4 +1,4 @@
-"""How close new images come to real ones (Sec. 5.7, Table 4)."""
+"""Distances between sets of generated and real images (Sec. 5.7, Table 4)."""
 
 import dataclasses
 import math
@@ -22,19 +22,19 @@ from diffae_jax.runtime.cluster import is_main_process
 
 NAME = "sampling"
 TITLE = "Unconditional samples (Sec. 5.7, Table 4)"
-NEEDS: tuple[str, ...] = ("prior",)
+REQUIREMENTS: tuple[str, ...] = ("prior",)
 SAMPLES, AUTOENCODED, BASELINE = "samples", "+ autoencoding", "DDIM baseline"
-GAUSSIAN, REAL = "z from a Gaussian, not from the latent DDIM", "other real images"
+GAUSSIAN, REAL = "z from a Gaussian instead of the latent DDIM", "other real images"
 NUM_COMPONENTS = 32
-FEWEST = 2  # real images in a set
-FITTED, FITTED_VALUES, FEWEST_FITTED = 1000, 2**26, 64  # images, to which components are fitted, and their values
-FEWEST_FOR_KERNEL = 4
+MIN_IMAGES = 2  # real images in a set
+MAX_FITTED, MAX_FITTED_VALUES, MIN_FITTED = 1000, 2**26, 64  # images for fitting components, and their values
+MIN_FOR_KERNEL = 4
 NUM_SHOWN = 64
 PICTURE = "samples.png"
-FID = "FID"  # the name of a Frechet distance in one space alone
-RESAMPLES, RESAMPLES_OF_MANY, MANY = 100, 20, 64  # resamples: fewer where features have many dimensions
+FID = "FID"  # the name of the Frechet distance in the space of Inception
+RESAMPLES, RESAMPLES_OF_MANY, MANY = 100, 20, 64  # fewer resamples for features of many dimensions
 
-Draw = Callable[[int, int], np.ndarray]  # images from one number to another
+Draw = Callable[[int, int], np.ndarray]  # returns the images from a start to a stop
 
 
 class ImageSubset(NamedTuple):
@@ -44,134 +44,139 @@ class ImageSubset(NamedTuple):
     numbers: Int[np.ndarray, "n"]
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """Returns the images from one place among them to another, in [-1, 1]."""
+        """Returns the images from `start` to `stop` of this subset, in [-1, 1]."""
         return as_float(self.source, self.numbers[start:stop])
 
 
 @dataclasses.dataclass(frozen=True)
 class ReferenceSets:
-    """Three sets of real images: those that others are compared with, as many again as a yardstick and to take z from,
-    and those that components are fitted to; where there are few, the last two are the same."""
+    """Three sets of real images. If there are few images, `others` and `fitted` overlap."""
 
-    reference: ImageSubset
-    others: ImageSubset
-    fitted: ImageSubset
-    what: str
+    reference: ImageSubset  # all distances are measured to these
+    others: ImageSubset  # compared with the reference as a yardstick, and encoded for "+ autoencoding"
+    fitted: ImageSubset  # principal components are fitted to these
+    kind: str  # of the reference images
 
     @classmethod
     def of(cls, study: Study) -> "ReferenceSets":
-        """Takes held-out and training images where there are both, and two halves of the images otherwise."""
-        most, shape = study.settings.num_samples, study.model.image_shape
-        num_fitted = max(FEWEST_FITTED, min(FITTED, FITTED_VALUES // math.prod(shape)))
+        """Uses held-out and training images if available, otherwise two halves of the images."""
+        limit, shape = study.settings.num_samples, study.model.image_shape
+        num_fitted = max(MIN_FITTED, min(MAX_FITTED, MAX_FITTED_VALUES // math.prod(shape)))
         random = np.random.default_rng(study.seed)
         if study.training is not None and study.training is not study.images:
-            reference = ImageSubset(study.images, choose(len(study.images), most, study.seed))
-            source, rest, what = study.training, random.permutation(len(study.training)), "held-out images"
+            reference = ImageSubset(study.images, choose(len(study.images), limit, study.seed))
+            source, rest, kind = study.training, random.permutation(len(study.training)), "held-out images"
         else:
-            chosen = random.permutation(choose(len(study.images), 2 * most + num_fitted, study.seed))
-            half = min(most, len(chosen) // 2)
+            chosen = random.permutation(choose(len(study.images), 2 * limit + num_fitted, study.seed))
+            half = min(limit, len(chosen) // 2)
             reference = ImageSubset(study.images, chosen[:half])
-            source, rest, what = study.images, chosen[half:], "of the images"
-        others, left = rest[:most], rest[most : most + num_fitted]
-        fitted = left if len(left) >= FEWEST_FITTED else others[:num_fitted]
-        return cls(reference, ImageSubset(source, others), ImageSubset(source, fitted), what)
+            source, rest, kind = study.images, chosen[half:], "of the images"
+        others, remaining = rest[:limit], rest[limit : limit + num_fitted]
+        fitted = remaining if len(remaining) >= MIN_FITTED else others[:num_fitted]
+        return cls(reference, ImageSubset(source, others), ImageSubset(source, fitted), kind)
 
 
 def spaces(study: Study, real: ReferenceSets) -> list[FeatureSpace]:
-    """Returns the spaces that images are compared in: those that need no download, and that of FID if it is at hand."""
+    """Returns the feature spaces: Inception if available, and two that need no download."""
     components = principal_space(real.fitted.read(0, len(real.fitted.numbers)), NUM_COMPONENTS)
     convolutions = random_space(study.model.image_shape, study.model.mesh)
     return [*([study.networks.inception] if study.networks.inception else []), components, convolutions]
 
 
-def features(study: Study, name: str, draw: Draw, count: int, among: list[FeatureSpace]) -> Arrays:
-    """Returns the features of images in each space, by its name, and the first images; they are kept in parts."""
-    drawn = []
+def features(study: Study, name: str, draw: Draw, count: int, feature_spaces: list[FeatureSpace]) -> Arrays:
+    """Returns the features of images in each space, by its name, and the first images."""
+    chunks = []
     for start, stop in study.chunks(count):
 
         def compute(start=start, stop=stop) -> Arrays:
             images = draw(start, stop)
-            kept = images[: max(0, NUM_SHOWN - start)]
-            return {"images": kept} | {space.name: np.asarray(space.features(images), np.float32) for space in among}
+            vectors = {space.name: np.asarray(space.features(images), np.float32) for space in feature_spaces}
+            return {"images": images[: max(0, NUM_SHOWN - start)]} | vectors
 
-        drawn.append(study.cache.keep(f"{name}-{start:07d}", compute))
-    return {key: np.concatenate([part[key] for part in drawn]) for key in drawn[0]}
+        chunks.append(study.cache.load_or_compute(f"{name}-{start:07d}", compute))
+    return {key: np.concatenate([chunk[key] for chunk in chunks]) for key in chunks[0]}
 
 
 def distances(
-    space: FeatureSpace, row: str, column: str, found: Arrays, reference: Arrays, of_paper: float | None = None
+    space: FeatureSpace, row: str, column: str, generated: Arrays, reference: Arrays, paper_value: float | None = None
 ) -> list[Figure]:
     """Returns the distances of a set of images to the reference in a space, with intervals.
 
-    The paper's figure stands beside ours where ours is of as many images.
+    The paper's value is only added if the sets have at least as many images as in the paper.
     """
-    ours, real = found[space.name], reference[space.name]
+    ours, real = generated[space.name], reference[space.name]
     value = frechet_distance(ours, real)
     resamples = RESAMPLES if space.dim <= MANY else RESAMPLES_OF_MANY
     margin = NORMAL * spread_of_distance(frechet_distance, ours, real, resamples)
-    fewest = min(len(ours), len(real))
-    comparable = of_paper if space.frechet_name == FID and fewest >= paper.SAMPLING_IMAGES else None
+    smallest = min(len(ours), len(real))
+    comparable = paper_value if space.frechet_name == FID and smallest >= paper.SAMPLING_IMAGES else None
     low, high = max(0.0, value - margin), value + margin
     figures = [Figure(space.frechet_name, row, column, value, len(ours), low, high, comparable)]
-    if space.frechet_name == FID and fewest >= FEWEST_FOR_KERNEL:
-        size = min(1000, fewest // 2)
+    if space.frechet_name == FID and smallest >= MIN_FOR_KERNEL:
+        size = min(1000, smallest // 2)
         mean, std = kernel_distance(ours, real, subset_size=size)
-        # subsets overlap, so they differ less than fresh ones would, and these more than fresh whole sets
-        margin = NORMAL * std * (size / (fewest - size)) ** 0.5
+        # corrects for overlap between subsets, and for the larger size of the full sets
+        margin = NORMAL * std * (size / (smallest - size)) ** 0.5
         figures.append(Figure(space.kernel_name, row, column, mean, len(ours), mean - margin, mean + margin))
     return figures
 
 
-def calls(study: Study) -> int:
-    """Returns about how many times the UNet is called, once for each image."""
+def num_calls(study: Study) -> int:
+    """Returns the approximate number of UNet calls, counted per image."""
     steps, sets = study.settings.num_sample_steps, 1 + (study.baseline is not None) + study.has_z
     return study.settings.num_samples * (sets * sum(steps) + max(steps))
 
 
 def run(study: Study) -> Section:
-    """Measures Frechet distances of samples, of the baseline's, and of images decoded from z of real ones.
+    """Measures Frechet distances of samples and autoencoded images to real images.
 
-    Where there are too few real images to compare with, samples are drawn and nothing is measured.
+    If there are too few real images, it draws samples and measures nothing.
     """
     real = ReferenceSets.of(study)
     counts = len(real.reference.numbers), len(real.others.numbers)
-    among = spaces(study, real) if min(counts) >= FEWEST else []
+    feature_spaces = spaces(study, real) if min(counts) >= MIN_IMAGES else []
     figures: list[Figure] = []
-    reference = _of_real(study, "reference", real.reference, among)
-    own_row = SAMPLES if study.has_z else BASELINE
-    # one number for all rows, for distances shrink with it; without real images it is what was asked for
-    count = min(study.settings.num_samples, counts[1]) if among else study.settings.num_samples
+    reference = _real_features(study, "reference", real.reference, feature_spaces)
+    shown_row = SAMPLES if study.has_z else BASELINE
+    # the same number for all rows, because distances depend on it
+    count = min(study.settings.num_samples, counts[1]) if feature_spaces else study.settings.num_samples
     for num_steps in study.settings.num_sample_steps:
         for row, draw in _sets(study, real, num_steps).items():
-            if among or row in (SAMPLES, BASELINE):
-                kept = f"{NAME}-{row}-{num_steps}"
-                found = features(study, kept, _keeping(study, f"{row}-{num_steps}", draw), count, among)
-                for space in among:
-                    of_paper = paper.sampling(study.model.config.name, row, num_steps)
-                    figures += distances(space, row, f"T = {num_steps}", found, reference, of_paper)
-                shown = found["images"] if row == own_row else shown
-    others = _of_real(study, "others", real.others, among)
-    for space in among:
+            if feature_spaces or row in (SAMPLES, BASELINE):
+                draw = _also_writing(study, f"{row}-{num_steps}", draw)
+                generated = features(study, f"{NAME}-{row}-{num_steps}", draw, count, feature_spaces)
+                for space in feature_spaces:
+                    paper_value = paper.sampling(study.model.config.name, row, num_steps)
+                    figures += distances(space, row, f"T = {num_steps}", generated, reference, paper_value)
+                shown = generated["images"] if row == shown_row else shown
+    others = _real_features(study, "others", real.others, feature_spaces)
+    for space in feature_spaces:
         figures += distances(space, REAL, "real", others, reference)
     if is_main_process():
         save_grid(study.folder / PICTURE, shown)
-    note = (
-        f"Distances are to {counts[0]:,} {real.what}; {counts[1]:,} other real ones come as close as the last row "
-        "says. They shrink with the number of images: compare rows of one table alone."
-    )
-    if not among:
-        two = f"two sets of {FEWEST} or more are needed, not of {counts[0]:,} and {counts[1]:,}"
-        note = f"Too few real images to compare samples with: {two}."
+    if feature_spaces:
+        note = (
+            f"Distances are measured to {counts[0]:,} {real.kind}. As a yardstick, the last row compares {counts[1]:,} "
+            "other real images with them. A distance shrinks with the number of images, so only compare rows of the "
+            "same table."
+        )
+    else:
+        note = (
+            f"There are too few real images to compare samples with: two sets of at least {MIN_IMAGES} are needed, "
+            f"not {counts[0]:,} and {counts[1]:,} images."
+        )
     picture = Picture(PICTURE, f"Samples in {study.settings.num_sample_steps[-1]} steps.")
     return Section(NAME, TITLE, tuple(figures), (picture,), (note, *study.networks.no_inception))
 
 
-def _of_real(study: Study, name: str, images: ImageSubset, among: list[FeatureSpace]) -> Arrays:
-    return features(study, f"{NAME}-{name}", images.read, len(images.numbers), among) if among else {}
+def _real_features(study: Study, name: str, images: ImageSubset, feature_spaces: list[FeatureSpace]) -> Arrays:
+    if not feature_spaces:
+        return {}
+    return features(study, f"{NAME}-{name}", images.read, len(images.numbers), feature_spaces)
 
 
 def _sets(study: Study, real: ReferenceSets, num_steps: int) -> dict[str, Draw]:
-    """Returns what draws each set of images that is compared with real ones, by its row."""
+    """Returns a function for each row that draws the images to compare with real ones."""
     if not study.has_z:
         return {BASELINE: _sampled(study.model, study.seed, num_steps)}
     sets = {SAMPLES: _sampled(study.model, study.seed, num_steps)}
@@ -183,22 +188,22 @@ def _sets(study: Study, real: ReferenceSets, num_steps: int) -> dict[str, Draw]:
     return sets
 
 
-def _keeping(study: Study, name: str, draw: Draw) -> Draw:
-    def drawn(start, stop):
+def _also_writing(study: Study, name: str, draw: Draw) -> Draw:
+    def draw_and_write(start, stop):
         images = draw(start, stop)
-        study.keep_images(start, images, NAME, name)
+        study.write_images(start, images, NAME, name)
         return images
 
-    return drawn
+    return draw_and_write
 
 
 def _sampled(model: DiffAE, seed: int, num_steps: int) -> Draw:
-    """Draws samples, z in as many steps as images."""
+    """Draws samples, with the same number of steps for z and for images."""
     return lambda start, stop: model.sample(stop - start, seed, num_steps, num_steps, first=start)
 
 
 def _autoencoded(study: Study, real: ReferenceSets, num_steps: int) -> Draw:
-    """Decodes z of real images, others than the reference, with random x_T."""
+    """Decodes z of real images that are not reference images, with random x_T."""
 
     def draw(start, stop):
         z = study.model.encode(real.others.read(start, stop))
@@ -208,7 +213,7 @@ def _autoencoded(study: Study, real: ReferenceSets, num_steps: int) -> Draw:
 
 
 def _from_gaussian(study: Study, num_steps: int) -> Draw:
-    """Decodes z of the right mean and deviation that no latent DDIM drew: what it is worth."""
+    """Decodes Gaussian z with the right mean and deviation, to judge the latent DDIM."""
     statistics = study.model.statistics
     z = np.random.default_rng(study.seed).normal(size=(study.settings.num_samples, len(statistics.mean)))
     z = statistics.denormalize(z.astype(np.float32))

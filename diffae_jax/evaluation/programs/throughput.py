@@ -1,4 +1,4 @@
-"""How fast the model is here (Appendix B, Table 7)."""
+"""The speed of the model on these devices (Appendix B, Table 7)."""
 
 import time
 from collections.abc import Callable
@@ -13,21 +13,21 @@ from diffae_jax.evaluation.study import Study, encoded
 
 NAME = "throughput"
 TITLE = "Throughput (Appendix B, Table 7)"
-NEEDS: tuple[str, ...] = ()
+REQUIREMENTS: tuple[str, ...] = ()
 PICTURE = ""
-NUM_IMAGES = 64  # a device
+NUM_IMAGES = 64  # for each device
 NUM_STEPS = 10
 REPEATS = 5
-METRIC = "images a second on each device"
+METRIC = "images per second on each device"
 
 
-def calls(study: Study) -> int:
-    """Returns how many times the UNet is called, once for each image."""
+def num_calls(study: Study) -> int:
+    """Returns the number of UNet calls, counted per image."""
     return 2 * (REPEATS + 1) * NUM_STEPS * NUM_IMAGES * jax.device_count()
 
 
 def run(study: Study) -> Section:
-    """Times encoding, inversion and decoding, once they are compiled, and tells the speed of training."""
+    """Times encoding, inversion and decoding after compilation, and reports the training speed."""
     model, devices = study.model, jax.device_count()
     count = NUM_IMAGES * devices
     images = study.read(0, min(count, len(study.chosen)))
@@ -36,7 +36,7 @@ def run(study: Study) -> Section:
     x_T = model.noise(np.arange(count))
     work: dict[str, Callable[[], np.ndarray]] = {
         **({"encode": lambda: model.encode(x_0)} if study.has_z else {}),
-        f"infer x_T, T = {NUM_STEPS}": lambda: model.invert(x_0, z, NUM_STEPS),
+        f"invert, T = {NUM_STEPS}": lambda: model.invert(x_0, z, NUM_STEPS),
         f"decode, T = {NUM_STEPS}": lambda: model.decode(z, x_T, NUM_STEPS),
     }
     figures = []
@@ -47,13 +47,15 @@ def run(study: Study) -> Section:
         figures.append(Figure(METRIC, row, "", float(np.median(speeds)), count, low, high))
     speed = study.images_per_second
     if speed is not None:
-        of_paper = paper.throughput(model.config.name, study.has_z)
-        seen = model.config.train.batch_size
-        figures.append(Figure(METRIC, "training", "", speed / devices, seen, paper=of_paper, counted="images a step"))
+        paper_value = paper.throughput(model.config.name, study.has_z)
+        batch_size = model.config.train.batch_size
+        figures.append(
+            Figure(METRIC, "training", "", speed / devices, batch_size, paper=paper_value, counted="images per step")
+        )
     kind = jax.devices()[0].device_kind
-    notes = [f"On {devices} x {kind}, in {model.precision}; the paper's V100 trained in float16."]
+    notes = [f"Measured on {devices} x {kind} in {model.precision}. The paper used V100 GPUs and float16."]
     if speed is None:
-        notes.append("The speed of training is in the metrics.jsonl of a run; a bundle does not hold it.")
+        notes.append("A bundle does not include the training speed. It is in the metrics.jsonl of a run.")
     return Section(NAME, TITLE, tuple(figures), (), tuple(notes))
 
 

@@ -1,4 +1,4 @@
-"""What z leaves open: images of one z and several x_T (Sec. 5.1, Fig. 3, Appendix D)."""
+"""Variation between images with the same z and different x_T (Sec. 5.1, Fig. 3, Appendix D)."""
 
 import numpy as np
 
@@ -11,30 +11,30 @@ from diffae_jax.runtime.cluster import is_main_process
 
 NAME = "variations"
 TITLE = "Stochastic variations (Sec. 5.1, Appendix D)"
-NEEDS: tuple[str, ...] = ("z", "two images")
+REQUIREMENTS: tuple[str, ...] = ("z", "two images")
 NUM_VARIATIONS = 8
 NUM_IMAGES = 32
 NUM_ROWS = 6  # of the picture
-METRIC = "share of the variance of pixels that x_T makes"
+METRIC = "share of the pixel variance that is due to x_T"
 PICTURE = "variations.png"
 
 
-def calls(study: Study) -> int:
-    """Returns how many times the UNet is called, once for each image."""
+def num_calls(study: Study) -> int:
+    """Returns the number of UNet calls, counted per image."""
     return NUM_VARIATIONS * min(NUM_IMAGES, len(study.chosen)) * study.settings.num_code_steps
 
 
 def run(study: Study) -> Section:
-    """Measures how much of what differs between images is due to x_T alone, and draws some variations."""
+    """Measures the share of the pixel variance that is due to x_T, and draws some variations."""
     num_steps = study.settings.num_code_steps
     count = min(NUM_IMAGES, len(study.chosen))
-    parts = [_part(study, num_steps, *chunk) for chunk in study.chunks(count)]
-    mean, variance, images = (np.concatenate([part[key] for part in parts]) for key in ("mean", "variance", "images"))
+    chunks = [_chunk(study, num_steps, *bounds) for bounds in study.chunks(count)]
+    mean, variance, images = (np.concatenate([chunk[k] for chunk in chunks]) for k in ("mean", "variance", "images"))
 
     def share(mean, variance):
         within = variance.mean()
         between = mean.var(axis=0, ddof=1).mean() if len(mean) > 1 else 0.0
-        # the mean of few variations moves with them, by their variance over their number
+        # subtracts the variance of the mean of NUM_VARIATIONS images, which is not due to z
         return float(within / (within + max(0.0, between - within / NUM_VARIATIONS)))
 
     low, high = percentiles(share, mean, variance)
@@ -42,25 +42,25 @@ def run(study: Study) -> Section:
     if is_main_process():
         shown = study.read(0, len(images))
         rows = {
-            f"image {i + 1}": np.concatenate([x_0[None], drawn, m[None], 4 * np.sqrt(v)[None] - 1])
-            for i, (x_0, drawn, m, v) in enumerate(zip(shown, images, mean, variance, strict=False))
+            f"image {i + 1}": np.concatenate([x_0[None], decoded, m[None], 4 * np.sqrt(v)[None] - 1])
+            for i, (x_0, decoded, m, v) in enumerate(zip(shown, images, mean, variance, strict=False))
         }
         save_rows(study.folder / PICTURE, rows)
     caption = (
-        f"Each row: an image, {NUM_VARIATIONS} decodings of its z with random x_T, their mean, and their standard "
-        "deviation, four times as bright."
+        f"Each row shows an image, {NUM_VARIATIONS} decodings of its z with random x_T, their mean, and their standard "
+        "deviation (four times as bright)."
     )
     picture = Picture(PICTURE, caption)
     return Section(NAME, TITLE, (figure,), (picture,))
 
 
-def _part(study: Study, num_steps: int, start: int, stop: int) -> Arrays:
+def _chunk(study: Study, num_steps: int, start: int, stop: int) -> Arrays:
     def compute() -> Arrays:
-        found = study.model.variations(study.read(start, stop), NUM_VARIATIONS, num_steps, study.seed, first=start)
+        variations = study.model.variations(study.read(start, stop), NUM_VARIATIONS, num_steps, study.seed, first=start)
         return {
-            "mean": found.mean,
-            "variance": found.images.var(axis=1, ddof=1),
-            "images": found.images[: max(0, NUM_ROWS - start)],
+            "mean": variations.mean,
+            "variance": variations.images.var(axis=1, ddof=1),
+            "images": variations.images[: max(0, NUM_ROWS - start)],
         }
 
-    return study.cache.keep(f"{NAME}-{start:07d}", compute)
+    return study.cache.load_or_compute(f"{NAME}-{start:07d}", compute)

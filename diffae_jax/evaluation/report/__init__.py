@@ -1,1 +1,1 @@
-"""The report of an evaluation as one page. Knows results, not how they were measured."""
+"""The report of an evaluation as one HTML page. Depends on the results only."""

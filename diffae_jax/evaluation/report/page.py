@@ -1,4 +1,4 @@
-"""The report of an evaluation: one HTML file that holds all it shows, for any browser, on a screen or on paper."""
+"""Writes the report of an evaluation: one self-contained HTML file, for a screen or for print."""
 
 import base64
 import dataclasses
@@ -18,14 +18,14 @@ from diffae_jax.runtime.files import atomic_write, read_bytes
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
 MAX_PICTURE_BYTES = 64 * 2**20
-SMALLEST_WIDTH = 400  # pixels, below which a picture is enlarged
+MIN_WIDTH = 400  # pixels; narrower pictures are enlarged
 
 
 @dataclasses.dataclass(frozen=True)
 class Embedded:
-    """A picture within the page."""
+    """A picture that is embedded in the page."""
 
-    address: str  # a data URL
+    url: str  # a data URL
     width: int
     height: int
     is_enlarged: bool
@@ -33,10 +33,13 @@ class Embedded:
 
 
 def write_report(folder: Path, results: Results) -> Path:
-    """Writes report.html beside results.json and returns its path. Raises UserError for a picture that is missing."""
-    page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
-    page.filters |= {"rounded": rounded, "tables": tables, "common_count": common_count, "of_paper": of_paper}
-    written = page.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+    """Writes report.html next to results.json and returns its path.
+
+    Raises UserError if a picture is missing.
+    """
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+    environment.filters |= {"rounded": rounded, "tables": tables, "common_count": common_count, "in_paper": in_paper}
+    html = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         results=results,
         name=str(results.config.get("name") or "a model"),
         verdicts=Counter(claim.verdict for claim in results.claims),
@@ -45,42 +48,42 @@ def write_report(folder: Path, results: Results) -> Path:
     )
     path = folder / REPORT
     with atomic_write(path) as scratch:
-        scratch.write_text(written, encoding="utf-8")
+        scratch.write_text(html, encoding="utf-8")
     return path
 
 
 def embedded(folder: Path, picture: Picture) -> Embedded:
-    """Reads a PNG of the folder. A small one is enlarged by a whole factor, which the browser does pixel by pixel."""
+    """Reads a PNG file of the folder. A small one is displayed larger, by an integer factor."""
     path = folder / picture.file
     if Path(picture.file).name != picture.file:
-        raise UserError(f"{shown(picture.file)} is no picture beside the results: evaluate again.")
+        raise UserError(f"{shown(picture.file)} is not a file next to results.json. Run the evaluation again.")
     content = read_bytes(path, MAX_PICTURE_BYTES)
     try:
         with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
             width, height = image.size
     except UnidentifiedImageError as error:
-        raise UserError(f"{path} is no PNG picture: remove the results beside it to measure again.") from error
-    factor = max(1, SMALLEST_WIDTH // width)
-    address = "data:image/png;base64," + base64.b64encode(content).decode()
-    return Embedded(address, width * factor, height * factor, factor > 1, picture.caption)
+        raise UserError(f"{path} is not a PNG file. Remove results.json next to it to measure again.") from error
+    factor = max(1, MIN_WIDTH // width)
+    url = "data:image/png;base64," + base64.b64encode(content).decode()
+    return Embedded(url, width * factor, height * factor, factor > 1, picture.caption)
 
 
 def common_count(table: Table) -> str | None:
-    """Returns what all figures of a table were counted over, or None where they differ."""
+    """Returns the count of all figures, such as "240 images", or None if counts differ."""
     counts = {f"{figure.count:,} {figure.counted}" for _, figures in table.rows for figure in figures if figure}
     return counts.pop() if len(counts) == 1 else None
 
 
-def of_paper(table: Table) -> list[bool]:
-    """Returns, for each column, whether the paper has a number there."""
+def in_paper(table: Table) -> list[bool]:
+    """Returns for each column whether the paper has a value in it."""
     columns = zip(*(figures for _, figures in table.rows), strict=True)
     return [any(figure is not None and figure.paper is not None for figure in figures) for figures in columns]
 
 
-def flat(config: dict[str, Any], within: str = "") -> Iterator[tuple[str, str]]:
+def flat(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     """Yields the dotted keys of a config and their values as text."""
     for key, value in config.items():
         if isinstance(value, dict) and value:
-            yield from flat(value, f"{within}{key}.")
+            yield from flat(value, f"{prefix}{key}.")
         else:
-            yield f"{within}{key}", value if isinstance(value, str) else json.dumps(value)
+            yield f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value)
