@@ -204,7 +204,10 @@ HOSTILE = {
         "nothing": (lambda c: c["model"].update(base_channels=None), "must be a whole number, not None"),
         "no list": (lambda c: c.update(image_shape=None), "image_shape must be a list, not None"),
         "no group": (lambda c: c.update(model=None), "`model` must be a section, got None"),
-        "group as a value": (lambda c: c["model"].update(embed_dim={"a": 1}), "embed_dim = a dict, but it must be a whole"),
+        "group as a value": (
+            lambda c: c["model"].update(embed_dim={"a": 1}),
+            "embed_dim = a dict, but it must be a whole",
+        ),
         "not a number": (lambda c: c["train"].update(learning_rate=NAN), "learning_rate must be finite"),
         "infinity": (lambda c: c["train"].update(max_grad_norm=float("inf")), "max_grad_norm must be finite"),
         "truth as a number": (lambda c: c["model"].update(embed_dim=True), "whole number, not True"),

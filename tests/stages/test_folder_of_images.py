@@ -45,7 +45,10 @@ def test_folder_of_images_trains(image_folder, tmp_path):
     assert re.search(r"  brightness: continuous, R\^2 -?\d+\.\d\d on 20 images", output)
     assert "  no probe: The labels of same must be of two values at least, and all 20 are one." in output
     assert set(DiffAE.load(tmp_path / "bundle").probes) == {"odd", "brightness"}
-    assert "Images: a folder of image files, 20 to train on, 0 held out.\nSizes: all 12x12. All are scaled to 8x8." in output
+    assert (
+        "Images: a folder of image files, 20 to train on, 0 held out.\nSizes: all 12x12. All are scaled to 8x8."
+        in output
+    )
     assert "No images are held out" in output
     assert "Distances are to 10 of the images; 10 other real ones" in output
     assert "labels was skipped: no images are held out from training." in output
