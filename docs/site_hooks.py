@@ -1,4 +1,4 @@
-"""What mkdocs does beyond the pages of docs/: pages from elsewhere, generated pages, and checks that fail the build."""
+"""Hooks of mkdocs: pages from other folders, generated pages, and checks that fail the build."""
 
 import argparse
 import logging
@@ -22,7 +22,7 @@ ELSEWHERE = {  # page of the site: file of the repository
     "changelog.md": "CHANGELOG.md",
 }
 COMMAND_LINE = "reference/command_line.md"
-LINK = re.compile(r"\]\((?!https?://|#)([^)\s#]+)(#[^)\s]*)?\)")
+LINK = re.compile(r"(\]\(|^\[[^\]]+\]: )(?!https?://|#)([^)\s#]+)(#[^)\s]*)?", re.MULTILINE)
 DIRECTIVE = re.compile(r"^::: (\S+)$", re.MULTILINE)
 
 log = logging.getLogger("mkdocs.site_hooks")  # warnings of which fail a strict build
@@ -50,7 +50,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Turns links between files into links between pages, and checks the docstrings of a reference."""
+    """Turns links between files into links between pages, and checks docstrings."""
     for name in DIRECTIVE.findall(markdown):
         check_docstrings(name, page)
     origin = ELSEWHERE.get(page.file.src_uri, f"docs/{page.file.src_uri}")
@@ -58,16 +58,17 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def relinked(link: re.Match, origin: str, page: Page) -> str:
-    """Returns a link of a file of the repository as the site has it."""
-    target = posixpath.normpath(posixpath.join(posixpath.dirname(origin), link[1]))
-    anchor = link[2] or ""
+    """Returns a link of a file of the repository as a link of the site."""
+    target = posixpath.normpath(posixpath.join(posixpath.dirname(origin), link[2]))
+    anchor = link[3] or ""
     pages = {file: name for name, file in ELSEWHERE.items()}
+    here = posixpath.dirname(page.file.src_uri) or "."
     if target in pages or target.startswith("docs/"):
-        inside = pages.get(target, target.removeprefix("docs/"))
-        return f"]({posixpath.relpath(inside, posixpath.dirname(page.file.src_uri) or '.')}{anchor})"
+        return f"{link[1]}{posixpath.relpath(pages.get(target, target.removeprefix('docs/')), here)}{anchor}"
     if not (ROOT / target).exists():
         log.warning("%s links to %s, which does not exist.", origin, target)
-    return f"]({repository()}/blob/main/{target}{anchor})" if repository() else "](index.md)"
+    address = f"{repository()}/blob/main/{target}{anchor}" if repository() else posixpath.relpath("index.md", here)
+    return f"{link[1]}{address}"
 
 
 def repository() -> str:

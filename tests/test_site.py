@@ -1,4 +1,4 @@
-"""The documentation site: what the build refuses, and what a reader sees on screens of both sizes."""
+"""The documentation site: faults that fail the build, and pages on screens of both sizes."""
 
 import shutil
 import subprocess

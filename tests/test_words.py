@@ -1,4 +1,4 @@
-"""The words of the project: none that the glossary retires, short sentences, lines that fit a window."""
+"""The words of the project: no retired ones, short sentences, and lines that fit a window."""
 
 import ast
 import re

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
 from diffae_jax.models.condition import ZCondition
@@ -53,7 +54,7 @@ class DiffusionAutoencoder(nnx.Module):
         num_heads: int = 1,
         dropout: float = 0.0,
         remat: bool = False,
-        dtype=None,
+        dtype: DTypeLike | None = None,
         rngs: nnx.Rngs,
     ):
         if not 2 <= len(image_shape) <= 4:

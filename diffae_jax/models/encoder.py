@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from diffae_jax.models.blocks import GroupNorm, ResBlock, conv, linear
@@ -39,7 +40,7 @@ class SemanticEncoder(nnx.Module):
         z_dim: int,
         num_heads: int = 1,
         remat: bool = False,
-        dtype=None,
+        dtype: DTypeLike | None = None,
         rngs: nnx.Rngs,
     ):
         check_divisible(image_shape, len(channel_mults))

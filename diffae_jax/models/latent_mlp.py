@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from diffae_jax.models.blocks import linear, row_of_time, timestep_embedding, uniform_init
@@ -54,7 +55,7 @@ class LatentMLP(nnx.Module):
         z_dim: int,
         num_layers: int,
         width: int,
-        dtype=None,
+        dtype: DTypeLike | None = None,
         rngs: nnx.Rngs,
     ):
         if num_layers < 2:

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
 from diffae_jax.models.blocks import GroupNorm, ResBlock, conv, linear, row_of_time, timestep_embedding
@@ -63,7 +64,7 @@ class UNet(nnx.Module):
         num_heads: int = 1,
         dropout: float = 0.0,
         remat: bool = False,
-        dtype=None,
+        dtype: DTypeLike | None = None,
         rngs: nnx.Rngs,
     ):
         check_divisible(image_shape, len(channel_mults))

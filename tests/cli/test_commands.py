@@ -313,7 +313,7 @@ BAD = {
     "no labels": ("probe BUNDLE photos --labels nothing.csv --out new", "nothing.csv is missing"),
     "image for labels": ("probe BUNDLE photos --labels photos/b.png --out new", r"b\.png is not UTF-8 text"),
     "no such column": ("probe BUNDLE photos --labels labels.csv --column age --out new", "no column age. .* smile"),
-    "labels of others": ("probe BUNDLE photos/b.png --labels others.csv --out new", "None of the 1 names in the table of labels"),
+    "labels of others": ("probe BUNDLE photos/b.png --labels others.csv --out new", "1 names in the table of labels"),
     "label of one value": ("probe BUNDLE photos/b.png --labels labels.csv --out new", "at least two different values"),
     "over a folder": ("probe BUNDLE photos --labels labels.csv --out photos --overwrite", "is not a bundle"),
     "no probes": ("probe PLAIN photos --out new.csv", "has no probes to predict with"),
