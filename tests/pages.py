@@ -3,11 +3,9 @@
 A page runs as a reader would paste it, except for the constants below and `own_data`.
 """
 
-import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -76,9 +74,9 @@ def prepare(folder: Path, trained: Path) -> None:
             path = folder / name / ("low" if kinds[i] < 5 else "high") / f"{i:02d}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image).save(path)
-    (folder / "of README" / "photos").mkdir(parents=True)
-    for i, name in enumerate(("of README/photos/me.jpg", "of README/photo.png")):
-        Image.fromarray(images[i]).save(folder / name)
+    for page in ("README", "own_images"):
+        (folder / f"of {page}" / "photos").mkdir(parents=True)
+        Image.fromarray(images[0]).save(folder / f"of {page}" / "photos" / "me.jpg")
     rows = [f"{i:02d}.png,{int(kind < 5)}" for i, kind in enumerate(kinds)]
     (folder / "labels.csv").write_text("\n".join(["file,smile", *rows]))
     shutil.copytree(trained, folder / "runs" / "digits")
@@ -101,9 +99,8 @@ def own_data(page: str) -> dict[str, np.ndarray]:
     """Returns arrays that stand for the reader's own data: names that the page does not define."""
     from diffae_jax.data.formats.digits import digits
 
-    images, kinds = digits()[1].images[:40], digits()[1].labels["digit"][:40]
+    images = digits()[1].images[:40]
     return {
-        "README": {"images": images, "labels": (kinds < 5).astype(int)},
         "data": {"cells": images},
         "official_weights": {"images": np.zeros((2, 16, 16, 3), np.float32)},
     }.get(page, {})
@@ -128,16 +125,18 @@ def run_command(words: list[str]) -> None:
 
     if words[0].startswith("--config."):  # options of a training command
         words = ["python", "-m", "diffae_jax.main", "--config=configs/images.py", *words]
-    if words[:3] == ["python", "-m", "diffae_jax.main"] or words[:2] == ["diffae", "train"]:
-        path = (
-            () if any("data.path" in word or "digits.py" in word for word in words) else ("--config.data.path=FOLDER",)
-        )
-        workdir = f"--workdir=trained/{len(list(Path().glob('trained/*')))}"
-        arguments = words[3:] if words[0] == "python" else words[2:]
-        command = [sys.executable, "-m", "diffae_jax.main", *arguments, *path, *TRAINING, workdir]
-        done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, text=True, capture_output=True)
-        assert done.returncode == 0, done.stdout + done.stderr
+    if words[:3] == ["python", "-m", "diffae_jax.main"]:
+        words = ["diffae", "train", *words[3:]]
+    if words[:2] == ["diffae", "train"]:
+        named = any("data.path" in word or "digits" in word for word in words)
+        path = () if named else ("--config.data.path=FOLDER",)
+        cli.run([*words[1:], *path, *TRAINING, f"--workdir=trained/{len(list(Path().glob('trained/*')))}"])
+    elif words[:2] == ["python", "-c"]:
+        exec(words[2], {})
     elif words[0] == "diffae":
-        cli.run([*words[1:], *QUICK.get(words[1], "").split()])
+        try:
+            cli.run([*words[1:], *QUICK.get(words[1], "").split()])
+        except SystemExit as end:  # of --help, with code 0
+            assert not end.code, shlex.join(words)
     else:
         assert words[0] in INSTALLATIONS, f"a line that is not run: {shlex.join(words)}"
