@@ -43,7 +43,7 @@ def test_folder_of_images_trains(image_folder, tmp_path):
     assert "1 of 21 rows in the table of labels match no image (21.png)." in output
     assert re.search(r"  odd: binary, positive is '1', AUROC 0\.\d\d on 20 images", output)
     assert re.search(r"  brightness: continuous, R\^2 -?\d+\.\d\d on 20 images", output)
-    assert "  no probe: The labels of same must be of two values at least, and all 20 are one." in output
+    assert "  no probe: The labels of same must have at least two different values, but all 20 are one." in output
     assert set(DiffAE.load(tmp_path / "bundle").probes) == {"odd", "brightness"}
     assert (
         "Images: a folder of image files, 20 to train on, 0 held out.\nSizes: all 12x12. All are scaled to 8x8."

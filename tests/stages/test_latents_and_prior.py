@@ -314,7 +314,7 @@ def test_baseline_samples_from_noise_alone(weights, one_device):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (dict(num_images=0), "At least one image"),
+        (dict(num_images=0), "number of images must be at least 1, not 0"),
         (dict(num_images=2, num_steps=1001), "1 to 1000 steps, not 1001"),
         (dict(num_images=2, num_latent_steps=0), "1 to 1000 steps, not 0"),
         (dict(num_images=2, seed=2**31), "seed must be a whole number between 0 and 2147483647, not 2147483648"),
