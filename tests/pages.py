@@ -134,9 +134,17 @@ def run_command(words: list[str]) -> None:
     elif words[:2] == ["python", "-c"]:
         exec(words[2], {})
     elif words[0] == "diffae":
-        try:
-            cli.run([*words[1:], *QUICK.get(words[1], "").split()])
-        except SystemExit as end:  # of --help, with code 0
-            assert not end.code, shlex.join(words)
+        assert exit_code([*words[1:], *QUICK.get(words[1], "").split()]) == 0, shlex.join(words)
     else:
         assert words[0] in INSTALLATIONS, f"a line that is not run: {shlex.join(words)}"
+
+
+def exit_code(arguments: list[str]) -> int:
+    """Runs `diffae` in this process and returns its exit code."""
+    from diffae_jax import cli
+
+    try:
+        cli.run(arguments)
+    except SystemExit as end:  # --help ends so, too
+        return end.code
+    return 0
