@@ -15,7 +15,7 @@ from diffae_jax.config import parse_intensity
 from diffae_jax.data.formats import arrays, files, lmdb, tfds
 from diffae_jax.data.formats.digits import DIGITS_HELD_OUT, all_digits
 from diffae_jax.data.formats.npy import open_npy
-from diffae_jax.data.labels.matching import folder_labels, notes, read_labels, read_partition
+from diffae_jax.data.labels.matching import constant_labels, folder_labels, notes, read_labels, read_partition
 from diffae_jax.data.sources import Arrays, LabeledSource, SequenceSource, Source, Subset, hash_share
 from diffae_jax.data.transforms import Transform
 from diffae_jax.runtime.errors import UserError, list_some, shown
@@ -109,22 +109,29 @@ def _is_one_image(path: Path, image_shape: tuple[int, ...]) -> bool:
     return len(shape) < len(image_shape) or shape == image_shape or has_channels
 
 
-def with_labels(source: Source, labels: str) -> Source:
+def with_labels(source: Source, labels: str, held_out: str = "") -> Source:
     """Returns a source with the labels of a table or, for "folders", of its subfolders.
 
-    Raises UserError if no label belongs to any of its images.
+    The subfolder `held_out` is not a label. Raises UserError if no label belongs to any of its
+    images.
     """
     if not labels:
         return source
-    return LabeledSource(source, folder_labels(source.ids) if labels == FOLDERS else read_labels(labels).of(source.ids))
+    if labels == FOLDERS:
+        return LabeledSource(source, folder_labels(source.ids, held_out))
+    return LabeledSource(source, read_labels(labels).of(source.ids))
 
 
 def notes_on_labels(labels: str, *splits: Source) -> list[str]:
-    """Returns sentences on problems of the labels, such as images without a row in the table."""
+    """Returns sentences on problems of the labels, such as images without a row in the table.
+
+    The first split is that of training, on which probes are fitted.
+    """
     table = read_labels(labels) if labels not in ("", FOLDERS) else None
     names = splits[0].labels
     columns = {name: np.concatenate([source.labels[name] for source in splits if len(source)]) for name in names}
-    return notes(columns, table, [name for source in splits for name in source.ids])
+    ids = [name for source in splits for name in source.ids]
+    return [*notes(columns, table, ids), *constant_labels(splits[0].labels)]
 
 
 def open_splits(
@@ -177,7 +184,7 @@ def open_splits(
             f"data.held_out={shown(held_out)} holds out {is_held_out.sum():,} of {len(is_held_out):,} images. Hold out "
             f"at least one image, and leave at least one to train on."
         )
-    source = with_labels(opened.source, labels)
+    source = with_labels(opened.source, labels, held_out)
     return opened, *(Subset(source, np.flatnonzero(rows)) for rows in (~is_held_out, is_held_out))
 
 

@@ -144,7 +144,7 @@ def test_files_without_images_are_refused(tmp_path, name, content, message):
         ("empty", r"empty holds no image files \(.png, .jpg, .*.npy\), neither directly nor in subfolders\.$"),
         ("odd", r"odd holds no image files .*\. It holds a.txt, b.heic, c.h5 and 1 more"),
         ("lmdb.lmdb", "lmdb.lmdb holds no image files"),
-        ("a\0b", "cannot be read: it has characters that no path may have"),
+        ("a\0b", "cannot be read: it has characters that are not allowed in a path"),
         ("x" * 300, "cannot be read .*File name too long"),
         ("empty#part", "empty has no part part: only npz, HDF5 and TFDS have parts"),
         ("odd/c.h5#", "c.h5 cannot be read as an array"),

@@ -7,8 +7,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffae_jax.data.detect import open_splits
-from diffae_jax.data.labels.matching import Labels, fingerprint, folder_labels, notes, read_labels
+from diffae_jax.data.detect import notes_on_labels, open_splits
+from diffae_jax.data.labels.matching import (
+    Labels,
+    constant_labels,
+    fingerprint,
+    folder_labels,
+    notes,
+    read_labels,
+)
 from diffae_jax.runtime.errors import UserError
 from tests.messages import assert_is_one_sentence
 
@@ -87,6 +94,86 @@ def test_a_name_that_several_have_is_no_match(table):
     columns = labels.of(["b/1.png", "c/1.png", "2.png", "d/2.png", "7.png", "c/7.png", "7.jpg"])
     np.testing.assert_array_equal(columns["n"], [np.nan, np.nan, np.nan, 2, 7, np.nan, np.nan])
     assert labels.unmatched(["b/1.png", "c/1.png", "7.png"]) == ["1.png", "d/2.png", "e/2.png"]
+
+
+def test_a_row_of_another_folder_is_no_match():
+    """Tables of FairFace have rows for train/1.jpg and val/1.jpg, which are different people."""
+    labels = Labels(("train/1.jpg", "train/2.jpg", "3.jpg"), {"age": np.array([10, 20, 30])})
+    ages = labels.of(["val/1.jpg", "val/9.jpg", "val/3.jpg", "2.jpg"])["age"]
+    np.testing.assert_array_equal(ages, [np.nan, np.nan, 30, 20])
+    message = r"train/1\.jpg and val/1\.jpg have different folders, or .* Give each row the folders of its image\."
+    with pytest.raises(UserError, match=message) as refusal:
+        labels.of(["val/1.jpg", "val/2.jpg"])
+    assert_is_one_sentence(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("rows", "ids"),
+    [
+        (["photos/a/0.png", "photos/a/1.png", "photos/b/0.png"], ["a/0.png", "a/1.png", "b/0.png"]),
+        (["/data/old/a/0.png", "/data/old/a/1.png"], ["a/0.png", "a/1.png"]),
+        (["./a/0.png", "./a/1.png"], ["a/0.png", "a/1.png"]),
+        (["a\\0.png", "a\\1.png", "b\\0.png"], ["a/0.png", "a/1.png", "b/0.png"]),
+        (["C:\\photos\\a\\0.png", "C:\\photos\\b\\0.png"], ["a/0.png", "b/0.png"]),
+        (["a/0", "b/0"], ["photos/a/0.png", "photos/b/0.png"]),
+        (["a/0.jpg", "b/0.jpg", "1.jpg"], ["a/0.png", "b/0.png", "b/1.png"]),
+    ],
+)
+def test_names_match_with_more_or_fewer_folders(rows, ids):
+    labels = Labels(rows, {"n": np.arange(len(rows))})
+    assert labels.of(ids)["n"].tolist() == list(range(len(rows)))
+    assert labels.of(ids[::-1])["n"].tolist() == list(range(len(rows)))[::-1]
+    assert labels.unmatched(ids) == labels.unnamed(ids) == []
+
+
+def test_numbers_with_decimal_commas_are_numbers_in_a_table_of_semicolons(table):
+    labels = read_labels(table("f;age;note;code\na.png;20,0;1,5 m;1,0\nb.png;-21,25;2;x\nc.png;;3;2,0\n"))
+    np.testing.assert_array_equal(labels.columns["age"], [20, -21.25, np.nan])
+    assert labels.columns["note"].tolist() == ["1,5 m", "2", "3"]
+    assert labels.columns["code"].tolist() == ["1,0", "x", "2,0"]
+    assert read_labels(table('f,age\na.png,"20,0"\nb.png,"21,5"\n')).columns["age"].tolist() == ["20,0", "21,5"]
+
+
+@pytest.mark.parametrize(
+    ("ids", "held_out", "classes"),
+    [
+        (["train/cat/0.png", "train/dog/1.png", "val/cat/2.png"], "val", ["cat", "dog", "cat"]),
+        (["Train/cat/0.png", "Train/dog/1.png", "Test/cat/2.png"], "", ["cat", "dog", "cat"]),
+        (["cat/0.png", "dog/1.png", "mine/cat/2.png"], "mine/", ["cat", "dog", "cat"]),
+        (["train/cat/0.png", "train/dog/1.png", "mine/cat/2.png"], "mine", ["cat", "dog", "cat"]),
+        (["0/0.png", "1/1.png"], "", ["0", "1"]),
+        (["test/0.png", "cat/1.png"], "", ["test", "cat"]),
+    ],
+)
+def test_folders_of_splits_are_no_classes(ids, held_out, classes):
+    assert folder_labels(ids, held_out)["folder"].tolist() == classes
+
+
+def test_folders_of_splits_are_no_classes_in_a_run(tmp_path):
+    for name in ("train/cat/0", "train/dog/1", "val/cat/2", "val/dog/3"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (4, 4), 1).save(tmp_path / f"{name}.png")
+    _, training, held_out = open_splits(str(tmp_path), (4, 4, 1), labels="folders", held_out="val")
+    assert training.labels["folder"].tolist() == held_out.labels["folder"].tolist() == ["cat", "dog"]
+
+
+def test_constant_labels_of_the_training_images_are_reported(tmp_path, table):
+    """Held-out images with another value do not help: no probe can be fitted."""
+    for i in range(4):
+        Image.new("L", (4, 4), i).save(tmp_path / f"{i}.png")
+    labels = str(table("file,y\n0.png,1\n1.png,0\n2.png,0\n3.png,0\n"))
+    _, *splits = open_splits(str(tmp_path), (4, 4, 1), labels=labels, held_out="[:1]")
+    assert notes_on_labels(labels, *splits) == [
+        "1 of 1 labels have the same value for all training images that have one (y=0)."
+    ]
+
+
+def test_matching_a_hundred_thousand_names_takes_seconds():
+    ids = [f"p{i}/scan.nii" for i in range(100_000)]
+    labels = Labels([f"root/{name}" for name in ids], {"n": np.arange(len(ids))})
+    start = time.process_time()
+    assert labels.of(ids)["n"].tolist() == list(range(len(ids)))
+    assert time.process_time() - start < 8
 
 
 def test_labels_of_no_image_are_refused(table):
@@ -191,7 +278,9 @@ def test_notes_tell_what_labels_and_images_have_no_counterpart(table):
         "1 of 3 classes of hair have no image (blue).",
         "1 of 3 classes of digit have no image (7).",
         "1 of 2 classes of same have no image (no).",
-        "2 of 5 labels have the same value for all images that have one (half=1, same=yes).",
+    ]
+    assert constant_labels(labels.of(ids)) == [
+        "2 of 5 labels have the same value for all training images that have one (half=1, same=yes)."
     ]
 
 
@@ -212,8 +301,10 @@ def test_notes_of_labels_that_come_from_no_table(table):
         "1 of 2 rows in the table of labels match no image (3.png).",
         "1 of 1 classes of empty have no image (red).",
         "1 of 2 classes of n have no image (2).",
-        "1 of 3 labels have no value for any image (empty).",
-        "1 of 3 labels have the same value for all images that have one (n=1).",
+    ]
+    assert constant_labels({**labels.of(ids), **folders}) == [
+        "1 of 3 labels have no value for any training image (empty).",
+        "1 of 3 labels have the same value for all training images that have one (n=1).",
     ]
 
 
@@ -228,7 +319,7 @@ def test_notes_count_no_classes_of_numbers_that_are_not_whole_nor_of_very_many_v
 
 def test_notes_are_printable_whatever_the_table_holds(table):
     labels = read_labels(table('id,"a\nb"\n1,"x\n\x1b[2J"\n2,"y\n"\n'))
-    told = notes(labels.of(["1"]), labels, ["1"])
+    told = [*notes(labels.of(["1"]), labels, ["1"]), *constant_labels(labels.of(["1"]))]
     assert len(told) == 3
     assert all(note.isprintable() for note in told)
 

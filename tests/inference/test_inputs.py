@@ -98,7 +98,7 @@ def small(path):
         ([FLOATS[0], FLOATS[1, :3]], "cannot be converted to one array"),
         (["x.png", 3], "One is of type int"),
         ("nowhere.png", "nowhere.png is missing: check the path"),
-        ("null\0.png", "characters that no path may have"),
+        ("null\0.png", "characters that are not allowed in a path"),
         (text, "cannot be read as an image"),
         (truncated, "cannot be read as an image"),
         (bomb, "cannot be read as an image.*exceeds"),

@@ -43,11 +43,18 @@ def read_cells(path: Path, delimiter: str, num_columns: int) -> list[Any]:
     return table.filter(pc.invert(is_empty)).columns
 
 
-def labels_of_cells(texts: Any) -> np.ndarray:
-    """Converts texts to integers or, if values are missing, to floats. Keeps other texts."""
+def labels_of_cells(texts: Any, *, decimal_comma: bool = False) -> np.ndarray:
+    """Converts texts to integers or, if values are missing, to floats. Keeps other texts.
+
+    With `decimal_comma`, 20,5 is a number, as spreadsheets of many languages write it.
+    """
     import pyarrow
     import pyarrow.compute as pc
 
+    if decimal_comma:
+        points = pc.replace_substring_regex(texts, pattern=r"^([+-]?[0-9]+),([0-9]+)$", replacement=r"\1.\2")
+        numbers = labels_of_cells(points)
+        return numbers if numbers.dtype.kind in "if" else labels_of_cells(texts)
     with contextlib.suppress(pyarrow.ArrowInvalid):
         return _labels(texts.cast(pyarrow.int64()))  # three times as fast for most labels
     is_missing = pc.is_in(pc.utf8_lower(texts), value_set=pyarrow.array(MISSING))

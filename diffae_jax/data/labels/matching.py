@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -17,6 +17,7 @@ from diffae_jax.runtime.files import expand_home
 
 TRAINING = frozenset({"train", "training", "0"})
 HELD_OUT = frozenset({"val", "valid", "validation", "test", "testing", "held_out", "dev", "1", "2"})
+SPLIT_FOLDERS = {name for name in TRAINING | HELD_OUT if not name.isdigit()}  # a folder 0 is a class
 PARTITION_COLUMNS = ("split", "partition", "set", "subset")
 SUFFIX = re.compile(r"(\.nii)?\.[a-z][a-z0-9]{0,4}$", re.IGNORECASE)  # of a file; a suffix does not begin with a digit
 MOST_CLASSES = 1000  # that notes compare
@@ -26,8 +27,9 @@ MOST_CLASSES = 1000  # that notes compare
 class Rows:
     """Rows of a table, each of which names an image.
 
-    A row matches an image by the full name, else without folders, else also without the suffix.
-    Such a shortened name must be unique among the images and among the rows.
+    A row matches an image if the names are equal, or if one name ends in the other: `0.png` and
+    `photos/a/0.png` both match `a/0.png`, but `val/0.png` does not match `train/0.png`. The suffix
+    of the file may be missing. A row and an image that have several such partners do not match.
     """
 
     ids: Sequence[str]
@@ -44,20 +46,79 @@ class Rows:
     def _rows_of(self, ids: Sequence[str]) -> Int[np.ndarray, "n"]:
         """Returns the row of each image, or -1."""
         rows = np.full(len(ids), -1)
-        for image_key, row_key in ((str, str), (_base, _base), (_stem, _base), (_stem, _stem)):
-            images, table = _unique(image_key, ids), _unique(row_key, self.ids)
-            for name in images.keys() & table.keys():
-                if rows[images[name]] < 0:
-                    rows[images[name]] = table[name]
+        index_of = {name: row for row, name in enumerate(self.ids)}
+        for image, name in enumerate(ids):
+            rows[image] = index_of.get(name, -1)
+        matched = set(rows[rows >= 0].tolist())
+        for shorten_image, shorten_row in (
+            (_parts, _parts),
+            (_parts_of_stem, _parts),
+            (_parts_of_stem, _parts_of_stem),
+        ):
+            if len(matched) == len(self.ids) or (rows >= 0).all():
+                break
+            for image, row in _partners(list(map(shorten_image, ids)), list(map(shorten_row, self.ids))):
+                if rows[image] < 0 and row not in matched:
+                    rows[image] = row
+                    matched.add(row)
         return rows
 
+    def _check_any(self, rows: Int[np.ndarray, "n"], ids: Sequence[str], table: str) -> None:
+        """Raises UserError if no image has a row. Reports folders that differ."""
+        if (rows >= 0).any():
+            return
+        problem = (
+            f"None of the {len(self.ids):,} names in the {table} ({list_some(self.ids)}) matches one of the "
+            f"{len(ids):,} images ({list_some(ids)})"
+        )
+        images = {_parts(name)[-1]: name for name in ids}
+        same_file = next((name for name in self.ids if _parts(name)[-1] in images), None)
+        if same_file is None:
+            raise UserError(f"{problem}: its first column must hold the file names.")
+        raise UserError(
+            f"{problem}: {shown(same_file)} and {shown(images[_parts(same_file)[-1]])} have different folders, or "
+            f"several have this file name. Give each row the folders of its image."
+        )
 
-def _base(name: str) -> str:
-    return PurePath(name).name
+
+Parts = tuple[str, ...]  # the folders and the file of a name
 
 
-def _stem(name: str) -> str:
-    return SUFFIX.sub("", _base(name))
+def _parts(name: str) -> Parts:
+    """Splits a name at slashes, or at backslashes if it has no slash."""
+    separator = "/" if "/" in name else "\\"
+    return tuple(part for part in name.split(separator) if part not in ("", ".")) or ("",)
+
+
+def _parts_of_stem(name: str) -> Parts:
+    *folders, file = _parts(name)
+    return (*folders, SUFFIX.sub("", file))
+
+
+def _partners(images: Sequence[Parts], rows: Sequence[Parts]) -> Iterator[tuple[int, int]]:
+    """Yields (image, row) if one name ends in the other and neither has a second partner.
+
+    Longer common endings come first.
+    """
+    longest = max(map(len, images), default=0), max(map(len, rows), default=0)
+    for length in range(min(longest), 0, -1):
+        groups: dict[Parts, tuple[list[int], list[int]]] = {}
+        for side, names in enumerate((images, rows)):
+            for index, name in enumerate(names):
+                if len(name) >= length:
+                    groups.setdefault(name[-length:], ([], []))[side].append(index)
+        for with_images, with_rows in groups.values():
+            if not with_images or not with_rows:
+                continue
+            # with folders left on both sides, the folders differ
+            short_rows = [row for row in with_rows if len(rows[row]) == length]
+            short_images = [image for image in with_images if len(images[image]) == length]
+            for image in with_images:
+                candidates = with_rows if len(images[image]) == length else short_rows
+                if len(candidates) == 1:
+                    (row,) = candidates
+                    if len(with_images if len(rows[row]) == length else short_images) == 1:
+                        yield image, row
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -72,11 +133,7 @@ class Labels(Rows):
         Raises UserError if no image has a row.
         """
         rows = self._rows_of(ids)
-        if not (rows >= 0).any():
-            raise UserError(
-                f"None of the {len(self.ids):,} names in the table of labels ({list_some(self.ids)}) matches one of "
-                f"the {len(ids):,} images ({list_some(ids)}): its first column must hold the file names."
-            )
+        self._check_any(rows, ids, "table of labels")
         return {name: _take(values, rows) for name, values in self.columns.items()}
 
 
@@ -89,11 +146,7 @@ class Partition(Rows):
     def of(self, ids: Sequence[str]) -> Bool[np.ndarray, "m"]:
         """Returns whether each image is held out. Raises UserError if no image has a row."""
         rows = self._rows_of(ids)
-        if not (rows >= 0).any():
-            raise UserError(
-                f"None of the {len(self.ids):,} names in the held-out table ({list_some(self.ids)}) matches one of the "
-                f"{len(ids):,} images ({list_some(ids)}): its first column must hold the file names."
-            )
+        self._check_any(rows, ids, "held-out table")
         return (rows >= 0) & self.is_held_out[rows]
 
     def notes(self, ids: Sequence[str]) -> list[str]:
@@ -104,14 +157,6 @@ class Partition(Rows):
             f"{len(unnamed):,} of {len(ids):,} images are not in the held-out table, so they are trained on": unnamed,
         }
         return [f"{problem} ({list_some(names)})." for problem, names in problems.items() if names]
-
-
-def _unique(key: Callable[[str], str], ids: Sequence[str]) -> dict[str, int]:
-    """Returns the index of each shortened name that only one id has."""
-    indices: dict[str, int] = {}
-    for index, name in enumerate(map(key, ids)):
-        indices[name] = -1 if name in indices else index
-    return {name: index for name, index in indices.items() if index >= 0}
 
 
 def _take(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -192,30 +237,38 @@ def _check_name(path: Path, name: str, is_text: bool) -> None:
         )
 
 
-def folder_labels(ids: Sequence[str]) -> dict[str, np.ndarray]:
+def folder_labels(ids: Sequence[str], held_out: str = "") -> dict[str, np.ndarray]:
     """Returns the top-level folder of each image as the label "folder".
 
-    Raises UserError if an image is in no folder, or if all are in the same one.
+    Folders of splits are skipped: `held_out`, and train, val, test and similar names if there
+    are no others. So `train/cat/1.jpg` has the label `cat`. Raises UserError if an image is in no
+    folder, or if all are in the same one.
     """
-    loose = [name for name in ids if len(PurePath(name).parts) < 2]
+    folders = [PurePath(name).parts[:-1] for name in ids]
+    names = {parts[0] for parts in folders if parts}
+    held_out = held_out.rstrip("/")
+    only_splits = all(name.lower() in SPLIT_FOLDERS or name == held_out for name in names)
+    skipped = names if only_splits else {held_out}
+    folders = [parts[1:] if parts and parts[0] in skipped else parts for parts in folders]
+    loose = [name for name, parts in zip(ids, folders, strict=True) if not parts]
     if loose:
         raise UserError(
             f"{len(loose):,} of {len(ids):,} images are in no subfolder ({list_some(loose)}): move each image to the "
             "folder of its class, or use a table of labels."
         )
-    folders = [PurePath(name).parts[0] for name in ids]
-    if len(set(folders)) < 2:
+    classes = [parts[0] for parts in folders]
+    if len(set(classes)) < 2:
         raise UserError(
-            f"All {len(ids):,} images are in the same subfolder ({list_some(set(folders))}), so all have one label. "
+            f"All {len(ids):,} images are in the same subfolder ({list_some(set(classes))}), so all have one label. "
             "Give the folder above the folders of the classes, or use a table of labels."
         )
-    return {"folder": np.array(folders, object)}
+    return {"folder": np.array(classes, object)}
 
 
 def notes(labels: Mapping[str, np.ndarray], table: Labels | None, ids: Sequence[str]) -> list[str]:
     """Returns sentences on problems of the labels of the images `ids`, which come from `table`.
 
-    These are images without labels, rows and classes without images, and constant labels.
+    These are images without labels, and rows and classes without images.
     """
     sentences = []
     from_table = [values for name, values in labels.items() if table is None or name in table.columns]
@@ -235,15 +288,21 @@ def notes(labels: Mapping[str, np.ndarray], table: Labels | None, ids: Sequence[
                 f"{len(in_table - in_images):,} of {len(in_table):,} classes of {shown(name)} have no image "
                 f"({list_some(in_table - in_images)})."
             )
-    return sentences + _constant(labels)
+    return sentences
 
 
-def _constant(labels: Mapping[str, np.ndarray]) -> list[str]:
-    """Returns a sentence on labels without values, and one on labels with a single value."""
+def constant_labels(labels: Mapping[str, np.ndarray]) -> list[str]:
+    """Returns sentences on labels of the training images with no value or a single one.
+
+    No probe can be fitted to these.
+    """
     values = {name: set(column[_is_known(column)].tolist()) for name, column in labels.items()}
     empty = [name for name, unique in values.items() if not unique]
     constant = [f"{name}={_text(*unique)}" for name, unique in values.items() if len(unique) == 1]
-    problems = {"no value for any image": empty, "the same value for all images that have one": constant}
+    problems = {
+        "no value for any training image": empty,
+        "the same value for all training images that have one": constant,
+    }
     return [
         f"{len(names):,} of {len(labels):,} labels have {problem} ({list_some(names)})."
         for problem, names in problems.items()

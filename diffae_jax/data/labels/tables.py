@@ -105,7 +105,8 @@ def _csv(path: Path) -> Table:
         raise UserError(f"{path} has no header row: add one, such as `file,smile`.")
     ids, *columns = (column[1:] for column in read_cells(path, delimiter, len(header)))
     names = _unique(path, enumerate(ids.to_pylist(), 2))
-    return names, dict(zip(header[1:], map(labels_of_cells, columns), strict=True))
+    labels = [labels_of_cells(column, decimal_comma=delimiter == ";") for column in columns]
+    return names, dict(zip(header[1:], labels, strict=True))
 
 
 def _celeba(path: Path) -> Table:
