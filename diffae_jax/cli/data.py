@@ -39,7 +39,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--crop", metavar="NAME", help="center or celeba: the crop before scaling")
     text = "the values that become -1 and 1, or percentiles LOW%%..HIGH%%; use --intensity=LOW..HIGH for a negative LOW"
     parser.add_argument("--intensity", metavar="LOW..HIGH", help=text)
-    text = "a table whose first column has the id or file name of each image; or folders: label by subfolder"
+    text = "a table whose first column has the id or file name of each image; or folders: names of subfolders"
     parser.add_argument("--labels", metavar="TABLE", help=text)
     text = "the images to hold out from training: a split, a subfolder, [:1000], a table, or the path of other images"
     parser.add_argument("--held-out", metavar="PART", help=text)

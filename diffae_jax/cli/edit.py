@@ -22,14 +22,13 @@ def add_arguments(parser: Parser) -> None:
         help="a probe of the model, such as Smiling or digit=2; diffae info lists them",
     )
     how = parser.add_mutually_exclusive_group(required=True)
-    how.add_argument(
-        "--strength", metavar="S", type=number, help="how far to move z, in sqrt(D) standard deviations, such as 0.3"
-    )
+    text = "how far to move z along the probe, such as 0.3, in units of sqrt(D) standard deviations of z"
+    how.add_argument("--strength", metavar="S", type=number, help=text)
     how.add_argument(
         "--to",
         metavar="P",
         type=number,
-        help="instead: the probability or value that the probe predicts after the edit",
+        help="instead of --strength: the probability or value that the probe predicts after the edit",
     )
     add_out(parser, "PATH", "a folder for one file per image, a .png with all images, or an .npy with all values")
     add_steps(parser)

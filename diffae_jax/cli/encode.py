@@ -5,7 +5,7 @@ import argparse
 from diffae_jax.cli.arguments import Parser, add_images, add_model, add_out
 from diffae_jax.runtime.errors import shown
 
-HELP = "write z of images to one file; a stopped command resumes when you run it again"
+HELP = "write the z of images to one file; a stopped command resumes when you run it again"
 EXAMPLES = ("ffhq128 photos --out z.npz", "digits digits --out z.parquet")
 
 

@@ -28,7 +28,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--data", metavar="IMAGES", type=Path, required=True, help=f"the images to measure: {IMAGES}")
     text = "the training images, for samples, labels and neighbors; not needed with --data digits"
     parser.add_argument("--training", metavar="IMAGES", type=Path, help=text)
-    text = "a CSV file with the id of each image in the first column and a label in each other column"
+    text = "a table (CSV, TSV or Parquet): file names in the first column, one label in each other column"
     parser.add_argument("--labels", metavar="FILE", type=Path, help=text)
     add_out(parser, "FOLDER", "the folder for report.html, results.json and the pictures")
     parser.add_argument("--baseline", metavar="MODEL", type=Path, help="a DDIM without z, to compare with")
@@ -36,7 +36,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--others", metavar="MODEL", type=Path, nargs="+", help=text)
     text = "images of a different kind, for the program out_of_distribution"
     parser.add_argument("--foreign", metavar="IMAGES", type=Path, help=text)
-    text = "the programs to run, by default those of the model's config; all: every program"
+    text = "the programs to run; all: every program; by default those in the config of the model"
     parser.add_argument("--programs", metavar="NAME", nargs="+", help=text)
     steps = checked("check_num_steps")
     text = "numbers of DDIM steps for reconstructions and samples"
@@ -44,7 +44,7 @@ def add_arguments(parser: Parser) -> None:
     text = "the number of steps for all other measurements; by default the largest of --steps"
     parser.add_argument("--code-steps", metavar="N", type=steps, help=text)
     count = within(2, 10_000_000)
-    parser.add_argument("--num-images", metavar="N", type=count, help="the largest number of images to measure")
+    parser.add_argument("--num-images", metavar="N", type=count, help="the maximum number of images to measure")
     parser.add_argument("--num-samples", metavar="N", type=count, help="the number of new images to sample")
     add_seed(parser)
     parser.add_argument("--keep-images", action="store_true", help="save generated images as PNG files")

@@ -18,10 +18,16 @@ def add_arguments(parser: Parser) -> None:
     """Adds the arguments."""
     parser.add_argument("file", metavar="FILE", type=Path, help="the checkpoint, usually last.ckpt")
     parser.add_argument(
-        "--latents", metavar="FILE", type=Path, help="its latent.pkl, with the mean and standard deviation of z"
+        "--latents",
+        metavar="FILE",
+        type=Path,
+        help="the latent.pkl of this model, with the mean and standard deviation of z",
     )
     parser.add_argument(
-        "--classifier", metavar="FILE", type=Path, help="its classifier, whose 40 attributes become probes"
+        "--classifier",
+        metavar="FILE",
+        type=Path,
+        help="the classifier of this model, whose 40 attributes become probes",
     )
     parser.add_argument(
         "--image-size", metavar="PIXELS", type=whole, help="image width, if the checkpoint does not contain it"

@@ -22,7 +22,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--column", metavar="C", nargs="+", help="the columns to fit; default all")
     text = "for labels that mark only some positives: count all other images as negative"
     parser.add_argument("--positive-unlabeled", action="store_true", help=text)
-    add_out(parser, "PATH", "with --labels a bundle, which may be MODEL; otherwise a .csv")
+    add_out(parser, "PATH", "with --labels: a bundle, which may be MODEL; without: a .csv file of predictions")
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -16,7 +16,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--num", metavar="N", type=within(1, 100_000), default=16, help=text)
     text = "draw only images that this probe accepts, such as Smiling or digit=2"
     parser.add_argument("--probe", metavar="NAME", help=text)
-    parser.add_argument("--negative", action="store_true", help="with --probe: only images that it rejects")
+    parser.add_argument("--negative", action="store_true", help="with --probe: draw only images that the probe rejects")
     add_out(parser, "PATH", "a .png with all images, an .npy with all values, or a folder for one file per image")
     add_steps(parser)
     add_sampler(parser)

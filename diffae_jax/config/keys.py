@@ -79,7 +79,7 @@ MODEL = Section(
         ),
         attention_resolutions=Key(
             (16,),
-            "levels get self-attention if their largest spatial size, in pixels, is listed",
+            "sizes in pixels; a level whose largest spatial axis has a listed size gets self-attention",
             **SIZE,
             length=(0, MAX_LEVELS),
         ),
@@ -138,7 +138,7 @@ DATA = Section(
         path=Key("", "location of the images; digits: the digits of scikit-learn", free=True),
         labels=Key(
             "",
-            "labels for probes: a table whose first column is the image id; folders: the subfolder is the label",
+            "labels for probes: a table whose first column is the image id; folders: names of subfolders",
             free=True,
         ),
         held_out=Key(
@@ -211,7 +211,7 @@ EVALUATION = Section(
         ),
         num_code_steps=Key(100, "number of steps for programs that measure only one", **NUM_STEPS),
         baseline=Key("", "a DDIM baseline to compare with: a bundle or a run folder"),
-        others=Key((), "models with other sizes of z to compare with: bundles or run folders"),
+        others=Key((), "models with different sizes of z to compare with: bundles or run folders"),
         foreign=Key("", "a folder of images of a different kind; digits: those of scikit-learn"),
         keep_images=Key(False, "keep the generated images as PNG files"),
         download=Key(False, "download the network weights for LPIPS and FID if they are missing"),

@@ -2,7 +2,7 @@
 
 manifest.json         format version, origin of the model, size and hash of each other file
 config.json
-weights.safetensors   averaged weights, "autoencoder.*" and, if there is a prior, "prior.*"
+weights.safetensors   EMA weights, "autoencoder.*" and, if there is a prior, "prior.*"
 latents.npz           mean and std of z, if they are known
 probes/*.json
 """

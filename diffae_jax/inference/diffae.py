@@ -99,10 +99,10 @@ class DiffAE:
     Attributes:
         config: the config that the model was trained with.
         image_shape: (*spatial, C).
-        params: the averaged weights of the autoencoder.
+        params: the EMA weights of the autoencoder.
         graphdef: the structure of the autoencoder, for `inference.programs`.
         statistics: mean and standard deviation of z over the training images, or None.
-        prior: the averaged weights of the prior (latent DDIM), or None.
+        prior: the EMA weights of the prior (latent DDIM), or None.
         probes: the fitted probes by name.
         origin: where the model comes from, such as its run and the number of images seen.
         precision: the type that the networks compute in, such as "float32".
@@ -133,7 +133,7 @@ class DiffAE:
 
         Raises:
             UserError: if the weights are traced, if a prior has no statistics, or if statistics or
-                probes have another number of dimensions than z.
+                probes have a different number of dimensions than z.
         """
         checks.check_parts(config, params, prior, statistics, probes or {})
         enable_compilation_cache()
@@ -188,7 +188,7 @@ class DiffAE:
 
     @classmethod
     def load(cls, path: str | Path, mesh: Mesh | None = None, *, encoder: type[nnx.Module] | None = None) -> "DiffAE":
-        """Loads a bundle, or the averaged weights of the newest checkpoints of a run folder.
+        """Loads a bundle, or the EMA weights of the newest checkpoints of a run folder.
 
         A model with a custom encoder stores the name of its class. Loading never imports a module
         that a file names, because that could run any installed code. Import the module first, or
@@ -363,7 +363,7 @@ class DiffAE:
         """Draws random x_T from N(0, I), as `decode`, `reconstruct` and `sample` draw them.
 
         Args:
-            numbers: the numbers of the images, [N]. Each x_T depends only on its number and the
+            numbers: an index for each image, [N]. Each x_T depends only on its index and the
                 seed.
             seed: 0 to 2**31 - 1; by default 0.
 
@@ -392,8 +392,8 @@ class DiffAE:
         Args:
             images: images in any form that `DiffAE` lists.
             num_steps: network calls of each direction, 1 to 1,000; by default 100.
-            infer_x_T: if True, each image's own x_T, for a near-exact reconstruction. If False, a
-                random x_T, which shows what z holds.
+            infer_x_T: if True, decode each image's own x_T, for a near-exact reconstruction. If
+                False, decode a random x_T, which shows what z holds.
             seed: 0 to 2**31 - 1; by default 0. Only used for a random x_T.
             sampler: a name in `diffusion.samplers.SAMPLERS`, or your own `Sampler`.
 
@@ -428,7 +428,7 @@ class DiffAE:
             num_variations: variations of each image, at least 1; by default 8.
             num_steps: network calls, 1 to 1,000; by default 100.
             seed: 0 to 2**31 - 1; by default 0.
-            first: the number of the first image; by default 0. Calls with consecutive numbers give
+            first: the index of the first image; by default 0. Calls with consecutive indices give
                 the same images as one call.
             sampler: a name in `diffusion.samplers.SAMPLERS`, or your own `Sampler`.
 
@@ -678,8 +678,8 @@ class DiffAE:
             seed: 0 to 2**31 - 1; by default 0.
             num_steps: network calls for each image, 1 to 1,000; by default 100.
             num_latent_steps: network calls for each z, 1 to 1,000; by default 100.
-            first: the number of the first image; by default 0. Image i depends only on the seed
-                and on i. A large number can therefore be drawn in several calls.
+            first: the index of the first image; by default 0. Image i depends only on the seed
+                and on i, so you can draw a large set in several calls.
             sampler: a name in `diffusion.samplers.SAMPLERS`, or your own `Sampler`, for the
                 images.
 
@@ -729,11 +729,11 @@ class DiffAE:
         Args:
             num_images: images, at least 1.
             probe: a binary probe, or the name of one in `probes`, such as "smile" or "digit=2".
-            positive: if False, images without the attribute.
+            positive: if False, draw images that the probe rejects.
             seed: 0 to 2**31 - 1; by default 0.
             num_steps: network calls for each image, 1 to 1,000; by default 100.
             num_latent_steps: network calls for each z, 1 to 1,000; by default 100.
-            max_tries: the most z to draw for each image, at least 1; by default 1,000.
+            max_tries: the maximum number of z to draw for each image; by default 1,000.
             sampler: a name in `diffusion.samplers.SAMPLERS`, or your own `Sampler`, for the
                 images.
 
@@ -766,13 +766,13 @@ class DiffAE:
         Args:
             num_latents: latent codes, at least 1.
             probe: a binary probe, or the name of one in `probes`, such as "smile" or "digit=2".
-            positive: if False, z without the attribute.
+            positive: if False, draw z that the probe rejects.
             seed: 0 to 2**31 - 1; by default 0.
             num_latent_steps: network calls for each z, 1 to 1,000; by default 100.
-            max_tries: the most z to draw for each requested z, at least 1; by default 1,000.
+            max_tries: the maximum number of z to draw for each requested z; by default 1,000.
 
         Returns:
-            z, [num_latents, D], and the numbers that these z have among the images of `sample`,
+            z, [num_latents, D], and the index of each z among the images of `sample`,
             [num_latents].
 
         Raises:

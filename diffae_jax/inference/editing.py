@@ -59,7 +59,7 @@ def check_edit(probe: Probe, strength: Any, to: Any) -> None:
 def as_probe(probe: Any, probes: Mapping[str, Probe | ClassProbe], z_dim: int) -> Probe | ClassProbe:
     """Returns the probe that is given itself or by its name in `probes`.
 
-    Raises UserError if there is no such probe, or if it reads z of another number of dimensions.
+    Raises UserError if there is no such probe, or if it reads z of a different size.
     """
     probe = find(probes, probe) if isinstance(probe, str) else probe
     if not isinstance(probe, Probe | ClassProbe):

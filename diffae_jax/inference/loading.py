@@ -21,7 +21,7 @@ from diffae_jax.training.checkpoint import latest_step, load_ema
 
 
 def read_model(path: Path, mesh: Mesh, encoder: type[nnx.Module] | None = None) -> dict[str, Any]:
-    """Returns the arguments of `DiffAE` from a bundle, or the averaged weights of a run folder.
+    """Returns the arguments of `DiffAE` from a bundle, or the EMA weights of a run folder.
 
     `encoder` replaces the encoder that the config names. Raises UserError if the path is neither,
     or if the bundle is damaged or has a newer format. Also raises UserError if the run's latent
