@@ -102,7 +102,6 @@ setup(
         "lmdb": LMDB,
         "nifti": NIFTI,
         "deep-color": DEEP_COLOR,  # png and tif with 16 bits in each of several channels
-        "demo": ["gradio>=5"],  # for the web page, which is to come
         "test": TEST,
         "docs": DOCS,
         "dev": [*TEST, *DOCS, "ruff>=0.14"],
