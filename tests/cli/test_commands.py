@@ -402,5 +402,5 @@ def test_interrupted_command_ends_at_once_with_one_line(bundle, tmp_path):
     finally:
         process.kill()
     assert process.returncode == 130
-    assert said == "\nInterrupted: the result was not written.\n"
+    assert said == "\nInterrupted. The result was not written.\n"
     assert not list(tmp_path.iterdir())
