@@ -122,6 +122,8 @@ class Page(HTMLParser):
         self.ids: list[str] = []
         self.tags: list[str] = []
         self.alternatives: list[str] = []
+        self.labels: list[str] = []
+        self.aria: set[str] = set()
         self.text = ""
         self.feed(path.read_text(encoding="utf-8"))
         self.text = " ".join(self.text.split())
@@ -131,6 +133,8 @@ class Page(HTMLParser):
         self.addresses += [value for key, value in attrs if key in ("src", "href", "srcset", "action", "data")]
         self.ids += [value for key, value in attrs if key == "id"]
         self.alternatives += [value for key, value in attrs if key == "alt"]
+        self.labels += [value for key, value in attrs if key == "aria-labelledby"]
+        self.aria |= {key for key, _ in attrs if key.startswith("aria-")}
 
     def handle_data(self, data):
         self.text += data + " "
@@ -147,6 +151,13 @@ def test_page_is_self_contained(folder):
     assert len(page.ids) == len(set(page.ids))
     assert not {"script", "iframe", "object", "form"} & set(page.tags)
     assert not re.search(r"url\(|@import|https?:", (folder / "report.html").read_text())
+
+
+def test_each_section_is_labeled_by_its_heading(folder):
+    page = Page(folder / "report.html")
+    assert len(page.labels) == page.tags.count("section")
+    assert set(page.labels) <= set(page.ids)
+    assert page.aria == {"aria-label", "aria-labelledby"}
 
 
 def test_page_shows_all_results(folder):
