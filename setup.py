@@ -12,7 +12,7 @@ REPOSITORY = REPOSITORY.group(1).rstrip("/") if REPOSITORY else ""
 
 
 def description() -> str:
-    """Returns the README with full addresses, because a package page has no files next to it."""
+    """Returns the README with absolute links, because a package page has no files next to it."""
     text = (HERE / "README.md").read_text()
     if not REPOSITORY:
         return text
@@ -35,7 +35,9 @@ HDF5 = ["h5py>=3.11"]
 LMDB = ["lmdb>=1.5"]
 NIFTI = ["nibabel>=5.2"]
 DEEP_COLOR = ["opencv-python-headless>=4.10"]
-BROWSER = ["playwright>=1.55", "brotli>=1.1"]  # which drives it, and unpacks it
+BROWSER = ["playwright>=1.55", "brotli>=1.1"]  # to control a browser, and to unpack it
+# mkdocstrings formats signatures with ruff
+DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.7", "mkdocstrings[python]>=1.0", "ruff>=0.14"]
 TEST = [
     "pytest>=8",
     "pytest-xdist>=3.6",
@@ -49,8 +51,8 @@ TEST = [
     *LMDB,
     *NIFTI,
     *DEEP_COLOR,
+    *DOCS,  # a test builds the site
 ]
-DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.7", "mkdocstrings[python]>=1.0", "ruff>=0.14"]  # which formats signatures
 
 setup(
     name="diffae_jax",
@@ -73,11 +75,11 @@ setup(
         "jax>=0.10",
         "flax>=0.12.4",
         "optax>=0.2.5",
-        "orbax-checkpoint>=0.12.8,<0.13",  # its v1 API is still settling; used in training/checkpoint.py alone
+        "orbax-checkpoint>=0.12.8,<0.13",  # its v1 API may change; only training/checkpoint.py uses it
         "grain>=0.2.12",
         "ml-collections>=1.1",
         "clu>=0.0.12",
-        "tensorflow-datasets>=4.9.9",  # reads what was prepared as array_record without TensorFlow
+        "tensorflow-datasets>=4.9.9",  # reads array_record without TensorFlow
         "absl-py>=2.1",
         "scikit-learn>=1.5",
         "scipy>=1.13",
@@ -87,7 +89,7 @@ setup(
         "safetensors>=0.5",
         "filelock>=4.0",
         "pooch>=1.8",
-        "pyarrow>=18",  # which tensorflow-datasets brings, too
+        "pyarrow>=18",  # also a dependency of tensorflow-datasets
         "jaxtyping>=0.3",
         "jinja2>=3.1",
     ],
@@ -98,13 +100,13 @@ setup(
         "v100": ["jax[cuda12]>=0.10", "nvidia-cudnn-cu12==9.10.2.21"],
         "tpu": ["jax[tpu]>=0.10"],
         "tensorboard": TENSORBOARD,  # writes its files; `pip install tensorboard` shows them
-        "hdf5": HDF5,  # images of every kind of file that this package does not read by itself
+        "hdf5": HDF5,  # this and the next three: image formats that need another library
         "lmdb": LMDB,
         "nifti": NIFTI,
-        "deep-color": DEEP_COLOR,  # png and tif with 16 bits in each of several channels
+        "deep-color": DEEP_COLOR,  # PNG and TIFF with 16 bits per color channel
         "test": TEST,
         "docs": DOCS,
-        "dev": [*TEST, *DOCS, "ruff>=0.14"],
+        "dev": TEST,  # DOCS has the linter
     },
     classifiers=[
         "Development Status :: 4 - Beta",

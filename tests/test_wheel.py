@@ -13,8 +13,10 @@ import pytest
 
 from tests.environment import ROOT, environment
 
-SOURCES = ("setup.py", "pyproject.toml", "README.md", "LICENSE", "diffae_jax", "configs", "tests")
+SOURCES = ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "CITATION.cff")
+SOURCES += ("diffae_jax", "configs", "tests")
 BUILD_SDIST = "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])"
+WRITE_METADATA = BUILD_SDIST.replace("build_sdist", "prepare_metadata_for_build_wheel")
 PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet")
 OFFLINE = ("--no-deps", "--no-build-isolation", "--no-index", "--no-cache-dir")
 TINY = (
@@ -74,6 +76,23 @@ def test_wheel_holds_the_package_and_its_configs_and_no_tests(wheel):
     assert "diffae_jax/evaluation/report/report.html.jinja" in expected
     expected |= {f"diffae_jax/configs/{path.name}" for path in (ROOT / "configs").glob("*.py")}
     assert {name for name in names if name.startswith("diffae_jax/")} == expected
+
+
+def test_package_page_has_the_license_and_links(source, wheel, tmp_path):
+    """Links of the README are absolute if CITATION.cff names a repository."""
+    (name,) = (name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(".dist-info/METADATA"))
+    page = zipfile.ZipFile(wheel).read(name).decode()
+    assert "License-Expression: Apache-2.0\n" in page
+    assert "Project-URL: Paper, https://arxiv.org/abs/2111.15640\n" in page
+    copy = shutil.copytree(source, tmp_path / "source")
+    with (copy / "CITATION.cff").open("a") as file:
+        file.write('repository-code: "https://example.org/x/y"\n')
+    run(sys.executable, "-c", WRITE_METADATA, tmp_path, cwd=copy)
+    page = next(tmp_path.glob("*.dist-info/METADATA")).read_text()
+    assert "Project-URL: Source, https://example.org/x/y\n" in page
+    assert "](https://example.org/x/y/blob/v0.1.0/docs/install.md)" in page
+    assert "](https://example.org/x/y/raw/v0.1.0/docs/quickstart.png)" in page
+    assert "](docs/" not in page
 
 
 def test_wheel_trains_in_an_empty_environment_from_an_empty_folder(wheel, tmp_path):
