@@ -269,6 +269,18 @@ def test_further_program_keeps_earlier_results(model, tmp_path):
     assert not (tmp_path / "variations.png").exists()
 
 
+def test_results_with_names_of_an_earlier_version_are_measured_again(model, tmp_path):
+    data, usual = images(6, seed=1), settings(programs=("variations",))
+    first = evaluate(model, data, None, usual, tmp_path)
+    content = json.loads((tmp_path / "results.json").read_text())
+    del content["measured"]["names"]
+    content["sections"][0]["figures"][0]["metric"] = "an older name"
+    (tmp_path / "results.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"an evaluation with different inputs \(names\)"):
+        evaluate(model, data, None, usual, tmp_path, replace=False)
+    assert evaluate(model, data, None, usual, tmp_path).sections == first.sections
+
+
 def test_missing_report_is_written_from_the_results(model, tmp_path):
     data, usual = images(6, seed=1), settings(programs=("reconstruction",), num_steps=(2,))
     evaluate(model, data, None, usual, tmp_path)
