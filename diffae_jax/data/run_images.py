@@ -89,7 +89,8 @@ def facts(training: Source, held_out: Source) -> dict[str, int | str]:
 
 def data_summary(folder: Path) -> list[str]:
     """Returns the sentences of a run's record on its images."""
-    return read_record(folder).get("summary", [])
+    record = read_record(folder)
+    return record.get("summary", record.get("said", []))  # earlier versions wrote "said"
 
 
 def left_out(folder: Path) -> str:

@@ -260,6 +260,11 @@ def test_bad_images_are_refused_or_counted_left_out_and_listed(tmp_path, run, ki
     is_refused(lambda: run(path), message)  # another setting is another look
 
 
+def test_summary_of_a_run_of_an_earlier_version_is_read(tmp_path):
+    (tmp_path / "data.json").write_text(json.dumps({"said": ["Images: 3."]}))
+    assert data_summary(tmp_path) == ["Images: 3."]
+
+
 def test_bad_images_are_left_out_of_both_splits(tmp_path, run):
     path, images = damaged(tmp_path, "folder")
     training, held_out = run(path, skip_bad=True, held_out="[:5]")
