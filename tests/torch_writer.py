@@ -164,7 +164,7 @@ class Entry(NamedTuple):
     method: int = 0
     flags: int = 0x808
     size: int | None = None  # the declared size; None: the true size
-    expand_home: int | None = None
+    expanded: int | None = None  # the declared size after decompression; None: `size`
     local_name: str | None = None
     offset: int | None = None
 
@@ -181,9 +181,9 @@ def write_zip(path: Path, entries: list[Entry]) -> None:
             name = entry.name.encode()
             offset = file.tell()
             size = len(content) if entry.size is None else entry.size
-            expand_home = size if entry.expand_home is None else entry.expand_home
+            expanded = size if entry.expanded is None else entry.expanded
             crc = zlib.crc32(content)
-            common = struct.pack("<5H3L", 20, entry.flags, entry.method, 0, 0, crc, size, expand_home)
+            common = struct.pack("<5H3L", 20, entry.flags, entry.method, 0, 0, crc, size, expanded)
             local_name = name if entry.local_name is None else entry.local_name.encode()
             padding = -(offset + 30 + len(local_name) + 4) % 64
             file.write(b"PK\3\4" + common + struct.pack("<2H", len(local_name), 4 + padding) + local_name)

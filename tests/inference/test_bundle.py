@@ -62,8 +62,8 @@ def test_loaded_model_is_the_saved_one_bit_for_bit(model, bundle, one_device):
 
 def test_bundle_on_eight_devices_gives_the_same_images(model, bundle, eight_devices):
     images = np.random.default_rng(1).uniform(-1, 1, (3, 8, 8, 1)).astype(np.float32)
-    shard_array = DiffAE.load(bundle, eight_devices).reconstruct(images, 3)
-    np.testing.assert_allclose(shard_array, model.reconstruct(images, 3), atol=1e-4)
+    on_eight = DiffAE.load(bundle, eight_devices).reconstruct(images, 3)
+    np.testing.assert_allclose(on_eight, model.reconstruct(images, 3), atol=1e-4)
 
 
 def test_every_changed_byte_is_noticed(bundle):

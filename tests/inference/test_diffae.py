@@ -129,7 +129,7 @@ def test_edit_of_no_strength_is_the_reconstruction_exactly(model):
     np.testing.assert_array_equal(model.edit(IMAGES, "smile", 0, STEPS), model.reconstruct(IMAGES, STEPS))
 
 
-def test_edit_moves_normalised_z_along_the_probe_and_keeps_the_noise_map(model, codes):
+def test_edit_moves_normalized_z_along_the_probe_and_keeps_the_noise_map(model, codes):
     z, x_T = codes
     w = model.probes["smile"].weights.astype(np.float64)
     normal = (z - model.statistics.mean) / model.statistics.std + 0.3 * np.sqrt(8) * w / np.linalg.norm(w)

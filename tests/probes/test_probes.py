@@ -325,7 +325,7 @@ def model(one_device):
     return DiffAE(config, params, statistics=statistics, mesh=one_device)
 
 
-def test_model_fits_to_normalised_z_keeps_the_probe_and_says_so(model, caplog):
+def test_model_fits_to_normalized_z_keeps_the_probe_and_logs_it(model, caplog):
     caplog.set_level("INFO", "diffae_jax")
     z = 3 + 2 * normal(200, d=8)
     age = 30 + z[:, 0]
