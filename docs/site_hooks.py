@@ -25,7 +25,7 @@ COMMAND_LINE = "reference/command_line.md"
 LINK = re.compile(r"(\]\(|^\[[^\]]+\]: )(?!https?://|#)([^)\s#]+)(#[^)\s]*)?", re.MULTILINE)
 DIRECTIVE = re.compile(r"^::: (\S+)$", re.MULTILINE)
 
-log = logging.getLogger("mkdocs.site_hooks")  # warnings of which fail a strict build
+log = logging.getLogger("mkdocs.site_hooks")  # its warnings fail a strict build
 package: griffe.Module
 
 
@@ -42,7 +42,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Adds the pages from elsewhere and the generated ones."""
+    """Adds the pages from other folders and the generated page."""
     for page, origin in ELSEWHERE.items():
         files.append(File.generated(config, page, content=(ROOT / origin).read_text()))
     files.append(File.generated(config, COMMAND_LINE, content=command_line()))
@@ -58,7 +58,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def relinked(link: re.Match, origin: str, page: Page) -> str:
-    """Returns a link of a file of the repository as a link of the site."""
+    """Converts a link between files of the repository to a link of the site."""
     target = posixpath.normpath(posixpath.join(posixpath.dirname(origin), link[2]))
     anchor = link[3] or ""
     pages = {file: name for name, file in ELSEWHERE.items()}
@@ -78,7 +78,7 @@ def repository() -> str:
 
 
 def check_docstrings(name: str, page: Page) -> None:
-    """Warns of each public object of a reference page that has no docstring."""
+    """Warns about each public object of a reference page that has no docstring."""
     documented = package[name.removeprefix("diffae_jax.")]
     if documented.is_alias:
         documented = documented.final_target
@@ -98,17 +98,18 @@ def public_members(item: Any) -> list[Any]:
 
 
 def command_line() -> str:
-    """Returns the page of the command line, made from its parsers."""
+    """Returns the page on the command line, generated from the parsers."""
     sys.path.insert(0, str(ROOT))
     from diffae_jax.cli import COMMANDS, parser, train
 
-    lines = ["# Command line", "", "Made from the parsers: `diffae COMMAND --help` prints the same.", ""]
+    lines = ["# Command line", ""]
+    lines += ["This page is generated from the parsers. `diffae COMMAND --help` prints the same.", ""]
     lines += ["| command | what it does |", "|---|---|"]
     lines += [f"| [`diffae {name}`](#diffae-{name}) | {cell(command.HELP)} |" for name, command in COMMANDS.items()]
     (commands,) = (action for action in parser()._actions if isinstance(action, argparse._SubParsersAction))
     for name, command in commands.choices.items():
         usage = " ".join(command.format_usage().removeprefix("usage: ").split())
-        usage = train.help_text(all_keys=False).rstrip() if name == "train" else usage  # has flags of its own
+        usage = train.help_text(all_keys=False).rstrip() if name == "train" else usage  # it has no argument parser
         lines += ["", f"## diffae {name}", "", f"{command.description}", "", "```text", usage, "```", ""]
         arguments = [action for action in command._actions if action.dest != "help"]
         lines += ["| argument | meaning |", "|---|---|"] if arguments else []
@@ -124,5 +125,5 @@ def argument_name(action: argparse.Action) -> str:
 
 
 def cell(text: str) -> str:
-    """Returns a text as it may stand in a table."""
+    """Formats a text for a cell of a table."""
     return " ".join(text.split()).replace("|", "\\|").replace("%%", "%")

@@ -107,10 +107,10 @@ def _update(config: ConfigDict, values: Any, path: Path, prefix: str = "") -> No
             continue
         if isinstance(value, list):  # JSON has no tuples
             value = tuple(value)
-        if prefix + key == "evaluation.programs" and isinstance(value, tuple):
-            value = tuple(RENAMED_PROGRAMS.get(name, name) if isinstance(name, str) else name for name in value)
         elif type(value) is int and isinstance(config[key], tuple):  # earlier versions stored one number
             value = (value,)
+        if prefix + key == "evaluation.programs" and isinstance(value, tuple):
+            value = tuple(RENAMED_PROGRAMS.get(name, name) if isinstance(name, str) else name for name in value)
         try:
             config[key] = value
         except (TypeError, OverflowError) as error:

@@ -69,7 +69,7 @@ class Process:
         weighting: The weight of each time step in the loss: a key of `WEIGHTINGS`.
 
     Raises:
-        ValueError: A name is not in its table.
+        ValueError: `parameterization`, `error` or `weighting` is not in its table.
     """
 
     schedule: Literal["linear", "constant", "cosine"] = "linear"

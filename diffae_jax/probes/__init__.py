@@ -1,6 +1,6 @@
-"""Linear probes: labels of images as directions in z (Sec.
+"""Linear probes: labels of images as directions in z (Sec. 5.3, Appendix A.2).
 
-5.3, Appendix A.2). Imports no network.
+Imports no network.
 """
 
 from diffae_jax.probes.fitting import check_labels, components, fit, is_known, kind_of

@@ -22,7 +22,8 @@ class Score:
     """How well a probe predicts its label on images that it was not fitted to.
 
     Attributes:
-        metric: "AUROC" (binary), "accuracy" (classes) or "R^2" (continuous).
+        metric: "AUROC" (binary), "accuracy" (classes), "R^2" (continuous), or "share of variance"
+            (principal components).
         value: the value of the metric.
         num_images: how many images it was measured on.
 

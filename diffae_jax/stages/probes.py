@@ -70,7 +70,7 @@ def _normalized(
         z.append(statistics.normalize(chunk))
         encoded += names
     if encoded != list(ids):
-        raise UserError(f"{latents} holds z of images that are not in the data set: remove that folder and run again.")
+        raise UserError(f"{latents} holds z of other images than the data set: remove that folder and run again.")
     return np.concatenate(z)
 
 
