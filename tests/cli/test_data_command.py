@@ -337,7 +337,7 @@ BAD = {
     "labels": ("photos --labels nix.csv", "nix.csv is missing"),
     "no config": ("photos --config nix.py", "nix.py is missing"),
     "other Python": ("photos --config other.py", r"other.py is not a config \(ZeroDivisionError"),
-    "other config": ("photos --config text.py", ".*must return config\.default"),
+    "other config": ("photos --config text.py", r".*must return config\.default"),
     "variant": (f"photos --config {ROOT}/configs/ffhq64.py:nix", "There is no variant nix of ffhq64"),
     "suffix": ("photos --out sheet.jpg", ".*ends in .png"),
     "taken": ("photos --out taken.png", ".*already exists"),

@@ -50,7 +50,8 @@ def test_folder_of_images_trains(image_folder, tmp_path):
         in output
     )
     assert "No images are held out" in output
-    assert "Distances are to 10 of the images; 10 other real ones" in output
+    assert "Distances are measured to 10 of the images." in output
+    assert "the last row compares 10 other real images" in output
     assert "labels was skipped: no images are held out from training." in output
     distances = results.read(tmp_path / "evaluation").section("sampling")
     assert distances.find("Frechet distance in random convolutions", "other real images").value > 0
@@ -58,7 +59,7 @@ def test_folder_of_images_trains(image_folder, tmp_path):
     arguments = f"--config.data.path={image_folder}", "--config.data.held_out_share=0.05"
     output = finish(start(tmp_path / "one", *arguments))
     assert "19 to train on, 1 held out" in output
-    assert "Too few real images to compare samples with: two sets of 2 or more are needed, not of 1 and 16." in output
+    assert "too few real images to compare samples with: two sets of at least 2 are needed, not 1 and 16 im" in output
     assert "probes: the images have no labels (--config.data.labels=FILE.csv)" in output
     assert (tmp_path / "one" / "bundle" / "manifest.json").exists()
     assert len(list((tmp_path / "autoencoder" / "grids").glob("*.png"))) == 1
