@@ -148,7 +148,8 @@ def run(study: Study) -> Section:
                 for space in feature_spaces:
                     paper_value = paper.sampling(study.model.config.name, row, num_steps)
                     figures += distances(space, row, f"T = {num_steps}", generated, reference, paper_value)
-                shown = generated["images"] if row == shown_row else shown
+                if row == shown_row:
+                    shown = generated["images"]
     others = _real_features(study, "others", real.others, feature_spaces)
     for space in feature_spaces:
         figures += distances(space, REAL, "real", others, reference)
