@@ -23,6 +23,8 @@ OVERRIDES = {  # the argument that sets each key
     "data.labels": "labels",
     "data.held_out": "held_out",
     "data.held_out_share": "held_out_share",
+    "data.include": "include",
+    "data.exclude": "exclude",
     "execution.num_workers": "workers",
 }
 
@@ -45,6 +47,10 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--held-out", metavar="PART", help=text)
     text = "the fraction of images to hold out from training, by default that of the config (0.02 without --config)"
     parser.add_argument("--held-out-share", metavar="SHARE", type=number, help=text)
+    text = "patterns of the names of images to use, separated by commas, such as *_t1.png"
+    parser.add_argument("--include", metavar="PATTERNS", help=text)
+    text = "patterns of the names of images to leave out, separated by commas, such as *_mask.png"
+    parser.add_argument("--exclude", metavar="PATTERNS", help=text)
     text = "the number of processes that read images in the speed measurement, by default 0: threads"
     parser.add_argument("--workers", metavar="N", type=within(0, 1024), help=text)
     text = "a .png file for a contact sheet of up to 64 images, scaled and cropped as in training"

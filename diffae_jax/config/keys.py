@@ -149,6 +149,10 @@ DATA = Section(
         held_out_share=Key(
             0.0, "fraction of images to hold out if held_out is empty; chosen by a hash of the id", low=0.0, high=0.99
         ),
+        include=Key(
+            "", "patterns of the names of images to use, separated by commas, such as *_t1.png; empty: all images"
+        ),
+        exclude=Key("", "patterns of the names of images to leave out, separated by commas, such as *_mask.png"),
         crop=Key(
             "center",
             "part of the image to use: the center; celeba: 128x128 pixels of the aligned faces",

@@ -16,6 +16,7 @@ from diffae_jax.data.formats import arrays, files, lmdb, tfds
 from diffae_jax.data.formats.digits import DIGITS_HELD_OUT, all_digits
 from diffae_jax.data.formats.npy import open_npy
 from diffae_jax.data.labels.matching import constant_labels, folder_labels, notes, read_labels, read_partition
+from diffae_jax.data.selection import notes_on_names, select_images
 from diffae_jax.data.sources import Arrays, LabeledSource, SequenceSource, Source, Subset, hash_share
 from diffae_jax.data.transforms import Transform
 from diffae_jax.runtime.errors import UserError, list_some, shown
@@ -141,6 +142,8 @@ def open_splits(
     labels: str = "",
     held_out: str = "",
     held_out_share: float = 0.0,
+    include: str = "",
+    exclude: str = "",
     images: Any = None,
 ) -> tuple[OpenedDataset, Source, Source]:
     """Opens a data set and splits it into training images and held-out images.
@@ -153,6 +156,8 @@ def open_splits(
             order such as "[:10000]", the path of a table, or the path of other images.
         held_out_share: Used if `held_out` is "": the fraction of images to hold out, 0 to 0.99. A
             hash of its id decides for each image, so other images never change its split.
+        include: Patterns of the names of images to use, as for `select_images`. "": all images.
+        exclude: Patterns of the names of images to leave out.
         images: A Python sequence or a `Source` of images, used instead of `path`.
 
     Returns:
@@ -170,13 +175,18 @@ def open_splits(
         opened = open_images(path, image_shape)
     if labels and path == DIGITS:
         raise UserError("The digits already have labels: remove --config.data.labels.")
+    is_selected = select_images(opened.source.ids, include, exclude)
+    whole, opened = opened.source, _select(opened, is_selected)
     is_held_out, notes = _split_within(opened.source, path, held_out, held_out_share)
     if is_held_out is None:
         other = _open_held_out(path, held_out, image_shape)
         notes = [f"Held-out images: {other.kind}, {shown(held_out)}.", *other.notes]
-        is_held_out = _find_held_out(opened.source, other.source, held_out)
+        found = _find_held_out(whole, other.source, held_out)
+        is_held_out = None if found is None else found[is_selected]
     if is_held_out is None:
-        training, kept, label_notes = _label_both(opened.source, other.source, labels)
+        is_kept = select_images(other.source.ids, include, exclude, all_must_match=False)
+        kept = other.source if is_kept.all() else Subset(other.source, np.flatnonzero(is_kept))
+        training, kept, label_notes = _label_both(opened.source, kept, labels)
         return dataclasses.replace(opened, notes=[*opened.notes, *notes, *label_notes]), training, kept
     opened = dataclasses.replace(opened, notes=[*opened.notes, *notes])
     if held_out and (is_held_out.all() or not is_held_out.any()):
@@ -186,6 +196,15 @@ def open_splits(
         )
     source = with_labels(opened.source, labels, held_out)
     return opened, *(Subset(source, np.flatnonzero(rows)) for rows in (~is_held_out, is_held_out))
+
+
+def _select(opened: OpenedDataset, is_selected: Bool[np.ndarray, "n"]) -> OpenedDataset:
+    """Returns the selected images of a data set, and notes on names."""
+    notes, source = [], opened.source
+    if not is_selected.all():
+        source = Subset(source, np.flatnonzero(is_selected))
+        notes = [f"{len(source):,} of {len(is_selected):,} images are selected by data.include and data.exclude."]
+    return dataclasses.replace(opened, source=source, notes=[*opened.notes, *notes, *notes_on_names(source.ids)])
 
 
 def _find_held_out(source: Source, other: Source, held_out: str) -> Bool[np.ndarray, "n"] | None:

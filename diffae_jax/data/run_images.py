@@ -59,6 +59,8 @@ def open_data(
             labels=config.data.labels,
             held_out=config.data.held_out,
             held_out_share=config.data.held_out_share,
+            include=config.data.include,
+            exclude=config.data.exclude,
             images=images,
         )
         current = {**facts(*splits), "settings": _settings(config)}

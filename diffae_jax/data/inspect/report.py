@@ -50,6 +50,8 @@ def inspect(config: ConfigDict, base: ConfigDict, *, file: str | None, out: Path
         labels=config.data.labels,
         held_out=config.data.held_out,
         held_out_share=config.data.held_out_share,
+        include=config.data.include,
+        exclude=config.data.exclude,
     )
     shape = transform_of(config)
     start = time.perf_counter()

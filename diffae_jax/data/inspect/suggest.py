@@ -22,6 +22,8 @@ COMMAND_KEYS = (  # which the command sets if they differ from the config
     "data.labels",
     "data.held_out",
     "data.held_out_share",
+    "data.include",
+    "data.exclude",
     "execution.num_workers",
 )
 

@@ -1,0 +1,71 @@
+"""Selects images by patterns of their names, and finds names that look like masks of others."""
+
+import collections
+import fnmatch
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import PurePath
+
+import numpy as np
+from jaxtyping import Bool
+
+from diffae_jax.runtime.errors import UserError, list_some, shown
+
+SEPARATOR = re.compile(r"[_\-. ]")
+MIN_SHARE = 0.25  # of all names, for a note: half of the images are then pairs
+
+
+def select_images(
+    ids: Sequence[str], include: str, exclude: str, *, all_must_match: bool = True
+) -> Bool[np.ndarray, "n"]:
+    """Returns which images match a pattern of `include`, if any, and none of `exclude`.
+
+    Args:
+        ids: The names of the images.
+        include: Patterns such as "*_t1.png,scans/*", separated by commas. * stands for any text, ?
+            for one character and [ab] for one of several. A pattern matches a path or a file name.
+        exclude: The same for images to leave out.
+        all_must_match: Whether each pattern must match an image.
+
+    Raises:
+        UserError: No image is left, or a pattern matches none although it must.
+    """
+    selected = np.ones(len(ids), bool) if not include else np.zeros(len(ids), bool)
+    for key, patterns, value in (("include", include, True), ("exclude", exclude, False)):
+        for pattern in filter(None, map(str.strip, patterns.split(","))):
+            matches = _matches(ids, pattern)
+            if all_must_match and not matches.any():
+                raise UserError(
+                    f"The pattern {shown(pattern)} of data.{key} matches none of the {len(ids):,} images "
+                    f"({list_some(ids)}). Use a pattern of their names, such as *_mask.png."
+                )
+            selected[matches] = value
+    if not selected.any():
+        raise UserError(
+            f"data.include={shown(include)} and data.exclude={shown(exclude)} leave none of the {len(ids):,} images. "
+            f"Change the patterns."
+        )
+    return selected
+
+
+def _matches(ids: Iterable[str], pattern: str) -> Bool[np.ndarray, "n"]:
+    match = re.compile(fnmatch.translate(pattern)).match
+    return np.array([bool(match(name) or match(PurePath(name).name)) for name in ids], bool)
+
+
+def notes_on_names(ids: Sequence[str]) -> list[str]:
+    """Returns a sentence if many names are those of another image and a suffix, such as _mask."""
+    stems = {str(PurePath(name).with_suffix("")) for name in ids if PurePath(name).name}
+    suffixes: collections.Counter = collections.Counter()
+    for stem in stems:
+        for separator in reversed(list(SEPARATOR.finditer(stem))):
+            if stem[: separator.start()] in stems:
+                suffixes[stem[separator.start() :]] += 1
+                break
+    for suffix, count in suffixes.most_common(1):
+        if count >= max(2, MIN_SHARE * len(ids)) and not suffix[1:].isdigit():  # numbers count images
+            return [
+                f"{count:,} of {len(ids):,} images have the name of another image and the suffix {shown(suffix)}. If "
+                f'they are masks, leave them out with --config.data.exclude="*{shown(suffix)}.*".'
+            ]
+    return []
