@@ -77,8 +77,8 @@ def prepare(folder: Path, trained: Path) -> None:
     for page in ("README", "own_images"):
         (folder / f"of {page}" / "photos").mkdir(parents=True)
         Image.fromarray(images[0]).save(folder / f"of {page}" / "photos" / "me.jpg")
-    (folder / "of data" / "photos").mkdir(parents=True)
-    Image.fromarray(images[0]).save(folder / "of data" / "photos" / "00_mask.png")
+    (folder / "of data" / "photos" / "high").mkdir(parents=True)
+    Image.fromarray(images[0]).save(folder / "of data" / "photos" / "high" / "00_mask.png")
     rows = [f"{i:02d}.png,{int(kind < 5)}" for i, kind in enumerate(kinds)]
     (folder / "labels.csv").write_text("\n".join(["file,smile", *rows]))
     shutil.copytree(trained, folder / "runs" / "digits")

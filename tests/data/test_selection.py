@@ -68,7 +68,7 @@ def test_pairs_of_names_are_reported(ids, suffix):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Images of two values, with a mask of a third value next to each; two of them are in `val`."""
+    """Images of two values, with a mask of a third value next to each; two are in `val`."""
     for i in range(18):
         path = tmp_path / "images" / ("val" if i > 15 else "train") / f"{i:02d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
