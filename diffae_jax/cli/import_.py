@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from diffae_jax.cli.arguments import Parser, whole
+from diffae_jax.cli.arguments import Parser, add_out, whole
 from diffae_jax.runtime.errors import shown
 
 HELP = "convert an official PyTorch checkpoint to a bundle"
@@ -32,15 +32,17 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--image-size", metavar="PIXELS", type=whole, help="image width, if the checkpoint does not contain it"
     )
-    parser.add_argument("--out", metavar="BUNDLE", type=Path, required=True, help="the bundle to write, a folder")
+    add_out(parser, "BUNDLE", "the bundle to write, a folder")
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Converts an official checkpoint to a bundle and describes it."""
+    from diffae_jax.cli import outputs
     from diffae_jax.cli.info import describe
     from diffae_jax.convert import import_official
     from diffae_jax.inference import bundle
 
+    outputs.check_free(arguments.out, (), folder=True, overwrite=arguments.overwrite)
     bundle.check_free(arguments.out)
     model = import_official(arguments.file, arguments.latents, arguments.classifier, image_size=arguments.image_size)
     model.save(arguments.out)

@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import csv
+import mimetypes
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,18 +22,7 @@ from diffae_jax.runtime.files import atomic_write, os_errors_as_user_errors
 
 IMAGE_FILES = (".png", ".npy")  # for one or several images
 MAX_IMAGES_IN_PNG = 1024
-SUFFIXES_OF_FILES = (
-    ".csv",
-    ".gif",
-    ".jpeg",
-    ".jpg",
-    ".npy",
-    ".npz",
-    ".parquet",
-    ".png",
-    ".tsv",
-    ".webp",
-)  # not allowed for a new folder
+ARRAYS_AND_TABLES = (".npy", ".npz", ".parquet", ".tsv")  # not allowed for a new folder, as types of media
 
 
 def check_free(out: Path, suffixes: Sequence[str], *, folder: bool = False, overwrite: bool = False) -> bool:
@@ -44,7 +34,8 @@ def check_free(out: Path, suffixes: Sequence[str], *, folder: bool = False, over
     """
     with os_errors_as_user_errors(out, "written"):
         is_file = out.suffix.lower() in suffixes and not out.is_dir()
-        if not is_file and (not folder or (out.suffix.lower() in SUFFIXES_OF_FILES and not out.is_dir())):
+        names_file = out.suffix.lower() in ARRAYS_AND_TABLES or mimetypes.guess_type(out.name)[0] is not None
+        if not is_file and (not folder or (names_file and not out.is_dir())):
             kinds = [f"a file that ends in {' or '.join(suffixes)}"] * bool(suffixes) + ["a folder"] * folder
             raise UserError(f"{out} cannot be written by this command. Use {' or '.join(kinds)}.")
         if not is_file and out.exists() and not out.is_dir():

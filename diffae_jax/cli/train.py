@@ -5,13 +5,14 @@ Its flags are parsed by absl and ml_collections, because each of the many config
 
 import argparse
 import ast
+import difflib
 import faulthandler
 import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diffae_jax.runtime.errors import UserError
+from diffae_jax.runtime.errors import UserError, shown
 from diffae_jax.runtime.logs import log_to_stderr, preserve_root_logger
 from diffae_jax.runtime.process import prepare_command
 
@@ -62,7 +63,7 @@ def run(argv: list[str] | None = None) -> None:
             with preserve_root_logger(), log_to_stderr():
                 train(parse(arguments))
     except KeyboardInterrupt:
-        print("\nInterrupted. Saved files are good. Run the same command again to resume.", flush=True)
+        print("\nInterrupted. The same command resumes from the last checkpoint, if there is one.", flush=True)
         sys.exit(128 + signal.SIGINT)
     except UserError as error:
         print(f"\nError: {error}", file=sys.stderr, flush=True)
@@ -94,11 +95,25 @@ def parse(arguments: list[str]) -> "FlagValues":
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
         rest = values(argv)[1:]
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        reason = " ".join(str(error.args[-1] if isinstance(error, KeyError) else error).split()).rstrip(".")
-        raise UserError(f"The flags are invalid: {reason}. Use --help for a list of flags.") from error
+        raise UserError(f"The flags are invalid: {_reason(error, others)}. Use --help for a list of flags.") from error
     if rest:
         raise UserError(f"{rest[0]!r} is not a flag: every argument must be a flag, such as --config={rest[0]}.")
     return values
+
+
+def _reason(error: Exception, arguments: list[str]) -> str:
+    """Returns what is wrong with the flags, with the full name of an unknown key."""
+    from diffae_jax.config.keys import FLAT_KEYS
+
+    names = [argument.partition("=")[0].removeprefix("--") for argument in arguments]
+    keys = [name.removeprefix("config.") for name in names if name.startswith("config.")]
+    unknown = next((key for key in keys if key not in FLAT_KEYS), "")
+    if unknown and isinstance(error, KeyError | AttributeError):
+        close = difflib.get_close_matches(unknown, FLAT_KEYS, 1)
+        return f"there is no key {shown(unknown)}" + f" (did you mean {close[0]}?)" * bool(close)
+    reason = " ".join(str(error.args[-1] if isinstance(error, KeyError) else error).split()).rstrip(".")
+    mistaken = next((name for name in names if name in FLAT_KEYS), "")
+    return reason + f" (did you mean --config.{mistaken}?)" * (f"'{mistaken}'" in reason)
 
 
 def take_config(arguments: list[str]) -> tuple[str, list[str]]:

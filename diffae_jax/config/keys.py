@@ -68,7 +68,7 @@ LIST_OF_NUM_STEPS = dict(NUM_STEPS, length=(1, 100))
 MODEL = Section(
     "The networks. The defaults are those of Table 5, column FFHQ 128.",
     dict(
-        base_channels=Key(128, "feature channels at full resolution", low=1, high=4096),
+        base_channels=Key(128, "feature channels at full resolution, a multiple of 32", low=1, high=4096),
         channel_mults=Key((1, 1, 2, 3, 4), "channels of each UNet level, as multiples of base_channels", **MULTS),
         encoder=Section(
             "The semantic encoder.",

@@ -62,13 +62,14 @@ class Variations(NamedTuple):
 class DiffAE:
     """A trained diffusion autoencoder: encodes, reconstructs, edits and samples images.
 
-    Example:
-        model = DiffAE.load("runs/digits/bundle")
-        z = model.encode(images)
-        x_T = model.invert(images, z)
-        same = model.decode(z, x_T)
+    Examples:
+        >>> model = DiffAE.load("runs/digits/bundle")
+        >>> z = model.encode(images)
+        >>> x_T = model.invert(images, z)
+        >>> same = model.decode(z, x_T)
 
-    Methods, by task:
+    **Methods, by task**
+
         load and save       load, from_bundle, save, digest
         codes of an image   encode (image to z), invert (image and z to x_T)
         images from codes   decode, progress, noise (random x_T)
@@ -77,7 +78,8 @@ class DiffAE:
         new images          sample, sample_class, sample_latents
         checks              check_has_encoder, check_normalized, check_edit
 
-    Shapes:
+    **Shapes**
+
         images   [N, *spatial, C], with 1, 2 or 3 spatial axes
         z        [N, D], the latent code, which holds the content of an image
         x_T      [N, *spatial, C], the stochastic code, which holds the details that z leaves out

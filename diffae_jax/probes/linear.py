@@ -308,8 +308,11 @@ def find(probes: Mapping[str, Probe | ClassProbe], name: str) -> Probe | ClassPr
     """
     by_name = {**directions(probes), **probes}
     if name not in by_name:
+        names = directions(probes)  # an edit needs a direction, so it takes one class of several
         existing = (
-            f"Choose one of {list_some(by_name)}" if by_name else "The model has no probes: fit one with fit_probe"
+            f"Choose one of {list_some(names)}"
+            if names
+            else "The model has no probes: fit one with `diffae probe` or DiffAE.fit_probe"
         )
         raise UserError(f"There is no probe {shown(name)}. {existing}.")
     return by_name[name]
@@ -317,7 +320,8 @@ def find(probes: Mapping[str, Probe | ClassProbe], name: str) -> Probe | ClassPr
 
 def describe(probe: Probe | ClassProbe) -> str:
     """Describes a probe in one line, such as "smile: binary, AUROC 0.93 on 360 images"."""
-    parts = [f"{len(probe.classes)} classes" if isinstance(probe, ClassProbe) else probe.kind]
+    is_class_probe = isinstance(probe, ClassProbe)
+    parts = [f"{len(probe.classes)} classes ({list_some(directions({'': probe}))})" if is_class_probe else probe.kind]
     if isinstance(probe, Probe) and probe.positive:
         parts.append(f"positive is '{shown(probe.positive)}'")
     if probe.score is not None:

@@ -89,7 +89,8 @@ def run_stages(
 
     Args:
         config: The settings of the run. It is not changed.
-        workdir: The run folder; default: runs/<config.name>.
+        workdir: The run folder; default: `runs/NAME`, with the
+            `name` of the config.
         stages: Names of the stages to run: autoencoder, latents, prior, probes, evaluation,
             export. They run in this order, whatever the order of the list. Default: all.
         images: Training images as an array [N, *spatial, C] or as PIL images, used instead of

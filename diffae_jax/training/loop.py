@@ -97,6 +97,8 @@ class StopSignal:
 
     def _handle(self, number: int, _: FrameType | None) -> None:
         self.number = number
+        if number == signal.SIGINT:  # print may be interrupted by this very signal, so it cannot be used here
+            os.write(2, b"\nStopping after this step. To stop at once without saving, press Ctrl-C again.\n")
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
         if jax.process_count() > 1:
             signal.raise_signal(signal.SIGTERM)

@@ -75,6 +75,7 @@ def compile_program(
         abstract_batch,
         located(abstract_key, replicated(mesh)),
     )
+    say("Compiling the training step: seconds on a GPU or TPU, up to minutes on a CPU.")
     compiled = lowered.compile()
     memory = compiled.memory_analysis()
     return Program(

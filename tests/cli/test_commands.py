@@ -307,6 +307,8 @@ BAD = {
     "text for strength": ("edit BUNDLE photos --probe P --strength nan --out new", "'nan' is not a finite number"),
     "no prior": ("sample PLAIN --out a.png", "has no prior"),
     "negative of nothing": ("sample BUNDLE --negative --out a.png", "--negative needs --probe"),
+    "video": ("interpolate BUNDLE photos/b.png photos/c.png --out a.mp4", "a.mp4 cannot be written by this command"),
+    "existing bundle": ("import x.ckpt --out BUNDLE", "already exists. Use another path or --overwrite"),
     "no such probe": ("edit BUNDLE photos --probe Age --strength 1 --out new", "Age. Choose one of hair/color é"),
     "no such class": ("sample BUNDLE --probe Age --out new", "no probe Age. Choose one of hair/color é"),
     "beyond certainty": ("edit BUNDLE photos --probe 'hair/color é' --to 1.5 --out new", "between 0 and 1, not 1.5"),

@@ -102,6 +102,8 @@ MISTAKES = {
     "lacking": (["--config=folder/lacking.py"], r"folder/lacking\.py is not a config: its get_config must return .*"),
     "broken": (["--config=folder/broken.py"], r"folder/broken\.py is not a config \(ZeroDivisionError: .*"),
     "unknown key": (["--config.train.batchsize=3"], r"The flags are invalid: .*batchsize.*\. Use --help for .*\."),
+    "misspelled key": (["--config.data.lables=a.csv"], r".*no key data\.lables \(did you mean data\.labels\?\)\. .*"),
+    "key without config": (["--data.path=a"], r".*flag 'data\.path' \(did you mean --config\.data\.path\?\)\. .*"),
     "value of another type": (["--config.train.batch_size=many"], "The flags are invalid: .*many.*"),
     "unknown flag": (["--stage=latents"], "The flags are invalid: .*Unknown command line flag 'stage'.*"),
     "no value": (["--workdir"], r"The flags are invalid: Missing value for flag --workdir\. Use --help .*"),

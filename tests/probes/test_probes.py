@@ -88,12 +88,10 @@ def test_directions_and_names():
     assert set(probes.directions(all_of_them)) == {"hue=r", "hue=g", "hue=b", "smile"}
     assert probes.find(all_of_them, "hue") is all_of_them["hue"]
     assert probes.find(all_of_them, "hue=g") is parts["g"]
-    with pytest.raises(
-        UserError, match=r"There is no probe frown\. Choose one of hue, hue=b, hue=g and 2 more"
-    ) as refusal:
+    with pytest.raises(UserError, match=r"There is no probe frown\. Choose one of hue=b, hue=g, ") as refusal:
         probes.find(all_of_them, "frown")
     assert_is_one_sentence(refusal.value)
-    with pytest.raises(UserError, match="has no probes: fit one with fit_probe"):
+    with pytest.raises(UserError, match=r"has no probes: fit one with `diffae probe` or DiffAE\.fit_probe"):
         probes.find({}, "frown")
 
 

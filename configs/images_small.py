@@ -1,0 +1,46 @@
+"""Your own images on a laptop: resized and cropped to 32x32, with a small model.
+
+    python -m diffae_jax.main --config=configs/images_small.py --config.data.path=PATH
+
+Useful flags are those of configs/images.py. Sizes are multiples of 8.
+
+Hardware: a laptop CPU.
+Cost: 100,000 images x 2.7 GFLOP = 0.27 PFLOP. At the speed of configs/digits.py on two cores, which
+is 36 GFLOP/s, that is two hours.
+Expected: in runs/NAME/autoencoder/grids, the second row (inferred x_T) resembles the first row. The
+third row (random x_T) shares colors and coarse shapes with it. This project has not trained it for
+that long yet.
+"""
+
+from ml_collections import ConfigDict
+
+from diffae_jax.config import default
+
+
+def get_config() -> ConfigDict:
+    config = default()
+    config.name = "images_small"
+    config.image_shape = (32, 32, 3)
+    config.model.update(
+        base_channels=32,
+        channel_mults=(1, 2, 2),
+        encoder_channel_mults=(1, 2, 2, 4),
+        attention_resolutions=(8,),
+        embed_dim=128,
+        z_dim=128,
+        dropout=0.0,
+    )
+    config.train.update(batch_size=32, num_images=100_000, schedule="cosine", learning_rate=1e-3, ema_decay=0.999)
+    config.prior.update(width=512, batch_size=128, num_latents=1_000_000, learning_rate=1e-3, ema_decay=0.999)
+    config.data.held_out_share = 0.05
+    config.report.update(log_every=2_000, health_every=20_000, save_every=20_000, grid_every=20_000)
+    config.report.update(prior_log_every=100_000, prior_save_every=500_000, prior_grid_every=500_000)
+    config.evaluation.update(
+        programs=("reconstruction", "labels", "variations", "sampling", "neighbors"),
+        num_images=64,
+        num_steps=(20, 100),
+        num_samples=200,
+        num_sample_steps=(20,),
+        num_code_steps=20,
+    )
+    return config
