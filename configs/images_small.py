@@ -5,11 +5,11 @@
 Useful flags are those of configs/images.py. Sizes are multiples of 8.
 
 Hardware: a laptop CPU.
-Cost: 100,000 images x 2.7 GFLOP = 0.27 PFLOP. At the speed of configs/digits.py on two cores, which
-is 36 GFLOP/s, that is two hours.
-Expected: in runs/NAME/autoencoder/grids, the second row (inferred x_T) resembles the first row. The
-third row (random x_T) shares colors and coarse shapes with it. This project has not trained it for
-that long yet.
+Cost: 100,000 images x 2.7 GFLOP = 0.27 PFLOP. That is two hours on two cores, at the 36 GFLOP/s
+of configs/digits.py.
+Expected: in runs/NAME/autoencoder/grids, the second row (inferred x_T) resembles the first row.
+The third row (random x_T) shares its colors and coarse shapes. This project has not trained it
+for that long yet.
 """
 
 from ml_collections import ConfigDict
