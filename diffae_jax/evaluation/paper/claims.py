@@ -20,7 +20,7 @@ Sections = dict[str, Section]
 GREATER_IS_BETTER = ("SSIM",)
 ERRORS = ("SSIM", "LPIPS", "MSE")
 RECONSTRUCTION = "the program reconstruction"
-SAMPLING = "the program sampling and real images to compare with"
+SAMPLING = "the program sampling and other real images"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,7 +165,7 @@ def _sampling_claims(sections: Sections) -> Iterator[Claim]:
         "Samples are closer to real images than the DDIM baseline's (in Table 4 except Horse at T = 100).",
         "Sec. 5.7, Table 4",
         _compare(section, metrics, sampling.SAMPLES, sampling.BASELINE),
-        f"{SAMPLING} and a DDIM baseline",
+        "the program sampling, other real images, and a DDIM baseline",
     )
     yield from _claim(
         "Images decoded from z of real images are closer to real images than those from sampled z.",
