@@ -72,7 +72,9 @@ MODEL = Section(
         channel_mults=Key((1, 1, 2, 3, 4), "channels of each UNet level, as multiples of base_channels", **MULTS),
         encoder=Section(
             "The semantic encoder.",
-            dict(kind=Key("unet", "unet: the down half of a UNet, as in the paper; or your own class, as package.module:Class")),
+            dict(
+                kind=Key("unet", "unet: the down half of a UNet, as in the paper; or your class: package.module:Class")
+            ),
         ),
         encoder_channel_mults=Key(
             (1, 1, 2, 3, 4, 4), "channels of each encoder level, as multiples of base_channels", **MULTS
