@@ -10,11 +10,11 @@ import pytest
 
 from tests.environment import ROOT
 
-GLOSSARY = ROOT / "docs" / "glossary.md"
+RULES = ROOT / "CONTRIBUTING.md"  # whose paragraph "Words" has the table of retired words
 MAX_COLUMNS = 99  # of a line of prose
 MAX_WORDS = 25  # of a sentence
 PROSE = ("README.md", "CONTRIBUTING.md", "docs", "launch", "benchmarks", "diffae_jax", "configs", "setup.py")
-LISTS_WORDS = {GLOSSARY}  # which names the words that it retires
+LISTS_WORDS = {RULES}  # which names the words that it retires
 
 
 def files(suffix: str) -> list[Path]:
@@ -28,9 +28,9 @@ every_module = pytest.mark.parametrize("module", MODULES, ids=lambda path: str(p
 
 
 def retired() -> re.Pattern:
-    """Returns a pattern of the words in the first column of the glossary's last table."""
-    table = GLOSSARY.read_text().partition("## Retired words")[2]
-    rows = re.findall(r"^\| ([^|]+) \|", table, re.MULTILINE)[1:]
+    """Returns a pattern of the words in the first column of the table of retired words."""
+    table = RULES.read_text().partition("| retired |")[2].partition("\n\n")[0]
+    rows = re.findall(r"^\| ([^|]+) \|", table, re.MULTILINE)
     words = sorted(word.strip().replace(" ", r"\s+") for row in rows for word in row.split(","))
     return re.compile(rf"\b({'|'.join(words)})\b", re.IGNORECASE)
 

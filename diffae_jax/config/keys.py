@@ -190,7 +190,7 @@ REPORT = Section(
     "What a run writes while it trains. Intervals count images seen, and z seen for the prior.",
     dict(
         log_every=Key(100_000, "images between two rows of metrics.jsonl", positive=True),
-        health_every=Key(1_000_000, "images between two checks that z is learning", positive=True),
+        health_every=Key(1_000_000, "images between two checks that the encoder is learning a useful z", positive=True),
         save_every=Key(1_000_000, "images between two checkpoints", positive=True),
         grid_every=Key(1_000_000, "images between two pictures of reconstructions", positive=True),
         num_grid_images=Key(8, "images in a picture of reconstructions", positive=True),
@@ -215,7 +215,7 @@ EVALUATION = Section(
         num_sample_steps=Key(
             (10, 20, 50, 100), "numbers of steps of the prior and of decoding; each is measured", **LIST_OF_NUM_STEPS
         ),
-        num_code_steps=Key(100, "number of steps for programs that measure only one", **NUM_STEPS),
+        num_code_steps=Key(100, "number of steps for programs that use a single number of steps", **NUM_STEPS),
         baseline=Key("", "a DDIM baseline to compare with: a bundle or a run folder"),
         others=Key((), "models with different sizes of z to compare with: bundles or run folders"),
         foreign=Key("", "a folder of images of a different kind; digits: those of scikit-learn"),

@@ -14,8 +14,11 @@ command line overrides any key of a config:
 
     python -m diffae_jax.main --config=configs/ffhq128.py --config.train.batch_size=64 --config.model.z_dim=128
 
-Keys marked *free* may have a different value when a run is resumed. All other keys affect the
-result, so a run resumes only with the same values. The [glossary](glossary.md) explains the terms.
+Keys marked *free* may have a different value when a run is resumed. `data.path` and
+`data.held_out` may only change to a new location of the same images. All other keys affect the
+result, so a run resumes only with the same values. Exception: the keys of `prior` may change until
+the prior has a checkpoint, or after you remove `prior/`. The [glossary](glossary.md) explains the
+terms.
 """
 HEADER = "| key | default | values | meaning |\n|---|---|---|---|"
 
