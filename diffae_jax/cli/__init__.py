@@ -5,6 +5,7 @@ Slow imports happen only in `run`, so help and wrong arguments are reported at o
 """
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
@@ -51,6 +52,15 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def modules_to_import(argv: list[str]) -> list[str]:
+    """Returns the modules of --import. They may register a sampler, so they come first."""
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    early.add_argument("--import", dest="modules", action="append", default=[])
+    with contextlib.suppress(argparse.ArgumentError):  # the parser of the command reports it
+        return early.parse_known_args(argv)[0].modules
+    return []
+
+
 def run(argv: list[str] | None = None) -> None:
     """Runs a command. Prints a user's error in one line, with exit code 2."""
     argv = sys.argv[1:] if argv is None else argv
@@ -59,9 +69,9 @@ def run(argv: list[str] | None = None) -> None:
         return
     prepare_command()
     try:
-        arguments = parser().parse_args(argv)
-        for module in getattr(arguments, "modules", []):
+        for module in modules_to_import(argv):
             import_own(module)
+        arguments = parser().parse_args(argv)
         with log_to_stderr():
             arguments.run(arguments)
     except KeyboardInterrupt:

@@ -22,6 +22,7 @@ from diffae_jax.data.detect import open_images
 from diffae_jax.data.pictures import SMALLEST_GRID, image_grid, to_pil
 from diffae_jax.data.sources import TransformedSource
 from diffae_jax.data.transforms import Transform, to_float
+from diffae_jax.diffusion.samplers import SAMPLERS
 from diffae_jax.evaluation.metrics import mse
 from diffae_jax.inference.encode_dataset import open_for
 from tests.environment import ROOT, environment
@@ -61,6 +62,29 @@ def images_of(path="photos"):
 
 def files_below(path):
     return sorted(str(file.relative_to(path)) for file in Path(path).rglob("*") if file.is_file())
+
+
+@pytest.fixture
+def my_sampler(folder, monkeypatch):
+    """A module that registers the sampler `mine`."""
+    monkeypatch.syspath_prepend(str(folder))
+    Path("my_sampler.py").write_text(
+        "from diffae_jax.diffusion import samplers\nsamplers.SAMPLERS['mine'] = samplers.DDIM\n"
+    )
+    yield "my_sampler"
+    SAMPLERS.pop("mine", None)
+    sys.modules.pop("my_sampler", None)
+
+
+def test_a_sampler_of_an_imported_module_is_accepted(bundle, my_sampler, capsys):
+    arguments = ["sample", str(bundle), "--num", "2", "--steps", "2", "--latent-steps", "2", "--sampler"]
+    for end in ([], ["--import"]):
+        with pytest.raises(SystemExit):
+            cli.run([*arguments, "mine", "--out", "mine.npy", *end])
+    assert "There is no sampler mine" in capsys.readouterr().err
+    cli.run([*arguments, "mine", "--import", my_sampler, "--out", "mine.npy"])
+    cli.run([*arguments, "ddim", "--out", "ddim.npy"])
+    np.testing.assert_array_equal(np.load("mine.npy"), np.load("ddim.npy"))
 
 
 def assert_pictures(path, names, images):
