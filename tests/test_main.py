@@ -105,7 +105,7 @@ def test_model_refuses_what_it_cannot_take(whole):
     model = DiffAE.load(whole[0])
     with pytest.raises(UserError, match=r"\(2, 1, 8, 8\).*\(N, \*\(8, 8, 1\)\)"):
         model.encode(np.zeros((2, 1, 8, 8), np.float32))
-    with pytest.raises(UserError, match=r"2 of 2 images hold numbers that are not finite"):
+    with pytest.raises(UserError, match=r"2 of 2 images hold values that are not finite"):
         model.invert(np.full((2, 8, 8, 1), np.nan, np.float32), num_steps=5)
     with pytest.raises(UserError, match="z, x_T or both"):
         model.decode(None)

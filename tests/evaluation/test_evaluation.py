@@ -556,7 +556,7 @@ def test_images_of_a_different_size_are_reported(model, tmp_path, capsys):
 def test_weights_that_are_not_finite_are_reported(one_device, tmp_path):
     broken = random_model(one_device)
     broken.params["unet"]["conv_in"]["kernel"] = broken.params["unet"]["conv_in"]["kernel"] * np.nan
-    with pytest.raises(UserError, match="4 of 4 x_T hold numbers that are not finite"):
+    with pytest.raises(UserError, match="4 of 4 x_T hold values that are not finite"):
         evaluate(broken, images(4), None, settings(programs=("reconstruction",)), tmp_path)
     assert not list(tmp_path.glob("*.json"))
 
@@ -579,7 +579,7 @@ def test_models_that_cannot_be_compared_are_rejected(model, baseline, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--programs", "fid"], "evaluation.programs are reconstruction, .*, not fid"),
+        (["--programs", "fid"], "evaluation.programs must be some of reconstruction, .*, not fid"),
         (["--steps", "0"], "1 to 1000 steps, not 0"),
         (["--num-images", "1"], "it must be from 2 to 10,000,000, not 1"),
         (["--data", "nowhere"], "nowhere is missing: check the path"),
