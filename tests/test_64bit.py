@@ -4,7 +4,6 @@ import subprocess
 import sys
 
 import numpy as np
-import pytest
 
 from tests.environment import ROOT, environment
 
@@ -69,7 +68,6 @@ def start(folder, x64):
     )
 
 
-@pytest.mark.alone
 def test_results_are_those_of_32_bits(tmp_path):
     programs = [start(tmp_path / x64, x64) for x64 in "01"]
     for program in programs:

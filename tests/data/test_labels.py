@@ -59,7 +59,6 @@ def test_quotes_within_text_are_text_and_lines_may_end_as_on_any_system(table):
         assert labels.columns["screen"].tolist() == ['5" wide', "x"]
 
 
-@pytest.mark.alone
 def test_table_of_the_size_of_celeba_is_read_in_seconds(table):
     values = np.random.default_rng(0).integers(0, 2, (200_000, 40))
     rows = "".join(f"{i}.jpg,{','.join(map(str, row))}\n" for i, row in enumerate(values.tolist()))

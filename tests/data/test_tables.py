@@ -221,15 +221,14 @@ def test_values_of_minus_one_and_one_in_a_csv_stay_and_are_a_binary_label(tmp_pa
         assert np.mean((probe.logits(z) > 0) == (values == 1)) > 0.9
 
 
-@pytest.mark.alone
 def test_the_attributes_of_all_celeba_are_read_in_seconds(tmp_path):
     number = 200_000
     rows = [" ".join(f"{value:2}" for value in row) for row in np.random.default_rng(0).choice([-1, 1], (1000, 40))]
     with (tmp_path / "list_attr_celeba.txt").open("w") as file:
         file.write(f"{number}\n{' '.join(f'attribute_{i}' for i in range(40))}\n")
         file.writelines(f"{i:06d}.jpg {rows[i % 1000]}\n" for i in range(number))
-    start = time.monotonic()
+    start = time.process_time()  # the machine may be busy
     labels = read_labels(tmp_path / "list_attr_celeba.txt")
-    assert time.monotonic() - start < 20  # 1.4 seconds on two idle cores
+    assert time.process_time() - start < 6  # 1.4 seconds on two idle cores
     assert len(labels.ids) == number
     np.testing.assert_array_equal(labels.columns["attribute_39"][:3], [row.endswith(" 1") for row in rows[:3]])

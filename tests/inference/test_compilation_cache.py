@@ -3,8 +3,6 @@
 import subprocess
 import sys
 
-import pytest
-
 from tests.environment import ROOT, environment
 
 ENCODE = """
@@ -32,7 +30,6 @@ def encode(when, cache_home):
     return tuple(map(int, process.stdout.split()))
 
 
-@pytest.mark.alone
 def test_second_process_reads_what_the_first_compiled_whatever_either_compiled_before(tmp_path):
     compiled, found = encode("after another program", tmp_path)
     assert compiled > 0

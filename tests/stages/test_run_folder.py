@@ -48,7 +48,6 @@ def test_folder_that_was_refused_is_free_though_its_error_is_kept(tmp_path, tiny
         assert kept.value.__traceback__ is not None
 
 
-@pytest.mark.alone
 def test_run_that_was_killed_leaves_no_lock_behind(tmp_path, tiny_config):
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", HOLD, str(tmp_path)]
