@@ -152,7 +152,7 @@ def help_text(*, all_keys: bool) -> str:
     from diffae_jax.config.listing import as_text
 
     configs = {name: ast.get_docstring(ast.parse(path.read_text())) for name, path in packaged_configs().items()}
-    lines = [f"  {name:<12} {docstring.splitlines()[0]}" for name, docstring in configs.items()]
+    lines = [f"  {name:<14} {docstring.splitlines()[0]}" for name, docstring in configs.items()]
     examples = [f"  diffae train {example}" for example in EXAMPLES]
     keys = ["", "keys:", "", as_text()] if all_keys else []
     return "\n".join([USAGE, "configs:", *lines, "", "examples:", *examples, *keys])

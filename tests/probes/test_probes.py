@@ -303,7 +303,7 @@ def test_probes_are_described_in_a_line():
     smile = Probe("smile", weights, 0.0, positive="yes", score=Score("AUROC", 0.934, 1360))
     assert probes.describe(smile) == "smile: binary, positive is 'yes', AUROC 0.93 on 1,360 images"
     digit = ClassProbe("digit", {value: Probe(f"digit={value}", weights, 0.0) for value in "01"})
-    assert probes.describe(digit) == "digit: 2 classes"
+    assert probes.describe(digit) == "digit: 2 classes (digit=0, digit=1)"
     assert probes.describe(Probe("a\nb", weights, 0.0, "continuous")) == r"a\nb: continuous"
 
 
