@@ -400,7 +400,7 @@ def is_rejected(file, pattern):
 def test_nothing_is_downloaded_unasked(cache, serve):
     server = serve([CONTENT])
     assert weights.find(server.file) is None
-    sentence = f"w.pth (7,000 bytes) is not available. Use --download, or download {server.file.url} to {cache}/w.pth."
+    sentence = f"w.pth (7,000 bytes) is not available. Download {server.file.url} to {cache}/w.pth."
     assert weights.how_to_get(server.file) == sentence
     assert not server.asked
     assert not cache.exists()
@@ -501,7 +501,7 @@ def test_missing_weights_give_a_sentence_on_how_to_get_them(cache, one_device):
     assert distance is None
     assert weights.ALEXNET.url in sentence
     assert weights.LPIPS_LINEAR.url in sentence
-    assert " are not available. Use --download, or download " in sentence
+    assert " are not available. Download " in sentence
     assert "\n" not in sentence
     assert sentence.count(". ") == 1
 

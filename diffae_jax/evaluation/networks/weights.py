@@ -92,7 +92,7 @@ def how_to_get(*files: WeightFile) -> str:
     """Returns a text on where to download files from and where to put them."""
     names = " and ".join(f"{file.name} ({file.size:,} bytes)" for file in files)
     downloads = " and ".join(f"{file.url} to {cache_folder() / file.name}" for file in files)
-    return f"{names} {'are' if len(files) > 1 else 'is'} not available. Use --download, or download {downloads}."
+    return f"{names} {'are' if len(files) > 1 else 'is'} not available. Download {downloads}."
 
 
 def _download(file: WeightFile, path: Path) -> None:
