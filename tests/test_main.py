@@ -83,7 +83,10 @@ def test_probes_read_z_of_the_held_out_images_as_well_as_is_said(whole):
     workdir, output = whole
     model, held_out = DiffAE.load(workdir), digits()[1]
     score = model.probes["digit"].score
-    assert f"  digit: 10 classes (digit=0, digit=1, digit=2 and 7 more), accuracy {score.value:.2f} on 360 images" in output
+    assert (
+        f"  digit: 10 classes (digit=0, digit=1, digit=2 and 7 more), accuracy {score.value:.2f} on 360 images"
+        in output
+    )
     predicted = model.predict(model.encode(to_float(held_out.images)), "digit")
     assert np.mean(predicted == held_out.labels["digit"].astype(str)) == pytest.approx(score.value, abs=0.01)
     assert score.value > 0.3

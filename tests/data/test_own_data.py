@@ -231,6 +231,7 @@ edit BUNDLE SCANS/00.nii --probe light --strength 2 --steps 2 --out edited
 """
 
 
+@pytest.mark.long  # volumes are also trained on by test_each_format_trains
 def test_volumes_are_trained_reconstructed_sampled_and_edited_by_the_same_commands(tmp_path):
     scans = nifti(tmp_path)
     rows = [f"{i:02d},{kind}" for i, kind in enumerate(KINDS)]

@@ -53,7 +53,9 @@ def test_killed_again_and_again_ends_bit_identical(whole, tmp_path, patterns):
     assert not list(tmp_path.glob(".bundle*")), "what a killed export left"
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.long)]
+)
 def test_signal_saves_and_reports_how_to_resume(whole, tmp_path, number, code):
     process = start(tmp_path, MANY_STEPS, TRAINING)
     wait_for_checkpoint(process, tmp_path, 4)

@@ -123,7 +123,7 @@ def test_term_of_zero_changes_no_byte_of_the_weights(without, one_device):
     assert rows == [{**row, "nothing": 0.0} for row in without[2]]
 
 
-@pytest.mark.parametrize(("num_devices", "num_microbatches"), [(8, 1), (1, 4)])
+@pytest.mark.parametrize(("num_devices", "num_microbatches"), [pytest.param(8, 1, marks=pytest.mark.long), (1, 4)])
 def test_terms_are_the_same_however_a_batch_is_spread(request, with_terms, num_devices, num_microbatches):
     mesh = request.getfixturevalue({1: "one_device", 8: "eight_devices"}[num_devices])
     _, params, rows = train(mesh, {"noisy": noisy, "z_norm": z_norm}, num_microbatches=num_microbatches)

@@ -121,8 +121,8 @@ def reference(wide_config, one_device):
     "execution",
     [
         {"sharding": "replicated"},
-        {"sharding": "fsdp"},
-        {"sharding": "replicated", "num_microbatches": 2},
+        pytest.param({"sharding": "fsdp"}, marks=pytest.mark.long),
+        pytest.param({"sharding": "replicated", "num_microbatches": 2}, marks=pytest.mark.long),
         {"sharding": "fsdp", "num_microbatches": 2, "remat": True},
     ],
     ids=str,
