@@ -4,6 +4,7 @@ import collections
 import contextlib
 import dataclasses
 import itertools
+import os
 import signal
 import threading
 import time
