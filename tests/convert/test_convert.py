@@ -441,7 +441,8 @@ def test_command_reports_mistakes_in_one_sentence(checkpoint, tmp_path):
     (tmp_path / "taken" / "photo.png").write_text("")
     for arguments, message in (
         ((tmp_path / "no.ckpt", "--out", tmp_path / "b"), "files of torch.save are zip archives"),
-        ((checkpoint, "--out", tmp_path / "taken"), "is not a bundle"),
+        ((checkpoint, "--out", tmp_path / "taken"), "already exists"),
+        ((checkpoint, "--overwrite", "--out", tmp_path / "taken"), "is not a bundle"),
         ((checkpoint, "--image-size", "15", "--out", tmp_path / "b"), "15"),
     ):
         done = diffae("import", *arguments)
