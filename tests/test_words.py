@@ -2,7 +2,6 @@
 
 import ast
 import re
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,8 +17,8 @@ LISTS_WORDS = {RULES}  # which names the words that it retires
 
 
 def files(suffix: str) -> list[Path]:
-    listed = subprocess.run(["git", "ls-files", "-z", *PROSE], cwd=ROOT, capture_output=True, text=True, check=True)
-    return [ROOT / name for name in listed.stdout.split("\0") if name.endswith(suffix) and (ROOT / name).exists()]
+    paths = [path for name in PROSE for path in (ROOT / name, *sorted((ROOT / name).rglob("*")))]
+    return [path for path in paths if path.suffix == suffix and path.is_file()]
 
 
 PAGES, MODULES = files(".md"), files(".py")
