@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import griffe
+import yaml
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
@@ -73,8 +74,7 @@ def relinked(link: re.Match, origin: str, page: Page) -> str:
 
 def repository() -> str:
     """Returns the address of the repository, or "" if CITATION.cff does not have it."""
-    found = re.search(r'^repository-code: "?([^"\s]+)', (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
-    return found[1].rstrip("/") if found else ""
+    return yaml.safe_load((ROOT / "CITATION.cff").read_text()).get("repository-code", "").rstrip("/")
 
 
 def check_docstrings(name: str, page: Page) -> None:

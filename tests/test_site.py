@@ -1,8 +1,11 @@
 """The documentation site: faults that fail the build, and pages on screens of both sizes."""
 
+import functools
+import http.server
 import shutil
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -105,9 +108,6 @@ def test_pages_fit_screens_and_ask_no_other_server(site, address):
 @pytest.fixture
 def address(site):
     """Serves the site on loopback; returns its address."""
-    import functools
-    import http.server
-    import threading
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *_):

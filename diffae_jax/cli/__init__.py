@@ -11,7 +11,7 @@ import signal
 import sys
 
 from diffae_jax.cli import data, edit, encode, evaluate, import_, info, interpolate, probe, reconstruct, sample, train
-from diffae_jax.cli.arguments import Parser
+from diffae_jax.cli.arguments import Parser, add_import
 from diffae_jax.runtime.errors import UserError
 from diffae_jax.runtime.logs import log_to_stderr
 from diffae_jax.runtime.own_code import import_own
@@ -55,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
 def modules_to_import(argv: list[str]) -> list[str]:
     """Returns the modules of --import. They may register a sampler, so they come first."""
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    early.add_argument("--import", dest="modules", action="append", default=[])
+    add_import(early)
     with contextlib.suppress(argparse.ArgumentError):  # the parser of the command reports it
         return early.parse_known_args(argv)[0].modules
     return []

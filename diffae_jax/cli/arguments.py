@@ -76,6 +76,11 @@ def number(text: str) -> float:
 def add_model(parser: Parser) -> None:
     """Adds the first argument of every command that uses a model."""
     parser.add_argument("model", metavar="MODEL", type=Path, help="a bundle or a run folder")
+    add_import(parser)
+
+
+def add_import(parser: argparse.ArgumentParser) -> None:
+    """Adds the modules to import before anything else."""
     text = "a module with the model's custom encoder, to import first; runs its code; may be repeated"
     parser.add_argument("--import", metavar="MODULE", dest="modules", action="append", default=[], help=text)
 

@@ -14,7 +14,7 @@ from diffae_jax.runtime.files import check_file, expand_home, os_errors_as_user_
 
 PACKAGE = Path(__file__).parents[1]
 RETIRED_KEYS = ("data.kind",)  # keys of earlier versions that have no effect today
-RENAMED_PROGRAMS = {"neighbours": "neighbors"}  # earlier values of evaluation.programs -> today's
+RENAMED_VALUES = {"evaluation.programs": {"neighbours": "neighbors"}}  # in lists of earlier versions
 
 
 def packaged_configs() -> dict[str, Path]:
@@ -109,8 +109,9 @@ def _update(config: ConfigDict, values: Any, path: Path, prefix: str = "") -> No
             value = tuple(value)
         elif type(value) is int and isinstance(config[key], tuple):  # earlier versions stored one number
             value = (value,)
-        if prefix + key == "evaluation.programs" and isinstance(value, tuple):
-            value = tuple(RENAMED_PROGRAMS.get(name, name) if isinstance(name, str) else name for name in value)
+        if isinstance(value, tuple):
+            renamed = RENAMED_VALUES.get(prefix + key, {})
+            value = tuple(renamed.get(item, item) if isinstance(item, str) else item for item in value)
         try:
             config[key] = value
         except (TypeError, OverflowError) as error:

@@ -16,7 +16,7 @@ from diffae_jax.data.formats import arrays, files, lmdb, tfds
 from diffae_jax.data.formats.digits import DIGITS_HELD_OUT, all_digits
 from diffae_jax.data.formats.npy import open_npy
 from diffae_jax.data.labels.matching import constant_labels, folder_labels, notes, read_labels, read_partition
-from diffae_jax.data.selection import notes_on_names, select_images
+from diffae_jax.data.selection import select_images
 from diffae_jax.data.sources import Arrays, LabeledSource, SequenceSource, Source, Subset, hash_share
 from diffae_jax.data.transforms import Transform
 from diffae_jax.runtime.errors import UserError, list_some, shown
@@ -185,8 +185,7 @@ def open_splits(
         is_held_out = None if found is None else found[is_selected]
     if is_held_out is None:
         is_kept = select_images(other.source.ids, include, exclude, all_must_match=False)
-        kept = other.source if is_kept.all() else Subset(other.source, np.flatnonzero(is_kept))
-        training, kept, label_notes = _label_both(opened.source, kept, labels)
+        training, kept, label_notes = _label_both(opened.source, _selected(other.source, is_kept), labels)
         return dataclasses.replace(opened, notes=[*opened.notes, *notes, *label_notes]), training, kept
     opened = dataclasses.replace(opened, notes=[*opened.notes, *notes])
     if held_out and (is_held_out.all() or not is_held_out.any()):
@@ -199,12 +198,16 @@ def open_splits(
 
 
 def _select(opened: OpenedDataset, is_selected: Bool[np.ndarray, "n"]) -> OpenedDataset:
-    """Returns the selected images of a data set, and notes on names."""
-    notes, source = [], opened.source
-    if not is_selected.all():
-        source = Subset(source, np.flatnonzero(is_selected))
-        notes = [f"{len(source):,} of {len(is_selected):,} images are selected by data.include and data.exclude."]
-    return dataclasses.replace(opened, source=source, notes=[*opened.notes, *notes, *notes_on_names(source.ids)])
+    """Returns the selected images of a data set, with a note if these are not all."""
+    if is_selected.all():
+        return opened
+    count = f"{is_selected.sum():,} of {len(is_selected):,} images"
+    note = f"{count} are selected by data.include and data.exclude."
+    return dataclasses.replace(opened, source=_selected(opened.source, is_selected), notes=[*opened.notes, note])
+
+
+def _selected(source: Source, is_selected: Bool[np.ndarray, "n"]) -> Source:
+    return source if is_selected.all() else Subset(source, np.flatnonzero(is_selected))
 
 
 def _find_held_out(source: Source, other: Source, held_out: str) -> Bool[np.ndarray, "n"] | None:

@@ -21,6 +21,7 @@ from diffae_jax.data.inspect.scan import (
     scan,
     scanned_transform,
 )
+from diffae_jax.data.selection import notes_on_names
 from diffae_jax.data.sources import Source, TransformedSource, hash_of
 from diffae_jax.runtime.cluster import is_main_process, together
 from diffae_jax.runtime.errors import UserError, list_some
@@ -135,5 +136,5 @@ def _scan_splits(config: ConfigDict, opened: OpenedDataset, splits: Sequence[Sou
     return {
         "intensity": format_intensity(transform.intensity),
         "left_out": {split: result.bad for split, result in zip(SPLITS, scans, strict=True)},
-        "summary": [*summary, *opened.notes],
+        "summary": [*summary, *opened.notes, *notes_on_names(opened.source.ids)],
     }

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from diffae_jax import cli
 from diffae_jax.data.detect import open_splits
+from diffae_jax.data.run_images import data_summary, open_data
 from diffae_jax.data.selection import notes_on_names, select_images
 from diffae_jax.runtime.errors import UserError
 from tests.messages import assert_is_one_sentence
@@ -106,6 +108,10 @@ def test_run_trains_on_the_selected_images(folder, tmp_path):
     assert json.loads((tmp_path / "run" / "data.json").read_text())["training"] == 16
 
 
-def test_opening_a_data_set_with_masks_reports_them(folder):
-    notes = open_splits(str(folder), (8, 8, 1), held_out="val")[0].notes
-    assert any("18 of 36 images have the name of another image and the suffix _mask." in note for note in notes)
+def test_masks_are_reported_before_training_and_by_the_command(folder, tmp_path, tiny_config, capsys):
+    note = "18 of 36 images have the name of another image and the suffix _mask."
+    tiny_config.data.update(path=str(folder), held_out="val")
+    open_data(tiny_config, tmp_path, begun=False)
+    assert any(note in line for line in data_summary(tmp_path))
+    cli.run(["data", str(folder), "--held-out", "val"])
+    assert note in capsys.readouterr().out

@@ -25,6 +25,7 @@ from diffae_jax.data.inspect.scan import (
 )
 from diffae_jax.data.inspect.suggest import training_command
 from diffae_jax.data.pictures import save_grid
+from diffae_jax.data.selection import notes_on_names
 from diffae_jax.data.sources import Source, TransformedSource, choose, read
 from diffae_jax.data.transforms import Transform, to_float
 from diffae_jax.runtime.errors import shown
@@ -64,7 +65,8 @@ def inspect(config: ConfigDict, base: ConfigDict, *, file: str | None, out: Path
     print_lines(describe_bad(bad))
     print_lines(describe_duplicates(find_duplicates(*(result.digests for result in scans))))
     transform = scanned_transform(config, *scans)
-    report_training_set(config, opened.notes, splits, training, transform)
+    notes = [*opened.notes, *notes_on_names(opened.source.ids)]
+    report_training_set(config, notes, splits, training, transform)
     images = TransformedSource(exclude(splits[0], training.bad), transform)
     print_lines([throughput(images, config, speed)])
     if out is not None:
