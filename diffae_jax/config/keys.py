@@ -110,7 +110,7 @@ TRAIN = Section(
             high=1.0,
         ),
         max_grad_norm=Key(1.0, "gradients with a larger global norm are scaled down to this norm", positive=True),
-        loss_terms=Key((), "names of additional loss terms; run_stages(loss_terms=...) sets this key"),
+        loss_terms=Key((), "names of additional loss terms, set by run_stages(loss_terms=...); do not set it yourself"),
         precision=Key(
             "auto",
             "number type of the computation; auto: the fastest type that the device supports",
@@ -187,7 +187,7 @@ EXECUTION = Section(
     free=True,
 )
 REPORT = Section(
-    "What a run writes while it trains. Intervals count images seen, and z seen for the prior.",
+    "What a run writes while it trains. Intervals are numbers of images or, for the prior, numbers of z.",
     dict(
         log_every=Key(100_000, "images between two rows of metrics.jsonl", positive=True),
         health_every=Key(1_000_000, "images between two checks that the encoder is learning a useful z", positive=True),
@@ -215,10 +215,10 @@ EVALUATION = Section(
         num_sample_steps=Key(
             (10, 20, 50, 100), "numbers of steps of the prior and of decoding; each is measured", **LIST_OF_NUM_STEPS
         ),
-        num_code_steps=Key(100, "number of steps for programs that use a single number of steps", **NUM_STEPS),
+        num_code_steps=Key(100, "number of steps for all programs that do not use num_steps", **NUM_STEPS),
         baseline=Key("", "a DDIM baseline to compare with: a bundle or a run folder"),
         others=Key((), "models with different sizes of z to compare with: bundles or run folders"),
-        foreign=Key("", "a folder of images of a different kind; digits: those of scikit-learn"),
+        foreign=Key("", "images of a different kind, for out_of_distribution: a path, or digits"),
         keep_images=Key(False, "keep the generated images as PNG files"),
         download=Key(False, "download the network weights for LPIPS and FID if they are missing"),
         inception=Key("", "file with the Inception weights for FID; empty: the downloaded file"),

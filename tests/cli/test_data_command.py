@@ -254,7 +254,7 @@ def test_sizes_of_few_images_each_are_listed_as_ranges(run):
     said = run("all", "--held-out-share", "0", "--image-shape", "16", "16", "1")
     ranges = {"from 20 to 28": 3, "from 32 to 60": 8, "from 64 to 124": 16, "from 128 to 176": 13}
     lines = [line for line in said.splitlines() if "shortest side" in line]
-    assert lines == [f"  shortest side {which}: {count}" for which, count in ranges.items()]
+    assert lines == [f"  shortest side {which}: {count} images" for which, count in ranges.items()]
 
 
 def test_long_lists_are_shortened(run):

@@ -253,7 +253,7 @@ def _list_ranges(sizes: Mapping[tuple[int, ...], int]) -> list[str]:
     for side in sorted(shortest):
         ranges[max(side.bit_length(), last - MAX_SIZES + 1)].append(side)
     return [
-        f"  shortest side from {sides[0]:,} to {sides[-1]:,}: {sum(shortest[side] for side in sides):,}"
+        f"  shortest side from {sides[0]:,} to {sides[-1]:,}: {sum(shortest[side] for side in sides):,} images"
         for sides in ranges.values()
     ]
 
