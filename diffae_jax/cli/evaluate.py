@@ -63,9 +63,10 @@ def run(arguments: argparse.Namespace) -> None:
     """Measures a model, and writes a report."""
     from diffae_jax.cli import outputs
     from diffae_jax.cli.inputs import load
-    from diffae_jax.data.detect import DIGITS, open_splits, with_labels
+    from diffae_jax.data.detect import DIGITS
     from diffae_jax.data.inspect.scan import check_all
     from diffae_jax.data.sources import TransformedSource
+    from diffae_jax.data.splits import open_splits, with_labels
     from diffae_jax.evaluation.evaluate import evaluate
     from diffae_jax.evaluation.results import REPORT
     from diffae_jax.inference.encode_dataset import open_for

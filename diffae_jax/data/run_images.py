@@ -9,7 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from diffae_jax.config import format_intensity
-from diffae_jax.data.detect import OpenedDataset, open_splits, transform_of
+from diffae_jax.data.formats.format import OpenedDataset
 from diffae_jax.data.inspect.scan import (
     RECORD,
     describe,
@@ -23,6 +23,8 @@ from diffae_jax.data.inspect.scan import (
 )
 from diffae_jax.data.selection import notes_on_names
 from diffae_jax.data.sources import Source, TransformedSource, hash_of
+from diffae_jax.data.splits import open_splits
+from diffae_jax.data.transforms import transform_of
 from diffae_jax.runtime.cluster import is_main_process, together
 from diffae_jax.runtime.errors import UserError, list_some
 from diffae_jax.runtime.files import write_json

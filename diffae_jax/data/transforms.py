@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Shaped, UInt8
+from ml_collections import ConfigDict
 from PIL import ExifTags, Image, ImageOps
 
+from diffae_jax.config import parse_intensity
 from diffae_jax.runtime.arrays import AnyArray
 from diffae_jax.runtime.errors import UserError
 
@@ -128,6 +130,13 @@ class Transform:
                 f"{name} is {format_size(size)} pixels, smaller than the {format_size(wanted)} of image_shape: "
                 f"remove it, or replace it with a larger image."
             )
+
+
+def transform_of(config: ConfigDict, measured: str | None = None) -> Transform:
+    """Returns the transform of a config. A measured intensity replaces that of the config."""
+    intensity = parse_intensity(config.data.intensity if measured is None else measured)
+    is_range = intensity is not None and not intensity[2]
+    return Transform(tuple(config.image_shape), config.data.crop, intensity[:2] if is_range else None)
 
 
 def format_size(size: Sequence[int]) -> str:

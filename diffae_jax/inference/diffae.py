@@ -15,9 +15,8 @@ from jaxtyping import Float, Int, Shaped
 from ml_collections import ConfigDict
 
 from diffae_jax.config import check_num_steps
-from diffae_jax.data.detect import transform_of
 from diffae_jax.data.latents import LatentStatistics
-from diffae_jax.data.transforms import to_float
+from diffae_jax.data.transforms import to_float, transform_of
 from diffae_jax.diffusion.process import image_process, latent_process
 from diffae_jax.diffusion.samplers import DDIM_INVERSION, Sampler
 from diffae_jax.inference import batching, checks, editing, programs

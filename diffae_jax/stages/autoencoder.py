@@ -14,11 +14,11 @@ from jaxtyping import Array, Float, Key, Shaped
 from ml_collections import ConfigDict
 
 from diffae_jax.data.batches import on_devices, training_batches
-from diffae_jax.data.detect import notes_on_labels
 from diffae_jax.data.inspect.scan import describe_labels
 from diffae_jax.data.pictures import save_rows
 from diffae_jax.data.run_images import data_summary, open_data
 from diffae_jax.data.sources import Source, read
+from diffae_jax.data.splits import notes_on_labels
 from diffae_jax.data.transforms import to_float
 from diffae_jax.diffusion.loss import diffusion_loss, draw_t_and_eps
 from diffae_jax.diffusion.process import Process, image_process

@@ -10,10 +10,10 @@ from jax.sharding import Mesh
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
-from diffae_jax.data.detect import notes_on_labels
 from diffae_jax.data.labels.matching import fingerprint
 from diffae_jax.data.latents import INPUTS, LatentStatistics, read_chunks, read_inputs
 from diffae_jax.data.run_images import open_data
+from diffae_jax.data.splits import notes_on_labels
 from diffae_jax.inference.bundle import probe_files
 from diffae_jax.inference.diffae import DiffAE
 from diffae_jax.models.functional import digest

@@ -13,11 +13,12 @@ import pytest
 from PIL import Image
 
 from diffae_jax.data.batches import on_devices, training_batches
-from diffae_jax.data.detect import open_images, open_splits
+from diffae_jax.data.detect import open_images
 from diffae_jax.data.formats import lmdb as lmdb_format
 from diffae_jax.data.formats.digits import digits
 from diffae_jax.data.inspect.scan import check_all
 from diffae_jax.data.sources import Arrays, TransformedSource
+from diffae_jax.data.splits import open_splits
 from diffae_jax.data.transforms import Transform, random_flip, to_float, to_uint8
 from diffae_jax.runtime.errors import UserError
 from diffae_jax.runtime.sharding import split_batch

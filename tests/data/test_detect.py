@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffae_jax.data.detect import notes_on_labels, open_images, open_splits, transform_of
+from diffae_jax.data.detect import open_images
 from diffae_jax.data.sources import Arrays, TransformedSource
+from diffae_jax.data.splits import notes_on_labels, open_splits
+from diffae_jax.data.transforms import transform_of
 from diffae_jax.runtime.errors import UserError
 from tests.data_files import (
     COUNT,

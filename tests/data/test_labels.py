@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffae_jax.data.detect import notes_on_labels, open_splits
 from diffae_jax.data.labels.matching import (
     Labels,
     constant_labels,
@@ -16,6 +15,7 @@ from diffae_jax.data.labels.matching import (
     notes,
     read_labels,
 )
+from diffae_jax.data.splits import notes_on_labels, open_splits
 from diffae_jax.runtime.errors import UserError
 from tests.messages import assert_is_one_sentence
 

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from diffae_jax import cli
-from diffae_jax.data.detect import open_splits
 from diffae_jax.data.run_images import data_summary, open_data
 from diffae_jax.data.selection import notes_on_names, select_images
+from diffae_jax.data.splits import open_splits
 from diffae_jax.runtime.errors import UserError
 from tests.messages import assert_is_one_sentence
 from tests.runs import TRAINING, finish, start

@@ -1,4 +1,4 @@
-"""z of a data set as one file: order, formats, and work that goes on where it was killed."""
+"""z of a data set as one file: order, formats, and work that resumes after a kill."""
 
 import os
 import random

@@ -112,7 +112,7 @@ def test_fork_is_refused_in_a_sentence_instead_of_hanging(model, tmp_path):
         assert 'multiprocessing.get_context("spawn")' in line
         assert_is_one_sentence(UserError(line))
     assert len(said) == len(calls), f"{list(calls)[len(said)]} hangs"
-    assert model.encode(IMAGES).shape == (5, 8), "the process that was forked goes on"
+    assert model.encode(IMAGES).shape == (5, 8), "the process that was forked continues"
 
 
 def test_repr_says_in_one_line_what_a_model_and_a_probe_are(model):

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from diffae_jax.data.formats.files import has_suffix
+from diffae_jax.data.formats.format import Format, OpenedDataset
 from diffae_jax.data.formats.hdf5 import check_dataset, open_hdf5
 from diffae_jax.data.formats.npy import Packed, open_npy, open_npz, volume_errors_as_user_errors
 from diffae_jax.data.sources import (
@@ -75,7 +77,7 @@ class ArrayFile:
         return hash_of_sample_images(self, self.array)
 
 
-def open_arrays(path: Path, array: str, image_shape: tuple[int, ...]) -> tuple[ArrayFile, list[str]]:
+def open_arrays(path: Path, array: str, image_shape: tuple[int, ...]) -> OpenedDataset:
     """Returns the images of an array file, with labels and ids from its other arrays, and notes.
 
     Without a name, the images are the only array whose number of axes fits. Raises UserError if
@@ -104,7 +106,8 @@ def open_arrays(path: Path, array: str, image_shape: tuple[int, ...]) -> tuple[A
             f"Reading is slow: each chunk of the file holds {images_in_chunk:,} images, all of which are unpacked to "
             f"read one. Use h5repack to store one image per chunk."
         )
-    return ArrayFile(path, name, tuple(image_shape), ids, labels), notes
+    source = ArrayFile(path, name, tuple(image_shape), ids, labels)
+    return OpenedDataset(source, f"an array file ({path.suffix.lower()})", notes)
 
 
 def arrays_of(path: Path) -> dict[str, Any]:
@@ -198,3 +201,19 @@ def _label(values: np.ndarray) -> np.ndarray:
 
 def _texts(values: np.ndarray, errors: str = "strict") -> list[str]:
     return [value.decode("utf-8", errors) if isinstance(value, bytes) else str(value) for value in values.tolist()]
+
+
+def _is_array_file(path: Path, image_shape: tuple[int, ...]) -> bool:
+    return has_suffix(path, SUFFIXES) and path.is_file() and not _is_one_image(path, image_shape)
+
+
+def _is_one_image(path: Path, image_shape: tuple[int, ...]) -> bool:
+    """Whether an npy holds a single image: several have one axis more. Channels may be missing."""
+    if path.suffix.lower() != ".npy":
+        return False
+    shape = open_npy(path).shape
+    has_channels = len(shape) == len(image_shape) and image_shape[-1] == shape[-1] > 1
+    return len(shape) < len(image_shape) or shape == image_shape or has_channels
+
+
+FORMAT = Format(_is_array_file, open_arrays, parts=arrays_of)

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Shaped
 from PIL import Image
 
+from diffae_jax.data.formats.format import Format, OpenedDataset
 from diffae_jax.data.formats.npy import open_npy, volume_errors_as_user_errors
 from diffae_jax.data.sources import (
     Source,
@@ -129,7 +130,7 @@ def has_suffix(path: Path | str, suffixes: str | tuple[str, ...]) -> bool:
     return str(path).lower().endswith(suffixes)
 
 
-def open_folder(root: Path, image_shape: tuple[int, ...]) -> tuple[Files, list[str]]:
+def open_folder(root: Path, image_shape: tuple[int, ...]) -> OpenedDataset:
     """Returns the files below a folder that hold images of this rank, and notes on other files.
 
     Raises UserError if there are none, or for names that are not UTF-8.
@@ -151,7 +152,8 @@ def open_folder(root: Path, image_shape: tuple[int, ...]) -> tuple[Files, list[s
     others = [name for name in names if name not in known and not has_suffix(name, TEXTS)]
     count = f"{len(others):,} file{'s are' if len(others) != 1 else ' is'}"
     left_out = f"{count} not read, because the type differs ({list_some(others)})."
-    return Files(root, ids, tuple(image_shape)), [left_out] if others else []
+    kind = f"a folder of {'volumes' if ids is volumes else 'image files'}"
+    return OpenedDataset(Files(root, ids, tuple(image_shape)), kind, [left_out] if others else [])
 
 
 def _names_below(root: Path) -> Iterator[str]:
@@ -190,3 +192,6 @@ def open_file(path: Path, image_shape: tuple[int, ...]) -> Files:
     if not has_suffix(path, VOLUME_SUFFIXES):
         check_picture_shape(image_shape)
     return Files(path.parent, [path.name], tuple(image_shape))
+
+
+FOLDER = Format(lambda path, image_shape: path.is_dir(), lambda path, part, image_shape: open_folder(path, image_shape))

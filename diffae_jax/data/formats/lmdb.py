@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from diffae_jax.data.formats.files import read_picture
+from diffae_jax.data.formats.files import has_suffix, read_picture
+from diffae_jax.data.formats.format import Format, OpenedDataset
 from diffae_jax.data.sources import hash_of_sample_images
 from diffae_jax.data.transforms import check_picture_shape
 from diffae_jax.runtime.errors import UserError, shown
@@ -66,7 +67,7 @@ class OfficialLMDB:
         return hash_of_sample_images(self, self.resolution)
 
 
-def open_lmdb(path: Path, image_shape: tuple[int, ...]) -> OfficialLMDB:
+def open_lmdb(path: Path, image_shape: tuple[int, ...]) -> OpenedDataset:
     """Opens an LMDB folder or file. Raises UserError if it is damaged or laid out differently."""
     check_picture_shape(image_shape)
     environment = _environment(path)
@@ -88,7 +89,8 @@ def open_lmdb(path: Path, image_shape: tuple[int, ...]) -> OfficialLMDB:
         for key in (_key(resolution, digits, index) for index in (0, count - 1)):
             if transaction.get(key.encode()) is None:
                 raise UserError(f"{path} lacks image {key} of its {count:,} images: copy the file again.")
-    return OfficialLMDB(path, resolution, digits, list(map(str, range(count))))
+    source = OfficialLMDB(path, resolution, digits, list(map(str, range(count))))
+    return OpenedDataset(source, "LMDB in the official layout")
 
 
 def _key(resolution: str, digits: int, index: int) -> str:
@@ -143,3 +145,10 @@ def _opened(file: Path) -> Any:
         environment.close()
         raise UserError(f"{file} is incomplete: it has {size:,} of {needed:,} bytes. Copy it again.")
     return environment
+
+
+def _is_lmdb(path: Path, image_shape: tuple[int, ...]) -> bool:
+    return (path / DATA).exists() or (path.is_file() and has_suffix(path, (".lmdb", ".mdb")))
+
+
+FORMAT = Format(_is_lmdb, lambda path, part, image_shape: open_lmdb(path, image_shape))

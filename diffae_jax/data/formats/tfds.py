@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from diffae_jax.data.formats.files import read_picture
+from diffae_jax.data.formats.format import Format, OpenedDataset
 from diffae_jax.data.sources import channels_last, hash_of_sample_images, image_errors_as_user_errors, without_cache
 from diffae_jax.runtime.errors import UserError, list_some, shown
 from diffae_jax.runtime.files import check_file
@@ -94,12 +95,20 @@ class TFDS:
         return hash_of_sample_images(self, self.split, self.feature)
 
 
-def open_tfds(name: str, split: str, image_shape: tuple[int, ...]) -> tuple[TFDS, list[str]]:
-    """Opens a split, by default train, of a data set given by its name or folder.
+def open_named(name: str, split: str, image_shape: tuple[int, ...]) -> OpenedDataset:
+    """Opens a data set by its name, as `open_folder`. Raises UserError if there is none."""
+    return _open(name, _named(name), split, image_shape)
+
+
+def open_folder(folder: Path, split: str, image_shape: tuple[int, ...]) -> OpenedDataset:
+    """Opens a split, by default train, of a prepared data set.
 
     Raises UserError if it is not prepared as array_record, or if its image feature is ambiguous.
     """
-    builder = _builder(Path(name)) if (Path(name) / INFO).exists() else _named(name)
+    return _open(str(folder), _builder(folder), split, image_shape)
+
+
+def _open(name: str, builder: Any, split: str, image_shape: tuple[int, ...]) -> OpenedDataset:
     splits = list(builder.info.splits)
     split = split or (TRAINING if TRAINING in splits else splits[0])
     if builder.info.file_format is None or builder.info.file_format.value != "array_record":
@@ -114,10 +123,11 @@ def open_tfds(name: str, split: str, image_shape: tuple[int, ...]) -> tuple[TFDS
     others = [other for other in splits if other != split]
     notes = [f"Only the split {split} is read. Other splits: {', '.join(others)}."] if others else []
     ids = [f"{split}-{i:07d}" for i in range(count)]
-    return TFDS(Path(builder.data_path), split, feature, tuple(image_shape), ids), notes
+    source = TFDS(Path(builder.data_path), split, feature, tuple(image_shape), ids)
+    return OpenedDataset(source, "a data set of TensorFlow Datasets", notes)
 
 
-def splits_of(folder: Path) -> list[str]:
+def _splits_of(folder: Path) -> list[str]:
     """Returns the split names of a prepared data set. Raises UserError if it is damaged."""
     return list(_builder(folder).info.splits)
 
@@ -227,3 +237,6 @@ def _column(feature: Any, values: list[Any]) -> np.ndarray:
     if names and not all(name.isdigit() for name in names):
         return np.array([names[value] if value >= 0 else "" for value in array.tolist()], object)
     return array.astype(np.float64 if array.dtype.kind == "f" else np.int64)
+
+
+FORMAT = Format(lambda path, image_shape: (path / INFO).exists(), open_folder, parts=_splits_of)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from diffae_jax.data.detect import DIGITS, open_images
+from diffae_jax.data.detect import DIGITS, open_images, split_part
 from diffae_jax.data.formats import arrays, files
 from diffae_jax.data.formats.digits import DIGITS_SHAPE
 from diffae_jax.data.formats.npy import open_npy, volume_errors_as_user_errors
@@ -70,7 +70,7 @@ def _most_common(values: Iterable[int]) -> int:
 
 def _shapes(text: str) -> list[Shape]:
     """Returns the shapes of some random images. Raises UserError if none can be read."""
-    name, _, part = text.rpartition("#") if "#" in text and not expand_home(text).exists() else (text, "", "")
+    name, part = split_part(text)
     path = expand_home(name)
     if path.is_file() and files.has_suffix(path, arrays.SUFFIXES):
         return [_shape_of_rows(path, part)]

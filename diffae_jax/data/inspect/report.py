@@ -11,7 +11,6 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from diffae_jax.data.batches import training_batches
-from diffae_jax.data.detect import notes_on_labels, open_splits, transform_of
 from diffae_jax.data.inspect.duplicates import describe_duplicates, find_duplicates
 from diffae_jax.data.inspect.scan import (
     ScanResult,
@@ -27,7 +26,8 @@ from diffae_jax.data.inspect.suggest import training_command
 from diffae_jax.data.pictures import save_grid
 from diffae_jax.data.selection import notes_on_names
 from diffae_jax.data.sources import Source, TransformedSource, choose, read
-from diffae_jax.data.transforms import Transform, to_float
+from diffae_jax.data.splits import notes_on_labels, open_splits
+from diffae_jax.data.transforms import Transform, to_float, transform_of
 from diffae_jax.runtime.errors import shown
 from diffae_jax.runtime.files import os_errors_as_user_errors
 

@@ -1,0 +1,223 @@
+"""Opens the training and held-out images of a data set, with their labels."""
+
+import dataclasses
+import re
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool
+
+from diffae_jax.data.detect import DIGITS, is_table, open_images, parts_of, split_part
+from diffae_jax.data.formats.digits import DIGITS_HELD_OUT
+from diffae_jax.data.formats.files import Files, file_paths
+from diffae_jax.data.formats.format import OpenedDataset
+from diffae_jax.data.labels.matching import constant_labels, folder_labels, notes, read_labels, read_partition
+from diffae_jax.data.selection import select_images
+from diffae_jax.data.sources import Arrays, LabeledSource, SequenceSource, Source, Subset, hash_share
+from diffae_jax.runtime.errors import UserError, list_some, shown
+from diffae_jax.runtime.files import expand_home, os_errors_as_user_errors
+
+FOLDERS = "folders"  # instead of a table: the subfolder of each image is its label
+SLICE = re.compile(r"\[(-?\d{1,18})?:(-?\d{1,18})?\]")
+
+
+def with_labels(source: Source, labels: str, held_out: str = "") -> Source:
+    """Returns a source with the labels of a table or, for "folders", of its subfolders.
+
+    The subfolder `held_out` is not a label. Raises UserError if no label belongs to any of its
+    images.
+    """
+    if not labels:
+        return source
+    if labels == FOLDERS:
+        return LabeledSource(source, folder_labels(source.ids, held_out))
+    return LabeledSource(source, read_labels(labels).of(source.ids))
+
+
+def notes_on_labels(labels: str, *splits: Source) -> list[str]:
+    """Returns sentences on problems of the labels, such as images without a row in the table.
+
+    The first split is that of training, on which probes are fitted.
+    """
+    table = read_labels(labels) if labels not in ("", FOLDERS) else None
+    names = splits[0].labels
+    columns = {name: np.concatenate([source.labels[name] for source in splits if len(source)]) for name in names}
+    ids = [name for source in splits for name in source.ids]
+    return [*notes(columns, table, ids), *constant_labels(splits[0].labels)]
+
+
+def open_splits(
+    path: str,
+    image_shape: tuple[int, ...],
+    *,
+    labels: str = "",
+    held_out: str = "",
+    held_out_share: float = 0.0,
+    include: str = "",
+    exclude: str = "",
+    images: Any = None,
+) -> tuple[OpenedDataset, Source, Source]:
+    """Opens a data set and splits it into training images and held-out images.
+
+    Args:
+        path: A path as for `open_images`.
+        image_shape: The shape [*spatial, C] to train with. Only its rank and channels are used.
+        labels: The path of a table of labels, "folders", or "" for the labels of the data set.
+        held_out: The held-out images: a split, array or subfolder of the data set, a slice of its
+            order such as "[:10000]", the path of a table, or the path of other images.
+        held_out_share: Used if `held_out` is "": the fraction of images to hold out, 0 to 0.99. A
+            hash of its id decides for each image, so other images never change its split.
+        include: Patterns of the names of images to use, as for `select_images`. "": all images.
+        exclude: Patterns of the names of images to leave out.
+        images: A Python sequence or a `Source` of images, used instead of `path`.
+
+    Returns:
+        The data set, its training images and its held-out images.
+
+    Raises:
+        UserError: A path, table or part is missing or damaged, or the splits share images.
+    """
+    if images is not None:
+        path = ""  # the config may have a path as well
+        opened = OpenedDataset(_sequence_source(images, image_shape), "a sequence in memory")
+    elif not path:
+        raise UserError("There are no images to train on: set --config.data.path=PATH.")
+    else:
+        opened = open_images(path, image_shape)
+    if labels and path == DIGITS:
+        raise UserError("The digits already have labels: remove --config.data.labels.")
+    is_selected = select_images(opened.source.ids, include, exclude)
+    whole, opened = opened.source, _select(opened, is_selected)
+    is_held_out, notes = _split_within(opened.source, path, held_out, held_out_share)
+    if is_held_out is None:
+        other = _open_held_out(path, held_out, image_shape)
+        notes = [f"Held-out images: {other.kind}, {shown(held_out)}.", *other.notes]
+        found = _find_held_out(whole, other.source, held_out)
+        is_held_out = None if found is None else found[is_selected]
+    if is_held_out is None:
+        is_kept = select_images(other.source.ids, include, exclude, all_must_match=False)
+        training, kept, label_notes = _label_both(opened.source, _selected(other.source, is_kept), labels)
+        return dataclasses.replace(opened, notes=[*opened.notes, *notes, *label_notes]), training, kept
+    opened = dataclasses.replace(opened, notes=[*opened.notes, *notes])
+    if held_out and (is_held_out.all() or not is_held_out.any()):
+        raise UserError(
+            f"data.held_out={shown(held_out)} holds out {is_held_out.sum():,} of {len(is_held_out):,} images. Hold out "
+            f"at least one image, and leave at least one to train on."
+        )
+    source = with_labels(opened.source, labels, held_out)
+    return opened, *(Subset(source, np.flatnonzero(rows)) for rows in (~is_held_out, is_held_out))
+
+
+def _select(opened: OpenedDataset, is_selected: Bool[np.ndarray, "n"]) -> OpenedDataset:
+    """Returns the selected images of a data set, with a note if these are not all."""
+    if is_selected.all():
+        return opened
+    count = f"{is_selected.sum():,} of {len(is_selected):,} images"
+    note = f"{count} are selected by data.include and data.exclude."
+    return dataclasses.replace(opened, source=_selected(opened.source, is_selected), notes=[*opened.notes, note])
+
+
+def _selected(source: Source, is_selected: Bool[np.ndarray, "n"]) -> Source:
+    return source if is_selected.all() else Subset(source, np.flatnonzero(is_selected))
+
+
+def _find_held_out(source: Source, other: Source, held_out: str) -> Bool[np.ndarray, "n"] | None:
+    """Returns which images of `source` are also in `other`, the held-out images. None if none are.
+
+    Raises UserError if only some images of `other` are in `source`, or if both are parts of one
+    file or data set and overlap.
+    """
+    if isinstance(source, Files) and isinstance(other, Files):
+        held_out_files = {path.resolve() for path in file_paths(other)}
+        found = np.array([path.resolve() in held_out_files for path in file_paths(source)], bool)
+        if found.sum() == len(held_out_files):
+            return found
+        overlaps = bool(found.any())
+    else:
+        overlaps = type(source) is type(other) and (isinstance(source, Arrays) or source.overlaps(other))
+    if overlaps:
+        raise UserError(
+            f"data.held_out={shown(held_out)} has images in common with the training images. Give two separate parts, "
+            f"such as train and test, or a slice such as [:1000]."
+        )
+    return None
+
+
+def _label_both(training: Source, held_out: Source, labels: str) -> tuple[Source, Source, list[str]]:
+    """Returns both splits with labels, and notes. Training keeps only the labels that both have.
+
+    Raises UserError if a training image and a held-out image have the same id: the rows of a table
+    of labels would then be ambiguous.
+    """
+    common = set(training.ids) & set(held_out.ids)
+    if labels not in ("", FOLDERS) and common:
+        raise UserError(
+            f"{len(common):,} ids belong to both a training image and a held-out image ({list_some(common)}), so the "
+            f"rows of {labels} are ambiguous. Give each image a unique id, or store labels as arrays in its file."
+        )
+    training, held_out = with_labels(training, labels), with_labels(held_out, labels)
+    shared = {name: values for name, values in training.labels.items() if name in held_out.labels}
+    lacking = training.labels.keys() - shared.keys()
+    if not lacking:
+        return training, held_out, []
+    # probes are evaluated on the held-out images
+    return (
+        LabeledSource(training, shared),
+        held_out,
+        [f"These labels are not used, because the held-out images lack them: {list_some(lacking)}."],
+    )
+
+
+def _sequence_source(images: Any, image_shape: tuple[int, ...]) -> Source:
+    if isinstance(images, Source):
+        return images
+    if not (hasattr(images, "__len__") and hasattr(images, "__getitem__")):
+        raise UserError(
+            f"`images` is {shown(images)}. It must have a length and be indexable. If the images fit in memory, pass "
+            f"list(images)."
+        )
+    return SequenceSource(images, image_shape)
+
+
+def _split_within(
+    source: Source, path: str, held_out: str, share: float
+) -> tuple[Bool[np.ndarray, "n"] | None, list[str]]:
+    """Returns which images are held out, and notes. None if the held-out images are elsewhere."""
+    count = len(source)
+    if not held_out:
+        if path == DIGITS and not share:
+            return np.arange(count) >= count - DIGITS_HELD_OUT, []
+        return np.array([hash_share(name) < share for name in source.ids], bool), []
+    if rows := SLICE.fullmatch(held_out):
+        start, stop = (int(text) if text else None for text in rows.groups())
+        is_held_out = np.zeros(count, bool)
+        is_held_out[start:stop] = True
+        return is_held_out, []
+    if is_table(held_out):
+        partition = read_partition(held_out)
+        return partition.of(source.ids), partition.notes(source.ids)
+    prefix = f"{held_out.rstrip('/')}/"
+    is_below = np.array([name.startswith(prefix) for name in source.ids], bool)
+    return (is_below, []) if is_below.any() else (None, [])
+
+
+def _open_held_out(path: str, held_out: str, image_shape: tuple[int, ...]) -> OpenedDataset:
+    """Opens held-out images: another part of the same file or data set, or another path."""
+    base, _ = split_part(path)
+    elsewhere = expand_home(split_part(held_out)[0])
+    with os_errors_as_user_errors(elsewhere):
+        parts = parts_of(expand_home(base), image_shape) if path else ()
+        is_part = "/" not in held_out and held_out.partition("[")[0] in parts
+        if held_out == DIGITS or (elsewhere.exists() and not is_part):
+            return open_images(held_out, image_shape)
+    if not path:
+        raise UserError(
+            f"data.held_out={shown(held_out)} is not the path of images or of a table, nor a slice such as [:1000]. "
+            f"Images in memory need one of these."
+        )
+    if expand_home(base).is_dir() and not parts:
+        raise UserError(
+            f"data.held_out={shown(held_out)} is not a subfolder of {path} with images. Give such a subfolder, the "
+            f"path of other images, a table, or a slice such as [:1000]."
+        )
+    return open_images(f"{base}#{held_out.removeprefix('#')}", image_shape)
