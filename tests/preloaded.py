@@ -1,9 +1,32 @@
-"""Imports every module of the package, for the processes that are forked from this one."""
+"""Imports every module of the package, for the processes that are forked from this one.
 
+It also imports the libraries that the package imports when it needs them: this takes seconds, which
+each process would spend again.
+"""
+
+import importlib
 import pkgutil
 
 import diffae_jax
+from diffae_jax.runtime.logs import preserve_root_logger
+
+LIBRARIES = (
+    "grain",
+    "matplotlib.backends.backend_agg",
+    "ml_collections.config_flags",
+    "orbax.checkpoint.experimental.v1",
+    "scipy.stats",
+    "sklearn.datasets",
+    "sklearn.linear_model",
+    "sklearn.model_selection",
+    "sklearn.svm",
+    "tensorflow_datasets",
+)
+
+with preserve_root_logger():
+    for name in LIBRARIES:
+        importlib.import_module(name)
 
 for module in pkgutil.walk_packages(diffae_jax.__path__, "diffae_jax."):
     if not module.name.endswith("__main__"):
-        __import__(module.name)
+        importlib.import_module(module.name)

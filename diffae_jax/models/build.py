@@ -1,6 +1,6 @@
 """Builds the networks that a config describes."""
 
-from collections.abc import Callable
+import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
@@ -11,7 +11,24 @@ from diffae_jax.models.encoders import find_encoder
 from diffae_jax.models.latent_mlp import LatentMLP
 
 
-def builder(config: Any, precision: str) -> Callable[[nnx.Rngs], DiffusionAutoencoder]:
+@dataclasses.dataclass(frozen=True)
+class Builder:
+    """A function rngs -> network. Builders with the same network and settings are equal.
+
+    Args:
+        network: The class of the network.
+        settings: The names and values of its arguments.
+    """
+
+    network: type[nnx.Module]
+    settings: tuple[tuple[str, Any], ...]
+
+    def __call__(self, rngs: nnx.Rngs) -> nnx.Module:
+        """Builds the network with initial parameters from `rngs`."""
+        return self.network(**dict(self.settings), rngs=rngs)
+
+
+def builder(config: Any, precision: str) -> Builder:
     """Returns a function that builds the autoencoder of a config.
 
     Args:
@@ -28,10 +45,10 @@ def builder(config: Any, precision: str) -> Callable[[nnx.Rngs], DiffusionAutoen
     sizes = {key: value for key, value in config.model.items() if key != "encoder"}
     if config.model.z_dim is not None:
         settings["encoder"] = find_encoder(config.model.encoder.kind)
-    return lambda rngs: DiffusionAutoencoder(**settings, **sizes, rngs=rngs)
+    return Builder(DiffusionAutoencoder, (*settings.items(), *sizes.items()))
 
 
-def prior_builder(config: Any, precision: str) -> Callable[[nnx.Rngs], LatentMLP]:
+def prior_builder(config: Any, precision: str) -> Builder:
     """Returns a function that builds the network of the prior of a config.
 
     Args:
@@ -42,4 +59,4 @@ def prior_builder(config: Any, precision: str) -> Callable[[nnx.Rngs], LatentMLP
         A function rngs -> network.
     """
     settings = dict(z_dim=config.model.z_dim, num_layers=config.prior.num_layers, width=config.prior.width)
-    return lambda rngs: LatentMLP(**settings, dtype=getattr(jnp, precision), rngs=rngs)
+    return Builder(LatentMLP, (*settings.items(), ("dtype", getattr(jnp, precision))))

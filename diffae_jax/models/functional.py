@@ -1,5 +1,6 @@
 """Splits modules into structure and parameters, so that they can be used as pure functions."""
 
+import functools
 import hashlib
 from collections.abc import Callable
 from typing import Any
@@ -52,7 +53,16 @@ class _OneKey(nnx.Rngs):
 
 
 def abstract_model(build: Callable[[nnx.Rngs], nnx.Module]) -> tuple[nnx.GraphDef, Params]:
-    """Splits the module that `build` creates, with shapes instead of arrays."""
+    """Splits the module that `build` creates, with shapes instead of arrays.
+
+    The result for equal `build` is computed once: a run needs the same networks several times.
+    """
+    graphdef, params = _abstract_model(build)
+    return graphdef, jax.tree.map(lambda shape: shape, params)  # a new dict for each caller
+
+
+@functools.lru_cache(maxsize=16)
+def _abstract_model(build: Callable[[nnx.Rngs], nnx.Module]) -> tuple[nnx.GraphDef, Params]:
     return split(nnx.eval_shape(lambda: build(_OneKey())))
 
 

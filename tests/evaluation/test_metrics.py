@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import scipy.linalg
 from skimage.metrics import structural_similarity
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from diffae_jax.data.pictures import image_grid, to_pil
 from diffae_jax.data.transforms import to_uint8
 from diffae_jax.evaluation import metrics
 from diffae_jax.evaluation.metrics import mse, psnr, ssim
+from diffae_jax.evaluation.programs import labels
 from diffae_jax.runtime.errors import UserError
 
 
@@ -241,3 +243,15 @@ def test_to_pil_shows_images_of_every_rank(shape, mode, size):
     assert [(picture.mode, picture.size) for picture in pictures] == [(mode, size)] * 2
     if len(shape) == 3:
         np.testing.assert_array_equal(np.asarray(pictures[1]).reshape(shape), to_uint8(images[1]))
+
+
+def test_scores_of_classes_are_those_of_scikit_learn_with_ties():
+    random = np.random.default_rng(0)
+    classes = random.integers(4, size=200)
+    is_class = classes[:, None] == np.arange(4)
+    scores = (random.normal(size=(200, 4)) + is_class).round(1)  # many ties
+    for ours, theirs in ((labels.auroc, roc_auc_score), (labels.average_precision, average_precision_score)):
+        expected = np.mean([theirs(*columns) for columns in zip(is_class.T, scores.T, strict=True)])
+        assert ours(is_class, scores) == pytest.approx(expected, abs=1e-12)
+        assert np.isnan(ours(is_class & False, scores))
+        assert np.isnan(ours(is_class | True, scores))

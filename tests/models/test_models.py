@@ -742,3 +742,20 @@ def test_latent_mlp_is_what_the_paper_draws():
     eps_fn = model.noise_predictor(jnp.asarray([7, 900]))
     np.testing.assert_allclose(eps_fn(z, jnp.asarray(900))[1], expected[1], rtol=1e-4, atol=1e-5)
     assert np.isnan(eps_fn(z, jnp.asarray(8))).all()
+
+
+def test_networks_of_equal_configs_are_built_once_and_given_to_each_caller_as_a_copy(tiny_config, monkeypatch):
+    built = []
+    initialize = UNet.__init__
+    monkeypatch.setattr(UNet, "__init__", lambda *args, **settings: (built.append(1), initialize(*args, **settings))[1])
+    tiny_config.model.z_dim = 7  # of no other test
+    graphdef, params = abstract_model(builder(tiny_config, "float32"))
+    params["unet"].clear()
+    again = abstract_model(builder(tiny_config, "float32"))
+    assert again[0] is graphdef
+    assert again[1]["unet"]
+    assert len(built) == 1
+    tiny_config.model.z_dim = 6
+    wider = abstract_model(builder(tiny_config, "float32"))[1]
+    assert len(built) == 2
+    assert jax.tree.map(jnp.shape, wider) != jax.tree.map(jnp.shape, again[1])
