@@ -1,7 +1,7 @@
 """Imports every module of the package, for the processes that are forked from this one.
 
-It also imports the libraries that the package imports when it needs them: this takes seconds, which
-each process would spend again.
+It also imports the libraries that the package imports when it needs them. Each process would
+otherwise spend seconds on that.
 """
 
 import importlib

@@ -206,10 +206,12 @@ def frechet_distance(
     distance = np.nan
     with np.errstate(over="ignore", invalid="ignore"), contextlib.suppress(np.linalg.LinAlgError):
         covariance, other_covariance = first.covariance, second.covariance
-        scale, axes = np.linalg.eigh(covariance)
-        root = axes * np.sqrt(np.maximum(scale, 0)) @ axes.T
-        overlap = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ other_covariance @ root), 0)).sum()
-        distance = np.square(first.mean - second.mean).sum() - 2 * overlap
+        has_few_rows = max(first.count, second.count) < len(first.mean)
+        if has_few_rows and not isinstance(features, Moments) and not isinstance(others, Moments):
+            root_trace = _root_trace_of_few(_centered(features, first), _centered(others, second))
+        else:
+            root_trace = _root_trace(covariance, other_covariance)
+        distance = np.square(first.mean - second.mean).sum() - 2 * root_trace
         distance += np.trace(covariance) + np.trace(other_covariance)
     if not np.isfinite(distance):
         largest = max(np.abs(moments.mean).max() for moments in (first, second))
@@ -218,6 +220,26 @@ def frechet_distance(
             f"float64. Check whether a network has diverged."
         )
     return float(distance)
+
+
+def _root_trace(covariance: Float64[np.ndarray, "d d"], other: Float64[np.ndarray, "d d"]) -> float:
+    """Returns tr((C C')^(1/2))."""
+    scale, axes = np.linalg.eigh(covariance)
+    root = axes * np.sqrt(np.maximum(scale, 0)) @ axes.T
+    return np.sqrt(np.maximum(np.linalg.eigvalsh(root @ other @ root), 0)).sum()
+
+
+def _root_trace_of_few(rows: Float64[np.ndarray, "n d"], others: Float64[np.ndarray, "m d"]) -> float:
+    """Returns tr((C C')^(1/2)) for C = rows^T rows and C' = others^T others.
+
+    It is the sum of the singular values of an n x m matrix: the nonzero eigenvalues of a product
+    do not depend on the order of its factors.
+    """
+    return np.linalg.svd(rows @ others.T, compute_uv=False).sum()
+
+
+def _centered(features: Float[np.ndarray, "n d"], moments: Moments) -> Float64[np.ndarray, "n d"]:
+    return (np.asarray(features, np.float64) - moments.mean) / np.sqrt(moments.count - 1)
 
 
 class KernelDistance(NamedTuple):

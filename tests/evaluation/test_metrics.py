@@ -82,6 +82,17 @@ def test_frechet_distance_is_that_of_the_general_matrix_root():
     np.testing.assert_allclose(metrics.frechet_distance(a - a.mean(0), 2 * (a - a.mean(0))), np.trace(covariances[0]))
 
 
+@pytest.mark.parametrize(("rows", "others"), [(8, 12), (39, 5)])
+def test_frechet_distance_of_fewer_rows_than_dimensions_is_that_of_their_moments(rows, others):
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(rows, 40)) + 1, rng.normal(size=(others, 40)) * np.linspace(0, 3, 40)
+    moments = metrics.Moments(40), metrics.Moments(40)
+    for moment, values in zip(moments, (a, b), strict=True):
+        moment.add(values)
+    assert metrics.frechet_distance(a, b) == pytest.approx(metrics.frechet_distance(*moments), rel=1e-6)
+    assert metrics.frechet_distance(a, a) == pytest.approx(0, abs=1e-10)
+
+
 @pytest.mark.parametrize("bad", [np.ones((1, 3)), np.full((4, 3), np.nan)], ids=["one row", "not finite"])
 def test_frechet_distance_refuses_what_has_no_gaussian(bad):
     with pytest.raises(UserError, match="at least two rows of finite features"):
