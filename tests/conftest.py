@@ -1,6 +1,7 @@
 """Eight virtual devices, the persistent compilation cache, and types checked at run time."""
 
 import fcntl
+import gc
 import os
 import shutil
 from collections.abc import Callable
@@ -16,6 +17,10 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 from jaxtyping import install_import_hook
 
 install_import_hook("diffae_jax", "beartype.beartype")  # before any module of the package is imported
+
+from diffae_jax.runtime.process import GC_THRESHOLDS  # noqa: E402
+
+gc.set_threshold(*GC_THRESHOLDS)  # as the commands do
 
 import jax  # noqa: E402
 import pytest  # noqa: E402

@@ -4,6 +4,7 @@ It also imports the libraries that the package imports when it needs them. Each 
 otherwise spend seconds on that.
 """
 
+import gc
 import importlib
 import pkgutil
 
@@ -30,3 +31,5 @@ with preserve_root_logger():
 for module in pkgutil.walk_packages(diffae_jax.__path__, "diffae_jax."):
     if not module.name.endswith("__main__"):
         importlib.import_module(module.name)
+
+gc.freeze()  # the forked processes need not search these objects for garbage
