@@ -185,7 +185,7 @@ def check_comparable(model: DiffAE, baseline: DiffAE | None, others: tuple[DiffA
     if others and (None in sizes or max(sizes.values()) > 1):
         size, count = sizes.most_common(1)[0]
         problem = "A model has no z" if None in sizes else f"{count} models have a z of {size} dimensions"
-        raise UserError(f"{problem}, so they cannot be compared by the size of z. Use models whose z differ in size.")
+        raise UserError(f"{problem}, but models are compared by the size of z. Use models whose z differ in size.")
 
 
 def public_networks(model: DiffAE, settings: ConfigDict) -> Networks:

@@ -171,10 +171,7 @@ def read_probe(file: Path) -> Probe | ClassProbe:
     """
     probe = probe_from_json(read_json(file))
     if file.name != _file_of(probe.name):
-        raise UserError(
-            f"{file} holds probe {shown(probe.name)}, whose file must be named {_file_of(probe.name)}. Rename or "
-            f"remove the file."
-        )
+        raise UserError(f"{file} must be named {shown(_file_of(probe.name))}, after its probe. Rename or remove it.")
     return probe
 
 

@@ -199,7 +199,8 @@ class Probe:
         name, weights, bias = _entries(values, "name", "weights", "bias")
         if not isinstance(name, str) or not isinstance(weights, list) or not all(map(_is_number, [*weights, bias])):
             raise UserError(
-                f"Probe {shown(name)} must have weights and a bias that are finite float32 numbers. Fit it again."
+                f"A probe must have a name, and weights and a bias that are finite float32 numbers. The probe "
+                f"{shown(name)} does not. Fit it again."
             )
         kind, positive = values.get("kind", "binary"), values.get("positive", "")
         if not isinstance(kind, str) or not isinstance(positive, str):

@@ -82,7 +82,7 @@ class Machine:
                     return self.pop()[0]
                 if count >= limit:
                     raise Refusal(
-                        f"has a {self.pickle_name} of more instructions than the limit of {limit:,}. {GET_AGAIN}"
+                        f"has a {self.pickle_name} with more instructions than the limit of {limit:,}. {GET_AGAIN}"
                     )
                 if opcode.name not in OPERATIONS:
                     raise Refusal(f"uses the pickle instruction {opcode.name}, which no checkpoint needs. {GET_AGAIN}")

@@ -331,7 +331,7 @@ BAD = {
     "text for strength": ("edit BUNDLE photos --probe P --strength nan --out new", "'nan' is not a finite number"),
     "no prior": ("sample PLAIN --out a.png", "has no prior"),
     "negative of nothing": ("sample BUNDLE --negative --out a.png", "--negative needs --probe"),
-    "video": ("interpolate BUNDLE photos/b.png photos/c.png --out a.mp4", "a.mp4 cannot be written by this command"),
+    "video": ("interpolate BUNDLE photos/b.png photos/c.png --out a.mp4", "type of a.mp4 is not supported here. Use"),
     "existing bundle": ("import x.ckpt --out BUNDLE", "already exists. Use another path or --overwrite"),
     "no such probe": ("edit BUNDLE photos --probe Age --strength 1 --out new", "Age. Choose one of hair/color é"),
     "no such class": ("sample BUNDLE --probe Age --out new", "no probe Age. Choose one of hair/color é"),
@@ -428,5 +428,7 @@ def test_interrupted_command_ends_at_once_with_one_line(bundle, tmp_path):
     finally:
         process.kill()
     assert process.returncode == 130
-    assert said == "\nInterrupted. The result was not written.\n"
+    assert said == (
+        "\nInterrupted before the result was complete. Run the same command again; encode and evaluate resume.\n"
+    )
     assert not list(tmp_path.iterdir())

@@ -244,7 +244,7 @@ def test_lpips_is_on_all_devices_and_takes_gray_and_uint8(lpips_params, one_devi
     np.testing.assert_allclose(eight(*as_bytes), eight(*(to_float(x) for x in as_bytes)), rtol=1e-5)
     with pytest.raises(UserError, match=r"\(11, 40, 40, 1\) and \(10, 40, 40, 1\)"):
         eight(images, others[:10])
-    with pytest.raises(UserError, match=r"at least 31x31 pixels, and these are 28x40"):
+    with pytest.raises(UserError, match=r"at least 31x31 pixels, but these are 28x40"):
         eight(images[:, :28], others[:, :28])
 
 
@@ -271,7 +271,7 @@ def test_features_of_inception_are_of_images_of_any_size_and_called_fid(
 @pytest.mark.parametrize("shape", [(32, 1), (32, 32, 2), (32, 32, 4), (32, 32, 32, 1)])
 def test_images_of_unsuitable_shape_are_rejected(shape):
     for check in (feature_spaces.check_inception_images, feature_spaces.check_lpips_images):
-        with pytest.raises(UserError, match="2D images with 1 or 3 channels, and these have the shape"):
+        with pytest.raises(UserError, match="2D images with 1 or 3 channels, but these have shape"):
             check(shape)
 
 

@@ -184,7 +184,7 @@ def test_name_of_anything_else_is_refused_and_not_called(bundle, one_device, kin
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("WithStatistics", r"holds norm.mean .* in addition to its parameters"),
+        ("WithStatistics", r"holds norm.mean .*, which is not a parameter"),
         ("OfAnotherSize", r"z of shape \(2, 7\): it must be \(2, 8\)"),
         ("WithoutSizes", r"WithoutSizes cannot be used \(TypeError: .*image_shape, z_dim, dtype, rngs"),
         ("WithoutParameters", "no parameters to train"),

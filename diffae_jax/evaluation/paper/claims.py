@@ -190,7 +190,7 @@ def _conditional_claims(sections: Sections) -> Iterator[Claim]:
         if naive is not None and naive is not figure and figure.low is not None:
             comparisons.append(Comparison(figure, naive))
     yield from _claim(
-        "Class samples from 100 labels are closer to the class than unselected images are (except Non-Blond).",
+        "Samples of a class, from a probe with 100 labels, are closer to it than unselected images (except Non-Blond).",
         "Sec. 5.6, Table 3",
         comparisons,
         "the program conditional and labels of training images",
