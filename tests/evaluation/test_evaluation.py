@@ -398,7 +398,7 @@ def test_shifted_images_move_to_the_right():
 def test_chunk_that_is_not_finite_is_reported_and_not_written(tmp_path):
     cache = ChunkCache(tmp_path / "chunks", {})
     broken = {"x": np.array([0.0, np.nan, 1.0]), "n": np.arange(3)}
-    with pytest.raises(UserError, match=r"1 of 3 numbers of sampling-0 are not finite\. .*float32"):
+    with pytest.raises(UserError, match=r"1 of 3 values of sampling-0 are not finite\. .*float32"):
         cache.load_or_compute("sampling-0", lambda: broken)
     assert not list(tmp_path.glob("chunks/*.npz"))
 
