@@ -212,13 +212,13 @@ def local_encoder():
     ids=["local class", "function", "name", "number"],
 )
 def test_what_no_bundle_could_ask_for_is_refused(tiny_config, given):
-    with pytest.raises(UserError, match="at the top of a module") as refusal:
+    with pytest.raises(UserError, match="at the top level of a module") as refusal:
         name_encoder(tiny_config, given)
     assert_is_one_sentence(refusal.value)
 
 
 def test_class_that_no_bundle_could_ask_for_is_refused_before_the_run(tmp_path):
-    with pytest.raises(UserError, match="at the top of a module"):
+    with pytest.raises(UserError, match="at the top level of a module"):
         run_stages(get_config(), str(tmp_path / "run"), encoder=local_encoder())
     assert not (tmp_path / "run").exists()
 
