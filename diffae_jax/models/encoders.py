@@ -80,8 +80,8 @@ def encoder_name(encoder: Any) -> str:
     module, name = getattr(encoder, "__module__", ""), getattr(encoder, "__qualname__", "")
     if not _is_encoder(encoder) or _lookup(module, name) is not encoder:
         raise ValueError(
-            f"{name or type(encoder).__name__} cannot be an encoder. Define a Flax nnx.Module class at the top level of "
-            f"a module, so that a bundle can refer to it by name."
+            f"{name or type(encoder).__name__} cannot be an encoder. Define a Flax nnx.Module class at the top level "
+            f"of a module, so that a bundle can refer to it by name."
         )
     return f"{module}:{name}"
 

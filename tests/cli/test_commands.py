@@ -307,8 +307,14 @@ BAD = {
     "small": ("reconstruct BUNDLE bad/small.png --out new", r"small\.png is 7x9 pixels, smaller than the 8x8"),
     "bomb": ("reconstruct BUNDLE bad/bomb.png --out new", r"bomb\.png cannot be read as an image"),
     "bomb in a folder": ("encode BUNDLE bad --out z.npz", r"bomb\.png cannot be read as an image"),
-    "no z format": ("encode BUNDLE photos --out z.csv", r"type of z\.csv is not supported here\. Use .*\.npz or \.parquet"),
-    "no picture format": ("sample BUNDLE --out new.jpg", r"type of new\.jpg is not supported here\. Use .* \.png or \.npy or a folder"),
+    "no z format": (
+        "encode BUNDLE photos --out z.csv",
+        r"type of z\.csv is not supported here\. Use .*\.npz or \.parquet",
+    ),
+    "no picture format": (
+        "sample BUNDLE --out new.jpg",
+        r"type of new\.jpg is not supported here\. Use .* \.png or \.npy or a folder",
+    ),
     "place of the system": ("sample BUNDLE --out /proc/new/a.png", r"/proc/new/a\.png cannot be written"),
     "place in a file": ("sample BUNDLE --out photos/b.png/a.png", "cannot be written"),
     "taken file": ("sample BUNDLE --out photos/b.png", r"photos/b\.png already exists"),
