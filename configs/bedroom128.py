@@ -4,7 +4,7 @@
 
 PATH: a folder of images, or the official bedroom256.lmdb.
 Hardware: the paper used four V100 GPUs.
-Cost: 120 M images x 500 GFLOP = 60 EFLOP. This project has not trained it yet.
+Cost: 120 M images x 500 GFLOP = 60 EFLOP. This project has not trained this config yet.
 Expected: FID 5.70 for unconditional samples at T = 100 (Table 4).
 DDIM baseline of the same size, without z: --config=configs/bedroom128.py:ddim
 """

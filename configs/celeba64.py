@@ -2,11 +2,11 @@
 
     python -m diffae_jax.main --config=configs/celeba64.py --config.data.path=PATH
 
-PATH: the aligned images of 178x218 pixels, as a folder, the official celeba.lmdb, or celeb_a of
-TFDS. They are cropped as in D2C: 128x128 pixels around (x 89, y 121). If your images are already
-cropped, add --config.data.crop=center.
+PATH: the aligned images of 178x218 pixels, as a folder, the official celeba.lmdb, or celeb_a from
+TensorFlow Datasets. They are cropped as in D2C: 128x128 pixels around (x 89, y 121). If your
+images are already cropped, add --config.data.crop=center.
 Hardware: the paper used V100 GPUs. The run prints how much memory it needs.
-Cost: 72 M images x 89 GFLOP = 6.4 EFLOP. This project has not trained it yet.
+Cost: 72 M images x 89 GFLOP = 6.4 EFLOP. This project has not trained this config yet.
 Expected: FID 5.30 for unconditional samples at T = 100 (Table 4).
 DDIM baseline of the same size, without z: --config=configs/celeba64.py:ddim
 """

@@ -3,10 +3,10 @@
     python -m diffae_jax.main --config=configs/digits.py
 
 Hardware: two CPU cores.
-Time: eight minutes. Installation 1, autoencoder 5, prior 0.5, evaluation 1.5.
+Time in minutes: installation 1, autoencoder 5, prior 0.5, evaluation 1.5.
 Cost: 80,000 images x 136 MFLOP = 11 TFLOP, and 2 TFLOP for the prior.
 
-Expected on held-out digits, written by other people (other processors round differently):
+Expected on held-out digits by unseen writers. Rounding differs between processors:
 - MSE with inferred x_T, images in [0, 1]: 4.4e-4 at 20 steps, 2.3e-5 at 100 steps
 - accuracy of a logistic regression of the label: 92.2 % from z, 89.7 % from pixels
 - accuracy of an SVM trained on real digits: 85 % on reconstructions with random x_T, 93 % on real
@@ -14,7 +14,7 @@ Expected on held-out digits, written by other people (other processors round dif
 - Frechet distance in 32 principal components: 1.28 for 400 samples, 1.20 for training digits, 9.9
   for images from Gaussian z
 
-Longer training improves z most: with 120,000 images, the accuracy of the SVM is 90 %.
+Longer training mainly improves z: with 120,000 images, the accuracy of the SVM is 90 %.
 
 DDIM baseline of the same size, without z: --config=configs/digits.py:ddim
 
@@ -23,9 +23,9 @@ Networks that predict v instead of the noise: --config=configs/digits.py:v
 - accuracy 90 % with the SVM, 90.8 % with the logistic regression from z
 - Frechet distance 1.16
 
-The noise schedule is cosine. With the linear schedule, the MSE at 20 steps is 1.3e-3. Half of its
-steps fall where such a small image is only noise. The encoder ends with 128 channels, so
-that each of its 32 normalization groups has several channels (see docs/architecture.md).
+The noise schedule is cosine. With the linear schedule, the MSE at 20 steps is 1.3e-3. During
+half of that schedule's steps, so small an image is pure noise. The encoder ends with 128 channels,
+so that each of its 32 normalization groups has several channels (see docs/architecture.md).
 """
 
 from ml_collections import ConfigDict
@@ -52,14 +52,14 @@ def get_config(name: str | None = None) -> ConfigDict:
     config.report.update(log_every=5_000, health_every=20_000, save_every=40_000, grid_every=40_000, num_grid_images=12)
     config.report.update(prior_log_every=32_000, prior_save_every=64_000, prior_grid_every=128_000)
     config.evaluation.update(
-        programs=(
+        programs=(  # the fast programs
             "reconstruction",
             "labels",
             "variations",
             "sampling",
             "neighbors",
             "out_of_distribution",
-        ),  # the fast ones
+        ),
         num_images=120,
         num_steps=(10, 20, 100),
         num_samples=400,

@@ -6,7 +6,7 @@ PATH: a folder of images, or the official ffhq256.lmdb.
 Hardware: the paper used V100 GPUs. The run prints how much memory it needs.
 To reduce it: --config.execution.remat=True
 Cost: 90 M images x 1876 GFLOP = 169 EFLOP. The official code trains 10.08 images/s on a V100:
-2480 hours on one. This project has not trained it yet.
+2480 hours on one. This project has not trained this config yet.
 Expected: Figures 1 and 5 of the paper, which has no table for this size.
 DDIM baseline of the same size, without z: --config=configs/ffhq256.py:ddim
 """

@@ -5,7 +5,7 @@
 PATH: a folder of images, or the official ffhq256.lmdb.
 Hardware: the paper used V100 GPUs. The run prints how much memory it needs.
 Cost: 48 M images x 89 GFLOP = 4.3 EFLOP. The official code trains 128 images/s on a V100: 104
-hours on one, 26 hours on four. This project has not trained it yet.
+hours on one, 26 hours on four. This project has not trained this config yet.
 Expected: Table 4 of the paper, FFHQ.
 DDIM baseline of the same size, without z: --config=configs/ffhq64.py:ddim
 """

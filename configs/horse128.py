@@ -4,7 +4,7 @@
 
 PATH: a folder of images, or the official horse256.lmdb.
 Hardware: the paper used four V100 GPUs.
-Cost: 130 M images x 500 GFLOP = 65 EFLOP. This project has not trained it yet.
+Cost: 130 M images x 500 GFLOP = 65 EFLOP. This project has not trained this config yet.
 Expected: FID 6.71 for unconditional samples at T = 100 (Table 4).
 DDIM baseline of the same size, without z: --config=configs/horse128.py:ddim
 """

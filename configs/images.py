@@ -9,7 +9,7 @@ Useful flags:
 - one run per data set: --config.name=NAME
 
 Hardware: one GPU; a CPU is enough to try it out.
-Cost: 10 M images x 49 GFLOP = 0.5 EFLOP. This project has not trained it for that long yet.
+Cost: 10 M images x 49 GFLOP = 0.5 EFLOP. This project has not trained this config to the end.
 Expected: pictures in runs/NAME/autoencoder/grids. The second row (inferred x_T) soon resembles the
 first row (input). Later, the third row (random x_T) shows the same content with different
 details.

@@ -8,8 +8,8 @@ Hardware: a laptop CPU.
 Cost: 100,000 images x 2.7 GFLOP = 0.27 PFLOP. That is two hours on two cores, at the 36 GFLOP/s
 of configs/digits.py.
 Expected: in runs/NAME/autoencoder/grids, the second row (inferred x_T) resembles the first row.
-The third row (random x_T) shares its colors and coarse shapes. This project has not trained it
-for that long yet.
+The third row (random x_T) shares its colors and coarse shapes. This project has not trained this
+config to the end.
 """
 
 from ml_collections import ConfigDict

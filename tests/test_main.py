@@ -148,7 +148,7 @@ def test_every_program_is_compiled_once(whole):
         (["--config.data.intensity=1..0"], 1, "data.intensity must be LOW..HIGH"),
         (["--stages=evaluation"], 1, "nor the folder of a trained run"),
         (["--workdir=/proc/nowhere"], 1, "cannot be written"),
-        (["--num_processes=2"], 1, "go together"),
+        (["--num_processes=2"], 1, "Set all of --coordinator, --num_processes and --process_id"),
         (["digits"], 1, "digits"),
         (["--config.train.precision=float8"], 1, "float8"),
         (["--config.execution.sharding=zero"], 1, "zero"),

@@ -53,7 +53,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def modules_to_import(argv: list[str]) -> list[str]:
-    """Returns the modules of --import. They may register a sampler, so they come first."""
+    """Returns the modules of --import.
+
+    They are imported before the arguments are parsed, because they may register a sampler.
+    """
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     add_import(early)
     with contextlib.suppress(argparse.ArgumentError):  # the parser of the command reports it
@@ -62,9 +65,9 @@ def modules_to_import(argv: list[str]) -> list[str]:
 
 
 def run(argv: list[str] | None = None) -> None:
-    """Runs a command. Prints a user's error in one line, with exit code 2."""
+    """Runs a command. Prints a UserError on one line and exits with code 2."""
     argv = sys.argv[1:] if argv is None else argv
-    if argv[:1] == ["train"]:  # has absl flags instead of an argument parser
+    if argv[:1] == ["train"]:  # `train` uses absl flags, not this parser
         train.run(argv[1:])
         return
     prepare_command()
@@ -75,7 +78,8 @@ def run(argv: list[str] | None = None) -> None:
         with log_to_stderr():
             arguments.run(arguments)
     except KeyboardInterrupt:
-        print("\nInterrupted. The result was not written.", file=sys.stderr, flush=True)
+        text = "Interrupted before the result was complete. Run the same command again; encode and evaluate resume."
+        print(f"\n{text}", file=sys.stderr, flush=True)
         os._exit(128 + signal.SIGINT)  # a normal exit would wait for the devices to finish
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)

@@ -15,7 +15,7 @@ IMAGES = (
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that prints an error in one line, with exit code 2."""
+    """A parser that prints an error on one line and exits with code 2."""
 
     def error(self, message: str) -> NoReturn:
         """Prints the error and the command for help."""
@@ -81,7 +81,7 @@ def add_model(parser: Parser) -> None:
 
 def add_import(parser: argparse.ArgumentParser) -> None:
     """Adds the modules to import before anything else."""
-    text = "a module with the model's custom encoder, to import first; runs its code; may be repeated"
+    text = "a module to import first, such as one with a custom encoder or sampler; its code runs; repeatable"
     parser.add_argument("--import", metavar="MODULE", dest="modules", action="append", default=[], help=text)
 
 
@@ -99,7 +99,7 @@ def add_out(parser: Parser, metavar: str, text: str, *, required: bool = True) -
 def add_steps(parser: Parser) -> None:
     """Adds the number of steps."""
     steps = checked("check_num_steps")
-    parser.add_argument("--steps", metavar="N", type=steps, default=100, help="DDIM steps, 1 to 1000; default 100")
+    parser.add_argument("--steps", metavar="N", type=steps, default=100, help="number of steps, 1 to 1000; default 100")
 
 
 def add_sampler(parser: Parser) -> None:

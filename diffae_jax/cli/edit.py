@@ -4,7 +4,7 @@ import argparse
 
 from diffae_jax.cli.arguments import Parser, add_images, add_model, add_out, add_sampler, add_steps, number
 
-HELP = "edit images: give them more or less of a probe's attribute"
+HELP = "edit images: give them more or less of a probe's label"
 EXAMPLES = (
     "ffhq128 photos --probe Smiling --strength 0.3 --out smiling",
     "ffhq128 her.jpg --probe Young --to 0.9 --out younger.png",

@@ -31,7 +31,7 @@ def add_arguments(parser: Parser) -> None:
     text = "a table (CSV, TSV or Parquet): file names in the first column, one label in each other column"
     parser.add_argument("--labels", metavar="FILE", type=Path, help=text)
     add_out(parser, "FOLDER", "the folder for report.html, results.json and the pictures")
-    parser.add_argument("--baseline", metavar="MODEL", type=Path, help="a DDIM without z, to compare with")
+    parser.add_argument("--baseline", metavar="MODEL", type=Path, help="a DDIM baseline to compare with")
     text = "models with different sizes of z, to compare with"
     parser.add_argument("--others", metavar="MODEL", type=Path, nargs="+", help=text)
     text = "images of a different kind, for the program out_of_distribution"
@@ -127,7 +127,8 @@ def evaluation_settings(model: "DiffAE", arguments: argparse.Namespace) -> "Conf
     config = model.config.copy_and_resolve_references()
     settings = config.evaluation
     defaults = default().evaluation
-    for name in ("keep_images", "download", *WEIGHT_FILES):  # belong to the machine of the model's author
+    # these settings fit only the machine where the model was trained
+    for name in ("keep_images", "download", *WEIGHT_FILES):
         settings[name] = defaults[name]
     given = {
         "num_images": arguments.num_images,

@@ -13,8 +13,8 @@ EXAMPLES = ("ffhq128 a.jpg b.jpg --frames 24 --out morph.gif",)
 def add_arguments(parser: Parser) -> None:
     """Adds the arguments."""
     add_model(parser)
-    parser.add_argument("first", metavar="A", type=Path, help="the file of the first image")
-    parser.add_argument("second", metavar="B", type=Path, help="the file of the last image")
+    parser.add_argument("first", metavar="A", type=Path, help="the file with the first image")
+    parser.add_argument("second", metavar="B", type=Path, help="the file with the second image")
     add_out(
         parser,
         "PATH",

@@ -1,4 +1,4 @@
-"""Writes outputs of commands: checked before the work, atomically, and never over an input."""
+"""Checks output paths before the work and writes outputs atomically. Never overwrites an input."""
 
 import collections
 import contextlib
@@ -22,22 +22,23 @@ from diffae_jax.runtime.files import atomic_write, os_errors_as_user_errors
 
 IMAGE_FILES = (".png", ".npy")  # for one or several images
 MAX_IMAGES_IN_PNG = 1024
-ARRAYS_AND_TABLES = (".npy", ".npz", ".parquet", ".tsv")  # not allowed for a new folder, as types of media
+# a new folder must not end in these, nor in a suffix that `mimetypes` knows
+ARRAYS_AND_TABLES = (".npy", ".npz", ".parquet", ".tsv")
 
 
 def check_free(out: Path, suffixes: Sequence[str], *, folder: bool = False, overwrite: bool = False) -> bool:
     """Returns whether `out` will be a file with one of the suffixes; otherwise it is a folder.
 
-    A folder may have a dot in its name. Raises UserError if the suffix is that of another kind of
-    file, or if the path cannot be written. Unless `overwrite`, it also raises UserError if a file
-    or a folder with content exists.
+    A folder may have a dot in its name. Raises UserError if the suffix belongs to an
+    unsupported file type, or if the path cannot be written. Unless `overwrite`, it also raises
+    UserError if a file or a folder with content exists.
     """
     with os_errors_as_user_errors(out, "written"):
         is_file = out.suffix.lower() in suffixes and not out.is_dir()
         names_file = out.suffix.lower() in ARRAYS_AND_TABLES or mimetypes.guess_type(out.name)[0] is not None
         if not is_file and (not folder or (names_file and not out.is_dir())):
             kinds = [f"a file that ends in {' or '.join(suffixes)}"] * bool(suffixes) + ["a folder"] * folder
-            raise UserError(f"{out} cannot be written by this command. Use {' or '.join(kinds)}.")
+            raise UserError(f"The type of {out} is not supported here. Use {' or '.join(kinds)}.")
         if not is_file and out.exists() and not out.is_dir():
             raise UserError(f"{out} exists and is not a folder. Use another path.")
         if not overwrite and out.exists() and (is_file or any(out.iterdir())):
@@ -72,7 +73,7 @@ def input_files(images: TransformedSource) -> list[Path]:
 
 
 def _identity(path: Path) -> tuple[int, int]:
-    """Returns device and inode, which all names of a file share."""
+    """Returns device and inode, which are equal for all paths to one file."""
     with os_errors_as_user_errors(path):
         stat = path.stat()
     return stat.st_dev, stat.st_ino
@@ -84,7 +85,7 @@ def are_pictures(image_shape: tuple[int, ...]) -> bool:
 
 
 def names_of(ids: Sequence[str], image_shape: tuple[int, ...]) -> list[str]:
-    """Returns a file name for each image: its id with the suffix .png, or .npy if no picture.
+    """Returns a file name for each image: its id with .png, or with .npy if it is not a picture.
 
     If two names would be equal, the suffix is appended instead of replaced. Raises UserError if an
     id is not a path below the folder.

@@ -13,7 +13,9 @@ def add_arguments(parser: Parser) -> None:
     """Adds the arguments."""
     add_model(parser)
     add_images(parser)
-    add_out(parser, "FOLDER", "a folder for one PNG per image, named as the image; volumes and signals also get an npy")
+    add_out(
+        parser, "FOLDER", "a folder for one PNG per image, named after the image; volumes and signals also get an npy"
+    )
     add_steps(parser)
     add_sampler(parser)
     text = "decode with a random x_T instead of the image's own, to see what z holds"

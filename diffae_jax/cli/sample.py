@@ -5,7 +5,7 @@ import argparse
 from diffae_jax.cli.arguments import Parser, add_model, add_out, add_sampler, add_seed, add_steps, checked, within
 from diffae_jax.runtime.errors import UserError
 
-HELP = "draw new images, optionally with an attribute"
+HELP = "draw new images, optionally with a label"
 EXAMPLES = ("ffhq128 --num 64 --out new.png", "ffhq128 --probe Smiling --negative --out serious")
 
 
@@ -21,18 +21,18 @@ def add_arguments(parser: Parser) -> None:
     add_steps(parser)
     add_sampler(parser)
     steps = checked("check_num_steps")
-    text = "DDIM steps to draw z, 1 to 1000; default 100"
+    text = "number of steps to draw z, 1 to 1000; default 100"
     parser.add_argument("--latent-steps", metavar="N", type=steps, default=100, help=text)
     add_seed(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Draws new images, with a probe's attribute if one is named, and writes them."""
+    """Draws new images, with a probe's label if a probe is named, and writes them."""
     from diffae_jax.cli import outputs
     from diffae_jax.cli.inputs import load
 
     if arguments.negative and arguments.probe is None:
-        raise UserError("--negative needs --probe. Name the attribute that the images must not have.")
+        raise UserError("--negative needs --probe. Name the probe of the label that the images must not have.")
     is_file = outputs.check_free(arguments.out, outputs.IMAGE_FILES, folder=True, overwrite=arguments.overwrite)
     if is_file:
         outputs.check_number(arguments.out, arguments.num)

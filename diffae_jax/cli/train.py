@@ -132,7 +132,7 @@ def train(values: "FlagValues") -> None:
     """Joins a cluster, if there is one, and runs the stages."""
     from diffae_jax.runtime.cluster import join_cluster
 
-    # must precede the imports below, because no code may look for devices before
+    # join first: no code may look for devices before the process joins the cluster
     join_cluster(values.coordinator, values.num_processes, values.process_id)
     from diffae_jax.runtime.console import say
     from diffae_jax.stages.chain import run_stages
@@ -142,7 +142,7 @@ def train(values: "FlagValues") -> None:
         run_stages(values.config, values.workdir, values.stages)
     except Stopped as stopped:
         name = signal.Signals(stopped.signal_number).name
-        say(f"\n{name}: saved step {stopped.step:,}. Run the same command again to resume.")
+        say(f"\n{name}: training stopped, and step {stopped.step:,} is saved. To resume, run the same command again.")
         sys.exit(128 + stopped.signal_number)
 
 

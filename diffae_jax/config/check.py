@@ -34,7 +34,7 @@ def check(config: ConfigDict) -> None:
         _check_key(name, key, values[name])
     if math.prod(config.image_shape) > MAX_IMAGE_VALUES:
         raise UserError(
-            f"image_shape {config.image_shape} has more than {MAX_IMAGE_VALUES:,} values. Use smaller images."
+            f"image_shape {config.image_shape} has more than {MAX_IMAGE_VALUES:,} values. Set a smaller image_shape."
         )
     parse_intensity(config.data.intensity)
 
@@ -68,10 +68,12 @@ def _check_list(name: str, key: Key, values: tuple) -> None:
     if key.low is not None:
         for value in values:
             if type(value) is not int or not key.low <= value <= key.high:
-                raise UserError(f"{name} must be positive whole numbers up to {key.high}, not {shown(value)}.")
+                raise UserError(
+                    f"Each value of {name} must be a positive whole number up to {key.high}, not {shown(value)}."
+                )
     elif key.choices:
         if unknown := [value for value in values if value not in key.choices]:
-            raise UserError(f"{name} must be some of {', '.join(key.choices)}, not {list_some(map(shown, unknown))}.")
+            raise UserError(f"{name} may contain only {', '.join(key.choices)}, not {list_some(map(shown, unknown))}.")
     else:
         for value in values:
             if not isinstance(value, str):
@@ -81,12 +83,12 @@ def _check_list(name: str, key: Key, values: tuple) -> None:
 def check_run(config: ConfigDict) -> None:
     """Checks a config, and that the packages and files that its run needs are available.
 
-    Raises UserError if one is missing. A model that is already trained works without them.
+    Raises UserError if a package or file is missing. An already trained model does not need them.
     """
     check(config)
     if config.report.tensorboard and importlib.util.find_spec("tensorboardX") is None:
         raise UserError(
-            'report.tensorboard needs tensorboardX: pip install "diffae_jax[tensorboard]" or set it to False.'
+            'report.tensorboard=True needs tensorboardX. Run pip install "diffae_jax[tensorboard]", or set it to False.'
         )
     evaluation = config.evaluation
     paths = (evaluation.baseline, *evaluation.others, evaluation.inception, evaluation.alexnet, evaluation.lpips)

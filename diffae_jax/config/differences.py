@@ -10,7 +10,7 @@ ABSENT = "absent"
 def differing_keys(old: dict[str, Any], new: dict[str, Any], also_free: tuple[str, ...] = ()) -> list[str]:
     """Returns "key: old -> new" for each key whose value differs. Configs are nested dicts.
 
-    Keys that are declared free and the sections in `also_free` are ignored.
+    Keys that a resumed run may change (`free`) and the sections in `also_free` are ignored.
     """
     old, new = _comparable(old), _comparable(new)
     return [

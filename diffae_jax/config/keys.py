@@ -28,9 +28,9 @@ class Key:
     low: int | float | None = None  # bounds, inclusive, of a number or of each number in a tuple
     high: int | float | None = None
     positive: bool = False  # a number greater than 0, without upper bound
-    choices: Collection[str] = ()  # allowed texts; a registry dict, so that entries added later count
+    choices: Collection[str] = ()  # allowed texts; pass a registry dict itself, so later entries are allowed too
     length: tuple[int, int] | None = None  # minimum and maximum number of elements of a tuple
-    none: str = ""  # the meaning of None; "": None is not allowed
+    none: str = ""  # what None means; empty if None is not allowed
     free: bool = False  # a run may be resumed with a different value
 
 
@@ -58,7 +58,7 @@ PROGRAMS = (  # the measurements of an evaluation: one file each in evaluation/p
 MAX_LEVELS = 8  # of a network; those of the paper have at most 7
 MAX_PRIOR_LAYERS = 50
 
-# The upper bounds exceed any network of today. They stop a downloaded config from exhausting
+# The upper bounds exceed any current network. They stop a downloaded config from exhausting
 # memory.
 SIZE = dict(low=1, high=65_536)
 MULTS = dict(low=1, high=64, length=(1, MAX_LEVELS))
@@ -73,7 +73,9 @@ MODEL = Section(
         encoder=Section(
             "The semantic encoder.",
             dict(
-                kind=Key("unet", "unet: the down half of a UNet, as in the paper; or your class: package.module:Class")
+                kind=Key(
+                    "unet", "unet: the downward half of a UNet, as in the paper; or your class: package.module:Class"
+                )
             ),
         ),
         encoder_channel_mults=Key(
@@ -140,7 +142,7 @@ DATA = Section(
         path=Key("", "location of the images; digits: the digits of scikit-learn", free=True),
         labels=Key(
             "",
-            "labels for probes: a table whose first column is the image id; folders: names of subfolders",
+            "labels for probes: a table whose first column is the image id, or the word folders, for subfolder names",
             free=True,
         ),
         held_out=Key(
@@ -152,16 +154,17 @@ DATA = Section(
             0.0, "fraction of images to hold out if held_out is empty; chosen by a hash of the id", low=0.0, high=0.99
         ),
         include=Key(
-            "", "patterns of the names of images to use, separated by commas, such as *_t1.png; empty: all images"
+            "", "comma-separated patterns of file names or ids of the images to use, such as *_t1.png; empty: all"
         ),
-        exclude=Key("", "patterns of the names of images to leave out, separated by commas, such as *_mask.png"),
+        exclude=Key("", "comma-separated patterns of the images to leave out, such as *_mask.png"),
         crop=Key(
             "center",
-            "part of the image to use: the center; celeba: 128x128 pixels of the aligned faces",
+            "crop before scaling; center: the largest centered part; celeba: 128x128 pixels around an aligned face",
             choices=("center", "celeba"),
         ),
         intensity=Key(
-            "", "values scaled to -1 and 1: 0..4095, or percentiles 0.5%..99.5%; empty: inferred from the images"
+            "",
+            "range of values scaled to [-1, 1], such as 0..4095 or percentiles 0.5%..99.5%; empty: inferred",
         ),
         flip=Key(True, "mirror training images left-right at random; False if left and right differ in meaning"),
         skip_bad=Key(False, "skip images that cannot be used, and list them; False: refuse to train"),

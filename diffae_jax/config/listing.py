@@ -38,7 +38,7 @@ def as_markdown() -> str:
 
 
 def as_text() -> str:
-    """Returns the same list for a terminal, with two lines per key."""
+    """Returns all keys as text for a terminal, two lines per key."""
     lines = []
     for _, meaning, names in _sections():
         lines += ["", f"  {meaning}"]

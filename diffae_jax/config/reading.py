@@ -13,14 +13,15 @@ from diffae_jax.runtime.errors import UserError, shown
 from diffae_jax.runtime.files import check_file, expand_home, os_errors_as_user_errors, read_json
 
 PACKAGE = Path(__file__).parents[1]
-RETIRED_KEYS = ("data.kind",)  # keys of earlier versions that have no effect today
-RENAMED_VALUES = {"evaluation.programs": {"neighbours": "neighbors"}}  # in lists of earlier versions
+RETIRED_KEYS = ("data.kind",)  # keys of earlier versions that are now ignored
+# {key: {old value: new value}} for config.json files of earlier versions
+RENAMED_VALUES = {"evaluation.programs": {"neighbours": "neighbors"}}
 
 
 def packaged_configs() -> dict[str, Path]:
     """Returns the paths of the configs that come with the package, by name."""
     installed = PACKAGE / "configs"
-    folder = installed if installed.is_dir() else PACKAGE.parent / "configs"  # in a checkout it lies next to it
+    folder = installed if installed.is_dir() else PACKAGE.parent / "configs"  # in a checkout, next to it
     return {path.stem: path for path in sorted(folder.glob("*.py")) if path.stem != "__init__"}
 
 
@@ -72,7 +73,9 @@ def from_file(text: str) -> ConfigDict:
     except UserError:
         raise
     except Exception as error:  # the user's program may raise anything
-        raise UserError(f"{path} is not a config ({type(error).__name__}: {shown(str(error))}).") from error
+        raise UserError(
+            f"{path} is not a config ({type(error).__name__}: {shown(str(error))}). Correct its function get_config."
+        ) from error
     if not isinstance(config, ConfigDict) or flat(config.to_dict()).keys() != FLAT_KEYS.keys():
         raise UserError(f"{path} is not a config: its get_config must return config.default() with changed values.")
     return config
@@ -93,7 +96,9 @@ def _update(config: ConfigDict, values: Any, path: Path, prefix: str = "") -> No
     """Copies values from JSON into a config. Raises UserError for unknown keys and wrong types."""
     if not isinstance(values, dict):
         name = f"`{prefix.rstrip('.')}`" if prefix else "the file"
-        raise UserError(f"{path} is not a config: {name} must be a section, got {shown(values)}.")
+        raise UserError(
+            f"{path} is not a config: {name} must be a section, not {shown(values)}. Use the config.json of a run."
+        )
     for key, value in values.items():
         if prefix + key in RETIRED_KEYS:
             continue

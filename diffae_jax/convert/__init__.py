@@ -1,4 +1,7 @@
-"""Converts official PyTorch checkpoints to DiffAE, without PyTorch. Does not import stages."""
+"""Converts official PyTorch checkpoints to DiffAE, without PyTorch.
+
+Does not depend on the package `stages`.
+"""
 
 from diffae_jax.convert.official import import_official
 

@@ -29,7 +29,7 @@ LEAF = {"kernel": "weight", "scale": "weight", "bias": "bias"}
 
 STATISTICS = ("conds_mean", "conds_std")  # of z
 
-# {reason: names} of the tensors in a checkpoint that an import ignores.
+# {reason: name pattern} of the checkpoint tensors that the import ignores.
 UNUSED = {
     "weights before averaging": re.compile(r"(model|classifier)\..+"),
     "duplicate names of the latent DDIM's time projections": re.compile(
@@ -42,9 +42,10 @@ UNUSED_OF_CLASSIFIER = UNUSED | {"weights of the autoencoder": re.compile(r"ema_
 
 
 def autoencoder_names(params: Params) -> dict[str, str]:
-    """Returns {our flat name: official name} of encoder and UNet.
+    """Returns {our dotted name: official name} of encoder and UNet.
 
-    `params` may hold arrays or only their shapes.
+    A dotted name is a path, such as unet.down.0.conv1.kernel. `params` may hold arrays or only
+    their shapes.
     """
     unet = params["unet"]
     time_embed = "time_embed.time_embed" if "encoder" in params else "time_embed"
@@ -77,7 +78,7 @@ def autoencoder_names(params: Params) -> dict[str, str]:
 
 
 def prior_names(params: Params) -> dict[str, str]:
-    """Returns {our flat name: official name} of the prior (official: latent DDIM).
+    """Returns {our dotted name: official name} of the prior (official: latent DDIM).
 
     `params` may hold arrays or only their shapes.
     """
@@ -121,7 +122,7 @@ def _locate_middle(i: int) -> tuple[str, int]:
 
 
 def _locate_up(i: int, blocks: Params) -> tuple[str, int]:
-    """Returns the official sequence and entry of block i of the UNet's upward path.
+    """Returns the official sequence and entry of block i of the UNet's upward half.
 
     The last block of a level and the upsampling after it are two entries of our list. Officially
     they share one sequence.

@@ -1,7 +1,7 @@
 """Converts official checkpoints to DiffAE.
 
-The file must have every parameter of the model. Every tensor of the file must be used or be
-known as unused.
+The file must have every parameter of the model. Every tensor of the file must be used or
+match a known unused name.
 """
 
 import collections
@@ -25,7 +25,7 @@ from diffae_jax.convert.names import (
     prior_names,
     to_our_layout,
 )
-from diffae_jax.convert.settings import State, read_settings
+from diffae_jax.convert.settings import ORIGINAL, State, read_settings
 from diffae_jax.data.latents import LatentStatistics
 from diffae_jax.inference.diffae import DiffAE
 from diffae_jax.inference.weights import abstract_weights
@@ -76,9 +76,7 @@ def import_official(
     hyper = hyper if isinstance(hyper, dict) else {}
     averaged = {name.removeprefix(EMA): tensor for name, tensor in state.items() if name.startswith(EMA)}
     if not averaged:
-        raise UserError(
-            f"{file} has no averaged weights ({EMA}*), so it is not a checkpoint of a diffusion autoencoder."
-        )
+        raise UserError(f"{file} has no EMA weights ({EMA}*), so it is not a model of the official code. {ORIGINAL}")
     buffers = {name: tensor for name, tensor in state.items() if "." not in name}
     config = read_settings({**buffers, **averaged}, hyper, file, image_size)
     check(config)
@@ -105,7 +103,7 @@ def import_official(
     origin = {"imported_from": Path(checkpoint).name, "unused": unused}
     counts = tree.get("global_step"), hyper.get("batch_size"), hyper.get("accum_batches", 1)
     if all(type(count) is int and 0 <= count < MAX_COUNT for count in counts):
-        origin["images_seen"] = math.prod(counts)  # by the latent DDIM, if there is one
+        origin["images_seen"] = math.prod(counts)  # by the prior, if there is one
     return DiffAE(
         config,
         weights["autoencoder"],
@@ -120,19 +118,21 @@ def import_official(
 def _state_dict(tree: Any, file: str) -> State:
     state = tree.get("state_dict") if isinstance(tree, dict) else None
     if not isinstance(state, dict):
-        raise UserError(f"{file} has no state_dict, so it is not a checkpoint of the official code.")
+        raise UserError(f"{file} has no state_dict, so it is not a checkpoint of the official code. {ORIGINAL}")
     invalid = [name for name, value in state.items() if not (isinstance(name, str) and isinstance(value, StoredTensor))]
     if invalid:
-        raise UserError(f"{file} has state_dict entries that are not tensors: {list_some(map(shown, invalid))}.")
+        entries = list_some(map(shown, invalid))
+        raise UserError(f"{file} has state_dict entries that are not tensors: {entries}. {ORIGINAL}")
     return state
 
 
 def _match_names(
     state: State, shapes: dict[str, Params], file: str
 ) -> tuple[dict[str, dict[str, str]], dict[str, int]]:
-    """Returns {our flat name: official name} of each network and counts of unused tensors.
+    """Returns {our dotted name: official name} of each network and counts of unused tensors.
 
-    Raises UserError if a name, a number of elements or a type does not fit. No weights are read.
+    Raises UserError if a tensor is missing, unknown, or has the wrong size or type. No weights are
+    read.
     """
     missing, misshapen, used, official_names = [], [], set(STATISTICS), {}
     for part, names_of in (("autoencoder", autoencoder_names), ("prior", prior_names)):
@@ -171,7 +171,7 @@ def _shape_mismatch(tensor: StoredTensor, name: str, shape: tuple[int, ...]) -> 
 
 def _raise_if_any(names: list[str], problem: str, file: str) -> None:
     if names:
-        raise UserError(f"{file} {problem} {list_some(names)}, so it is not a model of the official code.")
+        raise UserError(f"{file} {problem} {list_some(names)}, so it is not a model of the official code. {ORIGINAL}")
 
 
 def _count_unused(names: Iterable[str], reasons: dict[str, re.Pattern], file: str) -> dict[str, int]:
@@ -181,7 +181,9 @@ def _count_unused(names: Iterable[str], reasons: dict[str, re.Pattern], file: st
     )
     unknown = counts.keys() - reasons.keys()
     if unknown:
-        raise UserError(f"{file} has unknown weights {list_some(unknown)}, so it is not a model of the official code.")
+        raise UserError(
+            f"{file} has unknown weights {list_some(unknown)}, so it is not a model of the official code. {ORIGINAL}"
+        )
     return dict(sorted(counts.items()))
 
 
@@ -189,11 +191,13 @@ def _read_statistics(tree: Any, file: str, z_dim: int | None) -> LatentStatistic
     """Reads conds_mean and conds_std from a state_dict or a latent.pkl."""
     tensors = {name: tree.get(name) if isinstance(tree, dict) else None for name in STATISTICS}
     if not all(isinstance(tensor, StoredTensor) for tensor in tensors.values()):
-        raise UserError(f"{file} lacks conds_mean or conds_std, the statistics of z.")
+        raise UserError(f"{file} lacks conds_mean or conds_std, the statistics of z. {ORIGINAL}")
     sizes = [math.prod(tensor.shape) for tensor in tensors.values()]
     if sizes != [z_dim, z_dim]:
         model = "the model has no z" if z_dim is None else f"z of the model has {z_dim}"
-        raise UserError(f"{file} has statistics of {sizes[0]:,} and {sizes[1]:,} dimensions, but {model}.")
+        raise UserError(
+            f"{file} has statistics of {sizes[0]:,} and {sizes[1]:,} dimensions, but {model}. Pass files of one model."
+        )
     mean, std = (_read_tensor(tensor, name, file).reshape(-1) for name, tensor in tensors.items())
     with _name_file(file):
         return LatentStatistics(mean, std)
@@ -211,7 +215,7 @@ def _name_file(file: str) -> Iterator[None]:
 def _check_tensor(tensor: StoredTensor, name: str, file: str) -> None:
     """Raises UserError if a tensor is not floating point or is not contiguous."""
     if tensor.dtype.kind != "f":
-        raise UserError(f"{file} has {name} of type {tensor.dtype} instead of floating point.")
+        raise UserError(f"{file} has {name} of type {tensor.dtype} instead of floating point. {ORIGINAL}")
     if extent(tensor.shape, tensor.strides) > math.prod(tensor.shape):  # reading it takes extra memory
         raise UserError(f"{file} has {name} with gaps between its numbers. Save a contiguous copy of the tensor.")
 
@@ -222,7 +226,9 @@ def _read_tensor(tensor: StoredTensor, name: str, file: str) -> np.ndarray:
     with np.errstate(over="ignore"):  # values beyond float32 become infinite
         array = tensor.numpy().astype(np.float32, copy=False)
     if not np.isfinite(array).all():
-        raise UserError(f"{file} has numbers in {name} that are not finite: the training of this model diverged.")
+        raise UserError(
+            f"{file} has values in {name} that are not finite: its training diverged. Use another checkpoint."
+        )
     return array
 
 
@@ -233,7 +239,10 @@ def _check_same_statistics(ours: LatentStatistics | None, theirs: LatentStatisti
     if ours.mean.shape != theirs.mean.shape or not (
         np.abs(ours.mean - theirs.mean).max() < 0.01 * ours.std.max() and np.allclose(ours.std, theirs.std, rtol=0.01)
     ):
-        raise UserError(f"{file} belongs to a different autoencoder: its statistics of z differ from the checkpoint's.")
+        raise UserError(
+            f"{file} belongs to a different autoencoder: its statistics of z differ from the checkpoint's. Pass files "
+            f"of one model."
+        )
     return ours
 
 
@@ -244,7 +253,8 @@ def _read_classifier(path: str | Path, z_dim: int | None) -> tuple[LatentStatist
     tensors = {name: state.get(f"ema_classifier.{name}") for name in ("weight", "bias")}
     if None in tensors.values():
         raise UserError(
-            f"{file} lacks ema_classifier.weight or ema_classifier.bias, so it is not an official classifier."
+            f"{file} lacks ema_classifier.weight or ema_classifier.bias, so it is not an official classifier. "
+            f"{ORIGINAL}"
         )
     _count_unused(
         state.keys() - {*STATISTICS, *(f"ema_classifier.{name}" for name in tensors)}, UNUSED_OF_CLASSIFIER, file

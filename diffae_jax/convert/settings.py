@@ -17,7 +17,7 @@ from diffae_jax.torch_files.stored import StoredTensor
 OFFICIAL_ATTENTION = 16  # the resolution with attention in all published models
 SCHEDULES = {"linear": "linear", "const0.008": "constant", "cosine": "cosine"}
 
-# Our networks fix these settings. With other values the same weights give different results.
+# Our networks support only these values. With others, the same weights give different results.
 FIXED_SETTINGS = {
     "T": NUM_TIMESTEPS,
     "beatgans_rescale_timesteps": False,
@@ -25,7 +25,7 @@ FIXED_SETTINGS = {
     "net_enc_tanh": False,
     "net_beatgans_resnet_condition_scale_bias": 1,
 }
-FIXED_PRIOR_SETTINGS = {  # not checked without a prior: autoencoder files have other, unused values
+FIXED_PRIOR_SETTINGS = {  # checked only with a prior; other files hold unused values here
     "net_latent_condition_bias": 1,
     "net_latent_time_last_act": False,
     "latent_znormalize": True,
@@ -33,11 +33,13 @@ FIXED_PRIOR_SETTINGS = {  # not checked without a prior: autoencoder files have 
     "latent_rescale_timesteps": False,
 }
 
+ORIGINAL = "Pass the original file of the model, such as last.ckpt or latent.pkl."  # the fix in messages
+
 State = dict[str, StoredTensor]
 
 
 def read_settings(state: State, hyper: dict[str, Any], file: str, image_size: int | None) -> ConfigDict:
-    """Returns the config of the averaged weights `state`, whose names have no "ema_model." prefix.
+    """Returns the config of the EMA weights `state`, whose names have no "ema_model." prefix.
 
     Raises UserError if our networks cannot represent the model, and names the key that differs.
     """
@@ -49,10 +51,10 @@ def read_settings(state: State, hyper: dict[str, Any], file: str, image_size: in
 
     def shape(name: str, ndim: int) -> tuple[int, ...]:
         if name not in state:
-            raise UserError(f"{file} lacks ema_model.{name}, so it is not a checkpoint of a diffusion autoencoder.")
+            raise UserError(f"{file} lacks ema_model.{name}, so it is not a model of the official code. {ORIGINAL}")
         actual = state[name].shape
         if len(actual) != ndim or 0 in actual:
-            raise UserError(f"{file} has ema_model.{name} of shape {actual}, but {ndim} dimensions are expected.")
+            raise UserError(f"{file} has ema_model.{name} of shape {actual} instead of {ndim} dimensions. {ORIGINAL}")
         return actual
 
     def count(prefix: str) -> int:
@@ -64,7 +66,7 @@ def read_settings(state: State, hyper: dict[str, Any], file: str, image_size: in
     embed_dim, base_channels = shape(f"{time_embed}.0.weight", 2)
 
     def levels(prefix: str) -> tuple[tuple[int, ...], list[int]]:
-        """Returns the channel multipliers of the downward path and the levels with attention."""
+        """Returns the channel multipliers of the downward half and the levels with attention."""
         per_level = BLOCKS_PER_LEVEL + 1  # 1: the resampling block or, on level 0, the first convolution
         num_blocks = count(f"{prefix}input_blocks.")
         if num_blocks % per_level or not 1 <= num_blocks // per_level <= MAX_LEVELS:
@@ -75,7 +77,9 @@ def read_settings(state: State, hyper: dict[str, Any], file: str, image_size: in
         first = [f"{prefix}input_blocks.{per_level * level + 1}" for level in range(num_blocks // per_level)]
         channels = [shape(f"{block}.0.in_layers.2.weight", 4)[0] for block in first]
         if any(c % base_channels for c in channels):
-            raise UserError(f"{file} has levels of {channels} channels, which are not multiples of {base_channels}.")
+            raise UserError(
+                f"{file} has levels of {channels} channels, which are not multiples of {base_channels}. {ORIGINAL}"
+            )
         attention = [level for level, block in enumerate(first) if f"{block}.1.qkv.weight" in state]
         return tuple(c // base_channels for c in channels), attention
 
@@ -114,8 +118,8 @@ def _image_size(
 ) -> int:
     """Returns the image size of training.
 
-    The weights fit every size, but the levels with attention depend on the size. `given` has
-    precedence, then the hyper-parameters, the shape of x_T, and the level with attention.
+    The weights fit every size, but the levels with attention depend on the size. Tries, in order:
+    `given`, the hyper-parameters, the shape of x_T, and the level with attention.
     """
     size = given if given is not None else _positive(hyper.get("img_size"))
     if size is None and "x_T" in state and len(state["x_T"].shape) == 4:

@@ -1,7 +1,7 @@
 """The diffusion process: noise schedule, what the network predicts, and how the loss is weighted.
 
-Losses, samplers and inversion depend on the objective only through a `Process`. To add a
-parameterization, add an entry to `PARAMETERIZATIONS`.
+Losses, samplers and inversion get schedule, parameterization and weighting only from a `Process`.
+To add a parameterization, add an entry to `PARAMETERIZATIONS`.
 """
 
 import dataclasses
@@ -78,10 +78,10 @@ class Process:
     weighting: str = "uniform"
 
     def __post_init__(self):
-        choices = (self.parameterization, PARAMETERIZATIONS), (self.error, ERRORS), (self.weighting, WEIGHTINGS)
-        for name, table in choices:
-            if name not in table:
-                raise ValueError(f"There is no {name!r}: choose one of {', '.join(table)}.")
+        choices = {"parameterization": PARAMETERIZATIONS, "error": ERRORS, "weighting": WEIGHTINGS}
+        for field, table in choices.items():
+            if getattr(self, field) not in table:
+                raise ValueError(f"There is no {field} {getattr(self, field)!r}. Choose one of {', '.join(table)}.")
 
     @property
     def abar(self) -> Float64[np.ndarray, "1000"]:
@@ -90,7 +90,7 @@ class Process:
 
     @property
     def name(self) -> str:
-        """The schedule and the parameterization unless it is eps, such as "linear, v"."""
+        """The schedule and, unless it is eps, the parameterization, such as "linear, v"."""
         return self.schedule if self.parameterization == "eps" else f"{self.schedule}, {self.parameterization}"
 
     def abar_at(self, t: Int[Array, "n"], like: Float[Array, "n *shape"]) -> Float[Array, "n *ones"]:

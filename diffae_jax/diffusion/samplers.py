@@ -48,8 +48,9 @@ def walk(sampler: Sampler, predict: Predict, x: Float[Array, "n *shape"], rows: 
         predict: A function (x_t, t, abar) -> (x_0, eps): see `Process.predictor`.
         x: The array at the first step, [N, *shape].
         rows: The coefficients of all steps: the result of `sampler.grid`.
-        remat: Whether to recompute steps in the backward pass. The memory of a gradient then grows
-            with the square root of the number of steps, at the price of two more forward passes.
+        remat: Whether to recompute steps in the backward pass. The memory that a gradient
+            needs then grows with the square root of the number of steps, at the price of two more
+            forward passes.
 
     Returns:
         The array after the last step, [N, *shape].
@@ -80,7 +81,7 @@ def walk_with_progress(
 
 
 def _checkpointed_scan(step: Callable, carried: tuple, rows: Rows) -> tuple[tuple, None]:
-    """Runs a scan whose gradient stores x at about 2 sqrt(T) of T steps and recomputes the steps.
+    """Runs a scan whose backward pass stores x at about 2 sqrt(T) of T steps.
 
     The steps are grouped into about sqrt(T) segments of sqrt(T) steps. The forward pass stores x
     at the start of each segment. The backward pass recomputes one segment at a time and stores x
@@ -244,7 +245,7 @@ def ddim_decode(
 def ddim_encode(
     eps_fn: Callable[[Array, Array], Array], x_0: Float[Array, "n *shape"], grid: DDIMGrid, clip: bool = True
 ) -> Float[Array, "n *shape"]:
-    """Inverts images: computes the stochastic codes x_T that decode to them. The last abar is 0.
+    """Inverts images: computes the codes x_T that decode to them. Inversion ends at abar = 0.
 
     Args:
         eps_fn: Predicts the noise: a function (x_t [N, *shape], t []) -> eps [N, *shape].

@@ -48,7 +48,7 @@ class ChunkCache:
                 with np.load(path, allow_pickle=False) as stored:
                     return dict(stored)
             except (zipfile.BadZipFile, ValueError, EOFError, OSError, KeyError) as error:
-                say(f"{path} is damaged ({shown(str(error))}). It is computed again.")
+                say(f"{path} is damaged ({shown(str(error))}). Computing this chunk again.")
         arrays = compute()
         for key, values in arrays.items():
             is_float = np.issubdtype(values.dtype, np.floating)
@@ -56,8 +56,8 @@ class ChunkCache:
             bad = ~np.isfinite(values) & ~(values == np.inf if key == "psnr" else False) if is_float else np.zeros(1)
             if bad.any():
                 raise UserError(
-                    f"{int(bad.sum()):,} of {bad.size:,} numbers of {name} are not finite. The weights are damaged, or "
-                    f"too large for the precision: use --config.train.precision=float32 to find out which."
+                    f"{int(bad.sum()):,} of {bad.size:,} values of {name} are not finite. Set train.precision to "
+                    f"float32 in the config.json of the run and try again. If that fails, the weights are damaged."
                 )
         if is_main_process():
             with atomic_write(path) as scratch:

@@ -34,13 +34,13 @@ from diffae_jax.runtime.console import duration, say
 from diffae_jax.runtime.errors import UserError, list_some, shown
 from diffae_jax.runtime.files import read_json
 
-# Settings that change no figure, or whose target is itself part of the inputs.
+# Settings that change no figure, or that only name files whose content is part of the inputs.
 NEUTRAL_SETTINGS = (
     "programs", "download", "baseline", "others", "foreign", "inception", "alexnet", "lpips",
 )  # fmt: skip
 CHUNKS = "chunks"
-# Raise it if a program, metric or row gets a new name: claims look up figures by name, so results
-# with older names are measured again.
+# Claims look up figures by name: increase NAMES after renaming a program, metric or row. Old
+# results are then measured again.
 NAMES = 2
 
 
@@ -108,8 +108,8 @@ def evaluate(
         "networks": [name for name in ("inception", "lpips") if getattr(networks, name) is not None],
         "settings": {k: value for k, value in json.loads(settings.to_json()).items() if k not in NEUTRAL_SETTINGS},
     }
-    inputs = json.loads(json.dumps(inputs))  # in the form in which a file returns it
-    with together():  # no process writes before all have read
+    inputs = json.loads(json.dumps(inputs))  # as it looks when read back from JSON
+    with together():  # no process may write before all processes have read
         sections = _previous_sections(folder, inputs, replace)
     cache = ChunkCache(folder / CHUNKS, inputs)
     if all(name in sections for name in settings.programs) and (folder / REPORT).exists():
@@ -134,7 +134,7 @@ def _measure(study: Study, sections: dict[str, Section]) -> Results:
     remaining = [name for name in study.settings.programs if name not in sections]
     skipped = {name: reason for name in remaining if (reason := skip_reason(name, study)) is not None}
     estimate = _time_estimate(study, [name for name in remaining if name not in skipped])
-    say(f"{len(study.chosen):,} of {len(study.images):,} images are measured{estimate}.")
+    say(f"Measuring {len(study.chosen):,} of {len(study.images):,} images{estimate}.")
     notes = [note for note in (training_overlap(study.images, study.training), resized_images(study.images)) if note]
     for note in notes:
         say(f"Note: {note}")
@@ -158,7 +158,7 @@ def model_identity(model: DiffAE) -> dict[str, Any]:
     config = model.config
     settings = json.loads(config.model.to_json())
     if settings["encoder"]["kind"] == default().model.encoder.kind:
-        del settings["encoder"]  # keeps results valid that are older than this key
+        del settings["encoder"]  # keeps results from before this key valid
     return {
         "digest": model.digest(),
         "name": config.name,  # selects the paper's figures
@@ -183,16 +183,18 @@ def check_comparable(model: DiffAE, baseline: DiffAE | None, others: tuple[DiffA
         raise UserError(f"{shown(baseline.config.name)} has a z, so it cannot be the baseline. Use a DDIM without z.")
     sizes = Counter(other.config.model.z_dim for other in (model, *others))
     if others and (None in sizes or max(sizes.values()) > 1):
-        raise UserError("Models are compared by the size of their z, so each must have a z of a different size.")
+        size, count = sizes.most_common(1)[0]
+        problem = "A model has no z" if None in sizes else f"{count} models have a z of {size} dimensions"
+        raise UserError(f"{problem}, but models are compared by the size of z. Use models whose z differ in size.")
 
 
 def public_networks(model: DiffAE, settings: ConfigDict) -> Networks:
-    """Returns the networks of FID and LPIPS, and for each missing one a note with the reason.
+    """Returns the networks of FID and LPIPS, and a note with the reason for each missing network.
 
     Raises UserError if a file is not the published one.
     """
     paths = {name: settings[name] or None for name in ("inception", "alexnet", "lpips")}
-    with together():  # reports a file that only one process cannot read to all of them
+    with together():  # if one process cannot read a file, all processes raise the error
         inception, no_inception = None, inception_problem(model.image_shape)
         if not no_inception:
             inception, no_inception = load_inception(model.mesh, paths["inception"], download=settings.download)
@@ -207,7 +209,7 @@ def _skip_notes(metric: str, reason: str) -> tuple[str, ...]:
 
 
 def training_overlap(images: Source, training: Source | None) -> str | None:
-    """Returns a warning if measured images are also training images, by their content."""
+    """Returns a warning if measured images have the same content as training images."""
     if training is None or training is images:
         return None
     training_hashes = set(_hashes(training, images).values())
@@ -215,8 +217,8 @@ def training_overlap(images: Source, training: Source | None) -> str | None:
     if not shared:
         return None
     return (
-        f"{len(shared):,} of the {len(images):,} images are also training images ({list_some(shared)}). Their figures "
-        f"are better than those of unseen images."
+        f"{len(shared):,} of the {len(images):,} images are also training images ({list_some(shared)}). Figures on "
+        f"these images are better than on unseen ones."
     )
 
 
@@ -232,7 +234,8 @@ def resized_images(images: Source) -> str | None:
 def _hashes(source: Source, other: Source) -> dict[str, bytes]:
     """Returns a hash of the content of each image that may also be in the other source.
 
-    Files can only be the same if both sources consist of files, and only if their sizes are equal.
+    Hashes only files of equal size, because only these can be equal. Hashes nothing if only one
+    source consists of files.
     """
     paths, other_paths = file_paths(source), file_paths(other)
     if paths and other_paths:
@@ -312,12 +315,13 @@ def commit() -> str:
 
 
 def _time_estimate(study: Study, programs: list[str]) -> str:
-    """Returns the end of a sentence with the expected duration, based on the speed of training.
+    """Returns text such as ". This takes at most about 5 min", to append to a sentence.
 
-    A training step takes at least three times as long as a call of the network.
+    It is based on the speed of training: a training step takes at least three times as long as a
+    call of the network.
     """
     if not study.images_per_second:
         return ""
     num_calls = sum(PROGRAMS[name].num_calls(study) for name in programs)
     expected = duration(num_calls / (3 * study.images_per_second) + 1)
-    return f". This takes about {expected} or less, plus some time for compilation"
+    return f". This takes at most about {expected}, plus compilation"

@@ -175,7 +175,8 @@ def _moments(features: Float[np.ndarray, "n d"] | Moments) -> Moments:
             moments.add(features[start : start + ROWS])
     if broken or moments.count < 2:
         given = f"{len(features):,}, of which {broken:,} contain NaN or infinity" if broken else f"{moments.count}"
-        raise UserError(f"A Frechet distance needs at least two rows of finite features, not {given}.")
+        fix = "Check the network that computed them" if broken else "Use more images"
+        raise UserError(f"A Frechet distance needs at least two rows of finite features, not {given}. {fix}.")
     return moments
 
 
@@ -216,8 +217,8 @@ def frechet_distance(
     if not np.isfinite(distance):
         largest = max(np.abs(moments.mean).max() for moments in (first, second))
         raise UserError(
-            f"The Frechet distance is {distance}: with feature means up to {largest:.1e} it exceeds the range of "
-            f"float64. Check whether a network has diverged."
+            f"The Frechet distance exceeds the range of float64 (feature means up to {largest:.1e}). Check whether a "
+            f"network diverged."
         )
     return float(distance)
 
@@ -273,15 +274,18 @@ def kernel_distance(
         network the mean is the KID.
 
     Raises:
-        UserError: If features are not finite, or if a subset has fewer than two rows or more than
-            there are.
+        UserError: If features are not finite, if a subset has fewer than two rows, or if
+            `subset_size` exceeds the number of rows.
 
     Source: Binkowski et al., 2018.
     """
     sets = [np.asarray(values, np.float64) for values in (features, others)]
     broken = sum(map(_broken_rows, sets))
     if broken:
-        raise UserError(f"A kernel distance needs finite features: {broken:,} rows contain NaN or infinity.")
+        raise UserError(
+            f"A kernel distance needs finite features, but {broken:,} rows contain NaN or infinity. Check the network "
+            f"that computed them."
+        )
     smallest = min(map(len, sets))
     size = min(1000, smallest) if subset_size is None else subset_size
     if not 2 <= size <= smallest:

@@ -40,7 +40,7 @@ class Figure:
     def texts(self) -> tuple[str, ...]:
         """Returns the number and the ends of its interval as texts.
 
-        They have as many digits as the width of the interval supports.
+        The width of the interval decides the number of digits.
         """
         if self.low is None or self.high is None:
             return (rounded(self.value),)
@@ -68,7 +68,7 @@ class Section:
     title: str  # names the table or figure of the paper
     figures: tuple[Figure, ...] = ()
     pictures: tuple[Picture, ...] = ()
-    notes: tuple[str, ...] = ()  # sentences on what was skipped and on what a number means
+    notes: tuple[str, ...] = ()  # sentences about what was skipped and what a number means
 
     def find(self, metric: str, row: str, column: str | None = None) -> Figure | None:
         """Returns the figure of a metric, row and column (None: the first one), or None."""

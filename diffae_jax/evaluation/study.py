@@ -30,7 +30,7 @@ Distance = Callable[[np.ndarray, np.ndarray], Float[np.ndarray, "n"]]
 
 
 class Networks(NamedTuple):
-    """The networks of FID and LPIPS, and for each missing one a note with the reason."""
+    """The networks of FID and LPIPS, and a note with the reason for each missing network."""
 
     inception: FeatureSpace | None = None
     lpips: Distance | None = None
@@ -57,7 +57,7 @@ class Study:
 
     @cached_property
     def chosen(self) -> np.ndarray:
-        """The numbers of the measured images, at most `num_images` of them."""
+        """The indices of the measured images, at most `num_images` of them."""
         return choose(len(self.images), self.settings.num_images, self.seed)
 
     @property
@@ -82,7 +82,7 @@ class Study:
     def write_images(self, first: int, images: Float[np.ndarray, "n *shape"], *folders: str) -> None:
         """Writes generated images as PNG files into nested folders, if `keep_images` is set.
 
-        `first` is the number of the first image, for its file name.
+        `first` is the index of the first image, for its file name.
         """
         if not self.settings.keep_images or not is_main_process():
             return
@@ -93,11 +93,11 @@ class Study:
                 picture.save(scratch)
 
 
-def as_float(source: Source, numbers: np.ndarray) -> Float[np.ndarray, "n *shape"]:
-    """Reads the images of a source with these numbers, in [-1, 1]."""
-    return to_float(read(source, numbers))
+def as_float(source: Source, indices: np.ndarray) -> Float[np.ndarray, "n *shape"]:
+    """Reads the images of a source with these indices, in [-1, 1]."""
+    return to_float(read(source, indices))
 
 
 def encoded(model: DiffAE, images: Float[np.ndarray, "n *shape"]) -> Float[np.ndarray, "n d"] | None:
-    """Returns the z of images, or None for a DDIM baseline, as `invert` and `decode` accept it."""
+    """Returns the z of images, or None for a DDIM baseline. `invert` and `decode` accept both."""
     return None if model.config.model.z_dim is None else model.encode(images)

@@ -1,4 +1,4 @@
-"""Inference with a trained model: `DiffAE`, its compiled programs, edits, batches and bundles.
+"""Inference with a trained model: `DiffAE`, its compiled functions, edits, batches and bundles.
 
 Imports no stage and no command.
 """

@@ -1,4 +1,4 @@
-"""Applies programs to arrays of any length, in batches of a few sizes that fit the devices."""
+"""Applies compiled functions to arrays of any length, in batches that fit the devices."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,8 +12,8 @@ from diffae_jax.runtime.cluster import is_main_process
 from diffae_jax.runtime.process import forbid_forks
 from diffae_jax.runtime.sharding import on_host, shard_array, split_batch
 
-BATCH_ELEMENTS = 2**22  # the most image values in the batch of one device
-BATCH_IMAGES = 1024  # the most images in it: more small ones would take memory and save no time
+BATCH_ELEMENTS = 2**22  # maximum image values in the batch of one device
+BATCH_IMAGES = 1024  # maximum images per batch; more would take memory without saving time
 
 
 def in_batches(function: Callable, params: Params, mesh: Mesh, image_size: int, *arrays: Any, what: str) -> np.ndarray:
@@ -43,8 +43,8 @@ def images_at_once(image_size: int) -> int:
 def batch_sizes(count: int, limit: int, num_devices: int) -> Iterator[tuple[int, int]]:
     """Yields the start and the size of each batch: at most `limit` for each device.
 
-    The last batch is padded. A program is compiled once for each batch size, in 3 to 14 s. With
-    padding, 5, 6, 7 and 8 images share one compiled program.
+    The last batch is padded. A function is compiled once for each batch size, in 3 to 14 s. With
+    padding, 5, 6, 7 and 8 images share one compiled function.
     """
     largest = limit * num_devices
     for start in range(0, count, largest):

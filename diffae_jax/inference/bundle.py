@@ -31,7 +31,7 @@ from diffae_jax.runtime.errors import UserError, shown
 from diffae_jax.runtime.files import MAX_JSON_BYTES, os_errors_as_user_errors, read_json
 
 FORMAT = 1
-LONGEST_PROBE_FILE = 250  # characters of a file name; a character of a probe's name takes up to twelve
+LONGEST_PROBE_FILE = 250  # characters of a file name; each character of a probe's name may become twelve
 MAX_HEADER_BYTES = 4 * 2**20  # of the file of weights
 MANIFEST, CONFIG, WEIGHTS, LATENTS, PROBES = (
     "manifest.json",
@@ -66,14 +66,16 @@ def check_free(path: Path) -> None:
     with os_errors_as_user_errors(path, "written"):
         if not path.exists() or (path.is_dir() and not any(path.iterdir())):
             return
-        # other programs have manifests, too
+        # other software also writes manifests
         files = read_manifest(path)["files"] if (path / MANIFEST).is_file() else {}
         if not ({CONFIG, WEIGHTS} <= files.keys() and all(map(_may_hold, files))):
-            raise UserError(f"{path} exists and is not a bundle. Use an unused path.")
+            raise UserError(f"{path} exists and is not a bundle. Choose a path that does not exist yet.")
         existing = {file.relative_to(path).as_posix() for file in path.rglob("*") if not file.is_dir()}
     others = existing - {MANIFEST, *files}
     if others:
-        raise UserError(f"{path} holds {shown(min(others))}, which is not part of a bundle. Use an unused path.")
+        raise UserError(
+            f"{path} holds {shown(min(others))}, which is not part of a bundle. Choose a path that does not exist yet."
+        )
 
 
 def _may_hold(name: str) -> bool:
@@ -89,12 +91,12 @@ def write_bundle(path: Path, bundle: Bundle) -> None:
     check_free(path)
     contents = probe_files(bundle.probes.values())
     try:
-        path = path.resolve()  # "." has no name
+        path = path.resolve()  # because the path "." has no name
     except (OSError, RuntimeError) as error:
-        raise UserError(f"{path} cannot be written: it is a symbolic link to itself.") from error
+        raise UserError(f"{path} cannot be written: it is a symbolic link to itself. Use another path.") from error
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # a scratch folder next to the bundle, so renaming is enough; always removed
+        # on the bundle's disk, so renaming works; the scratch folder is always removed
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch:
             new, old = Path(scratch) / "new", Path(scratch) / "old"
             (new / PROBES).mkdir(parents=True)
@@ -142,7 +144,7 @@ def probe_files(probes: Iterable[Probe | ClassProbe]) -> dict[str, str]:
         content = json.dumps(probe.as_json())
         if len(content) > MAX_JSON_BYTES:
             raise UserError(
-                f"Probe {shown(probe.name)} takes {len(content):,} bytes, but its file may have {MAX_JSON_BYTES:,}. "
+                f"Probe {shown(probe.name)} takes {len(content):,} bytes, more than the limit of {MAX_JSON_BYTES:,}. "
                 f"Fit the probe to fewer classes."
             )
         contents[_file_of(probe.name)] = content
@@ -163,15 +165,13 @@ def _file_of(name: str) -> str:
 
 
 def read_probe(file: Path) -> Probe | ClassProbe:
-    """Reads one of `probe_files`.
+    """Reads a probe from its file.
 
-    Raises UserError if it is not a probe or has another file's name.
+    Raises UserError if it is not a probe, or if the file name does not fit the probe.
     """
     probe = probe_from_json(read_json(file))
     if file.name != _file_of(probe.name):
-        raise UserError(
-            f"{file} holds the probe {shown(probe.name)}, which belongs in another file. Remove that file or rename it."
-        )
+        raise UserError(f"{file} must be named {shown(_file_of(probe.name))}, after its probe. Rename or remove it.")
     return probe
 
 
@@ -198,13 +198,13 @@ def read_bundle(path: Path) -> Bundle:
         The bundle in memory.
 
     Raises:
-        UserError: if a file is missing, damaged or not part of a bundle, or if the format is
-            newer.
+        UserError: if a file is missing, damaged or not part of a bundle, or if this
+            version cannot read its newer format.
     """
     manifest = read_manifest(path)
     if manifest["format"] > FORMAT:
         raise UserError(
-            f"{path} is a bundle of format {shown(manifest['format'])} and this version reads up to {FORMAT}. Update "
+            f"{path} is a bundle of format {shown(manifest['format'])}, but this version reads up to {FORMAT}. Update "
             f"with pip install --upgrade diffae_jax."
         )
     names = _checked_files(path, manifest["files"])
@@ -217,7 +217,7 @@ def read_bundle(path: Path) -> Bundle:
 
 
 def _read_weights(file: Path) -> dict[str, np.ndarray]:
-    """Reads weights by their flat names. Raises UserError unless all are finite float32."""
+    """Reads weights by their dotted names. Raises UserError unless all are finite float32."""
     with os_errors_as_user_errors(file), file.open("rb") as handle:
         size = int.from_bytes(handle.read(8), "little")
     if size > MAX_HEADER_BYTES:  # safetensors allows 100 MB, which take 25 s and 2 GB
@@ -230,12 +230,14 @@ def _read_weights(file: Path) -> dict[str, np.ndarray]:
             others = [name for name in names if opened.get_slice(name).get_dtype() != "F32"]
             weights = {} if others else {name: opened.get_tensor(name) for name in names}
     except (OSError, ValueError, SafetensorError) as error:
-        raise UserError(f"{file} cannot be read: {shown(str(error))}.") from error
+        raise UserError(f"{file} cannot be read: {shown(str(error))}. Get the bundle again.") from error
     if others:
-        raise UserError(f"{file} cannot be read: its {shown(others[0])} is not of type F32.")
+        raise UserError(f"{file} cannot be read: its {shown(others[0])} is not float32. Get the bundle again.")
     for name, array in weights.items():
         if not np.isfinite(array).all():
-            raise UserError(f"{file} cannot be used: its {shown(name)} holds values that are not finite.")
+            raise UserError(
+                f"{file} cannot be used: its {shown(name)} holds values that are not finite. Get the bundle again."
+            )
     return weights
 
 
@@ -248,7 +250,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
         or manifest["format"] < 1
         or not isinstance(manifest.get("files"), dict)
     ):
-        raise UserError(f"{path / MANIFEST} is not the manifest of a bundle.")
+        raise UserError(f"{path / MANIFEST} is not the manifest of a bundle. Check the path, or get the bundle again.")
     return manifest
 
 

@@ -18,7 +18,7 @@ from diffae_jax.probes import ClassProbe, Probe
 from diffae_jax.runtime.arrays import is_traced, is_tracing, refuse_traced
 from diffae_jax.runtime.errors import UserError, shown
 
-MAX_NUMBER = 2**31 - 1  # of an image that is drawn
+MAX_INDEX = 2**31 - 1  # the largest index of a drawn image
 
 
 def check_parts(
@@ -31,7 +31,7 @@ def check_parts(
     """Raises UserError if the parts of a model do not fit together or its weights are traced."""
     if is_traced(*jax.tree.leaves((params, prior))):
         raise UserError(
-            "The weights of DiffAE cannot be traced. To transform a function of the weights, call the programs of "
+            "The weights of DiffAE cannot be traced. To transform a function of the weights, call the functions of "
             "diffae_jax.inference.programs, which take the weights as an argument."
         )
     if prior is not None and statistics is None:
@@ -46,7 +46,7 @@ def check_parts(
 
 
 def as_sampler(sampler: Any) -> Sampler:
-    """Returns the sampler that is given itself or by its name.
+    """Returns `sampler`, or the sampler of that name.
 
     Raises UserError for an unknown name.
     """
@@ -73,14 +73,14 @@ def refuse_tracing(method: str, *values: Any, instead: str) -> None:
         raise UserError(f"{method} works on the host. Call it outside jit, grad and vmap, {instead}.")
 
 
-def numbers_of_images(first: int, count: int) -> Int[np.ndarray, "n"]:
-    """Returns `count` numbers of images from `first` on.
+def indices_of_images(first: int, count: int) -> Int[np.ndarray, "n"]:
+    """Returns the indices of `count` images from `first` on.
 
     Raises UserError if they are out of range.
     """
-    refuse_traced("The number of the first image", first)
-    if not (isinstance(first, numbers.Integral) and 0 <= first <= MAX_NUMBER - count):
-        raise UserError(f"The number of the first image must be from 0 to {MAX_NUMBER:,}, not {shown(first)}.")
+    refuse_traced("The index of the first image", first)
+    if not (isinstance(first, numbers.Integral) and 0 <= first <= MAX_INDEX - count):
+        raise UserError(f"The index of the first image must be from 0 to {MAX_INDEX - count:,}, not {shown(first)}.")
     return np.arange(first, first + count)
 
 

@@ -21,7 +21,7 @@ from diffae_jax.diffusion.process import image_process, latent_process
 from diffae_jax.diffusion.samplers import DDIM_INVERSION, Sampler
 from diffae_jax.inference import batching, checks, editing, programs
 from diffae_jax.inference.bundle import Bundle, check_probe_name, write_bundle
-from diffae_jax.inference.checks import as_sampler, check_count, check_seed_or_traced, numbers_of_images, refuse_tracing
+from diffae_jax.inference.checks import as_sampler, check_count, check_seed_or_traced, indices_of_images, refuse_tracing
 from diffae_jax.inference.editing import Strength
 from diffae_jax.inference.inputs import as_codes, as_images
 from diffae_jax.inference.loading import from_bundle, read_model
@@ -85,14 +85,14 @@ class DiffAE:
 
     **Images** as arguments may be a uint8 array, a float array in [-1, 1], a PIL image or a file
     path. A list of these, or the path of a data set, works as well. A single image may come
-    without its first axis. Each kind of conversion is logged once as a warning. As results,
-    images are float32 in [-1, 1].
+    without its first axis. Each kind of conversion is logged once as a warning. Methods return
+    images as float32 in [-1, 1].
 
     **Batches.** A call may have any number of images. They are split into batches that fit the
     devices. JAX compiles a method once for each batch shape and number of steps.
 
     **JAX transformations.** Most methods also work on traced arrays, inside `jax.jit`, `jax.grad`
-    and `jax.vmap`. There, the whole input is one batch. The other methods state the restriction.
+    and `jax.vmap`. There, the whole input is one batch. Methods that do not work there say so.
 
     **Errors.** All methods raise `UserError`, a `ValueError`, if an argument has a wrong shape,
     type or range.
@@ -167,7 +167,8 @@ class DiffAE:
     def _images_seen(self) -> int | None:
         """Returns how many images the autoencoder was trained on, or None if that is unknown."""
         seen = self.origin.get("images_seen")
-        counts_latents = "imported_from" in self.origin and self.prior is not None  # of the prior, trained last
+        # the count is that of the prior, which is trained last
+        counts_latents = "imported_from" in self.origin and self.prior is not None
         return seen if type(seen) is int and 0 <= seen < 2**63 and not counts_latents else None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -204,9 +205,9 @@ class DiffAE:
             The model, on the devices.
 
         Raises:
-            UserError: if the path is neither, if the bundle is damaged or has a newer format, if
-                the run's latent codes belong to another autoencoder, or if the encoder is not
-                imported.
+            UserError: if the path is neither a bundle nor a run folder, if the bundle is damaged
+                or has a newer format, if the run's latent codes belong to another autoencoder, or
+                if the encoder is not imported.
         """
         mesh = mesh or make_mesh()
         return cls(**read_model(Path(path), mesh, encoder), mesh=mesh)
@@ -282,7 +283,8 @@ class DiffAE:
         Args:
             images: images in any form that `DiffAE` lists.
             z: their latent codes, [N, D]; by default `encode(images)`.
-            num_steps: network calls, 1 to 1,000; by default 100. More steps invert more exactly.
+            num_steps: network calls, 1 to 1,000; by default 100. More steps give a more
+                exact inversion.
 
         Returns:
             The stochastic codes x_T, [N, *spatial, C].
@@ -305,8 +307,8 @@ class DiffAE:
     ) -> Float[AnyArray, "n *shape"]:
         """Decodes codes to images: z and x_T to image.
 
-        The function is differentiable in z and x_T. The memory of its gradient grows with the
-        square root of the number of steps.
+        The function is differentiable in z and x_T. The memory that its gradient needs grows
+        with the square root of the number of steps.
 
         Args:
             z: latent codes, [N, D]; None for a DDIM baseline.
@@ -373,7 +375,7 @@ class DiffAE:
         """
         check_seed_or_traced(seed)
         if np.ndim(numbers) != 1:
-            raise UserError(f"The numbers of images must have the shape (N,), not {np.shape(numbers)}.")
+            raise UserError(f"`numbers` must hold image indices in the shape (N,), not {np.shape(numbers)}.")
         draw, traced = partial(programs.noise, seed=seed, shape=self.image_shape), is_traced(seed)
         return self._apply(
             lambda _, numbers: draw(indices=numbers), numbers, description="drawing noise", traced=traced
@@ -392,7 +394,7 @@ class DiffAE:
 
         Args:
             images: images in any form that `DiffAE` lists.
-            num_steps: network calls of each direction, 1 to 1,000; by default 100.
+            num_steps: network calls in each direction, 1 to 1,000; by default 100.
             infer_x_T: if True, decode each image's own x_T, for a near-exact reconstruction. If
                 False, decode a random x_T, which shows what z holds.
             seed: 0 to 2**31 - 1; by default 0. Only used for a random x_T.
@@ -447,7 +449,7 @@ class DiffAE:
         check_seed_or_traced(seed)
         sampler = as_sampler(sampler)
         z = self.encode(images)
-        x_T = self.noise(numbers_of_images(first * num_variations, len(z) * num_variations), seed)
+        x_T = self.noise(indices_of_images(first * num_variations, len(z) * num_variations), seed)
         decoded = self.decode(z[np.arange(len(x_T)) // num_variations], x_T, num_steps, sampler=sampler)
         decoded = decoded.reshape(len(z), num_variations, *self.image_shape)
         return Variations(decoded, decoded.mean(axis=1), editing.deviation(decoded))
@@ -468,7 +470,7 @@ class DiffAE:
             image_b: another image.
             num_frames: frames, at least 1; by default 8. The first and the last are the
                 reconstructions of the two images.
-            num_steps: network calls of each direction, 1 to 1,000; by default 100.
+            num_steps: network calls in each direction, 1 to 1,000; by default 100.
             sampler: a name in `diffusion.samplers.SAMPLERS`, or your own `Sampler`.
 
         Returns:
@@ -589,7 +591,7 @@ class DiffAE:
             strength: -1,000 to 1,000, in units of sqrt(D) standard deviations of z; by default
                 0.3. 0 gives exactly the reconstruction, and negative values move away from the
                 label.
-            num_steps: network calls of each direction, 1 to 1,000; by default 100.
+            num_steps: network calls in each direction, 1 to 1,000; by default 100.
             to: instead of a strength, what the probe predicts after the edit: a probability
                 between 0 and 1 (binary), or a value in the unit of the labels (continuous).
             sampler: a name in `diffusion.samplers.SAMPLERS`, or your own `Sampler`.
@@ -693,9 +695,9 @@ class DiffAE:
         Source: Sec. 4, Sec. 5.7.
         """
         self._check_sampling(num_images, seed, num_steps, num_latent_steps)
-        numbers = numbers_of_images(first, num_images)
+        indices = indices_of_images(first, num_images)
         if self.config.model.z_dim is None:
-            return self.decode(None, self.noise(numbers, seed), num_steps, sampler=sampler)
+            return self.decode(None, self.noise(indices, seed), num_steps, sampler=sampler)
         draw = partial(
             programs.sample,
             prior=self.prior,
@@ -707,7 +709,7 @@ class DiffAE:
             sampler=as_sampler(sampler),
             num_steps=(num_steps, num_latent_steps),
         )
-        return self._apply(draw, numbers, description="sampling", traced=is_traced(seed))
+        return self._apply(draw, indices, description="sampling", traced=is_traced(seed))
 
     def sample_class(
         self,
@@ -750,8 +752,8 @@ class DiffAE:
         refuse_tracing("sample_class", num_images, positive, seed, max_tries, instead="or use sample")
         check_num_steps(num_steps)
         sampler = as_sampler(sampler)
-        z, numbers = self.sample_latents(num_images, probe, positive, seed, num_latent_steps, max_tries)
-        return self.decode(z, self.noise(numbers, seed), num_steps, sampler=sampler)
+        z, indices = self.sample_latents(num_images, probe, positive, seed, num_latent_steps, max_tries)
+        return self.decode(z, self.noise(indices, seed), num_steps, sampler=sampler)
 
     def sample_latents(
         self,
@@ -797,7 +799,7 @@ class DiffAE:
                 f"{max_tries * num_latents:,}."
             )
         sign = 1 if positive else -1
-        z, numbers, accepted = on_host(
+        z, indices, accepted = on_host(
             programs.latents_of_class(
                 self.prior,
                 sign * probe.weights,
@@ -812,28 +814,31 @@ class DiffAE:
                 split=split_batch(self.mesh),
             )
         )
-        attribute = f"{'' if positive else 'not '}{shown(probe.name)}"
+        label = f"{'' if positive else 'not '}{shown(probe.name)}"
         if accepted < num_latents:
             raise UserError(
-                f"{accepted:,} of {max_tries * num_latents:,} z drawn are {attribute}, but {num_latents:,} were "
+                f"{accepted:,} of {max_tries * num_latents:,} z drawn are {label}, but {num_latents:,} were "
                 f"requested. Request fewer images or set a higher max_tries."
             )
-        z, numbers = z[:num_latents], numbers[:num_latents]
-        drawn = numbers[-1] + 1  # until there were enough; how many the last batch adds depends on the devices
-        note(f"{num_latents:,} of {drawn:,} z drawn are {attribute} ({num_latents / drawn:.1%}).")
-        return self.statistics.denormalize(z), numbers
+        z, indices = z[:num_latents], indices[:num_latents]
+        # count z only to the last accepted one: the size of the last batch depends on the devices
+        drawn = indices[-1] + 1
+        note(f"{num_latents:,} of {drawn:,} z drawn are {label} ({num_latents / drawn:.1%}).")
+        return self.statistics.denormalize(z), indices
 
     # --- checks ----------------------------------------------------------------------------------
 
     def check_has_encoder(self) -> None:
         """Raises UserError if the model is a DDIM baseline."""
         if self.config.model.z_dim is None:
-            raise UserError(f"{self.config.name} is a DDIM baseline: it has no encoder and no z.")
+            raise UserError(f"{self.config.name} is a DDIM baseline: it has no encoder and no z. Use a model with z.")
 
     def check_normalized(self) -> None:
         """Raises UserError if the model cannot normalize z, which probes need."""
         if self.config.model.z_dim is None:
-            raise UserError(f"{shown(self.config.name)} is a DDIM baseline: it has no z for probes.")
+            raise UserError(
+                f"{shown(self.config.name)} is a DDIM baseline: it has no z for probes. Use a model with z."
+            )
         if self.statistics is None:
             raise UserError(
                 f"{shown(self.config.name)} has no mean and standard deviation of z, which probes need. Compute them "
@@ -878,7 +883,7 @@ class DiffAE:
         """Checks z, and that there are `count` of them if given. Traced arrays stay traced."""
         name, z_dim = shown(self.config.name), self.config.model.z_dim
         if z is None and z_dim is not None:
-            raise UserError(f"{name} needs z of {z_dim} numbers for each image.")
+            raise UserError(f"z is None, but {name} needs z of {z_dim} dimensions. Pass z=encode(images).")
         if z is not None and z_dim is None:
             raise UserError(f"{name} is a DDIM baseline, which has no z. Use z=None.")
         if z is None:
@@ -904,7 +909,7 @@ class DiffAE:
         return self.statistics.normalize(self._z(z))
 
     def _direction(self, probe):
-        """Returns the probe with a single direction that is given itself or by its name."""
+        """Returns `probe`, or the probe of that name, which must have a single direction."""
         return editing.as_direction(self._probe(probe))
 
     def _probe(self, probe):
@@ -914,7 +919,7 @@ class DiffAE:
     # --- compiled functions ----------------------------------------------------------------------
 
     def _weights_on_host(self):
-        """A collective: every process takes part."""
+        """Returns the weights on the host. All processes must call it together."""
         return on_host({"autoencoder": self.params} | ({} if self.prior is None else {"prior": self.prior}))
 
     def _encode_arrays(self, images):

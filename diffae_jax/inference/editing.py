@@ -34,7 +34,7 @@ def moved(
         strengths = (jnp if is_traced(strength) else np).full(len(z), strength)
     else:
         strengths = probe.strength_to_reach(statistics.normalize(z), to)
-    # adding a change keeps z exact at strength 0; to normalize and denormalize z would round
+    # adding a change keeps z exact at strength 0; normalizing and denormalizing z would round it
     return z + strengths[:, None].astype(np.float32) * (probe.shift(1.0) * statistics.std)
 
 
@@ -57,7 +57,7 @@ def check_edit(probe: Probe, strength: Any, to: Any) -> None:
 
 
 def as_probe(probe: Any, probes: Mapping[str, Probe | ClassProbe], z_dim: int) -> Probe | ClassProbe:
-    """Returns the probe that is given itself or by its name in `probes`.
+    """Returns `probe`, or the probe of that name in `probes`.
 
     Raises UserError if there is no such probe, or if it reads z of a different size.
     """
@@ -70,10 +70,7 @@ def as_probe(probe: Any, probes: Mapping[str, Probe | ClassProbe], z_dim: int) -
 
 
 def as_direction(probe: Probe | ClassProbe) -> Probe:
-    """Returns the probe itself.
-
-    Raises UserError if it has several classes, so several directions.
-    """
+    """Returns the probe. Raises UserError if it has one direction per class."""
     if isinstance(probe, ClassProbe):
         names = list_some(each.name for each in probe.classes.values())
         raise UserError(f"Probe {shown(probe.name)} has a direction for each class. Choose one of {names}.")

@@ -41,7 +41,7 @@ FORMATS = (".npz", ".parquet")
 def encode_chunks(folder: Path, chunks: list[tuple[str, Source, int]], encode: Encode) -> None:
     """Encodes chunks and writes each to the folder.
 
-    A chunk is a split, a source and its first image's number.
+    A chunk is (split, source, index of its first image).
     """
     encoded = _encoded([(source, start) for _, source, start in chunks], encode)
     for (split, source, start), z in zip(chunks, encoded, strict=True):
@@ -49,7 +49,10 @@ def encode_chunks(folder: Path, chunks: list[tuple[str, Source, int]], encode: E
 
 
 def _encoded(chunks: list[tuple[Source, int]], encode: Encode) -> Iterator[Float[np.ndarray, "n d"]]:
-    """Yields z of each chunk, a source and its first image's number, and shows the progress."""
+    """Yields z of each chunk and shows progress.
+
+    A chunk is (source, index of its first image).
+    """
     stops = [min(start + CHUNK_SIZE, len(source)) for source, start in chunks]
     total = sum(stop - start for stop, (_, start) in zip(stops, chunks, strict=True))
     with contextlib.closing(Progress("images", total, 0)) as progress:
@@ -61,7 +64,7 @@ def _encoded(chunks: list[tuple[Source, int]], encode: Encode) -> Iterator[Float
 def encoder(config: ConfigDict, params: Params, batch_size: int) -> Encode:
     """Returns a function that encodes a range of a source's images on the devices of this process.
 
-    `batch_size` is the most images that these devices take together at a time.
+    `batch_size` is the maximum number of images per batch over these devices.
     """
     mesh = make_mesh(jax.local_devices())
     graphdef, _ = abstract_model(builder(config, resolve_precision(config.train.precision)))
@@ -173,7 +176,7 @@ def _encoder_of(model: DiffAE, num_images: int) -> Encode:
 
 
 def _check_inputs(folder: Path, inputs: dict[str, Any], source: Source) -> None:
-    """Records model and images in the folder of chunks, once every image could be read.
+    """Checks that every image can be read, then records model and images in the folder of chunks.
 
     Raises UserError if the folder holds chunks of another model or of other images.
     """
@@ -185,4 +188,6 @@ def _check_inputs(folder: Path, inputs: dict[str, Any], source: Source) -> None:
     recorded = read_inputs(folder)
     for name, cause in (("model", "another model"), (SPLIT, "other images"), ("content", "other images")):
         if recorded.get(name) != inputs[name]:
-            raise UserError(f"{folder} holds z of {cause}. Remove that folder to start again, or use another file.")
+            raise UserError(
+                f"{folder} holds z of {cause}. Remove that folder to start again, or choose another output file."
+            )

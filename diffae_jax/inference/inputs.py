@@ -76,7 +76,7 @@ def as_codes(name: str, codes: Any, shape: tuple[int, ...]) -> Float32[AnyArray,
     bad = ~np.isfinite(array.reshape(len(array), -1)).all(1)
     if bad.any():
         raise UserError(
-            f"{bad.sum()} of {len(bad)} {name} hold values that are not finite, the first is number {bad.argmax()}."
+            f"{bad.sum()} of {len(bad)} {name} hold values that are not finite; the first is at index {bad.argmax()}."
         )
     return array
 
@@ -216,5 +216,5 @@ def _fix_for_shape(shape: tuple[int, ...], image_shape: tuple[int, ...]) -> str:
 def _refuse(wrong: np.ndarray, defect: str, fix: str) -> None:
     if wrong.any():
         raise UserError(
-            f"{wrong.sum()} of {len(wrong)} images hold {defect}, the first is number {wrong.argmax()}. {fix}."
+            f"{wrong.sum()} of {len(wrong)} images hold {defect}; the first is at index {wrong.argmax()}. {fix}."
         )

@@ -23,9 +23,9 @@ from diffae_jax.training.checkpoint import latest_step, load_ema
 def read_model(path: Path, mesh: Mesh, encoder: type[nnx.Module] | None = None) -> dict[str, Any]:
     """Returns the arguments of `DiffAE` from a bundle, or the EMA weights of a run folder.
 
-    `encoder` replaces the encoder that the config names. Raises UserError if the path is neither,
-    or if the bundle is damaged or has a newer format. Also raises UserError if the run's latent
-    codes belong to another autoencoder.
+    `encoder` replaces the encoder that the config names. Raises UserError if the path is neither a
+    bundle nor a run folder, or if the bundle is damaged or has a newer format. Also raises
+    UserError if the run's latent codes belong to another autoencoder.
     """
     with os_errors_as_user_errors(path):
         is_bundle = (path / MANIFEST).exists()

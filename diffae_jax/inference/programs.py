@@ -59,7 +59,7 @@ def _walk(
     return walk(sampler, process.predictor(network.noise_predictor(rows.t, *condition), clip), x, rows)
 
 
-STATIC = ("graphdef", "process", "sampler", "num_steps")  # the programs below are compiled for each value
+STATIC = ("graphdef", "process", "sampler", "num_steps")  # the functions below are compiled for each value
 
 
 @partial(jax.jit, static_argnames=STATIC)
@@ -93,8 +93,8 @@ def decode(
         x_T: [N, *spatial, C].
         z: [N, D], or None for a DDIM baseline.
         graphdef: the structure of the autoencoder.
-        remat: if True, the memory of a gradient grows with the square root of the number of steps
-            instead of linearly, at the price of recomputation. By default False.
+        remat: if True, the memory that a gradient needs grows with the square root of the number
+            of steps instead of linearly, at the price of recomputation. By default False.
         **settings: `process` (a `Process`), `sampler` (such as `DDIM`), `num_steps` (1 to 1,000).
 
     Returns:
@@ -128,7 +128,7 @@ def progress(params: Params, x_T: Array, z: Array | None, *, graphdef: nnx.Graph
 def _keys(seed: Array, indices: Int[Array, "n"]) -> Key[Array, "2 n"]:
     """Returns two keys for each image, for x_T and z.
 
-    They depend only on the seed and its number.
+    They depend only on the seed and the index of the image.
     """
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), indices)
     return jax.vmap(jax.random.split, out_axes=1)(keys)
@@ -150,11 +150,11 @@ def noise(seed: Array, indices: Array, *, shape: tuple[int, ...]) -> Array:
 
     Args:
         seed: one whole number.
-        indices: the numbers of the images, [N].
+        indices: the indices of the images, [N].
         shape: the shape of an image, (*spatial, C).
 
     Returns:
-        x_T, [N, *spatial, C]. Each depends only on the seed and its number.
+        x_T, [N, *spatial, C]. Each depends only on the seed and the index of its image.
     """
     return _normal(_keys(seed, indices)[0], shape)
 
@@ -177,7 +177,7 @@ def sample(
 
     Args:
         params: the weights of the autoencoder.
-        indices: the numbers of the images, [N].
+        indices: the indices of the images, [N].
         prior: the weights of the prior.
         statistics: mean and standard deviation of z, [D] each.
         seed: one whole number.
@@ -222,20 +222,20 @@ def latents_of_class(
 
     Args:
         prior: the weights of the prior.
-        weights: the weights of the probe, [D]; negated, z without the attribute are drawn.
-        bias: the bias of the probe, negated with the weights.
+        weights: the weights of the probe, [D].
+        bias: the bias of the probe. Negate weights and bias to draw z that the probe rejects.
         seed: one whole number.
         num_images: how many z to accept.
-        max_tries: the most candidates to draw.
+        max_tries: the maximum number of candidates to draw.
         graphdef: the structure of the prior.
         process: the process of z.
         num_steps: network calls for each z, 1 to 1,000.
         num_places: the rows of the result, at least `num_images`. A rounded number lets several
-            values of `num_images` share one compiled program.
+            values of `num_images` share one compiled function.
         split: the sharding of candidates over the devices.
 
     Returns:
-        The first accepted normalized z, [num_places, D]; the numbers of their candidates,
+        The first accepted normalized z, [num_places, D]; the indices of their candidates,
         [num_places]; and how many were accepted in all.
 
     Source: Sec. 5.6.
@@ -244,7 +244,7 @@ def latents_of_class(
     batch_size = LATENT_BATCH * split.mesh.size
 
     def draw(state):
-        z, numbers, accepted, tried = state
+        z, indices, accepted, tried = state
         candidates = jax.lax.with_sharding_constraint(tried + jnp.arange(batch_size, dtype=jnp.int32), split)
         _, z_keys = _keys(seed, candidates)
         drawn = _latents(network, z_keys, weights.shape, process, num_steps)
@@ -255,8 +255,8 @@ def latents_of_class(
         # dropped
         places = jnp.where(accept, accepted + jnp.cumsum(accept, dtype=jnp.int32) - 1, num_places)
         z = z.at[places].set(drawn, mode="drop")
-        numbers = numbers.at[places].set(candidates, mode="drop")
-        return z, numbers, accepted + accept.sum(dtype=jnp.int32), tried + batch_size
+        indices = indices.at[places].set(candidates, mode="drop")
+        return z, indices, accepted + accept.sum(dtype=jnp.int32), tried + batch_size
 
     def has_to_continue(state):
         _, _, accepted, tried = state

@@ -1,4 +1,4 @@
-"""The weights of a config's networks: their shapes, checks, and their place on the devices."""
+"""The weights of a config's networks: their shapes, checks, and placement on the devices."""
 
 from typing import Any
 
@@ -42,7 +42,7 @@ def abstract_weights(config: ConfigDict, mesh: Mesh) -> dict[str, Params]:
 
 
 def check_weights(weights: dict[str, Any], expected: dict[str, Any]) -> None:
-    """Raises UserError, with the first names, if the flat names, shapes or types differ."""
+    """Raises UserError, with the first names, if the dotted names, shapes or types differ."""
     have, need = ({k: (v.shape, str(v.dtype)) for k, v in flat.items()} for flat in (weights, expected))
     differing = {k for k in have.keys() & need.keys() if have[k] != need[k]}
     for problem, names in (
@@ -51,7 +51,7 @@ def check_weights(weights: dict[str, Any], expected: dict[str, Any]) -> None:
         ("has {} in another shape or type than its config describes", differing),
     ):
         if names:
-            raise UserError(f"The model {problem.format(list_some(names))}.")
+            raise UserError(f"The model {problem.format(list_some(names))}. Use the config that it was trained with.")
 
 
 def placed(params: Params, mesh: Mesh) -> Params:

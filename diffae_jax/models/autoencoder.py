@@ -34,7 +34,7 @@ class DiffusionAutoencoder(nnx.Module):
         rngs: Random numbers for the initial weights.
 
     Raises:
-        ValueError: The sizes do not fit together, or the encoder holds more than parameters.
+        ValueError: The sizes do not fit together, or the encoder has state besides its parameters.
 
     Source: Fig. 2, Fig. 7 and Table 5.
     """

@@ -69,9 +69,8 @@ def convolve(
 def timestep_embedding(t: Int[Array, "n"], dim: int) -> Float[Array, "n {dim}"]:
     """Encodes time steps as `dim / 2` cosines and as many sines: psi(t) of Eq. 7."""
     half = dim // 2
-    frequencies = jnp.asarray(
-        10000.0 ** (-np.arange(half) / half), jnp.float32
-    )  # float64 until here, because t amplifies errors
+    # computed in float64, because a large t amplifies rounding errors
+    frequencies = jnp.asarray(10000.0 ** (-np.arange(half) / half), jnp.float32)
     angles = t.astype(jnp.float32)[:, None] * frequencies
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
@@ -193,7 +192,10 @@ class Attention(nnx.Module):
 
     def __init__(self, channels: int, *, num_heads: int, dtype, rngs: nnx.Rngs):
         if channels % num_heads:
-            raise ValueError(f"{channels} channels cannot be split into {num_heads} attention heads.")
+            raise ValueError(
+                f"{channels} channels cannot be split into {num_heads} attention heads. Set num_heads to a divisor of "
+                f"{channels}."
+            )
         self.num_heads = num_heads
         self.norm = GroupNorm(channels)
         self.qkv = linear(channels, 3 * channels, dtype=dtype, rngs=rngs)

@@ -54,7 +54,7 @@ class ZCondition(nnx.Module):
             z: Latent codes, [N, D].
 
         Returns:
-            z_s - 1 of all blocks next to each other: [N, sum of their channels].
+            z_s - 1 of all blocks, concatenated: [N, sum of their channels].
         """
         h = nnx.silu(z)
         return jnp.concatenate([project(h) for project in projections], axis=-1)

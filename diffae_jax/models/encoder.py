@@ -11,7 +11,7 @@ from diffae_jax.models.unet import BLOCKS_PER_LEVEL, check_divisible
 
 
 class SemanticEncoder(nnx.Module):
-    """Turns an image into z: the first half of a UNet without time steps, averaged over positions.
+    """Turns an image into z: the downward half of a UNet without time steps, then an average.
 
     Args:
         image_shape: Shape of an image, (*spatial, channels), with 1 to 3 spatial axes.

@@ -49,15 +49,14 @@ def find_encoder(kind: str) -> type[nnx.Module]:
         raise ValueError(f"There is no encoder {kind}: use {', '.join(ENCODERS)}, or package.module:Class of your own.")
     if module not in sys.modules:
         raise ValueError(
-            f"The encoder {kind} is code that is not part of the model and has not been imported. If you trust it, "
-            f"import {module} first (in the shell: --import {module}), which must be installed or on PYTHONPATH, or "
-            f"pass the class itself: DiffAE.load(path, encoder={name})."
+            f"The encoder {kind} is not imported. If you trust its code, import {module} (in the shell: --import "
+            f"{module}), or pass the class: DiffAE.load(path, encoder={name})."
         )
     encoder = _lookup(module, name)
     if not _is_encoder(encoder):
         raise ValueError(
-            f"The encoder {kind} is missing: {module} has no class {name} that is a Flax nnx.Module. If the class has "
-            f"moved, pass it: DiffAE.load(path, encoder={name})."
+            f"The encoder {kind} is missing: {module} has no Flax nnx.Module class {name}. If the class has moved, "
+            f"pass it: DiffAE.load(path, encoder={name})."
         )
     return encoder
 
@@ -81,8 +80,8 @@ def encoder_name(encoder: Any) -> str:
     module, name = getattr(encoder, "__module__", ""), getattr(encoder, "__qualname__", "")
     if not _is_encoder(encoder) or _lookup(module, name) is not encoder:
         raise ValueError(
-            f"An encoder must be a class, a Flax nnx.Module that is defined at the top of a module so that a bundle "
-            f"can refer to it by name, not {name or type(encoder).__name__}."
+            f"{name or type(encoder).__name__} cannot be an encoder. Define a Flax nnx.Module class at the top level "
+            f"of a module, so that a bundle can refer to it by name."
         )
     return f"{module}:{name}"
 
@@ -100,7 +99,7 @@ def check_encoder(graphdef: nnx.GraphDef, params: Params, image_shape: tuple[int
         ValueError: The encoder has no parameters, has a parameter with a wrong type or name, or
             returns z of a wrong shape. Exceptions of its own code are passed on.
     """
-    hash(graphdef)  # compiled functions are cached by it
+    hash(graphdef)  # the cache of compiled functions needs this hash; fail now
     encoder_params = params.get("encoder")
     if not encoder_params:
         raise ValueError("The encoder has no parameters to train: keep its weights in nnx.Param.")

@@ -35,9 +35,8 @@ def parameters_only(module: nnx.Module) -> nnx.Module:
     others = [f"{'.'.join(map(str, path))} ({type(leaf).__name__})" for path, leaf in nnx.to_flat_state(rest)]
     if others:
         raise ValueError(
-            f"{type(module).__name__} holds {others[0]} in addition to its parameters, but its output must depend only "
-            f"on its input and its parameters: keep constants out of its attributes and normalize with nnx.LayerNorm "
-            f"or nnx.GroupNorm."
+            f"{type(module).__name__} holds {others[0]}, which is not a parameter. Keep constants out of its "
+            f"attributes, and normalize with nnx.LayerNorm or nnx.GroupNorm."
         )
     return module
 
@@ -78,7 +77,7 @@ def flatten(params: Params) -> dict[str, Any]:
 def unflatten(flat: dict[str, Any]) -> Params:
     """Inverts `flatten`; numbers in a path are list indices.
 
-    Raises ValueError if a path runs through another parameter.
+    Raises ValueError if a part of a path is itself a parameter.
     """
     params: Params = {}
     for name, leaf in flat.items():
@@ -87,7 +86,7 @@ def unflatten(flat: dict[str, Any]) -> Params:
         for part in parents:
             node = node.setdefault(part, {})
             if not isinstance(node, dict):
-                raise ValueError(f"The path {name} runs through another parameter.")
+                raise ValueError(f"A part of the path {name} is itself a parameter.")
         if last in node:
             raise ValueError(f"The path {name} contains another parameter.")
         node[last] = leaf

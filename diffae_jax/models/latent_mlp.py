@@ -59,7 +59,7 @@ class LatentMLP(nnx.Module):
         rngs: nnx.Rngs,
     ):
         if num_layers < 2:
-            raise ValueError(f"The latent DDIM needs at least 2 layers, not {num_layers}.")
+            raise ValueError(f"The prior needs at least 2 layers, not {num_layers}.")
         self.dtype = dtype
         self.time_in = linear(TIME_CHANNELS, z_dim, rngs=rngs)
         self.time_out = linear(z_dim, z_dim, rngs=rngs)
@@ -87,7 +87,9 @@ class LatentMLP(nnx.Module):
         return self.modulated(z_t, self.time_modulation(t))
 
     def noise_predictor(self, timesteps: Int[Array, "t"]) -> Callable[[Array, Array], Array]:
-        """Returns `eps_fn(z_t, t)` for a sampling loop, with everything precomputed for its t.
+        """Returns `eps_fn(z_t, t)` for a sampling loop.
+
+        The time modulations are computed once, in advance.
 
         Args:
             timesteps: All time steps of the loop, [T].

@@ -161,7 +161,9 @@ class UNet(nnx.Module):
         return self.modulated(x_t, self.time_modulation(t), z_modulation, dropout_keys)
 
     def noise_predictor(self, timesteps: Int[Array, "t"], z: Any = None) -> Callable[[Array, Array], Array]:
-        """Returns `eps_fn(x_t, t)` for a sampling loop; its constants are precomputed.
+        """Returns `eps_fn(x_t, t)` for a sampling loop.
+
+        The modulations are computed once, in advance.
 
         Args:
             timesteps: All time steps of the loop, [T].

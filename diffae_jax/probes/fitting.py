@@ -1,4 +1,4 @@
-"""Fits probes to labels with scikit-learn, and scores them on images that they were not fitted to.
+"""Fits probes to labels with scikit-learn, and scores them on other images.
 
 scikit-learn takes more than a second to import, so only the functions that use it import it.
 """
@@ -20,10 +20,9 @@ SCORING = {"binary": "roc_auc", "classes": "accuracy", "continuous": "r2"}  # th
 MOST_CLASSES = 50
 MOST_FOLDS = 5
 PENALTIES = np.logspace(-2, 4, 7)  # of ridge regression, chosen by leave-one-out cross-validation
-# With a strong penalty, the direction is close to the difference of the class means, where there
-# is data. A weak penalty separates a few more images, but along directions in which z hardly
-# varies, so edits leave the data. Of digits moved by strength 1, an SVM recognized 55 % as the
-# target with 0.01 and 47 % with 0.1.
+# A strong penalty keeps the direction near the difference of class means, so edits stay near the
+# data. A weak penalty separates a few more images, but along directions in which z hardly varies.
+# With C = 0.01, an SVM recognized 55 % of digits moved by strength 1; with 0.1, 47 %.
 INVERSE_PENALTY = 0.01
 
 
@@ -66,10 +65,10 @@ def fit(
         kind: "binary", "classes" or "continuous"; by default that of `kind_of`. The greater of two
             values is positive.
         positive_unlabeled: if True, labels of 1 or True are positive and all other images, also
-            those without a label, count as negative. The positives are weighted as if they were
-            repeated until there are as many of them. By default False.
-        held_out: normalized z [M, D] and labels [M] that the score is measured on. By default, and
-            if they hold too few values, the score is cross-validated.
+            those without a label, count as negative. Positives get a larger weight, so that both
+            groups weigh the same. By default False.
+        held_out: normalized z [M, D] and labels [M] that the score is measured on. If it is None
+            or has too few values, the score is cross-validated.
 
     Returns:
         A `ClassProbe` for classes, otherwise a `Probe`, with its score.
@@ -126,8 +125,8 @@ def components(z_normalized: Float[np.ndarray, "n d"], count: int) -> list[Probe
     most = min(len(z_normalized) - 1, z_normalized.shape[1])
     if not 1 <= count <= most:
         raise UserError(
-            f"z of {len(z_normalized):,} images in {z_normalized.shape[1]:,} dimensions have 1 to {most:,} principal "
-            f"components, not {count}. Use a number in this range."
+            f"count must be 1 to {most:,} for {len(z_normalized):,} z of {z_normalized.shape[1]:,} dimensions, not "
+            f"{count}."
         )
     from sklearn.decomposition import PCA
 
@@ -148,7 +147,7 @@ def components(z_normalized: Float[np.ndarray, "n d"], count: int) -> list[Probe
 def _paired(
     name: str, z: Any, labels: Iterable[Any], positive_unlabeled: bool
 ) -> tuple[Float64[np.ndarray, "n d"], list[Any]]:
-    """Returns the z that have a label, and these labels as Python values."""
+    """Returns the z with a known label, and their labels as Python values."""
     z, labels = np.asarray(z), list(labels)
     if z.ndim != 2 or not z.shape[1] or z.dtype.kind not in "fiu":
         raise UserError(f"The z of {shown(name)} must be numbers of shape [N, D], not {z.dtype} of shape {z.shape}.")
@@ -166,7 +165,10 @@ def _known(name: str, labels: Iterable[Any], positive_unlabeled: bool) -> tuple[
     labels = [label.item() if isinstance(label, np.generic) else label for label in labels]
     for label in labels:
         if not isinstance(label, str | int | float | None) or (isinstance(label, float) and math.isinf(label)):
-            raise UserError(f"Labels must be text or finite numbers, but {shown(name)} has {shown(label)}.")
+            raise UserError(
+                f"Labels must be text or finite numbers, but {shown(name)} has {shown(label)}. Replace it, or use None "
+                f"for an unknown label."
+            )
     known = is_known(labels)
     values = [label for label, use in zip(labels, known, strict=True) if use]
     is_text = any(isinstance(value, str) for value in values)
@@ -174,7 +176,10 @@ def _known(name: str, labels: Iterable[Any], positive_unlabeled: bool) -> tuple[
         if is_text or (any(values) and 1 not in values):
             distinct = list_some({_text(value) for value in values})
             kind = "text" if is_text else "numbers"
-            raise UserError(f"Positive labels must be 1 or True, but those of {shown(name)} are {kind}: {distinct}.")
+            raise UserError(
+                f"Positive labels must be 1 or True, but those of {shown(name)} are {kind}: {distinct}. Replace the "
+                f"positive ones with 1."
+            )
         return np.ones(len(labels), bool), [label == 1 for label in labels]
     return known, list(map(_text, values)) if is_text else values
 
@@ -183,7 +188,8 @@ def _check_finite(name: str, z: np.ndarray) -> None:
     bad = np.flatnonzero(~np.isfinite(z).all(1))
     if len(bad):
         raise UserError(
-            f"{len(bad):,} of the {len(z):,} z for {shown(name)} are not finite, the first is number {bad[0]}."
+            f"{len(bad):,} of the {len(z):,} z for {shown(name)} are not finite; the first is at index {bad[0]}. Leave "
+            f"these out."
         )
 
 
@@ -195,13 +201,16 @@ def _check_values(name: str, values: list[Any], kind: str, positive_unlabeled: b
         raise UserError(f"The kind of a probe must be {', '.join(METRICS)} or None, not {shown(kind)}.")
     if len(counts) < 2:
         problem = f"all {len(values):,} are {shown(*counts)}" if counts else "there are none"
-        raise UserError(f"The labels of {shown(name)} must have at least two different values, but {problem}.")
+        fix = "Label images with other values too"
+        raise UserError(f"The labels of {shown(name)} must have at least two different values, but {problem}. {fix}.")
     if kind == "text" or (kind == "classes" and len(counts) > MOST_CLASSES):
         raise UserError(
             f"{shown(name)} has {number}, but a probe has at most {MOST_CLASSES} classes. Merge some of them."
         )
     if kind == "binary" and len(counts) > 2:
-        raise UserError(f"{shown(name)} has {number}, but a binary probe needs two. Leave out the kind to infer it.")
+        raise UserError(
+            f"{shown(name)} has {number}, but a binary probe needs two. Omit `kind`, so that it is inferred."
+        )
     if kind == "continuous" and (isinstance(values[0], str) or len(values) < 4):
         raise UserError(
             f"A continuous probe needs at least four numbers, but the labels of {shown(name)} are {len(values):,} "
@@ -213,7 +222,7 @@ def _check_values(name: str, values: list[Any], kind: str, positive_unlabeled: b
             f"Classes of {shown(name)} have one image each ({list_some(single)}). Label at least two of each."
         )
     if positive_unlabeled and kind != "binary":
-        raise UserError(f"Positive and unlabeled images of {shown(name)} need a probe of kind binary, not {kind}.")
+        raise UserError(f'{shown(name)}: positive_unlabeled needs kind="binary", not {kind}. Omit `kind`.')
 
 
 def _targets(values: list[Any], kind: str, positive: Any) -> np.ndarray:
@@ -230,7 +239,7 @@ def _targets(values: list[Any], kind: str, positive: Any) -> np.ndarray:
 def _text(value: Any) -> str:
     """Returns a label as text.
 
-    A whole number has no decimals, even if missing ones made its column floats.
+    A whole number has no decimals, even if missing values turned its column into floats.
     """
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 

@@ -17,6 +17,14 @@ KINDS = ("binary", "continuous")  # of a single direction
 MAX_CLASSES = 1000  # of a stored probe
 
 
+def _invalid_score(metric: Any, value: Any, num_images: Any) -> UserError:
+    actual = ", ".join(map(shown, (metric, value, num_images)))
+    return UserError(
+        f"The score of a probe must have a metric name, a finite value and a number of images, not {actual}. Fit the "
+        f"probe again."
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class Score:
     """How well a probe predicts its label on images that it was not fitted to.
@@ -28,7 +36,8 @@ class Score:
         num_images: how many images it was measured on.
 
     Raises:
-        UserError: if the metric has no name, the value is not finite or the number is negative.
+        UserError: if the metric has no name, the value is not finite or the number of images is
+            negative.
     """
 
     metric: str
@@ -37,9 +46,7 @@ class Score:
 
     def __post_init__(self):
         if not (self.metric and abs(self.value) <= MAX_FLOAT32 and 0 <= self.num_images < 2**53):
-            raise UserError(
-                "The score of a probe must have the name of a metric, a finite value and a number of images."
-            )
+            raise _invalid_score(self.metric, self.value, self.num_images)
 
     @classmethod
     def from_json(cls, values: Any) -> "Score | None":
@@ -48,9 +55,7 @@ class Score:
             return None
         metric, value, num_images = _entries(values, "metric", "value", "num_images")
         if not isinstance(metric, str) or not _is_number(value) or type(num_images) is not int:
-            raise UserError(
-                "The score of a probe must have the name of a metric, a finite value and a number of images."
-            )
+            raise _invalid_score(metric, value, num_images)
         return cls(metric, float(value), num_images)
 
 
@@ -89,12 +94,17 @@ class Probe:
                 f"The kind of probe {shown(self.name)} must be {' or '.join(KINDS)}, not {shown(self.kind)}."
             )
         if self.weights.ndim != 1 or not np.isfinite([*self.weights, self.bias]).all():
-            raise UserError(f"The weights of probe {shown(self.name)} must be one row of finite numbers.")
+            shape, count = self.weights.shape, int((~np.isfinite(self.weights)).sum())
+            raise UserError(
+                f"The weights of probe {shown(self.name)} must be one row of finite numbers, not shape {shape} with "
+                f"{count:,} values that are not finite; the bias {self.bias} must be finite. Fit the probe again."
+            )
         with np.errstate(over="ignore"):
             norm = np.linalg.norm(self.weights)  # `shift` divides by it
         if not 0 < norm < np.inf:
             raise UserError(
-                f"The weights of probe {shown(self.name)} have no direction, because they are too small or too large."
+                f"The weights of probe {shown(self.name)} have no direction, because their norm is {norm}. Fit the "
+                f"probe again."
             )
 
     def __repr__(self) -> str:
@@ -189,11 +199,12 @@ class Probe:
         name, weights, bias = _entries(values, "name", "weights", "bias")
         if not isinstance(name, str) or not isinstance(weights, list) or not all(map(_is_number, [*weights, bias])):
             raise UserError(
-                f"A probe holds name, weights and bias, as finite numbers of 32 bits. The probe {shown(name)} does not."
+                f"A probe must have a name, and weights and a bias that are finite float32 numbers. The probe "
+                f"{shown(name)} does not. Fit it again."
             )
         kind, positive = values.get("kind", "binary"), values.get("positive", "")
         if not isinstance(kind, str) or not isinstance(positive, str):
-            raise UserError(f"The kind and the positive value of probe {shown(name)} must be text.")
+            raise UserError(f"The kind and the positive value of probe {shown(name)} must be text. Fit it again.")
         score = Score.from_json(values.get("score"))
         return cls(name, np.asarray(weights, np.float32), float(bias), kind, positive, score)
 
@@ -208,8 +219,8 @@ class ClassProbe:
         score: how well the probe predicts, or None.
 
     Raises:
-        UserError: if there are not 2 to 1,000 classes, or if their probes have other names or read
-            z of different numbers of dimensions.
+        UserError: if there are not 2 to 1,000 classes, if a probe is not named "name=class", or if
+            the probes read z of different numbers of dimensions.
     """
 
     name: str
@@ -227,7 +238,7 @@ class ClassProbe:
             if not value or probe.kind != "binary" or probe.name != f"{self.name}={value}":
                 raise UserError(
                     f"Each class of probe {shown(self.name)} must have a name and a binary probe named after it. Class "
-                    f"{shown(value)} has not."
+                    f"{shown(value)} does not. Fit the probe again."
                 )
             if probe.z_dim != self.z_dim:
                 raise UserError(f"The classes of probe {shown(self.name)} read z of different numbers of dimensions.")
@@ -279,7 +290,8 @@ class ClassProbe:
         name, classes = _entries(values, "name", "classes")
         if not isinstance(name, str) or not isinstance(classes, dict) or len(classes) > MAX_CLASSES:
             raise UserError(
-                f"A probe of classes has a name and at most {MAX_CLASSES:,} classes, but {shown(name)} has not."
+                f"A probe of classes has a name and at most {MAX_CLASSES:,} classes, but {shown(name)} does not. Fit "
+                f"it again."
             )
         probes = {value: Probe.from_json(probe) for value, probe in classes.items()}
         return cls(name, probes, Score.from_json(values.get("score")))
@@ -295,20 +307,20 @@ def from_json(values: Any) -> Probe | ClassProbe:
 
 
 def directions(probes: Mapping[str, Probe | ClassProbe]) -> dict[str, Probe]:
-    """Returns all single directions by name. Directions of classes have the name "name=class"."""
+    """Returns a `Probe` for each direction, by name. Those of classes are named "name=class"."""
     single = {name: probe for name, probe in probes.items() if isinstance(probe, Probe)}
     of_classes = [probe for probe in probes.values() if isinstance(probe, ClassProbe)]
     return {direction.name: direction for probe in of_classes for direction in probe.classes.values()} | single
 
 
 def find(probes: Mapping[str, Probe | ClassProbe], name: str) -> Probe | ClassProbe:
-    """Returns the probe with a name, or that of one class by "name=class".
+    """Returns the probe of this name; "name=class" gives the probe of one class.
 
     Raises UserError, with the existing names, if there is no such probe.
     """
     by_name = {**directions(probes), **probes}
     if name not in by_name:
-        names = directions(probes)  # an edit needs a direction, so it takes one class of several
+        names = directions(probes)  # an edit needs one direction, so the message lists single classes too
         existing = (
             f"Choose one of {list_some(names)}"
             if names

@@ -18,7 +18,7 @@ def is_traced(*values: Any) -> bool:
 
 
 def is_tracing() -> bool:
-    """Returns whether JAX traces the current code, as inside `jax.jit` or a `lax.scan` body."""
+    """Returns whether JAX is tracing the current code, as in `jax.jit` or a `lax.scan` body."""
     forbid_forks()
     return is_traced(jnp.zeros(()) + 0)
 

@@ -36,7 +36,7 @@ def join_cluster(coordinator: str | None = None, num_processes: int | None = Non
     """
     given = [value is not None for value in (coordinator, num_processes, process_id)]
     if any(given) and not all(given):
-        raise UserError("--coordinator, --num_processes and --process_id go together: set all three or none.")
+        raise UserError("Set all of --coordinator, --num_processes and --process_id, or none.")
     must_join = any(given) or on_cluster()
     if not must_join and not on_tpu():
         return
@@ -60,7 +60,7 @@ def is_main_process() -> bool:
 def together() -> Iterator[None]:
     """Synchronizes all processes at the end of a block. If one raises UserError, all raise it.
 
-    Otherwise the other processes would wait forever for the failed one.
+    Without this, the other processes would wait forever for the failed one.
     """
     problem = None
     try:

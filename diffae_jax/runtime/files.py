@@ -15,6 +15,7 @@ import numpy as np
 
 from diffae_jax.runtime.errors import UserError, shown
 
+CHECK_FILE = "Check that it is the right file, or copy it again."  # the fix in messages
 MAX_JSON_BYTES = 4 * 2**20
 MAX_JSON_DEPTH = 16
 MAX_ROWS_BYTES = 4 * 2**20
@@ -24,7 +25,7 @@ ROW_HEADER = re.compile(
 
 
 def expand_home(path: str | os.PathLike) -> Path:
-    """Replaces ~ by the home folder. Returns the path unchanged if there is no such home."""
+    """Replaces ~ with the home folder. Returns the path unchanged if there is no such home."""
     try:
         return Path(path).expanduser()
     except RuntimeError:
@@ -39,7 +40,7 @@ def os_errors_as_user_errors(path: Path, verb: str = "read") -> Iterator[None]:
     except UnicodeEncodeError:
         possible = False
     if not possible:
-        raise UserError(f"{path} cannot be {verb}: it has characters that are not allowed in a path.")
+        raise UserError(f"{path} cannot be {verb}: it has characters that are not allowed in a path. Use another path.")
     try:
         yield
     except OSError as error:
@@ -70,10 +71,10 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def check_file(path: Path) -> None:
-    """Raises UserError if a path is not a regular file or a link to one, such as a pipe."""
+    """Raises UserError unless the path is a regular file or links to one. Refuses pipes."""
     with os_errors_as_user_errors(path):
         if not path.is_file():
-            raise UserError(f"{path} is {'not a file' if path.exists() else 'missing: check the path'}.")
+            raise UserError(f"{path} is {'not a file' if path.exists() else 'missing'}. Check the path.")
 
 
 def read_bytes(path: Path, limit: int) -> bytes:
@@ -85,7 +86,9 @@ def read_bytes(path: Path, limit: int) -> bytes:
     with os_errors_as_user_errors(path), path.open("rb") as file:
         content = file.read(limit + 1)
     if len(content) > limit:
-        raise UserError(f"{path} cannot be read: it has more than the {limit:,} bytes allowed for such a file.")
+        raise UserError(
+            f"{path} cannot be read: it has more than the {limit:,} bytes allowed for such a file. {CHECK_FILE}"
+        )
     return content
 
 
@@ -99,12 +102,14 @@ def parse_json(content: bytes, path: Path) -> Any:
     try:
         value = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read as JSON ({shown(str(error))}): it is damaged.") from error
+        raise UserError(f"{path} cannot be read as JSON ({shown(str(error))}): it is damaged. {CHECK_FILE}") from error
     level = [value]
     for _ in range(MAX_JSON_DEPTH):
         level = [inner for outer in level if isinstance(outer, dict | list) for inner in _children(outer)]
     if level:
-        raise UserError(f"{path} cannot be read: its JSON is nested more than {MAX_JSON_DEPTH} levels deep.")
+        raise UserError(
+            f"{path} cannot be read: its JSON is nested more than {MAX_JSON_DEPTH} levels deep. {CHECK_FILE}"
+        )
     return value
 
 
@@ -126,18 +131,19 @@ def read_rows(path: Path, names: tuple[str, ...]) -> list[np.ndarray]:
             plain = all(info.compress_type == zipfile.ZIP_STORED and not info.flag_bits & 1 for info in infos)
             if not plain or [info.filename for info in infos] != expected:
                 raise UserError(
-                    f"{path} cannot be read: it does not hold {' and '.join(names)} as np.savez writes them."
+                    f"{path} cannot be read: it does not hold {' and '.join(names)} as np.savez writes them. "
+                    f"{CHECK_FILE}"
                 )
             return [_row(archive.read(info), path, info.filename) for info in infos]
     except UserError:
         raise
     except (zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError, EOFError, struct.error) as error:
-        raise UserError(f"{path} cannot be read: it is damaged or was not written by np.savez.") from error
+        raise UserError(f"{path} cannot be read: it is damaged or was not written by np.savez. {CHECK_FILE}") from error
 
 
 def _row(content: bytes, path: Path, name: str) -> np.ndarray:
     header = ROW_HEADER.match(content)
     if header is None or len(content) - header.end() != int(header[2]) * int(header[1][1:]):
-        raise UserError(f"{path} cannot be read: its {name} is not a row of floating point numbers.")
+        raise UserError(f"{path} cannot be read: its {name} is not a row of floating point numbers. {CHECK_FILE}")
     with np.errstate(over="ignore"):  # values beyond float32 become infinite, which callers refuse
         return np.frombuffer(content, f"<{header[1].decode()}", offset=header.end()).astype(np.float32)

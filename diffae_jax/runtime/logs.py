@@ -43,7 +43,7 @@ def preserve_root_logger() -> Iterator[None]:
         yield
     finally:
         for handler in set(logging.root.handlers) - before:
-            # the handler of absl, or that of logging.basicConfig if absl was not initialized
+            # removes the handler that absl or logging.basicConfig added
             if type(handler).__module__.startswith("absl.") or type(handler) is logging.StreamHandler:
                 logging.root.removeHandler(handler)
         logging.root.setLevel(level)

@@ -31,9 +31,9 @@ def forbid_forks() -> None:
 def prepare_command() -> None:
     """Hides log messages of XLA, and runs Python's garbage collector less often.
 
-    Call it before jax is imported. At exit, the collector would visit all objects, which takes 1 to
-    5 seconds of the grace time after a signal. `gc.freeze` avoids that. It is registered before the
-    exit handlers of jax, so it runs after them.
+    Call it before jax is imported. `gc.freeze` avoids a garbage collection of 1 to 5 s at exit, in
+    the grace time after a signal. It is registered first, because exit handlers run in reverse
+    order: those of jax run before it.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     gc.set_threshold(*GC_THRESHOLDS)

@@ -40,8 +40,8 @@ def split_batch(mesh: Mesh, axis: int = 0) -> NamedSharding:
 def state_shardings(abstract_state: Any, mesh: Mesh, sharding: Sharding) -> Any:
     """Returns a sharding for each leaf of a state. The state is given by its shapes.
 
-    With "fsdp", arrays of at least 65,536 elements are split along one axis: the largest whose
-    size the number of devices divides. The compiler gathers an array when it is used.
+    With "fsdp", arrays of at least 65,536 elements are split along the largest axis that
+    is divisible by the number of devices. The compiler gathers an array when it is used.
     """
 
     def spec(leaf) -> PartitionSpec:
@@ -55,7 +55,10 @@ def state_shardings(abstract_state: Any, mesh: Mesh, sharding: Sharding) -> Any:
 
 
 def check_batch_size(key: str, batch_size: int, num_devices: int, num_microbatches: int = 1) -> None:
-    """Raises UserError if a batch cannot be split evenly. `key` is the config key of its size."""
+    """Raises UserError if a batch cannot be split evenly.
+
+    `key` is the config key of the batch size.
+    """
     if batch_size % (num_devices * num_microbatches):
         raise UserError(
             f"A batch of {batch_size} cannot be split over {num_devices} devices x {num_microbatches} microbatches: "

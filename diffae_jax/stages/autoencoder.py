@@ -147,7 +147,7 @@ def periodic_tasks(config: ConfigDict, folder: Path, mesh: Mesh, images: Source)
 
 
 def health_task(config: ConfigDict, mesh: Mesh, images: Shaped[np.ndarray, "n *shape"]) -> PeriodicCall:
-    """Returns a task that measures whether z is learning, on at least two images."""
+    """Returns a task that measures whether the UNet uses z, on at least two images."""
     graphdef, _ = abstract_model(builder(config, resolve_precision(config.train.precision)))
     batch = shard_array(images, replicated(mesh) if len(images) % mesh.size else split_batch(mesh))
 
@@ -195,7 +195,7 @@ def reconstructions(
     rows["inferred $x_T$"] = model.decode(z, x_T, num_steps)
     rows["random $x_T$"] = model.reconstruct(x_0, num_steps, infer_x_T=False)
     if z is not None:
-        rows["$z$ of the\nimage before"] = model.decode(np.roll(z, 1, axis=0), x_T, num_steps)
+        rows["$z$ of the\nprevious image"] = model.decode(np.roll(z, 1, axis=0), x_T, num_steps)
     return rows
 
 
@@ -208,8 +208,8 @@ def run(
 ) -> None:
     """Trains the autoencoder, or resumes its training, and writes checkpoints and grids.
 
-    `images` replaces the images at config.data.path. Raises UserError if existing latents would
-    become outdated, or if the loss terms differ from those in the config.
+    `images` replaces the images at config.data.path. Raises UserError if further training would
+    make existing latents outdated, or if the loss terms differ from those in the config.
     """
     batch_size = config.train.batch_size
     intervals = Intervals(
@@ -259,10 +259,10 @@ def run(
 
 
 def refuse_outdating(folder: Path, step: int, num_steps: int) -> None:
-    """Raises UserError if latents or a prior exist: further training would outdate them."""
+    """Raises UserError if latents or a prior exist: further training would make them outdated."""
     dependents = [str(folder / name) for name in ("latents", "prior") if (folder / name).exists()]
     if dependents:
         raise UserError(
-            f"Training the autoencoder from step {step:,} to {num_steps:,} would outdate {' and '.join(dependents)}, "
-            f"which depend on it: remove them first, or keep the old --config.train.num_images."
+            f"Training from step {step:,} to {num_steps:,} would make {' and '.join(dependents)} invalid. Remove them, "
+            f"or restore --config.train.num_images."
         )

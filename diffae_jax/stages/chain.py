@@ -54,7 +54,8 @@ STAGES = {
         prior.run,
         "latents/, autoencoder/",
         "prior/",
-        "set a lower --config.prior.batch_size or --config.report.num_sample_images; z of all images must fit",
+        "set a lower --config.prior.batch_size or --config.report.num_sample_images; memory must also hold the z of "
+        "all images",
     ),
     "probes": Stage(
         probes.run,
@@ -82,7 +83,7 @@ def run_stages(
     encoder: type[nnx.Module] | None = None,
     loss_terms: dict[str, LossTerm] | None = None,
 ) -> None:
-    """Trains, evaluates and exports a model. The same call again resumes the run.
+    """Trains, evaluates and exports a model. The same call resumes a stopped run.
 
     The config in the run folder records the names of the encoder and of the loss terms. A run
     resumes only with the same ones.
@@ -123,7 +124,7 @@ def run_stages(
     with preserve_root_logger(), RunFolder(workdir or Path("runs") / config.name, config) as folder:
         for name, stage in STAGES.items():
             if stages is None or name in stages:
-                say(f"Stage {name}: reads {stage.reads} and writes {folder.path / stage.writes}")
+                say(f"Stage {name}: reads {stage.reads}; writes {folder.path / stage.writes}")
                 try:
                     stage.run(config, folder.path, mesh, **{name: given[name] for name in stage.takes})
                 except jax.errors.JaxRuntimeError as error:

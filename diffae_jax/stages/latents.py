@@ -1,4 +1,4 @@
-"""Stage 2: encodes every image to z with the EMA weights, and takes statistics of z (Sec. 4)."""
+"""Stage 2: encodes every image to z with the EMA weights, computes statistics of z (Sec. 4)."""
 
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,6 @@ def run(config: ConfigDict, folder: Path, mesh: Mesh, images: Any = None) -> Non
 
 
 def expected_time(folder: Path, num_images: int) -> str:
-    """Returns the end of a sentence: the time that training on these images would take at most."""
+    """Returns text such as ", in less than 5 min.", to append to a sentence."""
     speed = last_speed(folder, "images")
     return f", in less than {duration(num_images / speed + 1)}." if speed else "."

@@ -52,7 +52,8 @@ def check_terms(config: ConfigDict, terms: Mapping[str, LossTerm]) -> None:
     for name in terms:
         if name in RESERVED or "/" in name or not name:
             raise UserError(
-                f"A loss term cannot be called {shown(name)}, because a metric has this name: give it another name."
+                f"{shown(name)} cannot be the name of a loss term: it is empty, contains / or is already a metric. "
+                f"Rename it."
             )
 
 

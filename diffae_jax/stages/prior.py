@@ -35,7 +35,7 @@ from diffae_jax.training.state import TrainState, make_optimizer
 from diffae_jax.training.step import LossFn
 
 STAGE = 1  # makes the random numbers of this stage differ from those of the autoencoder
-ZERO_PREDICTOR_LOSS = {"l1": np.sqrt(2 / np.pi), "mse": 1.0}  # of a network whose output is always 0
+ZERO_PREDICTOR_LOSS = {"l1": np.sqrt(2 / np.pi), "mse": 1.0}  # loss of a network that always predicts 0
 
 
 def prior_loss(graphdef: nnx.GraphDef, process: Process) -> LossFn:
@@ -145,7 +145,7 @@ def describe(config: ConfigDict, program: Program, num_latents: int, num_steps: 
         f"{num_latents:,} z of {config.model.z_dim} dimensions. Each step: {batch_size} z"
         + ("" if program.flops is None else f", {quantity(program.flops, 'FLOP')}")
         + f", {quantity(program.bytes_per_device, 'B')} of memory on each device. "
-        f"{program.steps_per_call} steps per call."
+        f"Each call of the compiled function takes {program.steps_per_call} steps."
     )
     say(
         f"Entire training: {num_steps:,} steps, {num_steps * batch_size:,} z "

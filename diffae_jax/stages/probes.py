@@ -64,13 +64,13 @@ def run(config: ConfigDict, folder: Path, mesh: Mesh, images: Any = None) -> Non
 def _normalized(
     latents: Path, split: str, ids: Sequence[str], statistics: LatentStatistics
 ) -> Float[np.ndarray, "n d"]:
-    """Returns normalized z of a split. Raises UserError if they are z of other images."""
+    """Returns normalized z of a split. Raises UserError if it has different images."""
     z, encoded = [np.empty((0, len(statistics.mean)), np.float32)], []
     for names, chunk in read_chunks(latents, split):
         z.append(statistics.normalize(chunk))
         encoded += names
     if encoded != list(ids):
-        raise UserError(f"{latents} holds z of other images than the data set: remove that folder and run again.")
+        raise UserError(f"{latents} holds z of other images than those of the data set. Remove it and run again.")
     return np.concatenate(z)
 
 

@@ -1,4 +1,4 @@
-"""The run folder: its config, its lock, and the record of what each stage was made from."""
+"""The run folder: its config, its lock, and a record of each stage's inputs."""
 
 import errno
 import json
@@ -28,13 +28,13 @@ def is_begun(folder: Path) -> bool:
 class RunFolder:
     """The folder of a run, locked so that only one run uses it at a time.
 
-    Entering the context writes config.json. It raises UserError if the folder holds a run whose
-    config gives different results, is in use, or cannot be written.
+    Entering the context writes config.json. It raises UserError if the folder holds a run with
+    a different config, is in use, or cannot be written.
     """
 
     def __init__(self, path: str | Path, config: ConfigDict):
         self.path = Path(path)
-        # a lock of the operating system ends with its process; a marker file would outlive a kill
+        # the operating system frees its lock when a process dies; a marker file would remain
         self._lock = FileLock(self.path / ".lock", blocking=False, thread_local=False, fallback_to_soft=False)
         self._config = config
         self._before: tuple[str, list[int | None]] | None = None  # config.json and latest steps before this run
@@ -52,7 +52,7 @@ class RunFolder:
         try:
             self._write_config()
         except BaseException:
-            self._lock.release()  # a notebook keeps the error alive, and with it this object
+            self._lock.release()  # now: a notebook keeps the exception, and thus this lock, alive
             raise
 
     def _take_lock(self) -> None:
@@ -69,7 +69,7 @@ class RunFolder:
             say(f"WARNING: the file system of {self.path} has no locks: make sure that no other run uses the folder.")
 
     def _write_config(self) -> None:
-        """Writes config.json. Raises UserError if the run has a config of different results."""
+        """Writes config.json. Raises UserError if the run has a different config."""
         path = self.path / "config.json"
         if path.exists() and is_begun(self.path):
             self._check_unchanged(from_json(path).to_dict())  # without a checkpoint, any change is allowed
@@ -85,10 +85,10 @@ class RunFolder:
         prior_has_checkpoint = latest_step(prior / "checkpoints") is not None
         keys = differing_keys(old, self._config.to_dict(), () if prior_has_checkpoint else ("prior",))
         if keys:
-            fix = "set a different --workdir, or use the old values to resume that run"
+            fix = "To resume, use the old values. Otherwise set a different --workdir"
             if all(key.startswith("prior.") for key in keys):
-                fix += f"; or remove {prior} to train a new prior for the same autoencoder"
-            raise UserError(f"{self.path} holds a run with a different config ({'; '.join(keys)}): {fix}.")
+                fix += f", or remove {prior} to train a new prior for the same autoencoder"
+            raise UserError(f"{self.path} holds a run with a different config ({'; '.join(keys)}). {fix}.")
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 
 from diffae_jax.runtime.errors import shown
-from diffae_jax.torch_files.stored import STORAGE_TYPES, Entry, Refusal, Storage, StoredTensor, extent
+from diffae_jax.torch_files.stored import GET_AGAIN, STORAGE_TYPES, Entry, Refusal, Storage, StoredTensor, extent
 
 # A tensor takes about 30 instructions. Refusing the worst file at these limits takes a second.
 MAX_INSTRUCTIONS = 200_000
 MAX_PICKLE_BYTES = 16 * 2**20
-LONGEST_NAME = 500  # of a global or storage; a pickle can repeat a text, and each use copies it
+LONGEST_NAME = 500  # limit for names of globals and storages, because each use copies the text
 MAX_DIMENSIONS = 8
 MAX_EMPTY = 2**32  # product of a tensor's nonzero dimensions if one dimension is 0
 MAX_INTEGER_KEY = 2**60  # larger integers can have equal hashes, which makes a dict of n keys take n^2 steps
@@ -81,19 +81,21 @@ class Machine:
                 if opcode.name == "STOP":
                     return self.pop()[0]
                 if count >= limit:
-                    raise Refusal(f"has a {self.pickle_name} of more than {limit:,} instructions, which is the limit.")
+                    raise Refusal(
+                        f"has a {self.pickle_name} with more instructions than the limit of {limit:,}. {GET_AGAIN}"
+                    )
                 if opcode.name not in OPERATIONS:
-                    raise Refusal(f"uses the pickle instruction {opcode.name}, which no checkpoint needs.")
+                    raise Refusal(f"uses the pickle instruction {opcode.name}, which no checkpoint needs. {GET_AGAIN}")
                 OPERATIONS[opcode.name](self, argument)
         except (ValueError, OverflowError, MemoryError) as error:  # of genops; its text may contain the entire file
-            raise Refusal(f"has a damaged {self.pickle_name}. Download or copy it again.") from error
+            raise Refusal(f"has a damaged {self.pickle_name}. {GET_AGAIN}") from error
         raise AssertionError("genops ends with STOP or raises")
 
     def pop(self, count: int = 1) -> tuple:
         """Removes and returns values from the stack, but none below the last mark."""
         frame = self.frames[-1]
         if len(frame) < count:
-            raise Refusal(f"has a damaged {self.pickle_name}, which reads from an empty stack.")
+            raise Refusal(f"has a damaged {self.pickle_name}, which reads from an empty stack. {GET_AGAIN}")
         values = tuple(frame[len(frame) - count :])
         del frame[len(frame) - count :]
         return values
@@ -101,7 +103,7 @@ class Machine:
     def pop_frame(self) -> list:
         """Removes and returns all values above the last mark."""
         if len(self.frames) == 1:
-            raise Refusal(f"has a damaged {self.pickle_name}, which uses a mark that was not set.")
+            raise Refusal(f"has a damaged {self.pickle_name}, which uses a mark that was not set. {GET_AGAIN}")
         return self.frames.pop()
 
     def discard(self) -> None:
@@ -121,14 +123,17 @@ class Machine:
         self.push(value)
         if types and type(value) not in types:
             raise Refusal(
-                f"has a damaged {self.pickle_name}, which uses a {type(value).__name__} as a {types[0].__name__}."
+                f"has a damaged {self.pickle_name}, which uses a {type(value).__name__} as a {types[0].__name__}. "
+                f"{GET_AGAIN}"
             )
         return value
 
     def recall(self, index: int) -> None:
         """Pushes an object from the memo."""
         if index not in self.memo:
-            raise Refusal(f"has a damaged {self.pickle_name}, which uses object {index:,} before it exists.")
+            raise Refusal(
+                f"has a damaged {self.pickle_name}, which uses object {index:,} before it exists. {GET_AGAIN}"
+            )
         self.push(self.memo[index])
 
     def memorize(self, index: int) -> None:
@@ -147,13 +152,13 @@ class Machine:
         """Adds alternating keys and values to the dict on top of the stack."""
         target = self.top(dict, OrderedDict, Inert)
         if len(values) % 2:
-            raise Refusal(f"has a damaged {self.pickle_name}, with a key that has no value.")
+            raise Refusal(f"has a damaged {self.pickle_name}, with a key that has no value. {GET_AGAIN}")
         target.update(zip(_checked_keys(values[::2]), values[1::2], strict=True))
 
     def find(self, module: Any, name: Any) -> None:
         """Pushes a stand-in for a global. The global is matched by name and never imported."""
         if type(module) is not str or type(name) is not str:
-            raise Refusal(f"has a damaged {self.pickle_name}, with the name of a global that is not text.")
+            raise Refusal(f"has a damaged {self.pickle_name}, with the name of a global that is not text. {GET_AGAIN}")
         if len(module) + len(name) > LONGEST_NAME:
             start = shown(f"{module[:LONGEST_NAME]}.{name[:LONGEST_NAME]}")
             raise Refusal(f"refers to {start}, a name of {len(module) + len(name):,} characters. Nothing was executed.")
@@ -192,7 +197,7 @@ class Machine:
         return OrderedDict(items)
 
     def new_object(self, arguments: int) -> None:
-        """Replaces a stand-in and its arguments by an instance of the stand-in."""
+        """Replaces a stand-in and its arguments with an instance of the stand-in."""
         self.pop(arguments)
         name = self.top(Inert).name
         self.pop()
@@ -204,23 +209,23 @@ class Machine:
         self.top(Inert, OrderedDict)
 
     def find_storage(self) -> None:
-        """Replaces the description of a storage by the storage."""
+        """Replaces the description of a storage with the storage."""
         (description,) = self.pop()
         if _types(description) != list(self.storage_fields) or description[0] != "storage":
-            raise Refusal("contains a storage that torch.save does not write.")
+            raise Refusal(f"contains a storage that torch.save does not write. {GET_AGAIN}")
         _, type_, key, _, elements = description[:5]
         if type_.name not in STORAGE_TYPES:
-            raise Refusal(f"uses {type_.name} as a storage type.")
+            raise Refusal(f"uses {type_.name} as a storage type. {GET_AGAIN}")
         self.push(self.storage(type_.name, key, elements))
 
     def storage(self, type_name: str, key: str, elements: int) -> Storage:
         """Returns the storage of a key. Raises Refusal if its size is not that of its entry."""
         if len(key) > LONGEST_NAME or f"data/{key}" not in self.entries:
-            raise Refusal(f"lacks the entry data/{shown(key)}. Download or copy it again.")
+            raise Refusal(f"lacks the entry data/{shown(key)}. {GET_AGAIN}")
         start, size, checksum = self.entries[f"data/{key}"]
         if elements * np.dtype(STORAGE_TYPES[type_name]).itemsize != size:
             declared = f"{shown(elements)} elements of {type_name}"
-            raise Refusal(f"declares {declared} for data/{shown(key)}, which has {size:,} bytes.")
+            raise Refusal(f"declares {declared} for data/{shown(key)}, which has {size:,} bytes. {GET_AGAIN}")
         return Storage(self.path, self.identity, start, elements, type_name, checksum)
 
 
@@ -233,9 +238,11 @@ def _checked_keys(keys: Sequence) -> Sequence:
     """Returns the keys. Raises Refusal if hashing a key could take long, as for nested tuples."""
     for key in keys:
         if type(key) not in (str, int, float, bool, type(None), Inert):
-            raise Refusal(f"uses a {type(key).__name__} as a key, which no checkpoint needs.")
+            raise Refusal(f"uses a {type(key).__name__} as a key, which no checkpoint needs. {GET_AGAIN}")
         if type(key) is int and abs(key) >= MAX_INTEGER_KEY:
-            raise Refusal(f"uses an integer of {key.bit_length():,} bits as a key, which no checkpoint needs.")
+            raise Refusal(
+                f"uses an integer of {key.bit_length():,} bits as a key, which no checkpoint needs. {GET_AGAIN}"
+            )
     return keys
 
 
@@ -243,12 +250,12 @@ def _rebuilt_tensor(arguments: Any) -> StoredTensor:
     """Returns a tensor. Raises Refusal if it does not fit into its storage."""
     has_fields = _types(arguments)[:5] == [Storage, int, tuple, tuple, bool] and len(arguments) in (6, 7)
     if not has_fields or any(arguments[6:]):  # the seventh marks lazy conjugation or negation
-        raise Refusal("contains a tensor that torch.save does not write.")
+        raise Refusal(f"contains a tensor that torch.save does not write. {GET_AGAIN}")
     storage, offset, shape, strides = arguments[:4]
     if len(shape) != len(strides) or len(shape) > MAX_DIMENSIONS:
-        raise Refusal(f"has a tensor of {len(shape):,} dimensions with {len(strides):,} strides.")
+        raise Refusal(f"has a tensor of {len(shape):,} dimensions with {len(strides):,} strides. {GET_AGAIN}")
     if any(type(n) is not int or n < 0 for n in (offset, *shape, *strides)):
-        raise Refusal("has a tensor whose offset, shape or strides are not natural numbers.")
+        raise Refusal(f"has a tensor whose offset, shape or strides are not natural numbers. {GET_AGAIN}")
     problem = None
     if math.prod(n or 1 for n in shape) > max(storage.elements, MAX_EMPTY if 0 in shape else 1):
         problem = f"but its storage has {storage.elements:,} elements"
@@ -256,7 +263,7 @@ def _rebuilt_tensor(arguments: Any) -> StoredTensor:
         problem = f"which exceeds its storage of {storage.elements:,} elements"
     if problem:  # formatted only if needed, because formatting huge numbers is slow
         declared = shown(f"a tensor of shape {shape} with strides {strides} at {offset}")
-        raise Refusal(f"declares {declared}, {problem}.")
+        raise Refusal(f"declares {declared}, {problem}. {GET_AGAIN}")
     # The stride of an axis of size 1 is never used and may exceed what numpy can represent.
     strides = tuple(stride if n > 1 and 0 not in shape else 0 for n, stride in zip(shape, strides, strict=True))
     return StoredTensor(shape, storage.dtype, storage, offset, strides)

@@ -15,7 +15,7 @@ import numpy as np
 
 from diffae_jax.runtime.errors import shown
 from diffae_jax.torch_files.instructions import LONGEST_NAME, MAX_PICKLE_BYTES, Machine
-from diffae_jax.torch_files.stored import STORAGE_TYPES, Entry, Refusal, Storage
+from diffae_jax.torch_files.stored import GET_AGAIN, STORAGE_TYPES, Entry, Refusal, Storage
 
 MAX_STORAGES = 20_000
 MAX_PREFACE = 100  # instructions before the objects
@@ -52,12 +52,12 @@ class _Scan(_Legacy):
     def storage(self, type_name: str, key: str, elements: int) -> Storage:
         """Records what is declared and returns a storage without a position."""
         if len(key) > LONGEST_NAME or elements < 0:
-            raise Refusal(f"declares {shown(elements)} elements for storage {shown(key)}. Download or copy it again.")
+            raise Refusal(f"declares {shown(elements)} elements for storage {shown(key)}. {GET_AGAIN}")
         declared = Declared(type_name, elements)
         if self.declared.setdefault(key, declared) != declared:
-            raise Refusal(f"declares the storage {shown(key)} twice, with different types or sizes.")
+            raise Refusal(f"declares the storage {shown(key)} twice, with different types or sizes. {GET_AGAIN}")
         if len(self.declared) > MAX_STORAGES:
-            raise Refusal(f"has more than {MAX_STORAGES:,} storages, which is the limit.")
+            raise Refusal(f"has more storages than the limit of {MAX_STORAGES:,}. {GET_AGAIN}")
         return Storage(self.path, self.identity, 0, elements, type_name, None)
 
 
@@ -66,7 +66,7 @@ class _Head(io.BytesIO):
 
     def read(self, size: int | None = -1, /) -> bytes:
         if size is not None and self.tell() + size > MAX_PICKLE_BYTES:
-            raise Refusal(f"describes its tensors in more than {MAX_PICKLE_BYTES:,} bytes, which is the limit.")
+            raise Refusal(f"describes its tensors in more bytes than the limit of {MAX_PICKLE_BYTES:,}. {GET_AGAIN}")
         return super().read(size)
 
 
@@ -104,9 +104,11 @@ def _entries(file: io.FileIO, length: int, position: int, keys: Any, declared: d
     Raises Refusal if the declared storages do not fill the file from `position` to its end.
     """
     if type(keys) is not list or any(type(key) is not str for key in keys) or len(set(keys)) < len(keys):
-        raise Refusal("has a damaged list of storages. Download or copy it again.")
+        raise Refusal(f"has a damaged list of storages. {GET_AGAIN}")
     if set(keys) != set(declared):
-        raise Refusal(f"lists {len(keys):,} storages, which do not match the {len(declared):,} that its tensors use.")
+        raise Refusal(
+            f"lists {len(keys):,} storages, which do not match the {len(declared):,} that its tensors use. {GET_AGAIN}"
+        )
     entries = {}
     for key in keys:
         type_name, elements = declared[key]
@@ -115,12 +117,14 @@ def _entries(file: io.FileIO, length: int, position: int, keys: Any, declared: d
         position = start + elements * np.dtype(STORAGE_TYPES[type_name]).itemsize
         if position > length:
             raise Refusal(
-                f"is truncated: storage {shown(key)} ends at byte {shown(position)} of {length:,}. Copy it again."
+                f"is truncated: storage {shown(key)} ends at byte {shown(position)} of {length:,}. {GET_AGAIN}"
             )
         if stored_elements != elements:
             used = f"{elements:,} elements of {type_name}"
-            raise Refusal(f"has {stored_elements:,} elements in storage {shown(key)}, but its tensors use {used}.")
+            raise Refusal(
+                f"has {stored_elements:,} elements in storage {shown(key)}, but its tensors use {used}. {GET_AGAIN}"
+            )
         entries[f"data/{key}"] = Entry(start, position - start, None)
     if position != length:
-        raise Refusal(f"has {length - position:,} bytes after its last storage, where it should end.")
+        raise Refusal(f"has {length - position:,} bytes after its last storage, where it should end. {GET_AGAIN}")
     return entries

@@ -10,6 +10,7 @@ import numpy as np
 
 from diffae_jax.runtime.errors import UserError
 
+GET_AGAIN = "Download or copy it again."  # the fix in messages
 STORAGE_TYPES = {  # dtypes in the file; numpy has no bfloat16, which is the upper half of a float32
     "torch.DoubleStorage": "<f8",
     "torch.FloatStorage": "<f4",
@@ -22,7 +23,7 @@ STORAGE_TYPES = {  # dtypes in the file; numpy has no bfloat16, which is the upp
     "torch.ByteStorage": "u1",
     "torch.BoolStorage": "u1",
 }
-RESULT_TYPES = {"torch.BFloat16Storage": "<f4", "torch.BoolStorage": "?"}  # if it differs from the dtype in the file
+RESULT_TYPES = {"torch.BFloat16Storage": "<f4", "torch.BoolStorage": "?"}  # where they differ
 
 
 class Refusal(Exception):
@@ -71,7 +72,7 @@ class Storage:
             raise UserError(f"{self.path} has changed since it was opened. Run the command again.")
         can_check = count == self.elements and self.checksum is not None
         if can_check and zlib.crc32(raw.view(np.uint8)) != self.checksum:
-            raise UserError(f"{self.path} has a damaged tensor at byte {self.start:,}. Download or copy it again.")
+            raise UserError(f"{self.path} has a damaged tensor at byte {self.start:,}. {GET_AGAIN}")
         if self.type_name == "torch.BFloat16Storage":
             return (raw.astype(np.uint32) << 16).view(np.float32)
         return raw.astype(self.dtype, copy=False)

@@ -28,8 +28,7 @@ class Checkpoints:
 
     def __init__(self, folder: Path, read_only: bool = False):
         if not read_only and is_main_process():  # a reader must not remove a save in progress
-            # Orbax removes these in a thread that it does not join, which fails if the program
-            # ends first
+            # Remove unfinished saves here. Orbax's own thread fails if the program ends first.
             for unfinished in folder.glob("*.orbax-checkpoint-tmp*"):
                 shutil.rmtree(unfinished)
         ocp = _orbax()
@@ -68,7 +67,7 @@ class Checkpoints:
             return self._checkpointer.load_checkpointables(step, {"state": {"ema": abstract_params}})["state"]["ema"]
 
     def ema_shapes(self, step: int) -> dict[str, tuple[int, ...]]:
-        """Returns the shape of each EMA weight of a step, by flat name.
+        """Returns the shape of each EMA weight of a step, by dotted name.
 
         Raises KeyError if the checkpoint has no EMA weights.
         """
@@ -85,7 +84,7 @@ class Checkpoints:
 
 
 def latest_step(folder: Path) -> int | None:
-    """Returns the newest step in a folder of checkpoints from the file names, or None."""
+    """Reads the newest step from the file names in a checkpoint folder, or returns None."""
     names = [path.name for path in folder.glob("[0-9]*")]
     return max((int(name) for name in names if name.isdigit()), default=None)
 
@@ -109,8 +108,8 @@ def load_ema(folder: Path, abstract_params: Params) -> Params:
             differing = sorted(name for name in saved.keys() | expected.keys() if saved.get(name) != expected.get(name))
             if differing:
                 raise UserError(
-                    f"{folder} holds a model that does not match the config.json of the run, first in "
-                    f"{shown(differing[0])}: restore the config.json that it was trained with."
+                    f"{folder} holds a model that does not match the run's config.json, for example in "
+                    f"{shown(differing[0])}. Restore the config.json that it was trained with."
                 )
             return checkpoints.restore_ema(step, abstract_params)
     except UserError:

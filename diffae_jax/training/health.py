@@ -10,7 +10,7 @@ from diffae_jax.runtime.errors import UserError
 from diffae_jax.training.loss_scale import MINIMUM_SCALE
 from diffae_jax.training.step import Metrics
 
-USEFUL_Z = 0.98  # z counts as used if (loss with its own z) / (loss with the z of another image) is lower
+USEFUL_Z = 0.98  # z counts as used if (loss with own z) / (loss with another image's z) is lower
 WARM_UP_IMAGES = 20_000  # images seen before an unused z gives a warning
 
 
@@ -25,7 +25,7 @@ def effective_rank(z: Float[Array, "n d"]) -> Float[Array, ""]:
 
 
 def z_health(z: Float[Array, "n d"], loss_given_z: Callable[[Array], Float[Array, "n"]]) -> Metrics:
-    """Returns the effective rank of z, and the loss with its own and with another image's z.
+    """Returns the effective rank of z, and the loss with each image's own and another image's z.
 
     Needs z of at least two images. `loss_given_z` returns the loss of each image for a given z,
     with fixed noise and time steps.
@@ -38,27 +38,32 @@ def z_health(z: Float[Array, "n d"], loss_given_z: Callable[[Array], Float[Array
 
 
 def describe_z(values: dict[str, float], images: int) -> str:
-    """Describes in one line whether z is learning, with a warning and a fix if it is not."""
+    """Describes in one line whether the UNet uses z, with a warning and a fix if it does not."""
     own, shuffled = values["z/loss_own"], values["z/loss_shuffled"]
     line = (
         f"z: effective rank {values['z/effective_rank']:.1f}, gradient norm of the encoder "
-        f"{values['grad_norm/encoder']:.2g}, loss {own:.4f} with its own z, {shuffled:.4f} with another z: "
+        f"{values['grad_norm/encoder']:.2g}, loss {own:.4f} with each image's own z, {shuffled:.4f} with "
+        f"another image's z. "
     )
     if own < USEFUL_Z * shuffled:
-        return line + "z is learning."
+        return line + "The UNet uses z."
     if images < WARM_UP_IMAGES:
         return line + (
-            "z has no effect yet. That is normal: output layers start at zero, so the encoder has no gradient at first."
+            "The UNet does not use z yet. That is normal: output layers start at zero, so the encoder has no gradient "
+            "at first."
         )
     return line + (
-        f"WARNING: after {images:,} images the decoder still ignores z. Check in the grids that the images differ and "
-        f"have normal contrast, train longer, or raise --config.train.learning_rate."
+        f"WARNING: after {images:,} images, the UNet ignores z. Check in the grids that the images differ and have "
+        f"normal contrast, train longer, or raise --config.train.learning_rate."
     )
 
 
 def check_finite(step: int, metrics: dict[str, float], last_saved: int | None) -> None:
-    """Raises UserError after a non-finite step; with float16, only at the lowest loss scale."""
-    saved = "nothing was saved yet" if last_saved is None else f"the checkpoint of step {last_saved} is good"
+    """Raises UserError if the loss or a gradient is not finite.
+
+    With float16, raises it only at the lowest loss scale.
+    """
+    saved = "nothing has been saved yet" if last_saved is None else f"you can resume from step {last_saved}"
     if "loss_scale" not in metrics and not metrics["finite"]:
         raise UserError(
             f"Step {step}: the loss is {metrics['loss']} and the gradient norm {metrics['grad_norm']}, so training "

@@ -98,7 +98,7 @@ class StopSignal:
 
     def _handle(self, number: int, _: FrameType | None) -> None:
         self.number = number
-        if number == signal.SIGINT:  # print may be interrupted by this very signal, so it cannot be used here
+        if number == signal.SIGINT:  # do not print here: the signal may have interrupted a print
             os.write(2, b"\nStopping after this step. To stop at once without saving, press Ctrl-C again.\n")
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
         if jax.process_count() > 1:
@@ -222,7 +222,7 @@ def fit(
             for task in periodic:
                 if is_due(task.every):
                     reports.run(task, state, step)
-            stopping = stop.reached()  # after the tasks, because a resumed run would not repeat them
+            stopping = stop.reached()  # only after the tasks, because a resumed run does not repeat them
             if is_due(intervals.save_every) or stopping:
                 reports.collect()
                 checkpoints.save(step, state, dataclasses.asdict(window))

@@ -76,7 +76,10 @@ class MetricsWriter:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Returns the rows of metrics.jsonl. An incomplete last row, left by a kill, is ignored."""
+    """Returns the rows of metrics.jsonl.
+
+    Ignores an incomplete last row, which a killed run may leave.
+    """
     path = folder / "metrics.jsonl"
     return [json.loads(line) for line in path.read_text().rpartition("\n")[0].splitlines()] if path.exists() else []
 

@@ -43,7 +43,9 @@ def compile_program(
     sharding: Sharding = "replicated",
     steps_per_call: int | None = None,  # if set, the step is `train_steps`
 ) -> Program:
-    """Compiles the training step. It donates its state, whose buffers must not be used again.
+    """Compiles the training step.
+
+    The step donates its input state, so do not use that state again.
 
     The step is an executable, not a function to be traced: with a different shape it fails instead
     of compiling again.
@@ -75,7 +77,7 @@ def compile_program(
         abstract_batch,
         located(abstract_key, replicated(mesh)),
     )
-    say("Compiling the training step: seconds on a GPU or TPU, up to minutes on a CPU.")
+    say("Compiling the training step. This takes seconds on a GPU or TPU, or minutes on a CPU.")
     compiled = lowered.compile()
     memory = compiled.memory_analysis()
     return Program(
@@ -97,7 +99,7 @@ def count_flops(
     """Returns XLA's count of the FLOP of a step over all devices, or None if XLA reports none.
 
     `written` is the cost analysis of the program before compilation, `compiled` that of one device
-    after it. GPU and TPU report only the second. XLA counts the body of a scan once: the count is
+    after it. GPU and TPU report only `compiled`. XLA counts the body of a scan once: the count is
     therefore for one step even if a call takes several, and must be multiplied by the number of
     microbatches.
     """
@@ -116,4 +118,5 @@ def warn_of_memory(bytes_per_device: int, fix: str) -> None:
     """Prints a warning if a program needs more memory than a device has."""
     limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
     if limit and bytes_per_device > limit:
-        say(f"WARNING: a device has only {quantity(limit, 'B')} of memory: {fix}.")
+        needed, available = quantity(bytes_per_device, "B"), quantity(limit, "B")
+        say(f"WARNING: training needs {needed} of memory per device, but a device has {available}: {fix}.")

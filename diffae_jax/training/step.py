@@ -35,7 +35,7 @@ def mean_loss_and_grads(
 ) -> tuple[Float[Array, ""], Metrics, Params]:
     """Computes the mean loss, the mean metrics and the gradients, accumulated over microbatches.
 
-    Microbatch i consists of samples i, i + M, i + 2 M, ... of M microbatches, so that each device
+    With M microbatches, microbatch i holds samples i, i + M, i + 2M, ..., so that each device
     keeps its samples.
 
     Args:
@@ -103,8 +103,8 @@ def train_step(
 
     Returns:
         (new state, metrics). The metrics are scalars: "loss", the metrics of `loss_fn`,
-        "grad_norm", "grad_norm/PART" of each part of the weights, "finite" and, with `scale_loss`,
-        "loss_scale".
+        "grad_norm", "grad_norm/PART" for each part of the weights, "finite" and, with
+        `scale_loss`, "loss_scale".
     """
     num_samples = jax.tree.leaves(batch)[0].shape[0]
     keys = sample_keys(key, state.step, num_samples)

@@ -307,8 +307,14 @@ BAD = {
     "small": ("reconstruct BUNDLE bad/small.png --out new", r"small\.png is 7x9 pixels, smaller than the 8x8"),
     "bomb": ("reconstruct BUNDLE bad/bomb.png --out new", r"bomb\.png cannot be read as an image"),
     "bomb in a folder": ("encode BUNDLE bad --out z.npz", r"bomb\.png cannot be read as an image"),
-    "no z format": ("encode BUNDLE photos --out z.csv", r"z\.csv cannot be written by .* Use .*\.npz or \.parquet"),
-    "no picture format": ("sample BUNDLE --out new.jpg", r"new\.jpg cannot .* \.png or \.npy or a folder"),
+    "no z format": (
+        "encode BUNDLE photos --out z.csv",
+        r"type of z\.csv is not supported here\. Use .*\.npz or \.parquet",
+    ),
+    "no picture format": (
+        "sample BUNDLE --out new.jpg",
+        r"type of new\.jpg is not supported here\. Use .* \.png or \.npy or a folder",
+    ),
     "place of the system": ("sample BUNDLE --out /proc/new/a.png", r"/proc/new/a\.png cannot be written"),
     "place in a file": ("sample BUNDLE --out photos/b.png/a.png", "cannot be written"),
     "taken file": ("sample BUNDLE --out photos/b.png", r"photos/b\.png already exists"),
@@ -331,7 +337,7 @@ BAD = {
     "text for strength": ("edit BUNDLE photos --probe P --strength nan --out new", "'nan' is not a finite number"),
     "no prior": ("sample PLAIN --out a.png", "has no prior"),
     "negative of nothing": ("sample BUNDLE --negative --out a.png", "--negative needs --probe"),
-    "video": ("interpolate BUNDLE photos/b.png photos/c.png --out a.mp4", "a.mp4 cannot be written by this command"),
+    "video": ("interpolate BUNDLE photos/b.png photos/c.png --out a.mp4", "type of a.mp4 is not supported here. Use"),
     "existing bundle": ("import x.ckpt --out BUNDLE", "already exists. Use another path or --overwrite"),
     "no such probe": ("edit BUNDLE photos --probe Age --strength 1 --out new", "Age. Choose one of hair/color é"),
     "no such class": ("sample BUNDLE --probe Age --out new", "no probe Age. Choose one of hair/color é"),
@@ -428,5 +434,7 @@ def test_interrupted_command_ends_at_once_with_one_line(bundle, tmp_path):
     finally:
         process.kill()
     assert process.returncode == 130
-    assert said == "\nInterrupted. The result was not written.\n"
+    assert said == (
+        "\nInterrupted before the result was complete. Run the same command again; encode and evaluate resume.\n"
+    )
     assert not list(tmp_path.iterdir())

@@ -290,6 +290,6 @@ def test_missing_tensorboard_is_reported_before_the_run(monkeypatch):
     config.name, config.data.path = "a", "digits"
     check_run(config)
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
-    with pytest.raises(UserError, match=r'needs tensorboardX: pip install "diffae_jax\[tensorboard\]"') as refusal:
+    with pytest.raises(UserError, match=r'needs tensorboardX\. Run pip install "diffae_jax\[tensorboard\]"') as refusal:
         check_run(config)
     assert_is_one_sentence(refusal.value)

@@ -414,7 +414,8 @@ def test_ddim_walks_the_same_way_by_v_as_by_the_noise(sampler, clip):
 
 @pytest.mark.parametrize("wrong", [{"parameterization": "x"}, {"error": "huber"}, {"weighting": "snr"}])
 def test_a_process_of_unknown_parts_is_refused_with_those_that_there_are(wrong):
-    with pytest.raises(ValueError, match=r"There is no '\w+': choose one of \w+(, \w+)*\."):
+    (field,) = wrong
+    with pytest.raises(ValueError, match=rf"There is no {field} '\w+'\. Choose one of \w+(, \w+)*\."):
         Process(**wrong)
 
 

@@ -398,7 +398,7 @@ def test_shifted_images_move_to_the_right():
 def test_chunk_that_is_not_finite_is_reported_and_not_written(tmp_path):
     cache = ChunkCache(tmp_path / "chunks", {})
     broken = {"x": np.array([0.0, np.nan, 1.0]), "n": np.arange(3)}
-    with pytest.raises(UserError, match=r"1 of 3 numbers of sampling-0 are not finite\. .*float32"):
+    with pytest.raises(UserError, match=r"1 of 3 values of sampling-0 are not finite\. .*float32"):
         cache.load_or_compute("sampling-0", lambda: broken)
     assert not list(tmp_path.glob("chunks/*.npz"))
 
@@ -421,7 +421,7 @@ def test_planted_copies_are_found(model, tmp_path, monkeypatch):
         brute.mean(), rel=1e-5
     )
     text = (
-        "Samples are not copies of training images: in pixels, less than 5 % are closer to one than 99 % of held-out "
+        "Samples are not copies: in pixels, fewer than 5 % are closer to a training image than 99 % of held-out "
         "images are."
     )
     assert {claim.text: claim.verdict for claim in found.claims}[text] == "does not hold"
@@ -513,7 +513,7 @@ def test_programs_that_lack_something_are_skipped(model, baseline, tmp_path, cap
         "variations was skipped: it needs at least two images, not 1.",
         "neighbors was skipped: it needs the training images, and none were given (--training).",
         "detection was skipped: it needs at least 40 real images, not 1.",
-        "too few real images to compare samples with: two sets of at least 2 are needed, not 0 and 1 images.",
+        "too few real images to compare samples with: two sets of at least 2 are needed, but they have 0 and 1. Give",
     ):
         assert sentence in said, sentence
     assert found.section("reconstruction").figures
@@ -567,8 +567,8 @@ def test_models_that_cannot_be_compared_are_rejected(model, baseline, tmp_path):
     wide = DiffAE(config, model.params, mesh=model.mesh)
     for compared, message in (
         (dict(baseline=model), "tiny has a z, so it cannot be the baseline. Use a DDIM without z"),
-        (dict(others=(model,)), "each must have a z of a different size"),
-        (dict(others=(baseline,)), "each must have a z of a different size"),
+        (dict(others=(model,)), "2 models have a z of 8 dimensions, .* Use models whose z differ in size"),
+        (dict(others=(baseline,)), "A model has no z, .* Use models whose z differ in size"),
         (dict(baseline=wide), r"is for images of \(16, 16, 1\), and tiny for \(8, 8, 1\)"),
     ):
         with pytest.raises(UserError, match=message):
@@ -579,17 +579,17 @@ def test_models_that_cannot_be_compared_are_rejected(model, baseline, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--programs", "fid"], "evaluation.programs must be some of reconstruction, .*, not fid"),
+        (["--programs", "fid"], "evaluation.programs may contain only reconstruction, .*, not fid"),
         (["--steps", "0"], "1 to 1000 steps, not 0"),
         (["--num-images", "1"], "it must be from 2 to 10,000,000, not 1"),
         (["--data", "nowhere"], "nowhere is missing: check the path"),
         (["--baseline", "nowhere"], "nowhere is neither a bundle nor the folder of a trained run"),
         (["--baseline", "BUNDLE"], "tiny has a z, so it cannot be the baseline. Use a DDIM without z"),
-        (["--others", "BUNDLE"], "each must have a z of a different size"),
+        (["--others", "BUNDLE"], "2 models have a z of 8 dimensions, .* Use models whose z differ in size"),
         (["--inception", "nowhere.pth"], "nowhere.pth is missing"),
         (["--labels", "nowhere.csv"], "nowhere.csv is missing"),
         (["--out", "full"], r"full already exists\. Use another path or --overwrite"),
-        (["--out", "file.png"], r"file.png cannot be written by this command\. Use a folder"),
+        (["--out", "file.png"], r"The type of file.png is not supported here\. Use a folder"),
     ],
 )
 def test_mistakes_give_a_short_message_and_nothing_is_written(

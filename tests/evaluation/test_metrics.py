@@ -222,7 +222,7 @@ def test_kernel_distance_refuses_too_few_images(sizes, subset_size, pattern):
 def test_kernel_distance_refuses_broken_features():
     broken = np.ones((5, 3))
     broken[1:3] = np.nan
-    with pytest.raises(UserError, match="finite features: 2 rows"):
+    with pytest.raises(UserError, match="finite features, but 2 rows"):
         metrics.kernel_distance(np.ones((5, 3)), broken)
 
 

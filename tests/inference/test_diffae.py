@@ -292,10 +292,10 @@ def test_transformations_agree_with_plain_calls(model, codes):
     [
         (lambda m, z, x: m.decode(z[:, :5], x), r"z must have the shape \(N, 8\), not \(4, 5\)"),
         (lambda m, z, x: m.decode(z, np.repeat(x, 2, axis=-1)), r"x_T must have the shape .*, not \(4, 8, 8, 2\)"),
-        (lambda m, z, x: m.decode(None, x), "tiny needs z of 8 numbers"),
+        (lambda m, z, x: m.decode(None, x), "z is None, but tiny needs z of 8 dimensions"),
         (
             lambda m, z, x: m.decode(np.where(z == z[1], np.nan, z), x),
-            "1 of 4 z hold values .* not finite, the first is number 1",
+            "1 of 4 z hold values .* not finite; the first is at index 1",
         ),
         (lambda m, z, x: m.move(z[:, :1], "smile", 0.3), "z must have the shape"),
         (lambda m, z, x: m.move(np.where(z == z[2], np.inf, z), "smile", to=0.5), "1 of 4 z hold values"),
@@ -304,7 +304,7 @@ def test_transformations_agree_with_plain_calls(model, codes):
         (lambda m, z, x: m.fit_probe("", z, [0, 1, 0, 1]), "name of a probe must be text"),
         (lambda m, z, x: m.variations(IMAGES, 0), "number of variations must be at least 1, not 0"),
         (lambda m, z, x: m.reconstruct(IMAGES, 0), "1 to 1000 steps, not 0"),
-        (lambda m, z, x: m.principal_components(z, 9), "principal components, not 9"),
+        (lambda m, z, x: m.principal_components(z, 9), "count must be 1 to .* dimensions, not 9"),
     ],
 )
 def test_codes_and_numbers_that_are_none_are_reported_in_one_line(model, codes, call, message):

@@ -87,10 +87,10 @@ def small(path):
         (np.float32(1), "Give at least one image"),
         (
             FLOATS * 2,
-            r"3 of 3 images hold values outside \[-1, 1\] \(from -2 to 2 over all images\), the first is number 0",
+            r"3 of 3 images hold values outside \[-1, 1\] \(from -2 to 2 over all images\); the first is at index 0",
         ),
-        (np.where(np.arange(3)[:, None, None, None] == 1, np.nan, FLOATS), "1 of 3 .* not finite.*number 1"),
-        (np.where(np.arange(3)[:, None, None, None] == 2, np.inf, FLOATS), "1 of 3 .* not finite.*number 2"),
+        (np.where(np.arange(3)[:, None, None, None] == 1, np.nan, FLOATS), "1 of 3 .* not finite.*at index 1"),
+        (np.where(np.arange(3)[:, None, None, None] == 2, np.inf, FLOATS), "1 of 3 .* not finite.*at index 2"),
         (BYTES.astype(np.int64), "not int64"),
         (BYTES > 100, "not bool"),
         (BYTES.astype("U"), "not <U"),

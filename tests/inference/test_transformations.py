@@ -234,7 +234,7 @@ UNTYPED = {  # what types that are checked would refuse first, as they are in th
     "list of z": (lambda m, x, z, x_T: m.invert(x, list(z)), "These z are a list of traced arrays"),
     "numbers of no row": (
         lambda m, x, z, x_T: m.noise(z[0, 0].astype(int)),
-        r"The numbers of images must have the shape \(N,\), not \(\)",
+        r"`numbers` must hold image indices in the shape \(N,\), not \(\)",
     ),
     "traced to": (
         lambda m, x, z, x_T: m.move(np.zeros((1, 8), np.float32), "age", to=z.sum()),

@@ -13,7 +13,7 @@ from diffae_jax.data.sources import image_errors_as_user_errors
 from diffae_jax.inference.inputs import as_codes
 from diffae_jax.inference.weights import abstract_weights
 from diffae_jax.runtime.errors import UserError
-from diffae_jax.runtime.files import read_rows
+from diffae_jax.runtime.files import CHECK_FILE, read_rows
 from diffae_jax.runtime.own_code import import_own
 from tests.messages import assert_is_one_sentence
 
@@ -60,8 +60,14 @@ def volume_that_is_refused(folder):
     ("call", "sentence"),
     [
         (config_that_refuses, SENTENCE),
-        (rows_under_other_names, "{}/rows.npz cannot be read: it does not hold mean and std as np.savez writes them."),
-        (row_of_text, "{}/rows.npz cannot be read: its mean.npy is not a row of floating point numbers."),
+        (
+            rows_under_other_names,
+            f"{{}}/rows.npz cannot be read: it does not hold mean and std as np.savez writes them. {CHECK_FILE}",
+        ),
+        (
+            row_of_text,
+            f"{{}}/rows.npz cannot be read: its mean.npy is not a row of floating point numbers. {CHECK_FILE}",
+        ),
         (image_that_is_refused, SENTENCE),
         (volume_that_is_refused, SENTENCE),
     ],

@@ -59,7 +59,10 @@ def test_folder_of_images_trains(image_folder, tmp_path):
     arguments = f"--config.data.path={image_folder}", "--config.data.held_out_share=0.05"
     output = finish(start(tmp_path / "one", *arguments))
     assert "19 to train on, 1 held out" in output
-    assert "too few real images to compare samples with: two sets of at least 2 are needed, not 1 and 16 im" in output
+    assert (
+        "too few real images to compare samples with: two sets of at least 2 are needed, but they have 1 and 16"
+        in output
+    )
     assert "probes: the images have no labels (--config.data.labels=FILE.csv)" in output
     assert (tmp_path / "one" / "bundle" / "manifest.json").exists()
     assert len(list((tmp_path / "autoencoder" / "grids").glob("*.png"))) == 1

@@ -64,7 +64,7 @@ def test_signal_saves_and_reports_how_to_resume(whole, tmp_path, number, code):
     output = finish(process, code=code)
     assert time.monotonic() - sent < 10
     assert "Traceback" not in output
-    assert "Run the same command again to resume." in output
+    assert "To resume, run the same command again." in output
     assert ("Stopping after this step." in output) == (number == signal.SIGINT)
     finish(start(tmp_path, MANY_STEPS, TRAINING))
     assert_same_run(tmp_path, whole[0])

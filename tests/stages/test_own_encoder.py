@@ -184,7 +184,7 @@ def test_name_of_anything_else_is_refused_and_not_called(bundle, one_device, kin
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("WithStatistics", r"holds norm.mean .* in addition to its parameters"),
+        ("WithStatistics", r"holds norm.mean .*, which is not a parameter"),
         ("OfAnotherSize", r"z of shape \(2, 7\): it must be \(2, 8\)"),
         ("WithoutSizes", r"WithoutSizes cannot be used \(TypeError: .*image_shape, z_dim, dtype, rngs"),
         ("WithoutParameters", "no parameters to train"),
@@ -212,13 +212,13 @@ def local_encoder():
     ids=["local class", "function", "name", "number"],
 )
 def test_what_no_bundle_could_ask_for_is_refused(tiny_config, given):
-    with pytest.raises(UserError, match="at the top of a module") as refusal:
+    with pytest.raises(UserError, match="at the top level of a module") as refusal:
         name_encoder(tiny_config, given)
     assert_is_one_sentence(refusal.value)
 
 
 def test_class_that_no_bundle_could_ask_for_is_refused_before_the_run(tmp_path):
-    with pytest.raises(UserError, match="at the top of a module"):
+    with pytest.raises(UserError, match="at the top level of a module"):
         run_stages(get_config(), str(tmp_path / "run"), encoder=local_encoder())
     assert not (tmp_path / "run").exists()
 

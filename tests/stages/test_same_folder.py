@@ -45,7 +45,7 @@ def test_probes_that_are_missing_or_of_other_z_are_fitted_again(whole, tmp_path)
         assert "digit: 10 classes" in finish(start(workdir, MANY_STEPS, "--stages=probes"))
         assert files(workdir / "probes") == files(whole[0] / "probes")
     (workdir / "probes" / "digit.json").write_text("{}")
-    with pytest.raises(UserError, match="A probe holds name, weights and bias"):
+    with pytest.raises(UserError, match="A probe must have a name, and weights and a bias"):
         DiffAE.load(workdir)
 
 
@@ -58,7 +58,7 @@ def test_other_config_is_refused_and_nothing_is_lost(whole):
     output = finish(start(workdir, MANY_STEPS, "--config.prior.width=33"), code=2)
     assert re.search(r"prior.width: 32 -> 33.*remove .*/prior to train a new prior", output)
     output = finish(start(workdir, "--config.train.num_images=800"), code=2)
-    assert re.search(r"from step 40 to 50 would outdate .*/latents and .*/prior, ", output)
+    assert re.search(r"from step 40 to 50 would make .*/latents and .*/prior invalid\. ", output)
     assert files(workdir) == before
 
 

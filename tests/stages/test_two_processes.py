@@ -32,7 +32,7 @@ def test_two_processes_equal_one_and_can_be_stopped_and_continued_by_one(whole, 
     wait_for_checkpoint(processes[0], tmp_path, 12)
     processes[1].send_signal(signal.SIGTERM)  # one gets the signal; all must save the same step
     outputs = [finish(process, code=143) for process in processes]
-    assert "Run the same command again to resume." in outputs[0]
+    assert "To resume, run the same command again." in outputs[0]
     assert "images/s" not in outputs[1], "one process reports"
     stopped_at = rows(tmp_path)[-1]["step"]
     finish(start(tmp_path, MANY_STEPS, TRAINING))
@@ -75,7 +75,7 @@ def test_prior_of_two_processes_stops_on_a_signal_to_one(whole, tmp_path):
     sent = time.monotonic()
     outputs = [finish(process, code=143) for process in processes]
     assert time.monotonic() - sent < 10
-    assert "Run the same command again to resume." in outputs[0]
+    assert "To resume, run the same command again." in outputs[0]
 
 
 def test_what_stops_one_process_stops_the_others(tmp_path):

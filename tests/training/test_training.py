@@ -296,7 +296,7 @@ def test_non_finite_step_within_a_call_is_named(tmp_path, one_device, three_step
     data, _ = next(calls_from(0))
     poisoned = {**data, "y": data["y"].at[7 * BATCH].set(np.nan)}  # of step 8
     calls = ((poisoned, rows) for _, rows in calls_from(0))
-    with pytest.raises(UserError, match=r"Step 8: the loss is nan.*the checkpoint of step 6 is good"):
+    with pytest.raises(UserError, match=r"Step 8: the loss is nan.*you can resume from step 6"):
         run_loop(tmp_path, one_device, 12, batches=calls, program=program)
 
 
@@ -388,7 +388,7 @@ def test_non_finite_loss_stops_naming_the_step_and_keeps_the_last_good_checkpoin
                 batch["x"][0] = np.nan
             yield batch
 
-    with pytest.raises(UserError, match=r"Step 7: the loss is nan.*the checkpoint of step 4 is good"):
+    with pytest.raises(UserError, match=r"Step 7: the loss is nan.*you can resume from step 4"):
         run_loop(tmp_path, one_device, 10, batches=on_devices(poisoned_batches(), split_batch(one_device)))
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     assert checkpoints.latest == 4
@@ -449,7 +449,7 @@ def test_health_line_warns_when_z_is_ignored():
     values = {"z/effective_rank": 3.0, "grad_norm/encoder": 0.1, "z/loss_own": 0.10, "z/loss_shuffled": 0.1001}
     assert "WARNING" in health.describe_z(values, images=100_000)
     assert "start at zero" in health.describe_z(values, images=100)
-    assert "learning" in health.describe_z({**values, "z/loss_shuffled": 0.2}, images=100_000)
+    assert "The UNet uses z." in health.describe_z({**values, "z/loss_shuffled": 0.2}, images=100_000)
 
 
 def test_flops_are_counted_or_unknown_where_the_compiler_does_not_tell():

@@ -1,6 +1,6 @@
 """Feature spaces for comparing two sets of images, and LPIPS for pairs of images.
 
-Both run in batches on all devices. Distances are only called FID and KID in the space of the
+Both run in batches on all devices. Distances are called FID and KID only in the space of the
 original Inception weights, which are checked by SHA-256. Two spaces need no weights file:
 principal components, and a network with random weights.
 """
@@ -34,7 +34,7 @@ WIDTHS = (32, 64, 128)  # of the layers of the random network
 
 
 class FeatureSpace(NamedTuple):
-    """A map from images (uint8, or float in [-1, 1]) to features, and its distances' names."""
+    """A map from images (uint8, or float in [-1, 1]) to features. It names its distances."""
 
     name: str
     dim: int
@@ -52,7 +52,7 @@ def inception_problem(image_shape: tuple[int, ...]) -> str:
     """Returns why Inception cannot take images of shape (*spatial, C), or an empty string."""
     if len(image_shape) == 3 and image_shape[-1] in (1, 3):
         return ""
-    return f"it needs 2D images with 1 or 3 channels, and these have the shape {image_shape}"
+    return f"it needs 2D images with 1 or 3 channels, but these have shape {image_shape}"
 
 
 def lpips_problem(image_shape: tuple[int, ...]) -> str:
@@ -62,7 +62,7 @@ def lpips_problem(image_shape: tuple[int, ...]) -> str:
     height, width, _ = image_shape
     if min(height, width) >= lpips.MIN_SIZE:
         return ""
-    return f"it needs at least {lpips.MIN_SIZE}x{lpips.MIN_SIZE} pixels, and these are {height}x{width}"
+    return f"it needs at least {lpips.MIN_SIZE}x{lpips.MIN_SIZE} pixels, but these are {height}x{width}"
 
 
 def check_inception_images(image_shape: tuple[int, ...]) -> None:

@@ -180,7 +180,7 @@ def pool(h: Float[Array, "n h w c"], step: Pool) -> Float[Array, "n new_h new_w 
     if step.kind == "max":
         return lax.reduce_window(h, -jnp.inf, lax.max, window, strides, padding)
     within = (np.convolve(np.ones(size), np.ones(3))[1:-1] for size in h.shape[1:3])
-    counts = np.outer(*within).astype(np.float32)[..., None]  # XLA would take seconds to fold it
+    counts = np.outer(*within).astype(np.float32)[..., None]  # NumPy, because XLA would fold it for seconds
     return lax.reduce_window(h, 0.0, lax.add, window, strides, padding) / counts
 
 

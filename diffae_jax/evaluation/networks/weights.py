@@ -63,8 +63,8 @@ def cache_folder() -> Path:
 def find(file: WeightFile, path: str | Path | None = None, *, download: bool = False) -> Path | None:
     """Returns the path of a file: `path` or, if that is None, the file in the cache folder.
 
-    If the cache folder lacks the file, it is downloaded if `download` is True; otherwise None is
-    returned, and `how_to_get` explains what to do. Raises UserError if `path` is missing, the
+    If it is not cached, downloads it if `download` is True. Otherwise returns None: see
+    `how_to_get`. Raises UserError if `path` is missing, the
     content is not the published one, or the download fails.
     """
     cached = cache_folder() / file.name
@@ -84,7 +84,9 @@ def find(file: WeightFile, path: str | Path | None = None, *, download: bool = F
     if digest != file.sha256:
         actual = f"SHA-256 {digest[:12]}..." if digest else f"{size:,} bytes"
         expected = f"SHA-256 {file.sha256[:12]}... and {file.size:,} bytes"
-        raise UserError(f"{path} is not {file.name}: it has {actual}, not {expected}. Remove it and download it again.")
+        raise UserError(
+            f"{path} is not {file.name}. Expected {expected}, found {actual}. Remove it and download it again."
+        )
     return path
 
 
@@ -111,7 +113,9 @@ def _download(file: WeightFile, path: Path) -> None:
         try:
             pooch.retrieve(file.url, f"sha256:{file.sha256}", path.name, path.parent, downloader=fetch_at_most_its_size)
         except RequestException as error:
-            raise UserError(f"The download failed ({_reason(error)}), so {how_to_get(file)}") from error
+            raise UserError(
+                f"The download failed ({_reason(error)}). Download {file.url} to {path} yourself."
+            ) from error
         except ValueError as error:  # too many bytes, or a different hash
             raise UserError(
                 f"The download from {file.url} is not {file.name} ({file.size:,} bytes, SHA-256 "
@@ -145,8 +149,9 @@ def read_arrays(
 ) -> dict[str, np.ndarray]:
     """Returns the `used` arrays of a state dict that torch.save wrote, by name.
 
-    `used` and `unused` are the shapes that the file must hold. `network` is its name in messages.
-    Raises UserError if the file holds different names or shapes, or values that are not finite.
+    `used` and `unused` are the shapes that the file must hold. `network` is the network's name in
+    messages. Raises UserError if the file holds different names or shapes, or values that are not
+    finite.
     """
     tensors, shapes = read_checkpoint(path), used | unused
     if not isinstance(tensors, dict) or any(type(name) is not str for name in tensors):

@@ -25,7 +25,7 @@ SAMPLING = "the program sampling and other real images"
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """Two figures, of which the paper claims that the first is better."""
+    """Two figures. The paper claims that the first is better."""
 
     better: Figure
     worse: Figure
@@ -70,7 +70,7 @@ def claims(sections: Sections) -> Iterator[Claim]:
 
 
 def _claim(text: str, source: str, comparisons: list[Comparison], needs: str) -> Iterator[Claim]:
-    """Yields a claim with the verdict of its comparisons, if there are any."""
+    """Yields a claim with the verdict of its comparisons, or "not measured" if there are none."""
     if not comparisons:
         yield _not_measured(text, source, needs)
         return
@@ -174,7 +174,7 @@ def _sampling_claims(sections: Sections) -> Iterator[Claim]:
         SAMPLING,
     )
     yield from _claim(
-        "The latent DDIM is needed: z from a Gaussian with the same mean and standard deviation gives worse images.",
+        "The prior is needed: z from a Gaussian with the same mean and standard deviation gives worse images.",
         "Sec. 4",
         _compare(section, metrics, sampling.SAMPLES, sampling.GAUSSIAN),
         SAMPLING,
@@ -190,7 +190,7 @@ def _conditional_claims(sections: Sections) -> Iterator[Claim]:
         if naive is not None and naive is not figure and figure.low is not None:
             comparisons.append(Comparison(figure, naive))
     yield from _claim(
-        "Samples of a class from 100 labels are closer to the class than all images are (except Non-Blond).",
+        "Samples of a class, from a probe with 100 labels, are closer to it than unselected images (except Non-Blond).",
         "Sec. 5.6, Table 3",
         comparisons,
         "the program conditional and labels of training images",
@@ -212,7 +212,7 @@ def _claim_below(figure: Figure | None, text: str, source: str, limit: float, ne
 
 
 def _noise_map_claims(sections: Sections) -> Iterator[Claim]:
-    text = "x_T only changes minor details: less than half of the pixel variance is due to it."
+    text = "x_T changes only minor details: it causes less than half of the pixel variance."
     share = _find(sections, variations.NAME, variations.METRIC, reconstruction.RANDOM)
     yield from _claim_below(share, text, "Sec. 5.1, Appendix D", 0.5, "the program variations")
     section = sections.get(out_of_distribution.NAME)
@@ -220,7 +220,7 @@ def _noise_map_claims(sections: Sections) -> Iterator[Claim]:
     for row in (out_of_distribution.SHIFTED, out_of_distribution.NEGATIVE, out_of_distribution.FOREIGN):
         comparisons += _compare(section, (out_of_distribution.AUTOCORRELATION,), out_of_distribution.USUAL, row)
     yield from _claim(
-        "x_T of out-of-distribution images keeps more of the image: it is less like independent noise.",
+        "x_T of out-of-distribution images keeps more of the image, so it resembles independent noise less.",
         "Appendix J",
         comparisons,
         "the program out_of_distribution",
@@ -232,8 +232,8 @@ def _copy_claims(sections: Sections) -> Iterator[Claim]:
     for space in neighbors.SPACES.values():
         copies = _find(sections, neighbors.NAME, neighbors.COPIES, sampling.SAMPLES, f"in {space}")
         text = (
-            f"Samples are not copies of training images: in {space}, less than 5 % are closer to one than 99 % of "
-            f"held-out images are."
+            f"Samples are not copies: in {space}, fewer than 5 % are closer to a training image than 99 % of held-out "
+            f"images are."
         )
         yield from _claim_below(copies, text, "Appendix C", 0.05, needs)
 

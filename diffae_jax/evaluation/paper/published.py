@@ -66,7 +66,7 @@ THROUGHPUT = {  # training images per second on a V100, Table 7: DDIM, autoencod
     "bedroom128": (51.0, 41.65),
 }
 STEPS = (10, 20, 50, 100)
-SAMPLING_IMAGES, CONDITIONAL_IMAGES = 50_000, 5_000  # for each FID, which is larger for fewer images
+SAMPLING_IMAGES, CONDITIONAL_IMAGES = 50_000, 5_000  # per FID; fewer images give a larger FID
 
 
 def experiment(name: str) -> str:

@@ -31,15 +31,15 @@ class Program(Protocol):
         """Measures and returns the results."""
 
     def num_calls(self, study: Study) -> int:
-        """Returns roughly how many UNet calls the program needs, counted per image."""
+        """Returns the approximate number of UNet calls. A batch of N images counts as N calls."""
 
 
 def _why_no_sets(study: Study) -> str | None:
     real = sampling.ReferenceSets.of(study)
-    counts = len(real.reference.numbers), len(real.others.numbers)
+    counts = len(real.reference.indices), len(real.others.indices)
     if min(counts) >= sampling.MIN_IMAGES:
         return None
-    return f"it needs two sets of at least two real images, not {counts[0]:,} and {counts[1]:,} images"
+    return f"it needs two sets of at least two real images, but they have {counts[0]:,} and {counts[1]:,}"
 
 
 def _why_too_few_to_detect(study: Study) -> str | None:
@@ -57,7 +57,7 @@ def _unless(condition: Callable[[Study], bool], reason: str) -> Callable[[Study]
 REQUIREMENT_CHECKS: dict[str, Callable[[Study], str | None]] = {
     "z": _unless(lambda study: study.has_z, "a DDIM baseline has no z"),
     "prior": _unless(
-        lambda study: not study.has_z or study.model.prior is not None, "the model has no latent DDIM to sample z from"
+        lambda study: not study.has_z or study.model.prior is not None, "the model has no prior to sample z from"
     ),
     "training": _unless(
         lambda study: study.training is not None, "it needs the training images, and none were given (--training)"

@@ -29,14 +29,14 @@ POSITIVES, UNLABELED = 100, 10_000  # images for a probe of positive and unlabel
 BINARY, POSITIVE_UNLABELED, NAIVE = "binary", "positive and unlabeled", "all images"
 PICTURE = "conditional.png"
 
-Numbers = Int[np.ndarray, "n"]
+Indices = Int[np.ndarray, "n"]
 
 
 class Target(NamedTuple):
-    """A class to sample: the numbers of the training images inside and outside of it."""
+    """A class to sample: the indices of the training images inside and outside of it."""
 
-    inside: Numbers
-    outside: Numbers
+    inside: Indices
+    outside: Indices
 
 
 def targets(study: Study) -> dict[str, Target]:
@@ -68,14 +68,14 @@ def run(study: Study) -> Section:
     """Samples each class with probes from few labels, and compares the samples with the class."""
     num_samples, num_steps = study.settings.num_samples, study.settings.num_code_steps
     feature_spaces = spaces(study, ReferenceSets.of(study))
-    numbers = np.arange(len(study.training))
+    indices = np.arange(len(study.training))
 
     def read(start: int, stop: int) -> np.ndarray:
-        return as_float(study.training, numbers[start:stop])
+        return as_float(study.training, indices[start:stop])
 
-    real = features(study, f"{NAME}-real", read, len(numbers), feature_spaces)
+    real = features(study, f"{NAME}-real", read, len(indices), feature_spaces)
     # the same number of images as of samples, because distances depend on it
-    subset = choose(len(numbers), num_samples, study.seed)
+    subset = choose(len(indices), num_samples, study.seed)
     figures: list[Figure] = []
     notes, rows = [], {}
     for name, target in targets(study).items():
@@ -130,7 +130,7 @@ def _figures(
 
 
 def _paper_value(study: Study, space: FeatureSpace, name: str, column: str, *counts: int) -> float | None:
-    """Returns the value of Table 3 if ours is an FID of at least as many images."""
+    """Returns the value of Table 3 if ours is also an FID, from at least as many images."""
     if space.frechet_name != FID or min(counts) < paper.CONDITIONAL_IMAGES:
         return None
     return paper.conditional(study.model.config.name, name, column)
@@ -145,9 +145,9 @@ def _samples(
     num_steps: int,
     feature_spaces: list[FeatureSpace],
 ) -> Arrays:
-    """Returns the features of samples of a class, and some samples. The probe has few labels.
+    """Returns the features of samples of a class, and some samples.
 
-    Raises UserError if `DiffAE.sample_latents` does.
+    The probe is fitted to few labels. Raises UserError if `DiffAE.sample_latents` does.
     """
     model, random = study.model, np.random.default_rng(seed)
     if scenario == BINARY:
@@ -164,8 +164,8 @@ def _samples(
         labels = np.arange(len(rows)) < len(positive)
         normalized = model.statistics.normalize(np.concatenate(z))
         probe = fit(name, normalized, labels, positive_unlabeled=scenario == POSITIVE_UNLABELED)
-        z, numbers = model.sample_latents(study.settings.num_samples, probe, True, seed, num_steps)
-        return {"z": z, "numbers": numbers}
+        z, indices = model.sample_latents(study.settings.num_samples, probe, True, seed, num_steps)
+        return {"z": z, "numbers": indices}
 
     codes = study.cache.load_or_compute(f"{chunk_name}-codes", sample_z)
 

@@ -19,7 +19,7 @@ MIN_IMAGES, MAX_IMAGES = 40, 10_000  # real images; the paper used 10,000
 
 
 def real_images(study: Study) -> tuple[Source, np.ndarray]:
-    """Returns a source and the numbers of its real images: at most `num_samples` of them.
+    """Returns a source and the indices of its real images: at most `num_samples` of them.
 
     The source holds the training images, or the measured images if those are not available.
     """

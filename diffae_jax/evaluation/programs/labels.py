@@ -1,5 +1,6 @@
 """Linear probes of labels on z, and recognition of decoded images (Sec. 5.3, Appendix A.2)."""
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,14 @@ from diffae_jax.evaluation.programs import reconstruction
 from diffae_jax.evaluation.results import Figure, Section
 from diffae_jax.evaluation.study import Study, as_float
 from diffae_jax.probes import is_known, kind_of
+from diffae_jax.runtime.errors import shown
 
 NAME = "labels"
 TITLE = "Labels predicted by linear probes (Sec. 5.3, Appendix A.2)"
 REQUIREMENTS: tuple[str, ...] = ("z", "training", "labels", "labels held out", "held out")
 PICTURE = ""
 MAX_FITTED = 20_000  # training images
+MIN_PER_CLASS = 3  # training images
 RESAMPLES = 100  # for scores that sort all images
 RECOGNIZED = "accuracy of an SVM trained on real images"
 INVERSE_PENALTIES = {"C": [1, 10, 100]}
@@ -48,8 +51,8 @@ def run(study: Study) -> Section:
             continue
         known, known_truth = is_known(labels), is_known(truth)
         kind = kind_of(labels[known].tolist())
-        if kind == "text" or len(set(truth[known_truth].tolist())) < 2 or _smallest(labels[known], kind) < 3:
-            notes.append(f"{name} was skipped: it has too many different texts, or a value with too few images.")
+        if problem := _problem(labels[known], truth[known_truth], kind):
+            notes.append(f"{name} was skipped: {problem}.")
             continue
         for feature, (fitted, held_out) in features.items():
             model = _fit(kind, fitted[known], labels[known])
@@ -58,18 +61,32 @@ def run(study: Study) -> Section:
     return Section(NAME, TITLE, tuple(figures), (), tuple(notes))
 
 
-def _encoded(study: Study, name: str, numbers: np.ndarray | None) -> np.ndarray:
-    """Returns z of the training images with these numbers or, for None, of the held-out ones."""
-    source = study.images if numbers is None else study.training
-    numbers = np.arange(len(source)) if numbers is None else numbers
+def _encoded(study: Study, name: str, indices: np.ndarray | None) -> np.ndarray:
+    """Returns z of the training images with these indices or, for None, of all held-out images."""
+    source = study.images if indices is None else study.training
+    indices = np.arange(len(source)) if indices is None else indices
     chunks = [
         study.cache.load_or_compute(
             f"{NAME}-{name}-{start:07d}",
-            lambda rows=numbers[start:stop]: {"z": study.model.encode(as_float(source, rows))},
+            lambda rows=indices[start:stop]: {"z": study.model.encode(as_float(source, rows))},
         )["z"]
-        for start, stop in study.chunks(len(numbers))
+        for start, stop in study.chunks(len(indices))
     ]
     return np.concatenate(chunks)
+
+
+def _problem(labels: np.ndarray, truth: np.ndarray, kind: str) -> str:
+    """Returns why a label is skipped, from its known values in training and measured images."""
+    counts, values = Counter(labels.tolist()), set(truth.tolist())
+    if kind == "text":
+        return f"it has {len(counts):,} different texts, which are too many classes"
+    if not counts or not values:
+        return f"no {'measured' if counts else 'training'} image has a value"
+    if len(values) < 2:
+        return f"all measured images have the value {shown(*values)}"
+    value, count = counts.most_common()[-1]
+    problem = f"it needs {MIN_PER_CLASS} training images of each value, but {shown(value)} has {count}"
+    return problem if _smallest(labels, kind) < MIN_PER_CLASS else ""
 
 
 def _smallest(labels: np.ndarray, kind: str) -> int:
@@ -168,6 +185,6 @@ def _recognized(study: Study, training: np.ndarray) -> list[Figure]:
     ]
 
 
-def _has_classes(values: np.ndarray, numbers: np.ndarray) -> bool:
-    labels = values[numbers]
+def _has_classes(values: np.ndarray, indices: np.ndarray) -> bool:
+    labels = values[indices]
     return bool(is_known(values).all()) and kind_of(labels.tolist()) == "classes" and _smallest(labels, "classes") > 1

@@ -13,8 +13,8 @@ NAME = "neighbors"
 TITLE = "Nearest training images of samples (Appendix C)"
 REQUIREMENTS: tuple[str, ...] = ("z", "prior", "training", "held out", "two images")
 NUM_SAMPLES = 200
-CANDIDATES = 64  # nearest images by pixels, and as many by z, that LPIPS is measured to
-NO_DISTANCE = 1e-4  # distances below are rounding errors
+CANDIDATES = 64  # LPIPS is measured to this many nearest images by pixels and by z
+NO_DISTANCE = 1e-4  # smaller distances are rounding errors
 NEAR = 1  # the percentile of held-out distances below which a sample counts as a copy
 COPIES = "share of samples closer to a training image than 99 % of held-out images"
 DISTANCE = "RMS distance to the nearest training image"
@@ -76,20 +76,20 @@ def _codes(study: Study, images: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _nearest(study: Study, queries: dict[str, dict[str, np.ndarray]]) -> Arrays:
-    """Returns the distances and numbers of each query's nearest training images, nearest first."""
+    """Returns the distances and indices of each query's nearest training images, nearest first."""
     nearest: Arrays = {}
     for start, stop in study.chunks(len(study.training)):
-        numbers = np.arange(start, stop)
+        indices = np.arange(start, stop)
 
-        def compute(numbers=numbers) -> Arrays:
-            codes = _codes(study, as_float(study.training, numbers))
+        def compute(indices=indices) -> Arrays:
+            codes = _codes(study, as_float(study.training, indices))
             chunk = {}
             for row, query in queries.items():
                 for space in SPACES:
                     distance = _distances(query[space], codes[space])
                     order = np.argsort(distance, axis=1)[:, :CANDIDATES]
                     chunk[f"{row}-{space}-distance"] = np.take_along_axis(distance, order, 1)
-                    chunk[f"{row}-{space}-number"] = numbers[order]
+                    chunk[f"{row}-{space}-number"] = indices[order]
             return chunk
 
         chunk = study.cache.load_or_compute(f"{NAME}-{start:07d}", compute)
@@ -122,8 +122,8 @@ def _by_lpips(study: Study, samples: np.ndarray, nearest: Arrays) -> tuple[np.nd
     neighbors, distances = [], []
     for i, sample in enumerate(samples):
         # duplicates are kept: all samples have the same shapes, so it compiles once
-        numbers = np.concatenate([nearest[f"samples-{space}-number"][i] for space in SPACES])
-        images = as_float(study.training, numbers)
+        indices = np.concatenate([nearest[f"samples-{space}-number"][i] for space in SPACES])
+        images = as_float(study.training, indices)
         distance = study.networks.lpips(np.broadcast_to(sample, images.shape), images)
         neighbors.append(images[distance.argmin()])
         distances.append(distance.min())

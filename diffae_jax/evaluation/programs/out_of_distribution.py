@@ -35,9 +35,10 @@ def shifted(images: Images) -> Images:
 
 
 def normality(x_T: Images) -> dict[str, Float[np.ndarray, "n"]]:
-    """Returns statistics of each noise map that are 0 for N(0, I), and the standard deviation, 1.
+    """Returns statistics of each x_T.
 
-    The autocorrelation is that of neighboring values, averaged over spatial axes and channels.
+    For N(0, I), the standard deviation is 1 and the others are 0. The autocorrelation is that of
+    neighboring values, averaged over spatial axes and channels.
     """
     from scipy.stats import kurtosis, skew  # a slow import that changes warning filters
 

@@ -109,7 +109,7 @@ def run(study: Study) -> Section:
         save_rows(study.folder / PICTURE, rows)
     notes = ["Errors are measured on the scale [0, 1]."]
     if has_exact:
-        notes.append("A PSNR is missing if an image is reconstructed exactly, because it is infinite.")
+        notes.append("A PSNR is missing if an image is reconstructed exactly, because the PSNR is then infinite.")
     if any(figure.paper is not None for figure in figures):
         notes.append("The paper trained on FFHQ and measured 30,000 images of CelebA-HQ.")
     picture = Picture(PICTURE, f"Images, and their reconstructions in {max(study.settings.num_steps)} steps.")

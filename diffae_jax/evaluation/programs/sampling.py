@@ -41,11 +41,11 @@ class ImageSubset(NamedTuple):
     """Some images of a source."""
 
     source: Source
-    numbers: Int[np.ndarray, "n"]
+    indices: Int[np.ndarray, "n"]
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Returns the images from `start` to `stop` of this subset, in [-1, 1]."""
-        return as_float(self.source, self.numbers[start:stop])
+        return as_float(self.source, self.indices[start:stop])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +53,7 @@ class ReferenceSets:
     """Three sets of real images. If there are few images, `others` and `fitted` overlap."""
 
     reference: ImageSubset  # all distances are measured to these
-    others: ImageSubset  # compared with the reference as a yardstick, and encoded for "+ autoencoding"
+    others: ImageSubset  # the yardstick: compared with the reference; also encoded for "+ autoencoding"
     fitted: ImageSubset  # principal components are fitted to these
     kind: str  # of the reference images
 
@@ -78,7 +78,7 @@ class ReferenceSets:
 
 def spaces(study: Study, real: ReferenceSets) -> list[FeatureSpace]:
     """Returns the feature spaces: Inception if available, and two that need no download."""
-    components = principal_space(real.fitted.read(0, len(real.fitted.numbers)), NUM_COMPONENTS)
+    components = principal_space(real.fitted.read(0, len(real.fitted.indices)), NUM_COMPONENTS)
     convolutions = random_space(study.model.image_shape, study.model.mesh)
     return [*([study.networks.inception] if study.networks.inception else []), components, convolutions]
 
@@ -133,7 +133,7 @@ def run(study: Study) -> Section:
     If there are too few real images, it draws samples and measures nothing.
     """
     real = ReferenceSets.of(study)
-    counts = len(real.reference.numbers), len(real.others.numbers)
+    counts = len(real.reference.indices), len(real.others.indices)
     feature_spaces = spaces(study, real) if min(counts) >= MIN_IMAGES else []
     figures: list[Figure] = []
     reference = _real_features(study, "reference", real.reference, feature_spaces)
@@ -158,13 +158,13 @@ def run(study: Study) -> Section:
     if feature_spaces:
         note = (
             f"Distances are measured to {counts[0]:,} {real.kind}. As a yardstick, the last row compares {counts[1]:,} "
-            "other real images with them. A distance shrinks with the number of images, so only compare rows of the "
+            "other real images with them. A distance shrinks with the number of images, so compare only rows of the "
             "same table."
         )
     else:
         note = (
             f"There are too few real images to compare samples with: two sets of at least {MIN_IMAGES} are needed, "
-            f"not {counts[0]:,} and {counts[1]:,} images."
+            f"but they have {counts[0]:,} and {counts[1]:,}. Give more images with --data."
         )
     picture = Picture(PICTURE, f"Samples in {study.settings.num_sample_steps[-1]} steps.")
     return Section(NAME, TITLE, tuple(figures), (picture,), (note, *study.networks.no_inception))
@@ -173,7 +173,7 @@ def run(study: Study) -> Section:
 def _real_features(study: Study, name: str, images: ImageSubset, feature_spaces: list[FeatureSpace]) -> Arrays:
     if not feature_spaces:
         return {}
-    return features(study, f"{NAME}-{name}", images.read, len(images.numbers), feature_spaces)
+    return features(study, f"{NAME}-{name}", images.read, len(images.indices), feature_spaces)
 
 
 def _sets(study: Study, real: ReferenceSets, num_steps: int) -> dict[str, Draw]:
@@ -214,7 +214,7 @@ def _autoencoded(study: Study, real: ReferenceSets, num_steps: int) -> Draw:
 
 
 def _from_gaussian(study: Study, num_steps: int) -> Draw:
-    """Decodes Gaussian z with the right mean and deviation, to judge the latent DDIM."""
+    """Decodes Gaussian z with the right mean and deviation, to judge the prior."""
     statistics = study.model.statistics
     z = np.random.default_rng(study.seed).normal(size=(study.settings.num_samples, len(statistics.mean)))
     z = statistics.denormalize(z.astype(np.float32))

@@ -34,7 +34,7 @@ def run(study: Study) -> Section:
     def share(mean, variance):
         within = variance.mean()
         between = mean.var(axis=0, ddof=1).mean() if len(mean) > 1 else 0.0
-        # subtracts the variance of the mean of NUM_VARIATIONS images, which is not due to z
+        # a mean of NUM_VARIATIONS images still varies with x_T; subtract that part
         return float(within / (within + max(0.0, between - within / NUM_VARIATIONS)))
 
     low, high = percentiles(share, mean, variance)

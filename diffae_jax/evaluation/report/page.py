@@ -62,7 +62,9 @@ def embedded(folder: Path, picture: Picture) -> Embedded:
         with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
             width, height = image.size
     except UnidentifiedImageError as error:
-        raise UserError(f"{path} is not a PNG file. Remove results.json next to it to measure again.") from error
+        raise UserError(
+            f"{path} is not a PNG file. Remove results.json from the same folder and run the evaluation again."
+        ) from error
     factor = max(1, MIN_WIDTH // width)
     url = "data:image/png;base64," + base64.b64encode(content).decode()
     return Embedded(url, width * factor, height * factor, factor > 1, picture.caption)
