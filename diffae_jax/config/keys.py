@@ -140,7 +140,12 @@ DATA = Section(
         path=Key("", "location of the images; digits: the digits of scikit-learn", free=True),
         labels=Key(
             "",
-            "labels for probes: a table whose first column is the image id; folders: names of subfolders",
+            "labels for probes: a table with the image id in one column; folders: names of subfolders",
+            free=True,
+        ),
+        id_column=Key(
+            "",
+            "column of the image id in tables of labels and held-out images; empty: the column that matches the images",
             free=True,
         ),
         held_out=Key(
