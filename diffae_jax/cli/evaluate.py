@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffae_jax.cli.arguments import IMAGES, Parser, add_labels, add_model, add_out, add_seed, checked, within
-from diffae_jax.runtime.errors import shown
+from diffae_jax.runtime.errors import UserError, shown
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -70,6 +70,8 @@ def run(arguments: argparse.Namespace) -> None:
     from diffae_jax.evaluation.results import REPORT
     from diffae_jax.inference.encode_dataset import open_for
 
+    if arguments.id_column and arguments.labels is None:
+        raise UserError("--id-column needs --labels, the table with this column.")
     if not is_evaluation(arguments.out):
         outputs.check_free(arguments.out, (), folder=True, overwrite=arguments.overwrite)
     model = load(arguments.model)
@@ -83,11 +85,10 @@ def run(arguments: argparse.Namespace) -> None:
         training = None if arguments.training is None else open_for(model, arguments.training)
     foreign = arguments.foreign and open_for(model, arguments.foreign)
     if arguments.labels is not None:
-        sources = [images] if training is None else [images, training]
-        labeled = with_labels(
-            [source.source for source in sources], str(arguments.labels), id_column=arguments.id_column or ""
-        )
-        images, training = (*map(TransformedSource, labeled, [source.transform for source in sources]), None)[:2]
+        sources = [source.source for source in (images, training) if source is not None]
+        labeled = with_labels(sources, str(arguments.labels), id_column=arguments.id_column or "")
+        images, *others = (TransformedSource(source, model.transform) for source in labeled)
+        training = others[0] if others else None
     for source in (images, foreign):
         if source:
             check_all(source, show_progress=sys.stderr.isatty())

@@ -65,15 +65,15 @@ def fit_probes(arguments: argparse.Namespace) -> None:
     if arguments.out.resolve() != arguments.model.resolve():
         outputs.check_free(arguments.out, (), folder=True, overwrite=arguments.overwrite)
     bundle.check_free(arguments.out)
-    table = read_table(expand_home(arguments.labels))
-    unknown = [name for name in arguments.column or () if name not in table.columns]
-    if unknown:
-        existing = list_some(table.columns)
-        raise UserError(f"{arguments.labels} has no column {list_some(unknown)}. Its columns are {existing}.")
+    table = read_table(expand_home(arguments.labels))  # which may be damaged, so it is read before the model
     model = load(arguments.model)
     model.check_normalized()
     source = open_for(model, arguments.images)
     labels = labels_in(table, source.ids, arguments.id_column or "")
+    unknown = [name for name in arguments.column or () if name not in labels.columns]
+    if unknown:
+        existing = list_some(labels.columns)
+        raise UserError(f"{arguments.labels} has no labels {list_some(unknown)}. It has {existing}.")
     columns, unmatched = labels.of(source.ids), labels.unmatched(source.ids)
     for note in labels.notes_on_table:
         say(f"Note: {note}", file=sys.stderr)

@@ -341,3 +341,23 @@ def test_semicolons_of_spreadsheets_separate_too(tmp_path):
     labels = read_labels(tmp_path / "l.csv")
     assert labels.columns["n"].tolist() == [1, 2]
     assert labels.columns["word"].tolist() == ["x,y", "z"]
+
+
+def test_lists_of_values_become_a_label_for_each_value(table):
+    path = table("file,Finding,note\na,Mass|Edema,x\nb,Mass,x|y\nc,,\nd,No Finding,z\n")
+    labels = read_labels(path)
+    assert list(labels.columns) == ["Finding=Edema", "Finding=Mass", "Finding=No Finding", "note=x", "note=y", "note=z"]
+    np.testing.assert_array_equal(labels.columns["Finding=Edema"], [1, 0, np.nan, 0])
+    np.testing.assert_array_equal(labels.columns["Finding=Mass"], [1, 1, np.nan, 0])
+    np.testing.assert_array_equal(labels.columns["Finding=No Finding"], [0, 0, np.nan, 1])
+    assert labels.notes_on_table[0] == (
+        "The column Finding has several values per image, separated by |. Each of its 3 values becomes a label with "
+        "0 and 1 (Edema, Mass, No Finding)."
+    )
+    complete = read_labels(table("file,f\na,p | q|\nb,q\n")).columns
+    assert {name: (values.dtype, values.tolist()) for name, values in complete.items()} == {
+        "f=p": (np.int64, [1, 0]),
+        "f=q": (np.int64, [1, 1]),
+    }
+    many = "".join(f"{i},{i}|v{i}\n" for i in range(51))
+    assert list(read_labels(table("file,f\n" + many)).columns) == ["f"]

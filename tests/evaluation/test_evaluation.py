@@ -588,6 +588,7 @@ def test_models_that_cannot_be_compared_are_rejected(model, baseline, tmp_path):
         (["--others", "BUNDLE"], "each must have a z of a different size"),
         (["--inception", "nowhere.pth"], "nowhere.pth is missing"),
         (["--labels", "nowhere.csv"], "nowhere.csv is missing"),
+        (["--id-column", "image"], "--id-column needs --labels"),
         (["--out", "full"], r"full already exists\. Use another path or --overwrite"),
         (["--out", "file.png"], r"file.png cannot be written by this command\. Use a folder"),
     ],

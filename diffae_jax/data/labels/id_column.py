@@ -35,7 +35,7 @@ def find_id_column(table: Table, images: Sequence[str], named: str = "") -> str:
         if named not in table.columns:
             raise UserError(f"{table.path} has no column {shown(named)}. Its columns are {list_some(table.columns)}.")
         return named
-    if not table.columns:
+    if not table.columns or not len(table.columns[table.main]):
         return table.main
     if not images:
         return _check_index(table, ambiguous=True)

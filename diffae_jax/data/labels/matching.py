@@ -11,6 +11,7 @@ from jaxtyping import Bool
 
 from diffae_jax.data.labels.arrow import text_of
 from diffae_jax.data.labels.id_column import find_id_column
+from diffae_jax.data.labels.multi_labels import split_columns
 from diffae_jax.data.labels.rows import Rows
 from diffae_jax.data.labels.table import Table
 from diffae_jax.data.labels.tables import is_text_file, read_table
@@ -101,10 +102,11 @@ def labels_in(table: Table, images: Sequence[str], id_column: str = "") -> Label
     ids = table.names(column)
     if not ids:
         raise UserError(f"{table.path} only has a header row: add a row for each image.")
-    labels = table.labels(column)
+    labels, notes = split_columns(table.labels(column))
     if not labels:
         raise UserError(f"{table.path} has no column of labels besides row numbers: add a column of labels.")
-    return Labels(ids, labels, columns_of_table=tuple(table.columns), notes_on_table=table.notes(column))
+    notes = [*table.notes(column), *notes]
+    return Labels(ids, labels, columns_of_table=tuple(table.columns), notes_on_table=notes)
 
 
 def read_partition(path: str | Path, images: Sequence[str] = (), id_column: str = "") -> Partition:
