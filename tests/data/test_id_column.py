@@ -55,6 +55,13 @@ def table(tmp_path):
         ("y;Image ID\n5,5;0001\n6;0000\n", ["0000.png", "0001.png"], {"y": [6, 5.5]}, "Image ID"),
         ("g,file,y\na\\x,C:\\p\\1.png,5\nb,C:\\p\\0.png,6\n", FOUR[:2], {"g": ["b", "a\\x"], "y": [6, 5]}, "file"),
         ("y,note,f\n5,n/a,a.png\n6,NA,na.png\n", ["a.png", "na.png"], {"y": [5, 6], "note": [None, None]}, "f"),
+        (  # numbers next to a name that matches are not names either
+            "g,size,file\nu,large,large.png\nv,1,2.png\nw,2,1.png\n",
+            ["large.png", "1.png", "2.png"],
+            {"g": ["u", "w", "v"], "size": ["large", "2", "1"]},
+            "file",
+        ),
+        ("index,name,y\n0,2,5\n1,2,6\n2,9,7\n", ["0", "1", "2"], {"name": [2, 2, 9], "y": [5, 6, 7]}, ""),  # 2 is twice
         ("id,file\n0,0.png\n1,1.png\n", FOUR[:2], {"file": ["0.png", "1.png"]}, ""),  # the same rows
         (  # image and mask match as many images, so the first column counts
             "image,mask,y\nimg/1.png,mask/1.png,5\nimg/0.png,mask/0.png,6\n",

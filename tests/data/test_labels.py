@@ -71,6 +71,8 @@ def test_table_of_the_size_of_celeba_is_read_in_seconds(table):
 def test_tables_of_tabs(table):
     labels = read_labels(table("file\tname, first\na\tx, y\n", "labels.TSV"))
     assert labels.columns["name, first"].tolist() == ["x, y"]
+    labels = read_labels(table("file\tn\na\tx, y\n", "labels.txt"))
+    assert labels.columns["n"].tolist() == ["x, y"]
 
 
 def test_rows_find_their_images_by_path_by_name_and_by_stem(table):

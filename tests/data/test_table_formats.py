@@ -147,7 +147,7 @@ def test_labels_in_the_first_sheet(sheet):
         ["no", " file ", "age", "weight", "born", "ok", "sex", None],
         [0, "b.png", 3, 1.5, datetime.datetime(2000, 1, 2), True, "f"],
         [],
-        [1, "a.png", None, "n/a", "unknown", False, " m "],
+        [1, "a.png", None, "#N/A", "unknown", False, " m "],
     ]
     labels = {"no": [1, 0], "age": [None, 3], "weight": [None, 1.5], "born": ["unknown", "2000-01-02 00:00:00"]}
     are(labels_of(sheet(rows)), labels | {"ok": [0, 1], "sex": ["m", "f"]})

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from diffae_jax.data.labels.arrow import MISSING, is_text
+from diffae_jax.data.labels.arrow import MISSING
 from diffae_jax.data.labels.rows import NAME_THE_COLUMN, SUFFIX, Rows, refuse_unmatched
 from diffae_jax.data.labels.table import Table, is_id_header, is_unnamed_index, may_be_names
 from diffae_jax.runtime.errors import UserError, list_some, shown
@@ -60,7 +60,7 @@ def _names(table: Table, column: str, files: Any) -> list[str]:
 
     values = table.columns[column]
     numbers_count = is_id_header(column) or (column == table.main and not is_unnamed_index(column))
-    if not may_be_names(values) or not (numbers_count or is_text(values.type)):
+    if not may_be_names(values):
         return []
     unique = values.unify_dictionaries().unique().cast("string").drop_null()
     if not numbers_count:
@@ -77,7 +77,7 @@ def _files(names: Any) -> Any:
     import pyarrow.compute as pc
 
     names = pyarrow.array(names, "string")
-    without_end = pc.replace_substring_regex(names, pattern=r"[/\\.]+$", replacement="")
+    without_end = pc.replace_substring_regex(names, pattern=r"([/\\]\.?)+$", replacement="")
     files = pc.replace_substring_regex(without_end, pattern=r"(?s)^.*[/\\]", replacement="")
     stems = pc.replace_substring_regex(files, pattern=f"(?i){SUFFIX.pattern}", replacement="")
     return pyarrow.concat_arrays([files, stems])
