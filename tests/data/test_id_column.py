@@ -9,9 +9,12 @@ import pytest
 
 from diffae_jax.data.labels.matching import read_labels, read_partition
 from diffae_jax.data.labels.notes import notes
+from diffae_jax.data.run_images import open_data
 from diffae_jax.data.splits import notes_on_labels, open_splits
+from diffae_jax.stages.autoencoder import describe_images
 from tests.data.test_formats import call_is_refused
 from tests.data_files import make_folder, noise
+from tests.tiny import get_config
 
 FOUR = [f"{i}.png" for i in range(4)]
 
@@ -182,6 +185,20 @@ def test_training_and_held_out_images_find_their_rows_in_the_same_column(tmp_pat
     )
 
 
+def test_run_takes_the_column_of_its_config(tmp_path, table, capsys):
+    """The rows are numbered, which are names of images too."""
+    config = get_config()
+    config.image_shape = (8, 8, 3)
+    config.data.path = str(make_folder(tmp_path, noise(3, 8, 8, 3)))
+    config.data.labels = str(table("id,y,image\n00,0,02.png\n01,1,01.png\n02,2,00.png\n"))
+    call_is_refused(lambda: open_data(config, tmp_path, begun=False), "different rows of its columns id and image")
+    config.data.id_column = "image"
+    splits = open_data(config, tmp_path, begun=False)
+    assert splits[0].labels["y"].tolist() == [2, 1, 0]
+    describe_images(config, tmp_path, *splits)
+    assert f"The names of the images are in the column image of {config.data.labels}.\n" in capsys.readouterr().out
+
+
 def test_column_of_names_is_found_among_many_in_seconds(table):
     count = 50_000
     images = [f"part_{i % 10}/{i:07d}.jpg" for i in range(count)]
@@ -190,5 +207,5 @@ def test_column_of_names_is_found_among_many_in_seconds(table):
     path = table(f"group,{','.join('abcdefgh')},image_id,word\n" + "".join(rows))
     start = time.process_time()  # the machine may be busy
     labels = read_labels(path, images).of(images)
-    assert time.process_time() - start < 8  # 1.2 seconds on an idle core
+    assert time.process_time() - start < 8  # 3 seconds on a busy core
     np.testing.assert_array_equal(np.stack([labels[name] for name in "abcdefgh"], 1), numbers)
