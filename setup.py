@@ -35,6 +35,7 @@ HDF5 = ["h5py>=3.11"]
 LMDB = ["lmdb>=1.5"]
 NIFTI = ["nibabel>=5.2"]
 DEEP_COLOR = ["opencv-python-headless>=4.10"]
+XLSX = ["openpyxl>=3.1"]
 BROWSER = ["playwright>=1.55", "brotli>=1.1"]  # to control a browser, and to unpack it
 # mkdocstrings formats signatures with ruff
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.7", "mkdocstrings[python]>=1.0", "ruff>=0.14"]
@@ -51,6 +52,7 @@ TEST = [
     *LMDB,
     *NIFTI,
     *DEEP_COLOR,
+    *XLSX,
     *DOCS,  # a test builds the site
 ]
 
@@ -104,6 +106,7 @@ setup(
         "lmdb": LMDB,
         "nifti": NIFTI,
         "deep-color": DEEP_COLOR,  # PNG and TIFF with 16 bits per color channel
+        "xlsx": XLSX,  # labels in spreadsheets
         "test": TEST,
         "docs": DOCS,
         "dev": TEST,  # DOCS has the linter

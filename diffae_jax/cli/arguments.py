@@ -90,6 +90,19 @@ def add_images(parser: Parser) -> None:
     parser.add_argument("images", metavar="IMAGES", type=Path, help=IMAGES)
 
 
+def add_labels(parser: Parser) -> None:
+    """Adds a table of labels and the column of its image names."""
+    text = "a table (CSV, TSV, Parquet, JSON, xlsx, HDF5): file names in one column, one label in each other column"
+    parser.add_argument("--labels", metavar="FILE", type=Path, help=text)
+    add_id_column(parser)
+
+
+def add_id_column(parser: Parser) -> None:
+    """Adds the column of image names in a table."""
+    text = "the column of the table with the ids or file names; by default the column that matches the images"
+    parser.add_argument("--id-column", metavar="C", help=text)
+
+
 def add_out(parser: Parser, metavar: str, text: str, *, required: bool = True) -> None:
     """Adds the output path and --overwrite."""
     parser.add_argument("--out", metavar=metavar, type=Path, required=required, help=text)

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diffae_jax.cli.arguments import Parser, number, within
+from diffae_jax.cli.arguments import Parser, add_id_column, number, within
 from diffae_jax.runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ OVERRIDES = {  # the argument that sets each key
     "data.crop": "crop",
     "data.intensity": "intensity",
     "data.labels": "labels",
+    "data.id_column": "id_column",
     "data.held_out": "held_out",
     "data.held_out_share": "held_out_share",
     "data.include": "include",
@@ -41,8 +42,9 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--crop", metavar="NAME", help="center or celeba: the crop before scaling")
     text = "the values that become -1 and 1, or percentiles LOW%%..HIGH%%; use --intensity=LOW..HIGH for a negative LOW"
     parser.add_argument("--intensity", metavar="LOW..HIGH", help=text)
-    text = "a table whose first column has the id or file name of each image; or folders: names of subfolders"
+    text = "a table with the id or file name of each image in one column; or folders: names of subfolders"
     parser.add_argument("--labels", metavar="TABLE", help=text)
+    add_id_column(parser)
     text = "the images to hold out from training: a split, a subfolder, [:1000], a table, or the path of other images"
     parser.add_argument("--held-out", metavar="PART", help=text)
     text = "the fraction of images to hold out from training, by default that of the config (0.02 without --config)"

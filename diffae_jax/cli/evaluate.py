@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diffae_jax.cli.arguments import IMAGES, Parser, add_model, add_out, add_seed, checked, within
-from diffae_jax.runtime.errors import shown
+from diffae_jax.cli.arguments import IMAGES, Parser, add_labels, add_model, add_out, add_seed, checked, within
+from diffae_jax.runtime.errors import UserError, shown
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -28,8 +28,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--data", metavar="IMAGES", type=Path, required=True, help=f"the images to measure: {IMAGES}")
     text = "the training images, for samples, labels and neighbors; not needed with --data digits"
     parser.add_argument("--training", metavar="IMAGES", type=Path, help=text)
-    text = "a table (CSV, TSV or Parquet): file names in the first column, one label in each other column"
-    parser.add_argument("--labels", metavar="FILE", type=Path, help=text)
+    add_labels(parser)
     add_out(parser, "FOLDER", "the folder for report.html, results.json and the pictures")
     parser.add_argument("--baseline", metavar="MODEL", type=Path, help="a DDIM baseline to compare with")
     text = "models with different sizes of z, to compare with"
@@ -71,6 +70,8 @@ def run(arguments: argparse.Namespace) -> None:
     from diffae_jax.evaluation.results import REPORT
     from diffae_jax.inference.encode_dataset import open_for
 
+    if arguments.id_column and arguments.labels is None:
+        raise UserError("--id-column needs --labels, the table with this column.")
     if not is_evaluation(arguments.out):
         outputs.check_free(arguments.out, (), folder=True, overwrite=arguments.overwrite)
     model = load(arguments.model)
@@ -84,10 +85,10 @@ def run(arguments: argparse.Namespace) -> None:
         training = None if arguments.training is None else open_for(model, arguments.training)
     foreign = arguments.foreign and open_for(model, arguments.foreign)
     if arguments.labels is not None:
-        images, training = (
-            source and TransformedSource(with_labels(source.source, str(arguments.labels)), source.transform)
-            for source in (images, training)
-        )
+        sources = [source.source for source in (images, training) if source is not None]
+        labeled = with_labels(sources, str(arguments.labels), id_column=arguments.id_column or "")
+        images, *others = (TransformedSource(source, model.transform) for source in labeled)
+        training = others[0] if others else None
     for source in (images, foreign):
         if source:
             check_all(source, show_progress=sys.stderr.isatty())

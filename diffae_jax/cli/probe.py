@@ -1,9 +1,8 @@
 """diffae probe: fits probes to labels, or predicts labels with probes."""
 
 import argparse
-from pathlib import Path
 
-from diffae_jax.cli.arguments import Parser, add_images, add_model, add_out
+from diffae_jax.cli.arguments import Parser, add_images, add_labels, add_model, add_out
 from diffae_jax.runtime.errors import UserError, list_some, shown
 
 HELP = "fit probes to labels and write a model with them; without --labels, write a table of predictions"
@@ -17,8 +16,7 @@ def add_arguments(parser: Parser) -> None:
     """Adds the arguments."""
     add_model(parser)
     add_images(parser)
-    text = "a table (CSV, TSV or Parquet): file names in the first column, one label in each other column"
-    parser.add_argument("--labels", metavar="FILE", type=Path, help=text)
+    add_labels(parser)
     parser.add_argument("--column", metavar="C", nargs="+", help="the columns to fit; default all")
     text = "for labels that mark only some positives: count all other images as negative"
     parser.add_argument("--positive-unlabeled", action="store_true", help=text)
@@ -34,8 +32,8 @@ def run(arguments: argparse.Namespace) -> None:
     from diffae_jax.cli.inputs import load
     from diffae_jax.inference.encode_dataset import latents, open_for
 
-    if arguments.column or arguments.positive_unlabeled:
-        raise UserError("--column and --positive-unlabeled need --labels, the table to fit probes to.")
+    if arguments.column or arguments.id_column or arguments.positive_unlabeled:
+        raise UserError("--column, --id-column and --positive-unlabeled need --labels, the table to fit probes to.")
     outputs.check_free(arguments.out, (".csv",), overwrite=arguments.overwrite)
     model = load(arguments.model)
     if not model.probes:
@@ -57,23 +55,28 @@ def fit_probes(arguments: argparse.Namespace) -> None:
     from diffae_jax import probes
     from diffae_jax.cli import outputs
     from diffae_jax.cli.inputs import load
-    from diffae_jax.data.labels.matching import read_labels
+    from diffae_jax.data.labels.matching import labels_in
+    from diffae_jax.data.labels.tables import read_table
     from diffae_jax.inference import bundle
     from diffae_jax.inference.encode_dataset import latents, open_for
     from diffae_jax.runtime.console import say
+    from diffae_jax.runtime.files import expand_home
 
     if arguments.out.resolve() != arguments.model.resolve():
         outputs.check_free(arguments.out, (), folder=True, overwrite=arguments.overwrite)
     bundle.check_free(arguments.out)
-    labels = read_labels(arguments.labels)
-    unknown = [name for name in arguments.column or () if name not in labels.columns]
-    if unknown:
-        existing = list_some(labels.columns)
-        raise UserError(f"{arguments.labels} has no column {list_some(unknown)}. Its columns are {existing}.")
+    table = read_table(expand_home(arguments.labels))  # which may be damaged, so it is read before the model
     model = load(arguments.model)
     model.check_normalized()
     source = open_for(model, arguments.images)
+    labels = labels_in(table, source.ids, arguments.id_column or "")
+    unknown = [name for name in arguments.column or () if name not in labels.columns]
+    if unknown:
+        existing = list_some(labels.columns)
+        raise UserError(f"{arguments.labels} has no labels {list_some(unknown)}. It has {existing}.")
     columns, unmatched = labels.of(source.ids), labels.unmatched(source.ids)
+    for note in labels.notes_on_table:
+        say(f"Note: {note}", file=sys.stderr)
     if unmatched:
         rows = f"{len(unmatched):,} rows of {arguments.labels}"
         say(f"Note: {rows} match no image ({list_some(unmatched)}).", file=sys.stderr)

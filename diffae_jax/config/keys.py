@@ -142,7 +142,12 @@ DATA = Section(
         path=Key("", "location of the images; digits: the digits of scikit-learn", free=True),
         labels=Key(
             "",
-            "labels for probes: a table whose first column is the image id, or the word folders, for subfolder names",
+            "labels for probes: a table with the image id in one column, or the word folders, for subfolder names",
+            free=True,
+        ),
+        id_column=Key(
+            "",
+            "column of the image id in tables of labels and held-out images; empty: the column that matches the images",
             free=True,
         ),
         held_out=Key(

@@ -7,13 +7,13 @@ from pathlib import Path
 from diffae_jax.data.formats import arrays, files, lmdb, tfds
 from diffae_jax.data.formats.digits import all_digits
 from diffae_jax.data.formats.format import Format, OpenedDataset
+from diffae_jax.data.labels.table import TABLE_SUFFIXES
 from diffae_jax.runtime.errors import UserError, shown
 from diffae_jax.runtime.files import check_file, expand_home, os_errors_as_user_errors
 
 DIGITS = "digits"  # instead of a path
 FORMATS = (tfds.FORMAT, arrays.FORMAT, lmdb.FORMAT, files.FOLDER)  # the first that recognizes a path opens it
 ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar")
-TABLES = (".csv", ".tsv", ".txt", ".parquet", ".pq")
 
 
 def open_images(path: str | os.PathLike, image_shape: tuple[int, ...]) -> OpenedDataset:
@@ -67,7 +67,7 @@ def parts_of(path: Path, image_shape: tuple[int, ...]) -> Collection[str]:
 
 def is_table(path: str | os.PathLike) -> bool:
     """Returns whether the suffix of a path is that of a table."""
-    return files.has_suffix(path, TABLES)
+    return files.has_suffix(path, TABLE_SUFFIXES)
 
 
 def _open_file(path: Path, image_shape: tuple[int, ...]) -> OpenedDataset:

@@ -60,6 +60,7 @@ def open_data(
             config.data.path,
             tuple(config.image_shape),
             labels=config.data.labels,
+            id_column=config.data.id_column,
             held_out=config.data.held_out,
             held_out_share=config.data.held_out_share,
             include=config.data.include,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ from diffae_jax.data.detect import DIGITS, is_table, open_images, parts_of, spli
 from diffae_jax.data.formats.digits import DIGITS_HELD_OUT
 from diffae_jax.data.formats.files import Files, file_paths
 from diffae_jax.data.formats.format import OpenedDataset
-from diffae_jax.data.labels.matching import constant_labels, folder_labels, notes, read_labels, read_partition
+from diffae_jax.data.labels.matching import folder_labels, read_labels, read_partition
+from diffae_jax.data.labels.notes import constant_labels, notes
 from diffae_jax.data.selection import select_images
 from diffae_jax.data.sources import Arrays, LabeledSource, SequenceSource, Source, Subset, hash_share
 from diffae_jax.runtime.errors import UserError, list_some, shown
@@ -21,28 +23,29 @@ FOLDERS = "folders"  # instead of a table: the subfolder of each image is its la
 SLICE = re.compile(r"\[(-?\d{1,18})?:(-?\d{1,18})?\]")
 
 
-def with_labels(source: Source, labels: str, held_out: str = "") -> Source:
-    """Returns a source with the labels of a table or, for "folders", of its subfolders.
+def with_labels(sources: Sequence[Source], labels: str, *, held_out: str = "", id_column: str = "") -> list[Source]:
+    """Returns sources with the labels of a table or, for "folders", of their subfolders.
 
-    The subfolder `held_out` is not a label. Raises UserError if no label belongs to any of its
-    images.
+    The subfolder `held_out` is not a label. The same column of a table names the images of all
+    sources. Raises UserError if no label belongs to any of the images of a source.
     """
     if not labels:
-        return source
+        return list(sources)
     if labels == FOLDERS:
-        return LabeledSource(source, folder_labels(source.ids, held_out))
-    return LabeledSource(source, read_labels(labels).of(source.ids))
+        return [LabeledSource(source, folder_labels(source.ids, held_out)) for source in sources]
+    table = read_labels(labels, [name for source in sources for name in source.ids], id_column)
+    return [LabeledSource(source, table.of(source.ids)) for source in sources]
 
 
-def notes_on_labels(labels: str, *splits: Source) -> list[str]:
+def notes_on_labels(labels: str, *splits: Source, id_column: str = "") -> list[str]:
     """Returns sentences on problems of the labels, such as images without a row in the table.
 
     The first split is that of training, on which probes are fitted.
     """
-    table = read_labels(labels) if labels not in ("", FOLDERS) else None
+    ids = [name for source in splits for name in source.ids]
+    table = read_labels(labels, ids, id_column) if labels not in ("", FOLDERS) else None
     names = splits[0].labels
     columns = {name: np.concatenate([source.labels[name] for source in splits if len(source)]) for name in names}
-    ids = [name for source in splits for name in source.ids]
     return [*notes(columns, table, ids), *constant_labels(splits[0].labels)]
 
 
@@ -51,6 +54,7 @@ def open_splits(
     image_shape: tuple[int, ...],
     *,
     labels: str = "",
+    id_column: str = "",
     held_out: str = "",
     held_out_share: float = 0.0,
     include: str = "",
@@ -63,6 +67,8 @@ def open_splits(
         path: A path as for `open_images`.
         image_shape: The shape [*spatial, C] to train with. Only its rank and channels are used.
         labels: The path of a table of labels, "folders", or "" for the labels of the data set.
+        id_column: The column with the names of the images, in tables of labels and held-out
+            images. "": the column that matches the images.
         held_out: The held-out images: a split, array or subfolder of the data set, a slice of its
             order such as "[:10000]", the path of a table, or the path of other images.
         held_out_share: Used if `held_out` is "": the fraction of images to hold out, 0 to 0.99. A
@@ -88,7 +94,7 @@ def open_splits(
         raise UserError("The digits already have labels: remove --config.data.labels.")
     is_selected = select_images(opened.source.ids, include, exclude)
     whole, opened = opened.source, _select(opened, is_selected)
-    is_held_out, notes = _split_within(opened.source, path, held_out, held_out_share)
+    is_held_out, notes = _split_within(opened.source, path, held_out, held_out_share, id_column)
     if is_held_out is None:
         other = _open_held_out(path, held_out, image_shape)
         notes = [f"Held-out images: {other.kind}, {shown(held_out)}.", *other.notes]
@@ -96,7 +102,7 @@ def open_splits(
         is_held_out = None if found is None else found[is_selected]
     if is_held_out is None:
         is_kept = select_images(other.source.ids, include, exclude, all_must_match=False)
-        training, kept, label_notes = _label_both(opened.source, _selected(other.source, is_kept), labels)
+        training, kept, label_notes = _label_both(opened.source, _selected(other.source, is_kept), labels, id_column)
         return dataclasses.replace(opened, notes=[*opened.notes, *notes, *label_notes]), training, kept
     opened = dataclasses.replace(opened, notes=[*opened.notes, *notes])
     if held_out and (is_held_out.all() or not is_held_out.any()):
@@ -104,7 +110,7 @@ def open_splits(
             f"data.held_out={shown(held_out)} holds out {is_held_out.sum():,} of {len(is_held_out):,} images. Hold out "
             f"at least one image, and leave at least one to train on."
         )
-    source = with_labels(opened.source, labels, held_out)
+    (source,) = with_labels([opened.source], labels, held_out=held_out, id_column=id_column)
     return opened, *(Subset(source, np.flatnonzero(rows)) for rows in (~is_held_out, is_held_out))
 
 
@@ -143,7 +149,7 @@ def _find_held_out(source: Source, other: Source, held_out: str) -> Bool[np.ndar
     return None
 
 
-def _label_both(training: Source, held_out: Source, labels: str) -> tuple[Source, Source, list[str]]:
+def _label_both(training: Source, held_out: Source, labels: str, id_column: str) -> tuple[Source, Source, list[str]]:
     """Returns both splits with labels, and notes. Training keeps only the labels that both have.
 
     Raises UserError if a training image and a held-out image have the same id: the rows of a table
@@ -155,7 +161,7 @@ def _label_both(training: Source, held_out: Source, labels: str) -> tuple[Source
             f"{len(common):,} ids belong to both a training image and a held-out image ({list_some(common)}), so the "
             f"rows of {labels} are ambiguous. Give each image a unique id, or store labels as arrays in its file."
         )
-    training, held_out = with_labels(training, labels), with_labels(held_out, labels)
+    training, held_out = with_labels([training, held_out], labels, id_column=id_column)
     shared = {name: values for name, values in training.labels.items() if name in held_out.labels}
     lacking = training.labels.keys() - shared.keys()
     if not lacking:
@@ -180,7 +186,7 @@ def _sequence_source(images: Any, image_shape: tuple[int, ...]) -> Source:
 
 
 def _split_within(
-    source: Source, path: str, held_out: str, share: float
+    source: Source, path: str, held_out: str, share: float, id_column: str
 ) -> tuple[Bool[np.ndarray, "n"] | None, list[str]]:
     """Returns which images are held out, and notes. None if the held-out images are elsewhere."""
     count = len(source)
@@ -194,7 +200,7 @@ def _split_within(
         is_held_out[start:stop] = True
         return is_held_out, []
     if is_table(held_out):
-        partition = read_partition(held_out)
+        partition = read_partition(held_out, source.ids, id_column)
         return partition.of(source.ids), partition.notes(source.ids)
     prefix = f"{held_out.rstrip('/')}/"
     is_below = np.array([name.startswith(prefix) for name in source.ids], bool)
@@ -204,11 +210,11 @@ def _split_within(
 def _open_held_out(path: str, held_out: str, image_shape: tuple[int, ...]) -> OpenedDataset:
     """Opens held-out images: another part of the same file or data set, or another path."""
     base, _ = split_part(path)
-    elsewhere = expand_home(split_part(held_out)[0])
+    elsewhere, _ = split_part(held_out)
     with os_errors_as_user_errors(elsewhere):
         parts = parts_of(expand_home(base), image_shape) if path else ()
         is_part = "/" not in held_out and held_out.partition("[")[0] in parts
-        if held_out == DIGITS or (elsewhere.exists() and not is_part):
+        if held_out == DIGITS or (elsewhere and expand_home(elsewhere).exists() and not is_part):
             return open_images(held_out, image_shape)
     if not path:
         raise UserError(

@@ -100,7 +100,7 @@ def describe_images(config: ConfigDict, folder: Path, training: Source, held_out
     for line in (
         *data_summary(folder),
         *describe_labels(training.labels),
-        *notes_on_labels(config.data.labels, training, held_out),
+        *notes_on_labels(config.data.labels, training, held_out, id_column=config.data.id_column),
     ):
         say(line)
 

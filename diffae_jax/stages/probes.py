@@ -55,7 +55,7 @@ def run(config: ConfigDict, folder: Path, mesh: Mesh, images: Any = None) -> Non
         return
     with together():
         if is_main_process():
-            for note in notes_on_labels(config.data.labels, *splits.values()):
+            for note in notes_on_labels(config.data.labels, *splits.values(), id_column=config.data.id_column):
                 say(note)
             z = {split: _normalized(latents, split, source.ids, model.statistics) for split, source in splits.items()}
             _write(output, _fit_all(z, {split: source.labels for split, source in splits.items()}), inputs)

@@ -217,6 +217,11 @@ def test_probe_fits_writes_and_reads(bundle, model, labeled, capsys):
     z = model.encode(images_of("faces"))
     for column, name in enumerate(header[1:], 1):
         np.testing.assert_allclose([float(row[column]) for row in rows], probed.predict(z, name), rtol=1e-4, atol=1e-5)
+    table = [line.split(",") for line in Path("labels.csv").read_text().split()]
+    Path("swapped.csv").write_text("\n".join(f"{level},{image},{bright}" for image, bright, level in table))
+    cli.run(["probe", str(bundle), "faces", "--labels", "swapped.csv", "--column", "level", "--out", "swapped"])
+    assert "Note: The names of the images are in the column image of swapped.csv." in capsys.readouterr().err
+    np.testing.assert_array_equal(DiffAE.load("swapped").probes["level"].weights, probed.probes["level"].weights)
     for out in ("probed", "other"):  # a bundle in its own place needs no leave
         cli.run(["probe", "probed", "faces", "--labels", "labels.csv", "--column", "level", "--out", out])
         assert set(DiffAE.load(out).probes) == set(probed.probes)
@@ -344,11 +349,13 @@ BAD = {
     "beyond certainty": ("edit BUNDLE photos --probe 'hair/color é' --to 1.5 --out new", "between 0 and 1, not 1.5"),
     "no labels": ("probe BUNDLE photos --labels nothing.csv --out new", "nothing.csv is missing"),
     "image for labels": ("probe BUNDLE photos --labels photos/b.png --out new", r"b\.png is not UTF-8 text"),
-    "no such column": ("probe BUNDLE photos --labels labels.csv --column age --out new", "no column age. .* smile"),
-    "labels of others": ("probe BUNDLE photos/b.png --labels others.csv --out new", "1 names in the table of labels"),
+    "no such column": ("probe BUNDLE photos --labels labels.csv --column age --out new", "no labels age. It has smile"),
+    "labels of others": ("probe BUNDLE photos/b.png --labels others.csv --out new", "1 names in the table"),
     "label of one value": ("probe BUNDLE photos/b.png --labels labels.csv --out new", "at least two different values"),
     "over a folder": ("probe BUNDLE photos --labels labels.csv --out photos --overwrite", "is not a bundle"),
     "no probes": ("probe PLAIN photos --out new.csv", "has no probes to predict with"),
+    "no such names": ("probe BUNDLE photos --labels labels.csv --id-column a --out new", "no column a. Its columns"),
+    "names of nothing": ("probe BUNDLE photos --id-column age --out new.csv", "need --labels"),
     "column of nothing": ("probe BUNDLE photos --column age --out new.csv", "need --labels"),
     "image size": ("import x.ckpt --image-size big --out new", "'big' is not a whole number"),
 }  # fmt: skip

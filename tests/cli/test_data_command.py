@@ -241,6 +241,18 @@ def test_config_is_named_as_for_training(photos, run):
     assert (config.name, config.image_shape, config.data.skip_bad) == ("ffhq64_z64", (32, 32, 3), True)
 
 
+def test_column_of_the_names_in_a_table(photos, run):
+    """Rows are numbered as 0 to 4, which are names of images too."""
+    rows = [f"{i},photos/train/{4 - i}.png,{i}" for i in range(5)]
+    Path("labels.csv").write_text("\n".join(["id,image,size", *rows]))
+    run("photos", *SHAPE, "--labels", "labels.csv", code=2)
+    said = run("photos", *SHAPE, "--labels", "labels.csv", "--id-column", "image", code=1)
+    assert "The names of the images are in the column image of labels.csv." in said
+    assert "  id: 0 (1), 1 (1), 2 (1), 3 (1), 4 (1); missing for 6 images" in said
+    config = train.parse(shlex.split(said.splitlines()[-1])[3:]).config
+    assert config.data.id_column == "image"
+
+
 def test_suggested_command_is_understood_in_the_folder_where_it_is_suggested(photos, run):
     command = run("photos", *SHAPE, "--labels", "labels.csv", code=1).splitlines()[-1]
     config = train.parse(shlex.split(command)[3:]).config

@@ -98,7 +98,14 @@ def test_bounds_are_those_of_networks_that_a_machine_survives():
 
 def test_free_keys_are_the_budget_the_data_paths_and_whatever_changes_no_result():
     free = {name for name, key in FLAT_KEYS.items() if key.free}
-    budget_and_paths = {"train.num_images", "prior.num_latents", "data.path", "data.held_out", "data.labels"}
+    budget_and_paths = {
+        "train.num_images",
+        "prior.num_latents",
+        "data.path",
+        "data.held_out",
+        "data.labels",
+        "data.id_column",
+    }
     sections = {name for name in FLAT_KEYS if name.partition(".")[0] in ("execution", "report", "evaluation")}
     assert free == budget_and_paths | sections
     for name, key in FLAT_KEYS.items():

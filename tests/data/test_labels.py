@@ -9,12 +9,11 @@ from PIL import Image
 
 from diffae_jax.data.labels.matching import (
     Labels,
-    constant_labels,
     fingerprint,
     folder_labels,
-    notes,
     read_labels,
 )
+from diffae_jax.data.labels.notes import constant_labels, notes
 from diffae_jax.data.splits import notes_on_labels, open_splits
 from diffae_jax.runtime.errors import UserError
 from tests.messages import assert_is_one_sentence
@@ -72,6 +71,8 @@ def test_table_of_the_size_of_celeba_is_read_in_seconds(table):
 def test_tables_of_tabs(table):
     labels = read_labels(table("file\tname, first\na\tx, y\n", "labels.TSV"))
     assert labels.columns["name, first"].tolist() == ["x, y"]
+    labels = read_labels(table("file\tn\na\tx, y\n", "labels.txt"))
+    assert labels.columns["n"].tolist() == ["x, y"]
 
 
 def test_rows_find_their_images_by_path_by_name_and_by_stem(table):
@@ -100,7 +101,7 @@ def test_a_row_of_another_folder_is_no_match():
     labels = Labels(("train/1.jpg", "train/2.jpg", "3.jpg"), {"age": np.array([10, 20, 30])})
     ages = labels.of(["val/1.jpg", "val/9.jpg", "val/3.jpg", "2.jpg"])["age"]
     np.testing.assert_array_equal(ages, [np.nan, np.nan, 30, 20])
-    message = r"train/1\.jpg and val/1\.jpg have different folders, or .* Give each row the folders of its image\."
+    message = r"train/1\.jpg and val/1\.jpg have different folders, or .* Give each row the folders of its image, or"
     with pytest.raises(UserError, match=message) as refusal:
         labels.of(["val/1.jpg", "val/2.jpg"])
     assert_is_one_sentence(refusal.value)
@@ -342,3 +343,23 @@ def test_semicolons_of_spreadsheets_separate_too(tmp_path):
     labels = read_labels(tmp_path / "l.csv")
     assert labels.columns["n"].tolist() == [1, 2]
     assert labels.columns["word"].tolist() == ["x,y", "z"]
+
+
+def test_lists_of_values_become_a_label_for_each_value(table):
+    path = table("file,Finding,note\na,Mass|Edema,x\nb,Mass,x|y\nc,,\nd,No Finding,z\n")
+    labels = read_labels(path)
+    assert list(labels.columns) == ["Finding=Edema", "Finding=Mass", "Finding=No Finding", "note=x", "note=y", "note=z"]
+    np.testing.assert_array_equal(labels.columns["Finding=Edema"], [1, 0, np.nan, 0])
+    np.testing.assert_array_equal(labels.columns["Finding=Mass"], [1, 1, np.nan, 0])
+    np.testing.assert_array_equal(labels.columns["Finding=No Finding"], [0, 0, np.nan, 1])
+    assert labels.notes_on_table[0] == (
+        "The column Finding has several values per image, separated by |. Each of its 3 values becomes a label with "
+        "0 and 1 (Edema, Mass, No Finding)."
+    )
+    complete = read_labels(table("file,f\na,p | q|\nb,q\n")).columns
+    assert {name: (values.dtype, values.tolist()) for name, values in complete.items()} == {
+        "f=p": (np.int64, [1, 0]),
+        "f=q": (np.int64, [1, 1]),
+    }
+    many = "".join(f"{i},{i}|v{i}\n" for i in range(51))
+    assert list(read_labels(table("file,f\n" + many)).columns) == ["f"]

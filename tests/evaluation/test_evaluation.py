@@ -588,6 +588,7 @@ def test_models_that_cannot_be_compared_are_rejected(model, baseline, tmp_path):
         (["--others", "BUNDLE"], "2 models have a z of 8 dimensions, .* Use models whose z differ in size"),
         (["--inception", "nowhere.pth"], "nowhere.pth is missing"),
         (["--labels", "nowhere.csv"], "nowhere.csv is missing"),
+        (["--id-column", "image"], "--id-column needs --labels"),
         (["--out", "full"], r"full already exists\. Use another path or --overwrite"),
         (["--out", "file.png"], r"The type of file.png is not supported here\. Use a folder"),
     ],

@@ -118,6 +118,29 @@ def arrays_of(path: Path) -> dict[str, Any]:
     return dict(open_npz(path) if suffix == ".npz" else open_hdf5(path))
 
 
+def read_columns(path: Path) -> tuple[str, dict[str, np.ndarray]]:
+    """Reads a file of labels: an array of ids, and the arrays of the same length in its group.
+
+    Returns the name of the ids and the columns by name. The ids are text. Raises UserError if
+    there is no array of ids, or more than one.
+    """
+    with volume_errors_as_user_errors(path):
+        arrays = arrays_of(path)
+        found = [name for name, array in arrays.items() if _is_of_ids(name.rpartition("/")[2], array)]
+        if len(found) != 1:
+            raise UserError(
+                f"{path} has {len(found)} arrays of image names ({list_some(found) or list_some(arrays)}): it must "
+                f"have one, called ids, and labels as arrays of the same length."
+            )
+        labels = {name: _label(_values(array)) for name, array in _columns_of(arrays, found[0]).items()}
+        return IDS[0], {IDS[0]: np.array(_texts(_values(arrays[found[0]])), object), **labels}
+
+
+def _is_of_ids(name: str, array: Any) -> bool:
+    name = SPLIT_WORD.sub("", name).strip("_").lower()
+    return name in IDS and _is_column(array) and array.dtype.kind in "SUOiu"
+
+
 def _values(array: Any) -> np.ndarray:
     return (array.array() if isinstance(array, Packed) else np.asarray(array)).reshape(-1)
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 from diffae_jax.data.formats.format import Format, OpenedDataset
 from diffae_jax.data.formats.npy import open_npy, volume_errors_as_user_errors
+from diffae_jax.data.labels.table import TABLE_SUFFIXES
 from diffae_jax.data.sources import (
     Source,
     channels_last,
@@ -29,7 +30,7 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".t
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")  # not EPS, which runs Ghostscript
 COLORS = ("RGB", "RGBA", "LA", "RGBX")  # modes of Pillow with one byte per channel
-TEXTS = (".csv", ".tsv", ".txt", ".parquet", ".json", ".md", ".npz")  # often next to images; not reported
+TEXTS = (*TABLE_SUFFIXES, ".md", ".npz")  # often next to images; not reported
 VOLUME_SUFFIXES = (*NIFTI_SUFFIXES, ".npy")
 
 

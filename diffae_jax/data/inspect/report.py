@@ -49,6 +49,7 @@ def inspect(config: ConfigDict, base: ConfigDict, *, file: str | None, out: Path
         config.data.path,
         config.image_shape,
         labels=config.data.labels,
+        id_column=config.data.id_column,
         held_out=config.data.held_out,
         held_out_share=config.data.held_out_share,
         include=config.data.include,
@@ -98,7 +99,7 @@ def report_training_set(
     sizes, *others = describe(training, transform)
     labels = exclude(splits[0], training.bad).labels
     lines = sizes, *list_sizes(training), *others, *notes, *describe_labels(labels)
-    print_lines([*lines, *notes_on_labels(config.data.labels, *splits)])
+    print_lines([*lines, *notes_on_labels(config.data.labels, *splits, id_column=config.data.id_column)])
 
 
 def throughput(images: TransformedSource, config: ConfigDict, speed: float) -> str:

@@ -20,6 +20,7 @@ COMMAND_KEYS = (  # which the command sets if they differ from the config
     "data.crop",
     "data.intensity",
     "data.labels",
+    "data.id_column",
     "data.held_out",
     "data.held_out_share",
     "data.include",

@@ -1,0 +1,55 @@
+"""Reads the columns of Parquet files."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from diffae_jax.data.labels.arrow import arrow_errors_as_user_errors, is_text
+from diffae_jax.data.labels.table import Table
+from diffae_jax.runtime.errors import UserError
+
+
+def read_parquet(path: Path) -> Table:
+    """Reads the columns that hold numbers or text. Raises UserError for a damaged file."""
+    from pyarrow.parquet import ParquetFile
+
+    with arrow_errors_as_user_errors(path, "Parquet"):
+        schema = ParquetFile(path).schema_arrow
+        if not all(schema.names) or len(set(schema.names)) < len(schema.names):
+            raise UserError(f"{path} has {len(schema.names):,} columns, each of which must have a unique name.")
+        main = _main_column(path, schema)
+        usable = [field.name for field in schema if _is_number_or_text(field.type)]
+        # a dictionary stores each repeated text once
+        file = ParquetFile(path, read_dictionary=usable, page_checksum_verification=True)
+        columns = {name: _column(file, name) for name in usable}
+    main = main if main in columns else next(iter(columns), "")
+    skipped = [f"{field.name} of type {field.type}" for field in schema if field.name not in columns]
+    return Table(path, columns, main, skipped=skipped)
+
+
+def _main_column(path: Path, schema: Any) -> str:
+    """Returns the name of the pandas index if it is a column, else that of the first column."""
+    if not schema.names:
+        raise UserError(f"{path} has no columns: one must hold image names, and the others labels.")
+    described = json.loads((schema.metadata or {}).get(b"pandas", b"{}"))
+    index = described.get("index_columns") if isinstance(described, dict) else None
+    in_file = [name for name in index if name in schema.names] if isinstance(index, list) else []
+    if len(in_file) > 1:
+        raise UserError(f"{path} has an index of {len(in_file)} columns: a single column must hold the image names.")
+    return in_file[0] if in_file else schema.names[0]
+
+
+def _is_number_or_text(kind: Any) -> bool:
+    from pyarrow import types
+
+    is_number = types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind) or types.is_null(kind)
+    return is_number or is_text(kind)
+
+
+def _column(file: Any, name: str) -> Any:
+    """Reads a column. Raises ValueError if it is damaged: PyArrow does not check by default."""
+    column = file.read(columns=[name]).column(name)
+    column.validate(full=True)
+    if len(column) != file.metadata.num_rows:
+        raise ValueError(f"{len(column):,} of {file.metadata.num_rows:,} values in a column")
+    return column
