@@ -21,6 +21,7 @@ REPLACED = {
     "(64, 64, 1)": "(8, 8, 1)",
     " --download": "",
 }
+TRAINED = ("README", "own_images")  # pages whose training commands train; those of the others are checked
 TRAINING = (  # added to every training command: two steps of the tiny network
     *("--config.image_shape=(8, 8, 1)", "--config.model.base_channels=32", "--config.model.channel_mults=(1,)"),
     *("--config.model.encoder_channel_mults=(1,)", "--config.model.attention_resolutions=()"),
@@ -109,8 +110,12 @@ def own_data(page: str) -> dict[str, np.ndarray]:
 
 
 def run() -> None:
-    """Runs the page that the first argument names, in the working folder of this process."""
+    """Runs the page that the first argument names, in the working folder of this process.
+
+    A second argument "train" lets all training commands train.
+    """
     path = Path(sys.argv[1])
+    trains = path.stem in TRAINED or sys.argv[2:] == ["train"]
     names = {"__name__": "__main__", **own_data(path.stem)}
     for kind, text in blocks(path.read_text()):
         print(f"--- {kind}\n{text}", flush=True)
@@ -118,10 +123,10 @@ def run() -> None:
             exec(compile(replaced(text), f"{path.name}, a block", "exec"), names)
         else:
             for words in commands(replaced(text)):
-                run_command(words)
+                run_command(words, trains=trains)
 
 
-def run_command(words: list[str]) -> None:
+def run_command(words: list[str], *, trains: bool) -> None:
     """Runs a shell line. Raises AssertionError if it fails or is not a known command."""
     from diffae_jax import cli
 
@@ -132,13 +137,27 @@ def run_command(words: list[str]) -> None:
     if words[:2] == ["diffae", "train"]:
         named = any("data.path" in word or "digits" in word for word in words)
         path = () if named else ("--config.data.path=FOLDER",)
-        cli.run([*words[1:], *path, *TRAINING, f"--workdir=trained/{len(list(Path().glob('trained/*')))}"])
+        folder = Path(f"trained/{len(list(Path().glob('trained/*')))}")
+        arguments = [*words[2:], *path, *TRAINING, f"--workdir={folder}"]
+        cli.run(["train", *arguments]) if trains else check_training(arguments, folder)
     elif words[:2] == ["python", "-c"]:
         exec(words[2], {})
     elif words[0] == "diffae":
         assert exit_code([*words[1:], *QUICK.get(words[1], "").split()]) == 0, shlex.join(words)
     else:
         assert words[0] in INSTALLATIONS, f"a line that is not run: {shlex.join(words)}"
+
+
+def check_training(arguments: list[str], folder: Path) -> None:
+    """Does what a training command does before its first step: reads its config and its images."""
+    from diffae_jax.cli.train import parse
+    from diffae_jax.config import check_run
+    from diffae_jax.data.run_images import open_data
+
+    config = parse(arguments).config
+    check_run(config)
+    folder.mkdir(parents=True)
+    open_data(config, folder, begun=False)
 
 
 def exit_code(arguments: list[str]) -> int:

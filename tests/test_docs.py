@@ -9,6 +9,9 @@ from tests.pages import blocks, commands, prepare
 from tests.processes import Forked
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+every_page = pytest.mark.parametrize(
+    "page", [page for page in PAGES if any(blocks(page.read_text()))], ids=lambda page: page.name
+)
 
 
 @pytest.fixture(scope="session")
@@ -17,14 +20,23 @@ def prepared(made_once, whole):
     return made_once("pages", lambda folder: prepare(folder, whole[0]))
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if any(blocks(page.read_text()))], ids=lambda page: page.name)
-def test_blocks_run(page, prepared, tmp_path):
-    folder = tmp_path / "folder"
+def run(page, prepared, folder, *arguments):
     shutil.copytree(prepared, folder)
     if (folder / f"of {page.stem}").exists():
         shutil.copytree(folder / f"of {page.stem}", folder, dirs_exist_ok=True)
-    process = Forked("tests.pages:run", [str(page)], folder=folder)
+    process = Forked("tests.pages:run", [str(page), *arguments], folder=folder)
     assert process.wait() == 0, process.output
+
+
+@every_page
+def test_blocks_run(page, prepared, tmp_path):
+    run(page, prepared, tmp_path / "folder")
+
+
+@pytest.mark.long
+@every_page
+def test_training_commands_of_all_pages_train(page, prepared, tmp_path):
+    run(page, prepared, tmp_path / "folder", "train")
 
 
 def test_lines_are_commands():

@@ -1,7 +1,8 @@
 """Compares the numbers of an imported model with those of the official implementation.
 
-The model is small and has random weights (parity/README.md). A larger one is compared too, if its
-files are in ../shared/parity/tiny32. `pytest tests/test_parity.py -s` prints the figures.
+The model is small and has random weights (parity/README.md). `make test-all` compares a larger one
+too, if its files are in ../shared/parity/tiny32. `pytest tests/test_parity.py -s` prints the
+figures.
 """
 
 from pathlib import Path
@@ -24,7 +25,7 @@ from diffae_jax.models.functional import flatten
 
 MINI = Path(__file__).parent / "parity" / "mini16"
 LARGER = Path(__file__).parents[2] / "shared" / "parity" / "tiny32"
-FIXTURES = [MINI, *([LARGER] if LARGER.is_dir() else [])]
+FIXTURES = [MINI, *([pytest.param(LARGER, marks=pytest.mark.long)] if LARGER.is_dir() else [])]
 SINGLE_PASS, LOOP = 1e-5, 1e-4  # relative
 STEPS = 10
 
