@@ -139,7 +139,7 @@ def test_every_program_is_compiled_once(whole):
         (["--config.prior.loss=l2"], 1, "l2"),
         (["--config.execution.steps_per_dispatch=0"], 1, "steps_per_dispatch"),
         (["--config.train.batch_size=12"], 8, "A batch of 12 cannot be split over 8 devices"),
-        (["--config.train.batch_size=2000"], 1, "1437 training images are fewer than one batch of 2000"),
+        (["--config.train.batch_size=2000"], 1, "1,437 training images are fewer than one batch of 2000"),
         (["--config.model.base_channels=40"], 1, "40 channels cannot be split into 32 normalization groups"),
         (["--config.data.path="], 1, "--config.data.path=PATH"),
         (["--config.data.path=/nowhere"], 1, "/nowhere is missing"),

@@ -15,7 +15,7 @@ from diffae_jax.cli.arguments import Parser, add_import
 from diffae_jax.runtime.errors import UserError
 from diffae_jax.runtime.logs import log_to_stderr
 from diffae_jax.runtime.own_code import import_own
-from diffae_jax.runtime.process import prepare_command
+from diffae_jax.runtime.process import prepare_command, standard_streams
 
 COMMANDS = {
     "data": data,
@@ -69,11 +69,12 @@ def run(argv: list[str] | None = None) -> None:
         return
     prepare_command()
     try:
-        for module in modules_to_import(argv):
-            import_own(module)
-        arguments = parser().parse_args(argv)
-        with log_to_stderr():
-            arguments.run(arguments)
+        with standard_streams():
+            for module in modules_to_import(argv):
+                import_own(module)
+            arguments = parser().parse_args(argv)
+            with log_to_stderr():
+                arguments.run(arguments)
     except KeyboardInterrupt:
         print("\nInterrupted. The result was not written.", file=sys.stderr, flush=True)
         os._exit(128 + signal.SIGINT)  # a normal exit would wait for the devices to finish

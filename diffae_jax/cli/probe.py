@@ -1,9 +1,8 @@
 """diffae probe: fits probes to labels, or predicts labels with probes."""
 
 import argparse
-from pathlib import Path
 
-from diffae_jax.cli.arguments import Parser, add_images, add_model, add_out
+from diffae_jax.cli.arguments import Parser, add_images, add_model, add_out, as_path
 from diffae_jax.runtime.errors import UserError, list_some, shown
 
 HELP = "fit probes to labels and write a model with them; without --labels, write a table of predictions"
@@ -18,7 +17,7 @@ def add_arguments(parser: Parser) -> None:
     add_model(parser)
     add_images(parser)
     text = "a table (CSV, TSV or Parquet): file names in the first column, one label in each other column"
-    parser.add_argument("--labels", metavar="FILE", type=Path, help=text)
+    parser.add_argument("--labels", metavar="FILE", type=as_path, help=text)
     parser.add_argument("--column", metavar="C", nargs="+", help="the columns to fit; default all")
     text = "for labels that mark only some positives: count all other images as negative"
     parser.add_argument("--positive-unlabeled", action="store_true", help=text)

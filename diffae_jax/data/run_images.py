@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from diffae_jax.config import format_intensity
 from diffae_jax.data.formats.format import OpenedDataset
+from diffae_jax.data.inspect.animated import notes_on_frames
 from diffae_jax.data.inspect.scan import (
     RECORD,
     describe,
@@ -138,5 +139,5 @@ def _scan_splits(config: ConfigDict, opened: OpenedDataset, splits: Sequence[Sou
     return {
         "intensity": format_intensity(transform.intensity),
         "left_out": {split: result.bad for split, result in zip(SPLITS, scans, strict=True)},
-        "summary": [*summary, *opened.notes, *notes_on_names(opened.source.ids)],
+        "summary": [*summary, *opened.notes, *notes_on_names(opened.source.ids), *notes_on_frames(opened.source)],
     }

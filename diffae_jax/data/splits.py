@@ -1,6 +1,7 @@
 """Opens the training and held-out images of a data set, with their labels."""
 
 import dataclasses
+import operator
 import re
 from typing import Any
 
@@ -13,7 +14,8 @@ from diffae_jax.data.formats.files import Files, file_paths
 from diffae_jax.data.formats.format import OpenedDataset
 from diffae_jax.data.labels.matching import constant_labels, folder_labels, notes, read_labels, read_partition
 from diffae_jax.data.selection import select_images
-from diffae_jax.data.sources import Arrays, LabeledSource, SequenceSource, Source, Subset, hash_share
+from diffae_jax.data.sequences import SequenceSource, as_sequence, column_of
+from diffae_jax.data.sources import Arrays, LabeledSource, Source, Subset, hash_share
 from diffae_jax.runtime.errors import UserError, list_some, shown
 from diffae_jax.runtime.files import expand_home, os_errors_as_user_errors
 
@@ -79,7 +81,7 @@ def open_splits(
     """
     if images is not None:
         path = ""  # the config may have a path as well
-        opened = OpenedDataset(_sequence_source(images, image_shape), "a sequence in memory")
+        opened = OpenedDataset(as_source(images, image_shape), "a sequence in memory")
     elif not path:
         raise UserError("There are no images to train on: set --config.data.path=PATH.")
     else:
@@ -168,15 +170,28 @@ def _label_both(training: Source, held_out: Source, labels: str) -> tuple[Source
     )
 
 
-def _sequence_source(images: Any, image_shape: tuple[int, ...]) -> Source:
-    if isinstance(images, Source):
+def as_source(images: Any, image_shape: tuple[int, ...]) -> Source:
+    """Returns a Python sequence of images as a source, and a `Source` with labels as arrays.
+
+    Raises UserError, with what to give instead, for any other object.
+    """
+    if isinstance(images, SequenceSource):
         return images
-    if not (hasattr(images, "__len__") and hasattr(images, "__getitem__")):
+    if isinstance(images, Source):
+        labels = {name: column_of(name, values) for name, values in images.labels.items()}
+        return images if all(map(_is_same, labels.values(), images.labels.values())) else LabeledSource(images, labels)
+    images = as_sequence(images)
+    if isinstance(images, str) or not (hasattr(images, "__len__") and hasattr(images, "__getitem__")):
         raise UserError(
             f"`images` is {shown(images)}. It must have a length and be indexable. If the images fit in memory, pass "
             f"list(images)."
         )
     return SequenceSource(images, image_shape)
+
+
+def _is_same(column: np.ndarray, values: Any) -> bool:
+    is_array = isinstance(values, np.ndarray) and values.dtype == column.dtype and values.shape == column.shape
+    return is_array and (column.dtype != object or all(map(operator.is_, column, values)))
 
 
 def _split_within(

@@ -32,7 +32,7 @@ from diffae_jax.inference.encode_dataset import describe
 from diffae_jax.runtime.cluster import is_main_process, together
 from diffae_jax.runtime.console import duration, say
 from diffae_jax.runtime.errors import UserError, list_some, shown
-from diffae_jax.runtime.files import read_json
+from diffae_jax.runtime.files import expand_home, read_json
 
 # Settings that change no figure, or whose target is itself part of the inputs.
 NEUTRAL_SETTINGS = (
@@ -89,6 +89,7 @@ def evaluate(
 
     Source: Sec. 5 and the appendices.
     """
+    folder = expand_home(folder)
     check_comparable(model, baseline, others)
     settings = settings.copy_and_resolve_references()
     for key in ("num_steps", "num_sample_steps"):

@@ -28,7 +28,7 @@ from diffae_jax.models.build import builder
 from diffae_jax.models.functional import Params
 from diffae_jax.runtime.console import Progress, say
 from diffae_jax.runtime.errors import UserError
-from diffae_jax.runtime.files import atomic_write, os_errors_as_user_errors, write_json
+from diffae_jax.runtime.files import atomic_write, expand_home, os_errors_as_user_errors, write_json
 from diffae_jax.runtime.precision import resolve_precision
 from diffae_jax.runtime.sharding import make_mesh, on_host, replicated, shard_array, split_batch
 
@@ -100,6 +100,7 @@ def encode_dataset(model: DiffAE, source: Source, out: Path) -> None:
         UserError: if an image cannot be read, if cached chunks belong to another model or to other
             images, or if the file cannot be written.
     """
+    out = expand_home(out)
     check_format(out)
     model.check_has_encoder()
     folder = out.with_name(f"{out.name}.chunks")

@@ -41,6 +41,11 @@ def list_some(names: Iterable[str]) -> str:
     return ", ".join(map(shown, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """Formats a number of things: 1 image, 2,000 images. By default, the plural ends in s."""
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
+
+
 def _in_one_line(text: str) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 

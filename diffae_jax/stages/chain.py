@@ -11,12 +11,14 @@ from ml_collections import ConfigDict
 
 from diffae_jax.config import check_run
 from diffae_jax.data.run_images import left_out
+from diffae_jax.data.splits import as_source
 from diffae_jax.inference.loading import name_encoder
 from diffae_jax.runtime.compilation import enable_compilation_cache
 from diffae_jax.runtime.console import say
 from diffae_jax.runtime.errors import UserError
 from diffae_jax.runtime.logs import preserve_root_logger
 from diffae_jax.runtime.own_code import import_own
+from diffae_jax.runtime.process import check_main_guard
 from diffae_jax.runtime.sharding import check_batch_size, make_mesh
 from diffae_jax.stages import autoencoder, evaluation, export, latents, prior, probes
 from diffae_jax.stages.loss_terms import LossTerm
@@ -89,12 +91,11 @@ def run_stages(
 
     Args:
         config: The settings of the run. It is not changed.
-        workdir: The run folder; default: `runs/NAME`, with the
-            `name` of the config.
+        workdir: The run folder; default: `runs/NAME`, with the `name` of the config.
         stages: Names of the stages to run: autoencoder, latents, prior, probes, evaluation,
             export. They run in this order, whatever the order of the list. Default: all.
-        images: Training images as an array [N, *spatial, C] or as PIL images, used instead of
-            config.data.path. Default: the images at config.data.path.
+        images: Images to use instead of config.data.path: an array [N, *spatial, C], or a sequence
+            of arrays, PIL images or paths. Its items may have labels: (image, label), or a dict.
         encoder: A class for the semantic encoder, used instead of config.model.encoder.kind: see
             `models.encoders`.
         loss_terms: Functions (z, batch, keys) -> [N] that are added to the loss of the autoencoder
@@ -113,8 +114,11 @@ def run_stages(
     if loss_terms:
         config.train.loss_terms = tuple(sorted(loss_terms))
     check_run(config)
+    check_main_guard(config.execution.num_workers)
     if ":" in config.model.encoder.kind:  # the user's own config may import code; a downloaded bundle may not
         import_own(config.model.encoder.kind.partition(":")[0])
+    if images is not None:
+        images = as_source(images, tuple(config.image_shape))  # once, as it collects labels while it is read
     given = {"images": images, "loss_terms": loss_terms or {}}
     enable_compilation_cache()
     mesh = make_mesh()

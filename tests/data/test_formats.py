@@ -22,7 +22,8 @@ from diffae_jax.data.detect import open_images
 from diffae_jax.data.formats import npy as npy_files
 from diffae_jax.data.formats.arrays import arrays_of
 from diffae_jax.data.formats.files import file_paths
-from diffae_jax.data.sources import SequenceSource, Source, Subset, TransformedSource, read
+from diffae_jax.data.sequences import SequenceSource
+from diffae_jax.data.sources import Source, Subset, TransformedSource, read
 from diffae_jax.data.transforms import Transform
 from diffae_jax.runtime.errors import UserError
 from tests.data_files import (
@@ -989,9 +990,9 @@ def test_sequences_may_have_images_of_any_size():
     ("item", "message"),
     [
         (None, "Image 1 of the sequence holds values of object, not numbers"),
-        ("a.png", "Image 1 of the sequence holds values of <U5, not numbers"),
-        ({"image": 3}, "Image 1 of the sequence holds values of object"),
-        ((IMAGES[0], 3), r"Image 1 of the sequence is not an array \(setting an array element with a sequence"),
+        ("a.png", "a.png is missing: check the path"),
+        ({"image": 3}, "Image 1 of the sequence is a dict with the keys image, and none is a single image or an"),
+        ((IMAGES[0], IMAGES[1]), r"Image 1 of the sequence has shape \(2, 8, 10, 3\)"),
         ([[1, 2], [3]], "Image 1 of the sequence is not an array"),
         (Tensor(None), "Image 1 of the sequence is not an array .*requires grad"),
         (IMAGES, r"Image 1 of the sequence has shape \(12, 8, 10, 3\), but .* needs 2 spatial axes, with or"),

@@ -7,13 +7,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from diffae_jax.data.detect import DIGITS, open_images, split_part
 from diffae_jax.data.formats import arrays, files
 from diffae_jax.data.formats.digits import DIGITS_SHAPE
 from diffae_jax.data.formats.npy import open_npy, volume_errors_as_user_errors
-from diffae_jax.data.sources import Source, choose, each, image_errors_as_user_errors
+from diffae_jax.data.formats.pillow import open_picture
+from diffae_jax.data.sources import Source, choose, each
 from diffae_jax.data.transforms import CROPS, format_size
 from diffae_jax.runtime.errors import UserError, list_some, shown
 from diffae_jax.runtime.files import expand_home
@@ -97,7 +97,7 @@ def _shape_of_file(path: Path) -> Shape:
         return files.read_file(path, ANY_VOLUME).shape
     if files.has_suffix(path, files.VOLUME_SUFFIXES):
         return _with_channels(open_npy(path).shape)
-    with image_errors_as_user_errors(path), Image.open(path) as image:
+    with open_picture(path, path) as image:
         is_gray = image.mode in ("1", "L", "I", "F") or image.mode.startswith("I;16")
         return image.height, image.width, 1 if is_gray else 3  # transparency is removed
 

@@ -11,6 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from diffae_jax.data.batches import training_batches
+from diffae_jax.data.inspect.animated import notes_on_frames
 from diffae_jax.data.inspect.duplicates import describe_duplicates, find_duplicates
 from diffae_jax.data.inspect.scan import (
     ScanResult,
@@ -65,7 +66,7 @@ def inspect(config: ConfigDict, base: ConfigDict, *, file: str | None, out: Path
     print_lines(describe_bad(bad))
     print_lines(describe_duplicates(find_duplicates(*(result.digests for result in scans))))
     transform = scanned_transform(config, *scans)
-    notes = [*opened.notes, *notes_on_names(opened.source.ids)]
+    notes = [*opened.notes, *notes_on_names(opened.source.ids), *notes_on_frames(opened.source)]
     report_training_set(config, notes, splits, training, transform)
     images = TransformedSource(exclude(splits[0], training.bad), transform)
     print_lines([throughput(images, config, speed)])

@@ -1,0 +1,95 @@
+"""Files that Pillow reads: large ones, and animated ones."""
+
+import threading
+import warnings
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffae_jax.data.detect import open_images
+from diffae_jax.data.formats.pillow import open_picture
+from diffae_jax.data.inspect.animated import notes_on_frames
+from diffae_jax.data.inspect.infer_shape import infer_image_shape
+from diffae_jax.data.sources import Subset
+from diffae_jax.runtime.errors import UserError
+from tests.data_files import make_npy, noise, png, save_bomb
+
+PANORAMA = 20_000, 9_000  # more pixels than Pillow reads
+FRAMES = [Image.fromarray(noise(8, 10, 3, seed=i)) for i in range(3)]
+
+
+@pytest.fixture(scope="module")
+def panorama(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("panorama")
+    picture = Image.new("1", PANORAMA)
+    picture.putpixel((PANORAMA[0] - 1, 7), 1)
+    picture.save(folder / "a.png")
+    return folder
+
+
+def test_panoramas_are_read_without_a_warning(panorama):
+    limit = Image.MAX_IMAGE_PIXELS
+    assert np.prod(PANORAMA) > 2 * limit
+    with warnings.catch_warnings(action="error"):
+        image = open_images(panorama, (64, 64, 1)).source[0]
+        assert infer_image_shape(panorama) == (256, 256, 1)
+    assert (image.shape, image.sum(), image[7, -1, 0]) == ((*PANORAMA[::-1], 1), 255, 255)
+    assert limit == Image.MAX_IMAGE_PIXELS
+
+
+def test_limit_of_pillow_returns_when_the_last_thread_has_read(tmp_path):
+    for i in range(2):
+        (tmp_path / f"{i}.png").write_bytes(png(noise(8, 8)))
+    limit, inside, leave = Image.MAX_IMAGE_PIXELS, threading.Event(), threading.Event()
+
+    def hold():
+        with open_picture(tmp_path / "0.png", "0.png"):
+            inside.set()
+            leave.wait(60)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    inside.wait(60)
+    with open_picture(tmp_path / "1.png", "1.png"):
+        pass
+    assert Image.MAX_IMAGE_PIXELS is None  # the other thread still reads
+    leave.set()
+    thread.join()
+    assert limit == Image.MAX_IMAGE_PIXELS
+    save_bomb(tmp_path / "bomb.png")
+    with (
+        pytest.raises(UserError, match="bomb.png has 2,147,483,648 values"),
+        open_picture(tmp_path / "bomb.png", "bomb.png"),
+    ):
+        pass
+    assert limit == Image.MAX_IMAGE_PIXELS
+
+
+def save_animation(path):
+    settings = {"lossless": True} if path.suffix == ".webp" else {}
+    FRAMES[0].save(path, save_all=True, append_images=FRAMES[1:], duration=100, **settings)
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp", "png"])
+def test_animated_files_are_counted_and_give_their_first_frame(tmp_path, suffix):
+    for i in range(3):
+        FRAMES[i].save(tmp_path / f"still-{i}.{suffix}")
+    source = open_images(tmp_path, (8, 8, 3)).source
+    assert notes_on_frames(source) == []
+    save_animation(tmp_path / f"a.{suffix}")
+    source = open_images(tmp_path, (8, 8, 3)).source
+    assert notes_on_frames(source) == [f"1 file is animated (a.{suffix}). Only the first frame is used."]
+    if suffix != "gif":  # which has a palette
+        np.testing.assert_array_equal(source[0], FRAMES[0])
+    save_animation(tmp_path / f"b.{suffix}")
+    (tmp_path / f"c.{suffix}").write_bytes(b"junk")
+    source = open_images(tmp_path, (8, 8, 3)).source
+    assert notes_on_frames(Subset(source, np.arange(3))) == [
+        f"2 files are animated (a.{suffix}, b.{suffix}). Only the first frame is used."
+    ]
+
+
+def test_arrays_have_no_frames(tmp_path):
+    source = open_images(make_npy(tmp_path, noise(3, 8, 8, 3)), (8, 8, 3)).source
+    assert notes_on_frames(source) == []
