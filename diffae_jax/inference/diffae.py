@@ -85,9 +85,9 @@ class DiffAE:
         x_T      [N, *spatial, C], the stochastic code, which holds the details that z leaves out
 
     **Images** as arguments may be a uint8 array, a float array in [-1, 1], a PIL image, a file
-    path or an open file. A list of these, a column of a table, an iterator, a data set of PyTorch
-    or Hugging Face, or the path of a data set works as well. Labels in it are ignored. A single
-    image may come without its first axis. Each kind of conversion is logged once as a warning. As
+    path or an open file. A list, a column or an iterator of these works as well. So does the path
+    of a data set, or a data set of PyTorch or Hugging Face: its labels are ignored. A single image
+    may come without its first axis. Each kind of conversion is logged once as a warning. As
     results, images are float32 in [-1, 1].
 
     **Batches.** A call may have any number of images. They are split into batches that fit the
