@@ -5,6 +5,7 @@ A stopped command resumes after the last finished chunk.
 
 import contextlib
 import math
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -36,6 +37,8 @@ Encode = Callable[[Source, int, int], Float[np.ndarray, "n d"]]
 
 SPLIT = "images"  # the name of the chunks of `encode_dataset`
 FORMATS = (".npz", ".parquet")
+TAKEN = ("id", "ids", "z", "file", "allow_pickle")  # names in the files, and arguments of np.savez
+IS_DIMENSION = re.compile(r"z_\d+")
 
 
 def encode_chunks(folder: Path, chunks: list[tuple[str, Source, int]], encode: Encode) -> None:
@@ -142,8 +145,16 @@ def describe(source: Source) -> dict[str, int | str]:
 
 
 def label_columns(source: Source) -> dict[str, np.ndarray]:
-    """Returns the labels of a source by name, with text as numpy strings."""
-    return {name: values.astype(str) if values.dtype == object else values for name, values in source.labels.items()}
+    """Returns the labels of a source by name, with text as numpy strings.
+
+    A label whose name is in use in the file gets a name that ends in _.
+    """
+    columns = {}
+    for name, values in source.labels.items():
+        while name in TAKEN or IS_DIMENSION.fullmatch(name) or name in columns:
+            name += "_"
+        columns[name] = values.astype(str) if values.dtype == object else values
+    return columns
 
 
 def write_npz(out: Path, ids: list[str], z: Float[np.ndarray, "n d"], columns: dict[str, np.ndarray]) -> None:
