@@ -12,7 +12,8 @@ from ml_collections import ConfigDict
 
 from diffae_jax.data.batches import training_batches
 from diffae_jax.data.inspect.animated import notes_on_frames
-from diffae_jax.data.inspect.duplicates import describe_duplicates, find_duplicates
+from diffae_jax.data.inspect.duplicates import describe_conflicts, describe_duplicates, find_duplicates
+from diffae_jax.data.inspect.hints import better_shape, notes_on_folders, notes_on_gray
 from diffae_jax.data.inspect.scan import (
     ScanResult,
     describe,
@@ -29,7 +30,7 @@ from diffae_jax.data.selection import notes_on_names
 from diffae_jax.data.sources import Source, TransformedSource, choose, read
 from diffae_jax.data.splits import notes_on_labels, open_splits
 from diffae_jax.data.transforms import Transform, to_float, transform_of
-from diffae_jax.runtime.errors import shown
+from diffae_jax.runtime.errors import UserError, shown
 from diffae_jax.runtime.files import os_errors_as_user_errors
 
 IN_SHEET = 64  # images
@@ -64,9 +65,17 @@ def inspect(config: ConfigDict, base: ConfigDict, *, file: str | None, out: Path
     print(describe_counts(opened.kind, *(result.count for result in scans)))
     bad = [reason for result in scans for reason in result.bad.values()]
     print_lines(describe_bad(bad))
-    print_lines(describe_duplicates(find_duplicates(*(result.digests for result in scans))))
+    if (fix := better_shape(config, scans)) is not None:
+        advice = f"{fix[0]} Most fit with --image-shape {' '.join(map(str, fix[1]))}."
+        if not training.count:
+            raise UserError(advice)
+        print_lines([advice])
+    groups = find_duplicates(*(result.digests for result in scans))
+    print_lines([*describe_duplicates(groups), *describe_conflicts(groups, *splits)])
     transform = scanned_transform(config, *scans)
-    notes = [*opened.notes, *notes_on_names(opened.source.ids), *notes_on_frames(opened.source)]
+    ids = opened.source.ids
+    notes = [*opened.notes, *notes_on_names(ids), *notes_on_frames(opened.source), *notes_on_gray(config, training)]
+    notes += notes_on_folders(ids, splits[0].labels, config.data.held_out)
     report_training_set(config, notes, splits, training, transform)
     images = TransformedSource(exclude(splits[0], training.bad), transform)
     print_lines([throughput(images, config, speed)])

@@ -5,7 +5,7 @@ import dataclasses
 import hashlib
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Shaped
@@ -30,28 +30,32 @@ KNOWN_TYPES = {"uint8", "bool", "uint16"}  # converted to 8 bit, unless all are 
 class ScanResult:
     """The result of a scan.
 
-    `bad` has the reason for each unusable image, by id. All other fields describe usable images.
-    `values` and `digests` are optional.
+    `bad` has the reason for each unusable image, by id. `unfit` counts those of them that have a
+    shape which image_shape does not allow. All other fields describe usable images. `values` and
+    `digests` are optional.
     """
 
     count: int = 0
     sizes: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     channels: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    gray: int = 0  # images whose channels are equal
     types: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     low: float = np.inf
     high: float = -np.inf
     values: list[Float[np.ndarray, "_"]] = dataclasses.field(default_factory=list)  # samples
     bad: dict[str, str] = dataclasses.field(default_factory=dict)  # by id
+    unfit: collections.Counter = dataclasses.field(default_factory=collections.Counter)  # by shape
     digests: dict[str, bytes] = dataclasses.field(default_factory=dict)  # of the pixels, by id
 
     def add(self, name: str, facts: tuple) -> None:
         """Adds what `_inspect_image` returned for an image."""
-        size, channels, dtype, low, high, values, digest = facts
+        size, channels, is_gray, dtype, low, high, values, digest = facts
         if digest:
             self.digests[name] = digest
         self.count += 1
         self.sizes[size] += 1
         self.channels[channels] += 1
+        self.gray += is_gray
         self.types[dtype] += 1
         self.low, self.high = min(self.low, low), max(self.high, high)
         if values is not None:
@@ -71,8 +75,9 @@ def scan(
     facts = each(lambda index: _inspect_image(images, index, num_values, digests), range(len(images)))
     progress = tqdm(facts, "checking images", len(images), unit=" images", disable=not show_progress, leave=False)
     for index, facts_or_reason in enumerate(progress):
-        if isinstance(facts_or_reason, str):
-            result.bad[images.ids[index]] = facts_or_reason
+        if isinstance(facts_or_reason, Unusable):
+            result.bad[images.ids[index]] = facts_or_reason.reason
+            result.unfit.update(facts_or_reason.unfit)
         else:
             result.add(images.ids[index], facts_or_reason)
     return result
@@ -101,16 +106,36 @@ def check_types(result: ScanResult, intensity: tuple[float, float] | None) -> No
         )
 
 
-def _inspect_image(images: TransformedSource, index: int, num_values: int, with_digest: bool) -> tuple | str:
+class Unusable(NamedTuple):
+    """The reason why an image cannot be used, and its shape if that does not fit."""
+
+    reason: str
+    unfit: tuple[tuple[int, ...], ...] = ()
+
+
+def _inspect_image(images: TransformedSource, index: int, num_values: int, with_digest: bool) -> tuple | Unusable:
     """Returns the facts that `ScanResult.add` takes, or the reason why an image is unusable."""
     try:
         image = images.source[index]
+    except UserError as error:
+        return Unusable(str(error))
+    *size, channels = images.transform.image_shape
+    try:
         images.transform.check(image, images.name(index))
     except UserError as error:
-        return str(error)
+        is_small = any(have < want for have, want in zip(image.shape, size, strict=False))
+        return Unusable(str(error), (image.shape,) if is_small or image.shape[-1] != channels else ())
     values = _sample(image.reshape(-1), num_values, index) if num_values else None
     digest = _digest(image) if with_digest else b""
-    return image.shape[:-1], image.shape[-1], str(image.dtype), float(image.min()), float(image.max()), values, digest
+    low, high = float(image.min()), float(image.max())
+    return image.shape[:-1], image.shape[-1], _is_gray(image), str(image.dtype), low, high, values, digest
+
+
+def _is_gray(image: Shaped[np.ndarray, "*spatial c"]) -> bool:
+    """Returns whether all channels of an image, except for transparency, have the same values."""
+    color = image[..., : min(3, image.shape[-1])]
+    few = color[(slice(None, None, 16),) * (color.ndim - 1)]  # colors are found without comparing all pixels
+    return all(bool((part == part[..., :1]).all()) for part in (few, color))
 
 
 def _sample(values: Shaped[np.ndarray, "n"], count: int, seed: int) -> Float[np.ndarray, "_"]:
