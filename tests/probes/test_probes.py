@@ -2,7 +2,9 @@
 
 import json
 
+import jax.numpy as jnp
 import numpy as np
+import pandas
 import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
@@ -170,6 +172,29 @@ def test_missing_labels_are_left_out():
     assert (
         probes.is_known([None, "", float("nan"), np.float32("nan"), 0, "a", False]).tolist() == [False] * 4 + [True] * 3
     )
+
+
+@pytest.mark.parametrize("kind", ["one column", "table", "nullable", "text", "tensors"])
+def test_labels_may_be_columns_of_any_library(kind):
+    z = normal(60)
+    labels = noisy_attribute(z, DIRECTION).astype(int)
+    expected, is_used = probes.fit("a", z, labels), np.ones(60, bool)
+    if kind in ("nullable", "text"):
+        is_used[::3] = False
+        expected = probes.fit("a", z[is_used], labels[is_used])
+    given = {
+        "one column": labels[:, None],
+        "table": pandas.DataFrame({"a": labels}),
+        "nullable": pandas.Series(labels, dtype="Int64").where(is_used),
+        "text": pandas.Series(labels).astype("string").where(is_used),
+        "tensors": [jnp.asarray(label) for label in labels],
+    }[kind]
+    probes.check_labels("a", given)
+    np.testing.assert_array_equal(probes.fit("a", z, given).weights, expected.weights)
+    held_out = probes.fit("a", z, labels, held_out=(z, given)).score
+    assert held_out == probes.fit("a", z, labels, held_out=(z[is_used], labels[is_used])).score
+    if kind != "table":
+        np.testing.assert_array_equal(probes.is_known(given), is_used)
 
 
 @pytest.mark.parametrize(
