@@ -143,7 +143,11 @@ def test_every_program_is_compiled_once(whole):
         (["--config.model.base_channels=40"], 1, "40 channels cannot be split into 32 normalization groups"),
         (["--config.data.path="], 1, "--config.data.path=PATH"),
         (["--config.data.path=/nowhere"], 1, "/nowhere is missing"),
-        (["--config.data.path=IMAGES", "--config.image_shape=(16, 16, 1)"], 1, "20 of 20 images cannot be used"),
+        (
+            ["--config.data.path=IMAGES", "--config.image_shape=(16, 16, 1)"],
+            1,
+            "20 of 20 images do not fit image_shape=",
+        ),
         (["--config.data.path=IMAGES", "--config.data.crop=celeba"], 1, "but the crop celeba needs aligned images"),
         (["--config.data.intensity=1..0"], 1, "data.intensity must be LOW..HIGH"),
         (["--stages=evaluation"], 1, "nor the folder of a trained run"),

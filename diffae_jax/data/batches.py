@@ -48,10 +48,9 @@ def training_batches(
     single process would get.
     """
     if len(source) < batch_size:
-        verb = "is" if len(source) == 1 else "are"
         raise UserError(
-            f"{counted(len(source), 'training image')} {verb} fewer than one batch of {batch_size}: add images or set "
-            f"a smaller --config.train.batch_size."
+            f"{counted(len(source), 'training image', verb='is/are')} fewer than one batch of {batch_size}: add images "
+            f"or set a smaller --config.train.batch_size."
         )
     check_main_guard(num_workers)
     grain = _grain()

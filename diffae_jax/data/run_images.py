@@ -30,7 +30,7 @@ from diffae_jax.data.sources import Source, TransformedSource, hash_of
 from diffae_jax.data.splits import open_splits
 from diffae_jax.data.transforms import transform_of
 from diffae_jax.runtime.cluster import is_main_process, together
-from diffae_jax.runtime.errors import UserError, list_some
+from diffae_jax.runtime.errors import UserError, counted, list_some
 from diffae_jax.runtime.files import write_json
 
 SPLITS = ("training", "held_out")
@@ -109,7 +109,7 @@ def left_out(folder: Path) -> str:
 
 
 def _describe_skipped(names: Collection[str]) -> str:
-    return f"Left out: {len(names):,} image{'s' * (len(names) != 1)} that cannot be used ({list_some(names)})."
+    return f"Left out: {counted(len(names), 'image')} that cannot be used ({list_some(names)})."
 
 
 def _settings(config: ConfigDict) -> dict[str, Any]:

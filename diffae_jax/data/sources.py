@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Int, Shaped
 
 from diffae_jax.data.transforms import PIL_MODES, Transform
-from diffae_jax.runtime.errors import UserError, list_some, shown
+from diffae_jax.runtime.errors import UserError, counted, list_some, shown
 
 MAX_IMAGES = 10_000_000  # in a source or a table
 MAX_VALUES = 2**30  # in an image
@@ -258,7 +258,8 @@ def check_names(names: Sequence[str]) -> None:
     bad = [name for name in names if any("\ud800" <= char <= "\udfff" for char in name)]
     if bad:
         raise UserError(
-            f"{len(bad):,} of {len(names):,} images have names that are not UTF-8 ({list_some(bad)}): rename them."
+            f"{counted(len(bad), 'image', of=len(names), verb='has a name/have names')} not in UTF-8 "
+            f"({list_some(bad)}): rename them."
         )
 
 

@@ -16,7 +16,7 @@ from diffae_jax.data.labels.matching import constant_labels, folder_labels, note
 from diffae_jax.data.selection import select_images
 from diffae_jax.data.sequences import SequenceSource, as_sequence, column_of
 from diffae_jax.data.sources import Arrays, LabeledSource, Source, Subset, hash_share
-from diffae_jax.runtime.errors import UserError, list_some, shown
+from diffae_jax.runtime.errors import UserError, counted, list_some, shown
 from diffae_jax.runtime.files import expand_home, os_errors_as_user_errors
 
 FOLDERS = "folders"  # instead of a table: the subfolder of each image is its label
@@ -101,10 +101,11 @@ def open_splits(
         training, kept, label_notes = _label_both(opened.source, _selected(other.source, is_kept), labels)
         return dataclasses.replace(opened, notes=[*opened.notes, *notes, *label_notes]), training, kept
     opened = dataclasses.replace(opened, notes=[*opened.notes, *notes])
-    if held_out and (is_held_out.all() or not is_held_out.any()):
+    num = int(is_held_out.sum())
+    if held_out and num in (0, len(is_held_out)):
         raise UserError(
-            f"data.held_out={shown(held_out)} holds out {is_held_out.sum():,} of {len(is_held_out):,} images. Hold out "
-            f"at least one image, and leave at least one to train on."
+            f"data.held_out={shown(held_out)} holds out {counted(num, 'image', of=len(is_held_out))}. Hold out at "
+            f"least one image, and leave at least one to train on."
         )
     source = with_labels(opened.source, labels, held_out)
     return opened, *(Subset(source, np.flatnonzero(rows)) for rows in (~is_held_out, is_held_out))
@@ -114,8 +115,8 @@ def _select(opened: OpenedDataset, is_selected: Bool[np.ndarray, "n"]) -> Opened
     """Returns the selected images of a data set, with a note if these are not all."""
     if is_selected.all():
         return opened
-    count = f"{is_selected.sum():,} of {len(is_selected):,} images"
-    note = f"{count} are selected by data.include and data.exclude."
+    count = counted(int(is_selected.sum()), "image", of=len(is_selected), verb="is/are")
+    note = f"{count} selected by data.include and data.exclude."
     return dataclasses.replace(opened, source=_selected(opened.source, is_selected), notes=[*opened.notes, note])
 
 
@@ -154,8 +155,9 @@ def _label_both(training: Source, held_out: Source, labels: str) -> tuple[Source
     common = set(training.ids) & set(held_out.ids)
     if labels not in ("", FOLDERS) and common:
         raise UserError(
-            f"{len(common):,} ids belong to both a training image and a held-out image ({list_some(common)}), so the "
-            f"rows of {labels} are ambiguous. Give each image a unique id, or store labels as arrays in its file."
+            f"{counted(len(common), 'id', verb='belongs/belong')} to both a training image and a held-out image "
+            f"({list_some(common)}), so the rows of {labels} are ambiguous. Give each image a unique id, or store "
+            f"labels as arrays in its file."
         )
     training, held_out = with_labels(training, labels), with_labels(held_out, labels)
     shared = {name: values for name, values in training.labels.items() if name in held_out.labels}

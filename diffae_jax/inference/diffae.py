@@ -34,7 +34,7 @@ from diffae_jax.runtime.arrays import AnyArray, is_traced, is_tracing, refuse_tr
 from diffae_jax.runtime.cluster import is_main_process
 from diffae_jax.runtime.compilation import enable_compilation_cache
 from diffae_jax.runtime.console import note, warn
-from diffae_jax.runtime.errors import UserError, list_some, shown
+from diffae_jax.runtime.errors import UserError, counted, list_some, shown
 from diffae_jax.runtime.files import expand_home
 from diffae_jax.runtime.precision import resolve_precision
 from diffae_jax.runtime.process import forbid_forks
@@ -159,11 +159,11 @@ class DiffAE:
         """Describes the model in one line."""
         z_dim, seen = self.config.model.z_dim, self._images_seen()
         parts = ["x".join(map(str, self.image_shape)), "no z" if z_dim is None else f"z of {z_dim}"]
-        parts += [] if seen is None else [f"trained on {seen:,} images"]
+        parts += [] if seen is None else [f"trained on {counted(seen, 'image')}"]
         parts += [] if self.prior is None else ["prior"]
         parts += [f"probes {list_some(self.probes)}"] if self.probes else []
         count, platform = self.mesh.size, self.mesh.devices.flat[0].platform
-        devices = f"{count} {platform} device{'s' * (count != 1)}"
+        devices = counted(count, f"{platform} device")
         return f"DiffAE({shown(self.config.name)}: {', '.join(parts)}; {self.precision} on {devices})"
 
     def _images_seen(self) -> int | None:
@@ -886,7 +886,7 @@ class DiffAE:
             return None
         z = as_codes("z", z, (z_dim,))
         if count not in (None, len(z)):
-            raise UserError(f"There are {count} images but {len(z)} z. Give one z for each image.")
+            raise UserError(f"There are {counted(count, 'image')} but {len(z)} z. Give one z for each image.")
         return z
 
     def _codes(self, z, x_T, seed):

@@ -28,7 +28,7 @@ from diffae_jax.models import abstract_model
 from diffae_jax.models.build import builder
 from diffae_jax.models.functional import Params
 from diffae_jax.runtime.console import Progress, say
-from diffae_jax.runtime.errors import UserError
+from diffae_jax.runtime.errors import UserError, counted
 from diffae_jax.runtime.files import atomic_write, expand_home, os_errors_as_user_errors, write_json
 from diffae_jax.runtime.precision import resolve_precision
 from diffae_jax.runtime.sharding import make_mesh, on_host, replicated, shard_array, split_batch
@@ -111,7 +111,10 @@ def encode_dataset(model: DiffAE, source: Source, out: Path) -> None:
         _check_inputs(folder, {"model": model.digest(), **describe(source)}, source)
         missing = [start for start in chunk_starts(len(source)) if not chunk_path(folder, SPLIT, start).exists()]
         remaining = sum(min(CHUNK_SIZE, len(source) - start) for start in missing)
-        say(f"{len(source):,} images, z of {model.config.model.z_dim} dimensions; {remaining:,} images to go.")
+        say(
+            f"{counted(len(source), 'image')}, z of {model.config.model.z_dim} dimensions; "
+            f"{counted(remaining, 'image')} to go."
+        )
         if missing:
             encode_chunks(folder, [(SPLIT, source, start) for start in missing], _encoder_of(model, len(source)))
         chunks = list(read_chunks(folder, SPLIT))

@@ -15,7 +15,7 @@ from diffae_jax.data.sequences import as_sequence, image_of, is_picture, read_va
 from diffae_jax.data.sources import each
 from diffae_jax.data.transforms import Transform, format_size
 from diffae_jax.runtime.arrays import AnyArray, is_traced, to_host
-from diffae_jax.runtime.errors import UserError, shown
+from diffae_jax.runtime.errors import UserError, counted, shown
 
 TOLERANCE = 1e-3  # beyond [-1, 1]; resizing floats may exceed the range a little
 
@@ -101,7 +101,8 @@ def as_codes(name: str, codes: Any, shape: tuple[int, ...]) -> Float32[AnyArray,
     bad = ~np.isfinite(array.reshape(len(array), -1)).all(1)
     if bad.any():
         raise UserError(
-            f"{bad.sum()} of {len(bad)} {name} hold values that are not finite, the first is number {bad.argmax()}."
+            f"{counted(int(bad.sum()), name, name, of=len(bad), verb='holds/hold')} values that are not finite, the "
+            f"first is number {bad.argmax()}."
         )
     return array
 
@@ -140,7 +141,9 @@ def _converted(
 
     images, losses = zip(*each(prepare, range(count)), strict=True)
     lossy = [loss for loss in losses if loss]
-    notes = [f"{len(lossy)} of {count} images were converted, the first {lossy[0]}."] if lossy else []
+    notes = (
+        [f"{counted(len(lossy), 'image', of=count, verb='was/were')} converted, the first {lossy[0]}."] if lossy else []
+    )
     return np.stack(images), notes
 
 
@@ -153,12 +156,8 @@ def _loss(image: np.ndarray, name: str, transform: Transform) -> str | None:
     if not is_usual and transform.intensity is not None:
         kind += " with the range {:g}..{:g}".format(*transform.intensity)
     *size, channels = transform.image_shape
-    have = f"{format_size(image.shape[:-1])} in {_channels(image.shape[-1])}{kind}"
-    return f"({shown(name)}) from {have} to {format_size(size)} in {_channels(channels)}"
-
-
-def _channels(number: int) -> str:
-    return f"{number} channel{'s' * (number != 1)}"
+    have = f"{format_size(image.shape[:-1])} in {counted(image.shape[-1], 'channel')}{kind}"
+    return f"({shown(name)}) from {have} to {format_size(size)} in {counted(channels, 'channel')}"
 
 
 def _array_of(images: Any, image_shape: tuple[int, ...]) -> Shaped[np.ndarray, "n *shape"]:
@@ -245,5 +244,6 @@ def _fix_for_shape(shape: tuple[int, ...], image_shape: tuple[int, ...]) -> str:
 def _refuse(wrong: np.ndarray, defect: str, fix: str) -> None:
     if wrong.any():
         raise UserError(
-            f"{wrong.sum()} of {len(wrong)} images hold {defect}, the first is number {wrong.argmax()}. {fix}."
+            f"{counted(int(wrong.sum()), 'image', of=len(wrong), verb='holds/hold')} {defect}, the first is number "
+            f"{wrong.argmax()}. {fix}."
         )

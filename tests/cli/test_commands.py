@@ -333,7 +333,7 @@ BAD = {
     "no number": ("sample BUNDLE --num 0 --out a.png", "from 1 to 100,000, not 0"),
     "seed": ("sample BUNDLE --seed -1 --out a.png", "seed must be a whole number between"),
     "one frame": ("interpolate BUNDLE photos/b.png photos/c.png --frames 1 --out a.gif", "from 2 to 1,000, not 1"),
-    "many ends": ("interpolate BUNDLE photos photos/c.png --out a.gif", "photos holds 5 images. Give the file of a single"),
+    "many ends": ("interpolate BUNDLE photos photos/c.png --out a.gif", "photos holds 5 images. Give the file"),
     "no strength": ("edit BUNDLE photos --probe P --out new", "one of the arguments --strength --to is required"),
     "both": ("edit BUNDLE photos --probe P --strength 1 --to 0.5 --out new", "not allowed with argument"),
     "text for strength": ("edit BUNDLE photos --probe P --strength nan --out new", "'nan' is not a finite number"),

@@ -320,8 +320,8 @@ def test_picture_that_was_cut_off_is_told(tmp_path, name, share):
 def test_names_that_are_not_utf8_are_told(tmp_path):
     (tmp_path / "caf\udce9.png").write_bytes(png(noise(8, 8, 3)))
     (tmp_path / "caf\u00e9.png").write_bytes(png(noise(8, 8, 3)))
-    is_refused(tmp_path, r"1 of 2 images have names that are not UTF-8 \(caf\\udce9.png\): rename them")
-    is_refused(tmp_path / "caf\udce9.png", "not UTF-8")
+    is_refused(tmp_path, r"1 of 2 images has a name not in UTF-8 \(caf\\udce9.png\): rename them")
+    is_refused(tmp_path / "caf\udce9.png", "1 of 1 image has a name not in UTF-8")
 
 
 def test_one_file_is_a_source_of_one_image(tmp_path):

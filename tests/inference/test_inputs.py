@@ -51,9 +51,7 @@ def test_what_loses_something_is_said(tmp_path):
     photo = Image.fromarray(BYTES[0]).resize((40, 30)).convert("RGBA")
     array, (note,) = as_images([photo, Image.fromarray(BYTES[0])], TRANSFORM)
     assert array.shape == (2, *SHAPE)
-    assert (
-        note == "1 of 2 images were converted, the first (a PIL image) from 40x30 in 4 channels to 8x6 in 3 channels."
-    )
+    assert note == "1 of 2 images was converted, the first (a PIL image) from 40x30 in 4 channels to 8x6 in 3 channels."
     (note,) = as_images((FLOATS + 1) / 2, TRANSFORM)[1]
     assert "use 2 * images - 1" in note
 

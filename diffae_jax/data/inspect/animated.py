@@ -19,8 +19,9 @@ def notes_on_frames(source: Source) -> list[str]:
     names = [name for (name, _), is_animated in zip(files, found, strict=True) if is_animated]
     if not names:
         return []
-    count = f"{counted(len(names), 'file')} {'is' if len(names) == 1 else 'are'} animated"
-    return [f"{count} ({list_some(names)}). Only the first frame is used."]
+    return [
+        f"{counted(len(names), 'file', verb='is/are')} animated ({list_some(names)}). Only the first frame is used."
+    ]
 
 
 def _is_animated(path: Path) -> bool:

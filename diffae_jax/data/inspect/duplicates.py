@@ -29,17 +29,14 @@ def describe_duplicates(groups: Sequence[Group]) -> list[str]:
         return ["Duplicates: none."]
     across = [group for group in groups if _spans_splits(group)]
     count = sum(map(len, groups))
-    lines = [
-        f"Duplicates: {count:,} images have the same pixels as another image, in {len(groups):,} "
-        f"group{'s' * (len(groups) != 1)}:"
-    ]
+    lines = [f"Duplicates: {count:,} images have the same pixels as another image, in {counted(len(groups), 'group')}:"]
     first = sorted(groups, key=_spans_splits, reverse=True)
     lines += [f"  {_describe_group(group)}" for group in first[:MAX_GROUPS]]
     more = len(groups) - MAX_GROUPS
-    lines += [f"  and {more:,} more group{'s' * (more != 1)}"] if more > 0 else []
+    lines += [f"  and {counted(more, 'more group')}"] if more > 0 else []
     if across:
         seen = sum(is_held_out for group in across for _, is_held_out in group)
-        images = f"{seen:,} held-out image{'s are' if seen != 1 else ' is'}"
+        images = counted(seen, "held-out image", verb="is/are")
         lines.append(f"{images} also among the training images. Measurements on held-out images will be too good.")
     return lines
 
@@ -55,7 +52,7 @@ def describe_conflicts(groups: Sequence[Group], training: Source, held_out: Sour
     conflicts = [conflict for group in groups if (conflict := _conflict([(*item, labels[item]) for item in group]))]
     if not conflicts:
         return []
-    count = f"{counted(len(conflicts), 'group')} of duplicates {'has' if len(conflicts) == 1 else 'have'}"
+    count = counted(len(conflicts), "group of duplicates", "groups of duplicates", verb="has/have")
     return [f"{count} different labels: {conflicts[0]}. Correct the labels, or remove the copies."]
 
 

@@ -30,7 +30,7 @@ from diffae_jax.data.selection import notes_on_names
 from diffae_jax.data.sources import Source, TransformedSource, choose, read
 from diffae_jax.data.splits import notes_on_labels, open_splits
 from diffae_jax.data.transforms import Transform, to_float, transform_of
-from diffae_jax.runtime.errors import UserError, shown
+from diffae_jax.runtime.errors import UserError, counted, shown
 from diffae_jax.runtime.files import os_errors_as_user_errors
 
 IN_SHEET = 64  # images
@@ -95,8 +95,9 @@ def describe_bad(reasons: Sequence[str]) -> list[str]:
     """Returns lines with the number of images that cannot be used, and the first reasons."""
     if not reasons:
         return []
-    count = f"{len(reasons):,} image{'s' * (len(reasons) != 1)}"
-    lines = [f"{count} cannot be used. Training stops with an error unless data.skip_bad=True:"]
+    lines = [
+        f"{counted(len(reasons), 'image')} cannot be used. Training stops with an error unless data.skip_bad=True:"
+    ]
     lines += [f"  {reason}" for reason in reasons[:MAX_BAD]]
     return lines + ([f"  and {len(reasons) - MAX_BAD:,} more"] if len(reasons) > MAX_BAD else [])
 
@@ -121,8 +122,8 @@ def throughput(images: TransformedSource, config: ConfigDict, speed: float) -> s
     with contextlib.closing(batches):  # ends the worker processes, also if the command is interrupted
         rate = images_per_second(batches, 1 + num_workers)  # each worker first imports its modules
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    readers = f"{num_workers} process{'es' * (num_workers != 1)}" if num_workers else "threads"
-    per_core = f"{rate / cores:,.0f} per core on {cores} core{'s' * (cores != 1)}"
+    readers = counted(num_workers, "process", "processes") if num_workers else "threads"
+    per_core = f"{rate / cores:,.0f} per core on {counted(cores, 'core')}"
     return f"Reading speed: {rate:,.0f} images per second with {readers} ({per_core})."
 
 
@@ -141,5 +142,5 @@ def write_sheet(out: Path, images: TransformedSource) -> None:
     numbers = choose(len(images), IN_SHEET, seed=0)
     with os_errors_as_user_errors(out, "written"):
         save_grid(out, to_float(read(images, numbers)))
-    count = f"{len(numbers)} training image{'s' * (len(numbers) != 1)}"
+    count = counted(len(numbers), "training image")
     print(f"Contact sheet: {count}, scaled and cropped, in {shown(str(out))}")

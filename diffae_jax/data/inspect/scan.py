@@ -15,7 +15,7 @@ from tqdm import tqdm
 from diffae_jax.config import parse_intensity
 from diffae_jax.data.sources import Source, Subset, TransformedSource, each
 from diffae_jax.data.transforms import Transform, format_size, likely_range
-from diffae_jax.runtime.errors import UserError, list_some, shown
+from diffae_jax.runtime.errors import UserError, counted, list_some, shown
 from diffae_jax.runtime.files import parse_json, read_bytes
 
 RECORD = "data.json"  # in a run folder: the result of the scan
@@ -101,7 +101,7 @@ def check_types(result: ScanResult, intensity: tuple[float, float] | None) -> No
     if intensity is None and unknown:
         count = sum(unknown.values())
         raise UserError(
-            f"{count:,} image{'s have' if count != 1 else ' has'} values of {', '.join(sorted(unknown))}, but the "
+            f"{counted(count, 'image', verb='has/have')} values of {', '.join(sorted(unknown))}, but the "
             f"training images are 8-bit. The range of these values is unknown: convert them to 8 or 16 bit."
         )
 
@@ -166,7 +166,7 @@ def scanned_transform(config: ConfigDict, training: ScanResult, held_out: ScanRe
     """
     if not training.count:
         first = next(iter(training.bad.values()), "there are none.")
-        raise UserError(f"None of the {len(training.bad):,} training images can be used: {first}")
+        raise UserError(f"None of the {counted(len(training.bad), 'training image')} can be used: {first}")
     intensity = intensity_of(config.data.intensity, training, held_out.types)
     return Transform(tuple(config.image_shape), config.data.crop, intensity)
 
@@ -225,9 +225,7 @@ def describe(result: ScanResult, transform: Transform) -> list[str]:
         lines = [f"Sizes: all {format_size(size)}."]
     others = {number: count for number, count in result.channels.items() if number != channels}
     if others:
-        kinds = ", ".join(
-            f"{number} ({count:,} image{'s' * (count != 1)})" for number, count in result.channels.most_common()
-        )
+        kinds = ", ".join(f"{number} ({counted(count, 'image')})" for number, count in result.channels.most_common())
         lines.append(f"Channels: {kinds}. All are converted to {channels}.")
     else:
         lines.append(f"Channels: {channels}.")
@@ -252,7 +250,7 @@ def _sizes(sizes: Mapping[tuple[int, ...], int]) -> str:
         return f"all {format_size(next(iter(sizes)))}"
     common, count = max(sizes.items(), key=lambda item: item[1])
     smallest, largest = (format_size(call(sizes, key=np.prod)) for call in (min, max))
-    images = f"{count:,} image{'s' * (count != 1)}"
+    images = counted(count, "image")
     return f"{len(sizes):,} different, from {smallest} to {largest}. Most common: {format_size(common)} ({images})"
 
 
@@ -278,7 +276,7 @@ def _list_ranges(sizes: Mapping[tuple[int, ...], int]) -> list[str]:
     for side in sorted(shortest):
         ranges[max(side.bit_length(), last - MAX_SIZES + 1)].append(side)
     return [
-        f"  shortest side from {sides[0]:,} to {sides[-1]:,}: {sum(shortest[side] for side in sides):,} images"
+        f"  shortest side from {sides[0]:,} to {sides[-1]:,}: {counted(sum(shortest[side] for side in sides), 'image')}"
         for sides in ranges.values()
     ]
 
@@ -300,7 +298,7 @@ def describe_labels(labels: Mapping[str, np.ndarray]) -> list[str]:
         else:
             summary = f"numbers from {known.min():.6g} to {known.max():.6g}"
         num_missing = int(missing.sum())
-        note = f"; missing for {num_missing:,} image{'s' * (num_missing != 1)}" if num_missing else ""
+        note = f"; missing for {counted(num_missing, 'image')}" if num_missing else ""
         lines.append(f"  {shown(name)}: {summary or 'none'}{note}")
     return lines
 
