@@ -188,8 +188,10 @@ class SequenceSource:
     @cached_property
     def labels(self) -> Mapping[str, np.ndarray]:
         """The labels of all images. Images that were not read before are read now."""
-        if not len(self.images) or hasattr(self.images, "__array__") or not self._labels_at(0):
+        if not len(self.images) or hasattr(self.images, "__array__"):
             return {}
+        if not self._labels_at(0) and not any(self._labels_read.values()):
+            return {}  # without reading all images
         rows = list(each(self._labels_at, range(len(self.images))))
         names = dict.fromkeys(name for row in rows for name in row)
         return {name: column_of(name, [row.get(name) for row in rows]) for name in names}

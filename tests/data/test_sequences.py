@@ -189,12 +189,13 @@ def test_columns_of_files_are_read_in_order(paths):
 def test_items_that_cannot_be_read_have_no_label():
     class Broken(Loader):
         def __getitem__(self, index):
-            if index == 2:
+            if index in (0, 2):
                 raise OSError("gone")
             return super().__getitem__(index)
 
     source = SequenceSource(Broken([(image, i) for i, image in enumerate(IMAGES)]), SHAPE)
-    np.testing.assert_array_equal(source.labels["label"], [0, 1, np.nan, 3, 4])
+    np.testing.assert_array_equal(source[1], IMAGES[1])  # as the scan does, so labels are known to exist
+    np.testing.assert_array_equal(source.labels["label"], [np.nan, 1, np.nan, 3, 4])
     call_is_refused(lambda: source[2], r"Image 2 of the sequence cannot be read \(OSError: gone\)")
     boxes = SequenceSource(Loader([{"label": 3, "left": IMAGES[0], "right": IMAGES[1]}]), SHAPE)
     call_is_refused(
