@@ -45,6 +45,7 @@ TEST = [
     "beartype>=0.20",
     "scikit-image>=0.25",
     "mypy>=1.18",
+    "pandas>=2.2",  # its columns are given as images and labels
     "setuptools>=77",  # builds the wheel that a test installs
     *BROWSER,
     *TENSORBOARD,

@@ -31,7 +31,8 @@ from configs import digits, ffhq64
 from diffae_jax.data.batches import on_devices, training_batches
 from diffae_jax.data.detect import open_images
 from diffae_jax.data.formats.digits import digits as digit_images
-from diffae_jax.data.sources import SequenceSource, Source, TransformedSource
+from diffae_jax.data.sequences import SequenceSource
+from diffae_jax.data.sources import Source, TransformedSource
 from diffae_jax.data.transforms import Transform, pixels_of, resize_and_crop
 from diffae_jax.runtime.compilation import enable_compilation_cache
 from diffae_jax.runtime.sharding import make_mesh, split_batch

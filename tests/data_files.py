@@ -1,7 +1,9 @@
 """Data sets of each kind that is read, made of arrays."""
 
 import io
+import struct
 import zipfile
+import zlib
 from pathlib import Path
 
 import h5py
@@ -27,6 +29,15 @@ def png(image, kind="png", **settings):
     file = io.BytesIO()
     Image.fromarray(np.asarray(image).squeeze()).save(file, kind, **settings)
     return file.getvalue()
+
+
+def save_bomb(path):
+    """Writes a small PNG that claims to have more pixels than may be read."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", 2**16, 2**15, 8, 0, 0, 0, 0)
+    parts = header, b"IDAT" + zlib.compress(bytes(100))
+    chunks = (struct.pack(">I", len(part) - 4) + part + struct.pack(">I", zlib.crc32(part)) for part in parts)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+    return path
 
 
 def make_folder(path, images):

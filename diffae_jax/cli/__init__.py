@@ -15,7 +15,7 @@ from diffae_jax.cli.arguments import Parser, add_import
 from diffae_jax.runtime.errors import UserError
 from diffae_jax.runtime.logs import log_to_stderr
 from diffae_jax.runtime.own_code import import_own
-from diffae_jax.runtime.process import prepare_command
+from diffae_jax.runtime.process import prepare_command, standard_streams
 
 COMMANDS = {
     "data": data,
@@ -72,11 +72,12 @@ def run(argv: list[str] | None = None) -> None:
         return
     prepare_command()
     try:
-        for module in modules_to_import(argv):
-            import_own(module)
-        arguments = parser().parse_args(argv)
-        with log_to_stderr():
-            arguments.run(arguments)
+        with standard_streams():
+            for module in modules_to_import(argv):
+                import_own(module)
+            arguments = parser().parse_args(argv)
+            with log_to_stderr():
+                arguments.run(arguments)
     except KeyboardInterrupt:
         text = "Interrupted before the result was complete. Run the same command again; encode and evaluate resume."
         print(f"\n{text}", file=sys.stderr, flush=True)

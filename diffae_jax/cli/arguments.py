@@ -31,6 +31,13 @@ def whole(text: str) -> int:
         raise argparse.ArgumentTypeError(f"{shown(text)!r} is not a whole number") from error
 
 
+def as_path(text: str) -> Path:
+    """Parses a path. Shells do not replace the ~ of --out=~/FILE."""
+    from diffae_jax.runtime.files import expand_home
+
+    return expand_home(text)
+
+
 def checked(name: str, read: Callable[[str], Any] = whole) -> Callable[[str], Any]:
     """Returns a parser of values that the check of that name in `config` accepts.
 
@@ -75,7 +82,7 @@ def number(text: str) -> float:
 
 def add_model(parser: Parser) -> None:
     """Adds the first argument of every command that uses a model."""
-    parser.add_argument("model", metavar="MODEL", type=Path, help="a bundle or a run folder")
+    parser.add_argument("model", metavar="MODEL", type=as_path, help="a bundle or a run folder")
     add_import(parser)
 
 
@@ -87,13 +94,13 @@ def add_import(parser: argparse.ArgumentParser) -> None:
 
 def add_images(parser: Parser) -> None:
     """Adds the images of a command."""
-    parser.add_argument("images", metavar="IMAGES", type=Path, help=IMAGES)
+    parser.add_argument("images", metavar="IMAGES", type=as_path, help=IMAGES)
 
 
 def add_labels(parser: Parser) -> None:
     """Adds a table of labels and the column of its image names."""
     text = "a table (CSV, TSV, Parquet, JSON, xlsx, HDF5): file names in one column, one label in each other column"
-    parser.add_argument("--labels", metavar="FILE", type=Path, help=text)
+    parser.add_argument("--labels", metavar="FILE", type=as_path, help=text)
     add_id_column(parser)
 
 
@@ -105,7 +112,7 @@ def add_id_column(parser: Parser) -> None:
 
 def add_out(parser: Parser, metavar: str, text: str, *, required: bool = True) -> None:
     """Adds the output path and --overwrite."""
-    parser.add_argument("--out", metavar=metavar, type=Path, required=required, help=text)
+    parser.add_argument("--out", metavar=metavar, type=as_path, required=required, help=text)
     parser.add_argument("--overwrite", action="store_true", help="replace existing output, but never an input image")
 
 

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diffae_jax.cli.arguments import Parser, add_id_column, number, within
+from diffae_jax.cli.arguments import Parser, add_id_column, as_path, number, within
 from diffae_jax.runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def add_arguments(parser: Parser) -> None:
     text = "the number of processes that read images in the speed measurement, by default 0: threads"
     parser.add_argument("--workers", metavar="N", type=within(0, 1024), help=text)
     text = "a .png file for a contact sheet of up to 64 images, scaled and cropped as in training"
-    parser.add_argument("--out", metavar="FILE", type=Path, help=text)
+    parser.add_argument("--out", metavar="FILE", type=as_path, help=text)
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file, but never an image of PATH")
 
 

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diffae_jax.cli.arguments import IMAGES, Parser, add_labels, add_model, add_out, add_seed, checked, within
+from diffae_jax.cli.arguments import IMAGES, Parser, add_labels, add_model, add_out, add_seed, as_path, checked, within
 from diffae_jax.runtime.errors import UserError, shown
 
 if TYPE_CHECKING:
@@ -25,16 +25,18 @@ WEIGHT_FILES = ("inception", "alexnet", "lpips")  # names of arguments and of se
 def add_arguments(parser: Parser) -> None:
     """Adds the arguments."""
     add_model(parser)
-    parser.add_argument("--data", metavar="IMAGES", type=Path, required=True, help=f"the images to measure: {IMAGES}")
+    parser.add_argument(
+        "--data", metavar="IMAGES", type=as_path, required=True, help=f"the images to measure: {IMAGES}"
+    )
     text = "the training images, for samples, labels and neighbors; not needed with --data digits"
-    parser.add_argument("--training", metavar="IMAGES", type=Path, help=text)
+    parser.add_argument("--training", metavar="IMAGES", type=as_path, help=text)
     add_labels(parser)
     add_out(parser, "FOLDER", "the folder for report.html, results.json and the pictures")
-    parser.add_argument("--baseline", metavar="MODEL", type=Path, help="a DDIM baseline to compare with")
+    parser.add_argument("--baseline", metavar="MODEL", type=as_path, help="a DDIM baseline to compare with")
     text = "models with different sizes of z, to compare with"
-    parser.add_argument("--others", metavar="MODEL", type=Path, nargs="+", help=text)
+    parser.add_argument("--others", metavar="MODEL", type=as_path, nargs="+", help=text)
     text = "images of a different kind, for the program out_of_distribution"
-    parser.add_argument("--foreign", metavar="IMAGES", type=Path, help=text)
+    parser.add_argument("--foreign", metavar="IMAGES", type=as_path, help=text)
     text = "the programs to run; all: every program; by default those in the config of the model"
     parser.add_argument("--programs", metavar="NAME", nargs="+", help=text)
     steps = checked("check_num_steps")
@@ -55,7 +57,7 @@ def add_arguments(parser: Parser) -> None:
         ("lpips", "LPIPS"),
     ):
         text = f"a file with the weights of {network}; by default the downloaded one"
-        parser.add_argument(f"--{name}", metavar="FILE", type=Path, help=text)
+        parser.add_argument(f"--{name}", metavar="FILE", type=as_path, help=text)
 
 
 def run(arguments: argparse.Namespace) -> None:

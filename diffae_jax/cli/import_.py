@@ -1,9 +1,8 @@
 """diffae import: converts an official PyTorch checkpoint to a bundle."""
 
 import argparse
-from pathlib import Path
 
-from diffae_jax.cli.arguments import Parser, add_out, whole
+from diffae_jax.cli.arguments import Parser, add_out, as_path, whole
 from diffae_jax.runtime.errors import shown
 
 HELP = "convert an official PyTorch checkpoint to a bundle"
@@ -16,17 +15,17 @@ EXAMPLES = (
 
 def add_arguments(parser: Parser) -> None:
     """Adds the arguments."""
-    parser.add_argument("file", metavar="FILE", type=Path, help="the checkpoint, usually last.ckpt")
+    parser.add_argument("file", metavar="FILE", type=as_path, help="the checkpoint, usually last.ckpt")
     parser.add_argument(
         "--latents",
         metavar="FILE",
-        type=Path,
+        type=as_path,
         help="the latent.pkl of this model, with the mean and standard deviation of z",
     )
     parser.add_argument(
         "--classifier",
         metavar="FILE",
-        type=Path,
+        type=as_path,
         help="the classifier of this model, whose 40 attributes become probes",
     )
     parser.add_argument(

@@ -1,10 +1,9 @@
 """diffae interpolate: interpolates between two images."""
 
 import argparse
-from pathlib import Path
 
-from diffae_jax.cli.arguments import Parser, add_model, add_out, add_sampler, add_steps, within
-from diffae_jax.runtime.errors import shown
+from diffae_jax.cli.arguments import Parser, add_model, add_out, add_sampler, add_steps, as_path, within
+from diffae_jax.runtime.errors import UserError, counted, shown
 
 HELP = "interpolate between two images"
 EXAMPLES = ("ffhq128 a.jpg b.jpg --frames 24 --out morph.gif",)
@@ -13,8 +12,8 @@ EXAMPLES = ("ffhq128 a.jpg b.jpg --frames 24 --out morph.gif",)
 def add_arguments(parser: Parser) -> None:
     """Adds the arguments."""
     add_model(parser)
-    parser.add_argument("first", metavar="A", type=Path, help="the file with the first image")
-    parser.add_argument("second", metavar="B", type=Path, help="the file with the second image")
+    parser.add_argument("first", metavar="A", type=as_path, help="the file with the first image")
+    parser.add_argument("second", metavar="B", type=as_path, help="the file with the second image")
     add_out(
         parser,
         "PATH",
@@ -39,7 +38,11 @@ def run(arguments: argparse.Namespace) -> None:
 
     is_file = outputs.check_free(arguments.out, (".gif", ".png"), folder=True, overwrite=arguments.overwrite)
     model = load(arguments.model)
-    sources = [open_for(model, path) for path in (arguments.first, arguments.second)]
+    paths = arguments.first, arguments.second
+    sources = [open_for(model, path) for path in paths]
+    for path, source in zip(paths, sources, strict=True):
+        if len(source) != 1:  # before any is read
+            raise UserError(f"{path} holds {counted(len(source), 'image')}. Give the file of a single image.")
     names = outputs.names_of([f"frame-{i:03d}" for i in range(arguments.frames)], model.image_shape)
     for source in sources:
         outputs.check_apart([arguments.out] if is_file else [arguments.out / name for name in names], source)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from diffae_jax.runtime.errors import UserError, shown
 from diffae_jax.runtime.logs import log_to_stderr, preserve_root_logger
-from diffae_jax.runtime.process import prepare_command
+from diffae_jax.runtime.process import prepare_command, standard_streams
 
 if TYPE_CHECKING:
     from absl.flags import FlagValues
@@ -57,9 +57,10 @@ def run(argv: list[str] | None = None) -> None:
         sys.path.append(str(Path.cwd()))  # configs may import code from this folder, as with python -m
     arguments = sys.argv[1:] if argv is None else argv
     try:
-        if help_flags := {"-h", "-help", "--help", "--helpshort", "--helpfull"}.intersection(arguments):
-            print(help_text(all_keys="--helpfull" in help_flags))
-        else:
+        with standard_streams():
+            if help_flags := {"-h", "-help", "--help", "--helpshort", "--helpfull"}.intersection(arguments):
+                print(help_text(all_keys="--helpfull" in help_flags))
+                return
             with preserve_root_logger(), log_to_stderr():
                 train(parse(arguments))
     except KeyboardInterrupt:

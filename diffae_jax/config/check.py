@@ -92,7 +92,7 @@ def check_run(config: ConfigDict) -> None:
         )
     evaluation = config.evaluation
     paths = (evaluation.baseline, *evaluation.others, evaluation.inception, evaluation.alexnet, evaluation.lpips)
-    for path in filter(None, (*paths, evaluation.foreign if evaluation.foreign != "digits" else "")):
+    for path in filter(None, paths):
         if not expand_home(path).exists():  # fail now, not after days of training
             raise UserError(f"{path}, named in config.evaluation, is missing. Check the path.")
     if not config.name:

@@ -14,8 +14,9 @@ from jaxtyping import Int32, Shaped
 
 from diffae_jax.data.sources import Source
 from diffae_jax.data.transforms import random_flip
-from diffae_jax.runtime.errors import UserError
+from diffae_jax.runtime.errors import UserError, counted
 from diffae_jax.runtime.logs import preserve_root_logger
+from diffae_jax.runtime.process import check_main_guard
 
 PREFETCHED_BATCHES = 2  # on the devices, in addition to the one in use
 MANY_IMAGES = 2**62  # more than any training; Grain's own default overflows with batches of one
@@ -48,9 +49,10 @@ def training_batches(
     """
     if len(source) < batch_size:
         raise UserError(
-            f"{len(source)} training images are fewer than one batch of {batch_size}: "
-            f"add images or set a smaller --config.train.batch_size."
+            f"{counted(len(source), 'training image', verb='is/are')} fewer than one batch of {batch_size}: add images "
+            f"or set a smaller --config.train.batch_size."
         )
+    check_main_guard(num_workers)
     grain = _grain()
     images = grain.MapDataset.source(source).seed(seed).shuffle().repeat(MANY_IMAGES // len(source))
     if flip:

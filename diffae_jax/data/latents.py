@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from diffae_jax.runtime.arrays import AnyArray
-from diffae_jax.runtime.errors import UserError
+from diffae_jax.runtime.errors import UserError, counted
 from diffae_jax.runtime.files import atomic_write, os_errors_as_user_errors, read_json, read_rows
 
 CHUNK_SIZE = 1024  # images
@@ -124,8 +124,8 @@ def write_chunk(path: Path, ids: Sequence[str], z: Float[np.ndarray, "n d"]) -> 
     bad = np.flatnonzero(~np.isfinite(z).all(1))
     if len(bad):
         raise UserError(
-            f"{len(bad)} of {len(z)} z are not finite. The first is that of {ids[bad[0]]}: check that image, or set "
-            f"train.precision to float32 in the config."
+            f"{counted(len(bad), 'z', 'z', of=len(z), verb='is/are')} not finite. The first is that of {ids[bad[0]]}: "
+            f"check that image, or set train.precision to float32 in the config."
         )
     _save(path, ids=np.asarray(ids), z=z)
 

@@ -1,5 +1,6 @@
 """The images of a run: opened, scanned once, and checked to be the same when the run resumes."""
 
+import itertools
 import json
 import sys
 from collections.abc import Collection, Sequence
@@ -10,6 +11,8 @@ from ml_collections import ConfigDict
 
 from diffae_jax.config import format_intensity
 from diffae_jax.data.formats.format import OpenedDataset
+from diffae_jax.data.inspect.animated import notes_on_frames
+from diffae_jax.data.inspect.hints import better_shape, notes_on_gray
 from diffae_jax.data.inspect.scan import (
     RECORD,
     describe,
@@ -21,12 +24,13 @@ from diffae_jax.data.inspect.scan import (
     scan,
     scanned_transform,
 )
+from diffae_jax.data.inspect.suggest import flags_for_shape
 from diffae_jax.data.selection import notes_on_names
 from diffae_jax.data.sources import Source, TransformedSource, hash_of
 from diffae_jax.data.splits import open_splits
 from diffae_jax.data.transforms import transform_of
 from diffae_jax.runtime.cluster import is_main_process, together
-from diffae_jax.runtime.errors import UserError, list_some
+from diffae_jax.runtime.errors import UserError, counted, list_some
 from diffae_jax.runtime.files import write_json
 
 SPLITS = ("training", "held_out")
@@ -106,7 +110,7 @@ def left_out(folder: Path) -> str:
 
 
 def _describe_skipped(names: Collection[str]) -> str:
-    return f"Left out: {len(names):,} image{'s' * (len(names) != 1)} that cannot be used ({list_some(names)})."
+    return f"Left out: {counted(len(names), 'image')} that cannot be used ({list_some(names)})."
 
 
 def _settings(config: ConfigDict) -> dict[str, Any]:
@@ -127,6 +131,10 @@ def _scan_splits(config: ConfigDict, opened: OpenedDataset, splits: Sequence[Sou
     shape = transform_of(config)
     settings = dict(show_progress=sys.stderr.isatty(), values="%" in config.data.intensity)
     scans = [scan(TransformedSource(source, shape), **settings) for source in splits]
+    fix = better_shape(config, scans)
+    if fix is not None and not (config.data.skip_bad and scans[0].count):
+        problem, shape = fix
+        raise UserError(f"{problem} Most fit with these flags: {' '.join(flags_for_shape(config, shape))}")
     if not config.data.skip_bad:
         for result, source in zip(scans, splits, strict=True):
             fix = " To leave out such images, set --config.data.skip_bad=True." if result.count else ""
@@ -136,8 +144,9 @@ def _scan_splits(config: ConfigDict, opened: OpenedDataset, splits: Sequence[Sou
     summary = [describe_counts(opened.kind, training.count, held_out.count), *describe(training, transform)]
     bad = [name for result in scans for name in result.bad]
     summary += [_describe_skipped(bad)] if bad else []
+    notes = notes_on_names(opened.source.ids), notes_on_frames(opened.source), notes_on_gray(config, training)
     return {
         "intensity": format_intensity(transform.intensity),
         "left_out": {split: result.bad for split, result in zip(SPLITS, scans, strict=True)},
-        "summary": [*summary, *opened.notes, *notes_on_names(opened.source.ids)],
+        "summary": [*summary, *opened.notes, *itertools.chain(*notes)],
     }

@@ -9,7 +9,7 @@ from pathlib import PurePath
 import numpy as np
 from jaxtyping import Bool
 
-from diffae_jax.runtime.errors import UserError, list_some, shown
+from diffae_jax.runtime.errors import UserError, counted, list_some, shown
 
 SEPARATOR = re.compile(r"[_\-. ]")
 MIN_SHARE = 0.25  # of all names, for a note: half of the images are then pairs
@@ -36,7 +36,7 @@ def select_images(
             matches = _matches(ids, pattern)
             if all_must_match and not matches.any():
                 raise UserError(
-                    f"The pattern {shown(pattern)} of data.{key} matches none of the {len(ids):,} images "
+                    f"The pattern {shown(pattern)} of data.{key} matches none of the {counted(len(ids), 'image')} "
                     f"({list_some(ids)}). Use a pattern of their names, such as *_mask.png."
                 )
             selected[matches] = value

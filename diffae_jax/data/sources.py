@@ -16,10 +16,9 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int, Shaped
-from PIL import Image
 
-from diffae_jax.data.transforms import PIL_MODES, Transform, pixels_of
-from diffae_jax.runtime.errors import UserError, list_some, shown
+from diffae_jax.data.transforms import PIL_MODES, Transform
+from diffae_jax.runtime.errors import UserError, counted, list_some, shown
 
 MAX_IMAGES = 10_000_000  # in a source or a table
 MAX_VALUES = 2**30  # in an image
@@ -82,53 +81,6 @@ class Arrays:
     def fingerprint(self) -> str:
         """Returns a hash of all values."""
         return hashlib.sha256(np.ascontiguousarray(self.images)).hexdigest()
-
-
-@dataclasses.dataclass(frozen=True)
-class SequenceSource:
-    """A Python sequence of arrays or PIL images, each of which is computed or read on access.
-
-    Args:
-        images: Any object with `len(images)` and `images[index]`, such as a PyTorch data set.
-        image_shape: The shape [*spatial, C] to train with. It shows which axis holds the channels.
-        labels: By label name, an array with one value for each image.
-    """
-
-    images: Any
-    image_shape: tuple[int, ...]
-    labels: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
-
-    @cached_property
-    def ids(self) -> Sequence[str]:
-        """The index of each image in the sequence, as text."""
-        return list(map(str, range(len(self.images))))
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        """Returns one image. Raises UserError if the item is not an image."""
-        try:
-            image = self.images[index]
-        except Exception as error:  # user code may raise anything
-            kind = type(error).__name__
-            raise UserError(f"{self.name(index)} cannot be read ({kind}: {shown(str(error))}).") from error
-        if isinstance(image, Image.Image):
-            with image_errors_as_user_errors(self.name(index)):
-                return pixels_of(image)
-        try:
-            array = np.asarray(image)
-        except (ValueError, TypeError, RuntimeError) as error:  # RuntimeError: tensors of PyTorch with gradients
-            raise UserError(f"{self.name(index)} is not an array ({shown(str(error))}).") from error
-        return channels_last(array, self.image_shape, self.name(index))
-
-    def name(self, index: int) -> str:
-        """Returns the index of an image, for messages."""
-        return f"Image {index} of the sequence"
-
-    def fingerprint(self) -> str:
-        """Returns a hash of a sample of the images: reading all of them may be slow."""
-        return hash_of_sample_images(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -306,7 +258,8 @@ def check_names(names: Sequence[str]) -> None:
     bad = [name for name in names if any("\ud800" <= char <= "\udfff" for char in name)]
     if bad:
         raise UserError(
-            f"{len(bad):,} of {len(names):,} images have names that are not UTF-8 ({list_some(bad)}): rename them."
+            f"{counted(len(bad), 'image', of=len(names), verb='has a name/have names')} not in UTF-8 "
+            f"({list_some(bad)}): rename them."
         )
 
 

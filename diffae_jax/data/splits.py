@@ -1,7 +1,9 @@
 """Opens the training and held-out images of a data set, with their labels."""
 
 import dataclasses
+import operator
 import re
+from pathlib import Path
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,8 +17,9 @@ from diffae_jax.data.formats.format import OpenedDataset
 from diffae_jax.data.labels.matching import folder_labels, read_labels, read_partition
 from diffae_jax.data.labels.notes import constant_labels, notes
 from diffae_jax.data.selection import select_images
-from diffae_jax.data.sources import Arrays, LabeledSource, SequenceSource, Source, Subset, hash_share
-from diffae_jax.runtime.errors import UserError, list_some, shown
+from diffae_jax.data.sequences import SequenceSource, as_sequence, column_of
+from diffae_jax.data.sources import Arrays, LabeledSource, Source, Subset, hash_share
+from diffae_jax.runtime.errors import UserError, counted, list_some, shown
 from diffae_jax.runtime.files import expand_home, os_errors_as_user_errors
 
 FOLDERS = "folders"  # instead of a table: the subfolder of each image is its label
@@ -85,7 +88,7 @@ def open_splits(
     """
     if images is not None:
         path = ""  # the config may have a path as well
-        opened = OpenedDataset(_sequence_source(images, image_shape), "a sequence in memory")
+        opened = OpenedDataset(as_source(images, image_shape), "a sequence in memory")
     elif not path:
         raise UserError("There are no images to train on: set --config.data.path=PATH.")
     else:
@@ -105,10 +108,11 @@ def open_splits(
         training, kept, label_notes = _label_both(opened.source, _selected(other.source, is_kept), labels, id_column)
         return dataclasses.replace(opened, notes=[*opened.notes, *notes, *label_notes]), training, kept
     opened = dataclasses.replace(opened, notes=[*opened.notes, *notes])
-    if held_out and (is_held_out.all() or not is_held_out.any()):
+    num = int(is_held_out.sum())
+    if held_out and num in (0, len(is_held_out)):
         raise UserError(
-            f"data.held_out={shown(held_out)} holds out {is_held_out.sum():,} of {len(is_held_out):,} images. Hold out "
-            f"at least one image, and leave at least one to train on."
+            f"data.held_out={shown(held_out)} holds out {counted(num, 'image', of=len(is_held_out))}. Hold out at "
+            f"least one image, and leave at least one to train on."
         )
     (source,) = with_labels([opened.source], labels, held_out=held_out, id_column=id_column)
     return opened, *(Subset(source, np.flatnonzero(rows)) for rows in (~is_held_out, is_held_out))
@@ -118,8 +122,8 @@ def _select(opened: OpenedDataset, is_selected: Bool[np.ndarray, "n"]) -> Opened
     """Returns the selected images of a data set, with a note if these are not all."""
     if is_selected.all():
         return opened
-    count = f"{is_selected.sum():,} of {len(is_selected):,} images"
-    note = f"{count} are selected by data.include and data.exclude."
+    count = counted(int(is_selected.sum()), "image", of=len(is_selected), verb="is/are")
+    note = f"{count} selected by data.include and data.exclude."
     return dataclasses.replace(opened, source=_selected(opened.source, is_selected), notes=[*opened.notes, note])
 
 
@@ -158,8 +162,9 @@ def _label_both(training: Source, held_out: Source, labels: str, id_column: str)
     common = set(training.ids) & set(held_out.ids)
     if labels not in ("", FOLDERS) and common:
         raise UserError(
-            f"{len(common):,} ids belong to both a training image and a held-out image ({list_some(common)}), so the "
-            f"rows of {labels} are ambiguous. Give each image a unique id, or store labels as arrays in its file."
+            f"{counted(len(common), 'id', verb='belongs/belong')} to both a training image and a held-out image "
+            f"({list_some(common)}), so the rows of {labels} are ambiguous. Give each image a unique id, or store "
+            f"labels as arrays in its file."
         )
     training, held_out = with_labels([training, held_out], labels, id_column=id_column)
     shared = {name: values for name, values in training.labels.items() if name in held_out.labels}
@@ -174,15 +179,28 @@ def _label_both(training: Source, held_out: Source, labels: str, id_column: str)
     )
 
 
-def _sequence_source(images: Any, image_shape: tuple[int, ...]) -> Source:
-    if isinstance(images, Source):
+def as_source(images: Any, image_shape: tuple[int, ...]) -> Source:
+    """Returns a Python sequence of images as a source, and a `Source` with labels as arrays.
+
+    Raises UserError, with what to give instead, for any other object.
+    """
+    if isinstance(images, SequenceSource):
         return images
-    if not (hasattr(images, "__len__") and hasattr(images, "__getitem__")):
+    if isinstance(images, Source):
+        labels = {name: column_of(name, values) for name, values in images.labels.items()}
+        return images if all(map(_is_same, labels.values(), images.labels.values())) else LabeledSource(images, labels)
+    images = as_sequence(images)
+    if isinstance(images, str) or not (hasattr(images, "__len__") and hasattr(images, "__getitem__")):
         raise UserError(
             f"`images` is {shown(images)}. It must have a length and be indexable. If the images fit in memory, pass "
             f"list(images)."
         )
     return SequenceSource(images, image_shape)
+
+
+def _is_same(column: np.ndarray, values: Any) -> bool:
+    is_array = isinstance(values, np.ndarray) and values.dtype == column.dtype and values.shape == column.shape
+    return is_array and (column.dtype != object or all(map(operator.is_, column, values)))
 
 
 def _split_within(
@@ -211,7 +229,7 @@ def _open_held_out(path: str, held_out: str, image_shape: tuple[int, ...]) -> Op
     """Opens held-out images: another part of the same file or data set, or another path."""
     base, _ = split_part(path)
     elsewhere, _ = split_part(held_out)
-    with os_errors_as_user_errors(elsewhere):
+    with os_errors_as_user_errors(Path(elsewhere)):
         parts = parts_of(expand_home(base), image_shape) if path else ()
         is_part = "/" not in held_out and held_out.partition("[")[0] in parts
         if held_out == DIGITS or (elsewhere and expand_home(elsewhere).exists() and not is_part):

@@ -11,7 +11,7 @@ from PIL import ExifTags, Image, ImageOps
 
 from diffae_jax.config import parse_intensity
 from diffae_jax.runtime.arrays import AnyArray
-from diffae_jax.runtime.errors import UserError
+from diffae_jax.runtime.errors import UserError, counted
 
 PIL_MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # by number of channels
 CROPS = {  # by name: start and size of the crop; None: the largest centered crop
@@ -102,9 +102,8 @@ class Transform:
         with np.errstate(over="ignore"):  # values beyond the range of float32 become infinite
             is_finite = np.isfinite(image.astype(np.float32, copy=False))
         if not is_finite.all():
-            bad = (~is_finite).sum()
-            values = f"{bad:,} value{'s that are' if bad != 1 else ' that is'} not finite"
-            raise UserError(f"{name} has {values}: repair or remove it.")
+            bad = counted(int((~is_finite).sum()), "value that", "values that", verb="is/are")
+            raise UserError(f"{name} has {bad} not finite: repair or remove it.")
 
     def check_size(self, size: Sequence[int], name: str) -> None:
         """Checks that an image is large enough.
@@ -240,7 +239,7 @@ def check_channels(image: Shaped[np.ndarray, "*spatial c"], channels: int, name:
     is_picture = image.ndim == 3 and have in PIL_MODES and channels in PIL_MODES
     if have != channels and not (is_picture and (image.dtype == np.uint8 or (have, channels) == (1, 3))):
         raise UserError(
-            f"{name} has {have} channel{'s' * (have != 1)}, not {channels}: set --config.image_shape to the number of "
+            f"{name} has {counted(have, 'channel')}, not {channels}: set --config.image_shape to the number of "
             f"channels of all images, or remove this image."
         )
 

@@ -5,6 +5,7 @@ import json
 import subprocess
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from diffae_jax.inference.encode_dataset import describe
 from diffae_jax.runtime.cluster import is_main_process, together
 from diffae_jax.runtime.console import duration, say
 from diffae_jax.runtime.errors import UserError, list_some, shown
-from diffae_jax.runtime.files import read_json
+from diffae_jax.runtime.files import expand_home, read_json
 
 # Settings that change no figure, or that only name files whose content is part of the inputs.
 NEUTRAL_SETTINGS = (
@@ -89,7 +90,8 @@ def evaluate(
 
     Source: Sec. 5 and the appendices.
     """
-    check_comparable(model, baseline, others)
+    folder = expand_home(folder)
+    check_comparable(model.config, baseline and baseline.config, [other.config for other in others])
     settings = settings.copy_and_resolve_references()
     for key in ("num_steps", "num_sample_steps"):
         settings[key] = tuple(sorted(set(settings[key])))
@@ -169,19 +171,22 @@ def model_identity(model: DiffAE) -> dict[str, Any]:
     }
 
 
-def check_comparable(model: DiffAE, baseline: DiffAE | None, others: tuple[DiffAE, ...]) -> None:
-    """Raises UserError if the model cannot be compared with the baseline or the other models."""
-    if baseline is not None and model.config.model.z_dim is None:
-        raise UserError(f"{shown(model.config.name)} is itself a DDIM baseline without z. Leave out the baseline.")
-    for other in (*([baseline] if baseline else []), *others):
-        if other.image_shape != model.image_shape:
+def check_comparable(config: ConfigDict, baseline: ConfigDict | None, others: Sequence[ConfigDict]) -> None:
+    """Checks that a model can be compared with other models. All are given by their configs.
+
+    Raises UserError for a baseline with a z, other models without one, and other image shapes.
+    """
+    if baseline is not None and config.model.z_dim is None:
+        raise UserError(f"{shown(config.name)} is itself a DDIM baseline without z. Leave out the baseline.")
+    for other in (*([baseline] if baseline is not None else []), *others):
+        if tuple(other.image_shape) != tuple(config.image_shape):
             raise UserError(
-                f"{shown(other.config.name)} is for images of {other.image_shape}, and {shown(model.config.name)} for "
-                f"{model.image_shape}. Use models with the same image shape."
+                f"{shown(other.name)} is for images of {tuple(other.image_shape)}, and {shown(config.name)} for "
+                f"{tuple(config.image_shape)}. Use models with the same image shape."
             )
-    if baseline is not None and baseline.config.model.z_dim is not None:
-        raise UserError(f"{shown(baseline.config.name)} has a z, so it cannot be the baseline. Use a DDIM without z.")
-    sizes = Counter(other.config.model.z_dim for other in (model, *others))
+    if baseline is not None and baseline.model.z_dim is not None:
+        raise UserError(f"{shown(baseline.name)} has a z, so it cannot be the baseline. Use a DDIM without z.")
+    sizes = Counter(other.model.z_dim for other in (config, *others))
     if others and (None in sizes or max(sizes.values()) > 1):
         size, count = sizes.most_common(1)[0]
         problem = "A model has no z" if None in sizes else f"{count} models have a z of {size} dimensions"

@@ -28,7 +28,7 @@ from diffae_jax.data.latents import INPUTS, LatentStatistics, read_inputs
 from diffae_jax.probes import ClassProbe, Probe
 from diffae_jax.probes import from_json as probe_from_json
 from diffae_jax.runtime.errors import UserError, shown
-from diffae_jax.runtime.files import MAX_JSON_BYTES, os_errors_as_user_errors, read_json
+from diffae_jax.runtime.files import MAX_JSON_BYTES, expand_home, os_errors_as_user_errors, read_json
 
 FORMAT = 1
 LONGEST_PROBE_FILE = 250  # characters of a file name; each character of a probe's name may become twelve
@@ -201,6 +201,7 @@ def read_bundle(path: Path) -> Bundle:
         UserError: if a file is missing, damaged or not part of a bundle, or if this
             version cannot read its newer format.
     """
+    path = expand_home(path)
     manifest = read_manifest(path)
     if manifest["format"] > FORMAT:
         raise UserError(

@@ -34,7 +34,8 @@ from diffae_jax.runtime.arrays import AnyArray, is_traced, is_tracing, refuse_tr
 from diffae_jax.runtime.cluster import is_main_process
 from diffae_jax.runtime.compilation import enable_compilation_cache
 from diffae_jax.runtime.console import note, warn
-from diffae_jax.runtime.errors import UserError, list_some, shown
+from diffae_jax.runtime.errors import UserError, counted, list_some, shown
+from diffae_jax.runtime.files import expand_home
 from diffae_jax.runtime.precision import resolve_precision
 from diffae_jax.runtime.process import forbid_forks
 from diffae_jax.runtime.sharding import make_mesh, on_host, split_batch
@@ -83,10 +84,11 @@ class DiffAE:
         z        [N, D], the latent code, which holds the content of an image
         x_T      [N, *spatial, C], the stochastic code, which holds the details that z leaves out
 
-    **Images** as arguments may be a uint8 array, a float array in [-1, 1], a PIL image or a file
-    path. A list of these, or the path of a data set, works as well. A single image may come
-    without its first axis. Each kind of conversion is logged once as a warning. Methods return
-    images as float32 in [-1, 1].
+    **Images** as arguments may be a uint8 array, a float array in [-1, 1], a PIL image, a file
+    path or an open file. A list, a column or an iterator of these works as well. So does the path
+    of a data set, or a data set of PyTorch or Hugging Face: its labels are ignored. A single image
+    may come without its first axis. Each kind of conversion is logged once as a warning. Methods
+    return images as float32 in [-1, 1].
 
     **Batches.** A call may have any number of images. They are split into batches that fit the
     devices. JAX compiles a method once for each batch shape and number of steps.
@@ -157,11 +159,11 @@ class DiffAE:
         """Describes the model in one line."""
         z_dim, seen = self.config.model.z_dim, self._images_seen()
         parts = ["x".join(map(str, self.image_shape)), "no z" if z_dim is None else f"z of {z_dim}"]
-        parts += [] if seen is None else [f"trained on {seen:,} images"]
+        parts += [] if seen is None else [f"trained on {counted(seen, 'image')}"]
         parts += [] if self.prior is None else ["prior"]
         parts += [f"probes {list_some(self.probes)}"] if self.probes else []
         count, platform = self.mesh.size, self.mesh.devices.flat[0].platform
-        devices = f"{count} {platform} device{'s' * (count != 1)}"
+        devices = counted(count, f"{platform} device")
         return f"DiffAE({shown(self.config.name)}: {', '.join(parts)}; {self.precision} on {devices})"
 
     def _images_seen(self) -> int | None:
@@ -210,7 +212,7 @@ class DiffAE:
                 if the encoder is not imported.
         """
         mesh = mesh or make_mesh()
-        return cls(**read_model(Path(path), mesh, encoder), mesh=mesh)
+        return cls(**read_model(expand_home(path), mesh, encoder), mesh=mesh)
 
     @classmethod
     def from_bundle(cls, bundle: Bundle, mesh: Mesh | None = None) -> "DiffAE":
@@ -240,7 +242,7 @@ class DiffAE:
         """
         weights = flatten(self._weights_on_host())
         if is_main_process():
-            write_bundle(Path(path), Bundle(self.config, weights, self.statistics, self.probes, self.origin))
+            write_bundle(expand_home(path), Bundle(self.config, weights, self.statistics, self.probes, self.origin))
 
     def digest(self) -> str:
         """Returns a hash of the weights and the statistics of z, which identifies the model.
@@ -481,11 +483,7 @@ class DiffAE:
         check_count("frame", num_frames)  # before the work
         check_num_steps(num_steps)
         sampler = as_sampler(sampler)
-        pair = [self._images(image) for image in (image_a, image_b)]
-        if any(len(image) != 1 for image in pair):
-            raise UserError(
-                f"interpolate takes one image as image_a and one as image_b, not {len(pair[0])} and {len(pair[1])}."
-            )
+        pair = [self._images(image_a, one="image_a"), self._images(image_b, one="image_b")]
         both = (jnp if is_traced(*pair) else np).concatenate(list(map(to_float, pair)))
         z = self._encode_arrays(both)
         z, x_T = self.path(z, self._invert_arrays(both, z, num_steps), num_frames)
@@ -530,8 +528,8 @@ class DiffAE:
         Args:
             name: the name of the probe. A probe with the same name is replaced.
             z: latent codes, [N, D], as `encode` returns them.
-            labels: a label for each z, [N]: text, numbers or booleans. None, NaN and empty
-                text are left out.
+            labels: a label for each z, [N] or [N, 1]: text, numbers or booleans. None, NaN, NA
+                and empty text are left out.
             kind: "binary", "classes" or "continuous"; by default inferred from the labels. Two
                 different values are binary; text and up to 50 whole numbers are classes.
             positive_unlabeled: if True, labels of 1 or True are positive and all other images
@@ -870,9 +868,12 @@ class DiffAE:
 
     # --- arguments -------------------------------------------------------------------------------
 
-    def _images(self, images):
-        """Converts images to an array and logs each conversion once. Traced arrays stay traced."""
-        images, notes = as_images(images, self.transform)
+    def _images(self, images, one=""):
+        """Converts images to an array and logs each conversion once. Traced arrays stay traced.
+
+        `one` names an argument that takes a single image.
+        """
+        images, notes = as_images(images, self.transform, one=one)
         for text in notes:
             if text not in self._logged_notes:
                 warn(f"Note: {text}")
@@ -890,7 +891,7 @@ class DiffAE:
             return None
         z = as_codes("z", z, (z_dim,))
         if count not in (None, len(z)):
-            raise UserError(f"There are {count} images but {len(z)} z. Give one z for each image.")
+            raise UserError(f"There are {counted(count, 'image')} but {len(z)} z. Give one z for each image.")
         return z
 
     def _codes(self, z, x_T, seed):

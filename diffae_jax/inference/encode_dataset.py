@@ -5,6 +5,7 @@ A stopped command resumes after the last finished chunk.
 
 import contextlib
 import math
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -27,8 +28,8 @@ from diffae_jax.models import abstract_model
 from diffae_jax.models.build import builder
 from diffae_jax.models.functional import Params
 from diffae_jax.runtime.console import Progress, say
-from diffae_jax.runtime.errors import UserError
-from diffae_jax.runtime.files import atomic_write, os_errors_as_user_errors, write_json
+from diffae_jax.runtime.errors import UserError, counted
+from diffae_jax.runtime.files import atomic_write, expand_home, os_errors_as_user_errors, write_json
 from diffae_jax.runtime.precision import resolve_precision
 from diffae_jax.runtime.sharding import make_mesh, on_host, replicated, shard_array, split_batch
 
@@ -36,6 +37,8 @@ Encode = Callable[[Source, int, int], Float[np.ndarray, "n d"]]
 
 SPLIT = "images"  # the name of the chunks of `encode_dataset`
 FORMATS = (".npz", ".parquet")
+TAKEN = ("id", "ids", "z", "file", "allow_pickle")  # names in the files, and arguments of np.savez
+IS_DIMENSION = re.compile(r"z_\d+")
 
 
 def encode_chunks(folder: Path, chunks: list[tuple[str, Source, int]], encode: Encode) -> None:
@@ -103,6 +106,7 @@ def encode_dataset(model: DiffAE, source: Source, out: Path) -> None:
         UserError: if an image cannot be read, if cached chunks belong to another model or to other
             images, or if the file cannot be written.
     """
+    out = expand_home(out)
     check_format(out)
     model.check_has_encoder()
     folder = out.with_name(f"{out.name}.chunks")
@@ -110,7 +114,10 @@ def encode_dataset(model: DiffAE, source: Source, out: Path) -> None:
         _check_inputs(folder, {"model": model.digest(), **describe(source)}, source)
         missing = [start for start in chunk_starts(len(source)) if not chunk_path(folder, SPLIT, start).exists()]
         remaining = sum(min(CHUNK_SIZE, len(source) - start) for start in missing)
-        say(f"{len(source):,} images, z of {model.config.model.z_dim} dimensions; {remaining:,} images to go.")
+        say(
+            f"{counted(len(source), 'image')}, z of {model.config.model.z_dim} dimensions; "
+            f"{counted(remaining, 'image')} to go."
+        )
         if missing:
             encode_chunks(folder, [(SPLIT, source, start) for start in missing], _encoder_of(model, len(source)))
         chunks = list(read_chunks(folder, SPLIT))
@@ -144,8 +151,16 @@ def describe(source: Source) -> dict[str, int | str]:
 
 
 def label_columns(source: Source) -> dict[str, np.ndarray]:
-    """Returns the labels of a source by name, with text as numpy strings."""
-    return {name: values.astype(str) if values.dtype == object else values for name, values in source.labels.items()}
+    """Returns the labels of a source by name, with text as numpy strings.
+
+    A label whose name is in use in the file gets a name that ends in _.
+    """
+    columns = {}
+    for name, values in source.labels.items():
+        while name in TAKEN or IS_DIMENSION.fullmatch(name) or name in columns:
+            name += "_"
+        columns[name] = values.astype(str) if values.dtype == object else values
+    return columns
 
 
 def write_npz(out: Path, ids: list[str], z: Float[np.ndarray, "n d"], columns: dict[str, np.ndarray]) -> None:

@@ -1,8 +1,7 @@
 """Converts images of any kind to one array for the networks, and describes the conversion."""
 
 import os
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -12,16 +11,16 @@ from jaxtyping import Float32, Shaped
 from PIL import Image
 
 from diffae_jax.data.detect import open_images
-from diffae_jax.data.formats.files import read_file
-from diffae_jax.data.sources import each, image_errors_as_user_errors
-from diffae_jax.data.transforms import Transform, check_picture_shape, format_size, pixels_of
+from diffae_jax.data.sequences import as_sequence, image_of, is_picture, read_value
+from diffae_jax.data.sources import each
+from diffae_jax.data.transforms import Transform, format_size
 from diffae_jax.runtime.arrays import AnyArray, is_traced, to_host
-from diffae_jax.runtime.errors import UserError, shown
+from diffae_jax.runtime.errors import UserError, counted, shown
 
 TOLERANCE = 1e-3  # beyond [-1, 1]; resizing floats may exceed the range a little
 
 
-def as_images(images: Any, transform: Transform) -> tuple[Shaped[AnyArray, "n *shape"], list[str]]:
+def as_images(images: Any, transform: Transform, *, one: str = "") -> tuple[Shaped[AnyArray, "n *shape"], list[str]]:
     """Converts images to one array, and returns it with a sentence for each kind of conversion.
 
     Files and PIL images go through the transform. Traced arrays stay traced; only their shape and
@@ -29,30 +28,56 @@ def as_images(images: Any, transform: Transform) -> tuple[Shaped[AnyArray, "n *s
 
     Args:
         images: uint8 or float arrays [N, *image_shape] or [*image_shape], floats in [-1, 1]; a PIL
-            image or the path of a file; a sequence of these; or the path of a data set that
+            image, the path of a file, or an open file; a sequence, column or iterator of these,
+            also with labels as in `data.sequences.image_of`; or the path of a data set that
             `data.detect.open_images` opens.
         transform: how the model resizes and scales images.
+        one: if set, the name of an argument that takes a single image.
 
     Returns:
         An array [N, *image_shape], uint8 or float32 in [-1, 1], and the sentences.
 
     Raises:
-        UserError: if a shape, type or range is wrong, if values are not finite, or if a file is
-            not an image or is too small. The message names the first such image.
+        UserError: if a shape, type or range is wrong, if values are not finite, if a file is not
+            an image or is too small, or if there are several for `one`. The message names the
+            first such image.
     """
     _refuse_traced_lists("images", images)
     if is_traced(images):
-        return _from_traced(images, transform), []
+        images = _from_traced(images, transform)
+        _check_one(one, len(images))
+        return images, []
     if isinstance(images, str | os.PathLike):
         source = open_images(images, transform.image_shape).source
+        _check_one(one, len(source))
         return _converted(lambda i: (source[i], source.name(i)), len(source), transform)
-    if isinstance(images, Image.Image):
-        images = [images]
-    if not hasattr(images, "__array__") and hasattr(images, "__getitem__") and hasattr(images, "__len__"):
-        images = [images[i] for i in range(len(images))]
-    if isinstance(images, list) and any(map(_is_picture, images)):
-        return _from_pictures(images, transform)
-    return _from_array(images, transform)
+    items = _items(images)
+    if isinstance(items, list) and any(map(is_picture, items)):
+        _check_one(one, len(items))
+        return _from_pictures(items, transform)
+    array = _array_of(items, transform.image_shape)
+    _check_one(one, len(array))
+    return _from_array(array, transform)
+
+
+def _items(images: Any) -> Any:
+    """Returns images in any container as a list of images without labels, or as an array."""
+    if is_picture(images):
+        return [images]
+    images = as_sequence(images)
+    if hasattr(images, "__array__"):
+        return images
+    if hasattr(images, "__getitem__") and hasattr(images, "__len__"):
+        images = [images[i] for i in range(len(images))]  # a data set of PyTorch has no iterator
+    elif isinstance(images, Iterable):
+        images = list(images)
+        _refuse_traced_lists("images", images)
+    return [image_of(image, f"Image {i}") for i, image in enumerate(images)] if isinstance(images, list) else images
+
+
+def _check_one(name: str, count: int) -> None:
+    if name and count != 1:
+        raise UserError(f"{name} must be one image, not {count:,}. Give a single image.")
 
 
 def as_codes(name: str, codes: Any, shape: tuple[int, ...]) -> Float32[AnyArray, "n *shape"]:
@@ -76,30 +101,33 @@ def as_codes(name: str, codes: Any, shape: tuple[int, ...]) -> Float32[AnyArray,
     bad = ~np.isfinite(array.reshape(len(array), -1)).all(1)
     if bad.any():
         raise UserError(
-            f"{bad.sum()} of {len(bad)} {name} hold values that are not finite; the first is at index {bad.argmax()}."
+            f"{counted(int(bad.sum()), name, name, of=len(bad), verb='holds/hold')} values that are not finite; the "
+            f"first is at index {bad.argmax()}."
         )
     return array
 
 
-def _is_picture(value: Any) -> bool:
-    return isinstance(value, str | os.PathLike | Image.Image)
-
-
 def _from_pictures(pictures: Sequence[Any], transform: Transform) -> tuple[np.ndarray, list[str]]:
-    other = next((item for item in pictures if not _is_picture(item)), None)
+    other = next((item for item in pictures if not is_picture(item)), None)
     if other is not None:
         kind = type(other).__name__
         raise UserError(f"A list of images must hold only arrays or only PIL images and paths. One is of type {kind}.")
-    if any(isinstance(item, Image.Image) for item in pictures):
-        check_picture_shape(transform.image_shape)
-    return _converted(lambda i: _opened(pictures[i], transform), len(pictures), transform)
+
+    def opened(index):
+        picture = pictures[index]
+        name = _name_of(picture)
+        return read_value(picture, transform.image_shape, name), name
+
+    return _converted(opened, len(pictures), transform)
 
 
-def _opened(picture: Any, transform: Transform) -> tuple[np.ndarray, str]:
-    if not isinstance(picture, Image.Image):
-        return read_file(Path(picture), transform.image_shape), os.fspath(picture)
-    with image_errors_as_user_errors("a PIL image"):
-        return pixels_of(picture), "a PIL image"
+def _name_of(picture: Any) -> str:
+    if isinstance(picture, str | os.PathLike):
+        return os.fspath(picture)
+    if isinstance(picture, Image.Image):
+        return "a PIL image"
+    name = getattr(picture, "name", None)  # of an open file
+    return name if isinstance(name, str) else "an image file in memory"
 
 
 def _converted(
@@ -113,7 +141,9 @@ def _converted(
 
     images, losses = zip(*each(prepare, range(count)), strict=True)
     lossy = [loss for loss in losses if loss]
-    notes = [f"{len(lossy)} of {count} images were converted, the first {lossy[0]}."] if lossy else []
+    notes = (
+        [f"{counted(len(lossy), 'image', of=count, verb='was/were')} converted, the first {lossy[0]}."] if lossy else []
+    )
     return np.stack(images), notes
 
 
@@ -126,21 +156,19 @@ def _loss(image: np.ndarray, name: str, transform: Transform) -> str | None:
     if not is_usual and transform.intensity is not None:
         kind += " with the range {:g}..{:g}".format(*transform.intensity)
     *size, channels = transform.image_shape
-    have = f"{format_size(image.shape[:-1])} in {_channels(image.shape[-1])}{kind}"
-    return f"({shown(name)}) from {have} to {format_size(size)} in {_channels(channels)}"
+    have = f"{format_size(image.shape[:-1])} in {counted(image.shape[-1], 'channel')}{kind}"
+    return f"({shown(name)}) from {have} to {format_size(size)} in {counted(channels, 'channel')}"
 
 
-def _channels(number: int) -> str:
-    return f"{number} channel{'s' * (number != 1)}"
-
-
-def _from_array(images: Any, transform: Transform) -> tuple[np.ndarray, list[str]]:
-    image_shape = transform.image_shape
+def _array_of(images: Any, image_shape: tuple[int, ...]) -> Shaped[np.ndarray, "n *shape"]:
     try:
         array = np.asarray(images)
     except (ValueError, TypeError) as error:
         raise UserError(f"These images cannot be converted to one array: {shown(str(error))}.") from error
-    array = _stacked(array, image_shape)
+    return _stacked(array, image_shape)
+
+
+def _from_array(array: Shaped[np.ndarray, "n *shape"], transform: Transform) -> tuple[np.ndarray, list[str]]:
     if array.dtype.kind in "bui" and transform.intensity is not None:
         low, high = transform.intensity
         images = np.stack([transform(image, f"Image {i}") for i, image in enumerate(array)])
@@ -216,5 +244,6 @@ def _fix_for_shape(shape: tuple[int, ...], image_shape: tuple[int, ...]) -> str:
 def _refuse(wrong: np.ndarray, defect: str, fix: str) -> None:
     if wrong.any():
         raise UserError(
-            f"{wrong.sum()} of {len(wrong)} images hold {defect}; the first is at index {wrong.argmax()}. {fix}."
+            f"{counted(int(wrong.sum()), 'image', of=len(wrong), verb='holds/hold')} {defect}; the first is at index "
+            f"{wrong.argmax()}. {fix}."
         )

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from diffae_jax.config import check, from_json
 from diffae_jax.data.inspect.scan import intensity_in, read_record
 from diffae_jax.data.latents import STATISTICS, read_statistics
-from diffae_jax.inference.bundle import MANIFEST, PROBES, Bundle, read_bundle, read_run_probes
+from diffae_jax.inference.bundle import CONFIG, MANIFEST, PROBES, Bundle, read_bundle, read_run_probes
 from diffae_jax.inference.weights import abstract_weights, check_weights
 from diffae_jax.models import encoder_name
 from diffae_jax.models.functional import digest, flatten, unflatten
@@ -27,17 +27,31 @@ def read_model(path: Path, mesh: Mesh, encoder: type[nnx.Module] | None = None) 
     bundle nor a run folder, or if the bundle is damaged or has a newer format. Also raises
     UserError if the run's latent codes belong to another autoencoder.
     """
+    return from_bundle(read_bundle(path), mesh, encoder) if _is_bundle(path) else _from_run(path, mesh, encoder)
+
+
+def read_config(path: Path) -> ConfigDict:
+    """Returns the config of a bundle or a run folder, without reading weights.
+
+    Raises UserError if the path is neither, or if its config is invalid.
+    """
+    _is_bundle(path)
+    config = from_json(path / CONFIG)
+    check(config)
+    return config
+
+
+def _is_bundle(path: Path) -> bool:
+    """Returns whether a path is a bundle, else a run folder. Raises UserError if it is neither."""
     with os_errors_as_user_errors(path):
         is_bundle = (path / MANIFEST).exists()
-        is_run = (path / "config.json").exists() and (path / "autoencoder" / "checkpoints").is_dir()
-    if is_bundle:
-        return from_bundle(read_bundle(path), mesh, encoder)
-    if not is_run:
+        is_run = (path / CONFIG).exists() and (path / "autoencoder" / "checkpoints").is_dir()
+    if not is_bundle and not is_run:
         raise UserError(
-            f"{path} is neither a bundle nor the folder of a trained run: it has no {MANIFEST}, and no config.json "
-            f"with autoencoder/checkpoints. Check the path."
+            f"{path} is neither a bundle nor the folder of a trained run: it has no {MANIFEST}, and no {CONFIG} with "
+            f"autoencoder/checkpoints. Check the path."
         )
-    return _from_run(path, mesh, encoder)
+    return is_bundle
 
 
 def from_bundle(bundle: Bundle, mesh: Mesh, encoder: type[nnx.Module] | None = None) -> dict[str, Any]:
@@ -72,7 +86,7 @@ def name_encoder(config: ConfigDict, encoder: Any) -> None:
 
 
 def _from_run(path: Path, mesh: Mesh, encoder: type[nnx.Module] | None) -> dict[str, Any]:
-    config = from_json(path / "config.json")
+    config = from_json(path / CONFIG)
     name_encoder(config, encoder)
     config.data.intensity = intensity_in(read_record(path), path)
     check(config)

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, Shaped
 
 from diffae_jax.probes.linear import ClassProbe, Probe, Score
+from diffae_jax.runtime.arrays import plain, plain_column
 from diffae_jax.runtime.errors import UserError, list_some, shown
 
 METRICS = {"binary": "AUROC", "classes": "accuracy", "continuous": "R^2"}
@@ -28,7 +29,7 @@ INVERSE_PENALTY = 0.01
 
 def is_known(labels: Iterable[Any]) -> Bool[np.ndarray, "n"]:
     """Returns which labels are known: all except None, NaN and empty text."""
-    return np.array([label is not None and label == label and label != "" for label in labels], bool)
+    return np.array([label is not None and label == label and label != "" for label in map(plain, labels)], bool)
 
 
 def kind_of(labels: Iterable[Any]) -> str:
@@ -60,8 +61,8 @@ def fit(
     Args:
         name: the name of the probe.
         z_normalized: normalized z, [N, D].
-        labels: a label for each z, [N]: text, numbers or booleans. None, NaN and empty text
-            are left out.
+        labels: a label for each z, [N] or [N, 1]: text, numbers or booleans. None, NaN, NA and
+            empty text are left out.
         kind: "binary", "classes" or "continuous"; by default that of `kind_of`. The greater of two
             values is positive.
         positive_unlabeled: if True, labels of 1 or True are positive and all other images, also
@@ -148,7 +149,7 @@ def _paired(
     name: str, z: Any, labels: Iterable[Any], positive_unlabeled: bool
 ) -> tuple[Float64[np.ndarray, "n d"], list[Any]]:
     """Returns the z with a known label, and their labels as Python values."""
-    z, labels = np.asarray(z), list(labels)
+    z, labels = np.asarray(z), plain_column(name, labels)
     if z.ndim != 2 or not z.shape[1] or z.dtype.kind not in "fiu":
         raise UserError(f"The z of {shown(name)} must be numbers of shape [N, D], not {z.dtype} of shape {z.shape}.")
     if len(z) != len(labels):
@@ -162,7 +163,7 @@ def _paired(
 
 def _known(name: str, labels: Iterable[Any], positive_unlabeled: bool) -> tuple[Bool[np.ndarray, "n"], list[Any]]:
     """Returns which labels are used, and their values; booleans if `positive_unlabeled`."""
-    labels = [label.item() if isinstance(label, np.generic) else label for label in labels]
+    labels = plain_column(name, labels)
     for label in labels:
         if not isinstance(label, str | int | float | None) or (isinstance(label, float) and math.isinf(label)):
             raise UserError(

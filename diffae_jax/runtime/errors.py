@@ -41,6 +41,25 @@ def list_some(names: Iterable[str]) -> str:
     return ", ".join(map(shown, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
+def counted(count: int, noun: str, plural: str = "", *, of: int | None = None, verb: str = "") -> str:
+    """Formats a number of things for a sentence.
+
+    Args:
+        count: The number.
+        noun: The name of one of them.
+        plural: The name of several; by default, the noun and an s.
+        of: The number of all things, as in "1 of 3 images".
+        verb: The verb that follows, in singular and plural, such as "is/are".
+
+    Returns:
+        Text such as "1 image", "2,000 images" or "1 of 3 images is".
+    """
+    number = f"{count:,}" if of is None else f"{count:,} of {of:,}"
+    one, _, several = verb.partition("/")
+    things = noun if (count if of is None else of) == 1 else plural or f"{noun}s"
+    return f"{number} {things} {one if count == 1 else several}".rstrip()
+
+
 def _in_one_line(text: str) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 

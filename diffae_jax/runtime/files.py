@@ -43,6 +43,8 @@ def os_errors_as_user_errors(path: Path, verb: str = "read") -> Iterator[None]:
         raise UserError(f"{path} cannot be {verb}: it has characters that are not allowed in a path. Use another path.")
     try:
         yield
+    except BrokenPipeError:  # of a line that was printed in the block
+        raise
     except OSError as error:
         raise UserError(f"{path} cannot be {verb} ({error.strerror or shown(str(error))}).") from error
 

@@ -1,13 +1,18 @@
-"""Setup of the current process for the commands, and a check against forks."""
+"""Setup of the current process for the commands, and checks of how processes start."""
 
 import atexit
+import contextlib
 import functools
 import gc
 import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 from diffae_jax.runtime.errors import UserError
 
 GC_THRESHOLDS = (50_000, 20, 20)  # Python's defaults take a tenth of a short run: tracing creates many objects
+PIPE_CLOSED = 141  # the exit code if SIGPIPE ends a process
 
 
 @functools.cache
@@ -38,3 +43,43 @@ def prepare_command() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     gc.set_threshold(*GC_THRESHOLDS)
     atexit.register(gc.freeze)
+
+
+@contextlib.contextmanager
+def standard_streams() -> Iterator[None]:
+    """Lets a command print any text to any terminal or pipe.
+
+    Characters that the encoding of the terminal lacks are escaped. If the reader of the output
+    ends first, as in `| head -1`, the process exits with the code of SIGPIPE.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it at exit
+        sys.exit(PIPE_CLOSED)
+
+
+def check_main_guard(num_workers: int) -> None:
+    """Raises UserError if worker processes would run the script of this process again.
+
+    Each of them imports the script. Without `if __name__ == "__main__":`, it would start the
+    training and its own workers.
+    """
+    file = getattr(sys.modules["__main__"], "__file__", None)
+    if not num_workers or file is None:
+        return
+    try:
+        script = Path(file).read_text()
+    except (OSError, UnicodeDecodeError):
+        return
+    if "__main__" not in script:
+        raise UserError(
+            f"execution.num_workers={num_workers} starts processes that import {file}, which would train again in each "
+            f'of them. Move the code of this script below `if __name__ == "__main__":`.'
+        )

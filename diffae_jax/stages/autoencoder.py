@@ -1,7 +1,7 @@
 """Stage 1: trains the semantic encoder and the conditional UNet together (Eq. 6)."""
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,12 +26,14 @@ from diffae_jax.inference.diffae import DiffAE
 from diffae_jax.inference.weights import abstract_weights
 from diffae_jax.models import abstract_model, split
 from diffae_jax.models.build import builder
-from diffae_jax.runtime.cluster import is_main_process
+from diffae_jax.runtime.cluster import is_main_process, together
 from diffae_jax.runtime.console import quantity, say
 from diffae_jax.runtime.errors import UserError
 from diffae_jax.runtime.precision import resolve_precision
 from diffae_jax.runtime.sharding import check_batch_size, replicated, shard_array, split_batch
+from diffae_jax.stages.early_checks import check_images
 from diffae_jax.stages.loss_terms import LossTerm, check_terms, evaluate
+from diffae_jax.stages.probes import notes_on_probes
 from diffae_jax.stages.run_folder import is_begun
 from diffae_jax.training.checkpoint import Checkpoints
 from diffae_jax.training.health import describe_z, z_health
@@ -101,6 +103,7 @@ def describe_images(config: ConfigDict, folder: Path, training: Source, held_out
         *data_summary(folder),
         *describe_labels(training.labels),
         *notes_on_labels(config.data.labels, training, held_out, id_column=config.data.id_column),
+        *notes_on_probes(training.labels),
     ):
         say(line)
 
@@ -205,11 +208,14 @@ def run(
     mesh: Mesh,
     images: Any = None,
     loss_terms: Mapping[str, LossTerm] | None = None,
+    stages: Collection[str] = (),
 ) -> None:
     """Trains the autoencoder, or resumes its training, and writes checkpoints and grids.
 
-    `images` replaces the images at config.data.path. Raises UserError if further training would
-    make existing latents outdated, or if the loss terms differ from those in the config.
+    `images` replaces the images at config.data.path. `stages` has the names of the stages that
+    will run. Raises UserError if further training would make existing latents outdated, or if the
+    loss terms differ from those in the config. It also does so if a later stage would refuse the
+    images.
     """
     batch_size = config.train.batch_size
     intervals = Intervals(
@@ -231,6 +237,8 @@ def run(
             say(f"autoencoder: finished, {first_step * batch_size:,} images seen.")
             return
         describe_images(config, folder, training, held_out)
+        with together():
+            check_images(config, stages, training)
         batches = training_batches(
             training,
             batch_size=batch_size,

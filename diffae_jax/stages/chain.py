@@ -11,14 +11,18 @@ from ml_collections import ConfigDict
 
 from diffae_jax.config import check_run
 from diffae_jax.data.run_images import left_out
+from diffae_jax.data.splits import as_source
 from diffae_jax.inference.loading import name_encoder
+from diffae_jax.runtime.cluster import together
 from diffae_jax.runtime.compilation import enable_compilation_cache
 from diffae_jax.runtime.console import say
 from diffae_jax.runtime.errors import UserError
 from diffae_jax.runtime.logs import preserve_root_logger
 from diffae_jax.runtime.own_code import import_own
-from diffae_jax.runtime.sharding import check_batch_size, make_mesh
+from diffae_jax.runtime.process import check_main_guard
+from diffae_jax.runtime.sharding import make_mesh
 from diffae_jax.stages import autoencoder, evaluation, export, latents, prior, probes
+from diffae_jax.stages.early_checks import check_folder, check_settings
 from diffae_jax.stages.loss_terms import LossTerm
 from diffae_jax.stages.run_folder import RunFolder
 
@@ -41,7 +45,7 @@ STAGES = {
         "autoencoder/",
         "set --config.execution.remat=True, a higher --config.execution.num_microbatches or a lower "
         "--config.train.batch_size",
-        takes=("images", "loss_terms"),
+        takes=("images", "loss_terms", "stages"),
     ),
     "latents": Stage(
         latents.run,
@@ -77,7 +81,7 @@ STAGES = {
 
 def run_stages(
     config: ConfigDict,
-    workdir: str | None = None,
+    workdir: str | Path | None = None,
     stages: list[str] | None = None,
     images: Any = None,
     encoder: type[nnx.Module] | None = None,
@@ -90,12 +94,11 @@ def run_stages(
 
     Args:
         config: The settings of the run. It is not changed.
-        workdir: The run folder; default: `runs/NAME`, with the
-            `name` of the config.
+        workdir: The run folder; default: `runs/NAME`, with the `name` of the config.
         stages: Names of the stages to run: autoencoder, latents, prior, probes, evaluation,
             export. They run in this order, whatever the order of the list. Default: all.
-        images: Training images as an array [N, *spatial, C] or as PIL images, used instead of
-            config.data.path. Default: the images at config.data.path.
+        images: Images to use instead of config.data.path: an array [N, *spatial, C], or a sequence
+            of arrays, PIL images or paths. Its items may have labels: (image, label), or a dict.
         encoder: A class for the semantic encoder, used instead of config.model.encoder.kind: see
             `models.encoders`.
         loss_terms: Functions (z, batch, keys) -> [N] that are added to the loss of the autoencoder
@@ -114,25 +117,31 @@ def run_stages(
     if loss_terms:
         config.train.loss_terms = tuple(sorted(loss_terms))
     check_run(config)
+    check_main_guard(config.execution.num_workers)
     if ":" in config.model.encoder.kind:  # the user's own config may import code; a downloaded bundle may not
         import_own(config.model.encoder.kind.partition(":")[0])
-    given = {"images": images, "loss_terms": loss_terms or {}}
+    if images is not None:
+        images = as_source(images, tuple(config.image_shape))  # once, as it collects labels while it is read
+    chosen = [name for name in STAGES if stages is None or name in stages]
+    given = {"images": images, "loss_terms": loss_terms or {}, "stages": chosen}
     enable_compilation_cache()
     mesh = make_mesh()
-    if config.model.z_dim is not None and (stages is None or "prior" in stages):  # fail now, not after days of training
-        check_batch_size("prior.batch_size", config.prior.batch_size, mesh.size)
+    with together():
+        check_settings(config, chosen, mesh.size)
     with preserve_root_logger(), RunFolder(workdir or Path("runs") / config.name, config) as folder:
-        for name, stage in STAGES.items():
-            if stages is None or name in stages:
-                say(f"Stage {name}: reads {stage.reads}; writes {folder.path / stage.writes}")
-                try:
-                    stage.run(config, folder.path, mesh, **{name: given[name] for name in stage.takes})
-                except jax.errors.JaxRuntimeError as error:
-                    if "RESOURCE_EXHAUSTED" not in str(error):
-                        raise
-                    raise UserError(
-                        f"The devices have too little memory for the stage {name}: {stage.less_memory}."
-                    ) from error
+        with together():
+            check_folder(folder.path, chosen)
+        for name in chosen:
+            stage = STAGES[name]
+            say(f"Stage {name}: reads {stage.reads}; writes {folder.path / stage.writes}")
+            try:
+                stage.run(config, folder.path, mesh, **{name: given[name] for name in stage.takes})
+            except jax.errors.JaxRuntimeError as error:
+                if "RESOURCE_EXHAUSTED" not in str(error):
+                    raise
+                raise UserError(
+                    f"The devices have too little memory for the stage {name}: {stage.less_memory}."
+                ) from error
         if stages is None:
             say(final_summary(config, folder.path))
         elif note := left_out(folder.path):

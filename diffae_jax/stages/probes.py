@@ -14,10 +14,10 @@ from diffae_jax.data.labels.matching import fingerprint
 from diffae_jax.data.latents import INPUTS, LatentStatistics, read_chunks, read_inputs
 from diffae_jax.data.run_images import open_data
 from diffae_jax.data.splits import notes_on_labels
-from diffae_jax.inference.bundle import probe_files
+from diffae_jax.inference.bundle import check_probe_name, probe_files
 from diffae_jax.inference.diffae import DiffAE
 from diffae_jax.models.functional import digest
-from diffae_jax.probes import ClassProbe, Probe, describe, fit
+from diffae_jax.probes import ClassProbe, Probe, check_labels, describe, fit, is_known
 from diffae_jax.runtime.cluster import is_main_process, together
 from diffae_jax.runtime.console import say
 from diffae_jax.runtime.errors import UserError
@@ -79,16 +79,36 @@ def _fit_all(z: dict[str, np.ndarray], labels: dict[str, Mapping[str, np.ndarray
     probes = []
     for name, values in labels["training"].items():
         try:
-            if f"{name}.json" == INPUTS:
-                raise UserError(
-                    f"A label cannot be called {name}, because its file name is reserved. Rename the label."
-                )
+            check_label_name(name)
             probes.append(fit(name, z["training"], values, held_out=(z["held_out"], labels["held_out"][name])))
         except UserError as error:
             say(f"  no probe: {error}")
             continue
         say(f"  {describe(probes[-1])}")
     return probes
+
+
+def notes_on_probes(labels: Mapping[str, np.ndarray]) -> list[str]:
+    """Returns sentences on the labels of the training images to which no probe can be fitted.
+
+    Labels with fewer than two values are not among them: `data.splits.notes_on_labels` has these.
+    """
+    sentences = []
+    for name, values in labels.items():
+        if len(set(values[is_known(values)].tolist())) > 1:
+            try:
+                check_label_name(name)
+                check_labels(name, values)
+            except UserError as error:
+                sentences.append(f"No probe will be fitted: {error}")
+    return sentences
+
+
+def check_label_name(name: str) -> None:
+    """Raises UserError if the probe of a label cannot be written to a file."""
+    check_probe_name(name)
+    if f"{name}.json" == INPUTS:
+        raise UserError(f"A label cannot be called {name}, because its file name is reserved. Rename the label.")
 
 
 def _write(output: Path, probes: list[Probe | ClassProbe], inputs: dict[str, Any]) -> None:

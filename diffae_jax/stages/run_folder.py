@@ -14,7 +14,7 @@ from diffae_jax.data.latents import INPUTS, read_inputs
 from diffae_jax.runtime.cluster import is_main_process, together
 from diffae_jax.runtime.console import say
 from diffae_jax.runtime.errors import UserError
-from diffae_jax.runtime.files import os_errors_as_user_errors, write_json
+from diffae_jax.runtime.files import expand_home, os_errors_as_user_errors, write_json
 from diffae_jax.training.checkpoint import latest_step
 
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)  # raised on file systems without locks
@@ -33,7 +33,7 @@ class RunFolder:
     """
 
     def __init__(self, path: str | Path, config: ConfigDict):
-        self.path = Path(path)
+        self.path = expand_home(path)
         # the operating system frees its lock when a process dies; a marker file would remain
         self._lock = FileLock(self.path / ".lock", blocking=False, thread_local=False, fallback_to_soft=False)
         self._config = config

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from diffae_jax.runtime.errors import UserError, shown
-from diffae_jax.runtime.files import os_errors_as_user_errors
+from diffae_jax.runtime.files import expand_home, os_errors_as_user_errors
 from diffae_jax.torch_files.instructions import MAX_PICKLE_BYTES, Machine
 from diffae_jax.torch_files.legacy import is_legacy, read_legacy
 from diffae_jax.torch_files.stored import GET_AGAIN, Entry, Refusal, identity_of
@@ -42,7 +42,7 @@ def read_checkpoint(path: str | Path) -> Any:
         UserError: The file is damaged, is not written by `torch.save`, or contains more than plain
             data, tensors and classes of Lightning.
     """
-    path = Path(path)
+    path = expand_home(path)
     try:
         with os_errors_as_user_errors(path):
             if not path.is_file():  # opening a pipe would block

@@ -99,6 +99,8 @@ def test_report_matches_the_data_set(photos, run):
         "Duplicates: 5 images have the same pixels as another image, in 2 groups:",
         "  train/3.png, test/leak.png (held out)",
         "  train/0.png, train/again.png, train/same.png",
+        "2 groups of duplicates have different labels: smile is 0 for train/0.png and 1 for train/same.png. Correct "
+        "the labels, or remove the copies.",
         "1 held-out image is also among the training images. Measurements on held-out images will be too good.",
         "Sizes: 4 different, from 50x40 to 90x33. Most common: 50x40 (5 images). All are scaled to 32x32.",
         "  50x40: 5",
@@ -124,6 +126,7 @@ def test_report_matches_the_data_set(photos, run):
     assert a_second > 1
     assert command_of(said) == {
         "config": "configs/images.py",
+        "config.name": "photos",
         "config.data.path": "photos",
         "config.image_shape": "(32, 32, 3)",
         "config.train.batch_size": "8",
@@ -163,6 +166,7 @@ def test_array_file_with_an_array_of_labels(run):
     np.testing.assert_array_equal(tiles("sheet.png", 64, 24, 24), expected)
     assert command_of(said) == {
         "config": "configs/images.py",
+        "config.name": "mnist",
         "config.data.path": "mnist.npz",
         "config.image_shape": "(24, 24, 1)",
         "config.model.encoder_channel_mults": "(1, 2, 2, 4)",  # 24 cannot be halved four times
@@ -256,7 +260,7 @@ def test_column_of_the_names_in_a_table(photos, run):
 def test_suggested_command_is_understood_in_the_folder_where_it_is_suggested(photos, run):
     command = run("photos", *SHAPE, "--labels", "labels.csv", code=1).splitlines()[-1]
     config = train.parse(shlex.split(command)[3:]).config
-    assert (config.name, config.data.path, config.data.labels) == ("images", "photos", "labels.csv")
+    assert (config.name, config.data.path, config.data.labels) == ("photos", "photos", "labels.csv")
     assert (config.image_shape, config.train.batch_size) == ((32, 32, 3), 8)
 
 
@@ -295,6 +299,8 @@ def test_long_lists_are_shortened(run):
         ([(31, 40, 4)], (24, 24, 3)),
         ([(8, 9)], (8, 8, 1)),
         ([(100, 100, 3)] * 200 + [(9, 9, 3)], (96, 96, 3)),  # one icon
+        ([(512, 512, 3)] * 30 + [(25, 14, 3)], (256, 256, 3)),  # one of few
+        ([(64, 64, 3)] * 8 + [(12, 12, 3)] * 2, (8, 8, 3)),  # two are not few
     ],
 )
 def test_shape_of_pictures_is_guessed(shapes, expected):
@@ -334,13 +340,85 @@ def test_crop_of_the_celebrities_gives_its_size(run):
     assert "All are scaled to 128x128 after the crop celeba." in said
 
 
+def test_few_small_images_are_named_and_left_out_by_the_command(run):
+    for i in range(20):
+        save(f"all/{i:02}.png", noise(64, 64, 3))
+    Image.fromarray(noise(25, 14)).save("all/icon.gif")
+    said = run("all", "--held-out-share", "0", code=1)
+    assert 'Proposed: --config.image_shape="(64, 64, 3)"' in said
+    assert "1 image cannot be used." in said
+    assert "  all/icon.gif is 14x25 pixels, smaller than the 64x64 of image_shape" in said
+    assert "The command leaves out images that cannot be used (data.skip_bad=True)" in said
+    assert command_of(said)["config.data.skip_bad"] == "True"
+
+
+def test_shape_that_most_images_fit_is_named(run, capsys):
+    for i in range(9):
+        save(f"all/{i}.png", noise(24, 31, 3))
+    save("all/large.png", noise(64, 64, 3))
+    said = run("all", "--image-shape", "64", "64", "3", "--held-out-share", "0", code=1)
+    problem = "9 of 10 images do not fit image_shape=(64, 64, 3), such as those of 31x24 in 3 channels."
+    assert f"{problem} Most fit with --image-shape 24 24 3." in said.splitlines()
+    folder = Path("all").resolve()
+    with pytest.raises(SystemExit) as stop:
+        cli.run(["train", "--config=images", f"--config.data.path={folder}", "--workdir=run"])
+    flags = '--config.image_shape="(24, 24, 3)" --config.model.encoder_channel_mults="(1, 2, 2, 4)"'
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == f"\nError: {problem} Most fit with these flags: {flags}\n"
+
+
+def test_folders_that_may_be_classes_are_named(run):
+    note = "The images are in 2 subfolders (cat, dog, ...). If these are classes, use them as labels with --config."
+    for i in range(22):
+        save(f"all/{'cat' if i < 2 else 'dog'}/{i}.png", noise(16, 16))
+    settings = "--held-out-share", "0", "--image-shape", "16", "16", "1"
+    assert f"{note}data.labels=folders." in run("all", *settings).splitlines()
+    assert note not in run("all", *settings, "--labels", "folders")
+    save("all/dog/more.png", noise(16, 16))  # eleven times as many
+    assert note not in run("all", *settings)
+
+
+def test_gray_images_are_named(run):
+    for i in range(4):
+        save(f"all/{i}.png", noise(16, 16, 1).repeat(3, axis=-1))
+    note = 'All images are gray. With --config.image_shape="(16, 16, 1)", images and x_T take a third of the memory'
+    settings = "--held-out-share", "0", "--image-shape", "16", "16"
+    assert note in run("all", *settings, "3")
+    assert note not in run("all", *settings, "1")
+    image = noise(16, 16, 1).repeat(3, axis=-1)
+    image[3, 5, 2] ^= 1
+    save("all/3.png", image)
+    assert note not in run("all", *settings, "3")
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("some photos/", "some-photos"),
+        (".", "here"),
+        ("a.b/c.d.npz#x", "c"),
+        ("a.b", "a.b"),
+        ("mnist", "mnist"),
+        ("/", "images"),
+    ],
+)
+def test_run_is_named_like_its_images(path, name, tmp_path, monkeypatch):
+    (tmp_path / "here" / "a.b").mkdir(parents=True)
+    (tmp_path / "here" / "a.b" / "c.d.npz").touch()
+    monkeypatch.chdir(tmp_path / "here")
+    assert suggest.name_of(path) == name
+
+
 BAD = {
     "missing": ("nowhere", "nowhere is missing"),
     "empty": ("empty", ".*holds no image files"),
     "rank": ("photos --image-shape 32 32", "Image files hold .* not image_shape=.32, 32"),
     "few": ("photos --image-shape 32", ".*2 to 4 values, not 1"),
     "size": ("photos --image-shape 4x4 1", ".*'4x4' is not a whole number"),
-    "large": ("photos --image-shape 99 99 3", "None of the 9 training images .* smaller than the 99x99"),
+    "large": (
+        "photos --image-shape 99 99 3",
+        r"9 of 9 images do not fit image_shape=\(99, 99, 3\), such as .* Most fit with --image-shape 32 32 3",
+    ),
     "tiny": ("tiny", ".*images of 5x5, but a proposed size is at least 8.*--image-shape 5 5 1"),
     "crop": ("photos --crop square", ".*one of center, celeba, not square"),
     "intensity": ("photos --intensity 5", ".*LOW..HIGH, such as 0..4095"),

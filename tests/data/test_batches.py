@@ -22,6 +22,7 @@ from diffae_jax.data.splits import open_splits
 from diffae_jax.data.transforms import Transform, random_flip, to_float, to_uint8
 from diffae_jax.runtime.errors import UserError
 from diffae_jax.runtime.sharding import split_batch
+from tests.data_files import save_bomb
 
 NUMBERS = Arrays(np.arange(20, dtype=np.uint8).reshape(20, 1, 1), [str(i) for i in range(20)])
 
@@ -250,8 +251,8 @@ def test_bad_image_is_named_before_training(photos, damage, message):
 
 
 def test_image_bomb_is_refused(tmp_path):
-    Image.new("1", (20_000, 20_000)).save(tmp_path / "bomb.png")  # 400 million pixels in 50 kB
-    with pytest.raises(UserError, match=r"bomb.png cannot be read"):
+    save_bomb(tmp_path / "bomb.png")
+    with pytest.raises(UserError, match=r"bomb.png has 2,147,483,648 values per image. At most 1,073,741,824 can be"):
         check_all(prepared(tmp_path))
 
 

@@ -22,7 +22,8 @@ from diffae_jax.data.detect import open_images
 from diffae_jax.data.formats import npy as npy_files
 from diffae_jax.data.formats.arrays import arrays_of
 from diffae_jax.data.formats.files import file_paths
-from diffae_jax.data.sources import SequenceSource, Source, Subset, TransformedSource, read
+from diffae_jax.data.sequences import SequenceSource
+from diffae_jax.data.sources import Source, Subset, TransformedSource, read
 from diffae_jax.data.transforms import Transform
 from diffae_jax.runtime.errors import UserError
 from tests.data_files import (
@@ -319,8 +320,8 @@ def test_picture_that_was_cut_off_is_told(tmp_path, name, share):
 def test_names_that_are_not_utf8_are_told(tmp_path):
     (tmp_path / "caf\udce9.png").write_bytes(png(noise(8, 8, 3)))
     (tmp_path / "caf\u00e9.png").write_bytes(png(noise(8, 8, 3)))
-    is_refused(tmp_path, r"1 of 2 images have names that are not UTF-8 \(caf\\udce9.png\): rename them")
-    is_refused(tmp_path / "caf\udce9.png", "not UTF-8")
+    is_refused(tmp_path, r"1 of 2 images has a name not in UTF-8 \(caf\\udce9.png\): rename them")
+    is_refused(tmp_path / "caf\udce9.png", "1 of 1 image has a name not in UTF-8")
 
 
 def test_one_file_is_a_source_of_one_image(tmp_path):
@@ -989,9 +990,9 @@ def test_sequences_may_have_images_of_any_size():
     ("item", "message"),
     [
         (None, "Image 1 of the sequence holds values of object, not numbers"),
-        ("a.png", "Image 1 of the sequence holds values of <U5, not numbers"),
-        ({"image": 3}, "Image 1 of the sequence holds values of object"),
-        ((IMAGES[0], 3), r"Image 1 of the sequence is not an array \(setting an array element with a sequence"),
+        ("a.png", "a.png is missing: check the path"),
+        ({"image": 3}, "Image 1 of the sequence is a dict with the keys image, and none is a single image or an"),
+        ((IMAGES[0], IMAGES[1]), r"Image 1 of the sequence has shape \(2, 8, 10, 3\)"),
         ([[1, 2], [3]], "Image 1 of the sequence is not an array"),
         (Tensor(None), "Image 1 of the sequence is not an array .*requires grad"),
         (IMAGES, r"Image 1 of the sequence has shape \(12, 8, 10, 3\), but .* needs 2 spatial axes, with or"),

@@ -12,7 +12,8 @@ from diffae_jax.data.formats.lmdb import open_lmdb
 from diffae_jax.data.inspect import scan as scans
 from diffae_jax.data.inspect.scan import check_all, describe, intensity_of, read_record, refuse_bad, scan
 from diffae_jax.data.run_images import data_summary, left_out, open_data
-from diffae_jax.data.sources import Arrays, SequenceSource, TransformedSource
+from diffae_jax.data.sequences import SequenceSource
+from diffae_jax.data.sources import Arrays, TransformedSource
 from diffae_jax.data.transforms import Transform
 from diffae_jax.runtime.errors import UserError
 from diffae_jax.stages.run_folder import is_begun
@@ -398,5 +399,5 @@ def test_fingerprint_of_damaged_images_is_that_of_a_copy(tmp_path):
     marks = []
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        marks.append(open_lmdb(damaged(tmp_path / name, "LMDB")[0], (8, 8, 3)).fingerprint())
+        marks.append(open_lmdb(damaged(tmp_path / name, "LMDB")[0], (8, 8, 3)).source.fingerprint())
     assert marks[0] == marks[1]

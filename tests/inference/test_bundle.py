@@ -348,6 +348,15 @@ def test_nothing_but_regular_files_are_opened_and_links_are_followed(bundle, one
     DiffAE.load(bundle, one_device)
 
 
+def test_home_is_found(model, tmp_path, monkeypatch, one_device):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    model.save("~/saved")
+    assert DiffAE.load("~/saved", one_device).digest() == DiffAE.load(tmp_path / "saved", one_device).digest()
+    assert read_bundle(Path("~/saved")).config == model.config
+    assert not Path("~").exists()
+
+
 def test_paths_that_the_system_refuses_are_reported(model, bundle, tmp_path, one_device):
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     for path in (tmp_path / ("x" * 300), tmp_path / "loop", "/" + "x/" * 3000):

@@ -295,10 +295,10 @@ def test_transformations_agree_with_plain_calls(model, codes):
         (lambda m, z, x: m.decode(None, x), "z is None, but tiny needs z of 8 dimensions"),
         (
             lambda m, z, x: m.decode(np.where(z == z[1], np.nan, z), x),
-            "1 of 4 z hold values .* not finite; the first is at index 1",
+            "1 of 4 z holds values .* not finite; the first is at index 1",
         ),
         (lambda m, z, x: m.move(z[:, :1], "smile", 0.3), "z must have the shape"),
-        (lambda m, z, x: m.move(np.where(z == z[2], np.inf, z), "smile", to=0.5), "1 of 4 z hold values"),
+        (lambda m, z, x: m.move(np.where(z == z[2], np.inf, z), "smile", to=0.5), "1 of 4 z holds values"),
         (lambda m, z, x: m.predict(np.full_like(z, np.nan), "smile"), "4 of 4 z hold values"),
         (lambda m, z, x: m.fit_probe("x" * 300, z, [0, 1, 0, 1]), "too long for a file"),
         (lambda m, z, x: m.fit_probe("", z, [0, 1, 0, 1]), "name of a probe must be text"),

@@ -8,6 +8,7 @@ from PIL import Image
 from diffae_jax.data.transforms import Transform, to_float
 from diffae_jax.inference.inputs import as_images
 from diffae_jax.runtime.errors import UserError
+from tests.data_files import save_bomb
 
 SHAPE = (6, 8, 3)
 TRANSFORM = Transform(SHAPE)
@@ -50,16 +51,9 @@ def test_what_loses_something_is_said(tmp_path):
     photo = Image.fromarray(BYTES[0]).resize((40, 30)).convert("RGBA")
     array, (note,) = as_images([photo, Image.fromarray(BYTES[0])], TRANSFORM)
     assert array.shape == (2, *SHAPE)
-    assert (
-        note == "1 of 2 images were converted, the first (a PIL image) from 40x30 in 4 channels to 8x6 in 3 channels."
-    )
+    assert note == "1 of 2 images was converted, the first (a PIL image) from 40x30 in 4 channels to 8x6 in 3 channels."
     (note,) = as_images((FLOATS + 1) / 2, TRANSFORM)[1]
     assert "use 2 * images - 1" in note
-
-
-def bomb(path):
-    Image.new("1", (20_000, 20_000)).save(path)
-    return path
 
 
 def text(path):
@@ -93,7 +87,7 @@ def small(path):
         (np.where(np.arange(3)[:, None, None, None] == 2, np.inf, FLOATS), "1 of 3 .* not finite.*at index 2"),
         (BYTES.astype(np.int64), "not int64"),
         (BYTES > 100, "not bool"),
-        (BYTES.astype("U"), "not <U"),
+        (BYTES.astype("U"), r"shape \(3, 6, 8, 3\) and hold no numbers"),
         (np.array([None] * 3, object), "needs"),
         ([FLOATS[0], FLOATS[1, :3]], "cannot be converted to one array"),
         (["x.png", 3], "One is of type int"),
@@ -101,7 +95,7 @@ def small(path):
         ("null\0.png", "characters that are not allowed in a path"),
         (text, "cannot be read as an image"),
         (truncated, "cannot be read as an image"),
-        (bomb, "cannot be read as an image.*exceeds"),
+        (save_bomb, "has 2,147,483,648 values per image. At most 1,073,741,824 can be read"),
         (small, "is 4x4 pixels, smaller than the 8x6"),
     ],
     ids=lambda value: value.__name__ if callable(value) else str(value),  # no addresses: workers compare the names

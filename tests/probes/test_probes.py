@@ -2,7 +2,9 @@
 
 import json
 
+import jax.numpy as jnp
 import numpy as np
+import pandas
 import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
@@ -172,6 +174,29 @@ def test_missing_labels_are_left_out():
     )
 
 
+@pytest.mark.parametrize("kind", ["one column", "table", "nullable", "text", "tensors"])
+def test_labels_may_be_columns_of_any_library(kind):
+    z = normal(60)
+    labels = noisy_attribute(z, DIRECTION).astype(int)
+    expected, is_used = probes.fit("a", z, labels), np.ones(60, bool)
+    if kind in ("nullable", "text"):
+        is_used[::3] = False
+        expected = probes.fit("a", z[is_used], labels[is_used])
+    given = {
+        "one column": labels[:, None],
+        "table": pandas.DataFrame({"a": labels}),
+        "nullable": pandas.Series(labels, dtype="Int64").where(is_used),
+        "text": pandas.Series(labels).astype("string").where(is_used),
+        "tensors": [jnp.asarray(label) for label in labels],
+    }[kind]
+    probes.check_labels("a", given)
+    np.testing.assert_array_equal(probes.fit("a", z, given).weights, expected.weights)
+    known = z[is_used], labels[is_used]
+    assert probes.fit("a", z, given, held_out=(z, given)).score == probes.fit("a", *known, held_out=known).score
+    if kind != "table":
+        np.testing.assert_array_equal(probes.is_known(given), is_used)
+
+
 @pytest.mark.parametrize(
     ("labels", "kind"),
     [
@@ -242,7 +267,7 @@ Z, HALF = normal(60), [True, False] * 30
         (Z, [0, None] * 30, {"positive_unlabeled": True}, "all 60 are False"),
         (Z, [np.inf] + [0.5] * 59, {}, "text or finite numbers, but smile has inf"),
         (Z, [[1]] * 60, {}, "text or finite numbers, but smile has a list"),
-        (Z, np.ones((60, 2)), {}, "text or finite numbers, but smile has a ndarray"),
+        (Z, np.ones((60, 2)), {}, r"The labels of smile have the shape \(60, 2\): give one value for each image"),
         (Z, HALF, {"held_out": (Z, HALF[:3])}, "smile, held out, has 3 labels for the z of 60 images"),
         (Z, Z[:, 0], {"held_out": (Z, ["a"] * 60)}, "held-out labels are text, but the other labels are numbers"),
     ],

@@ -12,7 +12,7 @@ from diffae_jax.data.formats.files import volume_errors_as_user_errors
 from diffae_jax.data.sources import image_errors_as_user_errors
 from diffae_jax.inference.inputs import as_codes
 from diffae_jax.inference.weights import abstract_weights
-from diffae_jax.runtime.errors import UserError
+from diffae_jax.runtime.errors import UserError, counted
 from diffae_jax.runtime.files import CHECK_FILE, read_rows
 from diffae_jax.runtime.own_code import import_own
 from tests.messages import assert_is_one_sentence
@@ -99,3 +99,20 @@ def test_command_prints_the_sentence_of_a_check_and_not_that_of_a_bad_value(caps
         cli.run(["sample", "nowhere", "--steps", "2000"])
     assert exit_.value.code == 2
     assert "1 to 1000 steps, not 2000" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (counted(0, "image"), "0 images"),
+        (counted(1, "image"), "1 image"),
+        (counted(2000, "image"), "2,000 images"),
+        (counted(2, "process", "processes"), "2 processes"),
+        (counted(1, "image", of=1), "1 of 1 image"),
+        (counted(1, "image", of=3, verb="is/are"), "1 of 3 images is"),
+        (counted(2, "image", of=3, verb="is/are"), "2 of 3 images are"),
+        (counted(1, "file", verb="has/have"), "1 file has"),
+    ],
+)
+def test_numbers_agree_with_their_nouns_and_verbs(text, expected):
+    assert text == expected

@@ -5,6 +5,8 @@ import os
 import pickle
 import select
 import signal
+import subprocess
+import sys
 from concurrent.futures import ProcessPoolExecutor
 
 import jax
@@ -16,6 +18,7 @@ from diffae_jax.models.functional import flatten
 from diffae_jax.probes import ClassProbe, Probe
 from diffae_jax.runtime.errors import UserError
 from diffae_jax.runtime.sharding import make_mesh
+from tests.environment import ROOT, environment
 from tests.messages import assert_is_one_sentence
 from tests.random_models import random_model
 
@@ -126,3 +129,53 @@ def test_repr_says_in_one_line_what_a_model_and_a_probe_are(model):
         assert all(word in text for word in words), text
         assert text.isprintable()
         assert len(text) < 200
+
+
+SCRIPT = """
+import sys
+import numpy as np
+from diffae_jax.config import from_file
+from diffae_jax.data.batches import training_batches
+from diffae_jax.data.sources import Arrays
+from diffae_jax.stages.chain import run_stages
+
+def main():
+    images = np.zeros((16, 8, 8, 1), np.uint8)
+    config = from_file("tests/tiny.py")
+    config.execution.num_workers = 2
+    if len(sys.argv) > 1:
+        run_stages(config, sys.argv[1], images=images)
+    batches = training_batches(Arrays(images, list(map(str, range(16)))), batch_size=8, seed=0, num_workers=2)
+    print(next(batches)["image"].shape)
+
+"""
+
+
+def run_script(path, *arguments):
+    return subprocess.run(
+        [sys.executable, path, *arguments],
+        cwd=ROOT,
+        env=environment(PYTHONPATH=str(ROOT)),
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("arguments", [["run"], []], ids=["run", "batches"])
+def test_script_without_a_guard_starts_no_workers(arguments, tmp_path):
+    (tmp_path / "script.py").write_text(f"{SCRIPT}main()\n")
+    done = run_script(tmp_path / "script.py", *(str(tmp_path / name) for name in arguments))
+    *trace, message = done.stderr.splitlines()
+    assert message == (
+        f"diffae_jax.runtime.errors.UserError: execution.num_workers=2 starts processes that import "
+        f"{tmp_path / 'script.py'}, which would train again in each of them. Move the code of this script below "
+        f'`if __name__ == "__main__":`.'
+    )
+    assert len(trace) < 15
+    assert not (tmp_path / "run").exists()
+
+
+def test_script_with_a_guard_reads_with_workers(tmp_path):
+    (tmp_path / "script.py").write_text(f'{SCRIPT}if __name__ == "__main__":\n    main()\n')
+    done = run_script(tmp_path / "script.py")
+    assert (done.returncode, done.stdout) == (0, "(8, 8, 8, 1)\n"), done.stderr

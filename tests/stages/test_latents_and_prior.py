@@ -119,7 +119,7 @@ def test_no_flipped_bit_of_a_part_leads_to_another_error(parts):
 def test_z_that_is_not_finite_is_refused_with_its_image_and_not_written(tmp_path):
     z = np.ones((3, 2), np.float32)
     z[1, 1] = np.inf
-    with pytest.raises(UserError, match=r"1 of 3 z are not finite. The first is that of b\.png"):
+    with pytest.raises(UserError, match=r"1 of 3 z is not finite. The first is that of b\.png"):
         write_chunk(tmp_path / "training-00000.npz", ["a.png", "b.png", "c.png"], z)
     assert not list(tmp_path.iterdir())
 

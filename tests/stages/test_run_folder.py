@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -71,3 +72,12 @@ def test_file_system_without_locks_gives_a_warning(tmp_path, tiny_config, monkey
     with RunFolder(tmp_path, tiny_config):
         assert (tmp_path / "config.json").exists()
     assert "has no locks: make sure that no other run uses the folder" in capsys.readouterr().out
+
+
+def test_home_is_found(tiny_config, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    with RunFolder("~/run", tiny_config) as folder:
+        assert folder.path == tmp_path / "run"
+    assert (tmp_path / "run" / "config.json").exists()
+    assert not Path("~").exists()

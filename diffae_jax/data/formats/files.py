@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Shaped
-from PIL import Image
 
 from diffae_jax.data.formats.format import Format, OpenedDataset
 from diffae_jax.data.formats.npy import open_npy, volume_errors_as_user_errors
+from diffae_jax.data.formats.pillow import open_picture
 from diffae_jax.data.labels.table import TABLE_SUFFIXES
 from diffae_jax.data.sources import (
     Source,
@@ -20,7 +20,6 @@ from diffae_jax.data.sources import (
     check_amount,
     check_names,
     hash_of,
-    image_errors_as_user_errors,
 )
 from diffae_jax.data.transforms import check_picture_shape, pixels_of
 from diffae_jax.runtime.errors import UserError, list_some
@@ -28,7 +27,6 @@ from diffae_jax.runtime.files import check_file
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")  # not EPS, which runs Ghostscript
 COLORS = ("RGB", "RGBA", "LA", "RGBX")  # modes of Pillow with one byte per channel
 TEXTS = (*TABLE_SUFFIXES, ".md", ".npz")  # often next to images; not reported
 VOLUME_SUFFIXES = (*NIFTI_SUFFIXES, ".npy")
@@ -76,7 +74,7 @@ def read_file(path: Path, image_shape: tuple[int, ...]) -> np.ndarray:
 
 def read_picture(file: Path | io.BytesIO, name: str) -> Shaped[np.ndarray, "h w c"]:
     """Decodes an image. Its content decides the format. Raises UserError if it cannot be read."""
-    with image_errors_as_user_errors(name), Image.open(file, formats=FORMATS) as image:
+    with open_picture(file, name) as image:
         if image.format == "TIFF" and image.n_frames > 1:
             raise UserError(f"{name} has {image.n_frames:,} pages: save each page as a file, or all pages as an npy.")
         if image.mode in COLORS and any(";16" in str(tile.args) for tile in image.tile):

@@ -1,9 +1,12 @@
 """Finds images with identical pixels."""
 
 import collections
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-from diffae_jax.runtime.errors import shown
+from diffae_jax.data.sources import Source
+from diffae_jax.runtime.arrays import plain
+from diffae_jax.runtime.errors import counted, shown
 
 MAX_GROUPS = 5  # listed
 MAX_NAMES = 3  # listed of each group
@@ -26,19 +29,48 @@ def describe_duplicates(groups: Sequence[Group]) -> list[str]:
         return ["Duplicates: none."]
     across = [group for group in groups if _spans_splits(group)]
     count = sum(map(len, groups))
-    lines = [
-        f"Duplicates: {count:,} images have the same pixels as another image, in {len(groups):,} "
-        f"group{'s' * (len(groups) != 1)}:"
-    ]
+    lines = [f"Duplicates: {count:,} images have the same pixels as another image, in {counted(len(groups), 'group')}:"]
     first = sorted(groups, key=_spans_splits, reverse=True)
     lines += [f"  {_describe_group(group)}" for group in first[:MAX_GROUPS]]
     more = len(groups) - MAX_GROUPS
-    lines += [f"  and {more:,} more group{'s' * (more != 1)}"] if more > 0 else []
+    lines += [f"  and {counted(more, 'more group')}"] if more > 0 else []
     if across:
         seen = sum(is_held_out for group in across for _, is_held_out in group)
-        images = f"{seen:,} held-out image{'s are' if seen != 1 else ' is'}"
+        images = counted(seen, "held-out image", verb="is/are")
         lines.append(f"{images} also among the training images. Measurements on held-out images will be too good.")
     return lines
+
+
+def describe_conflicts(groups: Sequence[Group], training: Source, held_out: Source) -> list[str]:
+    """Returns a line on the groups of duplicates with different labels, and the first of them."""
+    grouped = {item for group in groups for item in group}
+    labels: dict[tuple[str, bool], dict[str, Any]] = {}
+    for split, is_held_out in ((training, False), (held_out, True)):
+        for row, name in enumerate(split.ids):
+            if (name, is_held_out) in grouped:
+                labels[name, is_held_out] = {label: plain(values[row]) for label, values in split.labels.items()}
+    conflicts = [conflict for group in groups if (conflict := _conflict([(*item, labels[item]) for item in group]))]
+    if not conflicts:
+        return []
+    count = counted(len(conflicts), "group of duplicates", "groups of duplicates", verb="has/have")
+    return [f"{count} different labels: {conflicts[0]}. Correct the labels, or remove the copies."]
+
+
+def _conflict(images: Iterable[tuple[str, bool, Mapping[str, Any]]]) -> str:
+    """Returns the first two images with different values of a label, or "" if there are none."""
+    first: dict[str, tuple[str, Any]] = {}
+    for name, _, labels in images:
+        for label, value in labels.items():
+            if value == "" or value != value:  # missing
+                continue
+            other, expected = first.setdefault(label, (name, value))
+            if value != expected:
+                return f"{shown(label)} is {_text(expected)} for {shown(other)} and {_text(value)} for {shown(name)}"
+    return ""
+
+
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else shown(value)
 
 
 def _spans_splits(group: Group) -> bool:

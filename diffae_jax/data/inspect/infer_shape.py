@@ -3,17 +3,18 @@
 import collections
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from jaxtyping import Int
 
 from diffae_jax.data.detect import DIGITS, open_images, split_part
 from diffae_jax.data.formats import arrays, files
 from diffae_jax.data.formats.digits import DIGITS_SHAPE
 from diffae_jax.data.formats.npy import open_npy, volume_errors_as_user_errors
-from diffae_jax.data.sources import Source, choose, each, image_errors_as_user_errors
+from diffae_jax.data.formats.pillow import open_picture
+from diffae_jax.data.sources import Source, choose, each
 from diffae_jax.data.transforms import CROPS, format_size
 from diffae_jax.runtime.errors import UserError, list_some, shown
 from diffae_jax.runtime.files import expand_home
@@ -25,6 +26,7 @@ NUM_READ = 16  # images read if there are no headers
 MOST_CHANNELS = 4  # a longer axis of an array is spatial
 MOST_ELONGATED = 16  # aspect ratio; a picture is less elongated
 SMALLEST = 0.01  # fraction of images that may be smaller, such as an icon among photographs
+TINY, MOST_TINY = 4, 0.1  # times smaller than the median, and the fraction of images that may be
 LONGEST = {1: 4096, 2: 256, 3: 64}  # axis of a signal, picture or volume that one GPU trains in days
 ANY_PICTURE, ANY_VOLUME = (1, 1, 3), (1, 1, 1, 1)  # shapes that fit images of any size
 
@@ -32,31 +34,44 @@ ANY_PICTURE, ANY_VOLUME = (1, 1, 3), (1, 1, 1, 1)  # shapes that fit images of a
 def infer_image_shape(path: str | os.PathLike, crop: str = "center") -> Shape:
     """Returns an image_shape for the images at a path, with their most common rank and channels.
 
-    At most 1 % of the images are smaller than this shape. Pictures become square, and sizes
-    become multiples of 16, or of 8 if small. Raises UserError if there are no images, or if they
-    are too small.
+    See `fitting_shape`. Raises UserError if there are no images, or if they are too small.
     """
     if os.fspath(path) == DIGITS:
         return DIGITS_SHAPE
-    shapes = _shapes(os.fspath(path))
+    return fitting_shape(_shapes(os.fspath(path)), str(path), crop)
+
+
+def fitting_shape(shapes: Sequence[Shape], name: str = "The data set", crop: str = "center") -> Shape:
+    """Returns an image_shape that most images fit, with the most common rank and channels.
+
+    At most 1 % of the images are smaller, and up to 10 % that are much smaller than most. Pictures
+    become square, and sizes become multiples of 16, or of 8 if small. Raises UserError, with the
+    name of the data set, if the images are too small.
+    """
     rank = _most_common(len(shape) - 1 for shape in shapes)
     shapes = [shape for shape in shapes if len(shape) - 1 == rank]
     channels = _most_common(shape[-1] for shape in shapes)
     sizes = np.array([shape[:-1] for shape in shapes])
     if rank == 2:
         sizes = sizes.min(axis=1, keepdims=True).repeat(2, axis=1)
-    size = np.quantile(sizes, SMALLEST, axis=0, method="lower")
+    size = np.quantile(_without_tiny(sizes), SMALLEST, axis=0, method="lower")
     if CROPS[crop] is not None:
         size = np.array(CROPS[crop][1])
     if rank not in LONGEST:
-        raise UserError(f"{path} has images with {rank} spatial axes. Training needs 1, 2 or 3.")
+        raise UserError(f"{name} has images with {rank} spatial axes. Training needs 1, 2 or 3.")
     if size.min() < 8:
         raise UserError(
-            f"{path} has images of {format_size(size.tolist())}, but a proposed size is at least 8. Give the shape "
+            f"{name} has images of {format_size(size.tolist())}, but a proposed size is at least 8. Give the shape "
             f"yourself: --image-shape {' '.join(map(str, size.tolist()))} {channels}."
         )
     size = np.maximum(size * min(1.0, LONGEST[rank] / size.max()), 8.0)
     return (*map(_multiple, size.tolist()), channels)
+
+
+def _without_tiny(sizes: Int[np.ndarray, "n axes"]) -> Int[np.ndarray, "m axes"]:
+    """Returns the sizes without those much smaller than most, such as thumbnails, if few are."""
+    is_tiny = (sizes * TINY < np.median(sizes, axis=0)).any(axis=1)
+    return sizes[~is_tiny] if is_tiny.mean() <= MOST_TINY else sizes
 
 
 def _multiple(length: float) -> int:
@@ -97,7 +112,7 @@ def _shape_of_file(path: Path) -> Shape:
         return files.read_file(path, ANY_VOLUME).shape
     if files.has_suffix(path, files.VOLUME_SUFFIXES):
         return _with_channels(open_npy(path).shape)
-    with image_errors_as_user_errors(path), Image.open(path) as image:
+    with open_picture(path, path) as image:
         is_gray = image.mode in ("1", "L", "I", "F") or image.mode.startswith("I;16")
         return image.height, image.width, 1 if is_gray else 3  # transparency is removed
 

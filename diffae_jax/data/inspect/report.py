@@ -11,7 +11,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from diffae_jax.data.batches import training_batches
-from diffae_jax.data.inspect.duplicates import describe_duplicates, find_duplicates
+from diffae_jax.data.inspect.animated import notes_on_frames
+from diffae_jax.data.inspect.duplicates import describe_conflicts, describe_duplicates, find_duplicates
+from diffae_jax.data.inspect.hints import better_shape, notes_on_folders, notes_on_gray
 from diffae_jax.data.inspect.scan import (
     ScanResult,
     describe,
@@ -28,7 +30,7 @@ from diffae_jax.data.selection import notes_on_names
 from diffae_jax.data.sources import Source, TransformedSource, choose, read
 from diffae_jax.data.splits import notes_on_labels, open_splits
 from diffae_jax.data.transforms import Transform, to_float, transform_of
-from diffae_jax.runtime.errors import shown
+from diffae_jax.runtime.errors import UserError, counted, shown
 from diffae_jax.runtime.files import os_errors_as_user_errors
 
 IN_SHEET = 64  # images
@@ -64,9 +66,17 @@ def inspect(config: ConfigDict, base: ConfigDict, *, file: str | None, out: Path
     print(describe_counts(opened.kind, *(result.count for result in scans)))
     bad = [reason for result in scans for reason in result.bad.values()]
     print_lines(describe_bad(bad))
-    print_lines(describe_duplicates(find_duplicates(*(result.digests for result in scans))))
+    if (fix := better_shape(config, scans)) is not None:
+        advice = f"{fix[0]} Most fit with --image-shape {' '.join(map(str, fix[1]))}."
+        if not training.count:
+            raise UserError(advice)
+        print_lines([advice])
+    groups = find_duplicates(*(result.digests for result in scans))
+    print_lines([*describe_duplicates(groups), *describe_conflicts(groups, *splits)])
     transform = scanned_transform(config, *scans)
-    notes = [*opened.notes, *notes_on_names(opened.source.ids)]
+    ids = opened.source.ids
+    notes = [*opened.notes, *notes_on_names(ids), *notes_on_frames(opened.source), *notes_on_gray(config, training)]
+    notes += notes_on_folders(ids, splits[0].labels, config.data.held_out)
     report_training_set(config, notes, splits, training, transform)
     images = TransformedSource(exclude(splits[0], training.bad), transform)
     print_lines([throughput(images, config, speed)])
@@ -86,8 +96,9 @@ def describe_bad(reasons: Sequence[str]) -> list[str]:
     """Returns lines with the number of images that cannot be used, and the first reasons."""
     if not reasons:
         return []
-    count = f"{len(reasons):,} image{'s' * (len(reasons) != 1)}"
-    lines = [f"{count} cannot be used. Training stops with an error unless data.skip_bad=True:"]
+    lines = [
+        f"{counted(len(reasons), 'image')} cannot be used. Training stops with an error unless data.skip_bad=True:"
+    ]
     lines += [f"  {reason}" for reason in reasons[:MAX_BAD]]
     return lines + ([f"  and {len(reasons) - MAX_BAD:,} more"] if len(reasons) > MAX_BAD else [])
 
@@ -112,8 +123,8 @@ def throughput(images: TransformedSource, config: ConfigDict, speed: float) -> s
     with contextlib.closing(batches):  # ends the worker processes, also if the command is interrupted
         rate = images_per_second(batches, 1 + num_workers)  # each worker first imports its modules
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    readers = f"{num_workers} process{'es' * (num_workers != 1)}" if num_workers else "threads"
-    per_core = f"{rate / cores:,.0f} per core on {cores} core{'s' * (cores != 1)}"
+    readers = counted(num_workers, "process", "processes") if num_workers else "threads"
+    per_core = f"{rate / cores:,.0f} per core on {counted(cores, 'core')}"
     return f"Reading speed: {rate:,.0f} images per second with {readers} ({per_core})."
 
 
@@ -132,5 +143,5 @@ def write_sheet(out: Path, images: TransformedSource) -> None:
     numbers = choose(len(images), IN_SHEET, seed=0)
     with os_errors_as_user_errors(out, "written"):
         save_grid(out, to_float(read(images, numbers)))
-    count = f"{len(numbers)} training image{'s' * (len(numbers) != 1)}"
+    count = counted(len(numbers), "training image")
     print(f"Contact sheet: {count}, scaled and cropped, in {shown(str(out))}")

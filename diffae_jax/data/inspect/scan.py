@@ -5,7 +5,7 @@ import dataclasses
 import hashlib
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Shaped
@@ -15,7 +15,7 @@ from tqdm import tqdm
 from diffae_jax.config import parse_intensity
 from diffae_jax.data.sources import Source, Subset, TransformedSource, each
 from diffae_jax.data.transforms import Transform, format_size, likely_range
-from diffae_jax.runtime.errors import UserError, list_some, shown
+from diffae_jax.runtime.errors import UserError, counted, list_some, shown
 from diffae_jax.runtime.files import parse_json, read_bytes
 
 RECORD = "data.json"  # in a run folder: the result of the scan
@@ -30,28 +30,32 @@ KNOWN_TYPES = {"uint8", "bool", "uint16"}  # converted to 8 bit, unless all are 
 class ScanResult:
     """The result of a scan.
 
-    `bad` has the reason for each unusable image, by id. All other fields describe usable images.
-    `values` and `digests` are optional.
+    `bad` has the reason for each unusable image, by id. `unfit` counts those of them that have a
+    shape which image_shape does not allow. All other fields describe usable images. `values` and
+    `digests` are optional.
     """
 
     count: int = 0
     sizes: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     channels: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    gray: int = 0  # images whose channels are equal
     types: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     low: float = np.inf
     high: float = -np.inf
     values: list[Float[np.ndarray, "_"]] = dataclasses.field(default_factory=list)  # samples
     bad: dict[str, str] = dataclasses.field(default_factory=dict)  # by id
+    unfit: collections.Counter = dataclasses.field(default_factory=collections.Counter)  # by shape
     digests: dict[str, bytes] = dataclasses.field(default_factory=dict)  # of the pixels, by id
 
     def add(self, name: str, facts: tuple) -> None:
         """Adds what `_inspect_image` returned for an image."""
-        size, channels, dtype, low, high, values, digest = facts
+        size, channels, is_gray, dtype, low, high, values, digest = facts
         if digest:
             self.digests[name] = digest
         self.count += 1
         self.sizes[size] += 1
         self.channels[channels] += 1
+        self.gray += is_gray
         self.types[dtype] += 1
         self.low, self.high = min(self.low, low), max(self.high, high)
         if values is not None:
@@ -71,8 +75,9 @@ def scan(
     facts = each(lambda index: _inspect_image(images, index, num_values, digests), range(len(images)))
     progress = tqdm(facts, "checking images", len(images), unit=" images", disable=not show_progress, leave=False)
     for index, facts_or_reason in enumerate(progress):
-        if isinstance(facts_or_reason, str):
-            result.bad[images.ids[index]] = facts_or_reason
+        if isinstance(facts_or_reason, Unusable):
+            result.bad[images.ids[index]] = facts_or_reason.reason
+            result.unfit.update(facts_or_reason.unfit)
         else:
             result.add(images.ids[index], facts_or_reason)
     return result
@@ -96,21 +101,41 @@ def check_types(result: ScanResult, intensity: tuple[float, float] | None) -> No
     if intensity is None and unknown:
         count = sum(unknown.values())
         raise UserError(
-            f"{count:,} image{'s have' if count != 1 else ' has'} values of {', '.join(sorted(unknown))}, but the "
+            f"{counted(count, 'image', verb='has/have')} values of {', '.join(sorted(unknown))}, but the "
             f"training images are 8-bit. The range of these values is unknown: convert them to 8 or 16 bit."
         )
 
 
-def _inspect_image(images: TransformedSource, index: int, num_values: int, with_digest: bool) -> tuple | str:
+class Unusable(NamedTuple):
+    """The reason why an image cannot be used, and its shape if that does not fit."""
+
+    reason: str
+    unfit: tuple[tuple[int, ...], ...] = ()
+
+
+def _inspect_image(images: TransformedSource, index: int, num_values: int, with_digest: bool) -> tuple | Unusable:
     """Returns the facts that `ScanResult.add` takes, or the reason why an image is unusable."""
     try:
         image = images.source[index]
+    except UserError as error:
+        return Unusable(str(error))
+    *size, channels = images.transform.image_shape
+    try:
         images.transform.check(image, images.name(index))
     except UserError as error:
-        return str(error)
+        is_small = any(have < want for have, want in zip(image.shape, size, strict=False))
+        return Unusable(str(error), (image.shape,) if is_small or image.shape[-1] != channels else ())
     values = _sample(image.reshape(-1), num_values, index) if num_values else None
     digest = _digest(image) if with_digest else b""
-    return image.shape[:-1], image.shape[-1], str(image.dtype), float(image.min()), float(image.max()), values, digest
+    low, high = float(image.min()), float(image.max())
+    return image.shape[:-1], image.shape[-1], _is_gray(image), str(image.dtype), low, high, values, digest
+
+
+def _is_gray(image: Shaped[np.ndarray, "*spatial c"]) -> bool:
+    """Returns whether all channels of an image, except for transparency, have the same values."""
+    color = image[..., : min(3, image.shape[-1])]
+    few = color[(slice(None, None, 16),) * (color.ndim - 1)]  # colors are found without comparing all pixels
+    return all(bool((part == part[..., :1]).all()) for part in (few, color))
 
 
 def _sample(values: Shaped[np.ndarray, "n"], count: int, seed: int) -> Float[np.ndarray, "_"]:
@@ -141,7 +166,7 @@ def scanned_transform(config: ConfigDict, training: ScanResult, held_out: ScanRe
     """
     if not training.count:
         first = next(iter(training.bad.values()), "there are none.")
-        raise UserError(f"None of the {len(training.bad):,} training images can be used: {first}")
+        raise UserError(f"None of the {counted(len(training.bad), 'training image')} can be used: {first}")
     intensity = intensity_of(config.data.intensity, training, held_out.types)
     return Transform(tuple(config.image_shape), config.data.crop, intensity)
 
@@ -200,9 +225,7 @@ def describe(result: ScanResult, transform: Transform) -> list[str]:
         lines = [f"Sizes: all {format_size(size)}."]
     others = {number: count for number, count in result.channels.items() if number != channels}
     if others:
-        kinds = ", ".join(
-            f"{number} ({count:,} image{'s' * (count != 1)})" for number, count in result.channels.most_common()
-        )
+        kinds = ", ".join(f"{number} ({counted(count, 'image')})" for number, count in result.channels.most_common())
         lines.append(f"Channels: {kinds}. All are converted to {channels}.")
     else:
         lines.append(f"Channels: {channels}.")
@@ -227,7 +250,7 @@ def _sizes(sizes: Mapping[tuple[int, ...], int]) -> str:
         return f"all {format_size(next(iter(sizes)))}"
     common, count = max(sizes.items(), key=lambda item: item[1])
     smallest, largest = (format_size(call(sizes, key=np.prod)) for call in (min, max))
-    images = f"{count:,} image{'s' * (count != 1)}"
+    images = counted(count, "image")
     return f"{len(sizes):,} different, from {smallest} to {largest}. Most common: {format_size(common)} ({images})"
 
 
@@ -253,7 +276,7 @@ def _list_ranges(sizes: Mapping[tuple[int, ...], int]) -> list[str]:
     for side in sorted(shortest):
         ranges[max(side.bit_length(), last - MAX_SIZES + 1)].append(side)
     return [
-        f"  shortest side from {sides[0]:,} to {sides[-1]:,}: {sum(shortest[side] for side in sides):,} images"
+        f"  shortest side from {sides[0]:,} to {sides[-1]:,}: {counted(sum(shortest[side] for side in sides), 'image')}"
         for sides in ranges.values()
     ]
 
@@ -275,7 +298,7 @@ def describe_labels(labels: Mapping[str, np.ndarray]) -> list[str]:
         else:
             summary = f"numbers from {known.min():.6g} to {known.max():.6g}"
         num_missing = int(missing.sum())
-        note = f"; missing for {num_missing:,} image{'s' * (num_missing != 1)}" if num_missing else ""
+        note = f"; missing for {counted(num_missing, 'image')}" if num_missing else ""
         lines.append(f"  {shown(name)}: {summary or 'none'}{note}")
     return lines
 

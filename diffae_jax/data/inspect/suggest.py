@@ -1,17 +1,20 @@
 """Suggests a command that trains on a data set."""
 
 import functools
+import re
 import shlex
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from diffae_jax.config import from_file
-from diffae_jax.data.detect import DIGITS
+from diffae_jax.data.detect import DIGITS, split_part
 from diffae_jax.runtime.errors import shown
+from diffae_jax.runtime.files import expand_home
 
 IMAGES, OF_DIGITS = "configs/images.py", "configs/digits.py"
 COMMAND_KEYS = (  # which the command sets if they differ from the config
+    "name",
     "data.path",
     "image_shape",
     "model.encoder_channel_mults",
@@ -61,13 +64,32 @@ def training_command(
             "omit this setting."
         )
     lines += fit_encoder(config)
+    if file is None and config.data.path != DIGITS:
+        config.name = name_of(config.data.path)
     file, rest = file or default_file(config.data.path), ""
     if file.endswith(".json"):  # of another run: its name and folder are in use
+        config.name = name_of(config.data.path)
         rest = f" (with the other keys as in {shown(file)})"
         file, base = default_file(config.data.path), default_config(config.data.path)
     flags = [flag(config, key) for key in COMMAND_KEYS if value_of(config, key) != value_of(base, key)]
     command = " ".join(["python -m diffae_jax.main", f"--config={shlex.quote(file)}", *flags])
     return [*lines, f"To train{rest}:", f"  {command}"]
+
+
+def name_of(path: str) -> str:
+    """Returns a name for a run: that of the folder or file of its images."""
+    file = expand_home(split_part(path)[0]).resolve()
+    stem = file.name.partition(".")[0] if file.is_file() else file.name
+    return re.sub(r"[^\w.-]+", "-", stem).strip("-.") or "images"
+
+
+def flags_for_shape(config: ConfigDict, image_shape: tuple[int, ...]) -> list[str]:
+    """Returns the flags that set an image_shape and fit the encoder of the config to it."""
+    fitted = config.copy_and_resolve_references()
+    fitted.image_shape = image_shape
+    fit_encoder(fitted)
+    keys = ("image_shape", "model.encoder_channel_mults")
+    return [flag(fitted, key) for key in keys if value_of(fitted, key) != value_of(config, key)]
 
 
 def fit_encoder(config: ConfigDict) -> list[str]:
