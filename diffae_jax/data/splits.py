@@ -3,8 +3,8 @@
 import dataclasses
 import operator
 import re
-from pathlib import Path
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
