@@ -48,14 +48,14 @@ class Dicom:
         The slices of a volume are in the order of their positions.
         """
         paths = [self.root / name for name in self.files[index]]
-        with image_errors_as_user_errors(paths[0] if len(paths) == 1 else self.name(index)):
-            if len(paths) == 1:
-                _, frames = read_frames(paths[0], self.frames[index], window=self.window)
-                return frames[0] if len(self.image_shape) == 3 else frames
-            read = [read_frames(path, window=self.window) for path in paths]
-            sizes = {frames.shape[1:] for _, frames in read}
-            if len(sizes) > 1:
-                raise UserError(f"{self.name(index)} has slices of different sizes: move some to another folder.")
+        if len(paths) == 1:
+            _, frames = read_frames(paths[0], self.frames[index], window=self.window)
+            return frames[0] if len(self.image_shape) == 3 else frames
+        read = [read_frames(path, window=self.window) for path in paths]
+        sizes = {frames.shape[1:] for _, frames in read}
+        if len(sizes) > 1:
+            raise UserError(f"{self.name(index)} has slices of different sizes: move some to another folder.")
+        with image_errors_as_user_errors(self.name(index)):  # tags may be damaged
             slices = [Slice.of(path.name, header) for path, (header, _) in zip(paths, read, strict=True)]
             return np.concatenate([read[i][1] for i in sort_slices(slices, self.name(index))])
 

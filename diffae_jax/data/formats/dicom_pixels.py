@@ -22,13 +22,12 @@ def read_dicom(path: Path, image_shape: tuple[int, ...]) -> Shaped[np.ndarray, "
 
     Raises UserError if the file is damaged, or if a picture has several frames.
     """
-    with image_errors_as_user_errors(path):
-        _, frames = read_frames(path)
-        if len(image_shape) == 4:
-            return frames
-        if len(frames) > 1:
-            raise UserError(f"{path} has {len(frames):,} frames, so it cannot be read as one image.")
-        return frames[0]
+    _, frames = read_frames(path)
+    if len(image_shape) == 4:
+        return frames
+    if len(frames) > 1:
+        raise UserError(f"{path} has {len(frames):,} frames, so it cannot be read as one image.")
+    return frames[0]
 
 
 def read_header(path: Path) -> Any:
@@ -66,9 +65,13 @@ def read_frames(
         The header, and the frames: RGB or gray.
 
     Raises:
-        UserError: The pixels need a missing library, or the file has no window. pydicom may raise
-            any error for a damaged file.
+        UserError: The file is damaged, needs a missing library, or has no window.
     """
+    with image_errors_as_user_errors(path):
+        return _read_frames(path, frame, window)
+
+
+def _read_frames(path: Path, frame: int | None, window: bool) -> tuple[Any, np.ndarray]:
     from pydicom.pixels import pixel_array
 
     header = read_header(path)

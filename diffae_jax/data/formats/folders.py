@@ -21,7 +21,7 @@ def open_folder(root: Path, part: str, image_shape: tuple[int, ...]) -> OpenedDa
         raise UserError(
             f"{root} has no part {shown(part)}: only folders of HDF5 or DICOM files have parts. Remove the #."
         )
-    if stacks := tiff.stack_names(root, names):
+    if stacks := tiff.stack_names(root, names, image_shape):
         return _noted(tiff.open_stacks(root, stacks, image_shape), names, stacks)
     return files.open_files(root, names, image_shape, part)
 

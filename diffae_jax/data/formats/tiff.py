@@ -18,7 +18,7 @@ from diffae_jax.data.sources import check_amount, check_names, check_numbers, ea
 from diffae_jax.data.transforms import check_picture_shape
 from diffae_jax.runtime.errors import UserError
 
-TIFF_SUFFIXES = (".tif", ".tiff")
+TIFF_SUFFIXES, OME_SUFFIXES = (".tif", ".tiff"), (".ome.tif", ".ome.tiff")
 DEPTH, UNNAMED = "Z", "IQ"  # axes that may be the depth of a volume, as tifffile names them
 CHANNELS = "CS"  # channels of a microscope, and samples of a pixel
 MAX_OPEN = 16  # files
@@ -131,16 +131,16 @@ class _Stack:
         self.path = path
         self.file = tifffile.TiffFile(path, _multifile=False)  # each file of a set is read by itself
         self.file.filehandle.set_lock(True)
-        self.check_chain()
+        self.check_complete()
         self.series = [series for series in self.file.series if not series.keyframe.is_reduced]  # thumbnails
 
-    def check_chain(self) -> None:
-        """Raises UserError if pages are missing at the end: tifffile only logs that."""
-        pages, handle = self.file.pages, self.file.filehandle
-        num_pages = len(pages)  # visits all of them
-        handle.seek(pages.next_page_offset)
-        if any(handle.read(self.file.tiff.offsetsize)):
-            raise UserError(f"{self.path} is cut off or damaged after {num_pages:,} pages: repair or remove it.")
+    def check_complete(self) -> None:
+        """Raises UserError if pages or axes are missing at the end: tifffile only logs that."""
+        if _lacks_pages(self.file):
+            count = len(self.file.pages)
+            raise UserError(f"{self.path} is cut off or damaged after {count:,} pages: repair or remove it.")
+        if has_suffix(self.path, OME_SUFFIXES) and not self.file.is_ome:
+            raise UserError(f"{self.path} lacks the OME metadata with the order of its axes: repair or remove it.")
 
     def places(self, rank: int) -> list[tuple[int, int]]:
         """Returns the series and the number in it of each image with `rank` spatial axes."""
@@ -181,27 +181,39 @@ def _opened(path: Path, *identity: int) -> _Stack:
     return _Stack(path)
 
 
+def _lacks_pages(file: Any) -> bool:
+    """Whether the last page that can be read names a next one."""
+    len(file.pages)  # visits all of them
+    file.filehandle.seek(file.pages.next_page_offset)
+    return any(file.filehandle.read(file.tiff.offsetsize))
+
+
 def is_stack(path: Path) -> bool:
-    """Returns whether a TIFF has several pages. False if it is damaged or tifffile is missing."""
+    """Returns whether a TIFF has, or had, several pages. False without tifffile."""
     if importlib.util.find_spec("tifffile") is None:
         return False  # reading it with Pillow then states what is missing
     import tifffile
 
     try:
         with tifffile.TiffFile(path, _multifile=False) as file:
-            return len(file.pages) > 1 or file.series[0].ndim > file.pages[0].ndim
+            return len(file.pages) > 1 or _lacks_pages(file) or file.series[0].ndim > file.pages[0].ndim
     except Exception:  # tifffile raises errors of any type for a damaged file; Pillow will report it
         return False
 
 
-def stack_names(root: Path, names: Sequence[str]) -> list[str]:
+def stack_names(root: Path, names: Sequence[str], image_shape: tuple[int, ...]) -> list[str]:
     """Returns the TIFF files below a folder if the first of them has several pages.
 
     Only the first is opened. Other images must not outnumber them.
     """
     found = [name for name in names if has_suffix(name, TIFF_SUFFIXES)]
     others = sum(has_suffix(name, (*IMAGE_SUFFIXES, *ONE_IMAGE_SUFFIXES)) for name in names) - len(found)
-    return found if found and len(found) >= others and is_stack(root / found[0]) else []
+    return found if found and len(found) >= others and _is_for_us(root / found[0], image_shape) else []
+
+
+def _is_for_us(path: Path, image_shape: tuple[int, ...]) -> bool:
+    """Whether a TIFF is read here: Pillow reads a single page. Volumes have several."""
+    return len(image_shape) == 4 or is_stack(path)
 
 
 def open_stacks(root: Path, names: Sequence[str], image_shape: tuple[int, ...]) -> OpenedDataset:
@@ -210,6 +222,8 @@ def open_stacks(root: Path, names: Sequence[str], image_shape: tuple[int, ...]) 
     Raises UserError if a file is damaged, has one page only, or has other axes.
     """
     rank = len(image_shape) - 1
+    if importlib.util.find_spec("tifffile") is None:
+        raise UserError(f'{root / names[0]} needs tifffile: pip install "diffae_jax[tiff]".')
     if rank != 3:
         check_picture_shape(image_shape)
     check_names(names)
@@ -232,6 +246,6 @@ def open_stacks(root: Path, names: Sequence[str], image_shape: tuple[int, ...]) 
 
 
 FORMAT = Format(
-    lambda path, image_shape: path.is_file() and has_suffix(path, TIFF_SUFFIXES) and is_stack(path),
+    lambda path, image_shape: path.is_file() and has_suffix(path, TIFF_SUFFIXES) and _is_for_us(path, image_shape),
     lambda path, part, image_shape: open_stacks(path.parent, [path.name], image_shape),
 )
