@@ -16,7 +16,7 @@ from diffae_jax.data.formats.files import file_paths
 from diffae_jax.data.inspect.infer_shape import infer_image_shape
 from diffae_jax.data.sources import TransformedSource
 from diffae_jax.data.transforms import Transform
-from tests.data.test_formats import is_refused, opened
+from tests.data.test_formats import all_of, is_refused, opened
 from tests.data_files import make_hdf5, noise, save_nifti
 
 LPS = np.diag([-1.0, -1, 1, 1])
@@ -179,10 +179,13 @@ def test_folder_of_hdf5_files(tmp_path):
     )
     found = opened(f"{tmp_path}#scan", (9, 10, 11, 1))
     np.testing.assert_array_equal([found[i] for i in range(3)], volumes[..., None])
+    np.testing.assert_array_equal(opened(f"{tmp_path / '1.h5'}#scan", (9, 10, 11, 1))[0], volumes[1, ..., None])
+    np.testing.assert_array_equal(opened(tmp_path / "0.h5", (9, 10, 11, 1))[0], volumes[0, ..., None])
+    np.testing.assert_array_equal(all_of(opened(f"{tmp_path / '0.h5'}#scan", (10, 11, 1))), volumes[0, ..., None])
     assert infer_image_shape(f"{tmp_path}#scan") == (8, 8, 8, 1)
     is_refused(f"{tmp_path}#mask", "0.h5 has no array mask. It has scan, spacing", (9, 10, 11, 1))
     with h5py.File(tmp_path / "2.h5", "w") as file:
-        file.create_dataset("scan", (9, 10, 11))
+        file.create_dataset("scan", (9, 10, 11), "u1")
     is_refused(f"{tmp_path}#scan", r"2.h5#scan has shape \(9, 10, 11\), but no values were written", (9, 10, 11, 1))
     (tmp_path / "2.h5").unlink()
     (tmp_path / "3.h5").write_bytes((tmp_path / "1.h5").read_bytes()[:-500])

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from diffae_jax.data.formats.choose import only_fitting
-from diffae_jax.data.formats.files import has_suffix
+from diffae_jax.data.formats.files import has_suffix, open_file
 from diffae_jax.data.formats.format import Format, OpenedDataset
 from diffae_jax.data.formats.hdf5 import HDF5_SUFFIXES, check_dataset, open_hdf5
 from diffae_jax.data.formats.npy import Packed, open_npy, open_npz, volume_errors_as_user_errors
@@ -89,6 +89,8 @@ def open_arrays(path: Path, array: str, image_shape: tuple[int, ...]) -> OpenedD
         check_file(path)
     with volume_errors_as_user_errors(path):
         arrays = arrays_of(path)
+        if _is_one_of_files(path, arrays, array, image_shape):
+            return OpenedDataset(open_file(path, image_shape, array), "one file")
         name = array or only_fitting(path, arrays, image_shape, str(path), rows=True)
         if name not in arrays:
             kind = "An npy file" if path.is_file() else "This store"
@@ -123,6 +125,14 @@ def arrays_of(path: Path) -> dict[str, Any]:
     if suffix == ".npy":
         return {"": open_npy(path)}
     return dict(open_npz(path) if suffix == ".npz" else open_hdf5(path))
+
+
+def _is_one_of_files(path: Path, arrays: Mapping[str, Any], array: str, image_shape: tuple[int, ...]) -> bool:
+    """Whether an HDF5 file holds one image, as in a folder with a file for each image."""
+    considered = [arrays[array]] if array in arrays else arrays.values()
+    ranks = {found.ndim for found in considered if found.dtype.kind in "buif"}
+    rank = len(image_shape) - 1
+    return has_suffix(path, HDF5_SUFFIXES) and rank in ranks and ranks.isdisjoint({rank + 1, rank + 2})
 
 
 def _length(array: Any) -> int:

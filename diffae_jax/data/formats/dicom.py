@@ -147,15 +147,16 @@ def _has_no_suffix(name: str) -> bool:
 
 
 def _has_magic(path: Path) -> bool:
+    if not path.is_file():  # such as a pipe
+        return False
     with path.open("rb") as file:
         file.seek(MAGIC_START)
         return file.read(len(MAGIC)) == MAGIC
 
 
 def _is_dicom(path: Path, image_shape: tuple[int, ...]) -> bool:
-    if not path.is_file():
-        return False
-    return has_suffix(path, DICOM_SUFFIXES) or (_has_no_suffix(path.name) and _has_magic(path))
+    is_named = path.is_file() and has_suffix(path, DICOM_SUFFIXES)
+    return is_named or (_has_no_suffix(path.name) and _has_magic(path))
 
 
 FORMAT = Format(

@@ -219,9 +219,9 @@ def size_of(path: Path) -> str:
     return str(path.stat().st_size)
 
 
-def open_file(path: Path, image_shape: tuple[int, ...]) -> Files:
+def open_file(path: Path, image_shape: tuple[int, ...], array: str = "") -> Files:
     """Returns the image or volume of one file. Raises UserError if its rank is wrong."""
     check_names([path.name])
     if not has_suffix(path, ONE_IMAGE_SUFFIXES):
         check_picture_shape(image_shape)
-    return Files(path.parent, [path.name], tuple(image_shape))
+    return Files(path.parent, [path.name], tuple(image_shape), array)

@@ -190,7 +190,7 @@ def _lacks_pages(file: Any) -> bool:
 
 def is_stack(path: Path) -> bool:
     """Returns whether a TIFF has, or had, several pages. False without tifffile."""
-    if importlib.util.find_spec("tifffile") is None:
+    if importlib.util.find_spec("tifffile") is None or not path.is_file():
         return False  # reading it with Pillow then states what is missing
     import tifffile
 
