@@ -209,9 +209,13 @@ def test_missing_slice_is_noted(tmp_path):
     for name in ("a", "b"):
         save_series(tmp_path / name, noise(6, 8, 10))
     assert open_images(tmp_path, VOLUME).notes == []
+    assert open_images(tmp_path, PICTURE).notes == [
+        "The pictures are slices of 2 series. With three spatial axes in --config.image_shape, each series is one "
+        "volume."
+    ]
     (tmp_path / "b" / "03.dcm").unlink()
     assert open_images(tmp_path, VOLUME).notes == [
-        "Slices seem to be missing, or are unevenly spaced, in 1 volumes (b)."
+        "Slices seem to be missing, or are unevenly spaced, in 1 volume (b)."
     ]
 
 
@@ -258,7 +262,7 @@ def test_files_without_an_image_are_noted(tmp_path):
     report.save_as(tmp_path / "report.dcm")
     found = open_images(tmp_path, PICTURE)
     assert list(found.source.ids) == ["a.dcm"]
-    assert found.notes == ["1 DICOM files are not read, because they hold no image (report.dcm)."]
+    assert found.notes == ["1 DICOM file holds no image (report.dcm)."]
     (tmp_path / "a.dcm").unlink()
     is_refused(tmp_path, "has 1 DICOM files, but none of them holds an image", PICTURE)
 

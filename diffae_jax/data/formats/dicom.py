@@ -8,6 +8,7 @@ import numpy as np
 
 from diffae_jax.data.formats.dicom_pixels import DICOM_SUFFIXES, check_pydicom, read_frames
 from diffae_jax.data.formats.dicom_series import (
+    Item,
     Slice,
     describe,
     has_gaps,
@@ -25,6 +26,7 @@ from diffae_jax.runtime.errors import UserError, list_some, shown
 WINDOW = "window"  # the part of a path whose gray values go through the window of each file
 MAGIC_START, MAGIC = 128, b"DICM"
 DIRECTORY = "DICOMDIR"  # lists other files
+MANY_SLICES = 4  # per series; the files may be meant as volumes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,14 +132,30 @@ def open_dicom(root: Path, names: Sequence[str], part: str, image_shape: tuple[i
         part == WINDOW,
         label_columns(list(items.values())),
     )
-    notes = []
-    if empty := [name for name, item in described.items() if item is None]:
-        notes.append(f"{len(empty):,} DICOM files are not read, because they hold no image ({list_some(empty)}).")
-    if gaps := [name for name, item in items.items() if is_volume and has_gaps(item.slices)]:
-        notes.append(
-            f"Slices seem to be missing, or are unevenly spaced, in {len(gaps):,} volumes ({list_some(gaps)})."
-        )
+    empty = [name for name, item in described.items() if item is None]
+    notes = _notes_on_volumes(items) if is_volume else _notes_on_series(slices)
+    if empty:
+        count = f"{len(empty):,} DICOM file{'s hold' if len(empty) != 1 else ' holds'}"
+        notes.append(f"{count} no image ({list_some(empty)}).")
     return OpenedDataset(source, f"DICOM {'volumes' if is_volume else 'pictures'}", notes)
+
+
+def _notes_on_volumes(items: Mapping[str, Item]) -> list[str]:
+    gaps = [name for name, item in items.items() if has_gaps(item.slices)]
+    count = f"{len(gaps):,} volume{'s' * (len(gaps) != 1)}"
+    return [f"Slices seem to be missing, or are unevenly spaced, in {count} ({list_some(gaps)})."] if gaps else []
+
+
+def _notes_on_series(slices: Sequence[Slice]) -> list[str]:
+    """Returns a note if the pictures are slices of volumes."""
+    placed = [item for item in slices if item.position]
+    count = len(volumes_of(placed))
+    if len(placed) < MANY_SLICES * max(count, 1):
+        return []
+    return [
+        f"The pictures are slices of {count:,} series. With three spatial axes in --config.image_shape, each series is "
+        f"one volume."
+    ]
 
 
 def _has_no_suffix(name: str) -> bool:
