@@ -190,6 +190,17 @@ def test_each_series_of_a_folder_is_a_volume(tmp_path):
     np.testing.assert_array_equal(all_of(found), volumes[..., None])
 
 
+def test_scout_next_to_a_volume_is_left_out(tmp_path):
+    volume = noise(4, 8, 10, dtype=np.int16)
+    save_series(tmp_path / "a", volume)
+    save_dicom(tmp_path / "a" / "scout.dcm", volume[0], SeriesInstanceUID="1.2.9")
+    found = open_images(tmp_path, VOLUME)
+    assert list(found.source.ids) == ["a/1.2.3"]
+    assert found.notes == ["Series with a single slice are not read: 1 (a/1.2.9)."]
+    np.testing.assert_array_equal(found.source[0], volume[..., None])
+    assert len(opened(tmp_path, (1, 8, 10, 1))) == 2
+
+
 def test_volumes_with_problems_are_named(tmp_path):
     volume = noise(4, 8, 10, dtype=np.int16)
     folder = save_series(tmp_path / "a", volume)

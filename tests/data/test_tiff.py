@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 
 from diffae_jax.data.detect import open_images
 from diffae_jax.data.sources import Subset
@@ -70,7 +71,7 @@ def test_pages_may_have_different_sizes_and_thumbnails_are_left_out(tmp_path):
     with tifffile.TiffWriter(tmp_path / "a.tif") as file:
         for page in pages:
             file.write(page, metadata=None)
-        file.write(pages[0][::2, ::2], subfiletype=1, metadata=None)
+        file.write(pages[0][:3, :4], subfiletype=1, metadata=None)
     found = all_of(opened(tmp_path, PICTURE))
     for image, page in zip(found, [pages[0], pages[2], pages[1]], strict=True):
         np.testing.assert_array_equal(image[..., 0], page)
@@ -160,3 +161,12 @@ def test_stack_without_its_last_page_is_refused(tmp_path):
         start = file.pages[3].offset
     path.write_bytes(path.read_bytes()[:start])
     is_refused(path, "a.tif is cut off or damaged after 3 pages: repair or remove it", VOLUME)
+
+
+def test_page_without_its_last_values_is_refused(tmp_path):
+    pages = [Image.fromarray(page) for page in noise(4, 8, 10)]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])  # the values follow the tags
+    content = (tmp_path / "a.tif").read_bytes()
+    (tmp_path / "a.tif").write_bytes(content[:-20])
+    is_refused(tmp_path, "a.tif is cut off in page 3: repair or remove it", VOLUME)
+    np.testing.assert_array_equal(opened(tmp_path, PICTURE)[2][..., 0], pages[2])

@@ -1,5 +1,6 @@
 """Zarr stores: folders and zips of versions 2 and 3, with labels, groups and damage."""
 
+import json
 import zipfile
 
 import numpy as np
@@ -138,12 +139,14 @@ def test_beyond_all_measure_is_refused(tmp_path):
     is_refused(tmp_path / "a.zarr", "a.zarr has 2,700,000,000 values per image")
 
 
-def test_pickled_objects_are_refused(tmp_path):
+@pytest.mark.parametrize("place", ["filters", "compressor"])
+def test_pickled_objects_are_refused_before_they_are_read(tmp_path, place):
     path = make_zarr(tmp_path, IMAGES, zarr_format=2)
-    metadata = path / ".zarray"
-    metadata.write_text(metadata.read_text().replace('"filters": null', '"filters": [{"id": "pickle"}]'))
-    assert "pickle" in metadata.read_text()
-    is_refused(path, "pickle|cannot be read as an array")
+    metadata = json.loads((path / ".zarray").read_text())
+    codec = {"id": "pickle"}
+    (path / ".zarray").write_text(json.dumps(metadata | {place: [codec] if place == "filters" else codec}))
+    with pytest.raises(UserError, match="cannot be read as an array .*pickle"):
+        open_images(path, SHAPE)
 
 
 @BOTH

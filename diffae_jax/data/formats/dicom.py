@@ -123,6 +123,9 @@ def open_dicom(root: Path, names: Sequence[str], part: str, image_shape: tuple[i
     if not slices:
         raise UserError(f"{root} has {len(names):,} DICOM files, but none of them holds an image.")
     items = volumes_of(slices) if is_volume else pictures_of(slices)
+    flat = [name for name, item in items.items() if is_volume and image_shape[0] > 1 and item.is_single]
+    if len(flat) < len(items):  # otherwise their size is reported
+        items = {name: item for name, item in items.items() if name not in set(flat)}
     source = Dicom(
         root,
         list(items),
@@ -133,17 +136,19 @@ def open_dicom(root: Path, names: Sequence[str], part: str, image_shape: tuple[i
         label_columns(list(items.values())),
     )
     empty = [name for name, item in described.items() if item is None]
-    notes = _notes_on_volumes(items) if is_volume else _notes_on_series(slices)
+    notes = _notes_on_volumes(items, flat) if is_volume else _notes_on_series(slices)
     if empty:
         count = f"{len(empty):,} DICOM file{'s hold' if len(empty) != 1 else ' holds'}"
         notes.append(f"{count} no image ({list_some(empty)}).")
     return OpenedDataset(source, f"DICOM {'volumes' if is_volume else 'pictures'}", notes)
 
 
-def _notes_on_volumes(items: Mapping[str, Item]) -> list[str]:
-    gaps = [name for name, item in items.items() if has_gaps(item.slices)]
-    count = f"{len(gaps):,} volume{'s' * (len(gaps) != 1)}"
-    return [f"Slices seem to be missing, or are unevenly spaced, in {count} ({list_some(gaps)})."] if gaps else []
+def _notes_on_volumes(items: Mapping[str, Item], flat: Sequence[str]) -> list[str]:
+    notes = [f"Series with a single slice are not read: {len(flat):,} ({list_some(flat)})."] if flat else []
+    if gaps := [name for name, item in items.items() if has_gaps(item.slices)]:
+        count = f"{len(gaps):,} volume{'s' * (len(gaps) != 1)}"
+        notes.append(f"Slices seem to be missing, or are unevenly spaced, in {count} ({list_some(gaps)}).")
+    return notes
 
 
 def _notes_on_series(slices: Sequence[Slice]) -> list[str]:

@@ -55,6 +55,11 @@ class Item:
     slices: Sequence[Slice]
     frame: int | None = None
 
+    @property
+    def is_single(self) -> bool:
+        """Whether this is a series with a single slice, such as the scout of a CT scan."""
+        return len(self.slices) == 1 and self.slices[0].frames == 1 and bool(self.slices[0].series)
+
 
 def describe(root: Path, name: str) -> Slice | None:
     """Reads the header of a file. None: the file is DICOM data without an image."""

@@ -132,7 +132,7 @@ class _Stack:
         self.file = tifffile.TiffFile(path, _multifile=False)  # each file of a set is read by itself
         self.file.filehandle.set_lock(True)
         self.check_complete()
-        self.series = [series for series in self.file.series if not series.keyframe.is_reduced]  # thumbnails
+        self.series = self.file.series  # without thumbnails and smaller levels
 
     def check_complete(self) -> None:
         """Raises UserError if pages or axes are missing at the end: tifffile only logs that."""

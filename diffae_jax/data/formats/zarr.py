@@ -53,8 +53,6 @@ def check_array(where: str, array: Any) -> list[str]:
 
     zarr reads such chunks as the fill value, and does not write chunks that only hold this value.
     """
-    if any(getattr(codec, "codec_id", "") == "pickle" for codec in (*array.filters, *array.compressors)):
-        raise UserError(f"{where} holds pickled Python objects, which are never loaded: write it as numbers.")
     count, written = array.nchunks, array.nchunks_initialized
     if array.size and not written:
         raise UserError(f"{where} has shape {array.shape}, but no values were written to it: write the store again.")
