@@ -398,5 +398,5 @@ def test_fingerprint_of_damaged_images_is_that_of_a_copy(tmp_path):
     marks = []
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        marks.append(open_lmdb(damaged(tmp_path / name, "LMDB")[0], (8, 8, 3)).fingerprint())
+        marks.append(open_lmdb(damaged(tmp_path / name, "LMDB")[0], (8, 8, 3)).source.fingerprint())
     assert marks[0] == marks[1]

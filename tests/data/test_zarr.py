@@ -145,7 +145,7 @@ def test_pickled_objects_are_refused_before_they_are_read(tmp_path, place):
     metadata = json.loads((path / ".zarray").read_text())
     codec = {"id": "pickle"}
     (path / ".zarray").write_text(json.dumps(metadata | {place: [codec] if place == "filters" else codec}))
-    with pytest.raises(UserError, match="cannot be read as an array .*pickle"):
+    with pytest.raises(UserError, match=r"cannot be read as an array .*pickle"):
         open_images(path, SHAPE)
 
 
