@@ -2,6 +2,7 @@
 
 import io
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pydicom
@@ -121,6 +122,25 @@ def test_palette_becomes_rgb(tmp_path, bits):
     np.testing.assert_array_equal(one(path, (8, 10, 3)), colors[index])
 
 
+@pytest.mark.parametrize("name", ["RLE", "bigendian", "expb", "implicit", "jp2klossless", "padded"])
+@pytest.mark.filterwarnings("ignore")
+def test_scan_is_the_same_in_each_encoding(name):
+    folder = Path(pydicom.__file__).parent / "data" / "test_files"
+    scan = one(folder / "MR_small.dcm", (64, 64, 1))
+    assert (scan.dtype, scan.shape, int(scan.min()), int(scan.max())) == (np.int16, (64, 64, 1), 127, 2145)
+    np.testing.assert_array_equal(one(folder / f"MR_small_{name}.dcm", (64, 64, 1)), scan)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_deflated_file_is_read(tmp_path):
+    pixels = noise(8, 10, dtype=np.uint16)
+    path = save_dicom(tmp_path / "a.dcm", pixels)
+    header = pydicom.dcmread(path)
+    header.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
+    header.save_as(path)
+    np.testing.assert_array_equal(one(path)[..., 0], pixels)
+
+
 # --- frames --------------------------------------------------------------------------------------
 
 
@@ -199,6 +219,8 @@ def test_scout_next_to_a_volume_is_left_out(tmp_path):
     assert found.notes == ["Series with a single slice are not read: 1 (a/1.2.9)."]
     np.testing.assert_array_equal(found.source[0], volume[..., None])
     assert len(opened(tmp_path, (1, 8, 10, 1))) == 2
+    (found,) = [open_images(tmp_path / "a" / "scout.dcm", VOLUME)]
+    assert (len(found.source), found.notes) == (1, [])
 
 
 def test_volumes_with_problems_are_named(tmp_path):
@@ -275,7 +297,7 @@ def test_files_without_an_image_are_noted(tmp_path):
     assert list(found.source.ids) == ["a.dcm"]
     assert found.notes == ["1 DICOM file holds no image (report.dcm)."]
     (tmp_path / "a.dcm").unlink()
-    is_refused(tmp_path, "has 1 DICOM files, but none of them holds an image", PICTURE)
+    is_refused(tmp_path, "report.dcm holds no DICOM image, only other data of DICOM: give the files", PICTURE)
 
 
 def test_tags_are_labels(tmp_path):

@@ -1,7 +1,7 @@
 """DICOM files: each frame is a picture, or each series of slices is a volume."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -121,11 +121,13 @@ def open_dicom(root: Path, names: Sequence[str], part: str, image_shape: tuple[i
     described = dict(zip(names, each(lambda name: describe(root, name), names), strict=True))
     slices = [item for item in described.values() if item is not None]
     if not slices:
-        raise UserError(f"{root} has {len(names):,} DICOM files, but none of them holds an image.")
+        where = root / names[0] if len(names) == 1 else root
+        raise UserError(f"{where} holds no DICOM image, only other data of DICOM: give the files of the images.")
     items = volumes_of(slices) if is_volume else pictures_of(slices)
-    flat = [name for name, item in items.items() if is_volume and image_shape[0] > 1 and item.is_single]
-    if len(flat) < len(items):  # otherwise their size is reported
-        items = {name: item for name, item in items.items() if name not in set(flat)}
+    flat = {name for name, item in items.items() if is_volume and image_shape[0] > 1 and item.is_single}
+    if len(flat) == len(items):
+        flat = set()  # their size is reported when they are read
+    items = {name: item for name, item in items.items() if name not in flat}
     source = Dicom(
         root,
         list(items),
@@ -143,7 +145,7 @@ def open_dicom(root: Path, names: Sequence[str], part: str, image_shape: tuple[i
     return OpenedDataset(source, f"DICOM {'volumes' if is_volume else 'pictures'}", notes)
 
 
-def _notes_on_volumes(items: Mapping[str, Item], flat: Sequence[str]) -> list[str]:
+def _notes_on_volumes(items: Mapping[str, Item], flat: Collection[str]) -> list[str]:
     notes = [f"Series with a single slice are not read: {len(flat):,} ({list_some(flat)})."] if flat else []
     if gaps := [name for name, item in items.items() if has_gaps(item.slices)]:
         count = f"{len(gaps):,} volume{'s' * (len(gaps) != 1)}"

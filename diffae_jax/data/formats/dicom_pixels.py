@@ -13,6 +13,7 @@ from diffae_jax.runtime.errors import UserError
 
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 OF_FRAMES = ("PixelValueTransformationSequence", "FrameVOILUTSequence")  # settings in multi-frame files
+PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 NOT_WINDOWED = 1e9  # beyond every window
 JPEG_12_BIT = "1.2.840.10008.1.2.4.51"  # Pillow decodes only 8 bits of it
 
@@ -30,15 +31,15 @@ def read_dicom(path: Path, image_shape: tuple[int, ...]) -> Shaped[np.ndarray, "
     return frames[0]
 
 
-def read_header(path: Path) -> Any:
-    """Reads the tags of a file without its pixels. pydicom may raise any error for damage.
+def read_header(path: Path, *, with_pixels: bool = False) -> Any:
+    """Reads the tags of a file. pydicom may raise any error for a damaged file.
 
     Raises UserError if pydicom is missing or if the file is not DICOM.
     """
     check_pydicom(path)
     import pydicom
 
-    header = pydicom.dcmread(path, stop_before_pixels=True, force=True)  # old files have no preamble
+    header = pydicom.dcmread(path, stop_before_pixels=not with_pixels, force=True)  # old files have no preamble
     if "Rows" not in header and "SOPClassUID" not in header:
         raise UserError(f"{path} cannot be read as DICOM: repair or remove it.")
     return header
@@ -74,12 +75,18 @@ def read_frames(
 def _read_frames(path: Path, frame: int | None, window: bool) -> tuple[Any, np.ndarray]:
     from pydicom.pixels import pixel_array
 
-    header = read_header(path)
+    header = read_header(path, with_pixels=frame is None)
     if "Rows" not in header:
         raise UserError(f"{path} is DICOM data without an image: remove it.")
     count = num_frames(header) if frame is None else 1
     check_amount(1, (count, header.Rows, header.Columns, header.get("SamplesPerPixel", 1)), str(path))
-    stored = pixel_array(path, index=frame, transfer_syntax_uid=_syntax(header, path))
+    syntax = header.file_meta.TransferSyntaxUID = _syntax(header, path)
+    try:  # of one frame, only its bytes are read
+        stored = pixel_array(header) if frame is None else pixel_array(path, index=frame, transfer_syntax_uid=syntax)
+    except RuntimeError as error:  # of all installed plugins
+        raise UserError(f"{path} cannot be decoded: repair it, or try {_plugins(syntax)}.") from error
+    for name in PIXELS:  # a volume keeps the headers of all slices until it is complete
+        header.pop(name, None)
     stored = stored.reshape(count, header.Rows, header.Columns, -1)
     numbers = range(count) if frame is None else [frame]
     frames = [_values(pixels, _settings(header, i), path, window) for pixels, i in zip(stored, numbers, strict=True)]
@@ -94,9 +101,9 @@ def num_frames(header: Any) -> int:
 def _syntax(header: Any, path: Path) -> str:
     """Returns how the pixels are encoded. Raises UserError if no installed library decodes it."""
     from pydicom.pixels import get_decoder
-    from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEG2000TransferSyntaxes
+    from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-    syntax = getattr(header, "file_meta", {}).get("TransferSyntaxUID")
+    syntax = header.file_meta.get("TransferSyntaxUID")
     if syntax is None:  # in old files
         return ImplicitVRLittleEndian if header.original_encoding[0] else ExplicitVRLittleEndian
     try:
@@ -105,12 +112,15 @@ def _syntax(header: Any, path: Path) -> str:
         raise UserError(f"{path} is compressed as {syntax.name}, which pydicom cannot read: convert it.") from error
     is_deep = syntax == JPEG_12_BIT and header.BitsStored > 8
     if not decoder.is_available or (is_deep and decoder.available_plugins == ("pillow",)):
-        library = "openjpeg" if syntax in JPEG2000TransferSyntaxes else "libjpeg"
-        raise UserError(
-            f"{path} is compressed as {syntax.name}, which needs a plugin of pydicom: pip install pylibjpeg "
-            f"pylibjpeg-{library}."
-        )
+        raise UserError(f"{path} is compressed as {syntax.name}, which needs a plugin of pydicom: {_plugins(syntax)}.")
     return syntax
+
+
+def _plugins(syntax: Any) -> str:
+    """Returns the command that installs the plugins of pydicom for a compression."""
+    from pydicom.uid import JPEG2000TransferSyntaxes
+
+    return f"pip install pylibjpeg pylibjpeg-{'openjpeg' if syntax in JPEG2000TransferSyntaxes else 'libjpeg'}"
 
 
 def _settings(header: Any, frame: int) -> Any:

@@ -86,6 +86,8 @@ def _opened(path: Path) -> tuple[Any, np.ndarray]:
     import nibabel
 
     image = nibabel.load(path)
+    if not hasattr(image, "affine"):  # of CIFTI
+        raise UserError(f"{path} holds a {type(image).__name__}, not a volume or picture: remove it.")
     return image, nibabel.orientations.io_orientation(image.affine)
 
 
