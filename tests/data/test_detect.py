@@ -154,7 +154,7 @@ def test_files_without_images_are_refused(tmp_path, name, content, message):
         ("lmdb.lmdb", "lmdb.lmdb holds no image files"),
         ("a\0b", "cannot be read: it has characters that are not allowed in a path"),
         ("x" * 300, "cannot be read .*File name too long"),
-        ("empty#part", "empty has no part part: only folders of HDF5 or DICOM files have parts"),
+        ("empty#part", "empty has no part part: only folders of HDF5, Zarr or DICOM have parts"),
         ("c.h5#", "c.h5 cannot be read as an array"),
         ("digits", r"The digits have image_shape=\(8, 8, 1\), not \(8, 10, 3\)"),
         ("digits#test", "digits is missing: check the path"),

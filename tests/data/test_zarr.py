@@ -1,6 +1,7 @@
 """Zarr stores: folders and zips of versions 2 and 3, with labels, groups and damage."""
 
 import json
+import shutil
 import zipfile
 
 import numpy as np
@@ -9,6 +10,7 @@ import zarr
 
 from diffae_jax.data.detect import open_images
 from diffae_jax.data.formats.arrays import ArrayFile
+from diffae_jax.data.inspect.infer_shape import infer_image_shape
 from diffae_jax.data.splits import open_splits
 from diffae_jax.runtime.errors import UserError
 from tests.data.test_formats import HALF, IMAGES, all_of, damaged, is_refused, opened
@@ -174,3 +176,23 @@ def test_damaged_zip_is_refused(tmp_path):
     for length in (0, 100, len(content) // 2, len(content) - 10):
         path.write_bytes(content[:length])
         is_refused(path, "images.zarr.zip cannot be read as an array")
+
+
+def test_folder_of_stores_with_one_volume_each(tmp_path):
+    volumes = noise(3, 9, 10, 11)
+    for i, volume in enumerate(volumes):
+        save(tmp_path / "scans" / f"{i}.zarr", image=volume, spacing=np.ones(3))
+    found = open_images(tmp_path / "scans", (9, 10, 11, 1))
+    assert (found.kind, found.source.ids) == ("a folder of volumes", ["0.zarr", "1.zarr", "2.zarr"])
+    assert not found.notes
+    np.testing.assert_array_equal(all_of(found.source), volumes[..., None])
+    np.testing.assert_array_equal(all_of(opened(f"{tmp_path / 'scans'}#image", (9, 10, 11, 1))), volumes[..., None])
+    np.testing.assert_array_equal(opened(tmp_path / "scans" / "1.zarr", (9, 10, 11, 1))[0], volumes[1, ..., None])
+    assert infer_image_shape(tmp_path / "scans") == (8, 8, 8, 1)
+    fingerprint = found.source.fingerprint()
+    assert opened(shutil.copytree(tmp_path / "scans", tmp_path / "copy"), (9, 10, 11, 1)).fingerprint() == fingerprint
+    shutil.rmtree(tmp_path / "scans" / "2.zarr" / "image" / "c" / "5")
+    assert opened(tmp_path / "scans", (9, 10, 11, 1)).fingerprint() != fingerprint
+    shutil.rmtree(tmp_path / "scans" / "2.zarr" / "image" / "c")
+    is_refused(tmp_path / "scans", r"2.zarr has shape \(9, 10, 11\), but no values were written", (9, 10, 11, 1))
+    is_refused(f"{tmp_path / 'scans'}#mask", "0.zarr has no array mask. It has image, spacing", (9, 10, 11, 1))

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from diffae_jax.data.formats.choose import only_fitting
+from diffae_jax.data.formats.choose import NAMED_SUFFIXES, only_fitting
 from diffae_jax.data.formats.files import has_suffix, open_file
 from diffae_jax.data.formats.format import Format, OpenedDataset
 from diffae_jax.data.formats.hdf5 import HDF5_SUFFIXES, check_dataset, open_hdf5
@@ -128,11 +128,11 @@ def arrays_of(path: Path) -> dict[str, Any]:
 
 
 def _is_one_of_files(path: Path, arrays: Mapping[str, Any], array: str, image_shape: tuple[int, ...]) -> bool:
-    """Whether an HDF5 file holds one image, as in a folder with a file for each image."""
+    """Whether an HDF5 file or Zarr folder is one image, as in a folder with several of them."""
     considered = [arrays[array]] if array in arrays else arrays.values()
     ranks = {found.ndim for found in considered if found.dtype.kind in "buif"}
     rank = len(image_shape) - 1
-    return has_suffix(path, HDF5_SUFFIXES) and rank in ranks and ranks.isdisjoint({rank + 1, rank + 2})
+    return has_suffix(path, NAMED_SUFFIXES) and rank in ranks and ranks.isdisjoint({rank + 1, rank + 2})
 
 
 def _length(array: Any) -> int:

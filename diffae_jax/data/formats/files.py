@@ -11,11 +11,12 @@ import numpy as np
 from jaxtyping import Shaped
 from PIL import Image
 
+from diffae_jax.data.formats.choose import NAMED_SUFFIXES, read_named
 from diffae_jax.data.formats.dicom_pixels import DICOM_SUFFIXES, read_dicom
 from diffae_jax.data.formats.format import OpenedDataset
-from diffae_jax.data.formats.hdf5 import HDF5_SUFFIXES, read_hdf5
 from diffae_jax.data.formats.nifti import NIFTI_SUFFIXES, read_nifti
 from diffae_jax.data.formats.npy import open_npy, volume_errors_as_user_errors
+from diffae_jax.data.formats.zarr import SUFFIX as ZARR_SUFFIX
 from diffae_jax.data.sources import (
     Source,
     channels_last,
@@ -33,7 +34,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")  # not EPS, which
 COLORS = ("RGB", "RGBA", "LA", "RGBX")  # modes of Pillow with one byte per channel
 TEXTS = (".csv", ".tsv", ".txt", ".parquet", ".json", ".md", ".npz")  # often next to images; not reported
 VOLUME_SUFFIXES = (*NIFTI_SUFFIXES, ".npy")  # of which a folder holds images without doubt
-ONE_IMAGE_SUFFIXES = (*VOLUME_SUFFIXES, *HDF5_SUFFIXES)  # arrays that are read entirely
+ONE_IMAGE_SUFFIXES = (*VOLUME_SUFFIXES, *NAMED_SUFFIXES)  # arrays that are read entirely
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Files:
     root: Path
     ids: Sequence[str]  # paths below root
     image_shape: tuple[int, ...]  # gives the rank and the channels
-    array: str = ""  # the name of the images in HDF5 files; "": the only one that fits
+    array: str = ""  # the name of the images in HDF5 and Zarr; "": the only one that fits
     labels: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -63,16 +64,18 @@ class Files:
 
     def fingerprint(self) -> str:
         """Returns a hash of the names and sizes of all files. A copied folder has the same."""
-        return hash_of(*(text for i, name in enumerate(self.ids) for text in (name, size_of(self.path(i)))))
+        part = [f"#{self.array}"] if self.array else []
+        return hash_of(*part, *(text for i, name in enumerate(self.ids) for text in (name, size_of(self.path(i)))))
 
 
 def read_file(path: Path, image_shape: tuple[int, ...], array: str = "") -> np.ndarray:
     """Reads the image or volume in a file, [*spatial, C] in its original size.
 
-    In HDF5, `array` names it, or it is the only array that fits. Raises UserError, with the path,
-    if the file cannot be read or has the wrong rank.
+    In HDF5 and Zarr, `array` names it, or it is the only array that fits. Raises UserError, with
+    the path, if the file cannot be read or has the wrong rank.
     """
-    check_file(path)
+    if not is_store(path):
+        check_file(path)
     if has_suffix(path, ONE_IMAGE_SUFFIXES):
         return channels_last(_values(path, image_shape, array), image_shape, str(path))
     if has_suffix(path, DICOM_SUFFIXES):
@@ -117,8 +120,8 @@ def _values(path: Path, image_shape: tuple[int, ...], array: str) -> np.ndarray:
     with volume_errors_as_user_errors(path):
         if has_suffix(path, NIFTI_SUFFIXES):
             return read_nifti(path, image_shape)
-        if has_suffix(path, HDF5_SUFFIXES):
-            return read_hdf5(path, array, image_shape)
+        if has_suffix(path, NAMED_SUFFIXES):
+            return read_named(path, array, image_shape)
         mapped = open_npy(path)
         check_amount(1, mapped.shape, str(path))  # before reading
         return np.array(mapped)
@@ -144,7 +147,7 @@ def open_files(root: Path, names: Sequence[str], image_shape: tuple[int, ...], a
         root: The folder.
         names: The paths of all files below it.
         image_shape: The shape [*spatial, C] to train with.
-        array: The name of the images in HDF5 files. "": the only array of a file that fits.
+        array: The name of the images in HDF5 and Zarr. "": the only array of a file that fits.
 
     Returns:
         The images, and a note on other files.
@@ -168,9 +171,9 @@ def open_files(root: Path, names: Sequence[str], image_shape: tuple[int, ...], a
 
 
 def has_parts(names: Sequence[str], image_shape: tuple[int, ...]) -> bool:
-    """Returns whether the images in a folder with these files are HDF5 files."""
+    """Returns whether the images in a folder with these files have names."""
     ids = _names_of_images(names, image_shape)
-    return bool(ids) and has_suffix(ids[0], HDF5_SUFFIXES)
+    return bool(ids) and has_suffix(ids[0], NAMED_SUFFIXES)
 
 
 def other_files(names: Sequence[str], read: Collection[str]) -> list[str]:
@@ -183,13 +186,13 @@ def other_files(names: Sequence[str], read: Collection[str]) -> list[str]:
 
 def _names_of_images(names: Sequence[str], image_shape: tuple[int, ...]) -> list[str]:
     """Returns the names of pictures, if these have the right rank, else of volumes."""
-    kinds = (IMAGE_SUFFIXES,) * (len(image_shape) == 3) + (VOLUME_SUFFIXES, HDF5_SUFFIXES)
+    kinds = (IMAGE_SUFFIXES,) * (len(image_shape) == 3) + (VOLUME_SUFFIXES, NAMED_SUFFIXES)
     chosen = ([name for name in names if has_suffix(name, kind)] for kind in kinds)
     return next((ids for ids in chosen if ids), [])
 
 
 def names_below(root: Path) -> Iterator[str]:
-    """Yields the relative paths of all files below a folder that are not hidden.
+    """Yields the relative paths of all files and Zarr folders below a folder that are not hidden.
 
     Linked folders come last. Each folder is read once, as links may form a cycle.
     """
@@ -204,17 +207,26 @@ def names_below(root: Path) -> Iterator[str]:
             if identity in seen:
                 continue
             seen.add(identity)
+            stores = [name for name in folders if has_suffix(name, ZARR_SUFFIX)]
+            folders[:] = [name for name in folders if name not in stores]
             waiting += [path for path in map(parent.joinpath, folders) if path.is_symlink()]
             below = "" if parent == root else f"{parent.relative_to(root)}/"
-            yield from (below + name for name in names if not name.startswith("."))
+            yield from (below + name for name in (*names, *stores) if not name.startswith("."))
 
 
 def _refuse_folder(error: OSError) -> None:
     raise UserError(f"{error.filename} cannot be read ({error.strerror}): check its permissions.") from error
 
 
+def is_store(path: Path) -> bool:
+    """Returns whether a path is a folder of Zarr, which counts as a file."""
+    return has_suffix(path, ZARR_SUFFIX) and path.is_dir()
+
+
 def size_of(path: Path) -> str:
-    """Returns the size of a file in bytes. Raises UserError if there is no such file."""
+    """Returns the size of a file or Zarr folder in bytes. Raises UserError if there is none."""
+    if is_store(path):
+        return str(sum(file.stat().st_size for file in path.rglob("*") if file.is_file()))
     check_file(path)
     return str(path.stat().st_size)
 

@@ -4,11 +4,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from diffae_jax.data.formats.choose import only_fitting
-from diffae_jax.data.sources import check_amount, check_numbers
-from diffae_jax.runtime.errors import UserError, list_some, shown
+from diffae_jax.runtime.errors import UserError, shown
 
 HDF5_SUFFIXES = (".h5", ".hdf5", ".hdf")
 
@@ -39,20 +35,3 @@ def check_dataset(path: Path, name: str, dataset: Any) -> None:
         raise UserError(f"{where} is stored in other files, which are not read: copy it into one file with h5repack.")
     if dataset.size and not dataset.id.get_storage_size():
         raise UserError(f"{where} has shape {dataset.shape}, but no values were written to it: write the file again.")
-
-
-def read_hdf5(path: Path, name: str, image_shape: tuple[int, ...]) -> np.ndarray:
-    """Reads the data set of a file that is a single image. It may lack a channel axis.
-
-    Without a name, it is the only data set whose number of axes fits. Raises UserError if there is
-    no such data set, or more than one. h5py may raise any error for a damaged file.
-    """
-    datasets = open_hdf5(path)
-    name = name or only_fitting(path, datasets, image_shape, str(path.parent), rows=False)
-    if name not in datasets:
-        raise UserError(f"{path} has no array {shown(name)}. It has {list_some(datasets) or 'none'}.")
-    dataset = datasets[name]
-    check_numbers(dataset.dtype, str(path))
-    check_amount(1, dataset.shape, str(path))
-    check_dataset(path, name, dataset)
-    return np.asarray(dataset[()])

@@ -4,7 +4,6 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from diffae_jax.data.formats.files import has_suffix
 from diffae_jax.runtime.errors import UserError, shown
 
 SUFFIX, ZIP_SUFFIX = ".zarr", ".zarr.zip"
@@ -14,8 +13,8 @@ METADATA = ("zarr.json", ".zarray", ".zgroup")  # one of them is in each folder 
 def is_zarr(path: Path) -> bool:
     """Returns whether an existing path is a Zarr store."""
     if path.is_dir():
-        return has_suffix(path, SUFFIX) or any((path / name).exists() for name in METADATA)
-    return has_suffix(path, ZIP_SUFFIX)
+        return path.name.lower().endswith(SUFFIX) or any((path / name).exists() for name in METADATA)
+    return path.name.lower().endswith(ZIP_SUFFIX)
 
 
 def open_zarr(path: Path) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from PIL import Image
 
 from diffae_jax.data.detect import DIGITS, open_images, split_part
 from diffae_jax.data.formats import arrays, files
+from diffae_jax.data.formats.choose import NAMED_SUFFIXES
 from diffae_jax.data.formats.digits import DIGITS_SHAPE
-from diffae_jax.data.formats.hdf5 import HDF5_SUFFIXES
 from diffae_jax.data.formats.nifti import NIFTI_SUFFIXES, nifti_shape
 from diffae_jax.data.formats.npy import open_npy, volume_errors_as_user_errors
 from diffae_jax.data.sources import Source, choose, each, image_errors_as_user_errors
@@ -96,11 +96,11 @@ def _shape(source: Source, index: int) -> Shape | UserError:
 
 
 def _shape_of_file(path: Path, array: str) -> Shape:
-    """Reads the header of an image file, npy, NIfTI or HDF5 file."""
+    """Reads the header of an image file, npy, NIfTI, HDF5 or Zarr file."""
     if files.has_suffix(path, NIFTI_SUFFIXES):
         with volume_errors_as_user_errors(path):
             return nifti_shape(path)
-    if files.has_suffix(path, HDF5_SUFFIXES):
+    if files.has_suffix(path, NAMED_SUFFIXES):
         return _with_channels(_array_shape(path, array))
     if files.has_suffix(path, files.VOLUME_SUFFIXES):
         return _with_channels(open_npy(path).shape)
