@@ -89,7 +89,7 @@ def open_arrays(path: Path, array: str, image_shape: tuple[int, ...]) -> OpenedD
         check_file(path)
     with volume_errors_as_user_errors(path):
         arrays = arrays_of(path)
-        if _is_one_of_files(path, arrays, array, image_shape):
+        if _is_one_volume(path, arrays, array, image_shape):
             return OpenedDataset(open_file(path, image_shape, array), "one file")
         name = array or only_fitting(path, arrays, image_shape, str(path), rows=True)
         if name not in arrays:
@@ -127,12 +127,15 @@ def arrays_of(path: Path) -> dict[str, Any]:
     return dict(open_npz(path) if suffix == ".npz" else open_hdf5(path))
 
 
-def _is_one_of_files(path: Path, arrays: Mapping[str, Any], array: str, image_shape: tuple[int, ...]) -> bool:
-    """Whether an HDF5 file or Zarr folder is one image, as in a folder with several of them."""
+def _is_one_volume(path: Path, arrays: Mapping[str, Any], array: str, image_shape: tuple[int, ...]) -> bool:
+    """Whether an HDF5 file or Zarr folder is one volume, as in a folder with several of them.
+
+    An array with two axes is no picture: it may hold flattened ones.
+    """
     considered = [arrays[array]] if array in arrays else arrays.values()
     ranks = {found.ndim for found in considered if found.dtype.kind in "buif"}
-    rank = len(image_shape) - 1
-    return has_suffix(path, NAMED_SUFFIXES) and rank in ranks and ranks.isdisjoint({rank + 1, rank + 2})
+    is_volume = len(image_shape) == 4 and 3 in ranks and ranks.isdisjoint({4, 5})
+    return has_suffix(path, NAMED_SUFFIXES) and is_volume
 
 
 def _length(array: Any) -> int:
