@@ -398,3 +398,11 @@ def test_damaged_slice_is_an_item_that_can_be_skipped(tmp_path):
     assert list(source.ids) == ["a", "b", "b/02.dcm"]
     call_is_refused(lambda: source[2], "b/02.dcm cannot be read as DICOM: repair or remove it")
     assert source[1].shape == (3, 8, 10, 1)
+
+
+def test_without_pydicom_the_extra_is_named(tmp_path, monkeypatch):
+    save_dicom(tmp_path / "a.dcm", noise(8, 10))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    for path in (tmp_path, tmp_path / "a.dcm"):
+        is_refused(path, r'needs pydicom: pip install "diffae_jax\[dicom\]"', PICTURE)
+    call_is_refused(lambda: as_images([tmp_path / "a.dcm"], Transform(PICTURE)), "a.dcm needs pydicom: pip install")

@@ -11,6 +11,7 @@ from nibabel.affines import apply_affine, from_matvec
 from PIL import Image
 
 from diffae_jax.cli import outputs
+from diffae_jax.cli.inputs import images_of
 from diffae_jax.data.detect import open_images
 from diffae_jax.data.formats.files import file_paths
 from diffae_jax.data.inspect.infer_shape import infer_image_shape
@@ -182,6 +183,9 @@ def test_folder_of_hdf5_files(tmp_path):
     np.testing.assert_array_equal(opened(f"{tmp_path / '1.h5'}#scan", (9, 10, 11, 1))[0], volumes[1, ..., None])
     np.testing.assert_array_equal(opened(tmp_path / "0.h5", (9, 10, 11, 1))[0], volumes[0, ..., None])
     np.testing.assert_array_equal(all_of(opened(f"{tmp_path / '0.h5'}#scan", (10, 11, 1))), volumes[0, ..., None])
+    transformed = TransformedSource(found, Transform((8, 8, 8, 1)))
+    np.testing.assert_array_equal(images_of(transformed), [transformed[i] for i in range(3)])  # not of paths alone
+    assert opened(tmp_path, (9, 10, 11, 1)).fingerprint() != found.fingerprint()
     assert infer_image_shape(f"{tmp_path}#scan") == (8, 8, 8, 1)
     is_refused(f"{tmp_path}#mask", "0.h5 has no array mask. It has scan, spacing", (9, 10, 11, 1))
     with h5py.File(tmp_path / "2.h5", "w") as file:

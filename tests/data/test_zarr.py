@@ -196,3 +196,9 @@ def test_folder_of_stores_with_one_volume_each(tmp_path):
     shutil.rmtree(tmp_path / "scans" / "2.zarr" / "image" / "c")
     is_refused(tmp_path / "scans", r"2.zarr has shape \(9, 10, 11\), but no values were written", (9, 10, 11, 1))
     is_refused(f"{tmp_path / 'scans'}#mask", "0.zarr has no array mask. It has image, spacing", (9, 10, 11, 1))
+
+
+def test_without_zarr_the_extra_is_named(tmp_path, monkeypatch):
+    path = make_zarr(tmp_path, IMAGES)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    is_refused(path, r'images.zarr needs zarr: pip install "diffae_jax\[zarr\]"')
