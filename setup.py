@@ -34,6 +34,9 @@ TENSORBOARD = ["tensorboardX>=2.6.4"]
 HDF5 = ["h5py>=3.11"]
 LMDB = ["lmdb>=1.5"]
 NIFTI = ["nibabel>=5.2"]
+DICOM = ["pydicom>=3"]
+TIFF = ["tifffile>=2024.8.10", "imagecodecs>=2024.6.1"]  # the second unpacks LZW and other compressions
+ZARR = ["zarr>=3"]
 DEEP_COLOR = ["opencv-python-headless>=4.10"]
 XLSX = ["openpyxl>=3.1"]
 BROWSER = ["playwright>=1.55", "brotli>=1.1"]  # to control a browser, and to unpack it
@@ -52,6 +55,9 @@ TEST = [
     *HDF5,
     *LMDB,
     *NIFTI,
+    *DICOM,
+    *TIFF,
+    *ZARR,
     *DEEP_COLOR,
     *XLSX,
     *DOCS,  # a test builds the site
@@ -103,9 +109,12 @@ setup(
         "v100": ["jax[cuda12]>=0.10", "nvidia-cudnn-cu12==9.10.2.21"],
         "tpu": ["jax[tpu]>=0.10"],
         "tensorboard": TENSORBOARD,  # writes its files; `pip install tensorboard` shows them
-        "hdf5": HDF5,  # this and the next three: image formats that need another library
+        "hdf5": HDF5,  # this and the next six: image formats that need another library
         "lmdb": LMDB,
         "nifti": NIFTI,
+        "dicom": DICOM,
+        "tiff": TIFF,  # several pages; Pillow reads the others
+        "zarr": ZARR,
         "deep-color": DEEP_COLOR,  # PNG and TIFF with 16 bits per color channel
         "xlsx": XLSX,  # labels in spreadsheets
         "test": TEST,

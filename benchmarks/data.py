@@ -136,6 +136,43 @@ def write_nifti(folder: Path, suffix: str) -> Path:
     return folder
 
 
+def write_zarr(path: Path, images: np.ndarray) -> Path:
+    """Writes one array with a compressed chunk for each image."""
+    import zarr
+
+    zarr.create_array(path, data=images, chunks=(1, *images.shape[1:]))
+    return path
+
+
+def write_stack(path: Path, images: np.ndarray) -> Path:
+    """Writes each image as a page, compressed with zlib."""
+    import tifffile
+
+    tifffile.imwrite(path, images, photometric="rgb", compression="zlib")
+    return path
+
+
+def write_dicom(folder: Path, images: np.ndarray) -> Path:
+    """Writes a DICOM file with 16-bit gray values for each image, without compression."""
+    import pydicom
+
+    folder.mkdir()
+    for i, image in enumerate(images):
+        dataset = pydicom.Dataset()
+        dataset.file_meta = pydicom.dataset.FileMetaDataset()
+        dataset.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+        dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = pydicom.uid.CTImageStorage
+        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
+        dataset.Rows, dataset.Columns = image.shape[:2]
+        dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+        dataset.BitsAllocated = dataset.BitsStored = 16
+        dataset.HighBit, dataset.PixelRepresentation = 15, 0
+        dataset.PixelData = (image.astype(np.uint16).sum(axis=-1) * 80).astype(np.uint16).tobytes()
+        dataset["PixelData"].VR = "OW"
+        dataset.save_as(folder / f"{i:05d}.dcm", enforce_file_format=True)
+    return folder
+
+
 def sources(folder: Path) -> Iterator[tuple[str, Source]]:
     """Writes a data set of each kind in turn. Yields its name and its transformed images."""
     images = crops(NUM_IMAGES, SIZE)
@@ -152,6 +189,10 @@ def sources(folder: Path) -> Iterator[tuple[str, Source]]:
     np.savez(folder / "images.npz", images=images)
     yield "npz, stored", opened(folder / "images.npz")
     yield "HDF5, one image a chunk, gzip", opened(write_hdf5(folder / "images.h5", images))
+    yield "Zarr, one image a chunk, zstd", opened(write_zarr(folder / "images.zarr", images))
+    yield "TIFF stack, zlib", opened(write_stack(folder / "images.tif", images))
+    scans = open_images(write_dicom(folder / "dicom", images), (TARGET, TARGET, 1)).source
+    yield "folder of DICOM", TransformedSource(scans, Transform((TARGET, TARGET, 1), intensity=(0.0, 65535.0)))
     contents = [path.read_bytes() for path in sorted(jpegs.iterdir())]
     yield "LMDB of JPEG", opened(write_lmdb(folder / "lmdb", contents))
     yield "TFDS of JPEG", opened(write_tfds(folder / "tfds", jpegs))

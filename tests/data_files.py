@@ -10,6 +10,9 @@ import h5py
 import lmdb
 import nibabel
 import numpy as np
+import pydicom
+import tifffile
+import zarr
 from PIL import Image
 
 COUNT = 12
@@ -109,6 +112,90 @@ def save_nifti(path, volume, affine=None):
     return path
 
 
+def make_hdf5_files(path, images):
+    """Writes one HDF5 file for each image."""
+    (path / "images").mkdir()
+    for i, image in enumerate(images):
+        with h5py.File(path / "images" / f"{i:02d}.h5", "w") as file:
+            file["image"] = image
+    return path / "images"
+
+
+def make_zarr(path, images, name="images.zarr", **settings):
+    """Writes images as the only array of a store, with one chunk per image."""
+    chunks = (1, *images.shape[1:])
+    zarr.create_array(path / name, data=np.asarray(images), **{"chunks": chunks} | settings)
+    return path / name
+
+
+def make_old_zarr(path, images):
+    return make_zarr(path, images, zarr_format=2)
+
+
+def make_zipped_zarr(path, images):
+    with zipfile.ZipFile(path / "images.zarr.zip", "w") as archive:
+        folder = make_zarr(path, images, "unpacked")
+        for file in sorted(folder.rglob("*")):
+            if file.is_file():
+                archive.write(file, file.relative_to(folder))
+    return path / "images.zarr.zip"
+
+
+def make_tiff_stack(path, images, name="images.tif", **settings):
+    """Writes images as the pages of a file."""
+    settings = {"photometric": "rgb" if images.shape[-1] == 3 else "minisblack"} | settings
+    tifffile.imwrite(path / name, images, **settings)
+    return path / name
+
+
+def make_dicom(path, images, **tags):
+    """Writes a DICOM file for each image, [h, w, 3] or [h, w]."""
+    (path / "dicom").mkdir(exist_ok=True)
+    for i, image in enumerate(images):
+        save_dicom(path / "dicom" / f"{i:02d}.dcm", image, **{name: values[i] for name, values in tags.items()})
+    return path / "dicom"
+
+
+def save_dicom(path, pixels, syntax=None, encoded=None, **tags):
+    """Writes pixels [h, w], [h, w, 3] or, with `NumberOfFrames`, several frames as DICOM."""
+    pixels = np.asarray(pixels)
+    dataset = pydicom.Dataset()
+    dataset.file_meta = pydicom.dataset.FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = syntax or pydicom.uid.ExplicitVRLittleEndian
+    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = pydicom.uid.CTImageStorage
+    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
+    is_color = pixels.shape[-1] == 3
+    dataset.Rows, dataset.Columns = pixels.shape[-3:-1] if is_color else pixels.shape[-2:]
+    dataset.SamplesPerPixel = 3 if is_color else 1
+    dataset.PhotometricInterpretation = "RGB" if is_color else "MONOCHROME2"
+    if is_color:
+        dataset.PlanarConfiguration = 0
+    dataset.BitsAllocated = dataset.BitsStored = 8 * pixels.dtype.itemsize
+    dataset.HighBit = dataset.BitsStored - 1
+    dataset.PixelRepresentation = int(pixels.dtype.kind == "i")
+    for name, value in tags.items():
+        setattr(dataset, name, value)
+    if encoded is None:
+        dataset.PixelData = pixels.tobytes() + b"\0" * (pixels.nbytes % 2)
+        dataset["PixelData"].VR = "OW"
+    else:
+        dataset.PixelData = pydicom.encaps.encapsulate(encoded)
+        dataset["PixelData"].VR = "OB"
+        dataset["PixelData"].is_undefined_length = True
+    dataset.save_as(path, enforce_file_format=True)
+    return path
+
+
+def save_series(folder, volume, series="1.2.3", spacing=2.0, **tags):
+    """Writes the slices of a volume [slices, h, w] as DICOM files, the last one first."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, pixels in enumerate(volume):
+        place = dict(ImagePositionPatient=[-10, 5, 100 + spacing * i], ImageOrientationPatient=[1, 0, 0, 0, 1, 0])
+        name = folder / f"{len(volume) - i:02d}.dcm"
+        save_dicom(name, pixels, SeriesInstanceUID=series, InstanceNumber=i + 1, **place | tags)
+    return folder
+
+
 def make_tfds(path, images, **settings):
     return prepare_tfds(path, {"train": images}, **settings)
 
@@ -166,4 +253,10 @@ MAKERS = {
     "TFDS": make_tfds,
     "volumes": make_volumes,
     "NIfTI": make_nifti,
+    "HDF5 files": make_hdf5_files,
+    "Zarr": make_zarr,
+    "old Zarr": make_old_zarr,
+    "zipped Zarr": make_zipped_zarr,
+    "TIFF stack": make_tiff_stack,
+    "DICOM": make_dicom,
 }

@@ -39,6 +39,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Edits images along a probe and writes them."""
     from diffae_jax.cli import outputs
     from diffae_jax.cli.inputs import images_of, load
+    from diffae_jax.data.formats.files import file_paths
     from diffae_jax.inference.encode_dataset import open_for
 
     is_file = outputs.check_free(arguments.out, outputs.IMAGE_FILES, folder=True, overwrite=arguments.overwrite)
@@ -47,7 +48,8 @@ def run(arguments: argparse.Namespace) -> None:
     source = open_for(model, arguments.images)
     if is_file:
         outputs.check_number(arguments.out, len(source))
-    names = outputs.names_of(source.ids, model.image_shape)
+    originals = file_paths(source)
+    names = outputs.names_of(source.ids, model.image_shape, originals)
     outputs.check_apart([arguments.out] if is_file else (arguments.out / name for name in names), source)
     edited = model.edit(
         images_of(source),
@@ -57,4 +59,4 @@ def run(arguments: argparse.Namespace) -> None:
         to=arguments.to,
         sampler=arguments.sampler,
     )
-    outputs.write(arguments.out, is_file, names, edited, model.transform)
+    outputs.write(arguments.out, is_file, names, edited, model.transform, originals)

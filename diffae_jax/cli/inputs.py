@@ -18,6 +18,7 @@ def load(path: Path) -> DiffAE:
 def images_of(images: TransformedSource) -> Any:
     """Returns images as `DiffAE` takes them: paths of files, or arrays.
 
-    Given paths, `DiffAE` can report what it converted.
+    Given paths, `DiffAE` can report what it converted. It would not know the selected array.
     """
-    return file_paths(images) or read(images, range(len(images)))
+    is_selected = getattr(images.source, "array", "")
+    return (file_paths(images) if not is_selected else []) or read(images, range(len(images)))

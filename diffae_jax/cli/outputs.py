@@ -13,13 +13,15 @@ import numpy as np
 from jaxtyping import Float
 
 from diffae_jax.data.formats.arrays import ArrayFile
-from diffae_jax.data.formats.files import file_paths
+from diffae_jax.data.formats.files import file_paths, has_suffix
+from diffae_jax.data.formats.nifti import NIFTI_SUFFIXES, save_nifti
 from diffae_jax.data.pictures import save_grid, to_pil
 from diffae_jax.data.sources import TransformedSource
 from diffae_jax.data.transforms import Transform
 from diffae_jax.runtime.errors import UserError, list_some, shown
 from diffae_jax.runtime.files import atomic_write, os_errors_as_user_errors
 
+NIFTI_OUT = ".nii.gz"
 IMAGE_FILES = (".png", ".npy")  # for one or several images
 MAX_IMAGES_IN_PNG = 1024
 # a new folder must not end in these, nor in a suffix that `mimetypes` knows
@@ -84,25 +86,40 @@ def are_pictures(image_shape: tuple[int, ...]) -> bool:
     return len(image_shape) == 3 and image_shape[-1] in (1, 3)
 
 
-def names_of(ids: Sequence[str], image_shape: tuple[int, ...]) -> list[str]:
-    """Returns a file name for each image: its id with .png, or with .npy if it is not a picture.
+def names_of(ids: Sequence[str], image_shape: tuple[int, ...], originals: Sequence[Path] = ()) -> list[str]:
+    """Returns a file name for each image: its id with the suffix of the output.
 
-    If two names would be equal, the suffix is appended instead of replaced. Raises UserError if an
-    id is not a path below the folder.
+    It is .png for a picture, .nii.gz for a volume from a NIfTI file (of `originals`, one per
+    image), and .npy for others. If two names would be equal, the suffix is appended instead of
+    replaced. Raises UserError if an id is not a path below the folder.
     """
-    suffix = ".png" if are_pictures(image_shape) else ".npy"
     outside = [name for name in ids if not Path(name).name or Path(name).is_absolute() or ".." in Path(name).parts]
     if outside:  # ids may come from a file
         raise UserError(
             f"{len(outside):,} ids are not paths below the output folder ({list_some(outside)}). Rename them."
         )
-    names = [str(Path(name.removesuffix(".gz")).with_suffix(suffix)) for name in ids]
+    suffixes = [_suffix_for(path, image_shape) for path in originals or [None] * len(ids)]
+    names = [_without_suffix(image_id) + suffix for image_id, suffix in zip(ids, suffixes, strict=True)]
     count = collections.Counter(names)
-    names = [f"{image_id}{suffix}" if count[name] > 1 else name for image_id, name in zip(ids, names, strict=True)]
+    both = zip(ids, names, suffixes, strict=True)
+    names = [f"{image_id}{suffix}" if count[name] > 1 else name for image_id, name, suffix in both]
     if len(set(names)) < len(names):
         twice = collections.Counter(names).most_common(1)[0][0]
         raise UserError(f"Two images would both be written as {twice}. Rename one of them.")
     return names
+
+
+def _suffix_for(original: Path | None, image_shape: tuple[int, ...]) -> str:
+    if are_pictures(image_shape):
+        return ".png"
+    is_nifti = original is not None and has_suffix(original, NIFTI_SUFFIXES)
+    return NIFTI_OUT if is_nifti and len(image_shape) == 4 else ".npy"
+
+
+def _without_suffix(name: str) -> str:
+    """Removes the suffix of a file. A number after a dot, as in an id of DICOM, is no suffix."""
+    path = Path(name.removesuffix(".gz"))
+    return str(path if path.suffix[1:].isdigit() else path.with_suffix(""))
 
 
 @contextlib.contextmanager
@@ -127,19 +144,26 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
 
 
 def write_images(
-    folder: Path, names: Sequence[str], images: Float[np.ndarray, "n *shape"], transform: Transform
+    folder: Path,
+    names: Sequence[str],
+    images: Float[np.ndarray, "n *shape"],
+    transform: Transform,
+    originals: Sequence[Path] = (),
 ) -> None:
-    """Writes images in [-1, 1] to these names in a folder, as PNG or as npy.
+    """Writes images in [-1, 1] to these names in a folder, as PNG, npy or NIfTI.
 
     A PNG holds the image pixel for pixel. An npy holds the values [*spatial, C] in the range of
-    the data; a PNG next to it shows a part, such as a slice.
+    the data; a PNG next to it shows a part, such as a slice. A NIfTI file holds the same values,
+    placed in the world as the volume in the file of `originals`, one per image.
     """
     with atomic_folder(folder) as new:
-        for name, image, picture in zip(names, transform.restored(images), to_pil(images), strict=True):
+        for i, (name, image, picture) in enumerate(zip(names, transform.restored(images), to_pil(images), strict=True)):
             path = new / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            picture.save(path.with_suffix(".png"))
-            if path.suffix == ".npy":
+            picture.save(path.with_name(f"{path.name.removesuffix(NIFTI_OUT).removesuffix('.npy')}.png"))
+            if name.endswith(NIFTI_OUT):
+                save_nifti(path, image, originals[i])
+            elif path.suffix == ".npy":
                 np.save(path, image)
 
 
@@ -167,11 +191,16 @@ def write_table(out: Path, rows: Iterable[Sequence[object]]) -> None:
 
 
 def write(
-    out: Path, is_file: bool, names: list[str], images: Float[np.ndarray, "n *shape"], transform: Transform
+    out: Path,
+    is_file: bool,
+    names: list[str],
+    images: Float[np.ndarray, "n *shape"],
+    transform: Transform,
+    originals: Sequence[Path] = (),
 ) -> None:
-    """Writes images to one file, or each to its name in a folder, and prints the path."""
+    """Writes images to one file, or as `write_images` to a folder, and prints the path."""
     if is_file:
         write_image_file(out, images, transform)
     else:
-        write_images(out, names, images, transform)
+        write_images(out, names, images, transform, originals)
     print(f"{len(images):,} images: {shown(str(out))}")

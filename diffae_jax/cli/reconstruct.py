@@ -14,7 +14,9 @@ def add_arguments(parser: Parser) -> None:
     add_model(parser)
     add_images(parser)
     add_out(
-        parser, "FOLDER", "a folder for one PNG per image, named after the image; volumes and signals also get an npy"
+        parser,
+        "FOLDER",
+        "a folder for one PNG per image, named after the image; volumes and signals also get an npy or NIfTI",
     )
     add_steps(parser)
     add_sampler(parser)
@@ -29,6 +31,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     from diffae_jax.cli import outputs
     from diffae_jax.cli.inputs import images_of, load
+    from diffae_jax.data.formats.files import file_paths
     from diffae_jax.data.transforms import to_float
     from diffae_jax.evaluation.metrics import mse, psnr
     from diffae_jax.inference.encode_dataset import open_for
@@ -36,7 +39,8 @@ def run(arguments: argparse.Namespace) -> None:
     outputs.check_free(arguments.out, (), folder=True, overwrite=arguments.overwrite)
     model = load(arguments.model)
     source = open_for(model, arguments.images)
-    names = outputs.names_of(source.ids, model.image_shape)
+    originals = file_paths(source)
+    names = outputs.names_of(source.ids, model.image_shape, originals)
     outputs.check_apart((arguments.out / name for name in names), source)
     decoded = model.reconstruct(
         images_of(source),
@@ -45,7 +49,7 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.seed,
         sampler=arguments.sampler,
     )
-    outputs.write_images(arguments.out, names, decoded, model.transform)
+    outputs.write_images(arguments.out, names, decoded, model.transform, originals)
     pairs = [(image[None], to_float(source[i][None])) for i, image in enumerate(decoded)]
     errors, ratios = ([float(measure(*pair)[0]) for pair in pairs] for measure in (mse, psnr))
     kind = "random" if arguments.random_x_T else "inferred"

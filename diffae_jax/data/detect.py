@@ -4,15 +4,23 @@ import os
 from collections.abc import Collection
 from pathlib import Path
 
-from diffae_jax.data.formats import arrays, files, lmdb, tfds
+from diffae_jax.data.formats import arrays, dicom, files, folders, lmdb, tfds, tiff
 from diffae_jax.data.formats.digits import all_digits
 from diffae_jax.data.formats.format import Format, OpenedDataset
+from diffae_jax.data.formats.nifti import NIFTI_SUFFIXES
 from diffae_jax.data.labels.table import TABLE_SUFFIXES
 from diffae_jax.runtime.errors import UserError, shown
 from diffae_jax.runtime.files import check_file, expand_home, os_errors_as_user_errors
 
 DIGITS = "digits"  # instead of a path
-FORMATS = (tfds.FORMAT, arrays.FORMAT, lmdb.FORMAT, files.FOLDER)  # the first that recognizes a path opens it
+FORMATS = (  # the first that recognizes a path opens it
+    tfds.FORMAT,
+    arrays.FORMAT,
+    lmdb.FORMAT,
+    dicom.FORMAT,
+    tiff.FORMAT,
+    folders.FORMAT,
+)
 ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar")
 
 
@@ -42,7 +50,9 @@ def open_images(path: str | os.PathLike, image_shape: tuple[int, ...]) -> Opened
             raise UserError(f"{name} is missing: check the path.")
         found = format_of(file, image_shape)
         if part and (found is None or found.parts is None):
-            raise UserError(f"{name} has no part {shown(part)}: only npz, HDF5 and TFDS have parts. Remove the #.")
+            raise UserError(
+                f"{name} has no part {shown(part)}: only npz, HDF5, Zarr, TFDS and DICOM have parts. Remove the #."
+            )
         return _open_file(file, image_shape) if found is None else found.open(file, part, image_shape)
 
 
@@ -72,7 +82,7 @@ def is_table(path: str | os.PathLike) -> bool:
 
 def _open_file(path: Path, image_shape: tuple[int, ...]) -> OpenedDataset:
     check_file(path)
-    if files.has_suffix(path, ARCHIVES) and not files.has_suffix(path, files.NIFTI_SUFFIXES):
+    if files.has_suffix(path, ARCHIVES) and not files.has_suffix(path, NIFTI_SUFFIXES):
         raise UserError(f"{path} is an archive: unpack it and give the folder.")
     if is_table(path):
         raise UserError(f"{path} is a table or text file, not images. Use it as --config.data.labels or data.held_out.")

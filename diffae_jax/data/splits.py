@@ -231,7 +231,7 @@ def _open_held_out(path: str, held_out: str, image_shape: tuple[int, ...]) -> Op
     elsewhere, _ = split_part(held_out)
     with os_errors_as_user_errors(Path(elsewhere)):
         parts = parts_of(expand_home(base), image_shape) if path else ()
-        is_part = "/" not in held_out and held_out.partition("[")[0] in parts
+        is_part = held_out.startswith("#") or ("/" not in held_out and held_out.partition("[")[0] in parts)
         if held_out == DIGITS or (elsewhere and expand_home(elsewhere).exists() and not is_part):
             return open_images(held_out, image_shape)
     if not path:

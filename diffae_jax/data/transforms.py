@@ -168,11 +168,7 @@ def resize_and_crop(image: Shaped[np.ndarray, "*spatial c"], size: tuple[int, ..
     """
     if image.shape[:-1] == size:
         return image
-    scale = max(want / have for want, have in zip(size, image.shape[:-1], strict=True))
-    # rounding may place the box slightly outside of the image, which is an error in Pillow
-    lengths = [min(want / scale, have) for want, have in zip(size, image.shape[:-1], strict=True)]
-    starts = [(have - length) / 2 for have, length in zip(image.shape[:-1], lengths, strict=True)]
-    stops = [min(start + length, have) for start, length, have in zip(starts, lengths, image.shape[:-1], strict=True)]
+    starts, stops = covering_box(image.shape[:-1], size)
     if image.ndim == 3 and image.dtype == np.uint8 and image.shape[-1] in PIL_MODES:
         (top, left), (bottom, right) = starts, stops
         box = (left, top, right, bottom)
@@ -182,6 +178,24 @@ def resize_and_crop(image: Shaped[np.ndarray, "*spatial c"], size: tuple[int, ..
     for axis, (want, start, stop) in enumerate(zip(size, starts, stops, strict=True)):
         scaled = _resize_axis(scaled, axis, want, start, stop)
     return np.clip(np.round(scaled), 0, 255).astype(np.uint8) if image.dtype == np.uint8 else scaled
+
+
+def covering_box(have: Sequence[int], size: Sequence[int]) -> tuple[list[float], list[float]]:
+    """Returns the part of an image that `resize_and_crop` scales to `size`.
+
+    Args:
+        have: The spatial axes of the image.
+        size: The spatial axes of the result.
+
+    Returns:
+        The start and the stop on each axis, in voxels. Voxel i covers i to i + 1.
+    """
+    scale = max(want / length for want, length in zip(size, have, strict=True))
+    # rounding may place the box slightly outside of the image, which is an error in Pillow
+    lengths = [min(want / scale, length) for want, length in zip(size, have, strict=True)]
+    starts = [(whole - length) / 2 for whole, length in zip(have, lengths, strict=True)]
+    stops = [min(start + length, whole) for start, length, whole in zip(starts, lengths, have, strict=True)]
+    return starts, stops
 
 
 def _resize_axis(array: Float[np.ndarray, "*any"], axis: int, size: int, start: float, stop: float) -> np.ndarray:

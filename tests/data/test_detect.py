@@ -38,6 +38,12 @@ KINDS = {
     "TFDS": "a data set of TensorFlow Datasets",
     "volumes": "a folder of volumes",
     "NIfTI": "a folder of volumes",
+    "HDF5 files": "a folder of volumes",
+    "Zarr": "a Zarr store",
+    "old Zarr": "a Zarr store",
+    "zipped Zarr": "a Zarr store",
+    "TIFF stack": "the pages of TIFF files",
+    "DICOM": "DICOM pictures",
 }
 
 
@@ -144,12 +150,12 @@ def test_files_without_images_are_refused(tmp_path, name, content, message):
         ("no_such_folder", "no_such_folder is missing: check the path"),
         ("no/such/folder.npz#images", "no/such/folder.npz is missing: check the path"),
         ("empty", r"empty holds no image files \(.png, .jpg, .*.npy\), neither directly nor in subfolders\.$"),
-        ("odd", r"odd holds no image files .*\. It holds a.txt, b.heic, c.h5 and 1 more"),
+        ("odd", r"odd holds no image files .*\. It holds a.txt, b.heic, c.mp4 and 1 more"),
         ("lmdb.lmdb", "lmdb.lmdb holds no image files"),
         ("a\0b", "cannot be read: it has characters that are not allowed in a path"),
         ("x" * 300, "cannot be read .*File name too long"),
-        ("empty#part", "empty has no part part: only npz, HDF5 and TFDS have parts"),
-        ("odd/c.h5#", "c.h5 cannot be read as an array"),
+        ("empty#part", "empty has no part part: only folders of HDF5, Zarr or DICOM have parts"),
+        ("c.h5#", "c.h5 cannot be read as an array"),
         ("digits", r"The digits have image_shape=\(8, 8, 1\), not \(8, 10, 3\)"),
         ("digits#test", "digits is missing: check the path"),
         ("", "There are no images to train on: set --config.data.path=PATH"),
@@ -159,8 +165,9 @@ def test_paths_without_images_are_refused(tmp_path, monkeypatch, path, message):
     monkeypatch.chdir(tmp_path)
     for name in ("empty", "odd", "lmdb.lmdb"):
         (tmp_path / name).mkdir()
-    for name in ("a.txt", "b.heic", "c.h5", "d.h5"):
+    for name in ("a.txt", "b.heic", "c.mp4", "d.mp4"):
         (tmp_path / "odd" / name).touch()
+    (tmp_path / "c.h5").touch()
     is_refused(lambda: open_splits(path, SHAPE), message)
 
 

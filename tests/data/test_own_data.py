@@ -5,8 +5,10 @@ import subprocess
 import sys
 
 import h5py
+import nibabel
 import numpy as np
 import pytest
+import zarr
 from PIL import Image
 
 from diffae_jax import DiffAE
@@ -18,7 +20,18 @@ from diffae_jax.runtime.sharding import split_batch
 from diffae_jax.stages import autoencoder, latents
 from diffae_jax.stages.run_folder import RunFolder
 from diffae_jax.training.program import run_key
-from tests.data_files import make_lmdb, make_nifti, make_npy, make_volumes, png, prepare_tfds
+from tests.data_files import (
+    make_dicom,
+    make_hdf5_files,
+    make_lmdb,
+    make_nifti,
+    make_npy,
+    make_tiff_stack,
+    make_volumes,
+    png,
+    prepare_tfds,
+    save_series,
+)
 from tests.environment import ROOT, environment
 from tests.tiny import get_config
 
@@ -67,6 +80,31 @@ def nifti(path):
     return make_nifti(path, pictures(10, 10, 10)[..., 0].astype(np.int16) * 8 - 1000)
 
 
+def zarr_store(path):
+    group = zarr.create_group(path / "images.zarr")
+    group.create_array("x", data=pictures(8, 8), chunks=(4, 8, 8, 1))
+    group.create_array("kind", data=KINDS)
+    return path / "images.zarr"
+
+
+def x_rays(path):
+    images = pictures(10, 12)[..., 0].astype(np.uint16) * 16
+    return make_dicom(path, images, PatientSex=np.array(["F", "M"])[KINDS], BitsStored=[12] * COUNT)
+
+
+def scans(path):
+    for i, volume in enumerate(pictures(8, 8, 10)[..., 0].astype(np.int16) * 8):
+        save_series(path / "scans" / f"patient {i:02d}", volume, RescaleSlope=1, RescaleIntercept=-1000)
+    return path / "scans"
+
+
+def stacks(path):
+    (path / "stacks").mkdir()
+    for i, volume in enumerate(pictures(8, 8, 10)[..., 0]):
+        make_tiff_stack(path / "stacks", volume, f"{i:02d}.tif")
+    return path / "stacks"
+
+
 def signals(path):
     return make_npy(path, np.moveaxis(np.repeat(pictures(24) / 100.0 - 0.7, 2, axis=-1), 2, 1))  # channels first
 
@@ -81,6 +119,12 @@ DATA_SETS = {  # what makes each, image_shape, and data.labels
     "nifti": (nifti, (8, 8, 8, 1), ""),
     "volumes": (lambda path: make_volumes(path, pictures(10, 10, 10)[..., 0] / 255), (8, 8, 8, 1), ""),
     "signals": (signals, (24, 2), ""),
+    "hdf5 files": (lambda path: make_hdf5_files(path, pictures(10, 10, 10)), (8, 8, 8, 1), ""),
+    "zarr": (zarr_store, (8, 8, 1), ""),
+    "dicom pictures": (x_rays, (8, 8, 1), ""),
+    "dicom volumes": (scans, (8, 8, 8, 1), ""),
+    "tiff pages": (lambda path: make_tiff_stack(path, pictures(8, 8)[..., 0]), (8, 8, 1), ""),
+    "tiff volumes": (stacks, (8, 8, 8, 1), ""),
     "digits": (lambda path: "digits", (8, 8, 1), ""),
 }
 
@@ -150,8 +194,9 @@ def test_each_format_trains(name, data_sets, tmp_path, capsys, programs, one_dev
     assert len(set(losses)) == 3
     said = capsys.readouterr().out
     assert f"{1437 if name == 'digits' else COUNT:,} to train on" in said
-    if name in ("folder", "npz", "hdf5", "tfds"):
-        line = next(line for line in said.splitlines() if line.startswith(("  kind", "  folder")))
+    if name in ("folder", "npz", "hdf5", "tfds", "zarr", "dicom pictures"):
+        starts = ("  kind", "  folder", "  PatientSex")
+        line = next(line for line in said.splitlines() if line.startswith(starts))
         assert line.count("(20)") == 2
 
 
@@ -162,7 +207,7 @@ def test_networks_get_the_values_of_the_data(name, data_sets, tmp_path):
     first, second = (images[images.ids.index(name)] for name in (images.ids[0], images.ids[1]))
     assert first.shape == DATA_SETS[name][1]
     assert not np.array_equal(first, second)
-    if name in ("npy", "npz", "hdf5", "tfds"):
+    if name in ("npy", "npz", "hdf5", "tfds", "zarr", "tiff pages"):
         np.testing.assert_array_equal(first, pictures(8, 8)[0])
     if name == "signals":
         values = pictures(24) / 100.0 - 0.7
@@ -253,13 +298,16 @@ def test_volumes_are_trained_reconstructed_sampled_and_edited_by_the_same_comman
         assert codes["ids"].tolist() == [f"{i:02d}.nii{'.gz' * (i % 2)}" for i in range(COUNT)]
         assert codes["z"].shape == (COUNT, 8)
     values = pictures(10, 10, 10).astype(np.float64) * 8 - 1000
-    again = np.stack([np.load(tmp_path / "again" / f"{i:02d}.npy") for i in range(COUNT)])
+    files = [nibabel.load(tmp_path / "again" / f"{i:02d}.nii.gz") for i in range(COUNT)]
+    again = np.stack([file.get_fdata()[..., None] for file in files])
     assert again.shape == (COUNT, 4, 4, 4, 1)
+    for file in files:  # four voxels of 2.5 cover the ten of the input, whose first center is at 0
+        np.testing.assert_allclose(file.affine, nibabel.affines.from_matvec(2.5 * np.eye(3), [0.75] * 3))
     halves = again[..., 2:, :].mean((1, 2, 3, 4)) - again[..., :2, :].mean((1, 2, 3, 4))
     assert halves[KINDS == 1].mean() > halves[KINDS == 0].mean() + 200  # of 800, in the units of the files
     new = np.load(tmp_path / "new.npy")
     assert new.shape == (3, 4, 4, 4, 1)
     assert values.min() <= new.min() < new.max() <= values.max()
-    edited = np.load(tmp_path / "edited" / "00.npy")
+    edited = nibabel.load(tmp_path / "edited" / "00.nii.gz").get_fdata()[..., None]
     assert (tmp_path / "edited" / "00.png").exists()
     assert edited[..., 2:, :].mean() != again[0][..., 2:, :].mean()

@@ -1,4 +1,4 @@
-"""Files that hold all images as one array, read from disk on access: npy, npz and HDF5."""
+"""Files that hold all images as one array, read from disk on access: npy, npz, HDF5 and Zarr."""
 
 import dataclasses
 import re
@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from diffae_jax.data.formats.files import has_suffix
+from diffae_jax.data.formats.choose import NAMED_SUFFIXES, only_fitting
+from diffae_jax.data.formats.files import has_suffix, open_file
 from diffae_jax.data.formats.format import Format, OpenedDataset
-from diffae_jax.data.formats.hdf5 import check_dataset, open_hdf5
+from diffae_jax.data.formats.hdf5 import HDF5_SUFFIXES, check_dataset, open_hdf5
 from diffae_jax.data.formats.npy import Packed, open_npy, open_npz, volume_errors_as_user_errors
+from diffae_jax.data.formats.zarr import check_array, is_zarr, open_zarr
 from diffae_jax.data.sources import (
     channels_last,
     check_amount,
@@ -25,12 +27,12 @@ from diffae_jax.data.sources import (
 from diffae_jax.runtime.errors import UserError, list_some, shown
 from diffae_jax.runtime.files import check_file
 
-HDF5_SUFFIXES = (".h5", ".hdf5", ".hdf")
 SUFFIXES = (".npy", ".npz", *HDF5_SUFFIXES)
 IDS = ("ids", "id", "names", "filenames", "file_names")  # names of an array of ids
 SPLIT_WORD = re.compile(r"(?:^|_)(train|training|val|valid|validation|test)(?=_|$)", re.IGNORECASE)
 MANY_IN_CHUNK = 16  # images; one image then takes 16 times as long to read
 MAX_TEXT = 4096  # bytes in a label or id
+_RECHUNK = ("Use h5repack", "Write the store again")  # of HDF5, and of Zarr
 
 _opening = threading.Lock()  # prevents each thread from unpacking the array
 
@@ -83,36 +85,43 @@ def open_arrays(path: Path, array: str, image_shape: tuple[int, ...]) -> OpenedD
     Without a name, the images are the only array whose number of axes fits. Raises UserError if
     there is no such array, or more than one.
     """
-    check_file(path)
+    if not path.is_dir():
+        check_file(path)
     with volume_errors_as_user_errors(path):
         arrays = arrays_of(path)
-        name = array or _only_fitting(path, arrays, image_shape)
+        if _is_one_volume(path, arrays, array, image_shape):
+            return OpenedDataset(open_file(path, image_shape, array), "one file")
+        name = array or only_fitting(path, arrays, image_shape, str(path), rows=True)
         if name not in arrays:
-            available = f"It has {list_some(arrays)}" if "" not in arrays else "An npy file is a single array"
+            kind = "An npy file" if path.is_file() else "This store"
+            available = f"It has {list_some(arrays)}" if "" not in arrays else f"{kind} is a single array"
             raise UserError(f"{path} has no array {shown(name)}. {available}.")
         images = arrays[name]
-        _check_images(path, name, images, image_shape)
+        missing = _check_images(path, name, images, image_shape)
         columns = _columns_of(arrays, name)
-        ids_name = next((key for key in columns if key.lower() in IDS and columns[key].dtype.kind in "SUOiu"), None)
+        ids_name = next((key for key in columns if key.lower() in IDS and columns[key].dtype.kind in "SUOTiu"), None)
         labels = {key: _label(_values(a)) for key, a in columns.items() if key != ids_name}
-        ids = _texts(_values(columns[ids_name])) if ids_name else list(map(str, range(len(images))))
+        ids = _texts(_values(columns[ids_name])) if ids_name else list(map(str, range(_length(images))))
     check_names(ids)
     if len(set(ids)) < len(ids):
         raise UserError(f"{path} has the same id twice in {shown(ids_name)}: give each image a unique id.")
-    notes = [f"The images are the array {shown(name)} of the file."] if len(arrays) > 1 else []
+    notes = [*missing, *[f"The images are the array {shown(name)} of the file."] * (len(arrays) > 1)]
     images_in_chunk = (getattr(images, "chunks", None) or (1,))[0]
     if images_in_chunk > MANY_IN_CHUNK:
         notes.append(
             f"Reading is slow: each chunk of the file holds {images_in_chunk:,} images, all of which are unpacked to "
-            f"read one. Use h5repack to store one image per chunk."
+            f"read one. {_RECHUNK[is_zarr(path)]} to store one image per chunk."
         )
     source = ArrayFile(path, name, tuple(image_shape), ids, labels)
-    return OpenedDataset(source, f"an array file ({path.suffix.lower()})", notes)
+    kind = "a Zarr store" if is_zarr(path) else f"an array file ({path.suffix.lower()})"
+    return OpenedDataset(source, kind, notes)
 
 
 def arrays_of(path: Path) -> dict[str, Any]:
     """Returns the arrays of a file by name, without reading them."""
     suffix = path.suffix.lower()
+    if is_zarr(path):
+        return open_zarr(path)
     if suffix == ".npy":
         return {"": open_npy(path)}
     return dict(open_npz(path) if suffix == ".npz" else open_hdf5(path))
@@ -141,41 +150,38 @@ def _is_of_ids(name: str, array: Any) -> bool:
     return name in IDS and _is_column(array) and array.dtype.kind in "SUOiu"
 
 
+def _is_one_volume(path: Path, arrays: Mapping[str, Any], array: str, image_shape: tuple[int, ...]) -> bool:
+    """Whether an HDF5 file or Zarr folder is one volume, as in a folder with several of them.
+
+    An array with two axes is no picture: it may hold flattened ones.
+    """
+    considered = [arrays[array]] if array in arrays else arrays.values()
+    ranks = {found.ndim for found in considered if found.dtype.kind in "buif"}
+    is_volume = len(image_shape) == 4 and 3 in ranks and ranks.isdisjoint({4, 5})
+    return has_suffix(path, NAMED_SUFFIXES) and is_volume
+
+
+def _length(array: Any) -> int:
+    return len(array) if hasattr(array, "__len__") else array.shape[0]  # arrays of Zarr have no length
+
+
 def _values(array: Any) -> np.ndarray:
-    return (array.array() if isinstance(array, Packed) else np.asarray(array)).reshape(-1)
+    values = (array.array() if isinstance(array, Packed) else np.asarray(array)).reshape(-1)
+    return values.astype(object) if values.dtype.kind == "T" else values
 
 
-def _only_fitting(path: Path, arrays: Mapping[str, Any], image_shape: tuple[int, ...]) -> str:
-    rank, (*spatial, channels) = len(image_shape), image_shape
-    fitting = {name: a for name, a in arrays.items() if a.ndim in (rank, rank + 1) and a.dtype.kind in "buif"}
-    if len(fitting) == 1:
-        return next(iter(fitting))
-    sizes = [tuple(image_shape), (channels, *spatial)] + ([tuple(spatial)] if channels == 1 else [])
-    exact = [name for name, a in fitting.items() if tuple(a.shape[1:]) in sizes]
-    if len(exact) == 1:
-        return exact[0]
-    if fitting:
-        raise UserError(
-            f"{path} has {len(fitting)} arrays that may be the images ({list_some(fitting)}): choose one, for example "
-            f"{path}#{sorted(exact or fitting)[0]}."
-        )
-    shapes = list_some(f"{name or 'one array'} of shape {a.shape} and type {a.dtype}" for name, a in arrays.items())
-    raise UserError(
-        f"{path} has no array of images with {rank - 1} spatial axes, which --config.image_shape={image_shape} needs. "
-        f"It has {shapes or 'no arrays'}."
-    )
-
-
-def _check_images(path: Path, name: str, images: Any, image_shape: tuple[int, ...]) -> None:
+def _check_images(path: Path, name: str, images: Any, image_shape: tuple[int, ...]) -> list[str]:
+    """Raises UserError unless an array holds images. Returns notes on missing values."""
     where = f"{path}#{shown(name)}" if name else str(path)
-    if not images.ndim or not len(images):
+    if not images.ndim or not _length(images):
         raise UserError(f"{where} holds no images: its shape is {images.shape}.")
     check_numbers(images.dtype, where)
-    check_amount(len(images), images.shape[1:], where)
+    check_amount(_length(images), images.shape[1:], where)
     example = np.broadcast_to(np.zeros((), images.dtype.newbyteorder("=")), images.shape[1:])  # takes no memory
     channels_last(example, image_shape, f"Each image of {where}")
     if path.suffix.lower() in HDF5_SUFFIXES:
         check_dataset(path, name, images)
+    return check_array(where, images) if is_zarr(path) else []
 
 
 def _columns_of(arrays: Mapping[str, Any], images: str) -> dict[str, Any]:
@@ -185,12 +191,12 @@ def _columns_of(arrays: Mapping[str, Any], images: str) -> dict[str, Any]:
     in both splits.
     """
     group, _, name = images.rpartition("/")
-    split, count = _split_of(name), len(arrays[images])
+    split, count = _split_of(name), _length(arrays[images])
     columns = {}
     for key, array in arrays.items():
         column_group, _, column = key.rpartition("/")
         is_of_images = column_group == group and key != images and _split_of(column) in ("", split)
-        if is_of_images and _is_column(array) and len(array) == count:
+        if is_of_images and _is_column(array) and _length(array) == count:
             columns[SPLIT_WORD.sub("", column).strip("_") or column if split else column] = array
     return columns
 
@@ -205,6 +211,8 @@ def _is_column(array: Any) -> bool:
         return False
     if isinstance(array, np.memmap | Packed):
         return array.dtype.kind in "buifSU"
+    if not hasattr(array, "is_virtual"):  # of Zarr
+        return array.dtype.kind in "buifSUT"
     is_in_other_file = array.is_virtual or array.external
     return not is_in_other_file and (array.dtype.kind in "buifS" or _is_text(array.dtype))
 
@@ -226,8 +234,13 @@ def _texts(values: np.ndarray, errors: str = "strict") -> list[str]:
     return [value.decode("utf-8", errors) if isinstance(value, bytes) else str(value) for value in values.tolist()]
 
 
+def holds_arrays(path: Path) -> bool:
+    """Returns whether an existing path is an array file or a Zarr store."""
+    return is_zarr(path) or (has_suffix(path, SUFFIXES) and path.is_file())
+
+
 def _is_array_file(path: Path, image_shape: tuple[int, ...]) -> bool:
-    return has_suffix(path, SUFFIXES) and path.is_file() and not _is_one_image(path, image_shape)
+    return holds_arrays(path) and not _is_one_image(path, image_shape)
 
 
 def _is_one_image(path: Path, image_shape: tuple[int, ...]) -> bool:

@@ -1,18 +1,22 @@
-"""A folder of files, each an image (png, jpg, webp, bmp, tif, gif) or a volume (NIfTI, npy)."""
+"""Files with an image (png, jpg, webp, bmp, tif, gif) or a volume (NIfTI, npy, HDF5) each."""
 
 import dataclasses
 import importlib.util
 import io
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Shaped
 
-from diffae_jax.data.formats.format import Format, OpenedDataset
+from diffae_jax.data.formats.choose import NAMED_SUFFIXES, read_named
+from diffae_jax.data.formats.dicom_pixels import DICOM_SUFFIXES, read_dicom
+from diffae_jax.data.formats.format import OpenedDataset
+from diffae_jax.data.formats.nifti import NIFTI_SUFFIXES, read_nifti
 from diffae_jax.data.formats.npy import open_npy, volume_errors_as_user_errors
 from diffae_jax.data.formats.pillow import open_picture
+from diffae_jax.data.formats.zarr import SUFFIX as ZARR_SUFFIX
 from diffae_jax.data.labels.table import TABLE_SUFFIXES
 from diffae_jax.data.sources import (
     Source,
@@ -26,10 +30,10 @@ from diffae_jax.runtime.errors import UserError, list_some
 from diffae_jax.runtime.files import check_file
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif")
-NIFTI_SUFFIXES = (".nii", ".nii.gz")
 COLORS = ("RGB", "RGBA", "LA", "RGBX")  # modes of Pillow with one byte per channel
 TEXTS = (*TABLE_SUFFIXES, ".md", ".npz")  # often next to images; not reported
-VOLUME_SUFFIXES = (*NIFTI_SUFFIXES, ".npy")
+VOLUME_SUFFIXES = (*NIFTI_SUFFIXES, ".npy")  # of which a folder holds images without doubt
+ONE_IMAGE_SUFFIXES = (*VOLUME_SUFFIXES, *NAMED_SUFFIXES)  # arrays that are read entirely
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +43,7 @@ class Files:
     root: Path
     ids: Sequence[str]  # paths below root
     image_shape: tuple[int, ...]  # gives the rank and the channels
+    array: str = ""  # the name of the images in HDF5 and Zarr; "": the only one that fits
     labels: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -46,7 +51,7 @@ class Files:
 
     def __getitem__(self, index: int) -> np.ndarray:
         """Returns one image in its original size. Raises UserError if it cannot be read."""
-        return read_file(self.path(index), self.image_shape)
+        return read_file(self.path(index), self.image_shape, self.array)
 
     def path(self, index: int) -> Path:
         """Returns the path of an image."""
@@ -58,17 +63,22 @@ class Files:
 
     def fingerprint(self) -> str:
         """Returns a hash of the names and sizes of all files. A copied folder has the same."""
-        return hash_of(*(text for i, name in enumerate(self.ids) for text in (name, _size(self.path(i)))))
+        part = [f"#{self.array}"] if self.array else []
+        return hash_of(*part, *(text for i, name in enumerate(self.ids) for text in (name, size_of(self.path(i)))))
 
 
-def read_file(path: Path, image_shape: tuple[int, ...]) -> np.ndarray:
+def read_file(path: Path, image_shape: tuple[int, ...], array: str = "") -> np.ndarray:
     """Reads the image or volume in a file, [*spatial, C] in its original size.
 
-    Raises UserError, with the path, if the file cannot be read or has the wrong rank.
+    In HDF5 and Zarr, `array` names it, or it is the only array that fits. Raises UserError, with
+    the path, if the file cannot be read or has the wrong rank.
     """
-    check_file(path)
-    if has_suffix(path, VOLUME_SUFFIXES):
-        return channels_last(_volume(path), image_shape, str(path))
+    if not is_store(path):
+        check_file(path)
+    if has_suffix(path, ONE_IMAGE_SUFFIXES):
+        return channels_last(_values(path, image_shape, array), image_shape, str(path))
+    if has_suffix(path, DICOM_SUFFIXES):
+        return read_dicom(path, image_shape)
     return read_picture(path, str(path))
 
 
@@ -76,10 +86,19 @@ def read_picture(file: Path | io.BytesIO, name: str) -> Shaped[np.ndarray, "h w 
     """Decodes an image. Its content decides the format. Raises UserError if it cannot be read."""
     with open_picture(file, name) as image:
         if image.format == "TIFF" and image.n_frames > 1:
-            raise UserError(f"{name} has {image.n_frames:,} pages: save each page as a file, or all pages as an npy.")
-        if image.mode in COLORS and any(";16" in str(tile.args) for tile in image.tile):
+            _refuse_pages(name, image.n_frames)
+        if image.format != "BMP" and image.mode in COLORS and any(";16" in str(tile.args) for tile in image.tile):
             return _deep_color(file, name)
         return pixels_of(image)
+
+
+def _refuse_pages(name: str, count: int) -> None:
+    if importlib.util.find_spec("tifffile") is None:
+        raise UserError(f'{name} has {count:,} pages, which need tifffile: pip install "diffae_jax[tiff]".')
+    raise UserError(
+        f"{name} has {count:,} pages, so it is not one image: keep single pages and stacks in separate folders, and "
+        f"give the path of the stacks."
+    )
 
 
 def _deep_color(file: Path | io.BytesIO, name: str) -> Shaped[np.ndarray, "h w c"]:
@@ -96,24 +115,15 @@ def _deep_color(file: Path | io.BytesIO, name: str) -> Shaped[np.ndarray, "h w c
     return np.ascontiguousarray(pixels[..., order])
 
 
-def _volume(path: Path) -> np.ndarray:
+def _values(path: Path, image_shape: tuple[int, ...], array: str) -> np.ndarray:
     with volume_errors_as_user_errors(path):
         if has_suffix(path, NIFTI_SUFFIXES):
-            return _nifti(path)
+            return read_nifti(path, image_shape)
+        if has_suffix(path, NAMED_SUFFIXES):
+            return read_named(path, array, image_shape)
         mapped = open_npy(path)
         check_amount(1, mapped.shape, str(path))  # before reading
         return np.array(mapped)
-
-
-def _nifti(path: Path) -> np.ndarray:
-    if importlib.util.find_spec("nibabel") is None:
-        raise UserError(f'{path} needs NiBabel: pip install "diffae_jax[nifti]".')
-    import nibabel
-
-    volume = nibabel.load(path)
-    check_amount(1, volume.shape, str(path))  # before unpacking
-    values = np.asanyarray(nibabel.as_closest_canonical(volume).dataobj)  # the same orientation for all
-    return values.astype(np.float32) if values.dtype.kind == "f" else np.array(values)
 
 
 def file_paths(source: Source) -> list[Path]:
@@ -129,16 +139,24 @@ def has_suffix(path: Path | str, suffixes: str | tuple[str, ...]) -> bool:
     return str(path).lower().endswith(suffixes)
 
 
-def open_folder(root: Path, image_shape: tuple[int, ...]) -> OpenedDataset:
-    """Returns the files below a folder that hold images of this rank, and notes on other files.
+def open_files(root: Path, names: Sequence[str], image_shape: tuple[int, ...], array: str = "") -> OpenedDataset:
+    """Returns those of the files below a folder that hold images of this rank.
 
-    Raises UserError if there are none, or for names that are not UTF-8.
+    Args:
+        root: The folder.
+        names: The paths of all files below it.
+        image_shape: The shape [*spatial, C] to train with.
+        array: The name of the images in HDF5 and Zarr. "": the only array of a file that fits.
+
+    Returns:
+        The images, and a note on other files.
+
+    Raises:
+        UserError: There are no images, or names are not UTF-8.
     """
-    names = sorted(_names_below(root))
-    pictures = [name for name in names if has_suffix(name, IMAGE_SUFFIXES)]
-    volumes = [name for name in names if has_suffix(name, VOLUME_SUFFIXES)]
-    ids = pictures if pictures and len(image_shape) == 3 else volumes
-    if ids is pictures or (pictures and not ids):
+    ids = _names_of_images(names, image_shape)
+    is_pictures = bool(ids) and has_suffix(ids[0], IMAGE_SUFFIXES)
+    if is_pictures or (not ids and any(has_suffix(name, IMAGE_SUFFIXES) for name in names)):
         check_picture_shape(image_shape)
     if not ids:
         kinds = ", ".join((*IMAGE_SUFFIXES, *VOLUME_SUFFIXES))
@@ -147,16 +165,33 @@ def open_folder(root: Path, image_shape: tuple[int, ...]) -> OpenedDataset:
             f"{f' It holds {list_some(names)}.' if names else ''}"
         )
     check_names(ids)
-    known = set(ids)
+    source = Files(root, ids, tuple(image_shape), array)
+    return OpenedDataset(source, f"a folder of {'image files' if is_pictures else 'volumes'}", other_files(names, ids))
+
+
+def has_parts(names: Sequence[str], image_shape: tuple[int, ...]) -> bool:
+    """Returns whether the images in a folder with these files have names."""
+    ids = _names_of_images(names, image_shape)
+    return bool(ids) and has_suffix(ids[0], NAMED_SUFFIXES)
+
+
+def other_files(names: Sequence[str], read: Collection[str]) -> list[str]:
+    """Returns a note on the files in a folder that are not read, except for tables and text."""
+    known = set(read)
     others = [name for name in names if name not in known and not has_suffix(name, TEXTS)]
     count = f"{len(others):,} file{'s are' if len(others) != 1 else ' is'}"
-    left_out = f"{count} not read, because the type differs ({list_some(others)})."
-    kind = f"a folder of {'volumes' if ids is volumes else 'image files'}"
-    return OpenedDataset(Files(root, ids, tuple(image_shape)), kind, [left_out] if others else [])
+    return [f"{count} not read, because the type differs ({list_some(others)})."] if others else []
 
 
-def _names_below(root: Path) -> Iterator[str]:
-    """Yields the relative paths of all files below a folder that are not hidden.
+def _names_of_images(names: Sequence[str], image_shape: tuple[int, ...]) -> list[str]:
+    """Returns the names of pictures, if these have the right rank, else of volumes."""
+    kinds = (IMAGE_SUFFIXES,) * (len(image_shape) == 3) + (VOLUME_SUFFIXES, NAMED_SUFFIXES)
+    chosen = ([name for name in names if has_suffix(name, kind)] for kind in kinds)
+    return next((ids for ids in chosen if ids), [])
+
+
+def names_below(root: Path) -> Iterator[str]:
+    """Yields the relative paths of all files and Zarr folders below a folder that are not hidden.
 
     Linked folders come last. Each folder is read once, as links may form a cycle.
     """
@@ -171,26 +206,33 @@ def _names_below(root: Path) -> Iterator[str]:
             if identity in seen:
                 continue
             seen.add(identity)
+            stores = [name for name in folders if has_suffix(name, ZARR_SUFFIX)]
+            folders[:] = [name for name in folders if name not in stores]
             waiting += [path for path in map(parent.joinpath, folders) if path.is_symlink()]
             below = "" if parent == root else f"{parent.relative_to(root)}/"
-            yield from (below + name for name in names if not name.startswith("."))
+            yield from (below + name for name in (*names, *stores) if not name.startswith("."))
 
 
 def _refuse_folder(error: OSError) -> None:
     raise UserError(f"{error.filename} cannot be read ({error.strerror}): check its permissions.") from error
 
 
-def _size(path: Path) -> str:
+def is_store(path: Path) -> bool:
+    """Returns whether a path is a folder of Zarr, which counts as a file."""
+    return has_suffix(path, ZARR_SUFFIX) and path.is_dir()
+
+
+def size_of(path: Path) -> str:
+    """Returns the size of a file or Zarr folder in bytes. Raises UserError if there is none."""
+    if is_store(path):
+        return str(sum(file.stat().st_size for file in path.rglob("*") if file.is_file()))
     check_file(path)
     return str(path.stat().st_size)
 
 
-def open_file(path: Path, image_shape: tuple[int, ...]) -> Files:
+def open_file(path: Path, image_shape: tuple[int, ...], array: str = "") -> Files:
     """Returns the image or volume of one file. Raises UserError if its rank is wrong."""
     check_names([path.name])
-    if not has_suffix(path, VOLUME_SUFFIXES):
+    if not has_suffix(path, ONE_IMAGE_SUFFIXES):
         check_picture_shape(image_shape)
-    return Files(path.parent, [path.name], tuple(image_shape))
-
-
-FOLDER = Format(lambda path, image_shape: path.is_dir(), lambda path, part, image_shape: open_folder(path, image_shape))
+    return Files(path.parent, [path.name], tuple(image_shape), array)

@@ -6,6 +6,8 @@ from typing import Any
 
 from diffae_jax.runtime.errors import UserError, shown
 
+HDF5_SUFFIXES = (".h5", ".hdf5", ".hdf")
+
 
 def open_hdf5(path: Path) -> dict[str, Any]:
     """Returns the data sets of a file by name, without reading them. Links are not followed.

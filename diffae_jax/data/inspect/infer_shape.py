@@ -11,7 +11,9 @@ from jaxtyping import Int
 
 from diffae_jax.data.detect import DIGITS, open_images, split_part
 from diffae_jax.data.formats import arrays, files
+from diffae_jax.data.formats.choose import NAMED_SUFFIXES
 from diffae_jax.data.formats.digits import DIGITS_SHAPE
+from diffae_jax.data.formats.nifti import NIFTI_SUFFIXES, nifti_shape
 from diffae_jax.data.formats.npy import open_npy, volume_errors_as_user_errors
 from diffae_jax.data.formats.pillow import open_picture
 from diffae_jax.data.sources import Source, choose, each
@@ -28,7 +30,7 @@ MOST_ELONGATED = 16  # aspect ratio; a picture is less elongated
 SMALLEST = 0.01  # fraction of images that may be smaller, such as an icon among photographs
 TINY, MOST_TINY = 4, 0.1  # times smaller than the median, and the fraction of images that may be
 LONGEST = {1: 4096, 2: 256, 3: 64}  # axis of a signal, picture or volume that one GPU trains in days
-ANY_PICTURE, ANY_VOLUME = (1, 1, 3), (1, 1, 1, 1)  # shapes that fit images of any size
+ANY_PICTURE = (1, 1, 3)  # a shape that fits pictures of any size, and volumes
 
 
 def infer_image_shape(path: str | os.PathLike, crop: str = "center") -> Shape:
@@ -87,10 +89,10 @@ def _shapes(text: str) -> list[Shape]:
     """Returns the shapes of some random images. Raises UserError if none can be read."""
     name, part = split_part(text)
     path = expand_home(name)
-    if path.is_file() and files.has_suffix(path, arrays.SUFFIXES):
+    if path.exists() and arrays.holds_arrays(path):
         return [_shape_of_rows(path, part)]
     source = open_images(text, ANY_PICTURE).source  # opens pictures if there are any, else volumes
-    has_headers = isinstance(source, files.Files) and not files.has_suffix(source.ids[0], files.NIFTI_SUFFIXES)
+    has_headers = isinstance(source, files.Files)
     numbers = choose(len(source), NUM_HEADERS if has_headers else NUM_READ, seed=0).tolist()
     shapes_or_errors = list(each(lambda index: _shape(source, index), numbers))
     shapes = [shape for shape in shapes_or_errors if not isinstance(shape, UserError)]
@@ -101,15 +103,20 @@ def _shapes(text: str) -> list[Shape]:
 
 def _shape(source: Source, index: int) -> Shape | UserError:
     try:
-        return _shape_of_file(source.path(index)) if isinstance(source, files.Files) else source[index].shape
+        return (
+            _shape_of_file(source.path(index), source.array) if isinstance(source, files.Files) else source[index].shape
+        )
     except UserError as error:
         return error
 
 
-def _shape_of_file(path: Path) -> Shape:
-    """Reads the header of an image file or npy. NIfTI volumes are read, as they may be rotated."""
-    if files.has_suffix(path, files.NIFTI_SUFFIXES):
-        return files.read_file(path, ANY_VOLUME).shape
+def _shape_of_file(path: Path, array: str) -> Shape:
+    """Reads the header of an image file, npy, NIfTI, HDF5 or Zarr file."""
+    if files.has_suffix(path, NIFTI_SUFFIXES):
+        with volume_errors_as_user_errors(path):
+            return nifti_shape(path)
+    if files.has_suffix(path, NAMED_SUFFIXES):
+        return _with_channels(_array_shape(path, array))
     if files.has_suffix(path, files.VOLUME_SUFFIXES):
         return _with_channels(open_npy(path).shape)
     with open_picture(path, path) as image:
@@ -119,13 +126,18 @@ def _shape_of_file(path: Path) -> Shape:
 
 def _shape_of_rows(path: Path, array: str) -> Shape:
     """Returns the shape of each image in an array of a file, by default the largest array."""
+    return _with_channels(_array_shape(path, array)[1:])
+
+
+def _array_shape(path: Path, array: str) -> Shape:
+    """Returns the shape of an array in a file, by default the largest array."""
     with volume_errors_as_user_errors(path):
         shapes = {name: a.shape for name, a in arrays.arrays_of(path).items() if a.dtype.kind in "buif" and a.ndim > 1}
     if array and array not in shapes:
         raise UserError(f"{path} has no array {shown(array)} of images. It has {list_some(shapes) or 'none'}.")
     if not shapes:
         raise UserError(f"{path} has no array of images. An array of images holds numbers and has two or more axes.")
-    return _with_channels((shapes[array] if array else max(shapes.values(), key=math.prod))[1:])
+    return shapes[array] if array else max(shapes.values(), key=math.prod)
 
 
 def _with_channels(shape: Shape) -> Shape:
