@@ -4,15 +4,22 @@ import os
 from collections.abc import Collection
 from pathlib import Path
 
-from diffae_jax.data.formats import arrays, files, lmdb, tfds
+from diffae_jax.data.formats import arrays, files, lmdb, tar_shards, tfds, zip_archive
 from diffae_jax.data.formats.digits import all_digits
 from diffae_jax.data.formats.format import Format, OpenedDataset
 from diffae_jax.runtime.errors import UserError, shown
 from diffae_jax.runtime.files import check_file, expand_home, os_errors_as_user_errors
 
 DIGITS = "digits"  # instead of a path
-FORMATS = (tfds.FORMAT, arrays.FORMAT, lmdb.FORMAT, files.FOLDER)  # the first that recognizes a path opens it
-ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar")
+FORMATS = (  # the first that recognizes a path opens it
+    tfds.FORMAT,
+    arrays.FORMAT,
+    lmdb.FORMAT,
+    zip_archive.FORMAT,
+    tar_shards.FORMAT,
+    files.FOLDER,
+)
+ARCHIVES = (".gz", ".bz2", ".xz", ".7z", ".rar")
 TABLES = (".csv", ".tsv", ".txt", ".parquet", ".pq")
 
 

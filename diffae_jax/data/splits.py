@@ -11,7 +11,14 @@ from diffae_jax.data.detect import DIGITS, is_table, open_images, parts_of, spli
 from diffae_jax.data.formats.digits import DIGITS_HELD_OUT
 from diffae_jax.data.formats.files import Files, file_paths
 from diffae_jax.data.formats.format import OpenedDataset
-from diffae_jax.data.labels.matching import constant_labels, folder_labels, notes, read_labels, read_partition
+from diffae_jax.data.labels.matching import (
+    common_folder,
+    constant_labels,
+    folder_labels,
+    notes,
+    read_labels,
+    read_partition,
+)
 from diffae_jax.data.selection import select_images
 from diffae_jax.data.sources import Arrays, LabeledSource, SequenceSource, Source, Subset, hash_share
 from diffae_jax.runtime.errors import UserError, list_some, shown
@@ -196,9 +203,12 @@ def _split_within(
     if is_table(held_out):
         partition = read_partition(held_out)
         return partition.of(source.ids), partition.notes(source.ids)
-    prefix = f"{held_out.rstrip('/')}/"
-    is_below = np.array([name.startswith(prefix) for name in source.ids], bool)
-    return (is_below, []) if is_below.any() else (None, [])
+    below = f"{held_out.rstrip('/')}/"
+    for folder in (below, common_folder(source.ids) + below):  # archives often have one folder with all others
+        is_below = np.array([name.startswith(folder) for name in source.ids], bool)
+        if is_below.any():
+            return is_below, []
+    return None, []
 
 
 def _open_held_out(path: str, held_out: str, image_shape: tuple[int, ...]) -> OpenedDataset:

@@ -4,8 +4,9 @@ import dataclasses
 import importlib.util
 import io
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 from jaxtyping import Shaped
@@ -142,18 +143,32 @@ def open_folder(root: Path, image_shape: tuple[int, ...]) -> OpenedDataset:
     if ids is pictures or (pictures and not ids):
         check_picture_shape(image_shape)
     if not ids:
-        kinds = ", ".join((*IMAGE_SUFFIXES, *VOLUME_SUFFIXES))
-        raise UserError(
-            f"{root} holds no image files ({kinds}), neither directly nor in subfolders."
-            f"{f' It holds {list_some(names)}.' if names else ''}"
-        )
+        refuse_without_images(root, names, (*IMAGE_SUFFIXES, *VOLUME_SUFFIXES))
     check_names(ids)
     known = set(ids)
-    others = [name for name in names if name not in known and not has_suffix(name, TEXTS)]
-    count = f"{len(others):,} file{'s are' if len(others) != 1 else ' is'}"
-    left_out = f"{count} not read, because the type differs ({list_some(others)})."
     kind = f"a folder of {'volumes' if ids is volumes else 'image files'}"
-    return OpenedDataset(Files(root, ids, tuple(image_shape)), kind, [left_out] if others else [])
+    notes = note_on_others([name for name in names if name not in known])
+    return OpenedDataset(Files(root, ids, tuple(image_shape)), kind, notes)
+
+
+def refuse_without_images(path: Path, names: Collection[str], suffixes: Sequence[str] = IMAGE_SUFFIXES) -> NoReturn:
+    """Raises the UserError for a folder or an archive that only has files of other types."""
+    raise UserError(
+        f"{path} holds no image files ({', '.join(suffixes)}), neither directly nor in subfolders."
+        f"{f' It holds {list_some(names)}.' if names else ''}"
+    )
+
+
+def note_on_others(names: Iterable[str]) -> list[str]:
+    """Returns a sentence on files that are not read. Tables and texts are not reported."""
+    others = [name for name in names if not has_suffix(name, TEXTS)]
+    count = f"{len(others):,} file{'s are' if len(others) != 1 else ' is'}"
+    return [f"{count} not read, because the type differs ({list_some(others)})."] if others else []
+
+
+def is_hidden(name: str) -> bool:
+    """Returns whether a file in an archive is hidden, or was added by macOS."""
+    return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
 
 
 def _names_below(root: Path) -> Iterator[str]:

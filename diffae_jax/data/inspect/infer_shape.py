@@ -1,6 +1,7 @@
 """Infers an image_shape to train with from file headers or a sample of the images."""
 
 import collections
+import io
 import math
 import os
 from collections.abc import Iterable
@@ -12,6 +13,7 @@ from PIL import Image
 from diffae_jax.data.detect import DIGITS, open_images, split_part
 from diffae_jax.data.formats import arrays, files
 from diffae_jax.data.formats.digits import DIGITS_SHAPE
+from diffae_jax.data.formats.format import Encoded
 from diffae_jax.data.formats.npy import open_npy, volume_errors_as_user_errors
 from diffae_jax.data.sources import Source, choose, each, image_errors_as_user_errors
 from diffae_jax.data.transforms import CROPS, format_size
@@ -75,7 +77,8 @@ def _shapes(text: str) -> list[Shape]:
     if path.is_file() and files.has_suffix(path, arrays.SUFFIXES):
         return [_shape_of_rows(path, part)]
     source = open_images(text, ANY_PICTURE).source  # opens pictures if there are any, else volumes
-    has_headers = isinstance(source, files.Files) and not files.has_suffix(source.ids[0], files.NIFTI_SUFFIXES)
+    is_nifti = files.has_suffix(source.ids[0], files.NIFTI_SUFFIXES)
+    has_headers = isinstance(source, Encoded | files.Files) and not is_nifti
     numbers = choose(len(source), NUM_HEADERS if has_headers else NUM_READ, seed=0).tolist()
     shapes_or_errors = list(each(lambda index: _shape(source, index), numbers))
     shapes = [shape for shape in shapes_or_errors if not isinstance(shape, UserError)]
@@ -86,6 +89,8 @@ def _shapes(text: str) -> list[Shape]:
 
 def _shape(source: Source, index: int) -> Shape | UserError:
     try:
+        if isinstance(source, Encoded):
+            return _shape_of_picture(io.BytesIO(source.encoded(index)), source.name(index))
         return _shape_of_file(source.path(index)) if isinstance(source, files.Files) else source[index].shape
     except UserError as error:
         return error
@@ -97,7 +102,11 @@ def _shape_of_file(path: Path) -> Shape:
         return files.read_file(path, ANY_VOLUME).shape
     if files.has_suffix(path, files.VOLUME_SUFFIXES):
         return _with_channels(open_npy(path).shape)
-    with image_errors_as_user_errors(path), Image.open(path) as image:
+    return _shape_of_picture(path, str(path))
+
+
+def _shape_of_picture(file: Path | io.BytesIO, name: str) -> Shape:
+    with image_errors_as_user_errors(name), Image.open(file) as image:
         is_gray = image.mode in ("1", "L", "I", "F") or image.mode.startswith("I;16")
         return image.height, image.width, 1 if is_gray else 3  # transparency is removed
 
