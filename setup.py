@@ -34,6 +34,7 @@ TENSORBOARD = ["tensorboardX>=2.6.4"]
 HDF5 = ["h5py>=3.11"]
 LMDB = ["lmdb>=1.5"]
 NIFTI = ["nibabel>=5.2"]
+HUGGINGFACE = ["datasets>=4.0"]  # earlier versions run code of data sets
 DEEP_COLOR = ["opencv-python-headless>=4.10"]
 BROWSER = ["playwright>=1.55", "brotli>=1.1"]  # to control a browser, and to unpack it
 # mkdocstrings formats signatures with ruff
@@ -50,6 +51,7 @@ TEST = [
     *HDF5,
     *LMDB,
     *NIFTI,
+    *HUGGINGFACE,
     *DEEP_COLOR,
     *DOCS,  # a test builds the site
 ]
@@ -100,9 +102,10 @@ setup(
         "v100": ["jax[cuda12]>=0.10", "nvidia-cudnn-cu12==9.10.2.21"],
         "tpu": ["jax[tpu]>=0.10"],
         "tensorboard": TENSORBOARD,  # writes its files; `pip install tensorboard` shows them
-        "hdf5": HDF5,  # this and the next three: image formats that need another library
+        "hdf5": HDF5,  # this and the next four: image formats that need another library
         "lmdb": LMDB,
         "nifti": NIFTI,
+        "huggingface": HUGGINGFACE,
         "deep-color": DEEP_COLOR,  # PNG and TIFF with 16 bits per color channel
         "test": TEST,
         "docs": DOCS,

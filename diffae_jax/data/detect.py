@@ -4,14 +4,16 @@ import os
 from collections.abc import Collection
 from pathlib import Path
 
-from diffae_jax.data.formats import arrays, files, lmdb, tar_shards, tfds, zip_archive
+from diffae_jax.data.formats import arrays, files, huggingface, lmdb, tar_shards, tfds, zip_archive
 from diffae_jax.data.formats.digits import all_digits
 from diffae_jax.data.formats.format import Format, OpenedDataset
+from diffae_jax.data.formats.huggingface_files import has_image_column
 from diffae_jax.runtime.errors import UserError, shown
 from diffae_jax.runtime.files import check_file, expand_home, os_errors_as_user_errors
 
 DIGITS = "digits"  # instead of a path
 FORMATS = (  # the first that recognizes a path opens it
+    huggingface.FORMAT,
     tfds.FORMAT,
     arrays.FORMAT,
     lmdb.FORMAT,
@@ -27,8 +29,9 @@ def open_images(path: str | os.PathLike, image_shape: tuple[int, ...]) -> Opened
     """Detects the format of a path and opens it.
 
     Args:
-        path: A folder, an array file, LMDB, the name or folder of a TFDS data set, one image, or
-            "digits". A part follows a #, as in FILE.h5#ARRAY, FILE.npz#ARRAY or mnist#test.
+        path: A folder, an array file, LMDB, a zip or tar of images, Parquet or Arrow files, the
+            name or folder of a TFDS data set, hf://datasets/USER/NAME, one image, or "digits". A
+            part follows a #, as in FILE.h5#ARRAY, FILE.npz#ARRAY or mnist#test.
         image_shape: The shape [*spatial, C] to train with. Only its rank and channels are used.
 
     Returns:
@@ -46,10 +49,14 @@ def open_images(path: str | os.PathLike, image_shape: tuple[int, ...]) -> Opened
         if not file.exists():
             if tfds.is_name(name):
                 return tfds.open_named(name, part, image_shape)
+            if huggingface.is_name(name):
+                return huggingface.open_dataset(name, part, image_shape)
             raise UserError(f"{name} is missing: check the path.")
         found = format_of(file, image_shape)
         if part and (found is None or found.parts is None):
-            raise UserError(f"{name} has no part {shown(part)}: only npz, HDF5 and TFDS have parts. Remove the #.")
+            raise UserError(
+                f"{name} has no part {shown(part)}: only npz, HDF5 and data sets with splits have parts. Remove the #."
+            )
         return _open_file(file, image_shape) if found is None else found.open(file, part, image_shape)
 
 
@@ -73,8 +80,8 @@ def parts_of(path: Path, image_shape: tuple[int, ...]) -> Collection[str]:
 
 
 def is_table(path: str | os.PathLike) -> bool:
-    """Returns whether the suffix of a path is that of a table."""
-    return files.has_suffix(path, TABLES)
+    """Returns whether the suffix of a path is that of a table. Parquet may hold images instead."""
+    return files.has_suffix(path, TABLES) and not has_image_column(expand_home(path))
 
 
 def _open_file(path: Path, image_shape: tuple[int, ...]) -> OpenedDataset:

@@ -214,11 +214,12 @@ def _split_within(
 def _open_held_out(path: str, held_out: str, image_shape: tuple[int, ...]) -> OpenedDataset:
     """Opens held-out images: another part of the same file or data set, or another path."""
     base, _ = split_part(path)
-    elsewhere = expand_home(split_part(held_out)[0])
+    name, _ = split_part(held_out)  # "" for #PART
+    elsewhere = expand_home(name)
     with os_errors_as_user_errors(elsewhere):
         parts = parts_of(expand_home(base), image_shape) if path else ()
         is_part = "/" not in held_out and held_out.partition("[")[0] in parts
-        if held_out == DIGITS or (elsewhere.exists() and not is_part):
+        if held_out == DIGITS or (name and elsewhere.exists() and not is_part):
             return open_images(held_out, image_shape)
     if not path:
         raise UserError(

@@ -132,7 +132,7 @@ def _notes(others: Sequence[str]) -> list[str]:
         return note_on_others(rest)
     count = f"{len(dotted):,} image{'s are' if len(dotted) != 1 else ' is'}"
     return [
-        f"{count} not read, because the name has several dots, as further files of an image have ({list_some(dotted)}).",
+        f"{count} not read, because several dots in a name mark further files of an image ({list_some(dotted)}).",
         *note_on_others(rest),
     ]
 
@@ -184,7 +184,9 @@ def _integer(content: bytes, name: str) -> int:
         return int(content)
     except ValueError as error:
         text = content.decode("utf-8", "replace")
-        raise UserError(f"{name} holds {shown(text) or 'nothing'}, not an integer: write the number of a class.") from error
+        raise UserError(
+            f"{name} holds {shown(text) or 'nothing'}, not an integer: write the number of a class."
+        ) from error
 
 
 @contextlib.contextmanager

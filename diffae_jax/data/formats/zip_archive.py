@@ -24,7 +24,7 @@ from diffae_jax.data.formats.files import (
     refuse_without_images,
 )
 from diffae_jax.data.formats.format import Format, OpenedDataset
-from diffae_jax.data.labels.records import columns_of
+from diffae_jax.data.labels.records import Scalar, columns_of
 from diffae_jax.data.sources import check_amount, check_names, hash_of, image_errors_as_user_errors, without_cache
 from diffae_jax.data.transforms import check_picture_shape
 from diffae_jax.runtime.errors import UserError, list_some, shown
@@ -91,7 +91,8 @@ def open_zip(path: Path, image_shape: tuple[int, ...]) -> OpenedDataset:
             refuse_without_images(path, names)
         if any(entries[name].flag_bits & 1 for name in ids):
             raise UserError(f"{path} is encrypted: unpack it with its password, and give the folder.")
-        rows = _rows_of(path, archive.read(LABELS)) if LABELS in entries else {}
+        content = archive.read(LABELS) if LABELS in entries else b"{}"
+    rows = _rows_of(path, content)
     check_amount(len(ids), (), str(path))
     check_names(ids)
     unmatched = rows.keys() - set(ids)
@@ -99,10 +100,12 @@ def open_zip(path: Path, image_shape: tuple[int, ...]) -> OpenedDataset:
     if unmatched:
         count = f"{len(unmatched):,} of {len(rows):,}"
         notes.append(f"{count} rows of {LABELS} match no image ({list_some(unmatched)}).")
-    return OpenedDataset(ZipArchive(path, ids, columns_of([rows.get(name, {}) for name in ids])), "a zip of images", notes)
+    return OpenedDataset(
+        ZipArchive(path, ids, columns_of([rows.get(name, {}) for name in ids])), "a zip of images", notes
+    )
 
 
-def _rows_of(path: Path, content: bytes) -> dict[str, dict[str, float]]:
+def _rows_of(path: Path, content: bytes) -> dict[str, dict[str, Scalar]]:
     """Returns the labels in a dataset.json by image. A list of numbers has a column for each."""
     described = parse_json(content, path / LABELS)
     rows = described.get("labels") if isinstance(described, dict) else None

@@ -138,6 +138,15 @@ def _check_type(path: Path, field: Any, is_id: bool) -> None:
         raise UserError(f"{path} has a column {shown(field.name)} of type {shown(str(kind))}, but {valid}.")
 
 
+def labels_of_column(column: Any) -> np.ndarray | None:
+    """Returns the labels in an Arrow column of numbers or text, or None for any other type."""
+    from pyarrow import types
+
+    kind = column.type
+    is_number = types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind)
+    return _labels(column) if is_number or _is_text(kind) else None
+
+
 def _is_text(kind: Any) -> bool:
     from pyarrow import types
 

@@ -2,8 +2,8 @@
 
 import dataclasses
 import hashlib
+import itertools
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
@@ -240,8 +240,9 @@ def _check_name(path: Path, name: str, is_text: bool) -> None:
 
 def common_folder(ids: Sequence[str]) -> str:
     """Returns the path of the folder that contains all images, with a slash at its end, or ""."""
-    parts = os.path.commonprefix([PurePath(name).parts[:-1] for name in ids])
-    return "".join(f"{part}/" for part in parts)
+    folders = [PurePath(name).parts[:-1] for name in ids]
+    pairs = zip(min(folders, default=()), max(folders, default=()), strict=False)
+    return "".join(f"{part}/" for part, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def folder_labels(ids: Sequence[str], held_out: str = "") -> dict[str, np.ndarray]:
