@@ -52,7 +52,8 @@ class HuggingFace:
 
     @cached_property
     def _images(self) -> Any:
-        return _checked(self._table.column(self.column))
+        with library_errors_as_user_errors(self.path):
+            return _checked(self._table.column(self.column))
 
     @cached_property
     def labels(self) -> Mapping[str, np.ndarray]:
@@ -75,8 +76,7 @@ class HuggingFace:
 
     def encoded(self, index: int) -> bytes:
         """Returns the content of an image file. Raises UserError if the row has none."""
-        with library_errors_as_user_errors(self.path):
-            value = self._images[self.first + index].as_py()
+        value = self._images[self.first + index].as_py()
         content, file = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
         if content is not None:
             return content

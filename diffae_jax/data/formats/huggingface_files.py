@@ -73,6 +73,10 @@ def _load_files(path: Path, configuration: str) -> Any:
         _check_readable(file)
     if path.is_file():
         return datasets.load_dataset("parquet", data_files=glob.escape(str(path.resolve())))
+    if glob.has_magic(str(path.resolve())):
+        raise UserError(
+            f"{path} has *, ? or [ in its path, which Hugging Face Datasets takes for a pattern: rename it."
+        )
     return datasets.load_dataset(str(path.resolve()), configuration or None)
 
 
@@ -178,24 +182,26 @@ def _has_images(schema: Any) -> bool:
 
 def _schema(path: Path) -> Any:
     """Returns the Arrow schema of a file, or None if it is damaged."""
-    from pyarrow import parquet
-
     try:
-        return _arrow_reader(path).schema if has_suffix(path, ARROW) else parquet.read_schema(path)
+        return _read_schema(path)
     except Exception:  # readers raise errors of many types for a damaged file
         return None
 
 
-def _check_readable(path: Path) -> None:
-    """Raises UserError, with the file, if a Parquet file is damaged or was not downloaded."""
+def _read_schema(path: Path) -> Any:
     from pyarrow import parquet
 
+    return _arrow_reader(path).schema if has_suffix(path, ARROW) else parquet.read_schema(path)
+
+
+def _check_readable(path: Path) -> None:
+    """Raises UserError, with the file, if it is damaged or was not downloaded."""
     with path.open("rb") as file:
         is_pointer = file.read(len(POINTER)) == POINTER
     if is_pointer:
         raise UserError(f"{path} only points to a file of Git LFS: run `git lfs pull` in its folder.")
-    with _file_errors_as_user_errors(path, "Parquet"):
-        parquet.read_schema(path)
+    with _file_errors_as_user_errors(path, "Arrow" if has_suffix(path, ARROW) else "Parquet"):
+        _read_schema(path)
 
 
 @contextlib.contextmanager
@@ -214,6 +220,8 @@ def library_errors_as_user_errors(name: Path | str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # the library raises errors of many types
+        if isinstance(error, FileNotFoundError) and error.filename:
+            raise UserError(f"{error.filename} is missing: copy {name} again.") from error
         text = str(error.__cause__ or error)
         configurations = CONFIGURATIONS.search(text)
         if configurations is not None:
