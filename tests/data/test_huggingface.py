@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import struct
 import subprocess
 import sys
 
@@ -316,6 +317,19 @@ def test_damaged_file_gives_images_or_a_sentence(tmp_path, name):
     assert outcomes == {3, "told"}
 
 
+@pytest.mark.parametrize("column", ["image", "color"])
+def test_offsets_that_lead_out_of_an_arrow_file_are_told(tmp_path, column):
+    values = {"image": [png(image) for image in IMAGES[:2]], "color": ["red", "x" * 77]}
+    table, path = pyarrow.table(values), tmp_path / "a.arrow"
+    with ipc.new_stream(path, table.schema) as file:
+        file.write_table(table)
+    end = sum(map(len, values[column]))
+    offsets = struct.pack("<iii", 0, len(values[column][0]), end)
+    assert path.read_bytes().count(offsets) == 1
+    path.write_bytes(path.read_bytes().replace(offsets, struct.pack("<iii", 0, 2**30, end)))
+    call_is_refused(lambda: opened(path).labels, r"a.arrow cannot be read as a data set of Hugging Face \(.* offset")
+
+
 @pytest.mark.parametrize("name", ["dataset_dict.json", "train/state.json", "train/dataset_info.json"])
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", None])
 def test_damaged_folder_of_save_to_disk_is_told(tmp_path, name, content):
@@ -359,7 +373,10 @@ def test_names_of_other_forms_are_missing():
 
 
 def test_image_shape_is_inferred_from_headers(tmp_path):
-    assert infer_image_shape(make_parquet(tmp_path, noise(4, 40, 36, 1))) == (32, 32, 1)
+    image = png(noise(40, 36, 1))
+    parquet.write_table(pyarrow.table({"image": [image[: len(image) // 2]]}), tmp_path / "a.parquet")
+    is_refused(tmp_path / "a.parquet", "cannot be read as an image", (32, 32, 1))  # its pixels
+    assert infer_image_shape(tmp_path / "a.parquet") == (32, 32, 1)
 
 
 def test_library_is_needed_only_for_its_formats(tmp_path):

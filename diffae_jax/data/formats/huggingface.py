@@ -126,7 +126,7 @@ def open_dataset(path: Path | str, part: str, image_shape: tuple[int, ...]) -> O
     ids = [f"{base}-{row:07d}" for row in range(first, stop)]
     column = _image_column(str(path), open_arrow(files))
     source = HuggingFace(str(path), split, column, files, first, ids)
-    _ = source._images  # one error for the file, not one for each image
+    _ = source._images, source.labels  # one error for the file, not one for each image
     others = [other for other in loaded.splits if other != base]
     notes = [f"Only the split {split} is read. Other splits: {', '.join(others)}."] if others else []
     return OpenedDataset(source, "a data set of Hugging Face", [*notes, *loaded.notes])
