@@ -226,7 +226,7 @@ def _open_held_out(path: str, held_out: str, image_shape: tuple[int, ...]) -> Op
             f"data.held_out={shown(held_out)} is not the path of images or of a table, nor a slice such as [:1000]. "
             f"Images in memory need one of these."
         )
-    if expand_home(base).is_dir() and not parts:
+    if expand_home(base).exists() and not parts:
         raise UserError(
             f"data.held_out={shown(held_out)} is not a subfolder of {path} with images. Give such a subfolder, the "
             f"path of other images, a table, or a slice such as [:1000]."
