@@ -37,6 +37,7 @@ NIFTI = ["nibabel>=5.2"]
 DICOM = ["pydicom>=3"]
 TIFF = ["tifffile>=2024.8.10", "imagecodecs>=2024.6.1"]  # the second unpacks LZW and other compressions
 ZARR = ["zarr>=3"]
+HUGGINGFACE = ["datasets>=4.0"]  # earlier versions run code of data sets
 DEEP_COLOR = ["opencv-python-headless>=4.10"]
 XLSX = ["openpyxl>=3.1"]
 BROWSER = ["playwright>=1.55", "brotli>=1.1"]  # to control a browser, and to unpack it
@@ -58,6 +59,7 @@ TEST = [
     *DICOM,
     *TIFF,
     *ZARR,
+    *HUGGINGFACE,
     *DEEP_COLOR,
     *XLSX,
     *DOCS,  # a test builds the site
@@ -109,12 +111,13 @@ setup(
         "v100": ["jax[cuda12]>=0.10", "nvidia-cudnn-cu12==9.10.2.21"],
         "tpu": ["jax[tpu]>=0.10"],
         "tensorboard": TENSORBOARD,  # writes its files; `pip install tensorboard` shows them
-        "hdf5": HDF5,  # this and the next six: image formats that need another library
+        "hdf5": HDF5,  # this and the next seven: image formats that need another library
         "lmdb": LMDB,
         "nifti": NIFTI,
         "dicom": DICOM,
         "tiff": TIFF,  # several pages; Pillow reads the others
         "zarr": ZARR,
+        "huggingface": HUGGINGFACE,
         "deep-color": DEEP_COLOR,  # PNG and TIFF with 16 bits per color channel
         "xlsx": XLSX,  # labels in spreadsheets
         "test": TEST,

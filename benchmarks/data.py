@@ -14,8 +14,10 @@ import argparse
 import contextlib
 import io
 import statistics
+import tarfile
 import tempfile
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -95,6 +97,34 @@ def write_lmdb(folder: Path, jpegs: list[bytes]) -> Path:
             transaction.put(f"{SIZE}-{i:05d}".encode(), jpeg)
         transaction.put(b"length", str(len(jpegs)).encode())
     return folder
+
+
+def write_zip(path: Path, jpegs: list[bytes]) -> Path:
+    """Writes encoded images as StyleGAN and EDM do."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for i, jpeg in enumerate(jpegs):
+            archive.writestr(f"00000/img{i:08d}.jpg", jpeg)
+    return path
+
+
+def write_tar(path: Path, jpegs: list[bytes]) -> Path:
+    """Writes encoded images as WebDataset does."""
+    with tarfile.open(path, "w") as archive:
+        for i, jpeg in enumerate(jpegs):
+            entry = tarfile.TarInfo(f"{i:06d}.jpg")
+            entry.size = len(jpeg)
+            archive.addfile(entry, io.BytesIO(jpeg))
+    return path
+
+
+def write_parquet(path: Path, jpegs: list[bytes]) -> Path:
+    """Writes encoded images as Hugging Face does."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    rows = datasets.Dataset.from_dict({"image": [{"bytes": jpeg, "path": None} for jpeg in jpegs]})
+    rows.cast_column("image", datasets.Image()).to_parquet(path)
+    return path
 
 
 def write_tfds(folder: Path, jpegs: Path) -> Path:
@@ -196,6 +226,9 @@ def sources(folder: Path) -> Iterator[tuple[str, Source]]:
     contents = [path.read_bytes() for path in sorted(jpegs.iterdir())]
     yield "LMDB of JPEG", opened(write_lmdb(folder / "lmdb", contents))
     yield "TFDS of JPEG", opened(write_tfds(folder / "tfds", jpegs))
+    yield "zip of JPEG", opened(write_zip(folder / "images.zip", contents))
+    yield "tar of JPEG", opened(write_tar(folder / "images.tar", contents))
+    yield "Parquet of JPEG", opened(write_parquet(folder / "images.parquet", contents))
     yield "sequence of arrays", TransformedSource(SequenceSource(images, transform.image_shape), transform)
     for suffix in (".nii", ".nii.gz"):
         source = open_images(write_nifti(folder / f"volumes{suffix}", suffix), (*TARGET_VOLUME, 1)).source

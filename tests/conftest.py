@@ -4,6 +4,7 @@ import fcntl
 import gc
 import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,8 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags(8)}"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".cache" / "compiled"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="huggingface-")  # where Parquet is copied to
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 from jaxtyping import install_import_hook
 
@@ -26,6 +29,10 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 from ml_collections import ConfigDict  # noqa: E402
 from PIL import Image  # noqa: E402
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(os.environ["HF_HOME"], ignore_errors=True)
 
 
 @pytest.fixture

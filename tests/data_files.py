@@ -1,7 +1,9 @@
 """Data sets of each kind that is read, made of arrays."""
 
+import contextlib
 import io
 import struct
+import tarfile
 import zipfile
 import zlib
 from pathlib import Path
@@ -90,6 +92,72 @@ def make_keys(path, content):
         for key, value in content.items():
             transaction.put(key.encode(), value)
     return path
+
+
+def make_image_zip(path, images):
+    return write_zip(path / "images.zip", {f"images/{i:02d}.png": png(image) for i, image in enumerate(images)})
+
+
+def write_zip(path, files, **settings):
+    with zipfile.ZipFile(path, "w", **settings) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path
+
+
+def make_tar(path, images):
+    return write_tar(path / "images.tar", {f"{i:02d}.png": png(image) for i, image in enumerate(images)})
+
+
+def make_shards(path, images):
+    """Writes shards of 5 images as WebDataset does."""
+    (path / "shards").mkdir()
+    for first in range(0, len(images), 5):
+        files = {f"{i:04d}.png": png(images[i]) for i in range(first, min(first + 5, len(images)))}
+        write_tar(path / "shards" / f"{first // 5:06d}.tar", files)
+    return path / "shards"
+
+
+def write_tar(path, files):
+    with tarfile.open(path, "w") as archive:
+        for name, content in files.items():
+            content = content.encode() if isinstance(content, str) else content
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    return path
+
+
+def make_parquet(path, images):
+    return save_parquet(path, huggingface_rows(images))
+
+
+def save_parquet(path, rows, name="images.parquet"):
+    (path / name).parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.redirect_stderr(io.StringIO()):  # progress bars
+        rows.to_parquet(path / name)
+    return path / name
+
+
+def make_arrow(path, images):
+    """Writes a folder of two Arrow files."""
+    return save_to_disk(path / "images", huggingface_rows(images), num_shards=2)
+
+
+def save_to_disk(path, rows, **settings):
+    with contextlib.redirect_stderr(io.StringIO()):
+        rows.save_to_disk(path, **settings)
+    return path
+
+
+def huggingface_rows(images, features=(), name="image", **columns):
+    """Returns a data set of Hugging Face. Columns without a feature have an inferred type."""
+    import datasets
+
+    made = datasets.Dataset.from_dict({name: [{"bytes": png(image), "path": None} for image in images], **columns})
+    for column, feature in {name: datasets.Image(), **dict(features)}.items():
+        made = made.cast_column(column, feature)
+    return made
 
 
 def make_volumes(path, images):
@@ -251,6 +319,11 @@ MAKERS = {
     "chunked HDF5": make_chunked_hdf5,
     "LMDB": make_lmdb,
     "TFDS": make_tfds,
+    "zip": make_image_zip,
+    "tar": make_tar,
+    "tar shards": make_shards,
+    "Parquet": make_parquet,
+    "Arrow": make_arrow,
     "volumes": make_volumes,
     "NIfTI": make_nifti,
     "HDF5 files": make_hdf5_files,

@@ -9,8 +9,8 @@ from typing import Any, NoReturn
 from diffae_jax.runtime.errors import UserError, shown
 
 IMAGES = (
-    "a folder of image files or volumes; a single file; an npy, npz, HDF5, Zarr, LMDB or TFDS data set; or the word "
-    "digits for the 1,797 digits of scikit-learn"
+    "a folder of image files or volumes; a single file; an npy, npz, HDF5, Zarr, LMDB, zip or tar file; a data set of "
+    "TFDS or Hugging Face; or the word digits for the 1,797 digits of scikit-learn"
 )
 
 

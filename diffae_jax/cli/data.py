@@ -32,8 +32,9 @@ OVERRIDES = {  # the argument that sets each key
 
 def add_arguments(parser: Parser) -> None:
     """Adds the arguments."""
-    text = "a folder, an array file (npy, npz, HDF5, Zarr), LMDB, a TFDS data set, one image, or digits; PATH#PART "
-    parser.add_argument("path", metavar="PATH", help=f"{text}selects a part, such as an array of a file")
+    text = "a folder, an array file (npy, npz, HDF5, Zarr), LMDB, a zip or tar of images, a data set of TFDS or "
+    text += "Hugging Face, one image, or digits; PATH#PART selects a part, such as an array of a file"
+    parser.add_argument("path", metavar="PATH", help=text)
     text = "for example height, width and channels; without it and --config, a shape is proposed"
     sizes = within(1, 65_536)
     parser.add_argument("--image-shape", metavar="N", type=sizes, nargs="+", help=text)

@@ -14,6 +14,7 @@ from jaxtyping import Float
 
 from diffae_jax.data.formats.arrays import ArrayFile
 from diffae_jax.data.formats.files import file_paths, has_suffix
+from diffae_jax.data.formats.huggingface import HuggingFace
 from diffae_jax.data.formats.nifti import NIFTI_SUFFIXES, save_nifti
 from diffae_jax.data.pictures import save_grid, to_pil
 from diffae_jax.data.sources import TransformedSource
@@ -71,7 +72,9 @@ def check_apart(targets: Iterable[Path], images: TransformedSource) -> None:
 
 def input_files(images: TransformedSource) -> list[Path]:
     """Returns the files that images are read from, or none if they are unknown."""
-    return [images.source.path] if isinstance(images.source, ArrayFile) else file_paths(images)
+    if isinstance(images.source, ArrayFile):
+        return [images.source.path]
+    return images.source.files() if isinstance(images.source, HuggingFace) else file_paths(images)
 
 
 def _identity(path: Path) -> tuple[int, int]:

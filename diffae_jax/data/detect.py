@@ -4,9 +4,21 @@ import os
 from collections.abc import Collection
 from pathlib import Path
 
-from diffae_jax.data.formats import arrays, dicom, files, folders, lmdb, tfds, tiff
+from diffae_jax.data.formats import (
+    arrays,
+    dicom,
+    files,
+    folders,
+    huggingface,
+    lmdb,
+    tar_shards,
+    tfds,
+    tiff,
+    zip_archive,
+)
 from diffae_jax.data.formats.digits import all_digits
 from diffae_jax.data.formats.format import Format, OpenedDataset
+from diffae_jax.data.formats.huggingface_files import has_image_column
 from diffae_jax.data.formats.nifti import NIFTI_SUFFIXES
 from diffae_jax.data.labels.table import TABLE_SUFFIXES
 from diffae_jax.runtime.errors import UserError, shown
@@ -14,22 +26,26 @@ from diffae_jax.runtime.files import check_file, expand_home, os_errors_as_user_
 
 DIGITS = "digits"  # instead of a path
 FORMATS = (  # the first that recognizes a path opens it
+    huggingface.FORMAT,
     tfds.FORMAT,
     arrays.FORMAT,
     lmdb.FORMAT,
+    zip_archive.FORMAT,
+    tar_shards.FORMAT,
     dicom.FORMAT,
     tiff.FORMAT,
     folders.FORMAT,
 )
-ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar")
+ARCHIVES = (".gz", ".bz2", ".xz", ".7z", ".rar")
 
 
 def open_images(path: str | os.PathLike, image_shape: tuple[int, ...]) -> OpenedDataset:
     """Detects the format of a path and opens it.
 
     Args:
-        path: A folder, an array file, LMDB, the name or folder of a TFDS data set, one image, or
-            "digits". A part follows a #, as in FILE.h5#ARRAY, FILE.npz#ARRAY or mnist#test.
+        path: A folder, an array file, LMDB, a zip or tar of images, Parquet or Arrow files, the
+            name or folder of a TFDS data set, hf://datasets/USER/NAME, one image, or "digits". A
+            part follows a #, as in FILE.h5#ARRAY, FILE.npz#ARRAY or mnist#test.
         image_shape: The shape [*spatial, C] to train with. Only its rank and channels are used.
 
     Returns:
@@ -47,11 +63,14 @@ def open_images(path: str | os.PathLike, image_shape: tuple[int, ...]) -> Opened
         if not file.exists():
             if tfds.is_name(name):
                 return tfds.open_named(name, part, image_shape)
+            if huggingface.is_name(name):
+                return huggingface.open_dataset(name, part, image_shape)
             raise UserError(f"{name} is missing: check the path.")
         found = format_of(file, image_shape)
         if part and (found is None or found.parts is None):
             raise UserError(
-                f"{name} has no part {shown(part)}: only npz, HDF5, Zarr, TFDS and DICOM have parts. Remove the #."
+                f"{name} has no part {shown(part)}: only npz, HDF5, Zarr, DICOM and data sets with splits have parts. "
+                f"Remove the #."
             )
         return _open_file(file, image_shape) if found is None else found.open(file, part, image_shape)
 
@@ -76,8 +95,8 @@ def parts_of(path: Path, image_shape: tuple[int, ...]) -> Collection[str]:
 
 
 def is_table(path: str | os.PathLike) -> bool:
-    """Returns whether the suffix of a path is that of a table."""
-    return files.has_suffix(path, TABLE_SUFFIXES)
+    """Returns whether a path has the suffix of a table. Parquet may hold images instead."""
+    return files.has_suffix(path, TABLE_SUFFIXES) and not has_image_column(expand_home(path))
 
 
 def _open_file(path: Path, image_shape: tuple[int, ...]) -> OpenedDataset:

@@ -14,7 +14,7 @@ from diffae_jax.data.detect import DIGITS, is_table, open_images, parts_of, spli
 from diffae_jax.data.formats.digits import DIGITS_HELD_OUT
 from diffae_jax.data.formats.files import Files, file_paths
 from diffae_jax.data.formats.format import OpenedDataset
-from diffae_jax.data.labels.matching import folder_labels, read_labels, read_partition
+from diffae_jax.data.labels.matching import common_folder, folder_labels, read_labels, read_partition
 from diffae_jax.data.labels.notes import constant_labels, notes
 from diffae_jax.data.selection import select_images
 from diffae_jax.data.sequences import SequenceSource, as_sequence, column_of
@@ -220,9 +220,12 @@ def _split_within(
     if is_table(held_out):
         partition = read_partition(held_out, source.ids, id_column)
         return partition.of(source.ids), partition.notes(source.ids)
-    prefix = f"{held_out.rstrip('/')}/"
-    is_below = np.array([name.startswith(prefix) for name in source.ids], bool)
-    return (is_below, []) if is_below.any() else (None, [])
+    below = f"{held_out.rstrip('/')}/"
+    for folder in (below, common_folder(source.ids) + below):  # archives often have one folder with all others
+        is_below = np.array([name.startswith(folder) for name in source.ids], bool)
+        if is_below.any():
+            return is_below, []
+    return None, []
 
 
 def _open_held_out(path: str, held_out: str, image_shape: tuple[int, ...]) -> OpenedDataset:
@@ -239,7 +242,7 @@ def _open_held_out(path: str, held_out: str, image_shape: tuple[int, ...]) -> Op
             f"data.held_out={shown(held_out)} is not the path of images or of a table, nor a slice such as [:1000]. "
             f"Images in memory need one of these."
         )
-    if expand_home(base).is_dir() and not parts:
+    if expand_home(base).exists() and not parts:
         raise UserError(
             f"data.held_out={shown(held_out)} is not a subfolder of {path} with images. Give such a subfolder, the "
             f"path of other images, a table, or a slice such as [:1000]."

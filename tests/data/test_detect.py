@@ -36,6 +36,11 @@ KINDS = {
     "chunked HDF5": "an array file (.h5)",
     "LMDB": "LMDB in the official layout",
     "TFDS": "a data set of TensorFlow Datasets",
+    "zip": "a zip of images",
+    "tar": "a tar of images",
+    "tar shards": "3 tar files of images",
+    "Parquet": "a data set of Hugging Face",
+    "Arrow": "a data set of Hugging Face",
     "volumes": "a folder of volumes",
     "NIfTI": "a folder of volumes",
     "HDF5 files": "a folder of volumes",
@@ -71,7 +76,8 @@ def are(splits, training, held_out):
 def test_format_is_detected_from_the_path(tmp_path, kind):
     opened = open_images(MAKERS[kind](tmp_path, IMAGES), SHAPE)
     assert opened.kind == KINDS[kind]
-    assert opened.notes == [] or opened.notes == ()
+    assert [note for note in opened.notes if not note.startswith("Images are read from a copy")] == []
+    assert len(opened.notes) == (kind == "Parquet")
     assert len(opened.source) == COUNT
 
 
@@ -124,9 +130,7 @@ def test_an_npy_is_one_image_or_many(tmp_path, shape, image_shape, count):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.zip", b"PK", r"a.zip is an archive: unpack it and give the folder"),
-        ("a.tar.gz", b"", "a.tar.gz is an archive"),
-        ("a.TGZ", b"", "a.TGZ is an archive"),
+        ("a.rar", b"", "a.rar is an archive: unpack it and give the folder"),
         ("a.7z", b"", "a.7z is an archive"),
         ("a.csv", b"a", "a.csv is a table or text file, not images"),
         ("a", b"", "a cannot be read as an image"),
@@ -155,7 +159,7 @@ def test_files_without_images_are_refused(tmp_path, name, content, message):
         ("a\0b", "cannot be read: it has characters that are not allowed in a path"),
         ("x" * 300, "cannot be read .*File name too long"),
         ("empty#part", "empty has no part part: only folders of HDF5, Zarr or DICOM have parts"),
-        ("c.h5#", "c.h5 cannot be read as an array"),
+        ("odd/c.h5#", "c.h5 cannot be read as an array"),
         ("digits", r"The digits have image_shape=\(8, 8, 1\), not \(8, 10, 3\)"),
         ("digits#test", "digits is missing: check the path"),
         ("", "There are no images to train on: set --config.data.path=PATH"),

@@ -1,6 +1,7 @@
 """Each kind of data set, from files to training: the same batches, and a few training steps."""
 
 import itertools
+import json
 import subprocess
 import sys
 
@@ -21,6 +22,7 @@ from diffae_jax.stages import autoencoder, latents
 from diffae_jax.stages.run_folder import RunFolder
 from diffae_jax.training.program import run_key
 from tests.data_files import (
+    huggingface_rows,
     make_dicom,
     make_hdf5_files,
     make_lmdb,
@@ -30,7 +32,10 @@ from tests.data_files import (
     make_volumes,
     png,
     prepare_tfds,
+    save_parquet,
     save_series,
+    write_tar,
+    write_zip,
 )
 from tests.environment import ROOT, environment
 from tests.tiny import get_config
@@ -76,6 +81,28 @@ def tfds(path):
     return prepare_tfds(path, {"train": pictures(8, 8)}, features, lambda i: {"kind": int(KINDS[i])})
 
 
+def zip_of_images(path):
+    files = {f"photos/{i:03d}.png": png(image) for i, image in enumerate(pictures(10, 12))}
+    labels = [[name, int(kind)] for name, kind in zip(files, KINDS, strict=True)]
+    return write_zip(path / "photos.zip", files | {"dataset.json": json.dumps({"labels": labels})})
+
+
+def shards(path):
+    (path / "shards").mkdir()
+    for first in range(0, COUNT, 15):
+        numbers = range(first, min(first + 15, COUNT))
+        files = {f"{i:04d}.webp": png(pictures(8, 8)[i], "webp", lossless=True) for i in numbers}
+        write_tar(path / "shards" / f"{first:06d}.tar", files | {f"{i:04d}.cls": str(KINDS[i]) for i in numbers})
+    return path / "shards"
+
+
+def parquet(path):
+    import datasets
+
+    names = datasets.ClassLabel(names=["dark", "light"])
+    return save_parquet(path, huggingface_rows(pictures(8, 8), {"kind": names}, kind=KINDS.tolist()))
+
+
 def nifti(path):
     return make_nifti(path, pictures(10, 10, 10)[..., 0].astype(np.int16) * 8 - 1000)
 
@@ -116,6 +143,9 @@ DATA_SETS = {  # what makes each, image_shape, and data.labels
     "hdf5": (hdf5, (8, 8, 1), ""),
     "lmdb": (lambda path: make_lmdb(path, pictures(12, 12), "12"), (8, 8, 1), ""),
     "tfds": (tfds, (8, 8, 1), ""),
+    "zip": (zip_of_images, (8, 8, 1), ""),
+    "shards": (shards, (8, 8, 1), ""),
+    "parquet": (parquet, (8, 8, 1), ""),
     "nifti": (nifti, (8, 8, 8, 1), ""),
     "volumes": (lambda path: make_volumes(path, pictures(10, 10, 10)[..., 0] / 255), (8, 8, 8, 1), ""),
     "signals": (signals, (24, 2), ""),
@@ -194,8 +224,8 @@ def test_each_format_trains(name, data_sets, tmp_path, capsys, programs, one_dev
     assert len(set(losses)) == 3
     said = capsys.readouterr().out
     assert f"{1437 if name == 'digits' else COUNT:,} to train on" in said
-    if name in ("folder", "npz", "hdf5", "tfds", "zarr", "dicom pictures"):
-        starts = ("  kind", "  folder", "  PatientSex")
+    if name in ("folder", "npz", "hdf5", "tfds", "zarr", "dicom pictures", "zip", "shards", "parquet"):
+        starts = ("  kind", "  folder", "  PatientSex", "  label", "  cls")
         line = next(line for line in said.splitlines() if line.startswith(starts))
         assert line.count("(20)") == 2
 
@@ -207,7 +237,7 @@ def test_networks_get_the_values_of_the_data(name, data_sets, tmp_path):
     first, second = (images[images.ids.index(name)] for name in (images.ids[0], images.ids[1]))
     assert first.shape == DATA_SETS[name][1]
     assert not np.array_equal(first, second)
-    if name in ("npy", "npz", "hdf5", "tfds", "zarr", "tiff pages"):
+    if name in ("npy", "npz", "hdf5", "tfds", "zarr", "tiff pages", "shards", "parquet"):
         np.testing.assert_array_equal(first, pictures(8, 8)[0])
     if name == "signals":
         values = pictures(24) / 100.0 - 0.7

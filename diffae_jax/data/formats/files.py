@@ -4,8 +4,9 @@ import dataclasses
 import importlib.util
 import io
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 from jaxtyping import Shaped
@@ -159,14 +160,18 @@ def open_files(root: Path, names: Sequence[str], image_shape: tuple[int, ...], a
     if is_pictures or (not ids and any(has_suffix(name, IMAGE_SUFFIXES) for name in names)):
         check_picture_shape(image_shape)
     if not ids:
-        kinds = ", ".join((*IMAGE_SUFFIXES, *VOLUME_SUFFIXES))
-        raise UserError(
-            f"{root} holds no image files ({kinds}), neither directly nor in subfolders."
-            f"{f' It holds {list_some(names)}.' if names else ''}"
-        )
+        refuse_without_images(root, names, (*IMAGE_SUFFIXES, *VOLUME_SUFFIXES))
     check_names(ids)
     source = Files(root, ids, tuple(image_shape), array)
     return OpenedDataset(source, f"a folder of {'image files' if is_pictures else 'volumes'}", other_files(names, ids))
+
+
+def refuse_without_images(path: Path, names: Collection[str], suffixes: Sequence[str] = IMAGE_SUFFIXES) -> NoReturn:
+    """Raises the UserError for a folder or an archive that only has files of other types."""
+    raise UserError(
+        f"{path} holds no image files ({', '.join(suffixes)}), neither directly nor in subfolders."
+        f"{f' It holds {list_some(names)}.' if names else ''}"
+    )
 
 
 def has_parts(names: Sequence[str], image_shape: tuple[int, ...]) -> bool:
@@ -175,12 +180,17 @@ def has_parts(names: Sequence[str], image_shape: tuple[int, ...]) -> bool:
     return bool(ids) and has_suffix(ids[0], NAMED_SUFFIXES)
 
 
-def other_files(names: Sequence[str], read: Collection[str]) -> list[str]:
+def other_files(names: Iterable[str], read: Collection[str]) -> list[str]:
     """Returns a note on the files in a folder that are not read, except for tables and text."""
     known = set(read)
     others = [name for name in names if name not in known and not has_suffix(name, TEXTS)]
     count = f"{len(others):,} file{'s are' if len(others) != 1 else ' is'}"
-    return [f"{count} not read, because the type differs ({list_some(others)})."] if others else []
+    return [f"{count} not read, because they have another file type ({list_some(others)})."] if others else []
+
+
+def is_hidden(name: str) -> bool:
+    """Returns whether a file in an archive is hidden, or was added by macOS."""
+    return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
 
 
 def _names_of_images(names: Sequence[str], image_shape: tuple[int, ...]) -> list[str]:

@@ -3,8 +3,22 @@
 import dataclasses
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from diffae_jax.data.sources import Source
+
+
+@runtime_checkable
+class Encoded(Protocol):
+    """What sources of encoded images also have. The size of such an image is in its header."""
+
+    def encoded(self, index: int) -> bytes:
+        """Returns the content of the image file."""
+        ...
+
+    def name(self, index: int) -> str:
+        """Returns the name of an image for messages."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)

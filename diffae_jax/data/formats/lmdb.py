@@ -43,12 +43,16 @@ class OfficialLMDB:
 
     def __getitem__(self, index: int) -> np.ndarray:
         """Returns one image in its original size. Raises UserError if it is missing or damaged."""
+        return read_picture(io.BytesIO(self.encoded(index)), self.name(index))
+
+    def encoded(self, index: int) -> bytes:
+        """Returns the content of an image file. Raises UserError if it is missing."""
         key = self.key(index)
         with _environment(self.path).begin() as transaction:
             content = transaction.get(key.encode())
         if content is None:
             raise UserError(f"{self.path} lacks image {key} of its {len(self):,} images: copy the file again.")
-        return read_picture(io.BytesIO(content), self.name(index))
+        return content
 
     def key(self, index: int) -> str:
         """Returns the LMDB key of an image."""

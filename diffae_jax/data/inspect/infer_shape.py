@@ -1,6 +1,7 @@
 """Infers an image_shape to train with from file headers or a sample of the images."""
 
 import collections
+import io
 import math
 import os
 from collections.abc import Iterable, Sequence
@@ -13,6 +14,7 @@ from diffae_jax.data.detect import DIGITS, open_images, split_part
 from diffae_jax.data.formats import arrays, files
 from diffae_jax.data.formats.choose import NAMED_SUFFIXES
 from diffae_jax.data.formats.digits import DIGITS_SHAPE
+from diffae_jax.data.formats.format import Encoded
 from diffae_jax.data.formats.nifti import NIFTI_SUFFIXES, nifti_shape
 from diffae_jax.data.formats.npy import open_npy, volume_errors_as_user_errors
 from diffae_jax.data.formats.pillow import open_picture
@@ -92,7 +94,7 @@ def _shapes(text: str) -> list[Shape]:
     if path.exists() and arrays.holds_arrays(path):
         return [_shape_of_rows(path, part)]
     source = open_images(text, ANY_PICTURE).source  # opens pictures if there are any, else volumes
-    has_headers = isinstance(source, files.Files)
+    has_headers = isinstance(source, Encoded | files.Files)
     numbers = choose(len(source), NUM_HEADERS if has_headers else NUM_READ, seed=0).tolist()
     shapes_or_errors = list(each(lambda index: _shape(source, index), numbers))
     shapes = [shape for shape in shapes_or_errors if not isinstance(shape, UserError)]
@@ -103,6 +105,8 @@ def _shapes(text: str) -> list[Shape]:
 
 def _shape(source: Source, index: int) -> Shape | UserError:
     try:
+        if isinstance(source, Encoded):
+            return _shape_of_picture(io.BytesIO(source.encoded(index)), source.name(index))
         return (
             _shape_of_file(source.path(index), source.array) if isinstance(source, files.Files) else source[index].shape
         )
@@ -119,7 +123,11 @@ def _shape_of_file(path: Path, array: str) -> Shape:
         return _with_channels(_array_shape(path, array))
     if files.has_suffix(path, files.VOLUME_SUFFIXES):
         return _with_channels(open_npy(path).shape)
-    with open_picture(path, path) as image:
+    return _shape_of_picture(path, str(path))
+
+
+def _shape_of_picture(file: Path | io.BytesIO, name: str) -> Shape:
+    with open_picture(file, name) as image:
         is_gray = image.mode in ("1", "L", "I", "F") or image.mode.startswith("I;16")
         return image.height, image.width, 1 if is_gray else 3  # transparency is removed
 

@@ -101,6 +101,15 @@ def arrow_errors_as_user_errors(path: Path, kind: str) -> Iterator[None]:
         raise UserError(f"{path} cannot be read as {kind} ({shown(str(error))}): check the file.") from error
 
 
+def labels_of_column(column: Any) -> np.ndarray | None:
+    """Returns the labels in an Arrow column of numbers or text, or None for any other type."""
+    from pyarrow import types
+
+    kind = column.type
+    is_number = types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind)
+    return labels_of(column) if is_number or is_text(kind) else None
+
+
 def is_text(kind: Any) -> bool:
     """Returns whether a type is that of text, or of a dictionary of text."""
     from pyarrow import types

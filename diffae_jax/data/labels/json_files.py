@@ -77,7 +77,7 @@ def _columns_of_list(path: Path, rows: list[Any]) -> dict[str, Sequence[Any]]:
     if rows and all(isinstance(row, str) for row in rows):
         return {"file": rows}
     if rows and all(isinstance(row, list) and len(row) == 2 and isinstance(row[0], str) for row in rows):
-        return {"file": [name for name, _ in rows], **_columns_of_labels([label for _, label in rows])}
+        return {"file": [name for name, _ in rows], **columns_of_labels([label for _, label in rows])}
     return _columns_of_records(path, rows)
 
 
@@ -89,7 +89,7 @@ def _columns_of_records(path: Path, records: Sequence[Any]) -> dict[str, Sequenc
     return {name: [record.get(name) for record in records] for name in names}
 
 
-def _columns_of_labels(labels: Sequence[Any]) -> dict[str, Sequence[Any]]:
+def columns_of_labels(labels: Sequence[Any]) -> dict[str, Sequence[Any]]:
     """Returns the column `label`, or a column for each element if the labels are lists."""
     lengths = {len(label) for label in labels if isinstance(label, list)}
     if len(lengths) != 1 or not all(label is None or isinstance(label, list) for label in labels):
@@ -114,7 +114,7 @@ def _columns_of_dict(path: Path, value: Any) -> dict[str, Sequence[Any]]:
         if len(set(map(len, items))) > 1:
             raise UserError(f"{path} has columns of different lengths: give each the same number of values.")
         return value
-    return {UNNAMED: names, **_columns_of_labels(items)}
+    return {UNNAMED: names, **columns_of_labels(items)}
 
 
 def _are_columns(value: Mapping[str, Mapping[str, Any]]) -> bool:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
@@ -170,16 +171,28 @@ def _check_name(path: Path, name: str, is_text: bool) -> None:
         )
 
 
+def common_folder(ids: Sequence[str]) -> str:
+    """Returns the path of the folder that contains all images, with a slash at its end, or ""."""
+    folders = [PurePath(name).parts[:-1] for name in ids]
+    pairs = zip(min(folders, default=()), max(folders, default=()), strict=False)
+    return "".join(f"{part}/" for part, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
 def folder_labels(ids: Sequence[str], held_out: str = "") -> dict[str, np.ndarray]:
     """Returns the top-level folder of each image as the label "folder".
 
-    Folders of splits are skipped: `held_out`, and train, val, test and similar names if there
-    are no others. So `train/cat/1.jpg` has the label `cat`. Raises UserError if an image is in no
-    folder, or if all are in the same one.
+    A folder that contains all others is skipped, as archives of a folder have one. Folders of
+    splits are also skipped: `held_out`, and train, val, test and similar names if there are no
+    others. So `train/cat/1.jpg` has the label `cat`. Raises UserError if an image is in no folder,
+    or if all are in the same one.
     """
     folders = [PurePath(name).parts[:-1] for name in ids]
+    common = common_folder(ids)
+    depth = common.count("/")
+    depth -= depth > 0 and any(len(parts) == depth for parts in folders)  # that folder also has images
+    folders = [parts[depth:] for parts in folders]
     names = {parts[0] for parts in folders if parts}
-    held_out = held_out.rstrip("/")
+    held_out = held_out.removeprefix(common).rstrip("/")
     only_splits = all(name.lower() in SPLIT_FOLDERS or name == held_out for name in names)
     skipped = names if only_splits else {held_out}
     folders = [parts[1:] if parts and parts[0] in skipped else parts for parts in folders]
