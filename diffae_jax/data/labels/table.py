@@ -11,7 +11,8 @@ import numpy as np
 from diffae_jax.data.labels.arrow import is_text, labels_of
 from diffae_jax.runtime.errors import UserError, list_some, shown
 
-TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".pq", ".json", ".jsonl", ".ndjson", ".xlsx")
+PARQUET_SUFFIXES = (".parquet", ".pq")
+TABLE_SUFFIXES = (".csv", ".tsv", ".txt", *PARQUET_SUFFIXES, ".json", ".jsonl", ".ndjson", ".xlsx")
 IMAGE = re.compile(r"\.(png|jpe?g|webp|bmp|tiff?|gif|npy|nii|nii\.gz|dcm)$", re.IGNORECASE)
 UNNAMED = "Unnamed: 0"  # the name that pandas gives to a first column without a name
 ID_HEADERS = (  # without blanks and punctuation

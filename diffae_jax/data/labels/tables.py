@@ -7,13 +7,12 @@ from diffae_jax.data.labels.json_files import read_json_lines, read_json_table
 from diffae_jax.data.labels.parquet import read_parquet
 from diffae_jax.data.labels.spreadsheet import read_spreadsheet
 from diffae_jax.data.labels.stored_arrays import read_arrays
-from diffae_jax.data.labels.table import Table
+from diffae_jax.data.labels.table import PARQUET_SUFFIXES, Table
 from diffae_jax.data.labels.text_files import read_text_table
 from diffae_jax.runtime.files import check_file, os_errors_as_user_errors
 
 READERS: dict[str, Callable[[Path], Table]] = {  # by suffix; all other files are text
-    ".parquet": read_parquet,
-    ".pq": read_parquet,
+    **dict.fromkeys(PARQUET_SUFFIXES, read_parquet),
     ".json": read_json_table,
     ".jsonl": read_json_lines,
     ".ndjson": read_json_lines,
