@@ -99,7 +99,7 @@ def test_interpolation_leads_from_one_reconstruction_to_the_other(model, codes):
     middle = np.sin(angle / 2) / np.sin(angle) * (x_T[0] + x_T[1])
     expected = model.decode((z[:1] + z[1:2]) / 2, middle[None], STEPS)
     np.testing.assert_allclose(frames[2:3], expected, atol=1e-4)
-    with pytest.raises(UserError, match="not 2 and 1"):
+    with pytest.raises(UserError, match="image_a must be one image, not 2"):
         model.interpolate(IMAGES[:2], IMAGES[1])
     with pytest.raises(UserError, match="number of frames must be at least 1, not 0"):
         model.interpolate(IMAGES[0], IMAGES[1], num_frames=0)
