@@ -83,8 +83,10 @@ def test_what_stops_one_process_stops_the_others(tmp_path):
     images.mkdir()
     for i in range(20):
         Image.new("L", (8, 8), 100).save(images / f"{i}.png")
-    processes = two_processes(tmp_path / "run", f"--config.data.path={images}")
-    outputs = [finish(process, code=2) for process in processes]
+    arguments = tmp_path / "run", f"--config.data.path={images}"
+    for process in two_processes(*arguments, TRAINING):  # on its own, it does not need different images
+        finish(process)
+    outputs = [finish(process, code=2) for process in two_processes(*arguments, "--stages=latents,prior")]
     assert re.search(r"all 20 images have the same value in \d of its 8 dimensions", outputs[0])
     assert "Another process could not continue" in outputs[1]
     assert not (tmp_path / "run" / "latents" / "statistics.npz").exists()
