@@ -163,10 +163,11 @@ def write_images(
         for i, (name, image, picture) in enumerate(zip(names, transform.restored(images), to_pil(images), strict=True)):
             path = new / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            picture.save(path.with_name(f"{path.name.removesuffix(NIFTI_OUT).removesuffix('.npy')}.png"))
-            if name.endswith(NIFTI_OUT):
+            kind = next(suffix for suffix in (NIFTI_OUT, ".npy", ".png") if name.endswith(suffix))
+            picture.save(path.with_name(path.name.removesuffix(kind) + ".png"))
+            if kind == NIFTI_OUT:
                 save_nifti(path, image, originals[i])
-            elif path.suffix == ".npy":
+            elif kind == ".npy":
                 np.save(path, image)
 
 

@@ -65,7 +65,7 @@ def open_images(path: str | os.PathLike, image_shape: tuple[int, ...]) -> Opened
                 return tfds.open_named(name, part, image_shape)
             if huggingface.is_name(name):
                 return huggingface.open_dataset(name, part, image_shape)
-            raise UserError(f"{name} is missing: check the path.")
+            raise UserError(f"{name} is missing. Check the path.")
         found = format_of(file, image_shape)
         if part and (found is None or found.parts is None):
             raise UserError(

@@ -52,4 +52,4 @@ def test_names_are_escaped_if_the_terminal_cannot_show_them(photos):
         assert process.stderr.read() == ""
     assert r"caf\xe9 3.png cannot be read as an image" in lines[2]
     done = subprocess.run([*command, "--labels", "\u00e9.csv"], capture_output=True, **settings)
-    assert (done.returncode, done.stderr) == (2, "Error: \\xe9.csv is missing: check the path.\n")
+    assert (done.returncode, done.stderr) == (2, "Error: \\xe9.csv is missing. Check the path.\n")

@@ -97,7 +97,7 @@ def test_zip_is_read_with_its_folders_but_nothing_hidden(tmp_path):
     path = write_zip(tmp_path / "A.ZIP", {name: PNGS[0] for name in names} | {"empty.png/": b""})
     found = open_images(path, SHAPE)
     assert found.source.ids == ["a/b/d.webp", "a/c.JPG", "b.png"]
-    assert found.notes == ["1 file is not read, because the type differs (a/g.heic)."]
+    assert found.notes == ["1 file is not read, because the file type is not supported (a/g.heic)."]
     assert found.source.name(2) == f"b.png of {path}"
 
 
@@ -238,7 +238,7 @@ def test_further_images_and_files_of_a_sample_are_not_read(tmp_path):
     assert found.notes == [
         "2 images are not read, because several dots in a name mark further files of an image (0000.seg.png, "
         "0001.seg.png).",
-        "2 files are not read, because the type differs (0000.mp3, 0001.mp3).",
+        "2 files are not read, because the file type is not supported (0000.mp3, 0001.mp3).",
     ]
     path = write_tar(tmp_path / "b.tar", {"a.1.png": PNGS[0]})
     is_refused(path, r"b.tar holds no image with a name such as 0001.jpg. .* several dots in their names \(a.1.png\)")
@@ -302,7 +302,7 @@ def test_shard_that_is_cut_off_or_removed_is_told(tmp_path):
     shard.write_bytes(content[:1500])
     is_refused(path, r"000001.tar (cannot be read as a tar|is incomplete or damaged)")
     shard.unlink()
-    call_is_refused(lambda: source[5], "000001.tar is missing: check the path")
+    call_is_refused(lambda: source[5], "000001.tar is missing. Check the path")
 
 
 def test_fingerprint_of_a_tar_has_names_and_sizes(tmp_path):

@@ -267,7 +267,7 @@ def test_several_bad_images_are_counted(photos):
     ("path", "image_shape", "message"),
     [
         ("", (16, 16, 3), "--config.data.path"),
-        ("/nowhere/to/be/found", (16, 16, 3), r"is missing: check the path\.$"),
+        ("/nowhere/to/be/found", (16, 16, 3), r"is missing. Check the path\.$"),
         ("digits", (16, 16, 3), r"image_shape=\(8, 8, 1\)"),
         ("FOLDER", (16, 16, 5), "1, 3 or 4 channels"),
         ("FOLDER", (16, 16, 16, 1), "1, 3 or 4 channels"),

@@ -150,18 +150,18 @@ def test_files_without_images_are_refused(tmp_path, name, content, message):
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("no-such-folder", "no-such-folder is missing: check the path"),
-        ("no_such_folder", "no_such_folder is missing: check the path"),
-        ("no/such/folder.npz#images", "no/such/folder.npz is missing: check the path"),
+        ("no-such-folder", "no-such-folder is missing. Check the path"),
+        ("no_such_folder", "no_such_folder is missing. Check the path"),
+        ("no/such/folder.npz#images", "no/such/folder.npz is missing. Check the path"),
         ("empty", r"empty holds no image files \(.png, .jpg, .*.npy\), neither directly nor in subfolders\.$"),
         ("odd", r"odd holds no image files .*\. It holds a.txt, b.heic, c.mp4 and 1 more"),
         ("lmdb.lmdb", "lmdb.lmdb holds no image files"),
         ("a\0b", "cannot be read: it has characters that are not allowed in a path"),
         ("x" * 300, "cannot be read .*File name too long"),
         ("empty#part", "empty has no part part: only folders of HDF5, Zarr or DICOM have parts"),
-        ("odd/c.h5#", "c.h5 cannot be read as an array"),
+        ("c.h5#", "c.h5 cannot be read as an array"),
         ("digits", r"The digits have image_shape=\(8, 8, 1\), not \(8, 10, 3\)"),
-        ("digits#test", "digits is missing: check the path"),
+        ("digits#test", "digits is missing. Check the path"),
         ("", "There are no images to train on: set --config.data.path=PATH"),
     ],
 )
@@ -279,7 +279,7 @@ def test_table_and_list(tmp_path):
     )
     (tmp_path / "list.txt").write_text("".join(f"{i:02d}.png\n" for i in range(COUNT)))
     is_refused(lambda: splits_of(root, held_out=str(tmp_path / "list.txt")), "holds out 12 of 12 images")
-    is_refused(lambda: splits_of(root, held_out=str(tmp_path / "no.csv")), "no.csv is missing: check the path")
+    is_refused(lambda: splits_of(root, held_out=str(tmp_path / "no.csv")), "no.csv is missing. Check the path")
 
 
 @pytest.mark.parametrize("kind", MAKERS)

@@ -267,7 +267,7 @@ def test_files_are_recognized_by_suffix_or_content(tmp_path):
     found = open_images(tmp_path, PICTURE)
     assert list(found.source.ids) == names
     np.testing.assert_array_equal(all_of(found.source), pixels[..., None])
-    assert found.notes == ["3 files are not read, because the type differs (DICOMDIR, README, b.png)."]
+    assert found.notes == ["3 files are not read, because the file type is not supported (DICOMDIR, README, b.png)."]
     np.testing.assert_array_equal(one(tmp_path / "IM_0001"), pixels[1, ..., None])
     images, _ = as_images([tmp_path / "z" / "c.DCM"], Transform(PICTURE))
     np.testing.assert_array_equal(images, pixels[2:, ..., None])

@@ -830,14 +830,14 @@ def test_records_that_are_missing_or_damaged_are_told(tmp_path, made):
         except UserError as error:
             assert_is_one_sentence(error)
     records.unlink()
-    is_refused(copy, "array_record-00000-of-00001 is missing: check the path")
+    is_refused(copy, "array_record-00000-of-00001 is missing. Check the path")
     shutil.rmtree(copy)
-    is_refused(copy, "1.0.0 is missing: check the path")
+    is_refused(copy, "1.0.0 is missing. Check the path")
 
 
 def test_names_of_data_sets_that_are_not_there_are_told():
     is_refused(
-        "no_such_data_set", "no_such_data_set is missing: check the path. TensorFlow Datasets has no data set of"
+        "no_such_data_set", "no_such_data_set is missing. Check the path. TensorFlow Datasets has no data set of"
     )
     is_refused(
         "mnist", 'mnist is not prepared in .*. Install .* run "tfds build mnist --file_format=array_record" once'
@@ -885,12 +885,12 @@ def test_volumes_and_pictures_in_one_folder(tmp_path):
     found = open_images(tmp_path, (4, 5, 6, 1))
     assert (found.kind, found.notes) == (
         "a folder of volumes",
-        ["2 files are not read, because the type differs (b.png, c.jpg)."],
+        ["2 files are not read, because the file type is not supported (b.png, c.jpg)."],
     )
     np.testing.assert_array_equal(all_of(found.source), volumes[..., None])
     found = open_images(tmp_path, SHAPE)
     assert found.kind == "a folder of image files"
-    assert found.notes == ["3 files are not read, because the type differs (a.npy, d.nii, e/f.nii.gz)."]
+    assert found.notes == ["3 files are not read, because the file type is not supported (a.npy, d.nii, e/f.nii.gz)."]
     assert found.source.ids == ["b.png", "c.jpg"]
 
 
@@ -990,7 +990,7 @@ def test_sequences_may_have_images_of_any_size():
     ("item", "message"),
     [
         (None, "Image 1 of the sequence holds values of object, not numbers"),
-        ("a.png", "a.png is missing: check the path"),
+        ("a.png", "a.png is missing. Check the path"),
         ({"image": 3}, "Image 1 of the sequence is a dict with the keys image, and none is a single image or an"),
         ((IMAGES[0], IMAGES[1]), r"Image 1 of the sequence has shape \(2, 8, 10, 3\)"),
         ([[1, 2], [3]], "Image 1 of the sequence is not an array"),
@@ -1086,7 +1086,7 @@ def test_files_that_are_not_read_are_told(tmp_path):
         (tmp_path / name).write_bytes(png(noise(8, 8, 3)))
     found = open_images(tmp_path, SHAPE)
     assert list(found.source.ids) == ["a.png", "b.gif"]
-    assert list(found.notes) == ["2 files are not read, because the type differs (c.heic, d.mp4)."]
+    assert list(found.notes) == ["2 files are not read, because the file type is not supported (c.heic, d.mp4)."]
 
 
 @pytest.mark.parametrize("count", [1, 64])

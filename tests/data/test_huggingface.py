@@ -149,7 +149,7 @@ def test_images_may_be_paths(tmp_path):
     parquet.write_table(table, path)
     np.testing.assert_array_equal(all_of(opened(path)), IMAGES)
     (folder / "03.png").unlink()
-    is_refused(path, "03.png is missing: check the path")
+    is_refused(path, "03.png is missing. Check the path")
 
 
 def test_row_without_an_image_is_told(tmp_path):
@@ -366,7 +366,7 @@ def test_name_on_the_hub_that_cannot_be_loaded_is_told(name):
 
 def test_names_of_other_forms_are_missing():
     for name in ("hf://models/a/b", "hf://datasets/a/b/c.parquet", "hf://datasets/"):
-        is_refused(name, f"{name} is missing: check the path")
+        is_refused(name, f"{name} is missing. Check the path")
 
 
 # --- the rest of the package ---------------------------------------------------------------------

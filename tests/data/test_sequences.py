@@ -113,7 +113,7 @@ def npz(tmp_path):
             lambda _: np.array([["a.png"], ["b.png"]]),
             r"have the shape \(2, 1\) and hold no numbers. Give a sing",
         ),
-        (lambda _: pandas.Series(["no.png"]), "no.png is missing: check the path"),
+        (lambda _: pandas.Series(["no.png"]), "no.png is missing. Check the path"),
     ],
     ids=["dict", "empty dict", "npz", "set", "table", "two axes", "missing file"],
 )

@@ -106,7 +106,9 @@ def test_stacks_and_single_pages_in_one_folder_are_refused(tmp_path):
 def test_other_files_of_the_folder_are_noted(tmp_path):
     make_tiff_stack(tmp_path, noise(4, 8, 10), "b.tif")
     (tmp_path / "preview.png").write_bytes(png(noise(8, 10)))
-    assert open_images(tmp_path, VOLUME).notes == ["1 file is not read, because the type differs (preview.png)."]
+    assert open_images(tmp_path, VOLUME).notes == [
+        "1 file is not read, because the file type is not supported (preview.png)."
+    ]
 
 
 def test_held_out_files_are_apart(tmp_path):

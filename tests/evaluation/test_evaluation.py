@@ -582,7 +582,7 @@ def test_models_that_cannot_be_compared_are_rejected(model, baseline, tmp_path):
         (["--programs", "fid"], "evaluation.programs may contain only reconstruction, .*, not fid"),
         (["--steps", "0"], "1 to 1000 steps, not 0"),
         (["--num-images", "1"], "it must be from 2 to 10,000,000, not 1"),
-        (["--data", "nowhere"], "nowhere is missing: check the path"),
+        (["--data", "nowhere"], "nowhere is missing. Check the path"),
         (["--baseline", "nowhere"], "nowhere is neither a bundle nor the folder of a trained run"),
         (["--baseline", "BUNDLE"], "tiny has a z, so it cannot be the baseline. Use a DDIM without z"),
         (["--others", "BUNDLE"], "2 models have a z of 8 dimensions, .* Use models whose z differ in size"),

@@ -91,7 +91,7 @@ def small(path):
         (np.array([None] * 3, object), "needs"),
         ([FLOATS[0], FLOATS[1, :3]], "cannot be converted to one array"),
         (["x.png", 3], "One is of type int"),
-        ("nowhere.png", "nowhere.png is missing: check the path"),
+        ("nowhere.png", "nowhere.png is missing. Check the path"),
         ("null\0.png", "characters that are not allowed in a path"),
         (text, "cannot be read as an image"),
         (truncated, "cannot be read as an image"),

@@ -61,7 +61,7 @@ def test_models_to_compare_with_are_checked(config, tmp_path, one_device):
 
 def test_images_of_another_kind_are_checked(config, tmp_path):
     config.evaluation.foreign = str(tmp_path / "photos")
-    is_refused(config, tmp_path / "run", "photos is missing: check the path")
+    is_refused(config, tmp_path / "run", "photos is missing. Check the path")
     folder = make_folder(tmp_path, noise(3, 8, 8, 1))
     folder.rename(tmp_path / "photos")
     (tmp_path / "photos" / "01.png").write_bytes(b"junk")

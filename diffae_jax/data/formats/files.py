@@ -185,7 +185,7 @@ def other_files(names: Iterable[str], read: Collection[str]) -> list[str]:
     known = set(read)
     others = [name for name in names if name not in known and not has_suffix(name, TEXTS)]
     count = f"{len(others):,} file{'s are' if len(others) != 1 else ' is'}"
-    return [f"{count} not read, because they have another file type ({list_some(others)})."] if others else []
+    return [f"{count} not read, because the file type is not supported ({list_some(others)})."] if others else []
 
 
 def is_hidden(name: str) -> bool:
