@@ -40,6 +40,7 @@ ZARR = ["zarr>=3"]
 HUGGINGFACE = ["datasets>=4.0"]  # earlier versions run code of data sets
 DEEP_COLOR = ["opencv-python-headless>=4.10"]
 XLSX = ["openpyxl>=3.1"]
+FORMATS = [*HDF5, *LMDB, *NIFTI, *DICOM, *TIFF, *ZARR, *HUGGINGFACE, *DEEP_COLOR, *XLSX]
 BROWSER = ["playwright>=1.55", "brotli>=1.1"]  # to control a browser, and to unpack it
 # mkdocstrings formats signatures with ruff
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.7", "mkdocstrings[python]>=1.0", "ruff>=0.14"]
@@ -53,15 +54,7 @@ TEST = [
     "setuptools>=77",  # builds the wheel that a test installs
     *BROWSER,
     *TENSORBOARD,
-    *HDF5,
-    *LMDB,
-    *NIFTI,
-    *DICOM,
-    *TIFF,
-    *ZARR,
-    *HUGGINGFACE,
-    *DEEP_COLOR,
-    *XLSX,
+    *FORMATS,
     *DOCS,  # a test builds the site
 ]
 
@@ -111,7 +104,8 @@ setup(
         "v100": ["jax[cuda12]>=0.10", "nvidia-cudnn-cu12==9.10.2.21"],
         "tpu": ["jax[tpu]>=0.10"],
         "tensorboard": TENSORBOARD,  # writes its files; `pip install tensorboard` shows them
-        "hdf5": HDF5,  # this and the next seven: image formats that need another library
+        "formats": FORMATS,  # all that the next nine read
+        "hdf5": HDF5,
         "lmdb": LMDB,
         "nifti": NIFTI,
         "dicom": DICOM,
