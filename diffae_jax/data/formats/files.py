@@ -169,8 +169,8 @@ def open_files(root: Path, names: Sequence[str], image_shape: tuple[int, ...], a
 def refuse_without_images(path: Path, names: Collection[str], suffixes: Sequence[str] = IMAGE_SUFFIXES) -> NoReturn:
     """Raises the UserError for a folder or an archive that only has files of other types."""
     raise UserError(
-        f"{path} and its subfolders hold no image files ({', '.join(suffixes)})."
-        f"{f' They hold {list_some(names)}.' if names else ''} Check the path."
+        f"{path} holds no image files ({', '.join(suffixes)}), not even in subfolders."
+        f"{f' It holds {list_some(names)}.' if names else ''} Check the path."
     )
 
 

@@ -181,7 +181,7 @@ def _named(name: str) -> Any:
         builder = tfds.builder(name)
     except (tfds.core.DatasetNotFoundError, ValueError, AssertionError) as error:
         raise UserError(
-            f"{name} is neither a path nor a data set of TensorFlow Datasets. Check the path or the name."
+            f"{name} is missing. Check the path. TensorFlow Datasets has no data set of this name."
         ) from error
     if not builder.is_prepared():
         raise UserError(f"{name} is not prepared in {builder.data_path}. {_how_to_prepare(name)}.")
