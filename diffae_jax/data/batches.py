@@ -1,4 +1,4 @@
-"""Endless training batches, prefetched to the devices. Batch k only depends on (seed, k)."""
+"""Endless training batches, prefetched to the devices. Batch k depends only on (seed, k)."""
 
 import collections
 import functools
@@ -19,7 +19,7 @@ from diffae_jax.runtime.logs import preserve_root_logger
 from diffae_jax.runtime.process import check_main_guard
 
 PREFETCHED_BATCHES = 2  # on the devices, in addition to the one in use
-MANY_IMAGES = 2**62  # more than any training; Grain's own default overflows with batches of one
+MANY_IMAGES = 2**62  # more than any run sees; Grain's default overflows with batch size 1
 
 
 @functools.cache
@@ -49,7 +49,7 @@ def training_batches(
     """
     if len(source) < batch_size:
         raise UserError(
-            f"{counted(len(source), 'training image', verb='is/are')} fewer than one batch of {batch_size}: add images "
+            f"{counted(len(source), 'training image', verb='is/are')} fewer than one batch of {batch_size}. Add images "
             f"or set a smaller --config.train.batch_size."
         )
     check_main_guard(num_workers)

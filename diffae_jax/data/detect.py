@@ -69,14 +69,14 @@ def open_images(path: str | os.PathLike, image_shape: tuple[int, ...]) -> Opened
         found = format_of(file, image_shape)
         if part and (found is None or found.parts is None):
             raise UserError(
-                f"{name} has no part {shown(part)}: only npz, HDF5, Zarr, DICOM and data sets with splits have parts. "
+                f"{name} has no part {shown(part)}. Only npz, HDF5, Zarr, DICOM and data sets with splits have parts. "
                 f"Remove the #."
             )
         return _open_file(file, image_shape) if found is None else found.open(file, part, image_shape)
 
 
 def split_part(text: str) -> tuple[str, str]:
-    """Splits PATH#PART into both. The part is "" if there is none, or if a file has this name."""
+    """Splits PATH#PART into (PATH, PART). PART is "" if there is no #, or a file has this name."""
     if "#" not in text or expand_home(text).exists():
         return text, ""
     name, _, part = text.rpartition("#")
@@ -89,20 +89,22 @@ def format_of(path: Path, image_shape: tuple[int, ...]) -> Format | None:
 
 
 def parts_of(path: Path, image_shape: tuple[int, ...]) -> Collection[str]:
-    """Returns the names of the arrays in a file, or of the splits of a data set."""
+    """Returns the names of the arrays in a file, or the names of the splits of a data set."""
     found = format_of(path, image_shape) if path.exists() else None
     return found.parts(path) if found is not None and found.parts is not None else ()
 
 
 def is_table(path: str | os.PathLike) -> bool:
-    """Returns whether a path has the suffix of a table. Parquet may hold images instead."""
+    """Returns whether a path has a table suffix, such as .csv. Parquet of images is no table."""
     return files.has_suffix(path, TABLE_SUFFIXES) and not has_image_column(expand_home(path))
 
 
 def _open_file(path: Path, image_shape: tuple[int, ...]) -> OpenedDataset:
     check_file(path)
     if files.has_suffix(path, ARCHIVES) and not files.has_suffix(path, NIFTI_SUFFIXES):
-        raise UserError(f"{path} is an archive: unpack it and give the folder.")
+        raise UserError(f"{path} is an archive. Unpack it and give the folder.")
     if is_table(path):
-        raise UserError(f"{path} is a table or text file, not images. Use it as --config.data.labels or data.held_out.")
+        raise UserError(
+            f"{path} is a table or text file, not images. Set it as --config.data.labels or --config.data.held_out."
+        )
     return OpenedDataset(files.open_file(path, image_shape), "one file")

@@ -41,7 +41,8 @@ class LatentStatistics:
     def __post_init__(self):
         if self.mean.ndim != 1 or self.mean.shape != self.std.shape or not self.mean.size:
             raise UserError(
-                f"The mean and std of z have shapes {self.mean.shape} and {self.std.shape}. Both must have shape [D]."
+                f"The mean and std of z have shapes {self.mean.shape} and {self.std.shape}. Both must have shape [D]. "
+                f"Give one value for each dimension of z."
             )
         if not (np.isfinite(self.mean).all() and np.isfinite(self.std).all() and (self.std > 0).all()):
             raise UserError("The mean and std of z must be finite, and each std must be positive.")
@@ -57,7 +58,7 @@ class LatentStatistics:
             The statistics over all chunks.
 
         Raises:
-            UserError: There are fewer than two z, or a dimension has the same value in all.
+            UserError: There are fewer than two z, or a dimension is constant.
         """
         count, mean, squares = 0, 0.0, 0.0  # squares: sum of squared distances from the mean
         for part in parts:
@@ -124,14 +125,14 @@ def write_chunk(path: Path, ids: Sequence[str], z: Float[np.ndarray, "n d"]) -> 
     bad = np.flatnonzero(~np.isfinite(z).all(1))
     if len(bad):
         raise UserError(
-            f"{counted(len(bad), 'z', 'z', of=len(z), verb='is/are')} not finite. The first is that of {ids[bad[0]]}: "
-            f"check that image, or set train.precision to float32 in the config."
+            f"{counted(len(bad), 'z', 'z', of=len(z), verb='is/are')} not finite. The first is that of {ids[bad[0]]}. "
+            f"Check that image, or set train.precision to float32 in the config."
         )
     _save(path, ids=np.asarray(ids), z=z)
 
 
 def read_inputs(folder: Path) -> dict[str, Any]:
-    """Returns the inputs that a stage's folder was computed from. Raises UserError if damaged."""
+    """Returns the inputs of the stage that wrote a folder. Raises UserError if damaged."""
     inputs = read_json(folder / INPUTS)
     if not isinstance(inputs, dict):
         raise UserError(f"{folder / INPUTS} is damaged. Remove {folder} and run the same command again.")
@@ -141,7 +142,7 @@ def read_inputs(folder: Path) -> dict[str, Any]:
 def read_statistics(folder: Path, autoencoder: str) -> LatentStatistics | None:
     """Returns the statistics of the z in a folder, or None if they are not computed yet.
 
-    Raises UserError unless the z were encoded by the autoencoder with that digest.
+    Raises UserError unless the autoencoder whose digest is `autoencoder` encoded the z.
     """
     if not (folder / STATISTICS).exists():
         return None
@@ -169,7 +170,7 @@ def read_chunks(folder: Path, split: str) -> Iterator[tuple[list[str], Float[np.
         wanted = min(CHUNK_SIZE, num_images - start)
         rows = z.dtype.kind == "f" and z.ndim == 2 and ids.ndim == 1 and len(ids) == len(z) == wanted
         if not (rows and np.isfinite(z).all()):
-            raise UserError(f"{path} does not hold {wanted} finite z: remove it and run the same command again.")
+            raise UserError(f"{path} does not hold {wanted} finite z. Remove it and run the same command again.")
         yield ids.tolist(), z
 
 
@@ -181,10 +182,12 @@ def _save(path: Path, **arrays: np.ndarray) -> None:
 def _load_chunk(path: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
         with zipfile.ZipFile(path) as archive:
-            if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):  # may unpack to any size
+            if any(
+                info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()
+            ):  # it may unpack to any size
                 raise zipfile.BadZipFile("compressed")
         with np.load(path, allow_pickle=False) as arrays:
             return arrays["ids"], arrays["z"]
     # the type of the error depends on which byte is damaged
     except (OSError, ValueError, KeyError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is missing or damaged: remove it and run the same command again.") from error
+        raise UserError(f"{path} is missing or damaged. Remove it and run the same command again.") from error

@@ -17,7 +17,7 @@ SMALLEST_GRID = 600  # pixels on the longer side; smaller grids are enlarged
 def as_picture(image: Float[AnyArray, "*spatial c"]) -> Float[np.ndarray, "h w c2"]:
     """Converts an image of any rank and number of channels to a picture.
 
-    A volume becomes its middle slice, and a signal becomes a strip. With other than 1 or 3
+    A volume becomes its middle slice, and a signal becomes a strip. Unless there are 1 or 3
     channels, only the first is used.
 
     Args:
@@ -67,7 +67,7 @@ def to_pil(images: Float[AnyArray, "n *shape"]) -> list[Image.Image]:
         images: Images in [-1, 1], [n, *spatial, C]. `as_picture` converts volumes and signals.
 
     Returns:
-        A gray or RGB image for each image.
+        One gray or RGB PIL image for each image.
     """
     return [_pil(_bytes(as_picture(image))) for image in images]
 

@@ -34,8 +34,8 @@ from diffae_jax.runtime.errors import UserError, counted, list_some
 from diffae_jax.runtime.files import write_json
 
 SPLITS = ("training", "held_out")
-SCAN_KEYS = ("intensity", "left_out", "summary")  # of the record: results of the scan
-FACTS = ("training", "held_out", "files")  # of the record: they identify the data set
+SCAN_KEYS = ("intensity", "left_out", "summary")  # keys of the record that hold the results of the scan
+FACTS = ("training", "held_out", "files")  # keys of the record that identify the data set
 SETTINGS = ("image_shape", "data.crop", "data.intensity", "data.skip_bad")  # the scan depends on them
 
 
@@ -45,7 +45,7 @@ def open_data(
     """Opens the training and held-out images of a run.
 
     All images are scanned once, before the first step. The scan measures the value range and finds
-    images that cannot be used. These are an error, or are left out if `data.skip_bad` is set.
+    images that cannot be used. They raise UserError, or are left out if `data.skip_bad` is True.
 
     Args:
         config: The config of the run.
@@ -82,7 +82,7 @@ def open_data(
             write_json(folder / RECORD, current | _scan_splits(config, opened, splits))
     with together():
         record = read_record(folder)
-        _check_same(folder, record, current)  # this process may have different images than the main process
+        _check_same(folder, record, current)  # this process may see other images than the main process
         transform = transform_of(config, intensity_in(record, folder))
     left_out = record["left_out"]
     return tuple(
@@ -98,13 +98,13 @@ def facts(training: Source, held_out: Source) -> dict[str, int | str]:
 
 
 def data_summary(folder: Path) -> list[str]:
-    """Returns the sentences of a run's record on its images."""
+    """Returns the sentences about the images in a run's record."""
     record = read_record(folder)
     return record.get("summary", record.get("said", []))  # earlier versions wrote "said"
 
 
 def left_out(folder: Path) -> str:
-    """Returns a sentence on the images that the run left out, or "" if there are none."""
+    """Returns a sentence about the images that the run left out, or "" if there are none."""
     names = [name for split in read_record(folder).get("left_out", {}).values() for name in split]
     return f"{_describe_skipped(names)} {folder / RECORD} lists the reasons." if names else ""
 
@@ -121,8 +121,8 @@ def _settings(config: ConfigDict) -> dict[str, Any]:
 def _check_same(folder: Path, record: dict[str, Any], current: dict[str, Any]) -> None:
     if any(record.get(key) != current[key] for key in FACTS):
         raise UserError(
-            f"{folder} was trained on different images: {record.get('training')} then, {current['training']} now, or "
-            f"with different names and sizes. Use the original images or a new --workdir."
+            f"The run in {folder} began with {record.get('training')} training images. Now there are "
+            f"{current['training']}, or the images have changed. Use the original images or a new --workdir."
         )
 
 

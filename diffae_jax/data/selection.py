@@ -1,4 +1,4 @@
-"""Selects images by patterns of their names, and finds names that look like masks of others."""
+"""Selects images by patterns of their names, and finds names that look like masks of images."""
 
 import collections
 import fnmatch
@@ -12,23 +12,24 @@ from jaxtyping import Bool
 from diffae_jax.runtime.errors import UserError, counted, list_some, shown
 
 SEPARATOR = re.compile(r"[_\-. ]")
-MIN_SHARE = 0.25  # of all names, for a note: half of the images are then pairs
+MIN_SHARE = 0.25  # share of images with the same suffix from which a note is given
 
 
 def select_images(
     ids: Sequence[str], include: str, exclude: str, *, all_must_match: bool = True
 ) -> Bool[np.ndarray, "n"]:
-    """Returns which images match a pattern of `include`, if any, and none of `exclude`.
+    """Returns a mask of the images that match `include` and do not match `exclude`.
 
     Args:
         ids: The names of the images.
         include: Patterns such as "*_t1.png,scans/*", separated by commas. * stands for any text, ?
             for one character and [ab] for one of several. A pattern matches a path or a file name.
+            "": all images.
         exclude: The same for images to leave out.
         all_must_match: Whether each pattern must match an image.
 
     Raises:
-        UserError: No image is left, or a pattern matches none although it must.
+        UserError: No image is left, or a pattern matches none and `all_must_match` is True.
     """
     selected = np.ones(len(ids), bool) if not include else np.zeros(len(ids), bool)
     for key, patterns, value in (("include", include, True), ("exclude", exclude, False)):
@@ -54,7 +55,7 @@ def _matches(ids: Iterable[str], pattern: str) -> Bool[np.ndarray, "n"]:
 
 
 def notes_on_names(ids: Sequence[str]) -> list[str]:
-    """Returns a sentence if many names are those of another image and a suffix, such as _mask."""
+    """Returns a note if many images are named like another image plus a suffix, such as _mask."""
     stems = {str(PurePath(name).with_suffix("")) for name in ids if PurePath(name).name}
     suffixes: collections.Counter = collections.Counter()
     for stem in stems:
@@ -63,9 +64,11 @@ def notes_on_names(ids: Sequence[str]) -> list[str]:
                 suffixes[stem[separator.start() :]] += 1
                 break
     for suffix, count in suffixes.most_common(1):
-        if count >= max(2, MIN_SHARE * len(ids)) and not suffix[1:].isdigit():  # numbers count images
+        if (
+            count >= max(2, MIN_SHARE * len(ids)) and not suffix[1:].isdigit()
+        ):  # a numeric suffix only numbers the images
             return [
-                f"{count:,} of {len(ids):,} images have the name of another image and the suffix {shown(suffix)}. If "
+                f"{count:,} of {len(ids):,} images are named like another image plus the suffix {shown(suffix)}. If "
                 f'they are masks, leave them out with --config.data.exclude="*{shown(suffix)}.*".'
             ]
     return []

@@ -63,7 +63,9 @@ def read_value(value: Any, image_shape: tuple[int, ...], name: str) -> Shaped[np
     try:
         array = np.asarray(value)
     except (ValueError, TypeError, RuntimeError) as error:  # RuntimeError: tensors of PyTorch with gradients
-        raise UserError(f"{name} is not an array ({shown(str(error))}).") from error
+        raise UserError(
+            f"{name} is not an array ({shown(str(error))}). Give an array, a PIL image, a path or an open file."
+        ) from error
     return channels_last(array, image_shape, name)
 
 
@@ -71,21 +73,21 @@ def _content(file: Any, name: str) -> bytes:
     if isinstance(file, bytes | bytearray):
         return bytes(file)
     if isinstance(file, io.TextIOBase):
-        raise UserError(f'{name} is a file that is open as text: open it as bytes, with open(path, "rb").')
+        raise UserError(f'{name} is a file that is open as text. Open it as bytes, with open(path, "rb").')
     with os_errors_as_user_errors(Path(name)):
         try:
             if file.seekable():
                 file.seek(0)  # something may have read its first bytes to find its type
             return file.read()
         except (ValueError, AttributeError) as error:  # of a closed file
-            raise UserError(f"{name} cannot be read ({shown(str(error))}).") from error
+            raise UserError(f"{name} cannot be read ({shown(str(error))}). Give an open file.") from error
 
 
 def as_sequence(images: Any) -> Any:
     """Returns images in any container as an array or as a sequence with a length.
 
-    A column of paths or PIL images becomes a list. Raises UserError, with what to give instead,
-    for containers in which the images or their order are unclear, such as a dict.
+    A column of paths or PIL images becomes a list. Raises UserError for containers in which the
+    images or their order are unclear, such as a dict. The message names what to give instead.
     """
     kind = shown(images)
     if isinstance(images, Mapping):  # an open npz is one, too
@@ -141,14 +143,14 @@ def _image_key(item: Mapping[Any, Any], name: str) -> Any:
     found = named or (images if len(images) == 1 else [])
     if not found:
         raise UserError(
-            f"{name} is a dict with the keys {list_some(map(str, item)) or 'none'}, and none is a single image or an "
-            f"image called {', '.join(IMAGE_KEYS)}. Give only the images."
+            f"{name} is a dict with the keys {list_some(map(str, item)) or 'none'}, and it is unclear which of them is "
+            f"the image. Call it {' or '.join(IMAGE_KEYS)}, or give only the images."
         )
     return found[0]
 
 
 def _is_labeled(item: Any) -> bool:
-    """Returns whether an item is an image and its labels, and not a list of rows or channels."""
+    """Returns whether an item is an image with labels, not a list of rows or channels."""
     if not isinstance(item, tuple | list) or len(item) < 2:
         return False
     first, *others = item[0], *map(plain, item[1:])
@@ -170,7 +172,7 @@ class SequenceSource:
     """A Python sequence of images, each of which is computed or read on access.
 
     An item is an image in any form that `read_value` takes, or an image with labels, as in
-    `labels_of`. Labels are collected while images are read, as reading all of them may be slow.
+    `labels_of`. Labels are collected while images are read, because reading them may be slow.
 
     Args:
         images: Any object with `len(images)` and `images[index]`, such as a PyTorch data set.
@@ -218,7 +220,9 @@ class SequenceSource:
             return self.images[index]
         except Exception as error:  # user code may raise anything
             kind = type(error).__name__
-            raise UserError(f"{self.name(index)} cannot be read ({kind}: {shown(str(error))}).") from error
+            raise UserError(
+                f"{self.name(index)} cannot be read ({kind}: {shown(str(error))}). Repair or remove it."
+            ) from error
 
     def _labels_at(self, index: int) -> dict[str, Any]:
         """Returns the labels of an image. An item that cannot be read has none."""
@@ -239,7 +243,7 @@ class SequenceSource:
 
 
 def column_of(name: str, values: Iterable[Any]) -> np.ndarray:
-    """Returns labels that Python holds as the labels of a source.
+    """Converts Python values to an array, as in `Source.labels`.
 
     Args:
         name: The name of the label, for messages.
@@ -254,7 +258,7 @@ def column_of(name: str, values: Iterable[Any]) -> np.ndarray:
     column = plain_column(name, values)
     bad = next((value for value in column if not _is_scalar(value)), None)
     if bad is not None:
-        raise UserError(f"Labels must be text or numbers, but {shown(name)} has {shown(bad)}.")
+        raise UserError(f"Labels must be text or numbers, but {shown(name)} has {shown(bad)}. Convert it.")
     if any(isinstance(value, str) for value in column):
         missing = [value is None or value != value for value in column]
         return np.array(["" if skip else str(value) for value, skip in zip(column, missing, strict=True)], object)

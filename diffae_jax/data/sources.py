@@ -210,7 +210,7 @@ def image_errors_as_user_errors(name: str | Path) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # decoders raise errors of any type for a damaged file
-        raise UserError(f"{name} cannot be read as an image ({shown(str(error))}): repair or remove it.") from error
+        raise UserError(f"{name} cannot be read as an image ({shown(str(error))}). Repair or remove it.") from error
 
 
 def channels_last(
@@ -234,23 +234,29 @@ def channels_last(
         return np.moveaxis(image, 0, -1) if last != channels and (first == channels or is_picture) else image
     raise UserError(
         f"{name} has shape {image.shape}, but --config.image_shape={image_shape} needs {rank} spatial axes, with or "
-        f"without a channel axis."
+        f"without a channel axis. Set --config.image_shape to the shape of your images."
     )
 
 
 def check_amount(count: int, shape: Sequence[int], name: str) -> None:
     """Raises UserError for too many or too large images: a damaged header may claim any size."""
     if count > MAX_IMAGES:
-        raise UserError(f"{name} claims to hold {count:,} images. At most {MAX_IMAGES:,} can be read.")
+        raise UserError(
+            f"{name} claims to hold {count:,} images. At most {MAX_IMAGES:,} can be read. Use fewer images, or copy "
+            f"the file again if it is damaged."
+        )
     values = math.prod(map(int, shape))
     if values > MAX_VALUES:
-        raise UserError(f"{name} has {values:,} values per image. At most {MAX_VALUES:,} can be read.")
+        raise UserError(
+            f"{name} has {values:,} values per image. At most {MAX_VALUES:,} can be read. Use smaller images, or copy "
+            f"the file again if it is damaged."
+        )
 
 
 def check_numbers(dtype: np.dtype, name: str) -> None:
     """Raises UserError unless an array holds real numbers."""
     if dtype.kind not in "buif":
-        raise UserError(f"{name} holds values of {shown(str(dtype))}, not numbers.")
+        raise UserError(f"{name} holds values of {shown(str(dtype))}, not numbers. Convert them to numbers.")
 
 
 def check_names(names: Sequence[str]) -> None:
@@ -259,12 +265,12 @@ def check_names(names: Sequence[str]) -> None:
     if bad:
         raise UserError(
             f"{counted(len(bad), 'image', of=len(names), verb='has a name/have names')} not in UTF-8 "
-            f"({list_some(bad)}): rename them."
+            f"({list_some(bad)}). Rename them."
         )
 
 
 def hash_share(name: str) -> float:
-    """Returns a number in [0, 1) that only depends on the name."""
+    """Returns a number in [0, 1) that depends only on the name."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
 
 
@@ -285,7 +291,7 @@ def hash_of_sample_images(source: Source, *texts: str) -> str:
     for index in indices:
         try:
             image = source[index]
-        except UserError:  # its message has the path, so a copy would have another hash
+        except UserError:  # the message contains the path, so a copied data set would get another hash
             digest.update(b"unreadable")
             continue
         digest.update(f"{image.shape} {image.dtype}".encode())
@@ -296,7 +302,7 @@ def hash_of_sample_images(source: Source, *texts: str) -> str:
 def choose(num_images: int, count: int, seed: int) -> np.ndarray:
     """Chooses images at random.
 
-    Neighbors are often of one class, so random images represent a data set better.
+    Adjacent images often share a class, so random images represent a data set better.
 
     Args:
         num_images: The number of images to choose from.

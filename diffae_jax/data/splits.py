@@ -30,7 +30,7 @@ def with_labels(sources: Sequence[Source], labels: str, *, held_out: str = "", i
     """Returns sources with the labels of a table or, for "folders", of their subfolders.
 
     The subfolder `held_out` is not a label. The same column of a table names the images of all
-    sources. Raises UserError if no label belongs to any of the images of a source.
+    sources. Raises UserError if no image of a source has labels.
     """
     if not labels:
         return list(sources)
@@ -41,9 +41,9 @@ def with_labels(sources: Sequence[Source], labels: str, *, held_out: str = "", i
 
 
 def notes_on_labels(labels: str, *splits: Source, id_column: str = "") -> list[str]:
-    """Returns sentences on problems of the labels, such as images without a row in the table.
+    """Returns notes about problems with the labels, such as images without a row in the table.
 
-    The first split is that of training, on which probes are fitted.
+    The first split must hold the training images, to which probes are fitted.
     """
     ids = [name for source in splits for name in source.ids]
     table = read_labels(labels, ids, id_column) if labels not in ("", FOLDERS) else None
@@ -75,7 +75,7 @@ def open_splits(
         held_out: The held-out images: a split, array or subfolder of the data set, a slice of its
             order such as "[:10000]", the path of a table, or the path of other images.
         held_out_share: Used if `held_out` is "": the fraction of images to hold out, 0 to 0.99. A
-            hash of its id decides for each image, so other images never change its split.
+            hash of the id decides, so adding images never changes an image's split.
         include: Patterns of the names of images to use, as for `select_images`. "": all images.
         exclude: Patterns of the names of images to leave out.
         images: A Python sequence or a `Source` of images, used instead of `path`.
@@ -90,11 +90,11 @@ def open_splits(
         path = ""  # the config may have a path as well
         opened = OpenedDataset(as_source(images, image_shape), "a sequence in memory")
     elif not path:
-        raise UserError("There are no images to train on: set --config.data.path=PATH.")
+        raise UserError("There are no images to train on. Set --config.data.path=PATH.")
     else:
         opened = open_images(path, image_shape)
     if labels and path == DIGITS:
-        raise UserError("The digits already have labels: remove --config.data.labels.")
+        raise UserError("The digits already have labels. Remove --config.data.labels.")
     is_selected = select_images(opened.source.ids, include, exclude)
     whole, opened = opened.source, _select(opened, is_selected)
     is_held_out, notes = _split_within(opened.source, path, held_out, held_out_share, id_column)
@@ -119,7 +119,7 @@ def open_splits(
 
 
 def _select(opened: OpenedDataset, is_selected: Bool[np.ndarray, "n"]) -> OpenedDataset:
-    """Returns the selected images of a data set, with a note if these are not all."""
+    """Returns the selected images of a data set, with a note if some are left out."""
     if is_selected.all():
         return opened
     count = counted(int(is_selected.sum()), "image", of=len(is_selected), verb="is/are")
@@ -132,7 +132,7 @@ def _selected(source: Source, is_selected: Bool[np.ndarray, "n"]) -> Source:
 
 
 def _find_held_out(source: Source, other: Source, held_out: str) -> Bool[np.ndarray, "n"] | None:
-    """Returns which images of `source` are also in `other`, the held-out images. None if none are.
+    """Returns a mask of the images that `source` shares with the held-out `other`, or None.
 
     Raises UserError if only some images of `other` are in `source`, or if both are parts of one
     file or data set and overlap.
@@ -154,7 +154,7 @@ def _find_held_out(source: Source, other: Source, held_out: str) -> Bool[np.ndar
 
 
 def _label_both(training: Source, held_out: Source, labels: str, id_column: str) -> tuple[Source, Source, list[str]]:
-    """Returns both splits with labels, and notes. Training keeps only the labels that both have.
+    """Returns both splits with labels, and notes. Training images keep labels that both have.
 
     Raises UserError if a training image and a held-out image have the same id: the rows of a table
     of labels would then be ambiguous.
@@ -164,7 +164,7 @@ def _label_both(training: Source, held_out: Source, labels: str, id_column: str)
         raise UserError(
             f"{counted(len(common), 'id', verb='belongs/belong')} to both a training image and a held-out image "
             f"({list_some(common)}), so the rows of {labels} are ambiguous. Give each image a unique id, or store "
-            f"labels as arrays in its file."
+            f"the labels in the data set's own file."
         )
     training, held_out = with_labels([training, held_out], labels, id_column=id_column)
     shared = {name: values for name, values in training.labels.items() if name in held_out.labels}
@@ -180,9 +180,9 @@ def _label_both(training: Source, held_out: Source, labels: str, id_column: str)
 
 
 def as_source(images: Any, image_shape: tuple[int, ...]) -> Source:
-    """Returns a Python sequence of images as a source, and a `Source` with labels as arrays.
+    """Converts a Python sequence of images to a source. Labels of a `Source` become arrays.
 
-    Raises UserError, with what to give instead, for any other object.
+    Raises UserError for any other object. The message names what to give instead.
     """
     if isinstance(images, SequenceSource):
         return images
@@ -206,7 +206,10 @@ def _is_same(column: np.ndarray, values: Any) -> bool:
 def _split_within(
     source: Source, path: str, held_out: str, share: float, id_column: str
 ) -> tuple[Bool[np.ndarray, "n"] | None, list[str]]:
-    """Returns which images are held out, and notes. None if the held-out images are elsewhere."""
+    """Returns a mask of the held-out images, and notes.
+
+    The mask is None if `held_out` names other images.
+    """
     count = len(source)
     if not held_out:
         if path == DIGITS and not share:
@@ -240,7 +243,7 @@ def _open_held_out(path: str, held_out: str, image_shape: tuple[int, ...]) -> Op
     if not path:
         raise UserError(
             f"data.held_out={shown(held_out)} is not the path of images or of a table, nor a slice such as [:1000]. "
-            f"Images in memory need one of these."
+            f"For images in memory, data.held_out must be one of these."
         )
     if expand_home(base).exists() and not parts:
         raise UserError(

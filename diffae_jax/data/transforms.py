@@ -16,9 +16,13 @@ from diffae_jax.runtime.errors import UserError, counted
 PIL_MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # by number of channels
 CROPS = {  # by name: start and size of the crop; None: the largest centered crop
     "center": None,
-    "celeba": ((57, 25), (128, 128)),  # around (x 89, y 121) of the aligned 178x218 images, as in D2C
+    "celeba": ((57, 25), (128, 128)),  # around (x 89, y 121) of the aligned 178x218 images, as in the D2C paper
 }
-NOMINAL_RANGES = ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0))  # assumed if the values fill most of one
+NOMINAL_RANGES = (
+    (0.0, 1.0),
+    (-1.0, 1.0),
+    (0.0, 255.0),
+)  # standard ranges; one is assumed if the values fill most of it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +72,10 @@ class Transform:
         return np.clip((image.astype(np.float32) - low) * (2 / (high - low)) - 1, -1, 1, dtype=np.float32)
 
     def _crop_of(self, size: Sequence[int]) -> str:
-        """Images of the final size are not cropped again: a model may have generated them."""
+        """Returns the crop for an image of this size.
+
+        Images of the final size are not cropped, because a model may have generated them.
+        """
         return "center" if tuple(size) == self.image_shape[:-1] else self.crop
 
     def restored(self, images: Float[AnyArray, "n *shape"]) -> Shaped[np.ndarray, "n *shape"]:
@@ -103,7 +110,7 @@ class Transform:
             is_finite = np.isfinite(image.astype(np.float32, copy=False))
         if not is_finite.all():
             bad = counted(int((~is_finite).sum()), "value that", "values that", verb="is/are")
-            raise UserError(f"{name} has {bad} not finite: repair or remove it.")
+            raise UserError(f"{name} has {bad} not finite. Repair or remove it.")
 
     def check_size(self, size: Sequence[int], name: str) -> None:
         """Checks that an image is large enough.
@@ -121,13 +128,13 @@ class Transform:
             if len(size) != len(start) or any(s + n > have for s, n, have in zip(start, length, size, strict=True)):
                 raise UserError(
                     f"{name} is {format_size(size)} pixels, but the crop {self.crop} needs aligned images of 178x218 "
-                    f"pixels: set --config.data.crop=center."
+                    f"pixels. Set --config.data.crop=center."
                 )
             size = length
         if any(have < want for have, want in zip(size, wanted, strict=True)):
             raise UserError(
-                f"{name} is {format_size(size)} pixels, smaller than the {format_size(wanted)} of image_shape: "
-                f"remove it, or replace it with a larger image."
+                f"{name} is {format_size(size)} pixels, smaller than the {format_size(wanted)} of image_shape. "
+                f"Remove it, or replace it with a larger image."
             )
 
 
@@ -148,7 +155,7 @@ def check_picture_shape(image_shape: tuple[int, ...]) -> None:
     if len(image_shape) != 3 or image_shape[-1] not in PIL_MODES:
         raise UserError(
             f"Image files hold [height, width, channels] with 1, 3 or 4 channels, not image_shape={image_shape}. "
-            f"Set an --config.image_shape such as (64, 64, 3), or store other shapes as arrays."
+            f"Set --config.image_shape to a shape such as (64, 64, 3), or store other shapes as arrays."
         )
 
 
@@ -163,8 +170,8 @@ def cut_out(image: Shaped[np.ndarray, "*spatial c"], crop: str) -> Shaped[np.nda
 def resize_and_crop(image: Shaped[np.ndarray, "*spatial c"], size: tuple[int, ...]) -> Shaped[np.ndarray, "*size c"]:
     """Scales an image of any rank until it just covers `size`, and crops the center.
 
-    Scaling uses Pillow's antialiasing Lanczos filter: on whole uint8 pictures, and on other images
-    along each axis in float32.
+    Pillow's antialiasing Lanczos filter scales uint8 pictures in one call, and other images axis
+    by axis in float32.
     """
     if image.shape[:-1] == size:
         return image
@@ -174,7 +181,7 @@ def resize_and_crop(image: Shaped[np.ndarray, "*spatial c"], size: tuple[int, ..
         box = (left, top, right, bottom)
         scaled = picture(image).resize((size[1], size[0]), Image.Resampling.LANCZOS, box)
         return np.asarray(scaled).reshape(*size, image.shape[-1])
-    scaled = image.astype(np.float32, order="C")  # the Fortran order of NIfTI would be copied for each axis
+    scaled = image.astype(np.float32, order="C")  # a Fortran-ordered NIfTI would be copied for each axis
     for axis, (want, start, stop) in enumerate(zip(size, starts, stops, strict=True)):
         scaled = _resize_axis(scaled, axis, want, start, stop)
     return np.clip(np.round(scaled), 0, 255).astype(np.uint8) if image.dtype == np.uint8 else scaled
@@ -214,7 +221,8 @@ def picture(image: UInt8[np.ndarray, "h w c"]) -> Image.Image:
 def pixels_of(image: Image.Image) -> Shaped[np.ndarray, "h w c"]:
     """Returns the pixels of a PIL image with its own channels, rotated as EXIF specifies.
 
-    Images of 16 or 32 bits keep their type, all others become uint8. Palettes become RGB or RGBA.
+    Images with 16 or 32 bits keep their type. All others become uint8. Palettes become RGB or
+    RGBA.
     """
     image.load()
     if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # exif_transpose always copies
@@ -232,7 +240,7 @@ def with_channels(
 ) -> Shaped[np.ndarray, "*spatial c2"]:
     """Returns an image with the given number of channels.
 
-    Pictures are converted. Without an alpha channel, transparent pixels are blended with white.
+    Pictures are converted. If their alpha channel is removed, they are blended with white.
     Raises UserError as `check_channels` does.
     """
     have = image.shape[-1]
@@ -253,25 +261,25 @@ def check_channels(image: Shaped[np.ndarray, "*spatial c"], channels: int, name:
     is_picture = image.ndim == 3 and have in PIL_MODES and channels in PIL_MODES
     if have != channels and not (is_picture and (image.dtype == np.uint8 or (have, channels) == (1, 3))):
         raise UserError(
-            f"{name} has {counted(have, 'channel')}, not {channels}: set --config.image_shape to the number of "
-            f"channels of all images, or remove this image."
+            f"{name} has {counted(have, 'channel')}, not {channels}. Set the last value of "
+            f"--config.image_shape to the number of channels of your images, or remove this image."
         )
 
 
 def to_8_bits(image: Shaped[np.ndarray, "*shape"], name: str) -> UInt8[np.ndarray, "*shape"]:
-    """Scales 16 bit to 8 bit. Raises UserError for other types: their value range is unknown."""
+    """Scales 16 bits to 8 bits. Raises UserError for other types: their value range is unknown."""
     if image.dtype == np.bool_:
         return image.astype(np.uint8) * np.uint8(255)
     if image.dtype != np.uint16:
         raise UserError(
-            f"{name} has values of {image.dtype}, whose range is unknown: set the values that become -1 and 1 with "
-            f"--config.data.intensity=LOW..HIGH, or convert the image to 8 or 16 bit."
+            f"{name} has values of {image.dtype}, whose range is unknown. Set the values that become -1 and 1 with "
+            f"--config.data.intensity=LOW..HIGH, or convert the image to 8 or 16 bits."
         )
     return np.round(image / 257).astype(np.uint8)
 
 
 def likely_range(low: float, high: float) -> tuple[float, float]:
-    """Returns the likely value range: a nominal range if `low` to `high` fills most of it."""
+    """Returns the likely value range: a standard range if `low` to `high` fills most of it."""
     for nominal in NOMINAL_RANGES:
         if nominal[0] <= low and high <= nominal[1] and high - low > (nominal[1] - nominal[0]) / 2:
             return nominal
@@ -286,7 +294,7 @@ def random_flip(image: Shaped[np.ndarray, "*spatial c"], rng: np.random.Generato
 def to_float(images: Shaped[Any, "n *shape"]) -> Float[Any, "n *shape"]:
     """Scales uint8 to float32 in [-1, 1]. Floats are already in this range.
 
-    Called on the device: transfers then need one byte per value.
+    Call it on the device, so that transfers need one byte per value.
     """
     return images.astype(np.float32) / 127.5 - 1 if images.dtype == np.uint8 else images
 

@@ -1,4 +1,4 @@
-"""Checks before the first step: what a later stage would refuse, after days of training."""
+"""Checks before the first step. They find what a later stage would refuse, days later."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -48,11 +48,11 @@ def check_folder(folder: Path, stages: Collection[str]) -> None:
 
 
 def check_images(config: ConfigDict, stages: Collection[str], training: TransformedSource) -> None:
-    """Raises UserError if one of the stages will refuse the images, or those to compare with."""
+    """Raises UserError if one of the stages will refuse the images, or the foreign images."""
     if config.model.z_dim is not None and "latents" in stages and _are_all_the_same(training):
         same = f"{counted(len(training), 'image')} with the same pixels" if len(training) > 1 else "a single image"
         raise UserError(
-            f"The statistics of z need at least two different training images, not {same}: add images, or train only "
+            f"The statistics of z need at least two different training images, not {same}. Add images, or train only "
             f"the autoencoder with --stages=autoencoder."
         )
     foreign = config.evaluation.foreign

@@ -101,7 +101,8 @@ def test_report_matches_the_data_set(photos, run):
         "  train/0.png, train/again.png, train/same.png",
         "2 groups of duplicates have different labels: smile is 0 for train/0.png and 1 for train/same.png. Correct "
         "the labels, or remove the copies.",
-        "1 held-out image is also among the training images. Measurements on held-out images will be too good.",
+        "1 held-out image is also among the training images. Measurements on held-out images will be too optimistic. "
+        "Remove the duplicates.",
         "Sizes: 4 different, from 50x40 to 90x33. Most common: 50x40 (5 images). All are scaled to 32x32.",
         "  50x40: 5",
         "  51x40: 2",
@@ -226,7 +227,7 @@ def test_config_of_a_run_is_taken_too(photos, run):
     said = run("photos", "--config", "config.json", code=1)
     assert "Labels: 2." in said
     assert "All are scaled to 16x16" in said
-    assert "To train (with the other keys as in config.json):" in said
+    assert "To train (set the other keys as in config.json yourself):" in said
     flags = command_of(said)
     assert (flags["config"], flags["config.image_shape"]) == ("configs/images.py", "(16, 16, 1)")
     assert (flags["config.data.held_out"], flags["config.train.batch_size"]) == ("test", "4")
@@ -337,7 +338,7 @@ def test_crop_of_the_celebrities_gives_its_size(run):
         save(f"faces/{i}.jpg", noise(218, 178, 3))
     said = run("faces", "--crop", "celeba", "--held-out-share", "0")
     assert command_of(said)["config.image_shape"] == "(128, 128, 3)"
-    assert "All are scaled to 128x128 after the crop celeba." in said
+    assert "All are scaled to 128x128 after the celeba crop." in said
 
 
 def test_few_small_images_are_named_and_left_out_by_the_command(run):
@@ -419,7 +420,7 @@ BAD = {
         "photos --image-shape 99 99 3",
         r"9 of 9 images do not fit image_shape=\(99, 99, 3\), such as .* Most fit with --image-shape 32 32 3",
     ),
-    "tiny": ("tiny", ".*images of 5x5, but a proposed size is at least 8.*--image-shape 5 5 1"),
+    "tiny": ("tiny", ".*images of 5x5, too small to propose a shape \\(the minimum is 8\\). Give --image-shape 5 5 1"),
     "crop": ("photos --crop square", ".*one of center, celeba, not square"),
     "intensity": ("photos --intensity 5", ".*LOW..HIGH, such as 0..4095"),
     "share": ("photos --held-out-share 2", ".*between 0.0 and 0.99, not 2.0"),

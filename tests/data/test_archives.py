@@ -75,7 +75,7 @@ def test_classes_are_integers_if_all_images_have_one(tmp_path):
         (b"{", r"dataset.zip/dataset.json cannot be read as JSON \(.*\): it is damaged"),
         (
             b'{"labels": [["a.png", "cat"]]}',
-            r"dataset.json with a label that cannot be read \(\['a.png', 'cat'\]\): write \[name, nu",
+            r"dataset.json with a label that cannot be read \(\['a.png', 'cat'\]\)\. Write \[name, nu",
         ),
         (b'{"labels": [["a.png"]]}', "a label that cannot be read"),
         (b'{"labels": {"a.png": 3}}', r"a label that cannot be read \({'a.png': 3}\)"),
@@ -97,7 +97,7 @@ def test_zip_is_read_with_its_folders_but_nothing_hidden(tmp_path):
     path = write_zip(tmp_path / "A.ZIP", {name: PNGS[0] for name in names} | {"empty.png/": b""})
     found = open_images(path, SHAPE)
     assert found.source.ids == ["a/b/d.webp", "a/c.JPG", "b.png"]
-    assert found.notes == ["1 file is not read, because the file type is not supported (a/g.heic)."]
+    assert found.notes == ["1 file is not read, because the file type differs from that of the images (a/g.heic)."]
     assert found.source.name(2) == f"b.png of {path}"
 
 
@@ -135,21 +135,21 @@ def test_images_directly_in_the_one_folder_have_no_label(tmp_path):
 def test_zip_of_something_else_or_damaged_is_told(tmp_path):
     path = tmp_path / "a.zip"
     is_refused(
-        write_zip(path, {}), r"a.zip holds no image files \(.png, .*.gif\), neither directly nor in subfolders\.$"
+        write_zip(path, {}), r"a.zip holds no image files \(.png, .*.gif\), not even in subfolders\. Check the path\.$"
     )
     is_refused(write_zip(path, {"a.npy": b"x", "b/c.txt": b""}), r"holds no image files .*\. It holds a.npy, b/c.txt")
     is_refused(make_image_zip(tmp_path, IMAGES), "1, 3 or 4 channels", (8, 10, 2))
     path.write_text("no zip")
-    is_refused(path, r"a.zip cannot be read as a zip \(File is not a zip file\): copy it again")
+    is_refused(path, r"a.zip cannot be read as a zip \(File is not a zip file\)\. Copy it again")
     content = make_image_zip(tmp_path, IMAGES).read_bytes()
     for length in (0, 1, 100, len(content) // 2, len(content) - 1):
         path.write_bytes(content[:length])
-        is_refused(path, r"a.zip cannot be read as a zip \(.*\): copy it again")
+        is_refused(path, r"a.zip cannot be read as a zip \(.*\)\. Copy it again")
     changed = bytearray(content)
     changed[content.index(PNGS[3]) + 40] ^= 1
     path.write_bytes(changed)
     is_refused(
-        path, r"images/03.png of .*a.zip cannot be read as an image \(Bad CRC-32 for file .*\): repair or remove"
+        path, r"images/03.png of .*a.zip cannot be read as an image \(Bad CRC-32 for file .*\)\. Repair or remove"
     )
     source = opened(path)
     np.testing.assert_array_equal(source[4], IMAGES[4])
@@ -161,7 +161,7 @@ def test_encrypted_zip_is_told(tmp_path):
     content[6] |= 1  # flags of the entry and of its place in the directory
     content[content.rindex(b"PK\x01\x02") + 8] |= 1
     path.write_bytes(content)
-    is_refused(path, r"images.zip is encrypted: unpack it with its password, and give the folder")
+    is_refused(path, r"images.zip is encrypted\. Unpack it with its password, and give the folder")
 
 
 def test_zip_is_not_held_out_from_itself(tmp_path):
@@ -220,7 +220,7 @@ def test_labels_that_some_images_lack(tmp_path):
 @pytest.mark.parametrize(
     ("kind", "content", "message"),
     [
-        ("cls", b"cat", r"0000.cls of .*a.tar holds cat, not an integer: write the number of a class"),
+        ("cls", b"cat", r"0000.cls of .*a.tar holds cat, not an integer\. Write the number of a class"),
         ("cls", b"", "holds nothing, not an integer"),
         ("cls", b"\xff", "not an integer"),
         ("json", b"{", r"a.tar/0000.json cannot be read as JSON"),
@@ -238,7 +238,7 @@ def test_further_images_and_files_of_a_sample_are_not_read(tmp_path):
     assert found.notes == [
         "2 images are not read, because several dots in a name mark further files of an image (0000.seg.png, "
         "0001.seg.png).",
-        "2 files are not read, because the file type is not supported (0000.mp3, 0001.mp3).",
+        "2 files are not read, because the file type differs from that of the images (0000.mp3, 0001.mp3).",
     ]
     path = write_tar(tmp_path / "b.tar", {"a.1.png": PNGS[0]})
     is_refused(path, r"b.tar holds no image with a name such as 0001.jpg. .* several dots in their names \(a.1.png\)")
@@ -272,25 +272,27 @@ def test_compressed_tar_is_told(tmp_path, name):
     (tmp_path / "shards").mkdir()
     (tmp_path / "shards" / name).write_bytes(b"")
     for path in (tmp_path / "shards", tmp_path / "shards" / name):
-        is_refused(path, rf"{path.name} is compressed \({name}\), so single images cannot be read: unpack it to .tar")
+        is_refused(path, rf"{path.name} is compressed \({name}\), so single images cannot be read\. Unpack it to .tar")
 
 
 def test_tar_of_something_else_or_damaged_is_told(tmp_path):
     path = tmp_path / "a.tar"
-    is_refused(write_tar(path, {}), r"a.tar holds no image files \(.*\), neither directly nor in subfolders\.$")
+    is_refused(write_tar(path, {}), r"a.tar holds no image files \(.*\), not even in subfolders\. Check the path\.$")
     is_refused(write_tar(path, {"a.txt": b"x"}), r"holds no image files .*\. It holds a.txt")
     is_refused(make_tar(tmp_path, IMAGES), "1, 3 or 4 channels", (8, 10, 2))
     path.write_text("no tar" * 1000)
-    is_refused(path, r"a.tar cannot be read as a tar \(invalid header\): copy it again")
+    is_refused(path, r"a.tar cannot be read as a tar \(invalid header\)\. Copy it again")
     content = make_tar(tmp_path, IMAGES).read_bytes()
     end = len(content.rstrip(b"\0")) // 512 * 512 + 512  # of the last image
     for length in (0, 1, 511, 512, 600, 1024, 5 * 512, 10 * 512, end // 2, end - 512, end - 1, end, end + 511):
         path.write_bytes(content[:length])
-        is_refused(path, r"a.tar (cannot be read as a tar \(.*\)|is incomplete or damaged after \d+ files): copy it ag")
+        is_refused(
+            path, r"a.tar (cannot be read as a tar \(.*\)|is incomplete or damaged after \d+ files)\. Copy it ag"
+        )
     with tarfile.open(make_tar(tmp_path, IMAGES)) as archive:
         fifth = archive.getmember("05.png")
     path.write_bytes(content[: fifth.offset] + b"x" + content[fifth.offset + 1 :])  # in a header
-    is_refused(path, r"a.tar is incomplete or damaged after 5 files: copy it again")
+    is_refused(path, r"a.tar is incomplete or damaged after 5 files\. Copy it again")
     path.write_bytes(content[: fifth.offset_data] + b"x" + content[fifth.offset_data + 1 :])
     is_refused(path, r"05.png of .*a.tar cannot be read as an image")
 

@@ -212,7 +212,7 @@ def test_sixteen_bits_are_scaled_and_transparency_is_white(tmp_path):
     assert (image[:8] == 0).all()
     assert (image[8:] == 255).all()
     Image.fromarray(np.ones((16, 16), np.float32)).save(tmp_path / "float.tif")
-    with pytest.raises(UserError, match=r"1 image has values of float32.* convert them to 8 or 16 bit"):
+    with pytest.raises(UserError, match=r"1 image has values of float32.* Convert them to 8 or 16 bits"):
         check_all(prepared(tmp_path, (16, 16, 1)))
     with pytest.raises(UserError, match=r"float.tif has values of float32, whose range is unknown"):
         prepared(tmp_path, (16, 16, 1))[0]

@@ -130,7 +130,7 @@ def test_an_npy_is_one_image_or_many(tmp_path, shape, image_shape, count):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.rar", b"", "a.rar is an archive: unpack it and give the folder"),
+        ("a.rar", b"", "a.rar is an archive. Unpack it and give the folder"),
         ("a.7z", b"", "a.7z is an archive"),
         ("a.csv", b"a", "a.csv is a table or text file, not images"),
         ("a", b"", "a cannot be read as an image"),
@@ -153,16 +153,16 @@ def test_files_without_images_are_refused(tmp_path, name, content, message):
         ("no-such-folder", "no-such-folder is missing. Check the path"),
         ("no_such_folder", "no_such_folder is missing. Check the path"),
         ("no/such/folder.npz#images", "no/such/folder.npz is missing. Check the path"),
-        ("empty", r"empty holds no image files \(.png, .jpg, .*.npy\), neither directly nor in subfolders\.$"),
+        ("empty", r"empty holds no image files \(.png, .jpg, .*.npy\), not even in subfolders\. Check the path\.$"),
         ("odd", r"odd holds no image files .*\. It holds a.txt, b.heic, c.mp4 and 1 more"),
         ("lmdb.lmdb", "lmdb.lmdb holds no image files"),
         ("a\0b", "cannot be read: it has characters that are not allowed in a path"),
         ("x" * 300, "cannot be read .*File name too long"),
-        ("empty#part", "empty has no part part: only folders of HDF5, Zarr or DICOM have parts"),
+        ("empty#part", "empty has no part part. Only folders of HDF5, Zarr or DICOM have parts"),
         ("c.h5#", "c.h5 cannot be read as an array"),
         ("digits", r"The digits have image_shape=\(8, 8, 1\), not \(8, 10, 3\)"),
         ("digits#test", "digits is missing. Check the path"),
-        ("", "There are no images to train on: set --config.data.path=PATH"),
+        ("", "There are no images to train on. Set --config.data.path=PATH"),
     ],
 )
 def test_paths_without_images_are_refused(tmp_path, monkeypatch, path, message):

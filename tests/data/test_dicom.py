@@ -97,7 +97,7 @@ def test_window_may_be_a_table(tmp_path):
 
 def test_file_without_window_is_refused(tmp_path):
     save_dicom(tmp_path / "a.dcm", noise(8, 10))
-    is_refused(f"{tmp_path}#window", "a.dcm has no window: remove #window, and set data.intensity", PICTURE)
+    is_refused(f"{tmp_path}#window", "a.dcm has no window. Remove #window, and set data.intensity", PICTURE)
     is_refused(f"{tmp_path}#images", "has no part images. The only part of DICOM is window", PICTURE)
 
 
@@ -216,7 +216,7 @@ def test_scout_next_to_a_volume_is_left_out(tmp_path):
     save_dicom(tmp_path / "a" / "scout.dcm", volume[0], SeriesInstanceUID="1.2.9")
     found = open_images(tmp_path, VOLUME)
     assert list(found.source.ids) == ["a/1.2.3"]
-    assert found.notes == ["Series with a single slice are not read: 1 (a/1.2.9)."]
+    assert found.notes == ["1 series with a single slice is not read (a/1.2.9)."]
     np.testing.assert_array_equal(found.source[0], volume[..., None])
     assert len(opened(tmp_path, (1, 8, 10, 1))) == 2
     (found,) = [open_images(tmp_path / "a" / "scout.dcm", VOLUME)]
@@ -227,7 +227,7 @@ def test_volumes_with_problems_are_named(tmp_path):
     volume = noise(4, 8, 10, dtype=np.int16)
     folder = save_series(tmp_path / "a", volume)
     shutil.copy(folder / "01.dcm", folder / "1-copy.dcm")
-    is_refused(tmp_path, r"a has two slices at the same place \(01.dcm, 1-copy.dcm\): move one of them", VOLUME)
+    is_refused(tmp_path, r"a has two slices at the same place \(01.dcm, 1-copy.dcm\)\. Move one of them", VOLUME)
     (folder / "1-copy.dcm").unlink()
     save_dicom(folder / "x.dcm", volume[0], SeriesInstanceUID="1.2.3")
     is_refused(tmp_path, "a has slices with neither a position nor an InstanceNumber, so their order is unk", VOLUME)
@@ -267,7 +267,9 @@ def test_files_are_recognized_by_suffix_or_content(tmp_path):
     found = open_images(tmp_path, PICTURE)
     assert list(found.source.ids) == names
     np.testing.assert_array_equal(all_of(found.source), pixels[..., None])
-    assert found.notes == ["3 files are not read, because the file type is not supported (DICOMDIR, README, b.png)."]
+    assert found.notes == [
+        "3 files are not read, because the file type differs from that of the images (DICOMDIR, README, b.png)."
+    ]
     np.testing.assert_array_equal(one(tmp_path / "IM_0001"), pixels[1, ..., None])
     images, _ = as_images([tmp_path / "z" / "c.DCM"], Transform(PICTURE))
     np.testing.assert_array_equal(images, pixels[2:, ..., None])
@@ -297,7 +299,7 @@ def test_files_without_an_image_are_noted(tmp_path):
     assert list(found.source.ids) == ["a.dcm"]
     assert found.notes == ["1 DICOM file holds no image (report.dcm)."]
     (tmp_path / "a.dcm").unlink()
-    is_refused(tmp_path, "report.dcm holds no DICOM image, only other data of DICOM: give the files", PICTURE)
+    is_refused(tmp_path, "report.dcm holds no DICOM image, only other data of DICOM. Give the image files", PICTURE)
 
 
 def test_tags_are_labels(tmp_path):
@@ -351,7 +353,7 @@ def test_compressed_files_are_read(tmp_path):
         (pydicom.uid.JPEGLosslessSV1, "compressed as JPEG Lossless.*: pip install pylibjpeg pylibjpeg-libjpeg"),
         (pydicom.uid.JPEGExtended12Bit, "compressed as JPEG Extended.*: pip install pylibjpeg pylibjpeg-libjpeg"),
         (pydicom.uid.HTJ2KLossless, "compressed as High-Thr.*: pip install pylibjpeg pylibjpeg-openjpeg"),
-        (pydicom.uid.MPEG2MPML, "compressed as MPEG2 .*, which pydicom cannot read: convert it"),
+        (pydicom.uid.MPEG2MPML, "compressed as MPEG2 .*, which pydicom cannot read. Convert it"),
     ],
     ids=lambda value: getattr(value, "keyword", ""),
 )
@@ -396,7 +398,7 @@ def test_damaged_slice_is_an_item_that_can_be_skipped(tmp_path):
     (tmp_path / "b" / "02.dcm").write_bytes(b"junk" * 100)
     source = TransformedSource(opened(tmp_path, (3, 8, 10, 1)), Transform((3, 8, 10, 1)))
     assert list(source.ids) == ["a", "b", "b/02.dcm"]
-    call_is_refused(lambda: source[2], "b/02.dcm cannot be read as DICOM: repair or remove it")
+    call_is_refused(lambda: source[2], "b/02.dcm cannot be read as DICOM. Repair or remove it")
     assert source[1].shape == (3, 8, 10, 1)
 
 

@@ -117,7 +117,10 @@ def test_usual_name_counts_among_several_columns(tmp_path):
     both = datasets.concatenate_datasets([masks, huggingface_rows(IMAGES)], axis=1)
     np.testing.assert_array_equal(all_of(opened(save_parquet(tmp_path, both))), IMAGES)
     path = save_parquet(tmp_path, both.rename_column("image", "other"), "b.parquet")
-    is_refused(path, r"b.parquet has several columns that may be the image. Its columns are mask, other\.")
+    is_refused(
+        path,
+        r"b.parquet has several columns that may be the image. Its columns are mask, other\. Call one of them image",
+    )
 
 
 @pytest.mark.parametrize("kind", ["struct", "bytes", "large bytes"])
@@ -155,7 +158,7 @@ def test_images_may_be_paths(tmp_path):
 def test_row_without_an_image_is_told(tmp_path):
     made = datasets.Dataset.from_dict({"image": [{"bytes": png(IMAGES[0]), "path": None}, None]})
     path = save_parquet(tmp_path, made.cast_column("image", datasets.Image()))
-    is_refused(path, r"Image 1 of .*images.parquet \(train\) has no image in the column image: remove the row")
+    is_refused(path, r"Image 1 of .*images.parquet \(train\) has no image in the column image\. Remove the row")
 
 
 def test_parquet_without_images_is_a_table(tmp_path):
@@ -201,8 +204,8 @@ def test_splits_and_their_slices(both, part, chosen):
     [
         ("validation", "has no split validation. It has test, train"),
         ("train+test", r"has no split train\+test\. It has test, train"),
-        ("train[a:b]", r"has no part train\[a:b\] \(.*\): write a slice as in train\[:1000\]"),
-        ("train[:", r"has no part train\[: \(.*\): write a slice as in train"),
+        ("train[a:b]", r"has no part train\[a:b\] \(.*\)\. Write a slice as in train\[:1000\]"),
+        ("train[:", r"has no part train\[: \(.*\)\. Write a slice as in train"),
         ("train[3:3]", r"The split train\[3:3\] of .* holds no images"),
         ("train[:300%]", r"has no part train\[:300%\]"),
     ],
@@ -238,7 +241,7 @@ def test_configurations_are_chosen(tmp_path):
         save_parquet(tmp_path, rows(part), f"{name}/train-00000-of-00001.parquet")
     configs = [{"config_name": name, "data_files": f"{name}/*.parquet"} for name in "xy"]
     (tmp_path / "README.md").write_text(f"---\nconfigs: {json.dumps(configs)}\n---\n")
-    is_refused(tmp_path, r"has several configurations \(x, y\): choose one, for example .*#x/train\.")
+    is_refused(tmp_path, r"has several configurations \(x, y\)\. Choose one, for example .*#x/train\.")
     np.testing.assert_array_equal(all_of(opened(f"{tmp_path}#y/train")), IMAGES[4:HALF])
     _, _, held_out = open_splits(f"{tmp_path}#x/train", SHAPE, held_out=f"{tmp_path}#y/train[:1]")
     np.testing.assert_array_equal(all_of(held_out), IMAGES[4:5])
@@ -251,7 +254,7 @@ def test_copy_of_parquet_is_announced_and_follows_the_file(tmp_path):
     path = make_parquet(tmp_path, IMAGES)
     (note,) = open_images(path, SHAPE).notes
     assert note.startswith(f"{COPY}{os.environ['HF_HOME']}")
-    assert note.endswith("because Parquet cannot be read in random order. HF_HOME sets another place.")
+    assert note.endswith("because Parquet cannot be read in random order. To move the copy, set HF_HOME.")
     make_parquet(tmp_path, IMAGES[::-1])
     np.testing.assert_array_equal(all_of(opened(path)), IMAGES[::-1])
     assert open_images(make_arrow(tmp_path, IMAGES), SHAPE).notes == []
@@ -260,7 +263,7 @@ def test_copy_of_parquet_is_announced_and_follows_the_file(tmp_path):
 def test_files_that_were_not_downloaded_are_told(tmp_path):
     path = clone(tmp_path / "pictures")
     (path / "data/train-00001-of-00002.parquet").unlink()
-    note = "Only 1 of the 2 files train-*.parquet exist. The others are not read."
+    note = "Only 1 of the 2 files train-*.parquet exist. Copy the others to use all images."
     assert open_images(path, SHAPE).notes[-1] == note
 
 
@@ -281,7 +284,7 @@ def test_nothing_is_printed_and_logs_come_back(tmp_path):
 
 def test_path_with_a_pattern(tmp_path):
     path = clone(tmp_path / "pictures [x]")
-    is_refused(path, r"pictures \[x\] has \*, \? or \[ in its path, which .* takes for a pattern: rename it")
+    is_refused(path, r"pictures \[x\] has \*, \? or \[ in its path, which .* takes for a pattern\. Rename it")
     np.testing.assert_array_equal(all_of(opened(path / "data/test-00000-of-00001.parquet")), IMAGES[HALF:])
 
 
@@ -292,7 +295,7 @@ def test_file_that_git_lfs_has_not_loaded_is_told(tmp_path):
     path = clone(tmp_path / "pictures") / "data/train-00000-of-00002.parquet"
     path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 3\n")
     for given in (tmp_path / "pictures", path):
-        is_refused(given, r"train-00000-of-00002.parquet only points to a file of Git LFS: run `git lfs pull` in its")
+        is_refused(given, r"train-00000-of-00002.parquet only points to a file of Git LFS\. Run `git lfs pull` in its")
 
 
 @pytest.mark.parametrize("name", ["images.parquet", "images.arrow"])
@@ -303,7 +306,7 @@ def test_damaged_file_gives_images_or_a_sentence(tmp_path, name):
     content, outcomes = path.read_bytes(), set()
     for length in (0, 1, 100, len(content) // 2, len(content) - 100):
         path.write_bytes(content[:length])
-        is_refused(path, rf"{name} (cannot be read as (Parquet|Arrow) \(.*\): repair or remove it|is a table)")
+        is_refused(path, rf"{name} (cannot be read as (Parquet|Arrow) \(.*\)\. Repair or remove it|is a table)")
     for i in range(60):
         path = tmp_path / f"{i}-{name}"
         path.write_bytes(damaged(content, rng))
@@ -345,7 +348,7 @@ def test_missing_file_of_save_to_disk_is_told(tmp_path):
     path = make_arrow(tmp_path, IMAGES)
     source = opened(path)
     (path / "data-00001-of-00002.arrow").unlink()
-    is_refused(path, rf"data-00001-of-00002.arrow is missing: copy {path} again")
+    is_refused(path, rf"data-00001-of-00002.arrow is missing\. Copy {path} again")
     call_is_refused(
         lambda: all_of(pickle.loads(pickle.dumps(source))), "data-00001-of-00002.arrow cannot be read as Arr"
     )
@@ -360,7 +363,7 @@ def test_volumes_are_not_in_columns_of_images(tmp_path):
 
 @pytest.mark.parametrize("name", ["hf://datasets/nobody/nothing", "hf:/datasets/nobody/nothing@main"])
 def test_name_on_the_hub_that_cannot_be_loaded_is_told(name):
-    is_refused(f"{name}#train", rf"{name} cannot be loaded \(.*\): check the name and the network")
+    is_refused(f"{name}#train", rf"{name} cannot be loaded \(.*\)\. Check the name and the network")
     call_is_refused(lambda: open_splits(name, SHAPE, held_out="test"), "check the name and the network")
 
 

@@ -101,7 +101,9 @@ def test_a_row_of_another_folder_is_no_match():
     labels = Labels(("train/1.jpg", "train/2.jpg", "3.jpg"), {"age": np.array([10, 20, 30])})
     ages = labels.of(["val/1.jpg", "val/9.jpg", "val/3.jpg", "2.jpg"])["age"]
     np.testing.assert_array_equal(ages, [np.nan, np.nan, 30, 20])
-    message = r"train/1\.jpg and val/1\.jpg have different folders, or .* Give each row the folders of its image, or"
+    message = (
+        r"train/1\.jpg and val/1\.jpg are in different folders, or .* Write the folders of the image in each row, or"
+    )
     with pytest.raises(UserError, match=message) as refusal:
         labels.of(["val/1.jpg", "val/2.jpg"])
     assert_is_one_sentence(refusal.value)
@@ -163,9 +165,7 @@ def test_constant_labels_of_the_training_images_are_reported(tmp_path, table):
         Image.new("L", (4, 4), i).save(tmp_path / f"{i}.png")
     labels = str(table("file,y\n0.png,1\n1.png,0\n2.png,0\n3.png,0\n"))
     _, *splits = open_splits(str(tmp_path), (4, 4, 1), labels=labels, held_out="[:1]")
-    assert notes_on_labels(labels, *splits) == [
-        "1 of 1 labels have the same value for all training images that have one (y=0)."
-    ]
+    assert notes_on_labels(labels, *splits) == ["1 of 1 labels are constant over the labeled training images (y=0)."]
 
 
 def test_matching_a_hundred_thousand_names_takes_seconds():
@@ -197,7 +197,7 @@ def test_labels_of_no_image_are_refused(table):
         ("id,n\na,1\nb,2,3\n", "Row #3: Expected 2 columns, got 3: b,2,3"),
         ("id,n\na,1\n\na,2\n", "the image a in rows 2 and 3"),
         ("id,n\na,1\n,2\n", "no image name in row 3"),
-        ('id,n\na,"1\nb,2\n', "has a quote that is never closed"),
+        ('id,n\na,"1\nb,2\n', "has an unclosed quote, so its last rows are read as one cell"),
         (b"id,n\na,1\nb,\xff\n", "not UTF-8 text"),
         ("id,n\na,1\n".encode("utf-16"), "not UTF-8 text"),
     ],
@@ -243,7 +243,7 @@ def test_images_of_a_folder_carry_their_labels_into_both_splits(tmp_path, table)
         np.testing.assert_array_equal(source.labels["number"], np.where(missing, np.nan, expected))
         np.testing.assert_array_equal(source.labels["half"], np.where(missing, np.nan, np.divide(expected, 2)))
     assert all(source.labels == {} for source in open_splits(**settings)[1:])
-    with pytest.raises(UserError, match=r"digits already have labels: remove --config\.data\.labels"):
+    with pytest.raises(UserError, match=r"digits already have labels\. Remove --config\.data\.labels"):
         open_splits("digits", (8, 8, 1), labels=str(file))
 
 
@@ -280,7 +280,7 @@ def test_notes_tell_what_labels_and_images_have_no_counterpart(table):
         "1 of 2 classes of same have no image (no).",
     ]
     assert constant_labels(labels.of(ids)) == [
-        "2 of 5 labels have the same value for all training images that have one (half=1, same=yes)."
+        "2 of 5 labels are constant over the labeled training images (half=1, same=yes)."
     ]
 
 
@@ -304,7 +304,7 @@ def test_notes_of_labels_that_come_from_no_table(table):
     ]
     assert constant_labels({**labels.of(ids), **folders}) == [
         "1 of 3 labels have no value for any training image (empty).",
-        "1 of 3 labels have the same value for all training images that have one (n=1).",
+        "1 of 3 labels are constant over the labeled training images (n=1).",
     ]
 
 
@@ -332,7 +332,7 @@ def test_names_with_dots_match_with_and_without_suffix(tmp_path):
 
 def test_first_line_that_is_an_image_is_told_and_words_for_missing_are_missing(tmp_path):
     (tmp_path / "l.csv").write_text("000001.jpg,1\n000002.jpg,0\n")
-    with pytest.raises(UserError, match="has no header row: add one, such as `file,smile`"):
+    with pytest.raises(UserError, match=r"has no header row\. Add one, such as `file,smile`"):
         read_labels(tmp_path / "l.csv")
     (tmp_path / "l.csv").write_text("id,age\na,3\nb,NA\nc,\nd,null\n")
     np.testing.assert_array_equal(read_labels(tmp_path / "l.csv").columns["age"], [3, np.nan, np.nan, np.nan])

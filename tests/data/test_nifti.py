@@ -60,12 +60,12 @@ def test_fourth_axis_holds_channels_or_is_refused(tmp_path):
     assert infer_image_shape(tmp_path) == (8, 8, 8, 4)
     is_refused(
         tmp_path,
-        r"a.nii has 4 volumes \(points in time or channels\), not 1: save each volume as a file, or set the channels "
+        r"a.nii has 4 volumes \(points in time or channels\), not 1\. Save each volume as a file, or set the channels "
         r"of --config.image_shape to 4",
         (9, 10, 11, 1),
     )
     save_nifti(tmp_path / "a.nii", noise(9, 10, 11, 200))
-    is_refused(tmp_path, r"a.nii has 200 volumes .*, not 1: save each volume as a file\.$", (9, 10, 11, 1))
+    is_refused(tmp_path, r"a.nii has 200 volumes .*, not 1\. Save each volume as a file\.$", (9, 10, 11, 1))
     with pytest.raises(ValueError, match="has 200 volumes"):
         infer_image_shape(tmp_path)
 
@@ -176,7 +176,7 @@ def test_folder_of_hdf5_files(tmp_path):
     with h5py.File(tmp_path / "1.h5", "a") as file:
         file["mask"] = volumes[1] > 9
     is_refused(
-        tmp_path, r"1.h5 has 2 arrays that may be the image \(mask, scan\): choose one, for example .*#", (4, 4, 4, 1)
+        tmp_path, r"1.h5 has 2 arrays that may be the image \(mask, scan\)\. Choose one, for example .*#", (4, 4, 4, 1)
     )
     found = opened(f"{tmp_path}#scan", (9, 10, 11, 1))
     np.testing.assert_array_equal([found[i] for i in range(3)], volumes[..., None])

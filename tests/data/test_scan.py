@@ -70,7 +70,7 @@ def test_images_that_cannot_be_used_are_found_each_with_its_reason(tmp_path):
     assert "03.png is 8x7 pixels, smaller than the 8x8" in found.bad["03.png"]
     is_refused(
         lambda: check_all(images),
-        r"2 of 6 images cannot be used\. The first: .*01.png cannot .*: repair or remove it\.",
+        r"2 of 6 images cannot be used\. The first: .*01.png cannot .*\. Repair or remove it\.",
     )
     is_refused(lambda: refuse_bad(found, 6, " Do so."), r"2 of 6 images cannot be used\. The first: .*\. Do so\.$")
     check_all(Arrays(noise(3, 1, 1, 1), list("abc")))  # in memory, as they are to be
@@ -84,13 +84,13 @@ def test_unusable_types_and_channels_are_refused():
         "^Image 2 of the .* not finite",
     )
     images[2] = 0
-    message = "4 images have values of float32, .* convert them to 8 or 16 bit"
+    message = "4 images have values of float32, .* Convert them to 8 or 16 bits"
     is_refused(lambda: check_all(TransformedSource(SequenceSource(images, (8, 8, 1)), Transform((8, 8, 1)))), message)
     check_all(TransformedSource(SequenceSource(images, (8, 8, 1)), Transform((8, 8, 1), intensity=(0.0, 1.0))))
     mixed = [noise(8, 8, 2), noise(8, 8, 5), noise(8, 8, 5)]
     assert list(looked_at(mixed, (8, 8, 5)).bad.values()) == [
-        "Image 0 of the sequence has 2 channels, not 5: set --config.image_shape to the number of channels "
-        "of all images, or remove this image."
+        "Image 0 of the sequence has 2 channels, not 5. Set the last value of --config.image_shape to the number of "
+        "channels of your images, or remove this image."
     ]
 
 
@@ -179,7 +179,7 @@ def test_types_without_a_common_range_are_refused():
             [noise(8, 8, 1), noise(8, 8, 1, dtype=np.uint16)],
             (8, 8, 1),
             None,
-            ["Sizes: all 8x8.", "Channels: 1.", "Values: uint8 (1), uint16 (1), from 0 to 65535, converted to 8 bit."],
+            ["Sizes: all 8x8.", "Channels: 1.", "Values: uint8 (1), uint16 (1), from 0 to 65535, converted to 8 bits."],
         ),
         (
             np.full((2, 9, 8, 7, 2), 0.5),
@@ -207,7 +207,7 @@ def test_description_of_a_crop():
     found = looked_at(np.zeros((2, 218, 178, 3), np.uint8), (64, 64, 3), "celeba")
     assert (
         describe(found, Transform((64, 64, 3), "celeba"))[0]
-        == "Sizes: all 178x218. All are scaled to 64x64 after the crop celeba."
+        == "Sizes: all 178x218. All are scaled to 64x64 after the celeba crop."
     )
 
 
@@ -293,7 +293,7 @@ def test_record_of_very_many_bad_images_can_be_read(tmp_path):
 @pytest.mark.parametrize("content", ["", "{", "[]", "3", "[" * 10_000])
 def test_damaged_record_is_refused(tmp_path, content):
     (tmp_path / "data.json").write_text(content)
-    is_refused(lambda: read_record(tmp_path), "data.json (is damaged: remove it|cannot be read)")
+    is_refused(lambda: read_record(tmp_path), "data.json (is damaged. Remove it|cannot be read)")
 
 
 def test_nothing_bad_leaves_nothing_out(tmp_path, run):
@@ -374,7 +374,9 @@ def test_process_with_different_images_than_the_main_process_is_refused(tmp_path
     np.save(tmp_path / "b.npy", noise(5, 8, 8, 3))
     run(tmp_path / "a.npy")
     monkeypatch.setattr("diffae_jax.data.run_images.is_main_process", lambda: False)
-    is_refused(lambda: run(tmp_path / "b.npy"), r"trained on different images: 4 then, 5 now")
+    is_refused(
+        lambda: run(tmp_path / "b.npy"), r"began with 4 training images\. Now there are 5, or the images have changed"
+    )
 
 
 @pytest.mark.parametrize("intensity", [3, "x", ["0..1"]])
@@ -383,7 +385,7 @@ def test_invalid_range_in_a_record_is_refused(tmp_path, run, intensity):
     run(tmp_path / "a.npy")
     record = json.loads((tmp_path / "run" / "data.json").read_text()) | {"intensity": intensity}
     (tmp_path / "run" / "data.json").write_text(json.dumps(record))
-    is_refused(lambda: run(tmp_path / "a.npy"), "data.json is damaged: its intensity is")
+    is_refused(lambda: run(tmp_path / "a.npy"), r"data.json is damaged: its intensity is .*\. Remove it, and")
 
 
 def test_tfds_data_set_is_scanned(tmp_path, run):

@@ -63,7 +63,7 @@ def test_pairs_of_names_are_reported(ids, suffix):
     assert len(found) == (suffix is not None)
     if suffix:
         assert_is_one_sentence(found[0].replace(". If", ", if"))
-        assert f"4 of 8 images have the name of another image and the suffix {suffix}. " in found[0]
+        assert f"4 of 8 images are named like another image plus the suffix {suffix}. " in found[0]
         pattern = found[0].partition('exclude="')[2].partition('"')[0]
         assert [suffix in ids[i] for i in range(8)] == [not kept for kept in select_images(ids, "", pattern)]
 
@@ -109,7 +109,7 @@ def test_run_trains_on_the_selected_images(folder, tmp_path):
 
 
 def test_masks_are_reported_before_training_and_by_the_command(folder, tmp_path, tiny_config, capsys):
-    note = "18 of 36 images have the name of another image and the suffix _mask."
+    note = "18 of 36 images are named like another image plus the suffix _mask."
     tiny_config.data.update(path=str(folder), held_out="val")
     open_data(tiny_config, tmp_path, begun=False)
     assert any(note in line for line in data_summary(tmp_path))

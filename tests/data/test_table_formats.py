@@ -79,12 +79,12 @@ def test_nested_values_are_no_labels(written):
     ("content", "name", "message"),
     [
         ({"images": [], "annotations": [], "categories": []}, "l.json", r"is a COCO file.* one record for each image"),
-        ({"labels": None}, "l.json", "has no labels: write its data set again with labels"),
-        ([1, 2], "l.json", r'has a number as record 1, but expected \{"file": "a.png", "age": 3\}'),
+        ({"labels": None}, "l.json", "has no labels. Write its data set again with labels"),
+        ([1, 2], "l.json", r'has a number as record 1\. Write a record such as \{"file": "a.png", "age": 3\}'),
         ([{"file": "a"}, None], "l.json", "has null as record 2"),
         ({"a.png": {"age": 1}, "b.png": 3}, "l.json", "no column of labels.* Not usable: label of type dict"),
         ({"file": ["a.png"], "age": [1, 2]}, "l.json", "has columns of different lengths"),
-        (3, "l.json", r"holds a number, but expected a list of records such as \["),
+        (3, "l.json", r"holds a number\. Write a list of records such as \["),
         ([], "l.json", "no column of labels"),
         ({}, "l.json", "no column of labels"),
         ([{"file": "a.png"}], "l.json", "no column of labels"),
@@ -162,7 +162,7 @@ def test_index_of_pandas_in_a_sheet_is_no_label(sheet):
     [
         ([], "no column of labels"),
         ([["file", "y"]], "only has a header row"),
-        ([["file", "y"], ["a.png", 1, 2]], "has 3 values in row 2, but 2 in its header row: name each column"),
+        ([["file", "y"], ["a.png", 1, 2]], "has 3 values in row 2, but 2 in its header row. Name each column"),
         ([["file", "y", None], ["a.png", 1, 2]], "has 3 values in row 2, but 2"),
         ([["file", None, "y"], ["a.png", 1, 2]], "a unique name for each column in its first row, but column 2 has"),
         ([["file", "y"], ["a.png", 1], ["a.png", 2]], "the image a.png in rows 2 and 3"),
@@ -177,7 +177,7 @@ def test_damaged_sheet_is_refused(sheet):
     whole = path.read_bytes()
     for content in (b"", b"file,y\na.png,1\n", whole[: len(whole) // 2], whole[:300] + whole[900:]):
         path.write_bytes(content)
-        call_is_refused(lambda: labels_of(path), r"cannot be read as xlsx \(.*\): save it again, or as CSV")
+        call_is_refused(lambda: labels_of(path), r"cannot be read as xlsx \(.*\)\. Save it again, or as CSV")
 
 
 def test_missing_library_is_named(sheet, monkeypatch):
@@ -219,7 +219,7 @@ def test_labels_in_arrays(tmp_path, make, arrays):
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"age": [1, 2]}, r"has 0 arrays of image names \(age\): it must have one, called ids"),
+        ({"age": [1, 2]}, r"has 0 arrays of image names \(age\)\. Store one, called ids"),
         ({"a/ids": ["a"], "b/ids": ["b"], "a/y": [1]}, r"has 2 arrays of image names \(a/ids, b/ids\)"),
         ({"ids": ["a"], "age": [1, 2]}, "no column of labels"),
         ({"ids": ["a", "a"], "age": [1, 2]}, "the image a in rows 1 and 2"),

@@ -131,7 +131,7 @@ def test_numbers_of_rows_are_not_taken_for_names_of_images(written):
             None,
             "only has a header row",
         ),
-        ({"id": ["a"], "": [1]}, None, "2 columns, each of which must have a unique name"),
+        ({"id": ["a"], "": [1]}, None, "has columns with no name or the same name. Give each column a unique name"),
         ({"id": ["a"], "x": ["b"], "y": ["c"]}, ["x", "y"], "an index of 2 columns"),
     ],
 )
@@ -141,7 +141,7 @@ def test_what_is_no_table_in_parquet_is_told_in_one_sentence(written, columns, i
 
 def test_two_columns_of_a_name_in_parquet_are_refused(written):
     twice = pyarrow.Table.from_arrays([pyarrow.array(["a"]), pyarrow.array([1]), pyarrow.array([2])], ["id", "n", "n"])
-    assert_refused(written(twice), "3 columns, each of which must have a unique name")
+    assert_refused(written(twice), "has columns with no name or the same name. Give each column a unique name")
 
 
 def test_the_same_long_text_many_times_takes_little_room(written):
@@ -173,7 +173,7 @@ def test_damaged_parquet_is_read_right_or_refused_in_one_sentence(written):
     assert refusals > len(damaged) // 2
     for content in (b"", whole[:100], whole[:-1], b"id,n\na,1\n"):
         path.write_bytes(content)
-        assert_refused(path, r"cannot be read as Parquet \(.*\): check the file")
+        assert_refused(path, r"cannot be read as Parquet \(.*\)\. Check the file")
 
 
 @pytest.mark.parametrize("content", [CELEBA, CELEBA.replace("-1", "0"), "\ufeff" + CELEBA.replace("\n", "\r\n")])
@@ -193,16 +193,16 @@ def test_attributes_of_celeba_become_0_and_1(tmp_path, content):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (CELEBA[:-20], "has 2 images, but 3 by its first line"),
+        (CELEBA[:-20], "has 2 images, but its first line says 3"),
         (CELEBA[:-3], "2 values in line 5, but 3 names in line 2"),
-        (CELEBA + "000004.jpg 1 1 1\n", "has 4 images, but 3 by its first line"),
+        (CELEBA + "000004.jpg 1 1 1\n", "has 4 images, but its first line says 3"),
         (CELEBA.replace("-1  1\n", "-1  2\n"), "has 2 in line 5"),
         (CELEBA.replace("-1  1\n", "-1  0\n"), "has 0 in line 5"),
         (CELEBA.replace("000002.jpg  1", "000002.jpg -1").replace("-1  1\n", "0  1\n"), "has 0 in line 5"),
         ("2\na b\n1.jpg 0 1\n2.jpg 1 -1\n", "has -1 in line 4"),
         (CELEBA.replace("000003", "000001"), "the image 000001.jpg in rows 3 and 5"),
         (CELEBA.replace("Young", "Smiling"), "a unique name for each column in its second line"),
-        ("3\n", "has 0 images, but 3 by its first line"),
+        ("3\n", "has 0 images, but its first line says 3"),
         ("0\n", "no column of labels"),
         ("0\na b\n", "only has a header row"),
     ],

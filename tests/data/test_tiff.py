@@ -98,16 +98,16 @@ def test_single_pages_stay_with_pillow(tmp_path, monkeypatch):
 def test_stacks_and_single_pages_in_one_folder_are_refused(tmp_path):
     make_tiff_stack(tmp_path, noise(4, 8, 10), "b.tif")
     (tmp_path / "c.tif").write_bytes(png(noise(8, 10), "tiff"))
-    is_refused(tmp_path, "c.tif has one page, but b.tif has several: keep single pages and stacks in sep", PICTURE)
+    is_refused(tmp_path, "c.tif has one page, but b.tif has several. Keep single pages and stacks in sep", PICTURE)
     (tmp_path / "a.tif").write_bytes(png(noise(8, 10), "tiff"))
-    is_refused(tmp_path, "b.tif has 4 pages, so it is not one image: keep single pages and stacks in", PICTURE)
+    is_refused(tmp_path, "b.tif has 4 pages, so it is not one image. Keep single pages and stacks in", PICTURE)
 
 
 def test_other_files_of_the_folder_are_noted(tmp_path):
     make_tiff_stack(tmp_path, noise(4, 8, 10), "b.tif")
     (tmp_path / "preview.png").write_bytes(png(noise(8, 10)))
     assert open_images(tmp_path, VOLUME).notes == [
-        "1 file is not read, because the file type is not supported (preview.png)."
+        "1 file is not read, because the file type differs from that of the images (preview.png)."
     ]
 
 
@@ -162,7 +162,7 @@ def test_stack_without_its_last_page_is_refused(tmp_path):
     with tifffile.TiffFile(path) as file:
         start = file.pages[3].offset
     path.write_bytes(path.read_bytes()[:start])
-    is_refused(path, "a.tif is cut off or damaged after 3 pages: repair or remove it", VOLUME)
+    is_refused(path, "a.tif is cut off or damaged after 3 pages. Repair or remove it", VOLUME)
 
 
 def test_page_without_its_last_values_is_refused(tmp_path):
@@ -170,5 +170,5 @@ def test_page_without_its_last_values_is_refused(tmp_path):
     pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])  # the values follow the tags
     content = (tmp_path / "a.tif").read_bytes()
     (tmp_path / "a.tif").write_bytes(content[:-20])
-    is_refused(tmp_path, "a.tif is cut off in page 3: repair or remove it", VOLUME)
+    is_refused(tmp_path, "a.tif is cut off in page 3. Repair or remove it", VOLUME)
     np.testing.assert_array_equal(opened(tmp_path, PICTURE)[2][..., 0], pages[2])

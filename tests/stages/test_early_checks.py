@@ -42,7 +42,7 @@ def is_refused(config, folder, message, images=None, stages=None):
     ids=["one", "three copies"],
 )
 def test_images_without_statistics_are_refused(config, images, found, tmp_path):
-    message = f"^The statistics of z need at least two different training images, not {found}: add images, or train"
+    message = f"^The statistics of z need at least two different training images, not {found}. Add images, or train"
     is_refused(config, tmp_path / "run", message, images)
 
 

@@ -30,11 +30,11 @@ from diffae_jax.runtime.files import check_file
 SUFFIXES = (".npy", ".npz", *HDF5_SUFFIXES)
 IDS = ("ids", "id", "names", "filenames", "file_names")  # names of an array of ids
 SPLIT_WORD = re.compile(r"(?:^|_)(train|training|val|valid|validation|test)(?=_|$)", re.IGNORECASE)
-MANY_IN_CHUNK = 16  # images; one image then takes 16 times as long to read
+MANY_IN_CHUNK = 16  # images; reading one of them then takes 16 times as long
 MAX_TEXT = 4096  # bytes in a label or id
-_RECHUNK = ("Use h5repack", "Write the store again")  # of HDF5, and of Zarr
+_RECHUNK = ("Use h5repack", "Write the store again")  # the advice for HDF5 and for Zarr
 
-_opening = threading.Lock()  # prevents each thread from unpacking the array
+_opening = threading.Lock()  # lets only one thread unpack the array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +82,7 @@ class ArrayFile:
 def open_arrays(path: Path, array: str, image_shape: tuple[int, ...]) -> OpenedDataset:
     """Returns the images of an array file, with labels and ids from its other arrays, and notes.
 
-    Without a name, the images are the only array whose number of axes fits. Raises UserError if
+    If `array` is "", the images are the only array that fits `image_shape`. Raises UserError if
     there is no such array, or more than one.
     """
     if not path.is_dir():
@@ -94,7 +94,7 @@ def open_arrays(path: Path, array: str, image_shape: tuple[int, ...]) -> OpenedD
         name = array or only_fitting(path, arrays, image_shape, str(path), rows=True)
         if name not in arrays:
             kind = "An npy file" if path.is_file() else "This store"
-            available = f"It has {list_some(arrays)}" if "" not in arrays else f"{kind} is a single array"
+            available = f"It has {list_some(arrays)}" if "" not in arrays else f"{kind} is a single array. Remove the #"
             raise UserError(f"{path} has no array {shown(name)}. {available}.")
         images = arrays[name]
         missing = _check_images(path, name, images, image_shape)
@@ -104,7 +104,7 @@ def open_arrays(path: Path, array: str, image_shape: tuple[int, ...]) -> OpenedD
         ids = _texts(_values(columns[ids_name])) if ids_name else list(map(str, range(_length(images))))
     check_names(ids)
     if len(set(ids)) < len(ids):
-        raise UserError(f"{path} has the same id twice in {shown(ids_name)}: give each image a unique id.")
+        raise UserError(f"{path} has the same id twice in {shown(ids_name)}. Give each image a unique id.")
     notes = [*missing, *[f"The images are the array {shown(name)} of the file."] * (len(arrays) > 1)]
     images_in_chunk = (getattr(images, "chunks", None) or (1,))[0]
     if images_in_chunk > MANY_IN_CHUNK:
@@ -138,8 +138,8 @@ def read_columns(path: Path) -> tuple[str, dict[str, np.ndarray]]:
         found = [name for name, array in arrays.items() if _is_of_ids(name.rpartition("/")[2], array)]
         if len(found) != 1:
             raise UserError(
-                f"{path} has {len(found)} arrays of image names ({list_some(found) or list_some(arrays)}): it must "
-                f"have one, called ids, and labels as arrays of the same length."
+                f"{path} has {len(found)} arrays of image names ({list_some(found) or list_some(arrays)}). Store "
+                f"one, called ids, and labels as arrays of the same length."
             )
         labels = {name: _label(_values(array)) for name, array in _columns_of(arrays, found[0]).items()}
         return IDS[0], {IDS[0]: np.array(_texts(_values(arrays[found[0]])), object), **labels}
@@ -151,9 +151,9 @@ def _is_of_ids(name: str, array: Any) -> bool:
 
 
 def _is_one_volume(path: Path, arrays: Mapping[str, Any], array: str, image_shape: tuple[int, ...]) -> bool:
-    """Whether an HDF5 file or Zarr folder is one volume, as in a folder with several of them.
+    """Returns whether an HDF5 file or Zarr folder holds one volume instead of rows of images.
 
-    An array with two axes is no picture: it may hold flattened ones.
+    An array with two axes never counts as one picture, because it may hold flattened pictures.
     """
     considered = [arrays[array]] if array in arrays else arrays.values()
     ranks = {found.ndim for found in considered if found.dtype.kind in "buif"}
@@ -174,7 +174,7 @@ def _check_images(path: Path, name: str, images: Any, image_shape: tuple[int, ..
     """Raises UserError unless an array holds images. Returns notes on missing values."""
     where = f"{path}#{shown(name)}" if name else str(path)
     if not images.ndim or not _length(images):
-        raise UserError(f"{where} holds no images: its shape is {images.shape}.")
+        raise UserError(f"{where} holds no images. Its shape is {images.shape}. Check the path.")
     check_numbers(images.dtype, where)
     check_amount(_length(images), images.shape[1:], where)
     example = np.broadcast_to(np.zeros((), images.dtype.newbyteorder("=")), images.shape[1:])  # takes no memory
@@ -187,8 +187,7 @@ def _check_images(path: Path, name: str, images: Any, image_shape: tuple[int, ..
 def _columns_of(arrays: Mapping[str, Any], images: str) -> dict[str, Any]:
     """Returns the arrays with one value per image that are in the same group as the images.
 
-    A word for a split, such as train, is removed from their names: labels then have the same name
-    in both splits.
+    Names lose a word for a split, such as train, so that labels have the same name in both splits.
     """
     group, _, name = images.rpartition("/")
     split, count = _split_of(name), _length(arrays[images])
@@ -211,7 +210,7 @@ def _is_column(array: Any) -> bool:
         return False
     if isinstance(array, np.memmap | Packed):
         return array.dtype.kind in "buifSU"
-    if not hasattr(array, "is_virtual"):  # of Zarr
+    if not hasattr(array, "is_virtual"):  # an array of Zarr
         return array.dtype.kind in "buifSUT"
     is_in_other_file = array.is_virtual or array.external
     return not is_in_other_file and (array.dtype.kind in "buifS" or _is_text(array.dtype))
@@ -244,7 +243,10 @@ def _is_array_file(path: Path, image_shape: tuple[int, ...]) -> bool:
 
 
 def _is_one_image(path: Path, image_shape: tuple[int, ...]) -> bool:
-    """Whether an npy holds a single image: several have one axis more. Channels may be missing."""
+    """Returns whether an npy holds one image. An array of several images has one more axis.
+
+    The channel axis may be missing.
+    """
     if path.suffix.lower() != ".npy":
         return False
     shape = open_npy(path).shape

@@ -11,7 +11,7 @@ from diffae_jax.data.formats.zarr import SUFFIX, check_array, open_zarr
 from diffae_jax.data.sources import check_amount, check_numbers
 from diffae_jax.runtime.errors import UserError, list_some, shown
 
-NAMED_SUFFIXES = (*HDF5_SUFFIXES, SUFFIX)  # of files, or folders of Zarr, whose arrays have names
+NAMED_SUFFIXES = (*HDF5_SUFFIXES, SUFFIX)  # HDF5 files and Zarr folders, whose arrays have names
 
 
 def only_fitting(
@@ -19,13 +19,14 @@ def only_fitting(
 ) -> str:
     """Returns the name of the only array whose number of axes fits.
 
-    If several fit, their sizes must decide. Raises UserError if none fits, or several do.
+    If several fit, the one with the size of `image_shape` is chosen. Raises UserError if none
+    fits, or if several still do.
 
     Args:
         path: The file, for messages.
         arrays: The arrays by name.
         image_shape: The shape [*spatial, C] to train with.
-        example: What precedes the name of an array in the path to choose it.
+        example: The path to write before #ARRAY, for messages.
         rows: Whether each row of an array is an image. Otherwise an array is one image.
     """
     rank, (*spatial, channels) = len(image_shape) - 1, image_shape
@@ -39,22 +40,22 @@ def only_fitting(
         return exact[0]
     if fitting:
         raise UserError(
-            f"{path} has {len(fitting)} arrays that may be the image{'s' * rows} ({list_some(fitting)}): choose one, "
+            f"{path} has {len(fitting)} arrays that may be the image{'s' * rows} ({list_some(fitting)}). Choose one, "
             f"for example {example}#{sorted(exact or fitting)[0]}."
         )
     shapes = list_some(f"{name or 'one array'} of shape {a.shape} and type {a.dtype}" for name, a in arrays.items())
     raise UserError(
-        f"{path} has no array of images with {rank} spatial axes, which --config.image_shape={image_shape} needs. "
-        f"It has {shapes or 'no arrays'}."
+        f"{path} has no array of images that fits --config.image_shape={image_shape}. It has {shapes or 'no arrays'}. "
+        f"Check the path, or set --config.image_shape to the shape of your images."
     )
 
 
 def read_named(path: Path, name: str, image_shape: tuple[int, ...]) -> np.ndarray:
-    """Reads the array of an HDF5 file or Zarr folder that is a single image, without its siblings.
+    """Reads the single image in an HDF5 file or Zarr folder. Its other arrays are not read.
 
-    It may lack a channel axis. Without a name, it is the only array whose number of axes fits.
+    The image may lack a channel axis. If `name` is "", the image is the only array that fits.
     Raises UserError if there is no such array, or more than one. The libraries may raise any error
-    for damage.
+    for a damaged file.
     """
     is_zarr = path.name.lower().endswith(SUFFIX)
     arrays = open_zarr(path) if is_zarr else open_hdf5(path)

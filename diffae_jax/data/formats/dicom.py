@@ -23,10 +23,10 @@ from diffae_jax.data.sources import check_names, each, hash_of, image_errors_as_
 from diffae_jax.data.transforms import check_picture_shape
 from diffae_jax.runtime.errors import UserError, list_some, shown
 
-WINDOW = "window"  # the part of a path whose gray values go through the window of each file
+WINDOW = "window"  # PATH#window applies the window of each file to its gray values
 MAGIC_START, MAGIC = 128, b"DICM"
 DIRECTORY = "DICOMDIR"  # lists other files
-MANY_SLICES = 4  # per series; the files may be meant as volumes
+MANY_SLICES = 4  # per series from which a note proposes volumes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Dicom:
         read = [read_frames(path, window=self.window) for path in paths]
         sizes = {frames.shape[1:] for _, frames in read}
         if len(sizes) > 1:
-            raise UserError(f"{self.name(index)} has slices of different sizes: move some to another folder.")
+            raise UserError(f"{self.name(index)} has slices of different sizes. Move some to another folder.")
         with image_errors_as_user_errors(self.name(index)):  # tags may be damaged
             slices = [Slice.of(path.name, header) for path, (header, _) in zip(paths, read, strict=True)]
             return np.concatenate([read[i][1] for i in sort_slices(slices, self.name(index))])
@@ -83,7 +83,8 @@ class Dicom:
 def dicom_names(root: Path, names: Sequence[str]) -> list[str]:
     """Returns the DICOM files among the files below a folder, unless other images outnumber them.
 
-    Files without a suffix are recognized by their first bytes, if the first of them is DICOM.
+    If the first file without a suffix is DICOM, all such files are recognized by their first
+    bytes.
     """
     found = [name for name in names if has_suffix(name, DICOM_SUFFIXES)]
     others = sum(has_suffix(name, (*IMAGE_SUFFIXES, *ONE_IMAGE_SUFFIXES)) for name in names)
@@ -122,7 +123,7 @@ def open_dicom(root: Path, names: Sequence[str], part: str, image_shape: tuple[i
     slices = [item for item in described.values() if item is not None]
     if not slices:
         where = root / names[0] if len(names) == 1 else root
-        raise UserError(f"{where} holds no DICOM image, only other data of DICOM: give the files of the images.")
+        raise UserError(f"{where} holds no DICOM image, only other data of DICOM. Give the image files.")
     items = volumes_of(slices) if is_volume else pictures_of(slices)
     flat = {name for name, item in items.items() if is_volume and image_shape[0] > 1 and item.is_single}
     if len(flat) == len(items):
@@ -146,7 +147,8 @@ def open_dicom(root: Path, names: Sequence[str], part: str, image_shape: tuple[i
 
 
 def _notes_on_volumes(items: Mapping[str, Item], flat: Collection[str]) -> list[str]:
-    notes = [f"Series with a single slice are not read: {len(flat):,} ({list_some(flat)})."] if flat else []
+    single = f"{len(flat):,} series with a single slice {'is' if len(flat) == 1 else 'are'} not read"
+    notes = [f"{single} ({list_some(flat)})."] if flat else []
     if gaps := [name for name, item in items.items() if has_gaps(item.slices)]:
         count = f"{len(gaps):,} volume{'s' * (len(gaps) != 1)}"
         notes.append(f"Slices seem to be missing, or are unevenly spaced, in {count} ({list_some(gaps)}).")
@@ -166,7 +168,7 @@ def _notes_on_series(slices: Sequence[Slice]) -> list[str]:
 
 
 def _has_no_suffix(name: str) -> bool:
-    """Whether a name has no suffix, or a number as in 1.2.840.113619."""
+    """Returns whether a name has no suffix. Numbers do not count, as in 1.2.840.113619."""
     path = Path(name)
     return path.name != DIRECTORY and (not path.suffix or path.suffix[1:].isdigit())
 

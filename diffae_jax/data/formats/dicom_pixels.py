@@ -27,7 +27,9 @@ def read_dicom(path: Path, image_shape: tuple[int, ...]) -> Shaped[np.ndarray, "
     if len(image_shape) == 4:
         return frames
     if len(frames) > 1:
-        raise UserError(f"{path} has {len(frames):,} frames, so it cannot be read as one image.")
+        raise UserError(
+            f"{path} has {len(frames):,} frames, so it cannot be read as one image. Save each frame as a file."
+        )
     return frames[0]
 
 
@@ -41,7 +43,7 @@ def read_header(path: Path, *, with_pixels: bool = False) -> Any:
 
     header = pydicom.dcmread(path, stop_before_pixels=not with_pixels, force=True)  # old files have no preamble
     if "Rows" not in header and "SOPClassUID" not in header:
-        raise UserError(f"{path} cannot be read as DICOM: repair or remove it.")
+        raise UserError(f"{path} cannot be read as DICOM. Repair or remove it.")
     return header
 
 
@@ -54,7 +56,7 @@ def check_pydicom(path: Path) -> None:
 def read_frames(
     path: Path, frame: int | None = None, *, window: bool = False
 ) -> tuple[Any, Shaped[np.ndarray, "frames h w c"]]:
-    """Reads the frames of a file. Bright is bright, also if the file stores the opposite.
+    """Reads the frames of a file. Bright areas have high values, even if the file inverts them.
 
     Args:
         path: The file.
@@ -77,15 +79,15 @@ def _read_frames(path: Path, frame: int | None, window: bool) -> tuple[Any, np.n
 
     header = read_header(path, with_pixels=frame is None)
     if "Rows" not in header:
-        raise UserError(f"{path} is DICOM data without an image: remove it.")
+        raise UserError(f"{path} is DICOM data without an image. Remove it.")
     count = num_frames(header) if frame is None else 1
     check_amount(1, (count, header.Rows, header.Columns, header.get("SamplesPerPixel", 1)), str(path))
     syntax = header.file_meta.TransferSyntaxUID = _syntax(header, path)
-    try:  # of one frame, only its bytes are read
+    try:  # for one frame, only its bytes are read
         stored = pixel_array(header) if frame is None else pixel_array(path, index=frame, transfer_syntax_uid=syntax)
-    except RuntimeError as error:  # of all installed plugins
-        raise UserError(f"{path} cannot be decoded: repair it, or try {_plugins(syntax)}.") from error
-    for name in PIXELS:  # a volume keeps the headers of all slices until it is complete
+    except RuntimeError as error:  # all installed plugins failed
+        raise UserError(f"{path} cannot be decoded. Repair it, or try {_plugins(syntax)}.") from error
+    for name in PIXELS:  # saves memory: a volume keeps the headers of all slices until it is complete
         header.pop(name, None)
     stored = stored.reshape(count, header.Rows, header.Columns, -1)
     numbers = range(count) if frame is None else [frame]
@@ -109,7 +111,7 @@ def _syntax(header: Any, path: Path) -> str:
     try:
         decoder = get_decoder(syntax)
     except NotImplementedError as error:
-        raise UserError(f"{path} is compressed as {syntax.name}, which pydicom cannot read: convert it.") from error
+        raise UserError(f"{path} is compressed as {syntax.name}, which pydicom cannot read. Convert it.") from error
     is_deep = syntax == JPEG_12_BIT and header.BitsStored > 8
     if not decoder.is_available or (is_deep and decoder.available_plugins == ("pillow",)):
         raise UserError(f"{path} is compressed as {syntax.name}, which needs a plugin of pydicom: {_plugins(syntax)}.")
@@ -187,7 +189,7 @@ def _windowed(stored: np.ndarray, header: Any, path: Path) -> np.ndarray:
         shown = apply_windowing(values, header)
         low, high = apply_windowing(np.array([-NOT_WINDOWED, NOT_WINDOWED]), header)
     else:
-        raise UserError(f"{path} has no window: remove #window, and set data.intensity instead.")
+        raise UserError(f"{path} has no window. Remove #window, and set data.intensity instead.")
     shown = (shown.astype(np.float64) - low) / (high - low)
     if header.PhotometricInterpretation == "MONOCHROME1":
         shown = 1 - shown

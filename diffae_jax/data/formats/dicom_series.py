@@ -1,4 +1,4 @@
-"""Groups DICOM files to pictures or volumes, and sorts the slices of a volume."""
+"""Groups DICOM files into pictures or volumes, and sorts the slices of a volume."""
 
 import collections
 import dataclasses
@@ -15,7 +15,7 @@ from diffae_jax.runtime.errors import UserError, list_some
 
 LABELS = ("PatientAge", "PatientSex", "Modality", "BodyPartExamined", "ViewPosition", "ImageLaterality")
 AGE = re.compile(r"(\d{1,3})([DWMY])")
-YEARS = {"D": 1 / 365.25, "W": 7 / 365.25, "M": 1 / 12, "Y": 1.0}  # in each unit of an age
+YEARS = {"D": 1 / 365.25, "W": 7 / 365.25, "M": 1 / 12, "Y": 1.0}  # years in each unit of an age
 SAME_PLACE = 1e-3  # mm
 PARALLEL = 1e-3  # difference of unit vectors
 UNEVEN = 1.5  # ratio of distances; a missing slice gives at least 2
@@ -23,7 +23,7 @@ UNEVEN = 1.5  # ratio of distances; a missing slice gives at least 2
 
 @dataclasses.dataclass(frozen=True)
 class Slice:
-    """What the header of a DICOM file states. Without a series, the file is damaged."""
+    """The header of a DICOM file. If `series` is "", the file is damaged."""
 
     name: str  # the path below the folder
     series: str = ""
@@ -35,7 +35,7 @@ class Slice:
 
     @classmethod
     def of(cls, name: str, header: Any) -> "Slice":
-        """Returns what a header states. pydicom may raise any error for damaged values."""
+        """Reads the tags of a header. pydicom may raise any error for damaged values."""
         number = header.get("InstanceNumber")
         return cls(
             name,
@@ -50,7 +50,7 @@ class Slice:
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """A picture or a volume: its slices, and the frame of a picture in a file with several."""
+    """A picture or a volume: its slices, and the number of the frame in a file of several."""
 
     slices: Sequence[Slice]
     frame: int | None = None
@@ -107,7 +107,7 @@ def sort_slices(slices: Sequence[Slice], name: str) -> list[int]:
     if len(same):
         first, second = (slices[order[same[0] + i]].name for i in (0, 1))
         raise UserError(
-            f"{name} has two slices at the same place ({list_some([first, second])}): move one of them to another "
+            f"{name} has two slices at the same place ({list_some([first, second])}). Move one of them to another "
             f"folder, or leave it out with data.exclude."
         )
     return order.tolist()
@@ -143,9 +143,12 @@ def _places(slices: Sequence[Slice], name: str) -> Float[np.ndarray, "n"]:
     if all(len(item.position) == 3 and len(item.orientation) == 6 for item in slices):
         orientations = np.array([item.orientation for item in slices])
         if np.abs(orientations - orientations[0]).max() > PARALLEL:
-            raise UserError(f"{name} has slices that are not parallel: move each stack of slices to its own folder.")
+            raise UserError(f"{name} has slices that are not parallel. Move each stack of slices to its own folder.")
         normal = np.cross(orientations[0, :3], orientations[0, 3:])
         return np.array([item.position for item in slices]) @ normal
     if all(item.number is not None for item in slices):
         return np.array([item.number for item in slices], float)
-    raise UserError(f"{name} has slices with neither a position nor an InstanceNumber, so their order is unknown.")
+    raise UserError(
+        f"{name} has slices with neither a position nor an InstanceNumber, so their order is unknown. Repair or "
+        f"remove them."
+    )

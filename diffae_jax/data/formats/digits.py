@@ -6,7 +6,7 @@ from diffae_jax.data.sources import Arrays
 from diffae_jax.runtime.errors import UserError
 
 DIGITS_SHAPE = (8, 8, 1)
-DIGITS_HELD_OUT = 360  # the last fifth, by different writers
+DIGITS_HELD_OUT = 360  # the last fifth, whose writers are not in the rest
 
 
 def digits(image_shape: tuple[int, ...] = DIGITS_SHAPE) -> tuple[Arrays, Arrays]:
@@ -26,7 +26,9 @@ def digits(image_shape: tuple[int, ...] = DIGITS_SHAPE) -> tuple[Arrays, Arrays]
 def all_digits(image_shape: tuple[int, ...] = DIGITS_SHAPE) -> Arrays:
     """Returns both splits as one source. Raises UserError for any other shape."""
     if tuple(image_shape) != DIGITS_SHAPE:
-        raise UserError(f"The digits have image_shape={DIGITS_SHAPE}, not {tuple(image_shape)}.")
+        raise UserError(
+            f"The digits have image_shape={DIGITS_SHAPE}, not {tuple(image_shape)}. Set --config.image_shape to it."
+        )
     from sklearn.datasets import load_digits  # a slow import
 
     data = load_digits()

@@ -1,4 +1,4 @@
-"""Files with an image (png, jpg, webp, bmp, tif, gif) or a volume (NIfTI, npy, HDF5) each."""
+"""Files that each hold one image (png, jpg, ...) or one volume (NIfTI, npy, HDF5, Zarr)."""
 
 import dataclasses
 import importlib.util
@@ -32,8 +32,8 @@ from diffae_jax.runtime.files import check_file
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 COLORS = ("RGB", "RGBA", "LA", "RGBX")  # modes of Pillow with one byte per channel
-TEXTS = (*TABLE_SUFFIXES, ".md", ".npz")  # often next to images; not reported
-VOLUME_SUFFIXES = (*NIFTI_SUFFIXES, ".npy")  # of which a folder holds images without doubt
+TEXTS = (*TABLE_SUFFIXES, ".md", ".npz")  # often next to images, so notes do not list them
+VOLUME_SUFFIXES = (*NIFTI_SUFFIXES, ".npy")  # in a folder, each of these files is an image
 ONE_IMAGE_SUFFIXES = (*VOLUME_SUFFIXES, *NAMED_SUFFIXES)  # arrays that are read entirely
 
 
@@ -63,7 +63,7 @@ class Files:
         return str(self.path(index))
 
     def fingerprint(self) -> str:
-        """Returns a hash of the names and sizes of all files. A copied folder has the same."""
+        """Returns a hash of the names and sizes of all files. A copy of a folder has the same."""
         part = [f"#{self.array}"] if self.array else []
         return hash_of(*part, *(text for i, name in enumerate(self.ids) for text in (name, size_of(self.path(i)))))
 
@@ -71,8 +71,8 @@ class Files:
 def read_file(path: Path, image_shape: tuple[int, ...], array: str = "") -> np.ndarray:
     """Reads the image or volume in a file, [*spatial, C] in its original size.
 
-    In HDF5 and Zarr, `array` names it, or it is the only array that fits. Raises UserError, with
-    the path, if the file cannot be read or has the wrong rank.
+    In HDF5 and Zarr, `array` is its name, or "" for the only array that fits. Raises UserError,
+    with the path, if the file cannot be read or has the wrong rank.
     """
     if not is_store(path):
         check_file(path)
@@ -97,13 +97,13 @@ def _refuse_pages(name: str, count: int) -> None:
     if importlib.util.find_spec("tifffile") is None:
         raise UserError(f'{name} has {count:,} pages, which need tifffile: pip install "diffae_jax[tiff]".')
     raise UserError(
-        f"{name} has {count:,} pages, so it is not one image: keep single pages and stacks in separate folders, and "
+        f"{name} has {count:,} pages, so it is not one image. Keep single pages and stacks in separate folders, and "
         f"give the path of the stacks."
     )
 
 
 def _deep_color(file: Path | io.BytesIO, name: str) -> Shaped[np.ndarray, "h w c"]:
-    """Reads colors of 16 bit. Pillow would only read the upper 8 bit."""
+    """Reads 16-bit colors. Pillow would read only the upper 8 bits."""
     if importlib.util.find_spec("cv2") is None:
         raise UserError(f'{name} has 16-bit colors, which need OpenCV: pip install "diffae_jax[deep-color]".')
     import cv2
@@ -111,7 +111,7 @@ def _deep_color(file: Path | io.BytesIO, name: str) -> Shaped[np.ndarray, "h w c
     content = np.frombuffer(file.getvalue() if isinstance(file, io.BytesIO) else file.read_bytes(), np.uint8)
     pixels = cv2.imdecode(content, cv2.IMREAD_UNCHANGED)
     if pixels is None or pixels.ndim != 3:
-        raise UserError(f"{name} cannot be read as an image with 16-bit colors: repair or remove it.")
+        raise UserError(f"{name} cannot be read as an image with 16-bit colors. Repair or remove it.")
     order = (2, 1, 0, 3)[: pixels.shape[-1]]  # OpenCV's order is BGR
     return np.ascontiguousarray(pixels[..., order])
 
@@ -141,7 +141,7 @@ def has_suffix(path: Path | str, suffixes: str | tuple[str, ...]) -> bool:
 
 
 def open_files(root: Path, names: Sequence[str], image_shape: tuple[int, ...], array: str = "") -> OpenedDataset:
-    """Returns those of the files below a folder that hold images of this rank.
+    """Opens the files below a folder that hold images of this rank.
 
     Args:
         root: The folder.
@@ -169,13 +169,13 @@ def open_files(root: Path, names: Sequence[str], image_shape: tuple[int, ...], a
 def refuse_without_images(path: Path, names: Collection[str], suffixes: Sequence[str] = IMAGE_SUFFIXES) -> NoReturn:
     """Raises the UserError for a folder or an archive that only has files of other types."""
     raise UserError(
-        f"{path} holds no image files ({', '.join(suffixes)}), neither directly nor in subfolders."
-        f"{f' It holds {list_some(names)}.' if names else ''}"
+        f"{path} holds no image files ({', '.join(suffixes)}), not even in subfolders."
+        f"{f' It holds {list_some(names)}.' if names else ''} Check the path."
     )
 
 
 def has_parts(names: Sequence[str], image_shape: tuple[int, ...]) -> bool:
-    """Returns whether the images in a folder with these files have names."""
+    """Returns whether the images among these files are named arrays, as in HDF5 and Zarr."""
     ids = _names_of_images(names, image_shape)
     return bool(ids) and has_suffix(ids[0], NAMED_SUFFIXES)
 
@@ -185,7 +185,8 @@ def other_files(names: Iterable[str], read: Collection[str]) -> list[str]:
     known = set(read)
     others = [name for name in names if name not in known and not has_suffix(name, TEXTS)]
     count = f"{len(others):,} file{'s are' if len(others) != 1 else ' is'}"
-    return [f"{count} not read, because the file type is not supported ({list_some(others)})."] if others else []
+    reason = "because the file type differs from that of the images"
+    return [f"{count} not read, {reason} ({list_some(others)})."] if others else []
 
 
 def is_hidden(name: str) -> bool:
@@ -194,7 +195,7 @@ def is_hidden(name: str) -> bool:
 
 
 def _names_of_images(names: Sequence[str], image_shape: tuple[int, ...]) -> list[str]:
-    """Returns the names of pictures, if these have the right rank, else of volumes."""
+    """Returns the names of pictures if `image_shape` is that of pictures, else of volumes."""
     kinds = (IMAGE_SUFFIXES,) * (len(image_shape) == 3) + (VOLUME_SUFFIXES, NAMED_SUFFIXES)
     chosen = ([name for name in names if has_suffix(name, kind)] for kind in kinds)
     return next((ids for ids in chosen if ids), [])
@@ -203,7 +204,7 @@ def _names_of_images(names: Sequence[str], image_shape: tuple[int, ...]) -> list
 def names_below(root: Path) -> Iterator[str]:
     """Yields the relative paths of all files and Zarr folders below a folder that are not hidden.
 
-    Linked folders come last. Each folder is read once, as links may form a cycle.
+    Linked folders come last. Each folder is read once, because links may form a cycle.
     """
     seen: set[tuple[int, int]] = set()
     waiting = [root]
@@ -224,7 +225,7 @@ def names_below(root: Path) -> Iterator[str]:
 
 
 def _refuse_folder(error: OSError) -> None:
-    raise UserError(f"{error.filename} cannot be read ({error.strerror}): check its permissions.") from error
+    raise UserError(f"{error.filename} cannot be read ({error.strerror}). Check its permissions.") from error
 
 
 def is_store(path: Path) -> bool:
@@ -233,7 +234,7 @@ def is_store(path: Path) -> bool:
 
 
 def size_of(path: Path) -> str:
-    """Returns the size of a file or Zarr folder in bytes. Raises UserError if there is none."""
+    """Returns the size of a file or Zarr folder in bytes. Raises UserError if it is missing."""
     if is_store(path):
         return str(sum(file.stat().st_size for file in path.rglob("*") if file.is_file()))
     check_file(path)

@@ -1,4 +1,4 @@
-"""A folder: its files are listed once, and their names and first bytes show what they hold."""
+"""Opens a folder. Its files are listed once. Their names and first bytes show the format."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ def open_folder(root: Path, part: str, image_shape: tuple[int, ...]) -> OpenedDa
         return _noted(dicom.open_dicom(root, slices, part, image_shape), names, slices)
     if part and not files.has_parts(names, image_shape):
         raise UserError(
-            f"{root} has no part {shown(part)}: only folders of HDF5, Zarr or DICOM have parts. Remove the #."
+            f"{root} has no part {shown(part)}. Only folders of HDF5, Zarr or DICOM have parts. Remove the #."
         )
     if stacks := tiff.stack_names(root, names, image_shape):
         return _noted(tiff.open_stacks(root, stacks, image_shape), names, stacks)

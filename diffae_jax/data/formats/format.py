@@ -1,4 +1,4 @@
-"""What a storage format declares: how a path is recognized, and how it is opened."""
+"""Describes a storage format: how a path is recognized, and how it is opened."""
 
 import dataclasses
 from collections.abc import Callable, Collection, Sequence
@@ -10,7 +10,7 @@ from diffae_jax.data.sources import Source
 
 @runtime_checkable
 class Encoded(Protocol):
-    """What sources of encoded images also have. The size of such an image is in its header."""
+    """A source of encoded image files. The header of each file has the size of the image."""
 
     def encoded(self, index: int) -> bytes:
         """Returns the content of the image file."""
@@ -28,7 +28,7 @@ class OpenedDataset:
     Args:
         source: The images.
         kind: The format for messages, such as "a folder of image files".
-        notes: Sentences on what was inferred, such as which array of a file holds the images.
+        notes: Sentences about what was inferred, such as which array of a file holds the images.
     """
 
     source: Source
@@ -41,11 +41,11 @@ class Format:
     """A storage format. The fields are functions of a path that exists.
 
     Args:
-        recognizes: Returns whether a path has this format, for an image_shape. It reads at most
-            the first bytes of a file or the names in a folder.
-        open: Opens a path, or the part of it that is named after a #, for an image_shape. Raises
-            UserError if it holds no such images.
-        parts: Returns the names of the parts of a path. None: the format has no parts.
+        recognizes: Takes (path, image_shape). Returns whether the path has this format. Reads at
+            most the first bytes of a file or the names in a folder.
+        open: Takes (path, part, image_shape). Opens the path, or the part whose name follows a #.
+            Raises UserError if there are no images of this shape.
+        parts: Takes a path. Returns the names of its parts. None: the format has no parts.
     """
 
     recognizes: Callable[[Path, tuple[int, ...]], bool]

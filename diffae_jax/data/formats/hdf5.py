@@ -32,6 +32,6 @@ def check_dataset(path: Path, name: str, dataset: Any) -> None:
     """Raises UserError if the values are not in the file."""
     where = f"{path}#{shown(name)}"
     if dataset.is_virtual or dataset.external:
-        raise UserError(f"{where} is stored in other files, which are not read: copy it into one file with h5repack.")
+        raise UserError(f"{where} is stored in other files, which are not read. Copy it into one file with h5repack.")
     if dataset.size and not dataset.id.get_storage_size():
-        raise UserError(f"{where} has shape {dataset.shape}, but no values were written to it: write the file again.")
+        raise UserError(f"{where} has shape {dataset.shape}, but no values were written to it. Write the file again.")

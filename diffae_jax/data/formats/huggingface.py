@@ -39,11 +39,11 @@ COLUMNS = ("image", "img")  # the usual names of the column of images
 class HuggingFace:
     """Encoded images in rows of Arrow files."""
 
-    path: str  # of the data set, or its name on the Hub
+    path: str  # the path of the data set, or its name on the Hub
     split: str
-    column: str  # of the images
+    column: str  # the column of images
     arrow_files: Sequence[Path]
-    first: int  # row
+    first: int  # the row of the first image
     ids: Sequence[str]
 
     @cached_property
@@ -81,7 +81,7 @@ class HuggingFace:
         if content is not None:
             return content
         if not file:
-            raise UserError(f"{self.name(index)} has no image in the column {shown(self.column)}: remove the row.")
+            raise UserError(f"{self.name(index)} has no image in the column {shown(self.column)}. Remove the row.")
         check_file(Path(file))  # the library stores only the path of some images
         return Path(file).read_bytes()
 
@@ -114,7 +114,7 @@ def open_dataset(path: Path | str, part: str, image_shape: tuple[int, ...]) -> O
     """Opens a split, by default train, of files, of a folder, or of a name on the Hub.
 
     The part is SPLIT or CONFIGURATION/SPLIT. The split may be a slice such as train[:1000]. Raises
-    UserError if there is no such part, no column of images, or if a file is damaged.
+    UserError if there is no such part or no column of images, or if a file is damaged.
     """
     check_picture_shape(image_shape)
     configuration, _, split = part.rpartition("/")
@@ -140,7 +140,7 @@ def _splits_of(path: Path) -> list[str]:
 
 
 def _rows_of(path: Path | str, split: str, splits: Mapping[str, Split]) -> tuple[str, int, int]:
-    """Returns the split, and the first row and the end, of a split or a slice of one."""
+    """Returns (split, first row, end) for a split, or for a slice such as train[:1000]."""
     import datasets
 
     base = split.partition("[")[0]
@@ -155,7 +155,7 @@ def _rows_of(path: Path | str, split: str, splits: Mapping[str, Split]) -> tuple
             rows = (found.from_, found.to)
         except (ValueError, AssertionError) as error:
             raise UserError(
-                f"{path} has no part {shown(split)} ({shown(str(error))}): write a slice as in {base}[:1000]."
+                f"{path} has no part {shown(split)} ({shown(str(error))}). Write a slice as in {base}[:1000]."
             ) from error
     if rows[0] >= rows[1]:
         raise UserError(f"The split {shown(split)} of {path} holds no images.")
@@ -183,7 +183,7 @@ def _image_column(path: str, table: Any) -> str:
             return (usual or candidates)[0]
     raise UserError(
         f"{path} has {'several columns' if plain else 'no column'} that may be the image. Its columns are "
-        f"{list_some(features)}."
+        f"{list_some(features)}. {'Call one of them image' if plain else 'Use another data set'}."
     )
 
 
@@ -194,9 +194,9 @@ def _checked(column: Any) -> Any:
 
 
 def _labels(column: Any, feature: Any) -> np.ndarray | None:
-    """Returns the labels in a column, or None if it has lists or other types that are no labels.
+    """Returns the labels in a column, or None if its type, such as a list, cannot be a label.
 
-    Classes become their names, unless these are numbers.
+    Classes become their names, unless the names are numbers.
     """
     values = labels_of_column(_checked(column))
     names = getattr(feature, "names", None)

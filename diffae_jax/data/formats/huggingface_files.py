@@ -16,9 +16,9 @@ from diffae_jax.data.formats.tfds import INFO
 from diffae_jax.data.labels.table import PARQUET_SUFFIXES
 from diffae_jax.runtime.errors import UserError, list_some, shown
 
-HUB = re.compile(r"hf:/{1,2}datasets/((?:[\w.-]+/)?[\w.-]+)(?:@([\w./-]+))?")  # a Path has a single slash
+HUB = re.compile(r"hf:/{1,2}datasets/((?:[\w.-]+/)?[\w.-]+)(?:@([\w./-]+))?")  # a Path turns // into /
 SAVED = ("state.json", "dataset_dict.json")  # in a folder of save_to_disk
-ARROW, ARROW_MAGIC = ".arrow", b"ARROW1"  # of Arrow's file format; its stream format has none
+ARROW, ARROW_MAGIC = ".arrow", b"ARROW1"  # the first bytes of Arrow's file format; its stream format has none
 SHARD = re.compile(r"(.*)-\d{5}-of-(\d{5})")  # the name of one of several files
 POINTER = b"version https://git-lfs"  # the start of a file that Git LFS has not loaded
 CONFIGURATIONS = re.compile(r"available configs: \[(.*)\]")  # in an error of the library
@@ -75,7 +75,7 @@ def _load_files(path: Path, configuration: str) -> Any:
         return datasets.load_dataset("parquet", data_files=glob.escape(str(path.resolve())))
     if glob.has_magic(str(path.resolve())):
         raise UserError(
-            f"{path} has *, ? or [ in its path, which Hugging Face Datasets takes for a pattern: rename it."
+            f"{path} has *, ? or [ in its path, which Hugging Face Datasets takes for a pattern. Rename it."
         )
     return datasets.load_dataset(str(path.resolve()), configuration or None)
 
@@ -85,23 +85,25 @@ def _arrow_files(rows: Any) -> list[Path]:
 
 
 def _notes(path: Path | str, splits: Mapping[str, Split]) -> list[str]:
-    """Returns sentences on the copy of the data, and on files that are missing."""
+    """Returns notes about the copy of the data, and about missing files."""
     notes = []
     files = [file for split in splits.values() for file in split.arrow_files]
     copies = [file for file in files if isinstance(path, str) or not file.is_relative_to(path)]
     if copies:
         size = sum(file.stat().st_size for file in copies) / 2**20
         notes.append(
-            f"Images are read from a copy as Arrow ({size:,.1f} MiB in {copies[0].parent}), because Parquet cannot be "
-            f"read in random order. HF_HOME sets another place."
+            f"Images are read from an Arrow copy ({size:,.1f} MiB in {copies[0].parent}), because Parquet cannot be "
+            f"read in random order. To move the copy, set HF_HOME."
         )
     for name, (found, count) in _incomplete(path).items():
-        notes.append(f"Only {found:,} of the {count:,} files {name}-*.parquet exist. The others are not read.")
+        notes.append(
+            f"Only {found:,} of the {count:,} files {name}-*.parquet exist. Copy the others to use all images."
+        )
     return notes
 
 
 def _incomplete(path: Path | str) -> dict[str, tuple[int, int]]:
-    """Returns how many files exist, and how many there should be, for each incomplete series."""
+    """Returns (existing files, expected files) for each incomplete series of files."""
     names = [SHARD.fullmatch(file.stem) for file in data_files(Path(path))]
     series = collections.Counter((match[1], int(match[2])) for match in names if match)
     return {name: (found, count) for (name, count), found in series.items() if found < count}
@@ -131,7 +133,8 @@ def _arrow_reader(path: Path) -> Any:
 def is_huggingface(path: Path) -> bool:
     """Returns whether a path is a folder of save_to_disk, or has files with a column of images.
 
-    A damaged file counts, so that it is reported. In a folder, it must be named as one of several.
+    A damaged file counts too, so that it is reported. In a folder, it counts if it is named like a
+    shard, such as train-00000-of-00002.parquet.
     """
     if is_saved(path):
         return True
@@ -153,9 +156,10 @@ def is_saved(path: Path) -> bool:
 
 
 def data_files(path: Path) -> Iterator[Path]:
-    """Yields the Parquet and Arrow files of a path: itself, or those in a folder and its folders.
+    """Yields the Parquet and Arrow files of a path.
 
-    Parquet files of TensorFlow Datasets are left out.
+    The path is such a file, or a folder. Its direct subfolders are searched too. Parquet files of
+    TensorFlow Datasets are left out.
     """
     if not path.is_dir():
         yield from [path] if has_suffix(path, (*PARQUET_SUFFIXES, ARROW)) else []
@@ -168,7 +172,7 @@ def data_files(path: Path) -> Iterator[Path]:
 
 
 def is_encoded(kind: Any) -> bool:
-    """Returns whether an Arrow type may hold encoded images: bytes, or a struct that has them."""
+    """Returns whether an Arrow type may hold encoded images: bytes, or a struct with bytes."""
     from pyarrow import types
 
     if types.is_struct(kind):
@@ -199,7 +203,7 @@ def _check_readable(path: Path) -> None:
     with path.open("rb") as file:
         is_pointer = file.read(len(POINTER)) == POINTER
     if is_pointer:
-        raise UserError(f"{path} only points to a file of Git LFS: run `git lfs pull` in its folder.")
+        raise UserError(f"{path} only points to a file of Git LFS. Run `git lfs pull` in its folder.")
     with _file_errors_as_user_errors(path, "Arrow" if has_suffix(path, ARROW) else "Parquet"):
         _read_schema(path)
 
@@ -209,7 +213,7 @@ def _file_errors_as_user_errors(path: Path, kind: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # readers raise errors of many types for a damaged file
-        raise UserError(f"{path} cannot be read as {kind} ({shown(str(error))}): repair or remove it.") from error
+        raise UserError(f"{path} cannot be read as {kind} ({shown(str(error))}). Repair or remove it.") from error
 
 
 @contextlib.contextmanager
@@ -221,19 +225,19 @@ def library_errors_as_user_errors(name: Path | str) -> Iterator[None]:
         raise
     except Exception as error:  # the library raises errors of many types
         if isinstance(error, FileNotFoundError) and error.filename:
-            raise UserError(f"{error.filename} is missing: copy {name} again.") from error
+            raise UserError(f"{error.filename} is missing. Copy {name} again.") from error
         text = str(error.__cause__ or error)
         configurations = CONFIGURATIONS.search(text)
         if configurations is not None:
             names = re.findall(r"'([^']*)'", configurations[1])
             raise UserError(
-                f"{name} has several configurations ({list_some(names)}): choose one, for example "
+                f"{name} has several configurations ({list_some(names)}). Choose one, for example "
                 f"{name}#{names[0]}/train."
             ) from error
         if HUB.fullmatch(str(name)):
-            raise UserError(f"{name} cannot be loaded ({shown(text)}): check the name and the network.") from error
+            raise UserError(f"{name} cannot be loaded ({shown(text)}). Check the name and the network.") from error
         raise UserError(
-            f"{name} cannot be read as a data set of Hugging Face ({shown(text)}): check its files."
+            f"{name} cannot be read as a data set of Hugging Face ({shown(text)}). Check its files."
         ) from error
 
 

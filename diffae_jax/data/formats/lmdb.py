@@ -25,7 +25,7 @@ DATA = "data.mdb"  # in an LMDB folder
 KEY = re.compile(rb"(.*)-(\d{1,12})", re.S)  # 5 digits in FFHQ and CelebA-HQ, 7 in CelebA, Horse and Bedroom
 LENGTH = b"length"
 
-_opening = threading.Lock()  # a process may open an environment only once
+_opening = threading.Lock()  # LMDB lets a process open a file only once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +51,7 @@ class OfficialLMDB:
         with _environment(self.path).begin() as transaction:
             content = transaction.get(key.encode())
         if content is None:
-            raise UserError(f"{self.path} lacks image {key} of its {len(self):,} images: copy the file again.")
+            raise UserError(f"{self.path} lacks image {key} of its {len(self):,} images. Copy the file again.")
         return content
 
     def key(self, index: int) -> str:
@@ -81,18 +81,18 @@ def open_lmdb(path: Path, image_shape: tuple[int, ...]) -> OpenedDataset:
         wanted = max(image_shape[:2])
         if length is None or not keys:
             raise UserError(
-                f"{path} does not have the layout of the official code: it has no {'length' if keys else 'images'}. "
-                f"Its first keys are {_some_keys(transaction)}."
+                f"{path} is not an LMDB of the official code: it lacks {'the key length' if keys else 'images'}. Its "
+                f"first keys are {_some_keys(transaction)}. Give the image files instead."
             )
         if not re.fullmatch(rb"\d{1,9}", length):
             raise UserError(f"{path} is damaged: its length is {shown(repr(length))}, not a number. Copy it again.")
         resolution, digits = min(keys, key=lambda key: _preference(key[0], wanted))
         count = int(length)
         if not count:
-            raise UserError(f"{path} holds no images.")
+            raise UserError(f"{path} holds no images. Check the path.")
         for key in (_key(resolution, digits, index) for index in (0, count - 1)):
             if transaction.get(key.encode()) is None:
-                raise UserError(f"{path} lacks image {key} of its {count:,} images: copy the file again.")
+                raise UserError(f"{path} lacks image {key} of its {count:,} images. Copy the file again.")
     source = OfficialLMDB(path, resolution, digits, list(map(str, range(count))))
     return OpenedDataset(source, "LMDB in the official layout")
 
@@ -121,14 +121,14 @@ def _some_keys(transaction: Any) -> str:
 
 
 def _preference(resolution: str, wanted: int) -> tuple[bool, int]:
-    """Orders resolutions: the smallest that is large enough, else the largest."""
+    """Returns a sort key: the smallest sufficient resolution comes first, or else the largest."""
     size = int(resolution) if resolution.isdigit() else wanted
     return size < wanted, abs(size - wanted)
 
 
 @cache
 def _environment(path: Path) -> Any:
-    """Returns the open environment of a path. A process may open a file only once."""
+    """Returns the open environment of a path. LMDB lets a process open a file only once."""
     with _opening:
         return _opened((path / DATA if path.is_dir() else path).resolve())
 
@@ -142,7 +142,7 @@ def _opened(file: Path) -> Any:
     try:
         environment = lmdb.open(str(file), subdir=False, readonly=True, lock=False, readahead=False)
     except lmdb.Error as error:
-        raise UserError(f"{file} cannot be read as LMDB ({shown(str(error))}): copy it again.") from error
+        raise UserError(f"{file} cannot be read as LMDB ({shown(str(error))}). Copy it again.") from error
     needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
     size = file.stat().st_size
     if size < needed:  # reading beyond the end would crash the process

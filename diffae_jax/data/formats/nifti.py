@@ -87,7 +87,7 @@ def _opened(path: Path) -> tuple[Any, np.ndarray]:
 
     image = nibabel.load(path)
     if not hasattr(image, "affine"):  # of CIFTI
-        raise UserError(f"{path} holds a {type(image).__name__}, not a volume or picture: remove it.")
+        raise UserError(f"{path} holds a {type(image).__name__}, not a volume or picture. Remove it.")
     return image, nibabel.orientations.io_orientation(image.affine)
 
 
@@ -109,5 +109,5 @@ def _without_depth(values: np.ndarray) -> np.ndarray:
 def _refuse_series(path: Path, count: int, channels: int) -> None:
     fix = f", or set the channels of --config.image_shape to {count}" if count <= MOST_CHANNELS else ""
     raise UserError(
-        f"{path} has {count:,} volumes (points in time or channels), not {channels}: save each volume as a file{fix}."
+        f"{path} has {count:,} volumes (points in time or channels), not {channels}. Save each volume as a file{fix}."
     )

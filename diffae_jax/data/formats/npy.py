@@ -56,11 +56,16 @@ def open_npy(path: Path) -> np.memmap:
 
 
 def open_npz(path: Path) -> dict[str, np.memmap | Packed]:
-    """Returns the arrays of an npz by name, unread. Raises UserError if damaged or without any."""
+    """Returns the arrays of an npz by name, without reading them.
+
+    Raises UserError if the file is damaged or has no arrays.
+    """
     with volume_errors_as_user_errors(path), path.open("rb") as file, zipfile.ZipFile(file) as archive:
         entries = [info for info in archive.infolist() if info.filename.endswith(".npy")]
         if not entries:
-            raise UserError(f"{path} holds no arrays. It holds {list_some(archive.namelist()) or 'no files'}.")
+            raise UserError(
+                f"{path} holds no arrays. It holds {list_some(archive.namelist()) or 'no files'}. Check the path."
+            )
         return {info.filename.removesuffix(".npy"): _entry(path, file, archive, info) for info in entries}
 
 
@@ -68,7 +73,7 @@ def _entry(path: Path, file: IO[bytes], archive: zipfile.ZipFile, info: zipfile.
     with archive.open(info) as entry, _parsing:
         version = np.lib.format.read_magic(entry)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, is_fortran, dtype = read(entry)  # 3.0 only encodes field names differently
+        shape, is_fortran, dtype = read(entry)  # 3.0 differs from 2.0 only in how field names are encoded
         start = entry.tell()
     if info.compress_type != zipfile.ZIP_STORED or dtype.hasobject:
         return Packed(path, info.filename.removesuffix(".npy"), shape, dtype)
@@ -85,12 +90,12 @@ def volume_errors_as_user_errors(name: str | Path) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # readers raise errors of any type for a damaged file
-        raise UserError(f"{name} cannot be read as an array ({shown(str(error))}): repair or remove it.") from error
+        raise UserError(f"{name} cannot be read as an array ({shown(str(error))}). Repair or remove it.") from error
 
 
 def memory() -> int:
     """Returns the memory that this process may use, in bytes."""
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    with contextlib.suppress(OSError, ValueError):  # ValueError: "max"
+    with contextlib.suppress(OSError, ValueError):  # ValueError: the file may contain the word max
         return min(physical, int(CGROUP_LIMIT.read_text()))
     return physical

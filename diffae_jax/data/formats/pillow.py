@@ -1,4 +1,4 @@
-"""Opens image files with Pillow, up to a size of our own."""
+"""Opens image files with Pillow, up to the size limit of all formats instead of Pillow's."""
 
 import contextlib
 import io
@@ -14,7 +14,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")  # not EPS, which
 
 
 class _OwnLimit:
-    """Turns off Pillow's limit while any thread is in the block: it refuses a large panorama.
+    """Turns off Pillow's limit while any thread is in the block. It refuses large panoramas.
 
     The limit belongs to the whole process, so the last thread restores it.
     """

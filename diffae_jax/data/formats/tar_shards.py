@@ -1,7 +1,7 @@
 """Tar files of images, as WebDataset writes them: one file, or a folder of shards.
 
-An image KEY.jpg may have labels in KEY.cls, an integer, and in KEY.json, whose numbers and text
-are labels. KEY ends at the first dot of the name of a file.
+An image KEY.jpg may have labels in two files: an integer in KEY.cls, and numbers and texts in
+KEY.json. KEY ends at the first dot of the file name.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ from diffae_jax.runtime.files import check_file, parse_json
 
 SUFFIX = ".tar"
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
-CLASS, RECORD = ".cls", ".json"  # of the files of labels
+CLASS, RECORD = ".cls", ".json"  # suffixes of the files of labels
 BLOCK = tarfile.BLOCKSIZE
 
 Place = tuple[int, int]  # the offset and the size of a file in a tar, in bytes
@@ -78,17 +78,17 @@ class TarShards:
 
 
 def open_shards(path: Path, image_shape: tuple[int, ...]) -> OpenedDataset:
-    """Opens a tar file, or all of a folder, with labels, and notes on files that are not read.
+    """Opens a tar file, or all tar files in a folder, and reads their labels.
 
-    The headers of all files are read. Raises UserError if a tar is damaged, incomplete or
-    compressed, or if there are no images.
+    Reads the headers of all files, and notes files that are not used. Raises UserError if a tar is
+    damaged, incomplete or compressed, or if there are no images.
     """
     check_picture_shape(image_shape)
     paths = sorted(_shards_in(path)) if path.is_dir() else [path]
     compressed = [shard.name for shard in paths if has_suffix(shard, COMPRESSED)]
     if compressed:
         raise UserError(
-            f"{path} is compressed ({list_some(compressed)}), so single images cannot be read: unpack it to .tar, as "
+            f"{path} is compressed ({list_some(compressed)}), so single images cannot be read. Unpack it to .tar, as "
             f"gunzip does with .tar.gz."
         )
     ids, shards, places, records, others = [], [], [], [], []
@@ -118,14 +118,14 @@ def _check_ids(path: Path, ids: Sequence[str], others: Sequence[str]) -> None:
     if dotted and not ids:
         raise UserError(
             f"{path} holds no image with a name such as 0001.jpg. Its images have several dots in their names "
-            f"({list_some(dotted)}), which WebDataset uses for further files of an image: rename them."
+            f"({list_some(dotted)}). In WebDataset, several dots mark further files of an image. Rename the images."
         )
     if not ids:
         refuse_without_images(path, others)
 
 
 def _notes(others: Sequence[str]) -> list[str]:
-    """Returns sentences on the files that are neither images nor labels."""
+    """Returns notes about the files that are neither images nor labels."""
     dotted = [name for name in others if has_suffix(name, IMAGE_SUFFIXES)]
     rest = [name for name in others if not has_suffix(name, (*IMAGE_SUFFIXES, CLASS))]
     if not dotted:
@@ -138,18 +138,18 @@ def _notes(others: Sequence[str]) -> list[str]:
 
 
 def _files_of(path: Path) -> dict[str, Place]:
-    """Returns the place of each file in a tar by name. Of files with one name, the last counts."""
+    """Returns the place of each file in a tar by name. If a name occurs twice, the last counts."""
     files = {}
     with _tar_errors_as_user_errors(path), tarfile.open(path, "r:") as archive:
         while (member := archive.next()) is not None:
-            archive.members.clear()  # a TarInfo takes 1 kB
+            archive.members.clear()  # saves memory: a TarInfo takes 1 kB
             name = member.name.removeprefix("./")
             if member.isreg() and not member.issparse() and not is_hidden(name):
                 files[name] = (member.offset_data, member.size)
         end = archive.offset
-    with path.open("rb") as file:  # tarfile also stops without an error at a damaged header
+    with path.open("rb") as file:  # at a damaged header, tarfile stops without an error
         if _read(file, (end, BLOCK)) != bytes(BLOCK):
-            raise UserError(f"{path} is incomplete or damaged after {len(files):,} files: copy it again.")
+            raise UserError(f"{path} is incomplete or damaged after {len(files):,} files. Copy it again.")
     return files
 
 
@@ -185,7 +185,7 @@ def _integer(content: bytes, name: str) -> int:
     except ValueError as error:
         text = content.decode("utf-8", "replace")
         raise UserError(
-            f"{name} holds {shown(text) or 'nothing'}, not an integer: write the number of a class."
+            f"{name} holds {shown(text) or 'nothing'}, not an integer. Write the number of a class."
         ) from error
 
 
@@ -195,7 +195,7 @@ def _tar_errors_as_user_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # tarfile raises errors of many types for a damaged file
-        raise UserError(f"{path} cannot be read as a tar ({shown(str(error))}): copy it again.") from error
+        raise UserError(f"{path} cannot be read as a tar ({shown(str(error))}). Copy it again.") from error
 
 
 def _shards_in(folder: Path) -> Iterator[Path]:

@@ -35,7 +35,7 @@ class TFDS:
 
     @cached_property
     def _records(self) -> Any:
-        """Records with encoded pictures, which are decoded in the same way for all formats."""
+        """The records. Pictures stay encoded, because all formats decode them in the same way."""
         import tensorflow_datasets as tfds
 
         builder = _builder(self.folder)
@@ -96,7 +96,7 @@ class TFDS:
 
 
 def open_named(name: str, split: str, image_shape: tuple[int, ...]) -> OpenedDataset:
-    """Opens a data set by its name, as `open_folder`. Raises UserError if there is none."""
+    """Opens a data set by name, like `open_folder`. Raises UserError if there is no such name."""
     return _open(name, _named(name), split, image_shape)
 
 
@@ -133,7 +133,7 @@ def _splits_of(folder: Path) -> list[str]:
 
 
 def _records_of(source: TFDS) -> set[tuple[str, int]]:
-    """Returns the file and the position in it of each record of a source."""
+    """Returns (file, position in the file) of each record of a source."""
     parts = _builder(source.folder).info.splits[source.split].file_instructions
     return {(os.fspath(part.filename), part.skip + i) for part in parts for i in range(part.take)}
 
@@ -157,7 +157,7 @@ def _tfds_errors_as_user_errors(folder: Path) -> Iterator[None]:
         yield
     except Exception as error:  # readers raise errors of any type for a damaged file
         raise UserError(
-            f"{folder} cannot be read as a prepared data set ({shown(str(error))}): prepare it again."
+            f"{folder} cannot be read as a prepared data set ({shown(str(error))}). Prepare it again."
         ) from error
 
 
@@ -169,7 +169,7 @@ def _count(name: str, builder: Any, split: str) -> int:
             return builder.info.splits[split].num_examples
     except Exception as error:  # TFDS parses the brackets, and raises errors of any type
         raise UserError(
-            f"{name} has no part {shown(split)} ({shown(str(error))}): write a slice as in {splits[0]}[:1000]."
+            f"{name} has no part {shown(split)} ({shown(str(error))}). Write a slice as in {splits[0]}[:1000]."
         ) from error
     raise UserError(f"{name} has no split {shown(split)}. It has {list_some(splits)}.")
 
@@ -203,7 +203,7 @@ def _image_feature(name: str, features: Any, ndim: int) -> str:
             return candidates[0]
     raise UserError(
         f"{name} has {'several features' if pictures or arrays else 'no feature'} that may be the image. Its features "
-        f"are {list_some(features)}."
+        f"are {list_some(features)}. {'Call one of them image' if pictures or arrays else 'Use another data set'}."
     )
 
 
@@ -231,7 +231,7 @@ def _nested(record: Mapping[str, Any], name: str) -> Any:
 
 
 def _column(feature: Any, values: list[Any]) -> np.ndarray:
-    """Converts labels to float64, int64, or the names of classes unless these are numbers."""
+    """Converts labels to float64, int64 or class names. Classes named by numbers stay int64."""
     names = getattr(feature, "names", None)
     array = np.asarray(values)
     if names and not all(name.isdigit() for name in names):

@@ -31,7 +31,7 @@ class Stacks:
 
     root: Path
     ids: Sequence[str]
-    places: Sequence[tuple[str, int, int]]  # the file below root, its series, and the number in it
+    places: Sequence[tuple[str, int, int]]  # (file below root, series in it, image in the series)
     image_shape: tuple[int, ...]
     labels: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
@@ -65,9 +65,9 @@ class Layout:
     """How the images of a series are spread over its pages. Axes are numbered from 0.
 
     Args:
-        shape: The length of all axes of the series, and its names as in TZCYX.
-        axes: The name of each axis.
-        num_leading: The number of axes that count pages. A page has the others.
+        shape: The length of each axis of the series.
+        axes: The name of each axis, as in TZCYX.
+        num_leading: The number of leading axes, which count pages. A page has the other axes.
         spatial: The spatial axes of an image, in order.
     """
 
@@ -88,7 +88,7 @@ class Layout:
         if len(spatial) != rank or -1 in spatial or any(axis >= num_leading for axis in layout.items):
             raise UserError(
                 f"{name} has the axes {axes} of lengths {series.shape}, but --config.image_shape needs {rank} spatial "
-                f"axes."
+                f"axes. Change --config.image_shape, or remove the file."
             )
         return layout
 
@@ -99,7 +99,7 @@ class Layout:
 
     @property
     def items(self) -> list[int]:
-        """The axes along which the images follow each other, such as points in time."""
+        """The axes that count images, such as time."""
         return [i for i in range(len(self.axes)) if i not in (*self.spatial, *self.channels)]
 
     @property
@@ -108,7 +108,7 @@ class Layout:
         return math.prod(self.shape[axis] for axis in self.items)
 
     def pages(self, number: int) -> Int[np.ndarray, "*leading"]:
-        """Returns the pages of an image. Their axes are the leading axes that are no items."""
+        """Returns the page numbers of an image, by the leading axes that are not in `items`."""
         leading = self.shape[: self.num_leading]
         place = iter(np.unravel_index(number, [self.shape[axis] for axis in self.items]))
         chosen = tuple(next(place) if axis in self.items else slice(None) for axis in range(self.num_leading))
@@ -129,7 +129,7 @@ class _Stack:
         import tifffile
 
         self.path = path
-        self.file = tifffile.TiffFile(path, _multifile=False)  # each file of a set is read by itself
+        self.file = tifffile.TiffFile(path, _multifile=False)  # a set of files is not joined
         self.file.filehandle.set_lock(True)
         self.check_complete()
         self.series = self.file.series  # without thumbnails and smaller levels
@@ -138,12 +138,12 @@ class _Stack:
         """Raises UserError if pages or axes are missing at the end: tifffile only logs that."""
         if _lacks_pages(self.file):
             count = len(self.file.pages)
-            raise UserError(f"{self.path} is cut off or damaged after {count:,} pages: repair or remove it.")
+            raise UserError(f"{self.path} is cut off or damaged after {count:,} pages. Repair or remove it.")
         if has_suffix(self.path, OME_SUFFIXES) and not self.file.is_ome:
-            raise UserError(f"{self.path} lacks the OME metadata with the order of its axes: repair or remove it.")
+            raise UserError(f"{self.path} lacks the OME metadata with the order of its axes. Repair or remove it.")
 
     def places(self, rank: int) -> list[tuple[int, int]]:
-        """Returns the series and the number in it of each image with `rank` spatial axes."""
+        """Returns (series, number in the series) for each image with `rank` spatial axes."""
         counts = [Layout.of(series, rank, str(self.path)).count for series in self.series]
         return [(i, number) for i, count in enumerate(counts) for number in range(count)]
 
@@ -161,19 +161,19 @@ class _Stack:
         with self.file.filehandle.lock:
             page = self.series[series].pages[number]
             if page is None:
-                raise UserError(f"{self.path} lacks page {number:,}, which may be in another file: join the files.")
+                raise UserError(f"{self.path} lacks page {number:,}, which may be in another file. Join the files.")
             end = max((a + b for a, b in zip(page.dataoffsets, page.databytecounts, strict=True)), default=0)
         if end > self.file.filehandle.size:
-            raise UserError(f"{self.path} is cut off in page {number:,}: repair or remove it.")
+            raise UserError(f"{self.path} is cut off in page {number:,}. Repair or remove it.")
         if page.keyframe.photometric == PALETTE:
-            raise UserError(f"{self.path} has colors of a palette: save it with gray or RGB pages.")
+            raise UserError(f"{self.path} has colors of a palette. Save it with gray or RGB pages.")
         values = page.asarray(lock=self.file.filehandle.lock)
         return ~values if page.keyframe.photometric == WHITE_IS_0 and values.dtype.kind in "bu" else values
 
 
 def _stack(path: Path) -> _Stack:
     stat = path.stat()
-    return _opened(path, stat.st_size, stat.st_mtime_ns, os.getpid())  # processes do not share a position in a file
+    return _opened(path, stat.st_size, stat.st_mtime_ns, os.getpid())  # processes must not share a position in a file
 
 
 @functools.lru_cache(MAX_OPEN)
@@ -182,14 +182,14 @@ def _opened(path: Path, *identity: int) -> _Stack:
 
 
 def _lacks_pages(file: Any) -> bool:
-    """Whether the last page that can be read names a next one."""
+    """Returns whether the last page that can be read refers to another page."""
     len(file.pages)  # visits all of them
     file.filehandle.seek(file.pages.next_page_offset)
     return any(file.filehandle.read(file.tiff.offsetsize))
 
 
 def is_stack(path: Path) -> bool:
-    """Returns whether a TIFF has, or had, several pages. False without tifffile."""
+    """Returns whether a TIFF has several pages, or had before damage. False without tifffile."""
     if importlib.util.find_spec("tifffile") is None or not path.is_file():
         return False  # reading it with Pillow then states what is missing
     import tifffile
@@ -204,7 +204,7 @@ def is_stack(path: Path) -> bool:
 def stack_names(root: Path, names: Sequence[str], image_shape: tuple[int, ...]) -> list[str]:
     """Returns the TIFF files below a folder if the first of them has several pages.
 
-    Only the first is opened. Other images must not outnumber them.
+    Only the first is opened. If other images outnumber the TIFF files, the list is empty.
     """
     found = [name for name in names if has_suffix(name, TIFF_SUFFIXES)]
     others = sum(has_suffix(name, (*IMAGE_SUFFIXES, *ONE_IMAGE_SUFFIXES)) for name in names) - len(found)
@@ -212,14 +212,15 @@ def stack_names(root: Path, names: Sequence[str], image_shape: tuple[int, ...]) 
 
 
 def _is_for_us(path: Path, image_shape: tuple[int, ...]) -> bool:
-    """Whether a TIFF is read here: Pillow reads a single page. Volumes have several."""
+    """Returns whether this module reads a TIFF. Pillow reads pictures with a single page."""
     return len(image_shape) == 4 or is_stack(path)
 
 
 def open_stacks(root: Path, names: Sequence[str], image_shape: tuple[int, ...]) -> OpenedDataset:
-    """Opens TIFF files with several pages. An image is FILE, or FILE#NUMBER if it has several.
+    """Opens TIFF files with several pages.
 
-    Raises UserError if a file is damaged, has one page only, or has other axes.
+    The id of an image is FILE, or FILE#NUMBER if the file has several images. Raises UserError if
+    a file is damaged, has only one page, or has other axes.
     """
     rank = len(image_shape) - 1
     if importlib.util.find_spec("tifffile") is None:
@@ -232,7 +233,7 @@ def open_stacks(root: Path, names: Sequence[str], image_shape: tuple[int, ...]) 
         path = root / name
         if not is_stack(path) and path != root / names[0]:
             raise UserError(
-                f"{path} has one page, but {names[0]} has several: keep single pages and stacks in separate folders."
+                f"{path} has one page, but {names[0]} has several. Keep single pages and stacks in separate folders."
             )
         with image_errors_as_user_errors(path):
             return _Stack(path).places(rank)

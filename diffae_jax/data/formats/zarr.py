@@ -7,7 +7,7 @@ from typing import Any
 from diffae_jax.runtime.errors import UserError, shown
 
 SUFFIX, ZIP_SUFFIX = ".zarr", ".zarr.zip"
-METADATA = ("zarr.json", ".zarray", ".zgroup")  # one of them is in each folder of a store: version 3, then 2
+METADATA = ("zarr.json", ".zarray", ".zgroup")  # each folder of a store has one of them; version 3, then 2
 
 
 def is_zarr(path: Path) -> bool:
@@ -50,11 +50,11 @@ def _folder_in_zip(path: Path) -> str:
 def check_array(where: str, array: Any) -> list[str]:
     """Returns a note if some chunks are not in the store. Raises UserError if none are.
 
-    zarr reads such chunks as the fill value, and does not write chunks that only hold this value.
+    zarr reads such chunks as the fill value, and does not write chunks that hold only this value.
     """
     count, written = array.nchunks, array.nchunks_initialized
     if array.size and not written:
-        raise UserError(f"{where} has shape {array.shape}, but no values were written to it: write the store again.")
+        raise UserError(f"{where} has shape {array.shape}, but no values were written to it. Write the store again.")
     if written >= count:
         return []
     return [

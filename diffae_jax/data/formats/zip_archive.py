@@ -1,6 +1,6 @@
-"""A zip of image files, which are read without unpacking it.
+"""Image files in a zip, read without unpacking it.
 
-StyleGAN and EDM write such files. Their labels are in an entry dataset.json.
+StyleGAN and EDM write such zips. Their labels are in the entry dataset.json.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ from diffae_jax.runtime.files import parse_json
 
 LABELS = "dataset.json"  # {"labels": [[NAME, CLASS or list of numbers], ...]}; "labels" may be null
 
-_reading = threading.Lock()  # a ZipFile counts its open entries without a lock
+_reading = threading.Lock()  # ZipFile counts its open entries without a lock
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +91,7 @@ def open_zip(path: Path, image_shape: tuple[int, ...]) -> OpenedDataset:
         if not ids:
             refuse_without_images(path, names)
         if any(entries[name].flag_bits & 1 for name in ids):
-            raise UserError(f"{path} is encrypted: unpack it with its password, and give the folder.")
+            raise UserError(f"{path} is encrypted. Unpack it with its password, and give the folder.")
         content = archive.read(LABELS) if LABELS in entries else b"{}"
     rows = _rows_of(path, content)
     check_amount(len(ids), (), str(path))
@@ -118,7 +118,7 @@ def _rows_of(path: Path, content: bytes) -> dict[str, int | float | list | None]
         values = label if isinstance(label, list) else [label]
         if not isinstance(name, str) or not all(isinstance(value, int | float) for value in values):
             raise UserError(
-                f"{path} has a {LABELS} with a label that cannot be read ({shown(str(row))}): write "
+                f"{path} has a {LABELS} with a label that cannot be read ({shown(str(row))}). Write "
                 f"[name, number] or [name, list of numbers] for each image."
             )
         found[name] = label
@@ -133,7 +133,7 @@ def _zip_errors_as_user_errors(path: Path) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # zipfile raises errors of many types for a damaged file
-        raise UserError(f"{path} cannot be read as a zip ({shown(str(error))}): copy it again.") from error
+        raise UserError(f"{path} cannot be read as a zip ({shown(str(error))}). Copy it again.") from error
 
 
 FORMAT = Format(

@@ -11,7 +11,7 @@ SUFFIXES = (".gif", ".webp", ".png")  # of files that may hold several frames
 
 
 def notes_on_frames(source: Source) -> list[str]:
-    """Returns a sentence on the animated files of a source, if there are any. Reads headers."""
+    """Returns a note about the animated files of a source, if any. Reads only headers."""
     paths = file_paths(source)
     ids = source.ids if paths else ()
     files = [(name, path) for name, path in zip(ids, paths, strict=True) if has_suffix(path, SUFFIXES)]

@@ -37,12 +37,15 @@ def describe_duplicates(groups: Sequence[Group]) -> list[str]:
     if across:
         seen = sum(is_held_out for group in across for _, is_held_out in group)
         images = counted(seen, "held-out image", verb="is/are")
-        lines.append(f"{images} also among the training images. Measurements on held-out images will be too good.")
+        lines.append(
+            f"{images} also among the training images. Measurements on held-out images will be too optimistic. Remove "
+            f"the duplicates."
+        )
     return lines
 
 
 def describe_conflicts(groups: Sequence[Group], training: Source, held_out: Source) -> list[str]:
-    """Returns a line on the groups of duplicates with different labels, and the first of them."""
+    """Returns a line about groups of duplicates with different labels, and the first of them."""
     grouped = {item for group in groups for item in group}
     labels: dict[tuple[str, bool], dict[str, Any]] = {}
     for split, is_held_out in ((training, False), (held_out, True)):

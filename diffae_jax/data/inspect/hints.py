@@ -19,7 +19,7 @@ MANY = 1000  # images whose shapes are compared
 
 
 def better_shape(config: ConfigDict, scans: Sequence[ScanResult]) -> tuple[str, Shape] | None:
-    """Returns a shape that fits if most images do not fit image_shape, after the problem.
+    """Returns (problem, better shape) if most images do not fit image_shape.
 
     Images do not fit if they are too small or have the wrong number of channels. Returns None if
     most images fit, or if no shape does.

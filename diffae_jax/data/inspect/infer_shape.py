@@ -28,10 +28,10 @@ Shape = tuple[int, ...]  # [*spatial, C]
 NUM_HEADERS = 4096  # read at most
 NUM_READ = 16  # images read if there are no headers
 MOST_CHANNELS = 4  # a longer axis of an array is spatial
-MOST_ELONGATED = 16  # aspect ratio; a picture is less elongated
+MOST_ELONGATED = 16  # aspect ratio from which an array is a signal, not a picture
 SMALLEST = 0.01  # fraction of images that may be smaller, such as an icon among photographs
-TINY, MOST_TINY = 4, 0.1  # times smaller than the median, and the fraction of images that may be
-LONGEST = {1: 4096, 2: 256, 3: 64}  # axis of a signal, picture or volume that one GPU trains in days
+TINY, MOST_TINY = 4, 0.1  # how much smaller than the median is tiny, and the fraction of images that may be tiny
+LONGEST = {1: 4096, 2: 256, 3: 64}  # longest axis for which one GPU trains a model in days
 ANY_PICTURE = (1, 1, 3)  # a shape that fits pictures of any size, and volumes
 
 
@@ -48,9 +48,9 @@ def infer_image_shape(path: str | os.PathLike, crop: str = "center") -> Shape:
 def fitting_shape(shapes: Sequence[Shape], name: str = "The data set", crop: str = "center") -> Shape:
     """Returns an image_shape that most images fit, with the most common rank and channels.
 
-    At most 1 % of the images are smaller, and up to 10 % that are much smaller than most. Pictures
-    become square, and sizes become multiples of 16, or of 8 if small. Raises UserError, with the
-    name of the data set, if the images are too small.
+    At most 1 % of the images are smaller. Images much smaller than most do not count if they are
+    at most 10 %. Pictures become square, and sizes become multiples of 16, or of 8 if small.
+    Raises UserError, with the name of the data set, if the images are too small.
     """
     rank = _most_common(len(shape) - 1 for shape in shapes)
     shapes = [shape for shape in shapes if len(shape) - 1 == rank]
@@ -62,11 +62,11 @@ def fitting_shape(shapes: Sequence[Shape], name: str = "The data set", crop: str
     if CROPS[crop] is not None:
         size = np.array(CROPS[crop][1])
     if rank not in LONGEST:
-        raise UserError(f"{name} has images with {rank} spatial axes. Training needs 1, 2 or 3.")
+        raise UserError(f"{name} has images with {rank} spatial axes. Store them with 1, 2 or 3.")
     if size.min() < 8:
         raise UserError(
-            f"{name} has images of {format_size(size.tolist())}, but a proposed size is at least 8. Give the shape "
-            f"yourself: --image-shape {' '.join(map(str, size.tolist()))} {channels}."
+            f"{name} has images of {format_size(size.tolist())}, too small to propose a shape (the minimum is 8). Give "
+            f"--image-shape {' '.join(map(str, size.tolist()))} {channels}."
         )
     size = np.maximum(size * min(1.0, LONGEST[rank] / size.max()), 8.0)
     return (*map(_multiple, size.tolist()), channels)
@@ -144,7 +144,9 @@ def _array_shape(path: Path, array: str) -> Shape:
     if array and array not in shapes:
         raise UserError(f"{path} has no array {shown(array)} of images. It has {list_some(shapes) or 'none'}.")
     if not shapes:
-        raise UserError(f"{path} has no array of images. An array of images holds numbers and has two or more axes.")
+        raise UserError(
+            f"{path} has no array of images. An array of images holds numbers and has two or more axes. Check the path."
+        )
     return shapes[array] if array else max(shapes.values(), key=math.prod)
 
 

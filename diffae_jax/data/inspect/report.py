@@ -37,7 +37,7 @@ IN_SHEET = 64  # images
 MAX_BAD = 10  # listed images that cannot be used
 SECONDS = 5.0  # of the speed measurement
 IN_BATCH = 64  # images, in the speed measurement
-BATCHES_A_SECOND = 10  # at least, so that partial batches at both ends hardly matter
+BATCHES_A_SECOND = 10  # minimum, so that partial batches at both ends hardly matter
 
 
 def inspect(config: ConfigDict, base: ConfigDict, *, file: str | None, out: Path | None) -> int:
@@ -129,7 +129,7 @@ def throughput(images: TransformedSource, config: ConfigDict, speed: float) -> s
 
 
 def images_per_second(batches: Iterator[dict[str, np.ndarray]], num_before: int) -> float:
-    """Measures the speed of batches for `SECONDS`. The first `num_before` batches do not count."""
+    """Measures images per second for `SECONDS` seconds, after `num_before` warm-up batches."""
     for _ in range(num_before):
         next(batches)
     count, start = 0, time.perf_counter()

@@ -19,19 +19,19 @@ from diffae_jax.runtime.errors import UserError, counted, list_some, shown
 from diffae_jax.runtime.files import parse_json, read_bytes
 
 RECORD = "data.json"  # in a run folder: the result of the scan
-MAX_RECORD_BYTES = 2**30  # it has a sentence for each image left out, maybe millions
+MAX_RECORD_BYTES = 2**30  # one sentence per image left out, possibly millions
 SAMPLED_VALUES = 4_000_000  # over all images, for percentiles
 MAX_CLASSES = 20  # listed with their counts
 MAX_SIZES = 8  # listed with their counts
-KNOWN_TYPES = {"uint8", "bool", "uint16"}  # converted to 8 bit, unless all are uint16
+KNOWN_TYPES = {"uint8", "bool", "uint16"}  # converted to 8 bits, unless all images are uint16
 
 
 @dataclasses.dataclass
 class ScanResult:
     """The result of a scan.
 
-    `bad` has the reason for each unusable image, by id. `unfit` counts those of them that have a
-    shape which image_shape does not allow. All other fields describe usable images. `values` and
+    `bad` has the reason for each unusable image, by id. `unfit` counts the shapes of unusable
+    images that image_shape does not allow. All other fields describe usable images. `values` and
     `digests` are optional.
     """
 
@@ -84,9 +84,10 @@ def scan(
 
 
 def check_all(images: Source, *, show_progress: bool = False) -> None:
-    """Scans images. Raises UserError, with their number and the first one, if any is unusable.
+    """Scans images. Raises UserError if any is unusable.
 
-    Images without a transform are in memory in their final form, and are not checked.
+    The message has the number of unusable images and the first reason. Images without a transform
+    are in memory in their final form, and are not checked.
     """
     if not isinstance(images, TransformedSource):
         return
@@ -102,7 +103,7 @@ def check_types(result: ScanResult, intensity: tuple[float, float] | None) -> No
         count = sum(unknown.values())
         raise UserError(
             f"{counted(count, 'image', verb='has/have')} values of {', '.join(sorted(unknown))}, but the "
-            f"training images are 8-bit. The range of these values is unknown: convert them to 8 or 16 bit."
+            f"training images are 8-bit. The range of these values is unknown. Convert them to 8 or 16 bits."
         )
 
 
@@ -152,7 +153,7 @@ def _digest(image: np.ndarray) -> bytes:
 
 
 def refuse_bad(result: ScanResult, total: int, fix: str) -> None:
-    """Raises UserError, with their number and the first one, if images cannot be used."""
+    """Raises UserError if images cannot be used. The message has their count and a reason."""
     if result.bad:
         first = next(iter(result.bad.values()))
         count = f"{len(result.bad):,} of {total:,} images cannot be used. The first: " if len(result.bad) > 1 else ""
@@ -164,8 +165,10 @@ def scanned_transform(config: ConfigDict, training: ScanResult, held_out: ScanRe
 
     Raises UserError if no training image can be used, or if the value range is unknown.
     """
+    if not training.count and not training.bad:
+        raise UserError("There are no training images. Check the path, or hold out fewer images.")
     if not training.count:
-        first = next(iter(training.bad.values()), "there are none.")
+        first = next(iter(training.bad.values()))
         raise UserError(f"None of the {counted(len(training.bad), 'training image')} can be used: {first}")
     intensity = intensity_of(config.data.intensity, training, held_out.types)
     return Transform(tuple(config.image_shape), config.data.crop, intensity)
@@ -183,20 +186,20 @@ def _check_one_range(types: collections.Counter) -> None:
     if len(types) > 1 and types.keys() & KNOWN_TYPES:
         kinds = ", ".join(f"{count:,} of {dtype}" for dtype, count in types.most_common())
         raise UserError(
-            f"The images have several types ({kinds}), so their common value range is unknown: set the values that "
+            f"The images have several types ({kinds}), so their common value range is unknown. Set the values that "
             f"become -1 and 1 with --config.data.intensity=LOW..HIGH."
         )
 
 
 def intensity_of(text: str, result: ScanResult, held_out: Collection[str] = ()) -> tuple[float, float] | None:
-    """Returns the values that become -1 and 1. None if images are, or are converted to, uint8.
+    """Returns the value range that is scaled to [-1, 1], or None for images that end as uint8.
 
     `text` is the setting data.intensity. Percentiles are those of the values that the scan kept.
     `held_out` has the types of the held-out images, for which the same range is used.
 
     Without a setting, 8-bit images keep their range. For other types the range is measured, and
-    rounded up to a nominal range if the values fill most of it. Raises UserError for a mixture of
-    types without a common range.
+    rounded up to a standard range, such as [0, 255], if the values fill most of it. Raises
+    UserError for a mixture of types without a common range.
     """
     given = parse_intensity(text)
     if given is not None:
@@ -218,7 +221,7 @@ def describe_counts(kind: str, num_training: int, num_held_out: int) -> str:
 
 
 def describe(result: ScanResult, transform: Transform) -> list[str]:
-    """Returns sentences on the sizes, channels and values of images, and on their conversion."""
+    """Returns sentences about the sizes, channels, values and conversion of images."""
     *size, channels = transform.image_shape
     lines = [f"Sizes: {_sizes(result.sizes)}. All are scaled to {format_size(size)}{_by_crop(transform)}."]
     if set(result.sizes) == {tuple(size)}:
@@ -237,12 +240,12 @@ def describe(result: ScanResult, transform: Transform) -> list[str]:
         low, high = transform.intensity
         lines.append(f"{values}. {low:.6g} becomes -1 and {high:.6g} becomes 1.")
     else:
-        lines.append(f"{values}{'' if set(result.types) == {'uint8'} else ', converted to 8 bit'}.")
+        lines.append(f"{values}{'' if set(result.types) == {'uint8'} else ', converted to 8 bits'}.")
     return lines
 
 
 def _by_crop(transform: Transform) -> str:
-    return "" if transform.crop == "center" else f" after the crop {transform.crop}"
+    return "" if transform.crop == "center" else f" after the {transform.crop} crop"
 
 
 def _sizes(sizes: Mapping[tuple[int, ...], int]) -> str:
@@ -308,7 +311,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     path = folder / RECORD
     record = parse_json(read_bytes(path, MAX_RECORD_BYTES), path) if path.exists() else {}
     if not isinstance(record, dict):
-        raise UserError(f"{path} is damaged: remove it, and the images are scanned again.")
+        raise UserError(f"{path} is damaged. Remove it, and the images are scanned again.")
     return record
 
 
@@ -318,5 +321,8 @@ def intensity_in(record: dict[str, Any], folder: Path) -> str:
     try:
         parse_intensity(text)
     except (UserError, TypeError) as error:
-        raise UserError(f"{folder / RECORD} is damaged: its intensity is {shown(text)}.") from error
+        raise UserError(
+            f"{folder / RECORD} is damaged: its intensity is {shown(text)}. Remove it, and the images are scanned "
+            f"again."
+        ) from error
     return text

@@ -13,7 +13,7 @@ from diffae_jax.runtime.errors import shown
 from diffae_jax.runtime.files import expand_home
 
 IMAGES, OF_DIGITS = "configs/images.py", "configs/digits.py"
-COMMAND_KEYS = (  # which the command sets if they differ from the config
+COMMAND_KEYS = (  # the command sets these keys if they differ from the config
     "name",
     "data.path",
     "image_shape",
@@ -69,7 +69,7 @@ def training_command(
     file, rest = file or default_file(config.data.path), ""
     if file.endswith(".json"):  # of another run: its name and folder are in use
         config.name = name_of(config.data.path)
-        rest = f" (with the other keys as in {shown(file)})"
+        rest = f" (set the other keys as in {shown(file)} yourself)"
         file, base = default_file(config.data.path), default_config(config.data.path)
     flags = [flag(config, key) for key in COMMAND_KEYS if value_of(config, key) != value_of(base, key)]
     command = " ".join(["python -m diffae_jax.main", f"--config={shlex.quote(file)}", *flags])
@@ -98,7 +98,7 @@ def fit_encoder(config: ConfigDict) -> list[str]:
     if any(size % 2 ** (levels - 1) for size in config.image_shape[:-1]):
         return [
             f"The networks of this config need sizes that are multiples of {2 ** (levels - 1)}. Training stops with an "
-            f"error for other sizes."
+            f"error for other sizes. Change --image-shape."
         ]
     while any(size % 2 ** (len(config.model.encoder_channel_mults) - 1) for size in config.image_shape[:-1]):
         config.model.encoder_channel_mults = config.model.encoder_channel_mults[:-1]

@@ -14,10 +14,10 @@ MISSING = ("", "na", "n/a", "#n/a", "nan", "null", "none")
 
 
 def read_cells(path: Path, delimiter: str, num_columns: int) -> list[Any]:
-    """Returns the columns of a CSV and its header as stripped text, without empty rows.
+    """Returns the columns of a CSV as stripped text, each with its header first.
 
-    Raises UserError, with the row, for a wrong number of cells, an open quote, or text that is not
-    UTF-8.
+    Drops empty rows. Raises UserError, with the row, for a wrong number of cells, an open quote,
+    or text that is not UTF-8.
     """
     import pyarrow.compute as pc
     from pyarrow import csv, string
@@ -33,7 +33,7 @@ def read_cells(path: Path, delimiter: str, num_columns: int) -> list[Any]:
         )
     last = table.column(num_columns - 1)
     if content.count(b'"') % 2 and len(last) and "\n" in last[-1].as_py():
-        raise UserError(f"{path} has a quote that is never closed, so it contains the last rows: close it.")
+        raise UserError(f"{path} has an unclosed quote, so its last rows are read as one cell. Close the quote.")
     table = type(table).from_arrays([pc.utf8_trim_whitespace(column) for column in table.columns], names)
     is_empty = pc.equal(table.column(0), "")
     for column in table.columns[1:]:
@@ -84,7 +84,7 @@ def array_of(values: Sequence[Any]) -> Any:
 
 
 def text_of(value: Any) -> str:
-    """Formats a value. An integer looks the same in a column of floats."""
+    """Formats a value. A whole float has no decimals."""
     return "" if value != value else str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
@@ -98,7 +98,7 @@ def arrow_errors_as_user_errors(path: Path, kind: str) -> Iterator[None]:
     except UserError:
         raise
     except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as {kind} ({shown(str(error))}): check the file.") from error
+        raise UserError(f"{path} cannot be read as {kind} ({shown(str(error))}). Check the file.") from error
 
 
 def labels_of_column(column: Any) -> np.ndarray | None:

@@ -28,8 +28,8 @@ def find_id_column(table: Table, images: Sequence[str], named: str = "") -> str:
         named: The name of the column, or "".
 
     Raises:
-        UserError: There is no column `named`, two columns match an image with different rows, or
-            an unnamed index may hold the numbers of rows.
+        UserError: There is no column `named`, or two columns match an image with different rows,
+            or an unnamed index may hold row numbers.
     """
     if named:
         if named not in table.columns:
@@ -55,7 +55,7 @@ def find_id_column(table: Table, images: Sequence[str], named: str = "") -> str:
 
 
 def _names(table: Table, column: str, files: Any) -> list[str]:
-    """Returns the values that may be image names. Empty: none is the name of one of `files`."""
+    """Returns the values that may be image names, or [] if none is the name of one of `files`."""
     import pyarrow.compute as pc
 
     values = table.columns[column]
@@ -92,15 +92,15 @@ def _check_agreement(
         if len(differ):
             raise UserError(
                 f"{table.path} has the image {shown(images[differ[0]])} in different rows of its columns "
-                f"{shown(best)} and {shown(column)}: {NAME_THE_COLUMN}."
+                f"{shown(best)} and {shown(column)}. {NAME_THE_COLUMN}."
             )
 
 
 def _check_index(table: Table, *, ambiguous: bool) -> str:
     """Returns the main column or, if that is an unnamed index of numbers, another of unique names.
 
-    Row numbers of a filtered table, used as names, would assign labels to the wrong images. So
-    UserError is raised if there is such a column and the index may hold names too (`ambiguous`).
+    Raises UserError if there is such a column and the index may hold names too (`ambiguous`). Row
+    numbers of a filtered table, used as names, would assign labels to the wrong images.
     """
     if not is_unnamed_index(table.main) or not _is_number(table.convert(table.columns[table.main])):
         return table.main
@@ -108,7 +108,7 @@ def _check_index(table: Table, *, ambiguous: bool) -> str:
     if other is not None and ambiguous:
         raise UserError(
             f"{table.path} is ambiguous: image names may be its unnamed index of numbers ({table.main}) or the column "
-            f"{shown(other)}. To choose one, {NAME_THE_COLUMN}."
+            f"{shown(other)}. {NAME_THE_COLUMN}."
         )
     return other or table.main
 

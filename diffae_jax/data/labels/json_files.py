@@ -17,9 +17,9 @@ COCO = {"images", "annotations"}  # keys
 def read_json_table(path: Path) -> Table:
     """Reads a JSON file, or JSON Lines.
 
-    It holds a list of records, records or values by image name, or columns as pandas writes them.
-    The pairs of name and label in `dataset.json` of StyleGAN are read too. Raises UserError for
-    other contents.
+    The file holds a list of records, records or values by image name, or columns as pandas writes
+    them. The pairs of name and label in `dataset.json` of StyleGAN are read too. Raises UserError
+    for other contents.
     """
     content = path.read_bytes()
     first, _, rest = content.lstrip().partition(b"\n")
@@ -28,13 +28,13 @@ def read_json_table(path: Path) -> Table:
     value = parse_json(content, path)
     if isinstance(value, dict) and value.keys() >= COCO:
         raise UserError(
-            f"{path} is a COCO file, whose annotations are of parts of images. Write a list with one record for each "
+            f"{path} is a COCO file. Its annotations describe parts of images. Write a list with one record for each "
             f"image, such as [{RECORD}]."
         )
     if isinstance(value, dict) and value.keys() == {"labels"}:  # dataset.json
         value = value["labels"]
         if value is None:
-            raise UserError(f"{path} has no labels: write its data set again with labels, or use another table.")
+            raise UserError(f"{path} has no labels. Write its data set again with labels, or use another table.")
     return _table(path, _columns_of_list(path, value) if isinstance(value, list) else _columns_of_dict(path, value))
 
 
@@ -43,7 +43,7 @@ def read_json_lines(path: Path) -> Table:
     try:
         text = path.read_text("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text: save it in UTF-8.") from error
+        raise UserError(f"{path} is not UTF-8 text. Save it in UTF-8.") from error
     records = []
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
@@ -53,7 +53,7 @@ def read_json_lines(path: Path) -> Table:
         except (ValueError, RecursionError) as error:
             reason = shown(getattr(error, "msg", str(error)))
             raise UserError(
-                f"{path} cannot be read in line {number:,} ({reason}): each line must be a record such as {RECORD}."
+                f"{path} cannot be read in line {number:,} ({reason}). Write a record such as {RECORD} in each line."
             ) from error
     return _table(path, _columns_of_records(path, records))
 
@@ -84,7 +84,7 @@ def _columns_of_list(path: Path, rows: list[Any]) -> dict[str, Sequence[Any]]:
 def _columns_of_records(path: Path, records: Sequence[Any]) -> dict[str, Sequence[Any]]:
     for number, record in enumerate(records, 1):
         if not isinstance(record, dict):
-            raise UserError(f"{path} has {_kind(record)} as record {number:,}, but expected {RECORD}.")
+            raise UserError(f"{path} has {_kind(record)} as record {number:,}. Write a record such as {RECORD}.")
     names = dict.fromkeys(name for record in records for name in record)
     return {name: [record.get(name) for record in records] for name in names}
 
@@ -99,9 +99,9 @@ def columns_of_labels(labels: Sequence[Any]) -> dict[str, Sequence[Any]]:
 
 
 def _columns_of_dict(path: Path, value: Any) -> dict[str, Sequence[Any]]:
-    """Returns the columns of records, labels or lists by name. The names may be of columns."""
+    """Returns the columns of a dict whose keys are names of images or of columns."""
     if not isinstance(value, dict):
-        raise UserError(f"{path} holds {_kind(value)}, but expected a list of records such as [{RECORD}].")
+        raise UserError(f"{path} holds {_kind(value)}. Write a list of records such as [{RECORD}].")
     names, items = list(value), list(value.values())
     if not names:
         return {}
@@ -112,13 +112,13 @@ def _columns_of_dict(path: Path, value: Any) -> dict[str, Sequence[Any]]:
         return {UNNAMED: names, **_columns_of_records(path, items)}
     if all(isinstance(item, list) for item in items) and not any(map(IMAGE.search, names)):
         if len(set(map(len, items))) > 1:
-            raise UserError(f"{path} has columns of different lengths: give each the same number of values.")
+            raise UserError(f"{path} has columns of different lengths. Give each the same number of values.")
         return value
     return {UNNAMED: names, **columns_of_labels(items)}
 
 
 def _are_columns(value: Mapping[str, Mapping[str, Any]]) -> bool:
-    """Returns whether the outer keys are columns, as pandas writes them, and the inner rows."""
+    """Returns whether the outer keys are columns and the inner keys rows, as in pandas."""
     rows = max(value.values(), key=len)
     if any(map(IMAGE.search, value)):
         return False

@@ -22,7 +22,7 @@ from diffae_jax.runtime.files import expand_home
 
 TRAINING = frozenset({"train", "training", "0"})
 HELD_OUT = frozenset({"val", "valid", "validation", "test", "testing", "held_out", "dev", "1", "2"})
-SPLIT_FOLDERS = {name for name in TRAINING | HELD_OUT if not name.isdigit()}  # a folder 0 is a class
+SPLIT_FOLDERS = {name for name in TRAINING | HELD_OUT if not name.isdigit()}  # a folder named 0 is a class, not a split
 PARTITION_COLUMNS = ("split", "partition", "set", "subset")
 
 
@@ -55,7 +55,7 @@ class Partition(Rows):
         return (rows >= 0) & self.is_held_out[rows]
 
     def notes(self, ids: Sequence[str]) -> list[str]:
-        """Returns sentences on names without an image and images without a name."""
+        """Returns notes about names without an image and images without a name."""
         unmatched, unnamed = self.unmatched(ids), self.unnamed(ids)
         problems = {
             f"{len(unmatched):,} of {len(self.ids):,} names in the held-out table match no image": unmatched,
@@ -66,7 +66,7 @@ class Partition(Rows):
 
 
 def _take(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Returns the values of these rows. Row -1 is missing, for which integers become floats."""
+    """Returns the values of these rows. Row -1 gives NaN or "", so integers become floats."""
     missing = rows < 0
     if values.dtype.kind == "i" and missing.any():
         values = values.astype(np.float64)
@@ -96,27 +96,27 @@ def labels_in(table: Table, images: Sequence[str], id_column: str = "") -> Label
     if len(table.columns) < 2:
         unusable = f" Not usable: {list_some(table.skipped)}." if table.skipped else ""
         raise UserError(
-            f"{table.path} has no column of labels: it needs names of columns, a column of image names, and columns of "
+            f"{table.path} has no column of labels. Write a header row, a column of image names, and columns of "
             f"numbers or text as labels.{unusable}"
         )
     column = find_id_column(table, images, id_column)
     ids = table.names(column)
     if not ids:
-        raise UserError(f"{table.path} only has a header row: add a row for each image.")
+        raise UserError(f"{table.path} only has a header row. Add a row for each image.")
     labels, notes = split_columns(table.labels(column))
     if not labels:
-        raise UserError(f"{table.path} has no column of labels besides row numbers: add a column of labels.")
+        raise UserError(f"{table.path} has no column of labels besides row numbers. Add a column of labels.")
     notes = [*table.notes(column), *notes]
     return Labels(ids, labels, columns_of_table=tuple(table.columns), notes_on_table=notes)
 
 
 def read_partition(path: str | Path, images: Sequence[str] = (), id_column: str = "") -> Partition:
-    """Reads which images are held out from a table or from a list with one name per line.
+    """Reads a table, or a list with one name per line, that says which images are held out.
 
     The file is a table as for labels, `list_eval_partition.txt` of CelebA, or a list. A list names
     the held-out images. A table has the split of each image in its only column besides the name,
-    or in one of `PARTITION_COLUMNS`. Raises UserError for unknown splits, with the image, and for
-    an invalid file.
+    or in one of `PARTITION_COLUMNS`. Raises UserError for an invalid file, or for an unknown
+    split, and names the image.
 
     Args:
         path: The file.
@@ -133,7 +133,7 @@ def read_partition(path: str | Path, images: Sequence[str] = (), id_column: str 
         details = {"columns_of_table": tuple(table.columns), "notes_on_table": table.notes(column)}
     ids, columns = listed
     if not ids:
-        raise UserError(f"{path} names no image: add a line for each held-out image.")
+        raise UserError(f"{path} names no image. Add a line for each held-out image.")
     if not columns:
         return Partition(ids, np.ones(len(ids), bool), **details)
     name = _partition_column(path, columns)
@@ -141,8 +141,9 @@ def read_partition(path: str | Path, images: Sequence[str] = (), id_column: str 
     _check_name(path, name, columns[name].dtype.kind == "O")
     for image, word in zip(ids, words, strict=True):
         if word not in TRAINING | HELD_OUT:
+            problem = f"the unknown {shown(name)} {shown(word)}" if word else f"no {shown(name)}"
             raise UserError(
-                f"{path} has {f'{shown(word)} as' if word else 'no'} {shown(name)} of {shown(image)}. Use "
+                f"{path} gives {shown(image)} {problem}. Use "
                 f"{', '.join(sorted(TRAINING))} for training, and {', '.join(sorted(HELD_OUT))} for held-out images."
             )
     return Partition(ids, np.array([word in HELD_OUT for word in words], bool), **details)
@@ -154,20 +155,20 @@ def _partition_column(path: Path, columns: Mapping[str, np.ndarray]) -> str:
     if len(chosen) != 1:
         raise UserError(
             f"{path} has {len(columns):,} columns ({list_some(columns)}), {len(candidates)} of which are named "
-            f"{', '.join(PARTITION_COLUMNS)}. Exactly one must have such a name: it holds the split of each image."
+            f"{', '.join(PARTITION_COLUMNS)}. Name exactly one column split, the one with the split of each image."
         )
     return chosen[0]
 
 
 def _check_name(path: Path, name: str, is_text: bool) -> None:
-    """Raises UserError if the header row is missing, or if 1 would mean training in its column."""
+    """Raises UserError if the header row is missing, or if 1 in the column may mean training."""
     # a column of numbers may be named test
     if name in ("0", "1", "2") or (is_text and name.lower() in TRAINING | HELD_OUT):
-        raise UserError(f"{path} has no header row: add one, such as `file,split`.")
+        raise UserError(f"{path} has no header row. Add one, such as `file,split`.")
     if not is_text and "train" in name.lower():
         raise UserError(
-            f"{path} has numbers in the column {shown(name)}, where 1 would mean held out. Write train and test "
-            f"instead."
+            f"{path} has numbers in the column {shown(name)}, and 1 means held out despite the name. Write train and "
+            f"test."
         )
 
 
@@ -181,10 +182,10 @@ def common_folder(ids: Sequence[str]) -> str:
 def folder_labels(ids: Sequence[str], held_out: str = "") -> dict[str, np.ndarray]:
     """Returns the top-level folder of each image as the label "folder".
 
-    A folder that contains all others is skipped, as archives of a folder have one. Folders of
-    splits are also skipped: `held_out`, and train, val, test and similar names if there are no
-    others. So `train/cat/1.jpg` has the label `cat`. Raises UserError if an image is in no folder,
-    or if all are in the same one.
+    Skips a folder that contains all others, as in an archive of a folder. Skips the folder
+    `held_out`. Skips train, val, test and similar folders if all folders are splits. So
+    `train/cat/1.jpg` has the label `cat`. Raises UserError if an image is in no folder, or if all
+    are in the same one.
     """
     folders = [PurePath(name).parts[:-1] for name in ids]
     common = common_folder(ids)
@@ -199,14 +200,14 @@ def folder_labels(ids: Sequence[str], held_out: str = "") -> dict[str, np.ndarra
     loose = [name for name, parts in zip(ids, folders, strict=True) if not parts]
     if loose:
         raise UserError(
-            f"{len(loose):,} of {len(ids):,} images are in no subfolder ({list_some(loose)}): move each image to the "
+            f"{len(loose):,} of {len(ids):,} images are in no subfolder ({list_some(loose)}). Move each image to the "
             "folder of its class, or use a table of labels."
         )
     classes = [parts[0] for parts in folders]
     if len(set(classes)) < 2:
         raise UserError(
             f"All {len(ids):,} images are in the same subfolder ({list_some(set(classes))}), so all have one label. "
-            "Give the folder above the folders of the classes, or use a table of labels."
+            "Give the parent of the class folders, or use a table of labels."
         )
     return {"folder": np.array(classes, object)}
 

@@ -7,11 +7,11 @@ import numpy as np
 from diffae_jax.runtime.errors import list_some, shown
 
 SEPARATOR = "|"
-MOST_VALUES = 100  # of a column; with more, it is a text that is no list
+MOST_VALUES = 100  # in a column; a column with more has texts, not lists
 
 
 def split_columns(labels: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Returns labels without columns of several values per image, and notes on these.
+    """Splits columns with several values per image. Returns all labels, and notes about the split.
 
     The column `finding` with the values `Mass|Edema` and `Mass` becomes `finding=Edema` and
     `finding=Mass`. These are 1 if an image has the value, 0 if not, and NaN if it has no value.

@@ -9,13 +9,13 @@ from diffae_jax.data.labels.arrow import text_of
 from diffae_jax.data.labels.matching import Labels
 from diffae_jax.runtime.errors import list_some, shown
 
-MOST_CLASSES = 1000  # that notes compare
+MOST_CLASSES = 1000  # notes compare at most this many classes
 
 
 def notes(labels: Mapping[str, np.ndarray], table: Labels | None, ids: Sequence[str]) -> list[str]:
-    """Returns sentences on problems of the labels of the images `ids`, which come from `table`.
+    """Returns notes about problems with the labels of the images `ids`, which come from `table`.
 
-    These are images without labels, and rows and classes without images. Sentences on the table
+    Problems are images without labels, and rows and classes without images. Notes about the table
     come first.
     """
     sentences = list(table.notes_on_table) if table else []
@@ -40,19 +40,19 @@ def notes(labels: Mapping[str, np.ndarray], table: Labels | None, ids: Sequence[
 
 
 def constant_labels(labels: Mapping[str, np.ndarray]) -> list[str]:
-    """Returns sentences on labels of the training images with no value or a single one.
+    """Returns notes about labels with no value, or with only one, in the training images.
 
-    No probe can be fitted to these.
+    No probe can be fitted to these labels.
     """
     values = {name: set(column[_is_known(column)].tolist()) for name, column in labels.items()}
     empty = [name for name, unique in values.items() if not unique]
     constant = [f"{name}={text_of(*unique)}" for name, unique in values.items() if len(unique) == 1]
     problems = {
-        "no value for any training image": empty,
-        "the same value for all training images that have one": constant,
+        "have no value for any training image": empty,
+        "are constant over the labeled training images": constant,
     }
     return [
-        f"{len(names):,} of {len(labels):,} labels have {problem} ({list_some(names)})."
+        f"{len(names):,} of {len(labels):,} labels {problem} ({list_some(names)})."
         for problem, names in problems.items()
         if names
     ]

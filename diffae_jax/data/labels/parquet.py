@@ -16,7 +16,7 @@ def read_parquet(path: Path) -> Table:
     with arrow_errors_as_user_errors(path, "Parquet"):
         schema = ParquetFile(path).schema_arrow
         if not all(schema.names) or len(set(schema.names)) < len(schema.names):
-            raise UserError(f"{path} has {len(schema.names):,} columns, each of which must have a unique name.")
+            raise UserError(f"{path} has columns with no name or the same name. Give each column a unique name.")
         main = _main_column(path, schema)
         usable = [field.name for field in schema if _is_number_or_text(field.type)]
         # a dictionary stores each repeated text once
@@ -30,12 +30,12 @@ def read_parquet(path: Path) -> Table:
 def _main_column(path: Path, schema: Any) -> str:
     """Returns the name of the pandas index if it is a column, else that of the first column."""
     if not schema.names:
-        raise UserError(f"{path} has no columns: one must hold image names, and the others labels.")
+        raise UserError(f"{path} has no columns. Write a column of image names, and columns of labels.")
     described = json.loads((schema.metadata or {}).get(b"pandas", b"{}"))
     index = described.get("index_columns") if isinstance(described, dict) else None
     in_file = [name for name in index if name in schema.names] if isinstance(index, list) else []
     if len(in_file) > 1:
-        raise UserError(f"{path} has an index of {len(in_file)} columns: a single column must hold the image names.")
+        raise UserError(f"{path} has an index of {len(in_file)} columns. Write the image names in a single column.")
     return in_file[0] if in_file else schema.names[0]
 
 
@@ -51,5 +51,5 @@ def _column(file: Any, name: str) -> Any:
     column = file.read(columns=[name]).column(name)
     column.validate(full=True)
     if len(column) != file.metadata.num_rows:
-        raise ValueError(f"{len(column):,} of {file.metadata.num_rows:,} values in a column")
+        raise ValueError(f"a column has {len(column):,} values instead of {file.metadata.num_rows:,}")
     return column

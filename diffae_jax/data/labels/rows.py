@@ -12,7 +12,7 @@ from diffae_jax.runtime.errors import UserError, list_some, shown
 
 SUFFIX = re.compile(r"(\.nii)?\.[a-z][a-z0-9]{0,4}$", re.IGNORECASE)  # of a file; a suffix does not begin with a digit
 SEVERAL = -1  # instead of an index
-NAME_THE_COLUMN = "name the column of image names with --config.data.id_column or --id-column"
+NAME_THE_COLUMN = "Name the column of image names with --config.data.id_column or --id-column"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -21,7 +21,7 @@ class Rows:
 
     A row matches an image if the names are equal, or if one name ends in the other: `0.png` and
     `photos/a/0.png` both match `a/0.png`, but `val/0.png` does not match `train/0.png`. The suffix
-    of the file may be missing. A row and an image that have several such partners do not match.
+    of the file may be missing. A row or an image with several possible partners matches none.
     """
 
     ids: Sequence[str]
@@ -34,7 +34,7 @@ class Rows:
         return [name for row, name in enumerate(self.ids) if row not in matched]
 
     def unnamed(self, ids: Sequence[str]) -> list[str]:
-        """Returns those of these images that have no row."""
+        """Returns the images without a row."""
         return [name for name, row in zip(ids, self.rows_of(ids).tolist(), strict=True) if row < 0]
 
     def rows_of(self, ids: Sequence[str]) -> Int[np.ndarray, "n"]:
@@ -72,11 +72,11 @@ def refuse_unmatched(names: Sequence[str], ids: Sequence[str], table: str, colum
     images = {_parts(name)[-1]: name for name in ids}
     same_file = next((name for name in names if _parts(name)[-1] in images), None)
     if same_file is None:
-        others = f" It has the columns {existing}." if (existing := list_some(columns)) else ""
-        raise UserError(f"{problem}: {NAME_THE_COLUMN}.{others}")
+        others = f" The table has the columns {existing}." if (existing := list_some(columns)) else ""
+        raise UserError(f"{problem}.{others} {NAME_THE_COLUMN}.")
     raise UserError(
-        f"{problem}: {shown(same_file)} and {shown(images[_parts(same_file)[-1]])} have different folders, or several "
-        f"have this file name. Give each row the folders of its image, or give an image folder further down."
+        f"{problem}. {shown(same_file)} and {shown(images[_parts(same_file)[-1]])} are in different folders, or the "
+        f"file name is not unique. Write the folders of the image in each row, or give a subfolder of images."
     )
 
 
@@ -94,7 +94,7 @@ def _without_suffix(parts: Parts) -> Parts:
 
 
 def _variants(images: Sequence[str], rows: Sequence[str]) -> Iterator[tuple[list[Parts], list[Parts]]]:
-    """Yields the parts of names: with suffixes, without those of the images, and without any."""
+    """Yields the parts of all names: with suffixes, with those of rows only, and without."""
     image_parts, row_parts = list(map(_parts, images)), list(map(_parts, rows))
     yield image_parts, row_parts
     image_parts = list(map(_without_suffix, image_parts))
@@ -141,7 +141,7 @@ def _partners_by_folder(images: Mapping[int, Parts], rows: Mapping[int, Parts]) 
         for with_images, with_rows in groups.values():
             if not with_images or not with_rows:
                 continue
-            # with folders left on both sides, the folders differ
+            # if both names have further folders, these folders differ
             short_rows = [row for row in with_rows if len(rows[row]) == length]
             short_images = [image for image in with_images if len(images[image]) == length]
             for image in with_images:

@@ -12,7 +12,7 @@ from diffae_jax.runtime.errors import UserError, shown
 
 
 def read_spreadsheet(path: Path) -> Table:
-    """Reads the first sheet, whose first row that is not empty holds the names of the columns.
+    """Reads the first sheet. Its first row that is not empty holds the names of the columns.
 
     Raises UserError for a damaged file, or for a row that is longer than the header.
     """
@@ -21,14 +21,14 @@ def read_spreadsheet(path: Path) -> Table:
     try:
         rows = [row for row in _rows(path) if row]
     except Exception as error:  # openpyxl raises errors of any type for a damaged file
-        raise UserError(f"{path} cannot be read as xlsx ({shown(str(error))}): save it again, or as CSV.") from error
+        raise UserError(f"{path} cannot be read as xlsx ({shown(str(error))}). Save it again, or as CSV.") from error
     if not rows:
         return Table(path, {}, "")
     header = [text_of(name) if name is not None else "" for name in rows[0]]
     longest = max(range(len(rows)), key=lambda row: len(rows[row]))
     if len(rows[longest]) > len(header):
         raise UserError(
-            f"{path} has {len(rows[longest])} values in row {longest + 1:,}, but {len(header)} in its header row: name "
+            f"{path} has {len(rows[longest])} values in row {longest + 1:,}, but {len(header)} in its header row. Name "
             f"each column."
         )
     columns = [array_of([row[i] if i < len(row) else None for row in rows[1:]]) for i in range(len(header))]

@@ -19,7 +19,7 @@ ID_HEADERS = (  # without blanks and punctuation
     *("id", "image", "imageid", "imageindex", "imagename", "imagepath", "imagefile", "img", "imgid", "imgname"),
     *("imgpath", "file", "filename", "filepath", "name", "path"),
 )
-ROW_NUMBERS = re.compile(r"Unnamed: \d|__index_level_\d")  # how names of an unnamed index begin
+ROW_NUMBERS = re.compile(r"Unnamed: \d|__index_level_\d")  # the start of the name of an unnamed index
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -56,7 +56,8 @@ class Table:
         if not may_be_names(self.columns[column]):
             kind = shown(str(self.columns[column].type))
             raise UserError(
-                f"{self.path} has a column {shown(column)} of type {kind}, but image names must be text or integers."
+                f"{self.path} has a column {shown(column)} of type {kind}, but image names must be text or integers. "
+                f"Choose another column."
             )
         return unique_names(self.path, enumerate(self.texts(column), self.first_row))
 
@@ -67,7 +68,7 @@ class Table:
         return {name: values for name, values in labels.items() if not _are_row_numbers(name, values)}
 
     def notes(self, id_column: str) -> list[str]:
-        """Returns sentences on the column of the names and on columns that are not used."""
+        """Returns notes about the column of the names and about columns that are not used."""
         notes = []
         if id_column != self.main:
             notes.append(f"The names of the images are in the column {shown(id_column)} of {self.path}.")
@@ -88,7 +89,7 @@ def may_be_names(column: Any) -> bool:
 
 
 def is_id_header(name: str) -> bool:
-    """Returns whether a column has a name such as `Image ID`, which promises names of images."""
+    """Returns whether a column has a name such as `Image ID`, which suggests image names."""
     return re.sub(r"[\W_]", "", name.lower()) in ID_HEADERS
 
 
@@ -126,14 +127,14 @@ def _is_empty(values: Any) -> bool:
 
 
 def unique_names(path: Path, names: Iterable[tuple[int, str]]) -> tuple[str, ...]:
-    """Returns image names without their rows. Raises UserError if one is empty or occurs twice."""
+    """Returns image names without row numbers. Raises UserError if one is empty or repeated."""
     rows: dict[str, int] = {}
     for row, name in names:
         if not name:
-            raise UserError(f"{path} has no image name in row {row:,}: give each image one row.")
+            raise UserError(f"{path} has no image name in row {row:,}. Add the name, or remove the row.")
         if name in rows:
             raise UserError(
-                f"{path} has the image {shown(name)} in rows {rows[name]:,} and {row:,}: give each image one row."
+                f"{path} has the image {shown(name)} in rows {rows[name]:,} and {row:,}. Give each image one row."
             )
         rows[name] = row
     return tuple(rows)

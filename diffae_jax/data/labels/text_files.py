@@ -21,8 +21,8 @@ def read_list(path: Path, words: Collection[str]) -> tuple[tuple[str, ...], dict
     """Reads a list with one image name per line, each followed by one of `words` or by nothing.
 
     Returns the names, and a column of the words if there are any, or None if the file is a CSV.
-    The first line shows whether lines have a word. A header line, such as `file`, is skipped.
-    Raises UserError for an image that occurs twice.
+    The first line decides whether every line must end in a word. A header line, such as `file`, is
+    skipped. Raises UserError for an image that occurs twice.
     """
     with os_errors_as_user_errors(path):
         delimiter, header = _header(path)
@@ -41,7 +41,7 @@ def read_list(path: Path, words: Collection[str]) -> tuple[tuple[str, ...], dict
     for row, part in parts:
         if len(part) < 2:
             raise UserError(
-                f"{path} has only the image {shown(part[0])} in row {row:,}: add its split, as in the other rows."
+                f"{path} has only the image {shown(part[0])} in row {row:,}. Add its split, as in the other rows."
             )
     ids = unique_names(path, ((row, name) for row, (name, _) in parts))
     return ids, {"partition": np.array([word for _, (_, word) in parts], object)}
@@ -52,11 +52,11 @@ def _lines(path: Path) -> Iterator[str]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             yield from file
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text: save it in UTF-8.") from error
+        raise UserError(f"{path} is not UTF-8 text. Save it in UTF-8.") from error
 
 
 def _header(path: Path) -> tuple[str, list[str]]:
-    """Returns the delimiter of a CSV, which is ; in some spreadsheets, and its first row."""
+    """Returns the delimiter and the first row of a CSV. Some spreadsheets use ; as delimiter."""
     lines = (line for line in _lines(path) if line.strip())
     first = next(lines, "")
     rare = [delimiter for delimiter in ";\t" if delimiter in first and "," not in first]
@@ -81,7 +81,7 @@ def _csv(path: Path) -> Table:
     if header == [""]:
         return Table(path, {}, "")
     if any(map(IMAGE.search, header)):
-        raise UserError(f"{path} has no header row: add one, such as `file,smile`.")
+        raise UserError(f"{path} has no header row. Add one, such as `file,smile`.")
     cells = (column[1:] for column in read_cells(path, delimiter, len(header)))
     columns = named_columns(path, header, list(cells))
     convert = functools.partial(labels_of_cells, decimal_comma=delimiter == ";")
@@ -102,17 +102,20 @@ def _celeba(path: Path) -> Table:
     allowed = {"-1", "0", "1"}
     for line, (name, *values) in lines:
         if len(values) != len(names):
-            raise UserError(f"{path} has {len(values)} values in line {line:,}, but {len(names)} names in line 2.")
+            raise UserError(
+                f"{path} has {len(values)} values in line {line:,}, but {len(names)} names in line 2. Copy it again."
+            )
         ids.append(name)
         allowed -= {"0"} if "-1" in values else {"-1"} if "0" in values else set()
         if not allowed.issuperset(values):
             bad = next(value for value in values if value not in allowed)
             raise UserError(
-                f"{path} has {shown(bad)} in line {line:,}: attributes of CelebA must be all -1 or 1, or all 0 or 1."
+                f"{path} has {shown(bad)} in line {line:,}, but attributes of CelebA are all -1 or 1, or all 0 or 1. "
+                f"Correct the line."
             )
         is_positive += bytes(map("1".__eq__, values))
     if len(ids) != int(count):
-        raise UserError(f"{path} has {len(ids):,} images, but {int(count):,} by its first line: copy the file again.")
+        raise UserError(f"{path} has {len(ids):,} images, but its first line says {int(count):,}. Copy it again.")
     values = np.frombuffer(is_positive, np.uint8).reshape(len(ids), len(names)).astype(np.int64)
     columns = {name: pyarrow.chunked_array([values[:, i]]) for i, name in enumerate(names)}
     return Table(path, {"image_id": pyarrow.chunked_array([ids]), **columns}, "image_id", first_row=3)
