@@ -78,7 +78,7 @@ def test_weights_and_the_place_of_the_bundle_are_checked(config, tmp_path):
     config.evaluation.inception = ""
     (tmp_path / "run" / "bundle").mkdir(parents=True)
     (tmp_path / "run" / "bundle" / "notes.txt").write_text("mine")
-    is_refused(config, tmp_path / "run", "bundle exists and is not a bundle. Use an unused path")
+    is_refused(config, tmp_path / "run", "bundle exists and is not a bundle. Choose a path that does not exist yet")
 
 
 def test_stages_that_do_not_run_refuse_nothing(config, tmp_path):
