@@ -100,7 +100,8 @@ def are(columns, expected):
             "subject,age,sex\ns1,3,f\ns2,1,m\n",
             FOUR,
             r"None of the 2 names in the table \(s1, s2\) matches one of the 4 images .*\. The table has "
-            r"the columns age, sex, subject\. Name the column of image names with --config\.data\.id_column or --id-column\.",
+            r"the columns age, sex, subject\. Name the column of image names "
+            r"with --config\.data\.id_column or --id-column\.",
         ),
         (
             "id,file,y\n0,2.png,0\n1,0.png,1\n2,1.png,0\n",
