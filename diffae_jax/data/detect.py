@@ -95,7 +95,7 @@ def parts_of(path: Path, image_shape: tuple[int, ...]) -> Collection[str]:
 
 
 def is_table(path: str | os.PathLike) -> bool:
-    """Returns whether a path has a table suffix, such as .csv. Parquet of images is no table."""
+    """Returns whether a path has a table suffix, such as .csv. Parquet of images is excluded."""
     return files.has_suffix(path, TABLE_SUFFIXES) and not has_image_column(expand_home(path))
 
 

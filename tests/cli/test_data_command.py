@@ -94,8 +94,8 @@ def test_report_matches_the_data_set(photos, run):
     for line in (
         "Images: a folder of image files, 9 to train on, 2 held out.",
         "1 image cannot be used. Training stops with an error unless data.skip_bad=True:",
-        "  photos/train/broken.jpg cannot be read as an image (cannot identify image file 'photos/train/broken.jpg'): "
-        "repair or remove it.",
+        "  photos/train/broken.jpg cannot be read as an image (cannot identify image file 'photos/train/broken.jpg'). "
+        "Repair or remove it.",
         "Duplicates: 5 images have the same pixels as another image, in 2 groups:",
         "  train/3.png, test/leak.png (held out)",
         "  train/0.png, train/again.png, train/same.png",

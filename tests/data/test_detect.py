@@ -76,7 +76,7 @@ def are(splits, training, held_out):
 def test_format_is_detected_from_the_path(tmp_path, kind):
     opened = open_images(MAKERS[kind](tmp_path, IMAGES), SHAPE)
     assert opened.kind == KINDS[kind]
-    assert [note for note in opened.notes if not note.startswith("Images are read from a copy")] == []
+    assert [note for note in opened.notes if not note.startswith("Images are read from an Arrow copy")] == []
     assert len(opened.notes) == (kind == "Parquet")
     assert len(opened.source) == COUNT
 

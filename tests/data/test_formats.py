@@ -433,7 +433,7 @@ def test_headers_that_are_damaged_are_told(tmp_path, kind, name):
 def test_array_file_that_was_cut_off_is_told(tmp_path, kind, cut):
     path = MAKERS[kind](tmp_path, IMAGES)
     path.write_bytes(path.read_bytes()[:-cut])
-    is_refused(path, f"{path.name}.*repair or remove it")
+    is_refused(path, f"{path.name}.*Repair or remove it")
 
 
 def test_odd_npz_are_told(tmp_path):
@@ -654,9 +654,9 @@ PICTURES = {f"8-{i:05d}": png(image) for i, image in enumerate(IMAGES)}
     ("content", "message"),
     [
         (PICTURES, "is not an LMDB of the official code: it lacks the key length. Its first keys are b'8-00000'"),
-        ({"length": b"12"}, "it has no images. Its first keys are b'length'"),
-        ({}, "it has no images. Its first keys are none"),
-        ({"image-a": b"x", "image-b": b"y"}, "it has no images. Its first keys are b'image-a', b'image-b'"),
+        ({"length": b"12"}, "it lacks images. Its first keys are b'length'"),
+        ({}, "it lacks images. Its first keys are none"),
+        ({"image-a": b"x", "image-b": b"y"}, "it lacks images. Its first keys are b'image-a', b'image-b'"),
         ({**PICTURES, "length": b"13"}, "lacks image 8-00012 of its 13 images. Copy the file again"),
         ({**PICTURES, "length": b"0"}, "holds no images"),
         ({**PICTURES, "length": b"twelve"}, "is damaged: its length is b'twelve', not a number"),
@@ -995,7 +995,7 @@ def test_sequences_may_have_images_of_any_size():
     [
         (None, "Image 1 of the sequence holds values of object, not numbers"),
         ("a.png", "a.png is missing. Check the path"),
-        ({"image": 3}, "Image 1 of the sequence is a dict with the keys image, and none is a single image or an"),
+        ({"image": 3}, "Image 1 of the sequence is a dict with the keys image, and it is unclear which of them"),
         ((IMAGES[0], IMAGES[1]), r"Image 1 of the sequence has shape \(2, 8, 10, 3\)"),
         ([[1, 2], [3]], "Image 1 of the sequence is not an array"),
         (Tensor(None), "Image 1 of the sequence is not an array .*requires grad"),

@@ -51,7 +51,7 @@ FEATURES = dict(
     digit=datasets.ClassLabel(names=[str(i) for i in range(HALF)]),
     age=datasets.Value("float32"),
 )
-COPY = "Images are read from a copy as Arrow (0.0 MiB in "
+COPY = "Images are read from an Arrow copy (0.0 MiB in "
 
 
 def rows(images=IMAGES[:HALF]):
@@ -364,7 +364,7 @@ def test_volumes_are_not_in_columns_of_images(tmp_path):
 @pytest.mark.parametrize("name", ["hf://datasets/nobody/nothing", "hf:/datasets/nobody/nothing@main"])
 def test_name_on_the_hub_that_cannot_be_loaded_is_told(name):
     is_refused(f"{name}#train", rf"{name} cannot be loaded \(.*\)\. Check the name and the network")
-    call_is_refused(lambda: open_splits(name, SHAPE, held_out="test"), "check the name and the network")
+    call_is_refused(lambda: open_splits(name, SHAPE, held_out="test"), "Check the name and the network")
 
 
 def test_names_of_other_forms_are_missing():

@@ -99,8 +99,9 @@ def are(columns, expected):
         (  # ages 1 to 3 are not the names of 1.png to 3.png
             "subject,age,sex\ns1,3,f\ns2,1,m\n",
             FOUR,
-            r"None of the 2 names in the table \(s1, s2\) matches one of the 4 images .* Name the column of image "
-            r"names with --config\.data\.id_column or --id-column\. It has the columns age, sex, subject\.",
+            r"None of the 2 names in the table \(s1, s2\) matches one of the 4 images .*\. The table has "
+            r"the columns age, sex, subject\. Name the column of image names "
+            r"with --config\.data\.id_column or --id-column\.",
         ),
         (
             "id,file,y\n0,2.png,0\n1,0.png,1\n2,1.png,0\n",
@@ -117,7 +118,7 @@ def are(columns, expected):
         (",name,y\n0,ann,1\n1,bob,0\n", ["x.png"], r"None of the 2 names in the table \(ann, bob\)"),
         ("box,image,y\nq,1.png,1\nr,1.png,2\n", FOUR, "the image 1.png in rows 2 and 3. Give each image one row"),
         ("y,image\n4,1.png\n5,\n", FOUR, "no image name in row 3"),
-        ("y,file\n4,a/1.png\n5,a/2.png\n", ["b/1.png", "b/3.png"], "a/1.png and b/1.png have different folders"),
+        ("y,file\n4,a/1.png\n5,a/2.png\n", ["b/1.png", "b/3.png"], "a/1.png and b/1.png are in different folders"),
         ("file,y,\na,1,\nb,2,3\n", ["a"], "a unique name for each column in its first row, but column 3 has none"),
         ("file,y,y\na,1,2\n", ["a"], "a unique name for each column in its first row, but y occurs twice"),
         ("1,a.png\n0,b.png\n", ["a.png"], "has no header row"),

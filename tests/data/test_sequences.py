@@ -84,7 +84,9 @@ def test_a_model_takes_an_open_file(paths):
             np.testing.assert_array_equal(as_images(image, TRANSFORM)[0], IMAGES[1:2])
     call_is_refused(lambda: as_images(file, TRANSFORM), "1.png cannot be read .*closed file")
     with Path(paths[1]).open() as file:
-        call_is_refused(lambda: as_images(file, TRANSFORM), r'1.png is a file that is open as text: .*"rb"')
+        call_is_refused(
+            lambda: as_images(file, TRANSFORM), r'1.png is a file that is open as text\. Open it as bytes, with .*"rb"'
+        )
     call_is_refused(
         lambda: as_images(io.BytesIO(b"junk"), TRANSFORM), "an image file in memory cannot be read as an image"
     )
@@ -199,7 +201,7 @@ def test_items_that_cannot_be_read_have_no_label():
     call_is_refused(lambda: source[2], r"Image 2 of the sequence cannot be read \(OSError: gone\)")
     boxes = SequenceSource(Loader([{"label": 3, "left": IMAGES[0], "right": IMAGES[1]}]), SHAPE)
     call_is_refused(
-        lambda: boxes[0], "Image 0 of the sequence is a dict with the keys label, left, right, and none is a"
+        lambda: boxes[0], "Image 0 of the sequence is a dict with the keys label, left, right, and it is unclear"
     )
 
 

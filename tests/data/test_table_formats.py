@@ -96,7 +96,7 @@ def test_nested_values_are_no_labels(written):
         (
             '{"file": "a.png", "y": 1}\n{"file": "b.png"\n',
             "l.jsonl",
-            r"in line 2 \(Expecting ',' delimiter\): each line",
+            r"in line 2 \(Expecting ',' delimiter\)\. Write a record such as .* in each line",
         ),
         ('{"file": "a.png", "y": 1}\n3\n', "l.jsonl", "has a number as record 2"),
         ("", "l.jsonl", "no column of labels"),

@@ -53,7 +53,7 @@ def test_models_to_compare_with_are_checked(config, tmp_path, one_device):
     is_refused(config, tmp_path / "run", "has a z, so it cannot be the baseline. Use a DDIM without z")
     config.evaluation.update(baseline="", others=(str(tmp_path / "model"),))
     config.model.z_dim = model.config.model.z_dim
-    is_refused(config, tmp_path / "run", "so each must have a z of a different size")
+    is_refused(config, tmp_path / "run", "2 models have a z of 8 dimensions, .* Use models whose z differ in size")
     (tmp_path / "photos").mkdir()
     config.evaluation.others = (str(tmp_path / "photos"),)
     is_refused(config, tmp_path / "run", "photos is neither a bundle nor the folder of a trained run")
@@ -72,11 +72,13 @@ def test_images_of_another_kind_are_checked(config, tmp_path):
 def test_weights_and_the_place_of_the_bundle_are_checked(config, tmp_path):
     (tmp_path / "weights.pth").write_bytes(b"junk")
     config.evaluation.inception = str(tmp_path / "weights.pth")
-    is_refused(config, tmp_path / "run", "weights.pth is not pt_inception.*: it has 4 bytes, not SHA-256")
+    is_refused(
+        config, tmp_path / "run", "weights.pth is not pt_inception.* Expected SHA-256 .*, found 4 bytes. Remove it"
+    )
     config.evaluation.inception = ""
     (tmp_path / "run" / "bundle").mkdir(parents=True)
     (tmp_path / "run" / "bundle" / "notes.txt").write_text("mine")
-    is_refused(config, tmp_path / "run", "bundle exists and is not a bundle. Use an unused path")
+    is_refused(config, tmp_path / "run", "bundle exists and is not a bundle. Choose a path that does not exist yet")
 
 
 def test_stages_that_do_not_run_refuse_nothing(config, tmp_path):

@@ -20,7 +20,7 @@ def only_fitting(
     """Returns the name of the only array whose number of axes fits.
 
     If several fit, the one with the size of `image_shape` is chosen. Raises UserError if none
-    fits, or if several still do.
+    fits, or if the choice is unclear.
 
     Args:
         path: The file, for messages.

@@ -26,7 +26,7 @@ from diffae_jax.runtime.errors import UserError, list_some, shown
 WINDOW = "window"  # PATH#window applies the window of each file to its gray values
 MAGIC_START, MAGIC = 128, b"DICM"
 DIRECTORY = "DICOMDIR"  # lists other files
-MANY_SLICES = 4  # per series from which a note proposes volumes
+MANY_SLICES = 4  # slices per series from which a note proposes volumes
 
 
 @dataclasses.dataclass(frozen=True)

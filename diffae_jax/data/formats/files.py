@@ -63,7 +63,7 @@ class Files:
         return str(self.path(index))
 
     def fingerprint(self) -> str:
-        """Returns a hash of the names and sizes of all files. A copy of a folder has the same."""
+        """Returns a hash of names and sizes of all files. A copied folder has the same hash."""
         part = [f"#{self.array}"] if self.array else []
         return hash_of(*part, *(text for i, name in enumerate(self.ids) for text in (name, size_of(self.path(i)))))
 

@@ -133,8 +133,8 @@ def _arrow_reader(path: Path) -> Any:
 def is_huggingface(path: Path) -> bool:
     """Returns whether a path is a folder of save_to_disk, or has files with a column of images.
 
-    A damaged file counts too, so that it is reported. In a folder, it counts if it is named like a
-    shard, such as train-00000-of-00002.parquet.
+    A damaged file counts too, so that it is reported. In a folder, it counts only if it is named
+    like a shard, such as train-00000-of-00002.parquet.
     """
     if is_saved(path):
         return True

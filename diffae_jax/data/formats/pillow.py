@@ -14,7 +14,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")  # not EPS, which
 
 
 class _OwnLimit:
-    """Turns off Pillow's limit while any thread is in the block. It refuses large panoramas.
+    """Turns off Pillow's limit while a thread is in the block. That limit refuses large panoramas.
 
     The limit belongs to the whole process, so the last thread restores it.
     """

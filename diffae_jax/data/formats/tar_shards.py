@@ -80,8 +80,8 @@ class TarShards:
 def open_shards(path: Path, image_shape: tuple[int, ...]) -> OpenedDataset:
     """Opens a tar file, or all tar files in a folder, and reads their labels.
 
-    Reads the headers of all files, and notes files that are not used. Raises UserError if a tar is
-    damaged, incomplete or compressed, or if there are no images.
+    Reads the headers of all files. Returns notes about files that are not used. Raises UserError
+    if a tar is damaged, incomplete or compressed, or if there are no images.
     """
     check_picture_shape(image_shape)
     paths = sorted(_shards_in(path)) if path.is_dir() else [path]
