@@ -165,7 +165,7 @@ def test_frechet_distance_reports_what_is_wrong():
     with pytest.raises(UserError, match="of 3 and of 2 dimensions"):
         metrics.frechet_distance(good, good[:, :2])
     for scale in (1e155, 1e300):
-        with pytest.raises(UserError, match=r"distance is (inf|nan).*exceeds the range of float64"):
+        with pytest.raises(UserError, match=r"distance exceeds the range of float64 \(feature means up to"):
             metrics.frechet_distance(good, good * scale)
 
 

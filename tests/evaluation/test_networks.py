@@ -252,7 +252,9 @@ def test_features_of_inception_are_of_images_of_any_size_and_called_fid(
     inception_state, inception_file, one_device, monkeypatch
 ):
     monkeypatch.setattr(inception, "SIZE", 80)
-    with pytest.raises(UserError, match=f"is not {weights.INCEPTION.name}: it has .* bytes, not SHA-256 6726825d0af5"):
+    with pytest.raises(
+        UserError, match=f"is not {weights.INCEPTION.name}. Expected SHA-256 6726825d0af5.* bytes, found .* bytes"
+    ):
         feature_spaces.load_inception(one_device, inception_file)
     content = inception_file.read_bytes()
     file = WeightFile("inception.pth", "https://x/y", hashlib.sha256(content).hexdigest(), len(content))
@@ -470,10 +472,12 @@ def test_a_given_path_counts_and_is_checked(cache, tmp_path):
     path.write_bytes(CONTENT)
     assert weights.find(FILE, str(path)) == path
     path.write_bytes(CONTENT[:-1] + b"x")
-    with pytest.raises(UserError, match=r"mine.pth is not w.pth: it has SHA-256 .* not SHA-256 .* download it again\."):
+    with pytest.raises(
+        UserError, match=r"mine.pth is not w.pth. Expected SHA-256 .* found SHA-256 .* download it again\."
+    ):
         weights.find(FILE, path)
     path.write_bytes(CONTENT + b"x")
-    with pytest.raises(UserError, match="it has 7,001 bytes, not"):
+    with pytest.raises(UserError, match="bytes, found 7,001 bytes"):
         weights.find(FILE, path)
 
 

@@ -250,7 +250,7 @@ UNTYPED = {  # what types that are checked would refuse first, as they are in th
     ),
     "traced first image": (
         lambda m, x, z, x_T: m.sample(2, first=z.sum()),
-        "The number of the first image must be known",
+        "The index of the first image must be known",
     ),
     "traced choice of x_T": (
         lambda m, x, z, x_T: m.reconstruct(x, STEPS, z.sum() > 0),

@@ -131,7 +131,9 @@ def unseen(tmp_path, monkeypatch):
 
 def test_loading_imports_nothing_that_a_bundle_names(bundle, unseen, one_device):
     renamed(bundle, "unseen_module:ConvEncoder")
-    with pytest.raises(UserError, match=r"unseen_module:ConvEncoder .*import unseen_module first") as refusal:
+    with pytest.raises(
+        UserError, match=r"unseen_module:ConvEncoder is not imported. .*import unseen_module"
+    ) as refusal:
         DiffAE.load(bundle, one_device)
     assert_is_one_sentence(refusal.value)
     assert not unseen.exists()
