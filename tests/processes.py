@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import tempfile
+import traceback
 from pathlib import Path
 
 from tests.environment import ROOT, flags
@@ -63,5 +64,8 @@ def _call(function: str, arguments: list[str], num_devices: int, folder: Path, o
     sys.argv = [module, *map(str, arguments)]
     try:
         getattr(importlib.import_module(module), name)()
+    except Exception:
+        traceback.print_exc()  # before the exit handlers, which may wait for other processes
+        sys.exit(1)
     finally:  # multiprocessing leaves this out
         atexit._run_exitfuncs()
