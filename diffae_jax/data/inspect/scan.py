@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from diffae_jax.config import parse_intensity
-from diffae_jax.data.sources import Source, Subset, TransformedSource, each
+from diffae_jax.data.sources import Source, Subset, TransformedSource, each, group_size
 from diffae_jax.data.transforms import Transform, format_size, likely_range
 from diffae_jax.runtime.errors import UserError, counted, list_some, shown
 from diffae_jax.runtime.files import parse_json, read_bytes
@@ -72,14 +72,19 @@ def scan(
     """
     result = ScanResult()
     num_values = max(16, SAMPLED_VALUES // max(1, len(images))) if values else 0
-    facts = each(lambda index: _inspect_image(images, index, num_values, digests), range(len(images)))
+    ids = images.ids
+    facts = each(
+        lambda index: _inspect_image(images, index, num_values, digests),
+        range(len(images)),
+        in_group=group_size(len(images)),
+    )
     progress = tqdm(facts, "checking images", len(images), unit=" images", disable=not show_progress, leave=False)
     for index, facts_or_reason in enumerate(progress):
         if isinstance(facts_or_reason, Unusable):
-            result.bad[images.ids[index]] = facts_or_reason.reason
+            result.bad[ids[index]] = facts_or_reason.reason
             result.unfit.update(facts_or_reason.unfit)
         else:
-            result.add(images.ids[index], facts_or_reason)
+            result.add(ids[index], facts_or_reason)
     return result
 
 
