@@ -81,9 +81,9 @@ def check_file(path: Path) -> None:
 
 
 def file_size(path: str | os.PathLike) -> int | None:
-    """Returns the size of a regular file in bytes, or None if there is none. Asks the system once."""
+    """Returns the size of a regular file in bytes, or None if there is none. Calls stat once."""
     try:
-        status = os.stat(path)
+        status = os.stat(path)  # noqa: PTH116, many paths take seconds
     except (OSError, ValueError):  # ValueError: a character that no path has
         return None
     return status.st_size if stat.S_ISREG(status.st_mode) else None

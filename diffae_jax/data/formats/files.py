@@ -1,6 +1,7 @@
 """Files with an image (png, jpg, webp, bmp, tif, gif) or a volume (NIfTI, npy, HDF5) each."""
 
 import dataclasses
+import functools
 import importlib.util
 import io
 import itertools
@@ -68,7 +69,7 @@ class Files:
     @cached_property
     def _beginning(self) -> str:
         """The text before an id in the path of an image. Paths would take longer than reading."""
-        return "" if self.root == Path() else os.path.join(self.root, "")
+        return str(self.root / "x").removesuffix("x")
 
     def __getstate__(self) -> dict[str, Any]:
         return without_cache(self)
@@ -150,6 +151,15 @@ def file_names(source: Source) -> list[str]:
     while hasattr(innermost, "source"):
         innermost = innermost.source
     return [source.name(i) for i in range(len(source))] if isinstance(innermost, Files) else []
+
+
+def real_paths(source: Source) -> Iterator[str]:
+    """Yields the paths of `file_names` without links. Each folder is resolved once."""
+    real_folder = functools.cache(os.path.realpath)
+    for path in file_names(source):
+        folder, name = os.path.split(path)
+        real = f"{real_folder(folder).rstrip('/')}/{name}"
+        yield os.path.realpath(path) if os.path.islink(real) else real  # noqa: PTH114, many paths take seconds
 
 
 def has_suffix(path: Path | str, suffixes: str | tuple[str, ...]) -> bool:
@@ -246,7 +256,7 @@ def _refuse_folder(error: OSError) -> None:
 
 def is_store(path: Path | str) -> bool:
     """Returns whether a path is a folder of Zarr, which counts as a file."""
-    return has_suffix(path, ZARR_SUFFIX) and os.path.isdir(path)
+    return has_suffix(path, ZARR_SUFFIX) and Path(path).is_dir()
 
 
 def size_of(path: Path | str) -> str:

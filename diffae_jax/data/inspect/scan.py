@@ -294,12 +294,15 @@ def describe_labels(labels: Mapping[str, np.ndarray]) -> list[str]:
             np.array([value == "" for value in values]) if values.dtype == object else np.isnan(values.astype(float))
         )
         known = values[~missing]
-        classes, counts = np.unique(known.astype(str) if known.dtype == object else known, return_counts=True)
+        counts = collections.Counter(map(str, known) if known.dtype == object else known.tolist())
+        classes = sorted(counts)
         if len(classes) <= MAX_CLASSES:
-            names = map("{:g}".format, classes) if classes.dtype.kind == "f" else map(str, classes)
-            summary = ", ".join(f"{shown(value)} ({count:,})" for value, count in zip(names, counts, strict=True))
+            names = map("{:g}".format if known.dtype.kind == "f" else str, classes)
+            summary = ", ".join(
+                f"{shown(name)} ({counts[value]:,})" for name, value in zip(names, classes, strict=True)
+            )
         elif known.dtype == object:
-            summary = f"{len(classes):,} different texts ({list_some(map(str, classes))})"
+            summary = f"{len(classes):,} different texts ({list_some(classes)})"
         else:
             summary = f"numbers from {known.min():.6g} to {known.max():.6g}"
         num_missing = int(missing.sum())
