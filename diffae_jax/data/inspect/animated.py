@@ -1,5 +1,7 @@
 """Finds animated files, of which only the first frame is read."""
 
+import struct
+
 from diffae_jax.data.formats.files import file_names, has_suffix
 from diffae_jax.data.formats.pillow import open_picture
 from diffae_jax.data.sources import Source, each, group_size
@@ -7,6 +9,7 @@ from diffae_jax.runtime.errors import UserError, counted, list_some
 from diffae_jax.runtime.files import file_size
 
 SUFFIXES = (".gif", ".webp", ".png")  # of files that may hold several frames
+PNG = b"\x89PNG\r\n\x1a\n"  # the first bytes of such a file
 BEGINNING = 1024  # bytes that usually show that a PNG file is not animated
 
 
@@ -40,5 +43,10 @@ def _is_plain_png(path: str) -> bool:
         return False
     with open(path, "rb") as file:  # noqa: PTH123, many paths take seconds
         beginning = file.read(BEGINNING)
-    before, found, _ = beginning.partition(b"IDAT")
-    return beginning.startswith(b"\x89PNG\r\n\x1a\n") and bool(found) and b"acTL" not in before
+    position = len(PNG)
+    while beginning.startswith(PNG) and position + 8 <= len(beginning):
+        length, kind = struct.unpack_from(">I4s", beginning, position)
+        if kind in (b"acTL", b"IDAT"):  # the chunk of animations comes before the pixels
+            return kind == b"IDAT"
+        position += 12 + length
+    return False
