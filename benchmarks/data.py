@@ -3,9 +3,10 @@
     python -m benchmarks.data sources    the speed of each kind of source
     python -m benchmarks.data steps      steps of configs/digits.py and configs/ffhq64.py
     python -m benchmarks.data photos     large photographs, with and without DCT scaling
+    python -m benchmarks.data files      a folder of many small image files: check, scan and resume
     python -m benchmarks.data            all of these
 
-The images are crops of two photographs of scikit-learn, written to a temporary folder. Speeds are
+Most images are crops of two photographs of scikit-learn, written to a temporary folder. Speeds are
 per second of processor time, summed over all threads and processes. Other work on the machine
 hardly changes them.
 """
@@ -13,7 +14,10 @@ hardly changes them.
 import argparse
 import contextlib
 import io
+import os
 import statistics
+import subprocess
+import sys
 import tarfile
 import tempfile
 import time
@@ -30,15 +34,18 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from configs import digits, ffhq64
+from diffae_jax.config import default
 from diffae_jax.data.batches import on_devices, training_batches
 from diffae_jax.data.detect import open_images
 from diffae_jax.data.formats.digits import digits as digit_images
+from diffae_jax.data.inspect.scan import RECORD
+from diffae_jax.data.run_images import open_data
 from diffae_jax.data.sequences import SequenceSource
 from diffae_jax.data.sources import Source, TransformedSource
 from diffae_jax.data.transforms import Transform, pixels_of, resize_and_crop
 from diffae_jax.runtime.compilation import enable_compilation_cache
 from diffae_jax.runtime.sharding import make_mesh, split_batch
-from diffae_jax.stages.autoencoder import autoencoder_program
+from diffae_jax.stages.autoencoder import autoencoder_program, describe_images
 from diffae_jax.training.program import run_key
 
 SIZE, TARGET = 256, 128  # of the stored images, and of those in a batch
@@ -49,6 +56,7 @@ AHEAD = 8  # batches that a process reads ahead
 SECONDS = 1.5  # of each speed measurement
 PHOTO = (4000, 3000)  # width and height
 ROUNDS = 3
+SMALL, NUM_FOLDERS = (16, 16), 100  # of many small image files
 
 
 def crops(count: int, size: int) -> np.ndarray:
@@ -347,6 +355,50 @@ def measure_photos() -> None:
             )
 
 
+def write_many(folder: Path, count: int) -> Path:
+    """Writes small PNG files, in subfolders. Many have the same content: encoding is slow."""
+    noise = np.random.default_rng(0).integers(0, 256, (NUM_IMAGES, *SMALL, 3), np.uint8)
+    contents = [encoded(image, format="PNG") for image in noise]
+    for number in range(NUM_FOLDERS):
+        below = folder / f"{number:03d}"
+        below.mkdir(parents=True)
+        for i in range(number * count // NUM_FOLDERS, (number + 1) * count // NUM_FOLDERS):
+            (below / f"{i:07d}.png").write_bytes(contents[i % NUM_IMAGES])
+    return folder
+
+
+def start_run(images: str, folder: str) -> None:
+    """Does what a run does before it compiles its networks: opens the images and reads a batch."""
+    config = default()
+    config.data.path, config.image_shape, config.data.held_out_share = images, (*SMALL, 3), 0.02
+    training, held_out = open_data(config, Path(folder), begun=(Path(folder) / RECORD).exists())
+    describe_images(config, Path(folder), training, held_out)
+    with contextlib.closing(training_batches(training, batch_size=64, seed=0)) as batches:
+        next(batches)
+
+
+def measure_files(folder: Path, count: int) -> None:
+    """Prints the time and memory to check many image files, and to start and resume a run."""
+    images, run = write_many(folder / "images", count), folder / "run"
+    run.mkdir()
+    start = [sys.executable, "-c", f"from benchmarks.data import start_run; start_run({str(images)!r}, {str(run)!r})"]
+    shape = map(str, (*SMALL, 3))
+    check = [sys.executable, "-m", "diffae_jax.cli", "data", str(images), "--image-shape", *shape]
+    print(f"{count:,} files: seconds, seconds of processor time, and peak memory of each process")
+    for name, command in (("first scan of a run", start), ("resumed run", start), ("diffae data", check)):
+        begin = time.perf_counter()
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            raise SystemExit(f"{name} failed.")
+        seconds = time.perf_counter() - begin
+        print(
+            f"{name:20} {seconds:7,.1f} {used.ru_utime + used.ru_stime:7,.1f} {used.ru_maxrss / 2**10:7,.0f} MiB",
+            flush=True,
+        )
+
+
 def measure_all_steps(folder: Path) -> None:
     """Prints whether training steps of two configs wait for their batches."""
     enable_compilation_cache()
@@ -361,8 +413,10 @@ def measure_all_steps(folder: Path) -> None:
 def main() -> None:
     """Runs the chosen measurements with images in a temporary folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("measurement", nargs="?", choices=("sources", "steps", "photos"))
-    measurement = parser.parse_args().measurement
+    parser.add_argument("measurement", nargs="?", choices=("sources", "steps", "photos", "files"))
+    parser.add_argument("--count", type=int, default=100_000, help="image files, for the measurement `files`")
+    arguments = parser.parse_args()
+    measurement = arguments.measurement
     with tempfile.TemporaryDirectory() as folder:
         if measurement in ("sources", None):
             measure_sources(Path(folder))
@@ -370,6 +424,8 @@ def main() -> None:
             measure_all_steps(Path(folder) / "faces")
         if measurement in ("photos", None):
             measure_photos()
+        if measurement in ("files", None):
+            measure_files(Path(folder), arguments.count)
 
 
 if __name__ == "__main__":

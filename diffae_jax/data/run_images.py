@@ -26,7 +26,7 @@ from diffae_jax.data.inspect.scan import (
 )
 from diffae_jax.data.inspect.suggest import flags_for_shape
 from diffae_jax.data.selection import notes_on_names
-from diffae_jax.data.sources import Source, TransformedSource, hash_of
+from diffae_jax.data.sources import Source, TransformedSource, fingerprints, hash_of
 from diffae_jax.data.splits import open_splits
 from diffae_jax.data.transforms import transform_of
 from diffae_jax.runtime.cluster import is_main_process, together
@@ -93,7 +93,7 @@ def open_data(
 
 def facts(training: Source, held_out: Source) -> dict[str, int | str]:
     """Returns the numbers of images and a hash, which identify the data set."""
-    files = hash_of(training.fingerprint(), held_out.fingerprint())
+    files = hash_of(*fingerprints(training, held_out))
     return dict(zip(FACTS, (len(training), len(held_out), files), strict=True))
 
 

@@ -51,12 +51,27 @@ def select_images(
 
 def _matches(ids: Iterable[str], pattern: str) -> Bool[np.ndarray, "n"]:
     match = re.compile(fnmatch.translate(pattern)).match
-    return np.array([bool(match(name) or match(PurePath(name).name)) for name in ids], bool)
+    return np.array([bool(match(name) or match(_file_name(name))) for name in ids], bool)
+
+
+def _file_name(name: str) -> str:
+    file = name.rpartition("/")[2]
+    return file if file not in ("", ".") else PurePath(name).name
+
+
+def _stem(name: str) -> str:
+    """Returns a path without its suffix, or "" if it has no file name."""
+    start = name.rfind("/") + 1
+    if "//" in name or "/." in name or name[start : start + 1] in ("", ".") or name[-1] == "." or name[0] == ".":
+        path = PurePath(name)
+        return str(path.with_suffix("")) if path.name else ""
+    dot = name.rfind(".", start)  # for usual names, faster than a path
+    return name if dot < 0 else name[:dot]
 
 
 def notes_on_names(ids: Sequence[str]) -> list[str]:
     """Returns a note if many images are named like another image plus a suffix, such as _mask."""
-    stems = {str(PurePath(name).with_suffix("")) for name in ids if PurePath(name).name}
+    stems = {_stem(name) for name in ids} - {""}
     suffixes: collections.Counter = collections.Counter()
     for stem in stems:
         for separator in reversed(list(SEPARATOR.finditer(stem))):

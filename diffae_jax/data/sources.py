@@ -7,6 +7,7 @@ import collections
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,6 +24,8 @@ from diffae_jax.runtime.errors import UserError, counted, list_some, shown
 MAX_IMAGES = 10_000_000  # in a source or a table
 MAX_VALUES = 2**30  # in an image
 NUM_AHEAD = 256  # images that are read ahead
+MOST_IN_GROUP = 8  # images that a thread reads before it returns their results
+IN_PART = 4096  # texts that are hashed at once
 NUM_SAMPLES = 64  # images in a fingerprint: hashing all of them would take too long
 
 
@@ -99,7 +102,7 @@ class Subset:
     def ids(self) -> Sequence[str]:
         """The ids of the subset."""
         ids = self.source.ids
-        return [ids[row] for row in self.rows]
+        return [ids[row] for row in self.rows.tolist()]
 
     @cached_property
     def labels(self) -> Mapping[str, np.ndarray]:
@@ -121,7 +124,11 @@ class Subset:
 
     def fingerprint(self) -> str:
         """Returns a hash of the source and of the ids of the subset."""
-        return hash_of(self.source.fingerprint(), *self.ids)
+        return self.fingerprint_from(self.source.fingerprint())
+
+    def fingerprint_from(self, inner: str) -> str:
+        """Returns the fingerprint, given that of the source."""
+        return hash_of(inner, *self.ids)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,7 +163,11 @@ class LabeledSource:
 
     def fingerprint(self) -> str:
         """Returns the fingerprint of the source. `labels.matching.fingerprint` covers labels."""
-        return self.source.fingerprint()
+        return self.fingerprint_from(self.source.fingerprint())
+
+    def fingerprint_from(self, inner: str) -> str:
+        """Returns the fingerprint, given that of the source."""
+        return inner
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,7 +205,26 @@ class TransformedSource:
 
     def fingerprint(self) -> str:
         """Returns a hash of the source and the transform."""
-        return hash_of(self.source.fingerprint(), repr(self.transform))
+        return self.fingerprint_from(self.source.fingerprint())
+
+    def fingerprint_from(self, inner: str) -> str:
+        """Returns the fingerprint, given that of the source."""
+        return hash_of(inner, repr(self.transform))
+
+
+def fingerprints(*sources: Source) -> list[str]:
+    """Returns the fingerprint of each source. That of a source in several of them is made once."""
+    known: dict[int, str] = {}  # by the identity of a source, as equal sources may be slow to compare
+
+    def fingerprint(source: Any) -> str:
+        if id(source) not in known:
+            is_wrapper = isinstance(source, Subset | LabeledSource | TransformedSource)
+            known[id(source)] = (
+                source.fingerprint_from(fingerprint(source.source)) if is_wrapper else source.fingerprint()
+            )
+        return known[id(source)]
+
+    return [fingerprint(source) for source in sources]
 
 
 def without_cache(source: Any) -> dict[str, Any]:
@@ -261,7 +291,7 @@ def check_numbers(dtype: np.dtype, name: str) -> None:
 
 def check_names(names: Sequence[str]) -> None:
     """Raises UserError for file names that are not UTF-8: they cannot be hashed or stored."""
-    bad = [name for name in names if any("\ud800" <= char <= "\udfff" for char in name)]
+    bad = [name for name in names if not name.isascii() and any("\ud800" <= char <= "\udfff" for char in name)]
     if bad:
         raise UserError(
             f"{counted(len(bad), 'image', of=len(names), verb='has a name/have names')} not in UTF-8 "
@@ -276,9 +306,14 @@ def hash_share(name: str) -> float:
 
 def hash_of(*texts: str) -> str:
     """Returns a hash of some texts and their order."""
-    digest = hashlib.sha256()
-    for text in texts:
-        digest.update(f"{text}\0".encode())
+    return hash_of_all(texts)
+
+
+def hash_of_all(texts: Iterable[str]) -> str:
+    """Returns the same hash of many texts as `hash_of`, without holding all of them."""
+    digest, waiting = hashlib.sha256(), iter(texts)
+    while part := list(itertools.islice(waiting, IN_PART)):
+        digest.update("\0".join([*part, ""]).encode())
     return digest.hexdigest()
 
 
@@ -333,13 +368,26 @@ def read(images: Source, indices: Iterable[int] | Int[np.ndarray, "n"]) -> Shape
     return np.stack(list(each(images.__getitem__, map(int, indices))))
 
 
-def each(call: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
-    """Calls a function for each item in parallel threads, and yields the results in order."""
+def each(call: Callable[[Any], Any], items: Iterable[Any], *, in_group: int = 1) -> Iterator[Any]:
+    """Calls a function for each item in parallel threads, and yields the results in order.
+
+    A thread takes `in_group` items at a time, because passing on short calls one by one is slow.
+    """
+
+    def call_all(group: list[Any]) -> list[Any]:
+        return [call(item) for item in group]
+
+    remaining = iter(items)
     with ThreadPoolExecutor() as pool:
         waiting: collections.deque[Future] = collections.deque()
-        for item in items:
-            waiting.append(pool.submit(call, item))
-            if len(waiting) > NUM_AHEAD:
-                yield waiting.popleft().result()
+        while group := list(itertools.islice(remaining, in_group)):
+            waiting.append(pool.submit(call_all, group))
+            if len(waiting) * in_group > NUM_AHEAD:
+                yield from waiting.popleft().result()
         while waiting:
-            yield waiting.popleft().result()
+            yield from waiting.popleft().result()
+
+
+def group_size(count: int) -> int:
+    """Returns how many of `count` short calls a thread takes at a time. All threads stay busy."""
+    return max(1, min(MOST_IN_GROUP, count // NUM_AHEAD // 4))

@@ -12,7 +12,7 @@ from jaxtyping import Bool
 
 from diffae_jax.data.detect import DIGITS, is_table, open_images, parts_of, split_part
 from diffae_jax.data.formats.digits import DIGITS_HELD_OUT
-from diffae_jax.data.formats.files import Files, file_paths
+from diffae_jax.data.formats.files import Files, real_paths
 from diffae_jax.data.formats.format import OpenedDataset
 from diffae_jax.data.labels.matching import common_folder, folder_labels, read_labels, read_partition
 from diffae_jax.data.labels.notes import constant_labels, notes
@@ -138,8 +138,8 @@ def _find_held_out(source: Source, other: Source, held_out: str) -> Bool[np.ndar
     file or data set and overlap.
     """
     if isinstance(source, Files) and isinstance(other, Files):
-        held_out_files = {path.resolve() for path in file_paths(other)}
-        found = np.array([path.resolve() in held_out_files for path in file_paths(source)], bool)
+        held_out_files = set(real_paths(other))
+        found = np.array([path in held_out_files for path in real_paths(source)], bool)
         if found.sum() == len(held_out_files):
             return found
         overlaps = bool(found.any())

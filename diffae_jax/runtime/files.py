@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import stat
 import struct
 import zipfile
 from collections.abc import Iterator
@@ -77,6 +78,15 @@ def check_file(path: Path) -> None:
     with os_errors_as_user_errors(path):
         if not path.is_file():
             raise UserError(f"{path} is {'not a file' if path.exists() else 'missing'}. Check the path.")
+
+
+def file_size(path: str | os.PathLike) -> int | None:
+    """Returns the size of a regular file in bytes, or None if there is none. Calls stat once."""
+    try:
+        status = os.stat(path)  # noqa: PTH116, many paths take seconds
+    except (OSError, ValueError):  # ValueError: a character that no path has
+        return None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
 def read_bytes(path: Path, limit: int) -> bytes:

@@ -1,12 +1,15 @@
 """Files that each hold one image (png, jpg, ...) or one volume (NIfTI, npy, HDF5, Zarr)."""
 
 import dataclasses
+import functools
 import importlib.util
 import io
+import itertools
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 from jaxtyping import Shaped
@@ -24,11 +27,12 @@ from diffae_jax.data.sources import (
     channels_last,
     check_amount,
     check_names,
-    hash_of,
+    hash_of_all,
+    without_cache,
 )
 from diffae_jax.data.transforms import check_picture_shape, pixels_of
 from diffae_jax.runtime.errors import UserError, list_some
-from diffae_jax.runtime.files import check_file
+from diffae_jax.runtime.files import check_file, file_size
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 COLORS = ("RGB", "RGBA", "LA", "RGBX")  # modes of Pillow with one byte per channel
@@ -52,7 +56,7 @@ class Files:
 
     def __getitem__(self, index: int) -> np.ndarray:
         """Returns one image in its original size. Raises UserError if it cannot be read."""
-        return read_file(self.path(index), self.image_shape, self.array)
+        return read_file(self.name(index), self.image_shape, self.array)
 
     def path(self, index: int) -> Path:
         """Returns the path of an image."""
@@ -60,30 +64,39 @@ class Files:
 
     def name(self, index: int) -> str:
         """Returns the path of an image, as text."""
-        return str(self.path(index))
+        return self._beginning + self.ids[index]
+
+    @cached_property
+    def _beginning(self) -> str:
+        """The text before an id in the path of an image. Paths would take longer than reading."""
+        return str(self.root / "x").removesuffix("x")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return without_cache(self)
 
     def fingerprint(self) -> str:
         """Returns a hash of names and sizes of all files. A copied folder has the same hash."""
         part = [f"#{self.array}"] if self.array else []
-        return hash_of(*part, *(text for i, name in enumerate(self.ids) for text in (name, size_of(self.path(i)))))
+        sizes = (text for name in self.ids for text in (name, size_of(self._beginning + name)))
+        return hash_of_all(itertools.chain(part, sizes))
 
 
-def read_file(path: Path, image_shape: tuple[int, ...], array: str = "") -> np.ndarray:
+def read_file(path: Path | str, image_shape: tuple[int, ...], array: str = "") -> np.ndarray:
     """Reads the image or volume in a file, [*spatial, C] in its original size.
 
     In HDF5 and Zarr, `array` is its name, or "" for the only array that fits. Raises UserError,
     with the path, if the file cannot be read or has the wrong rank.
     """
-    if not is_store(path):
-        check_file(path)
+    if file_size(path) is None and not is_store(path):
+        check_file(Path(path))
     if has_suffix(path, ONE_IMAGE_SUFFIXES):
-        return channels_last(_values(path, image_shape, array), image_shape, str(path))
+        return channels_last(_values(Path(path), image_shape, array), image_shape, str(path))
     if has_suffix(path, DICOM_SUFFIXES):
-        return read_dicom(path, image_shape)
+        return read_dicom(Path(path), image_shape)
     return read_picture(path, str(path))
 
 
-def read_picture(file: Path | io.BytesIO, name: str) -> Shaped[np.ndarray, "h w c"]:
+def read_picture(file: Path | str | io.BytesIO, name: str) -> Shaped[np.ndarray, "h w c"]:
     """Decodes an image. Its content decides the format. Raises UserError if it cannot be read."""
     with open_picture(file, name) as image:
         if image.format == "TIFF" and image.n_frames > 1:
@@ -102,13 +115,13 @@ def _refuse_pages(name: str, count: int) -> None:
     )
 
 
-def _deep_color(file: Path | io.BytesIO, name: str) -> Shaped[np.ndarray, "h w c"]:
+def _deep_color(file: Path | str | io.BytesIO, name: str) -> Shaped[np.ndarray, "h w c"]:
     """Reads 16-bit colors. Pillow would read only the upper 8 bits."""
     if importlib.util.find_spec("cv2") is None:
         raise UserError(f'{name} has 16-bit colors, which need OpenCV: pip install "diffae_jax[deep-color]".')
     import cv2
 
-    content = np.frombuffer(file.getvalue() if isinstance(file, io.BytesIO) else file.read_bytes(), np.uint8)
+    content = np.frombuffer(file.getvalue() if isinstance(file, io.BytesIO) else Path(file).read_bytes(), np.uint8)
     pixels = cv2.imdecode(content, cv2.IMREAD_UNCHANGED)
     if pixels is None or pixels.ndim != 3:
         raise UserError(f"{name} cannot be read as an image with 16-bit colors. Repair or remove it.")
@@ -129,10 +142,24 @@ def _values(path: Path, image_shape: tuple[int, ...], array: str) -> np.ndarray:
 
 def file_paths(source: Source) -> list[Path]:
     """Returns the path of each image if the innermost source reads files, else an empty list."""
+    return list(map(Path, file_names(source)))
+
+
+def file_names(source: Source) -> list[str]:
+    """Returns the paths of `file_paths` as text."""
     innermost = source
     while hasattr(innermost, "source"):
         innermost = innermost.source
-    return [Path(source.name(i)) for i in range(len(source))] if isinstance(innermost, Files) else []
+    return [source.name(i) for i in range(len(source))] if isinstance(innermost, Files) else []
+
+
+def real_paths(source: Source) -> Iterator[str]:
+    """Yields the paths of `file_names` without links. Each folder is resolved once."""
+    real_folder = functools.cache(os.path.realpath)
+    for path in file_names(source):
+        folder, name = os.path.split(path)
+        real = f"{real_folder(folder).rstrip('/')}/{name}"
+        yield os.path.realpath(path) if os.path.islink(real) else real  # noqa: PTH114, many paths take seconds
 
 
 def has_suffix(path: Path | str, suffixes: str | tuple[str, ...]) -> bool:
@@ -228,13 +255,17 @@ def _refuse_folder(error: OSError) -> None:
     raise UserError(f"{error.filename} cannot be read ({error.strerror}). Check its permissions.") from error
 
 
-def is_store(path: Path) -> bool:
+def is_store(path: Path | str) -> bool:
     """Returns whether a path is a folder of Zarr, which counts as a file."""
-    return has_suffix(path, ZARR_SUFFIX) and path.is_dir()
+    return has_suffix(path, ZARR_SUFFIX) and Path(path).is_dir()
 
 
-def size_of(path: Path) -> str:
+def size_of(path: Path | str) -> str:
     """Returns the size of a file or Zarr folder in bytes. Raises UserError if it is missing."""
+    size = file_size(path)
+    if size is not None:
+        return str(size)
+    path = Path(path)
     if is_store(path):
         return str(sum(file.stat().st_size for file in path.rglob("*") if file.is_file()))
     check_file(path)

@@ -39,7 +39,7 @@ _own_limit = _OwnLimit()
 
 
 @contextlib.contextmanager
-def open_picture(file: Path | io.BytesIO, name: str | Path) -> Iterator[Image.Image]:
+def open_picture(file: Path | str | io.BytesIO, name: str | Path) -> Iterator[Image.Image]:
     """Opens an image file of one of `FORMATS`. Its pixels are not decoded yet.
 
     Raises UserError, with the name, for any error of Pillow in the block, and for an image with

@@ -1,6 +1,7 @@
 """Finds images with identical pixels."""
 
 import collections
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -16,11 +17,16 @@ Group = list[tuple[str, bool]]  # names of images, and whether each is held out
 
 def find_duplicates(training: Mapping[str, bytes], held_out: Mapping[str, bytes]) -> list[Group]:
     """Returns groups of images with the same digest. Both arguments map ids to digests."""
+    seen: set[bytes] = set()
+    repeated: set[bytes] = set()
+    for digest in itertools.chain(training.values(), held_out.values()):
+        (repeated if digest in seen else seen).add(digest)
     groups: dict[bytes, Group] = collections.defaultdict(list)
     for digests, is_held_out in ((training, False), (held_out, True)):
         for name, digest in digests.items():
-            groups[digest].append((name, is_held_out))
-    return [group for group in groups.values() if len(group) > 1]
+            if digest in repeated:
+                groups[digest].append((name, is_held_out))
+    return list(groups.values())
 
 
 def describe_duplicates(groups: Sequence[Group]) -> list[str]:
@@ -45,14 +51,18 @@ def describe_duplicates(groups: Sequence[Group]) -> list[str]:
 
 
 def describe_conflicts(groups: Sequence[Group], training: Source, held_out: Source) -> list[str]:
-    """Returns a line about groups of duplicates with different labels, and the first of them."""
-    grouped = {item for group in groups for item in group}
-    labels: dict[tuple[str, bool], dict[str, Any]] = {}
-    for split, is_held_out in ((training, False), (held_out, True)):
-        for row, name in enumerate(split.ids):
-            if (name, is_held_out) in grouped:
-                labels[name, is_held_out] = {label: plain(values[row]) for label, values in split.labels.items()}
-    conflicts = [conflict for group in groups if (conflict := _conflict([(*item, labels[item]) for item in group]))]
+    """Returns a line on the groups of duplicates with different labels, and the first of them."""
+    splits = training, held_out  # indexed by whether an image is held out
+    if not any(split.labels for split in splits):
+        return []
+    rows = [{name: row for row, name in enumerate(split.ids)} for split in splits]
+
+    def labels(name: str, is_held_out: bool) -> dict[str, Any]:
+        row = rows[is_held_out][name]
+        return {label: plain(values[row]) for label, values in splits[is_held_out].labels.items()}
+
+    found = (_conflict((*item, labels(*item)) for item in group) for group in groups)
+    conflicts = list(filter(None, found))
     if not conflicts:
         return []
     count = counted(len(conflicts), "group of duplicates", "groups of duplicates", verb="has/have")

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from diffae_jax.config import parse_intensity
-from diffae_jax.data.sources import Source, Subset, TransformedSource, each
+from diffae_jax.data.sources import Source, Subset, TransformedSource, each, group_size
 from diffae_jax.data.transforms import Transform, format_size, likely_range
 from diffae_jax.runtime.errors import UserError, counted, list_some, shown
 from diffae_jax.runtime.files import parse_json, read_bytes
@@ -72,14 +72,19 @@ def scan(
     """
     result = ScanResult()
     num_values = max(16, SAMPLED_VALUES // max(1, len(images))) if values else 0
-    facts = each(lambda index: _inspect_image(images, index, num_values, digests), range(len(images)))
+    ids = images.ids
+    facts = each(
+        lambda index: _inspect_image(images, index, num_values, digests),
+        range(len(images)),
+        in_group=group_size(len(images)),
+    )
     progress = tqdm(facts, "checking images", len(images), unit=" images", disable=not show_progress, leave=False)
     for index, facts_or_reason in enumerate(progress):
         if isinstance(facts_or_reason, Unusable):
-            result.bad[images.ids[index]] = facts_or_reason.reason
+            result.bad[ids[index]] = facts_or_reason.reason
             result.unfit.update(facts_or_reason.unfit)
         else:
-            result.add(images.ids[index], facts_or_reason)
+            result.add(ids[index], facts_or_reason)
     return result
 
 
@@ -292,12 +297,15 @@ def describe_labels(labels: Mapping[str, np.ndarray]) -> list[str]:
             np.array([value == "" for value in values]) if values.dtype == object else np.isnan(values.astype(float))
         )
         known = values[~missing]
-        classes, counts = np.unique(known.astype(str) if known.dtype == object else known, return_counts=True)
+        counts = collections.Counter(map(str, known) if known.dtype == object else known.tolist())
+        classes = sorted(counts)
         if len(classes) <= MAX_CLASSES:
-            names = map("{:g}".format, classes) if classes.dtype.kind == "f" else map(str, classes)
-            summary = ", ".join(f"{shown(value)} ({count:,})" for value, count in zip(names, counts, strict=True))
+            names = map("{:g}".format if known.dtype.kind == "f" else str, classes)
+            summary = ", ".join(
+                f"{shown(name)} ({counts[value]:,})" for name, value in zip(names, classes, strict=True)
+            )
         elif known.dtype == object:
-            summary = f"{len(classes):,} different texts ({list_some(map(str, classes))})"
+            summary = f"{len(classes):,} different texts ({list_some(classes)})"
         else:
             summary = f"numbers from {known.min():.6g} to {known.max():.6g}"
         num_missing = int(missing.sum())

@@ -1,6 +1,7 @@
 """Matches the rows of tables to images: labels, and which images are held out."""
 
 import dataclasses
+import functools
 import hashlib
 import itertools
 import json
@@ -174,9 +175,19 @@ def _check_name(path: Path, name: str, is_text: bool) -> None:
 
 def common_folder(ids: Sequence[str]) -> str:
     """Returns the path of the folder that contains all images, with a slash at its end, or ""."""
-    folders = [PurePath(name).parts[:-1] for name in ids]
+    folders = set(_folders_of(ids))
     pairs = zip(min(folders, default=()), max(folders, default=()), strict=False)
     return "".join(f"{part}/" for part, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
+def _folders_of(ids: Sequence[str]) -> list[tuple[str, ...]]:
+    """Returns the folders in the path of each image."""
+    parts = functools.cache(lambda folder: PurePath(f"{folder}x").parts[:-1])  # many images share a folder
+    split = (name.rpartition("/") for name in ids)
+    return [
+        parts(folder + slash) if file not in ("", ".") else PurePath(folder + slash + file).parts[:-1]
+        for folder, slash, file in split
+    ]
 
 
 def folder_labels(ids: Sequence[str], held_out: str = "") -> dict[str, np.ndarray]:
@@ -187,7 +198,7 @@ def folder_labels(ids: Sequence[str], held_out: str = "") -> dict[str, np.ndarra
     `train/cat/1.jpg` has the label `cat`. Raises UserError if an image is in no folder, or if all
     are in the same one.
     """
-    folders = [PurePath(name).parts[:-1] for name in ids]
+    folders = _folders_of(ids)
     common = common_folder(ids)
     depth = common.count("/")
     depth -= depth > 0 and any(len(parts) == depth for parts in folders)  # that folder also has images
