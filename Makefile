@@ -31,10 +31,10 @@ test: KINDS := not long
 test-all: KINDS := long or not long
 test test-all: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.browser  # installs a browser if there is none
-	export JAX_COMPILATION_CACHE_DIR=$(abspath .cache/compiled); failed=0; \
+	export JAX_COMPILATION_CACHE_DIR=$(abspath .cache/compiled) SHARED_TEST_FOLDER=$$(mktemp -d); failed=0; \
 	$(BIN)/python -m pytest tests -m 'not alone and ($(KINDS))' -n $(WORKERS) --dist worksteal || failed=1; \
 	$(BIN)/python -m pytest tests -m 'alone and ($(KINDS))' || failed=1; \
-	exit $$failed
+	rm -rf $$SHARED_TEST_FOLDER; exit $$failed
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -59,9 +59,13 @@ def eight_devices() -> jax.sharding.Mesh:
 
 @pytest.fixture(scope="session")
 def made_once(tmp_path_factory) -> Callable[[str, Callable[[Path], None]], Path]:
-    """Returns a shared folder. The first worker that needs it fills it; later it is read-only."""
+    """Returns a shared folder. The first worker that needs it fills it; later it is read-only.
+
+    `make test` sets a folder that its two runs share.
+    """
     folder = tmp_path_factory.getbasetemp()
     folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    folder = Path(os.environ.get("SHARED_TEST_FOLDER", folder))
 
     def make(name: str, fill: Callable[[Path], None]) -> Path:
         with (folder / f"{name}.lock").open("a") as lock:

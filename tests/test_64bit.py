@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 
 from tests.environment import ROOT, environment
 
@@ -68,6 +69,7 @@ def start(folder, x64):
     )
 
 
+@pytest.mark.long  # test_transformations.py calls each method with 64 bits
 def test_results_are_those_of_32_bits(tmp_path):
     programs = [start(tmp_path / x64, x64) for x64 in "01"]
     for program in programs:

@@ -190,7 +190,7 @@ def test_batches_are_the_same_for_all_numbers_of_workers_and_processes(name, dat
     images, _ = open_data(config_of(name, data_sets(name)), tmp_path, begun=False)
     batches = stream(images, 4)
     assert {batch.shape for batch in batches} == {(BATCH, *DATA_SETS[name][1])}
-    for num_workers in (1, 2):
+    for num_workers in (1, 2) if name == "folder" else (2,):  # a worker takes seconds to start
         np.testing.assert_array_equal(stream(images, 4, num_workers=num_workers), batches)
     parts = [stream(images, 4, process_index=i, num_processes=2) for i in range(2)]
     np.testing.assert_array_equal(np.concatenate(parts, axis=1), batches)

@@ -100,6 +100,7 @@ def test_slices_count_selected_images(folder):
     assert len(training) == 16
 
 
+@pytest.mark.long  # the other tests select the same images without training
 def test_run_trains_on_the_selected_images(folder, tmp_path):
     arguments = (f"--config.data.path={folder}", "--config.data.held_out=val", TRAINING)
     output = finish(start(tmp_path / "run", *arguments, "--config.data.exclude=*_mask.png"))

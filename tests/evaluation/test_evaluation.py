@@ -179,6 +179,7 @@ def test_labels_that_depend_on_brightness_are_predicted_from_pixels(everything):
     assert section.find("accuracy", "bright, from z").count == 30
 
 
+@pytest.mark.long  # a killed evaluation has chunks too
 def test_many_small_chunks_give_the_same_results(model, tmp_path, monkeypatch):
     monkeypatch.setattr("diffae_jax.evaluation.study.CHUNK", 7)
     usual = settings(programs=("reconstruction", "sampling", "neighbors", "out_of_distribution"), num_steps=(2,))

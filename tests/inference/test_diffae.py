@@ -260,6 +260,7 @@ def test_gradient_of_decode_equals_finite_differences(model, codes):
         np.testing.assert_allclose((above - below) / 4e-3, norm, rtol=0.02)
 
 
+@pytest.mark.long  # the loop itself is measured in tests/diffusion
 def test_memory_of_the_gradient_of_decode_grows_with_the_root_of_the_steps(model, codes):
     z, x_T = (np.repeat(code, 64, axis=0) for code in codes)
     used = {}

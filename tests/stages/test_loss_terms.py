@@ -134,6 +134,7 @@ def test_terms_are_the_same_however_a_batch_is_spread(request, with_terms, num_d
         np.testing.assert_allclose(ours, theirs, atol=0.05 * get_config().train.learning_rate)
 
 
+@pytest.mark.long  # other terms see it too
 def test_term_that_compares_samples_sees_the_batch_of_all_devices(one_device, eight_devices):
     alone, together = (train(mesh, {"contrast": contrast}, 1)[2][0] for mesh in (one_device, eight_devices))
     np.testing.assert_allclose(together["contrast"], alone["contrast"], rtol=1e-5)

@@ -62,6 +62,7 @@ def test_other_config_is_refused_and_nothing_is_lost(whole):
     assert files(workdir) == before
 
 
+@pytest.mark.long  # trains two priors
 def test_another_prior_of_the_same_autoencoder_is_trained_once_the_old_one_is_removed(whole, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(whole[0], workdir)
