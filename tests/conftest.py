@@ -35,6 +35,17 @@ def pytest_unconfigure() -> None:
     shutil.rmtree(os.environ["HF_HOME"], ignore_errors=True)
 
 
+SLOW = ("test_docs.py", "test_two_processes.py", "test_interrupted.py", "test_same_folder.py", "test_wheel.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts slow tests first in each half. Two workers begin with these, and end together."""
+    slow = [item for item in items if item.path.name in SLOW]
+    others = [item for item in items if item.path.name not in SLOW]
+    half = len(others) // 2
+    items[:] = [*slow[::2], *others[:half], *slow[1::2], *others[half:]]
+
+
 @pytest.fixture
 def tiny_config() -> ConfigDict:
     """A model that compiles in seconds, on the digits."""

@@ -17,7 +17,7 @@ def test_other_images_are_refused(image_folder, tmp_path):
     shutil.copytree(image_folder, others)
     (others / "3.png").unlink()
     output = finish(start(tmp_path / "run", *arguments, f"--config.data.path={others}"), code=2)
-    assert "trained on different images: 20 then, 19 now" in output
+    assert "began with 20 training images. Now there are 19" in output
 
 
 def test_images_that_cannot_be_used_are_refused_or_left_out_and_listed_at_the_end(image_folder, tmp_path):
