@@ -35,7 +35,7 @@ def pytest_unconfigure() -> None:
     shutil.rmtree(os.environ["HF_HOME"], ignore_errors=True)
 
 
-SLOW = ("test_docs.py", "test_two_processes.py", "test_interrupted.py", "test_same_folder.py", "test_wheel.py")
+SLOW = ("test_docs.py", "test_interrupted.py", "test_same_folder.py", "test_wheel.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
