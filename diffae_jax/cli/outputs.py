@@ -13,14 +13,14 @@ import numpy as np
 from jaxtyping import Float
 
 from diffae_jax.data.formats.arrays import ArrayFile
-from diffae_jax.data.formats.files import file_paths, has_suffix
+from diffae_jax.data.formats.files import file_paths
 from diffae_jax.data.formats.huggingface import HuggingFace
 from diffae_jax.data.formats.nifti import NIFTI_SUFFIXES, save_nifti
 from diffae_jax.data.pictures import save_grid, to_pil
 from diffae_jax.data.sources import TransformedSource
 from diffae_jax.data.transforms import Transform
 from diffae_jax.runtime.errors import UserError, list_some, shown
-from diffae_jax.runtime.files import atomic_write, os_errors_as_user_errors
+from diffae_jax.runtime.files import atomic_write, has_suffix, os_errors_as_user_errors
 
 NIFTI_OUT = ".nii.gz"
 IMAGE_FILES = (".png", ".npy")  # for one or several images

@@ -22,7 +22,7 @@ from diffae_jax.data.formats.huggingface_files import has_image_column
 from diffae_jax.data.formats.nifti import NIFTI_SUFFIXES
 from diffae_jax.data.labels.table import TABLE_SUFFIXES
 from diffae_jax.runtime.errors import UserError, shown
-from diffae_jax.runtime.files import check_file, expand_home, os_errors_as_user_errors
+from diffae_jax.runtime.files import check_file, expand_home, has_suffix, os_errors_as_user_errors
 
 DIGITS = "digits"  # instead of a path
 FORMATS = (  # the first that recognizes a path opens it
@@ -96,12 +96,12 @@ def parts_of(path: Path, image_shape: tuple[int, ...]) -> Collection[str]:
 
 def is_table(path: str | os.PathLike) -> bool:
     """Returns whether a path has a table suffix, such as .csv. Parquet of images is excluded."""
-    return files.has_suffix(path, TABLE_SUFFIXES) and not has_image_column(expand_home(path))
+    return has_suffix(path, TABLE_SUFFIXES) and not has_image_column(expand_home(path))
 
 
 def _open_file(path: Path, image_shape: tuple[int, ...]) -> OpenedDataset:
     check_file(path)
-    if files.has_suffix(path, ARCHIVES) and not files.has_suffix(path, NIFTI_SUFFIXES):
+    if has_suffix(path, ARCHIVES) and not has_suffix(path, NIFTI_SUFFIXES):
         raise UserError(f"{path} is an archive. Unpack it and give the folder.")
     if is_table(path):
         raise UserError(

@@ -13,6 +13,7 @@ from jaxtyping import Shaped
 from PIL import Image
 
 from diffae_jax.data.formats.files import read_file, read_picture
+from diffae_jax.data.labels.records import columns_of
 from diffae_jax.data.sources import (
     channels_last,
     each,
@@ -195,8 +196,7 @@ class SequenceSource:
         if not self._labels_at(0) and not any(self._labels_read.values()):
             return {}  # without reading all images
         rows = list(each(self._labels_at, range(len(self.images))))
-        names = dict.fromkeys(name for row in rows for name in row)
-        return {name: column_of(name, [row.get(name) for row in rows]) for name in names}
+        return {name: column_of(name, values) for name, values in columns_of(rows).items()}
 
     @cached_property
     def _labels_read(self) -> dict[int, dict[str, Any]]:

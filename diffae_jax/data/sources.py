@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Int, Shaped
 
 from diffae_jax.data.transforms import PIL_MODES, Transform
-from diffae_jax.runtime.errors import UserError, counted, list_some, shown
+from diffae_jax.runtime.errors import UserError, counted, list_some, reader_errors_as_user_errors, shown
 
 MAX_IMAGES = 10_000_000  # in a source or a table
 MAX_VALUES = 2**30  # in an image
@@ -232,15 +232,9 @@ def without_cache(source: Any) -> dict[str, Any]:
     return {field.name: getattr(source, field.name) for field in dataclasses.fields(source)}
 
 
-@contextlib.contextmanager
-def image_errors_as_user_errors(name: str | Path) -> Iterator[None]:
+def image_errors_as_user_errors(name: str | Path) -> contextlib.AbstractContextManager[None]:
     """Converts any error of Pillow into a UserError with the name of the image."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:  # decoders raise errors of any type for a damaged file
-        raise UserError(f"{name} cannot be read as an image ({shown(str(error))}). Repair or remove it.") from error
+    return reader_errors_as_user_errors(name, "an image")
 
 
 def channels_last(

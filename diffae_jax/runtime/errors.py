@@ -1,6 +1,8 @@
 """The error for problems that the user can fix."""
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 LONGEST_MESSAGE = 400
@@ -68,3 +70,20 @@ def _shortened(text: str) -> str:
     """Cuts out the middle of a long message. Its start states the problem, its end the fix."""
     half = LONGEST_MESSAGE // 2 - 3
     return text if len(text) <= LONGEST_MESSAGE else f"{text[:half]} ... {text[-half:]}"
+
+
+@contextlib.contextmanager
+def reader_errors_as_user_errors(name: str | Path, kind: str, fix: str = "Repair or remove it") -> Iterator[None]:
+    """Converts any error of a library that reads files into a UserError.
+
+    Args:
+        name: The name of the file or image, for the message.
+        kind: What it cannot be read as, such as "an image".
+        fix: What to do.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # readers raise errors of any type for a damaged file
+        raise UserError(f"{name} cannot be read as {kind} ({shown(str(error))}). {fix}.") from error

@@ -89,6 +89,11 @@ def file_size(path: str | os.PathLike) -> int | None:
     return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
+def has_suffix(path: Path | str, suffixes: str | tuple[str, ...]) -> bool:
+    """Returns whether a path has one of these suffixes, in upper or lower case."""
+    return str(path).lower().endswith(suffixes)
+
+
 def read_bytes(path: Path, limit: int) -> bytes:
     """Returns the content of a regular file, or of the file that a link points to.
 

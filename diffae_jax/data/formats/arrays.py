@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from diffae_jax.data.formats.choose import NAMED_SUFFIXES, only_fitting
-from diffae_jax.data.formats.files import has_suffix, open_file
+from diffae_jax.data.formats.files import open_file
 from diffae_jax.data.formats.format import Format, OpenedDataset
 from diffae_jax.data.formats.hdf5 import HDF5_SUFFIXES, check_dataset, open_hdf5
 from diffae_jax.data.formats.npy import Packed, open_npy, open_npz, volume_errors_as_user_errors
@@ -25,7 +25,7 @@ from diffae_jax.data.sources import (
     without_cache,
 )
 from diffae_jax.runtime.errors import UserError, list_some, shown
-from diffae_jax.runtime.files import check_file
+from diffae_jax.runtime.files import check_file, has_suffix
 
 SUFFIXES = (".npy", ".npz", *HDF5_SUFFIXES)
 IDS = ("ids", "id", "names", "filenames", "file_names")  # names of an array of ids

@@ -10,6 +10,7 @@ from diffae_jax.data.formats.hdf5 import HDF5_SUFFIXES, check_dataset, open_hdf5
 from diffae_jax.data.formats.zarr import SUFFIX, check_array, open_zarr
 from diffae_jax.data.sources import check_amount, check_numbers
 from diffae_jax.runtime.errors import UserError, list_some, shown
+from diffae_jax.runtime.files import has_suffix
 
 NAMED_SUFFIXES = (*HDF5_SUFFIXES, SUFFIX)  # HDF5 files and Zarr folders, whose arrays have names
 
@@ -57,7 +58,7 @@ def read_named(path: Path, name: str, image_shape: tuple[int, ...]) -> np.ndarra
     Raises UserError if there is no such array, or more than one. The libraries may raise any error
     for a damaged file.
     """
-    is_zarr = path.name.lower().endswith(SUFFIX)
+    is_zarr = has_suffix(path, SUFFIX)
     arrays = open_zarr(path) if is_zarr else open_hdf5(path)
     name = name or only_fitting(path, arrays, image_shape, str(path.parent), rows=False)
     if name not in arrays:

@@ -17,11 +17,12 @@ from diffae_jax.data.formats.dicom_series import (
     sort_slices,
     volumes_of,
 )
-from diffae_jax.data.formats.files import IMAGE_SUFFIXES, ONE_IMAGE_SUFFIXES, has_suffix, size_of
+from diffae_jax.data.formats.files import IMAGE_SUFFIXES, ONE_IMAGE_SUFFIXES, names_and_sizes
 from diffae_jax.data.formats.format import Format, OpenedDataset
 from diffae_jax.data.sources import check_names, each, hash_of, image_errors_as_user_errors
 from diffae_jax.data.transforms import check_picture_shape
 from diffae_jax.runtime.errors import UserError, list_some, shown
+from diffae_jax.runtime.files import has_suffix
 
 WINDOW = "window"  # PATH#window applies the window of each file to its gray values
 MAGIC_START, MAGIC = 128, b"DICM"
@@ -76,8 +77,7 @@ class Dicom:
 
     def fingerprint(self) -> str:
         """Returns a hash of the names and sizes of all files, and of the part."""
-        files = (text for name in self.names() for text in (name, size_of(self.root / name)))
-        return hash_of(str(self.window), *self.ids, *files)
+        return hash_of(str(self.window), *self.ids, *names_and_sizes(self.root, self.names()))
 
 
 def dicom_names(root: Path, names: Sequence[str]) -> list[str]:

@@ -32,7 +32,7 @@ from diffae_jax.data.sources import (
 )
 from diffae_jax.data.transforms import check_picture_shape, pixels_of
 from diffae_jax.runtime.errors import UserError, list_some
-from diffae_jax.runtime.files import check_file, file_size
+from diffae_jax.runtime.files import check_file, file_size, has_suffix
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 COLORS = ("RGB", "RGBA", "LA", "RGBX")  # modes of Pillow with one byte per channel
@@ -69,7 +69,7 @@ class Files:
     @cached_property
     def _beginning(self) -> str:
         """The text before an id in the path of an image. Paths would take longer than reading."""
-        return str(self.root / "x").removesuffix("x")
+        return _beginning(self.root)
 
     def __getstate__(self) -> dict[str, Any]:
         return without_cache(self)
@@ -77,8 +77,7 @@ class Files:
     def fingerprint(self) -> str:
         """Returns a hash of names and sizes of all files. A copied folder has the same hash."""
         part = [f"#{self.array}"] if self.array else []
-        sizes = (text for name in self.ids for text in (name, size_of(self._beginning + name)))
-        return hash_of_all(itertools.chain(part, sizes))
+        return hash_of_all(itertools.chain(part, names_and_sizes(self.root, self.ids)))
 
 
 def read_file(path: Path | str, image_shape: tuple[int, ...], array: str = "") -> np.ndarray:
@@ -160,11 +159,6 @@ def real_paths(source: Source) -> Iterator[str]:
         folder, name = os.path.split(path)
         real = f"{real_folder(folder).rstrip('/')}/{name}"
         yield os.path.realpath(path) if os.path.islink(real) else real  # noqa: PTH114, many paths take seconds
-
-
-def has_suffix(path: Path | str, suffixes: str | tuple[str, ...]) -> bool:
-    """Returns whether a path has one of these suffixes, in upper or lower case."""
-    return str(path).lower().endswith(suffixes)
 
 
 def open_files(root: Path, names: Sequence[str], image_shape: tuple[int, ...], array: str = "") -> OpenedDataset:
@@ -258,6 +252,18 @@ def _refuse_folder(error: OSError) -> None:
 def is_store(path: Path | str) -> bool:
     """Returns whether a path is a folder of Zarr, which counts as a file."""
     return has_suffix(path, ZARR_SUFFIX) and Path(path).is_dir()
+
+
+def _beginning(root: Path) -> str:
+    return str(root / "x").removesuffix("x")
+
+
+def names_and_sizes(root: Path, names: Iterable[str]) -> Iterator[str]:
+    """Yields the name of each file below a folder, and its size, for a fingerprint."""
+    beginning = _beginning(root)
+    for name in names:
+        yield name
+        yield size_of(beginning + name)
 
 
 def size_of(path: Path | str) -> str:

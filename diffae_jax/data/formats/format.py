@@ -3,22 +3,8 @@
 import dataclasses
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 from diffae_jax.data.sources import Source
-
-
-@runtime_checkable
-class Encoded(Protocol):
-    """A source of encoded image files. The header of each file has the size of the image."""
-
-    def encoded(self, index: int) -> bytes:
-        """Returns the content of the image file."""
-        ...
-
-    def name(self, index: int) -> str:
-        """Returns the name of an image for messages."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True)

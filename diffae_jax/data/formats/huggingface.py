@@ -5,7 +5,6 @@ Images are read from memory-mapped Arrow files. `datasets` converts Parquet to s
 
 import contextlib
 import dataclasses
-import io
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from diffae_jax.data.formats.files import read_picture
+from diffae_jax.data.formats.encoded import Encoded
 from diffae_jax.data.formats.format import Format, OpenedDataset
 from diffae_jax.data.formats.huggingface_files import (
     HUB,
@@ -36,7 +35,7 @@ COLUMNS = ("image", "img")  # the usual names of the column of images
 
 
 @dataclasses.dataclass(frozen=True)
-class HuggingFace:
+class HuggingFace(Encoded):
     """Encoded images in rows of Arrow files."""
 
     path: str  # the path of the data set, or its name on the Hub
@@ -66,13 +65,6 @@ class HuggingFace:
 
     def __getstate__(self) -> dict[str, Any]:
         return without_cache(self)
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        """Returns one image in its original size. Raises UserError if it is damaged."""
-        return read_picture(io.BytesIO(self.encoded(index)), self.name(index))
 
     def encoded(self, index: int) -> bytes:
         """Returns the content of an image file. Raises UserError if the row has none."""

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from diffae_jax.data.formats.files import has_suffix
 from diffae_jax.data.formats.tfds import INFO
 from diffae_jax.data.labels.table import PARQUET_SUFFIXES
-from diffae_jax.runtime.errors import UserError, list_some, shown
+from diffae_jax.runtime.errors import UserError, list_some, reader_errors_as_user_errors, shown
+from diffae_jax.runtime.files import has_suffix
 
 HUB = re.compile(r"hf:/{1,2}datasets/((?:[\w.-]+/)?[\w.-]+)(?:@([\w./-]+))?")  # a Path turns // into /
 SAVED = ("state.json", "dataset_dict.json")  # in a folder of save_to_disk
@@ -115,9 +115,9 @@ def open_arrow(paths: Sequence[Path]) -> Any:
 
     tables = []
     for path in paths:
-        with _file_errors_as_user_errors(path, "Arrow"):
+        with reader_errors_as_user_errors(path, "Arrow"):
             tables.append(_arrow_reader(path).read_all())
-    with _file_errors_as_user_errors(paths[0], "Arrow"):
+    with reader_errors_as_user_errors(paths[0], "Arrow"):
         return pyarrow.concat_tables(tables)
 
 
@@ -204,16 +204,8 @@ def _check_readable(path: Path) -> None:
         is_pointer = file.read(len(POINTER)) == POINTER
     if is_pointer:
         raise UserError(f"{path} only points to a file of Git LFS. Run `git lfs pull` in its folder.")
-    with _file_errors_as_user_errors(path, "Arrow" if has_suffix(path, ARROW) else "Parquet"):
+    with reader_errors_as_user_errors(path, "Arrow" if has_suffix(path, ARROW) else "Parquet"):
         _read_schema(path)
-
-
-@contextlib.contextmanager
-def _file_errors_as_user_errors(path: Path, kind: str) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # readers raise errors of many types for a damaged file
-        raise UserError(f"{path} cannot be read as {kind} ({shown(str(error))}). Repair or remove it.") from error
 
 
 @contextlib.contextmanager

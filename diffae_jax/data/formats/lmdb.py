@@ -5,7 +5,6 @@ The key RESOLUTION-NUMBER has an encoded image, and the key "length" has the num
 
 import dataclasses
 import importlib.util
-import io
 import re
 import threading
 from collections.abc import Mapping, Sequence
@@ -15,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from diffae_jax.data.formats.files import has_suffix, read_picture
+from diffae_jax.data.formats.encoded import Encoded
 from diffae_jax.data.formats.format import Format, OpenedDataset
 from diffae_jax.data.sources import hash_of_sample_images
 from diffae_jax.data.transforms import check_picture_shape
 from diffae_jax.runtime.errors import UserError, shown
+from diffae_jax.runtime.files import has_suffix
 
 DATA = "data.mdb"  # in an LMDB folder
 KEY = re.compile(rb"(.*)-(\d{1,12})", re.S)  # 5 digits in FFHQ and CelebA-HQ, 7 in CelebA, Horse and Bedroom
@@ -29,7 +29,7 @@ _opening = threading.Lock()  # LMDB lets a process open a file only once
 
 
 @dataclasses.dataclass(frozen=True)
-class OfficialLMDB:
+class OfficialLMDB(Encoded):
     """Encoded images in an LMDB environment."""
 
     path: Path
@@ -37,13 +37,6 @@ class OfficialLMDB:
     digits: int
     ids: Sequence[str]
     labels: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        """Returns one image in its original size. Raises UserError if it is missing or damaged."""
-        return read_picture(io.BytesIO(self.encoded(index)), self.name(index))
 
     def encoded(self, index: int) -> bytes:
         """Returns the content of an image file. Raises UserError if it is missing."""

@@ -7,13 +7,12 @@ import os
 import struct
 import threading
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 
-from diffae_jax.runtime.errors import UserError, list_some, shown
+from diffae_jax.runtime.errors import UserError, list_some, reader_errors_as_user_errors, shown
 
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
@@ -82,15 +81,9 @@ def _entry(path: Path, file: IO[bytes], archive: zipfile.ZipFile, info: zipfile.
     return np.memmap(path, dtype, "r", offset, shape, "F" if is_fortran else "C")
 
 
-@contextlib.contextmanager
-def volume_errors_as_user_errors(name: str | Path) -> Iterator[None]:
+def volume_errors_as_user_errors(name: str | Path) -> contextlib.AbstractContextManager[None]:
     """Converts any error of an array reader into a UserError with the name of the file."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:  # readers raise errors of any type for a damaged file
-        raise UserError(f"{name} cannot be read as an array ({shown(str(error))}). Repair or remove it.") from error
+    return reader_errors_as_user_errors(name, "an array")
 
 
 def memory() -> int:

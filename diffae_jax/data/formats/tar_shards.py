@@ -4,7 +4,6 @@ An image KEY.jpg may have labels in two files: an integer in KEY.cls, and number
 KEY.json. KEY ends at the first dot of the file name.
 """
 
-import contextlib
 import dataclasses
 import io
 import tarfile
@@ -14,20 +13,19 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
+from diffae_jax.data.formats.encoded import Encoded
 from diffae_jax.data.formats.files import (
     IMAGE_SUFFIXES,
-    has_suffix,
     is_hidden,
     other_files,
-    read_picture,
     refuse_without_images,
 )
 from diffae_jax.data.formats.format import Format, OpenedDataset
-from diffae_jax.data.labels.records import Scalar, columns_of, scalars_of
+from diffae_jax.data.labels.records import Scalar, columns_of, labels_of_columns, scalars_of
 from diffae_jax.data.sources import check_amount, check_names, hash_of_sample_images, image_errors_as_user_errors
 from diffae_jax.data.transforms import check_picture_shape
-from diffae_jax.runtime.errors import UserError, list_some, shown
-from diffae_jax.runtime.files import check_file, parse_json
+from diffae_jax.runtime.errors import UserError, list_some, reader_errors_as_user_errors, shown
+from diffae_jax.runtime.files import check_file, has_suffix, parse_json
 
 SUFFIX = ".tar"
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
@@ -38,7 +36,7 @@ Place = tuple[int, int]  # the offset and the size of a file in a tar, in bytes
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class TarShards:
+class TarShards(Encoded):
     """Image files in one or more tar files. Each is read from its place in the tar."""
 
     paths: Sequence[Path]
@@ -46,13 +44,6 @@ class TarShards:
     shards: Int[np.ndarray, "n"]  # the index in `paths` for each image
     places: Int[np.ndarray, "n 2"]
     labels: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        """Returns one image in its original size. Raises UserError if it is damaged."""
-        return read_picture(io.BytesIO(self.encoded(index)), self.name(index))
 
     def encoded(self, index: int) -> bytes:
         """Returns the content of an image file. Raises UserError if the shard is missing."""
@@ -103,7 +94,7 @@ def open_shards(path: Path, image_shape: tuple[int, ...]) -> OpenedDataset:
         records += [by_key[_key_and_suffix(name)[0]] for name in images]
         others += [prefix + name for name in files.keys() - set(images)]
     _check_ids(path, ids, others)
-    source = TarShards(paths, ids, np.array(shards), np.array(places), columns_of(records))
+    source = TarShards(paths, ids, np.array(shards), np.array(places), labels_of_columns(columns_of(records)))
     return OpenedDataset(source, _kind(paths, path.is_dir()), _notes(others))
 
 
@@ -140,7 +131,7 @@ def _notes(others: Sequence[str]) -> list[str]:
 def _files_of(path: Path) -> dict[str, Place]:
     """Returns the place of each file in a tar by name. If a name occurs twice, the last counts."""
     files = {}
-    with _tar_errors_as_user_errors(path), tarfile.open(path, "r:") as archive:
+    with reader_errors_as_user_errors(path, "a tar", "Copy it again"), tarfile.open(path, "r:") as archive:
         while (member := archive.next()) is not None:
             archive.members.clear()  # saves memory: a TarInfo takes 1 kB
             name = member.name.removeprefix("./")
@@ -187,15 +178,6 @@ def _integer(content: bytes, name: str) -> int:
         raise UserError(
             f"{name} holds {shown(text) or 'nothing'}, not an integer. Write the number of a class."
         ) from error
-
-
-@contextlib.contextmanager
-def _tar_errors_as_user_errors(path: Path) -> Iterator[None]:
-    """Converts any error of tarfile into a UserError with the path."""
-    try:
-        yield
-    except Exception as error:  # tarfile raises errors of many types for a damaged file
-        raise UserError(f"{path} cannot be read as a tar ({shown(str(error))}). Copy it again.") from error
 
 
 def _shards_in(folder: Path) -> Iterator[Path]:

@@ -15,7 +15,7 @@ import numpy as np
 from diffae_jax.data.formats.files import read_picture
 from diffae_jax.data.formats.format import Format, OpenedDataset
 from diffae_jax.data.sources import channels_last, hash_of_sample_images, image_errors_as_user_errors, without_cache
-from diffae_jax.runtime.errors import UserError, list_some, shown
+from diffae_jax.runtime.errors import UserError, list_some, reader_errors_as_user_errors, shown
 from diffae_jax.runtime.files import check_file
 
 INFO = "dataset_info.json"  # in the folder of a prepared data set
@@ -150,15 +150,8 @@ def _builder(folder: Path) -> Any:
         return tfds.builder_from_directory(os.fspath(folder))
 
 
-@contextlib.contextmanager
-def _tfds_errors_as_user_errors(folder: Path) -> Iterator[None]:
-    """Converts any error of TFDS into a UserError with the folder of the data set."""
-    try:
-        yield
-    except Exception as error:  # readers raise errors of any type for a damaged file
-        raise UserError(
-            f"{folder} cannot be read as a prepared data set ({shown(str(error))}). Prepare it again."
-        ) from error
+def _tfds_errors_as_user_errors(folder: Path) -> contextlib.AbstractContextManager[None]:
+    return reader_errors_as_user_errors(folder, "a prepared data set", "Prepare it again")
 
 
 def _count(name: str, builder: Any, split: str) -> int:

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int, Shaped
 
-from diffae_jax.data.formats.files import IMAGE_SUFFIXES, ONE_IMAGE_SUFFIXES, has_suffix, size_of
+from diffae_jax.data.formats.files import IMAGE_SUFFIXES, ONE_IMAGE_SUFFIXES, names_and_sizes
 from diffae_jax.data.formats.format import Format, OpenedDataset
 from diffae_jax.data.sources import check_amount, check_names, check_numbers, each, hash_of, image_errors_as_user_errors
 from diffae_jax.data.transforms import check_picture_shape
 from diffae_jax.runtime.errors import UserError
+from diffae_jax.runtime.files import has_suffix
 
 TIFF_SUFFIXES, OME_SUFFIXES = (".tif", ".tiff"), (".ome.tif", ".ome.tiff")
 DEPTH, UNNAMED = "Z", "IQ"  # axes that may be the depth of a volume, as tifffile names them
@@ -57,7 +58,7 @@ class Stacks:
     def fingerprint(self) -> str:
         """Returns a hash of the ids, and of the names and sizes of all files."""
         names = dict.fromkeys(name for name, _, _ in self.places)
-        return hash_of(*self.ids, *(text for name in names for text in (name, size_of(self.root / name))))
+        return hash_of(*self.ids, *names_and_sizes(self.root, names))
 
 
 @dataclasses.dataclass(frozen=True)

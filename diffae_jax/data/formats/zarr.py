@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from diffae_jax.runtime.errors import UserError, shown
+from diffae_jax.runtime.files import has_suffix
 
 SUFFIX, ZIP_SUFFIX = ".zarr", ".zarr.zip"
 METADATA = ("zarr.json", ".zarray", ".zgroup")  # each folder of a store has one of them; version 3, then 2
@@ -13,8 +14,8 @@ METADATA = ("zarr.json", ".zarray", ".zgroup")  # each folder of a store has one
 def is_zarr(path: Path) -> bool:
     """Returns whether an existing path is a Zarr store."""
     if path.is_dir():
-        return path.name.lower().endswith(SUFFIX) or any((path / name).exists() for name in METADATA)
-    return path.name.lower().endswith(ZIP_SUFFIX)
+        return has_suffix(path, SUFFIX) or any((path / name).exists() for name in METADATA)
+    return has_suffix(path, ZIP_SUFFIX)
 
 
 def open_zarr(path: Path) -> dict[str, Any]:

@@ -5,31 +5,29 @@ StyleGAN and EDM write such zips. Their labels are in the entry dataset.json.
 
 import contextlib
 import dataclasses
-import io
 import threading
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from diffae_jax.data.formats.encoded import Encoded
 from diffae_jax.data.formats.files import (
     IMAGE_SUFFIXES,
-    has_suffix,
     is_hidden,
     other_files,
-    read_picture,
     refuse_without_images,
 )
 from diffae_jax.data.formats.format import Format, OpenedDataset
-from diffae_jax.data.labels.arrow import array_of, labels_of_values
 from diffae_jax.data.labels.json_files import columns_of_labels
+from diffae_jax.data.labels.records import labels_of_columns
 from diffae_jax.data.sources import check_amount, check_names, hash_of, image_errors_as_user_errors, without_cache
 from diffae_jax.data.transforms import check_picture_shape
-from diffae_jax.runtime.errors import UserError, list_some, shown
-from diffae_jax.runtime.files import parse_json
+from diffae_jax.runtime.errors import UserError, list_some, reader_errors_as_user_errors, shown
+from diffae_jax.runtime.files import has_suffix, parse_json
 
 LABELS = "dataset.json"  # {"labels": [[NAME, CLASS or list of numbers], ...]}; "labels" may be null
 
@@ -37,7 +35,7 @@ _reading = threading.Lock()  # ZipFile counts its open entries without a lock
 
 
 @dataclasses.dataclass(frozen=True)
-class ZipArchive:
+class ZipArchive(Encoded):
     """Image files in a zip."""
 
     path: Path
@@ -50,13 +48,6 @@ class ZipArchive:
 
     def __getstate__(self) -> dict[str, Any]:
         return without_cache(self)
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        """Returns one image in its original size. Raises UserError if it is damaged."""
-        return read_picture(io.BytesIO(self.encoded(index)), self.name(index))
 
     def encoded(self, index: int) -> bytes:
         """Returns the content of an image file. Raises UserError if its checksum is wrong."""
@@ -101,8 +92,7 @@ def open_zip(path: Path, image_shape: tuple[int, ...]) -> OpenedDataset:
     if unmatched:
         count = f"{len(unmatched):,} of {len(rows):,}"
         notes.append(f"{count} rows of {LABELS} match no image ({list_some(unmatched)}).")
-    columns = columns_of_labels([rows.get(name) for name in ids]) if rows else {}
-    labels = {name: labels_of_values(array_of(values)) for name, values in columns.items()}
+    labels = labels_of_columns(columns_of_labels([rows.get(name) for name in ids])) if rows else {}
     return OpenedDataset(ZipArchive(path, ids, labels), "a zip of images", notes)
 
 
@@ -125,15 +115,8 @@ def _rows_of(path: Path, content: bytes) -> dict[str, int | float | list | None]
     return found
 
 
-@contextlib.contextmanager
-def _zip_errors_as_user_errors(path: Path) -> Iterator[None]:
-    """Converts any error of zipfile into a UserError with the path."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:  # zipfile raises errors of many types for a damaged file
-        raise UserError(f"{path} cannot be read as a zip ({shown(str(error))}). Copy it again.") from error
+def _zip_errors_as_user_errors(path: Path) -> contextlib.AbstractContextManager[None]:
+    return reader_errors_as_user_errors(path, "a zip", "Copy it again")
 
 
 FORMAT = Format(

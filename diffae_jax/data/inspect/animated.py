@@ -2,11 +2,11 @@
 
 import struct
 
-from diffae_jax.data.formats.files import file_names, has_suffix
+from diffae_jax.data.formats.files import file_names
 from diffae_jax.data.formats.pillow import open_picture
 from diffae_jax.data.sources import Source, each, group_size
 from diffae_jax.runtime.errors import UserError, counted, list_some
-from diffae_jax.runtime.files import file_size
+from diffae_jax.runtime.files import file_size, has_suffix
 
 SUFFIXES = (".gif", ".webp", ".png")  # of files that may hold several frames
 PNG = b"\x89PNG\r\n\x1a\n"  # the first bytes of such a file

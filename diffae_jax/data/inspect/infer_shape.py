@@ -14,14 +14,14 @@ from diffae_jax.data.detect import DIGITS, open_images, split_part
 from diffae_jax.data.formats import arrays, files
 from diffae_jax.data.formats.choose import NAMED_SUFFIXES
 from diffae_jax.data.formats.digits import DIGITS_SHAPE
-from diffae_jax.data.formats.format import Encoded
+from diffae_jax.data.formats.encoded import Encoded
 from diffae_jax.data.formats.nifti import NIFTI_SUFFIXES, nifti_shape
 from diffae_jax.data.formats.npy import open_npy, volume_errors_as_user_errors
 from diffae_jax.data.formats.pillow import open_picture
 from diffae_jax.data.sources import Source, choose, each
 from diffae_jax.data.transforms import CROPS, format_size
 from diffae_jax.runtime.errors import UserError, list_some, shown
-from diffae_jax.runtime.files import expand_home
+from diffae_jax.runtime.files import expand_home, has_suffix
 
 Shape = tuple[int, ...]  # [*spatial, C]
 
@@ -116,12 +116,12 @@ def _shape(source: Source, index: int) -> Shape | UserError:
 
 def _shape_of_file(path: Path, array: str) -> Shape:
     """Reads the header of an image file, npy, NIfTI, HDF5 or Zarr file."""
-    if files.has_suffix(path, NIFTI_SUFFIXES):
+    if has_suffix(path, NIFTI_SUFFIXES):
         with volume_errors_as_user_errors(path):
             return nifti_shape(path)
-    if files.has_suffix(path, NAMED_SUFFIXES):
+    if has_suffix(path, NAMED_SUFFIXES):
         return _with_channels(_array_shape(path, array))
-    if files.has_suffix(path, files.VOLUME_SUFFIXES):
+    if has_suffix(path, files.VOLUME_SUFFIXES):
         return _with_channels(open_npy(path).shape)
     return _shape_of_picture(path, str(path))
 

@@ -103,11 +103,14 @@ def arrow_errors_as_user_errors(path: Path, kind: str) -> Iterator[None]:
 
 def labels_of_column(column: Any) -> np.ndarray | None:
     """Returns the labels in an Arrow column of numbers or text, or None for any other type."""
+    return labels_of(column) if is_number(column.type) or is_text(column.type) else None
+
+
+def is_number(kind: Any) -> bool:
+    """Returns whether a type is that of integers, floats or truth values."""
     from pyarrow import types
 
-    kind = column.type
-    is_number = types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind)
-    return labels_of(column) if is_number or is_text(kind) else None
+    return types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind)
 
 
 def is_text(kind: Any) -> bool:

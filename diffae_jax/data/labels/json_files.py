@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from diffae_jax.data.labels.arrow import array_of, labels_of_values
+from diffae_jax.data.labels.records import columns_of
 from diffae_jax.data.labels.table import IMAGE, UNNAMED, Table
 from diffae_jax.runtime.errors import UserError, shown
 from diffae_jax.runtime.files import parse_json
@@ -85,8 +86,7 @@ def _columns_of_records(path: Path, records: Sequence[Any]) -> dict[str, Sequenc
     for number, record in enumerate(records, 1):
         if not isinstance(record, dict):
             raise UserError(f"{path} has {_kind(record)} as record {number:,}. Write a record such as {RECORD}.")
-    names = dict.fromkeys(name for record in records for name in record)
-    return {name: [record.get(name) for record in records] for name in names}
+    return columns_of(records)
 
 
 def columns_of_labels(labels: Sequence[Any]) -> dict[str, Sequence[Any]]:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from diffae_jax.data.labels.arrow import arrow_errors_as_user_errors, is_text
+from diffae_jax.data.labels.arrow import arrow_errors_as_user_errors, is_number, is_text
 from diffae_jax.data.labels.table import Table
 from diffae_jax.runtime.errors import UserError
 
@@ -18,7 +18,7 @@ def read_parquet(path: Path) -> Table:
         if not all(schema.names) or len(set(schema.names)) < len(schema.names):
             raise UserError(f"{path} has columns with no name or the same name. Give each column a unique name.")
         main = _main_column(path, schema)
-        usable = [field.name for field in schema if _is_number_or_text(field.type)]
+        usable = [field.name for field in schema if _is_usable(field.type)]
         # a dictionary stores each repeated text once
         file = ParquetFile(path, read_dictionary=usable, page_checksum_verification=True)
         columns = {name: _column(file, name) for name in usable}
@@ -39,11 +39,10 @@ def _main_column(path: Path, schema: Any) -> str:
     return in_file[0] if in_file else schema.names[0]
 
 
-def _is_number_or_text(kind: Any) -> bool:
+def _is_usable(kind: Any) -> bool:
     from pyarrow import types
 
-    is_number = types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind) or types.is_null(kind)
-    return is_number or is_text(kind)
+    return is_number(kind) or is_text(kind) or types.is_null(kind)
 
 
 def _column(file: Any, name: str) -> Any:

@@ -17,11 +17,19 @@ def scalars_of(record: Any) -> dict[str, Scalar]:
     return {name: value for name, value in record.items() if isinstance(value, Scalar)}
 
 
-def columns_of(records: Sequence[Mapping[str, Scalar]]) -> dict[str, np.ndarray]:
-    """Returns the columns of some records by name, in the order in which the names first occur.
+def columns_of(records: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Returns the values of records by name, in the order in which the names first occur.
 
-    A column holds integers, floats (missing: NaN), or text (missing: ""). A column with both
-    numbers and text becomes text.
+    A value that a record lacks is None.
     """
     names = dict.fromkeys(name for record in records for name in record)
-    return {name: labels_of_values(array_of([record.get(name) for record in records])) for name in names}
+    return {name: [record.get(name) for record in records] for name in names}
+
+
+def labels_of_columns(columns: Mapping[str, Sequence[Any]]) -> dict[str, np.ndarray]:
+    """Converts columns of Python values to labels.
+
+    A column becomes integers, floats (missing: NaN), or text (missing: ""). A column with both
+    numbers and text becomes text.
+    """
+    return {name: labels_of_values(array_of(values)) for name, values in columns.items()}

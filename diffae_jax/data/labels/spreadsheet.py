@@ -8,7 +8,7 @@ from typing import Any
 
 from diffae_jax.data.labels.arrow import array_of, labels_of_values, text_of
 from diffae_jax.data.labels.table import Table, named_columns
-from diffae_jax.runtime.errors import UserError, shown
+from diffae_jax.runtime.errors import UserError, reader_errors_as_user_errors
 
 
 def read_spreadsheet(path: Path) -> Table:
@@ -18,10 +18,8 @@ def read_spreadsheet(path: Path) -> Table:
     """
     if importlib.util.find_spec("openpyxl") is None:
         raise UserError(f'{path} needs openpyxl: pip install "diffae_jax[xlsx]".')
-    try:
+    with reader_errors_as_user_errors(path, "xlsx", "Save it again, or as CSV"):
         rows = [row for row in _rows(path) if row]
-    except Exception as error:  # openpyxl raises errors of any type for a damaged file
-        raise UserError(f"{path} cannot be read as xlsx ({shown(str(error))}). Save it again, or as CSV.") from error
     if not rows:
         return Table(path, {}, "")
     header = [text_of(name) if name is not None else "" for name in rows[0]]
