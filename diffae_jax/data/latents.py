@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from diffae_jax.runtime.arrays import AnyArray
+from diffae_jax.runtime.console import say
 from diffae_jax.runtime.errors import UserError, counted
 from diffae_jax.runtime.files import atomic_write, os_errors_as_user_errors, read_json, read_rows
 
@@ -109,6 +110,15 @@ class LatentStatistics:
         """Reads a file that `save` wrote. Raises UserError if it is damaged."""
         return cls(*read_rows(path, ("mean", "std")))
 
+    @classmethod
+    def load_if_undamaged(cls, path: Path) -> "LatentStatistics | None":
+        """Reads a file, or returns None if it is missing or, after a message, if damaged."""
+        try:
+            return cls.load(path) if path.exists() else None
+        except UserError as error:
+            say(f"WARNING: {error} The statistics of z are computed again.")
+            return None
+
 
 def chunk_starts(num_images: int) -> range:
     """Returns the index of the first image of each chunk."""
@@ -165,13 +175,39 @@ def read_chunks(folder: Path, split: str) -> Iterator[tuple[list[str], Float[np.
     """Yields ids and z of each chunk of a split. Raises UserError if one is missing or damaged."""
     num_images = count_of(folder, split)
     for start in chunk_starts(num_images):
-        path = chunk_path(folder, split, start)
-        ids, z = _load_chunk(path)
-        wanted = min(CHUNK_SIZE, num_images - start)
-        rows = z.dtype.kind == "f" and z.ndim == 2 and ids.ndim == 1 and len(ids) == len(z) == wanted
-        if not (rows and np.isfinite(z).all()):
-            raise UserError(f"{path} does not hold {wanted} finite z. Remove it and run the same command again.")
-        yield ids.tolist(), z
+        path, wanted = chunk_path(folder, split, start), min(CHUNK_SIZE, num_images - start)
+        try:
+            yield _read_chunk(path, wanted)
+        except _DamagedError as error:
+            raise UserError(f"{path} {error}. Run the same command again: it encodes these images again.") from error
+
+
+class _DamagedError(Exception):
+    """A chunk cannot be used; the message is the end of a sentence that begins with its path."""
+
+
+def is_encoded(folder: Path, split: str, start: int, num_images: int) -> bool:
+    """Returns whether the chunk that begins at image `start` exists and is undamaged.
+
+    Each array in it has a CRC-32. Prints a warning about a damaged one.
+    """
+    path = chunk_path(folder, split, start)
+    if not path.exists():
+        return False
+    try:
+        _read_chunk(path, min(CHUNK_SIZE, num_images - start))
+    except _DamagedError as error:
+        say(f"WARNING: {path} {error}. Its images are encoded again. Check the disk.")
+        return False
+    return True
+
+
+def _read_chunk(path: Path, wanted: int) -> tuple[list[str], Float[np.ndarray, "n d"]]:
+    ids, z = _load_chunk(path)
+    rows = z.dtype.kind == "f" and z.ndim == 2 and ids.ndim == 1 and len(ids) == len(z) == wanted
+    if not (rows and np.isfinite(z).all()):
+        raise _DamagedError(f"does not hold {wanted} finite z")
+    return ids.tolist(), z
 
 
 def _save(path: Path, **arrays: np.ndarray) -> None:
@@ -190,4 +226,4 @@ def _load_chunk(path: Path) -> tuple[np.ndarray, np.ndarray]:
             return arrays["ids"], arrays["z"]
     # the type of the error depends on which byte is damaged
     except (OSError, ValueError, KeyError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is missing or damaged. Remove it and run the same command again.") from error
+        raise _DamagedError("is missing or damaged") from error

@@ -4,6 +4,8 @@ results.json holds exactly this data. Its figures are records that any program c
 """
 
 import dataclasses
+import hashlib
+import json
 import math
 from collections.abc import Iterable
 from pathlib import Path
@@ -104,15 +106,22 @@ class Results:
 
 
 def write(folder: Path, results: Results) -> None:
-    """Writes results.json."""
-    write_json(folder / RESULTS, dataclasses.asdict(results))
+    """Writes results.json, with a hash of its content."""
+    content = json.loads(json.dumps(dataclasses.asdict(results)))  # as it looks when it is read
+    write_json(folder / RESULTS, content | {"sha256": _hash(content)})
+
+
+def _hash(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def read(folder: Path) -> Results:
-    """Reads results.json. Raises UserError if it has a different format."""
+    """Reads results.json. Raises UserError if it is damaged or has a different format."""
     path = folder / RESULTS
     content = read_json(path)
     try:
+        if content.pop("sha256", None) not in (None, _hash(content)):  # older versions wrote no hash
+            raise UserError(f"{path} is damaged (SHA-256 differs). Remove it to measure again.")
         sections = [
             Section(
                 section["name"],
@@ -125,7 +134,7 @@ def read(folder: Path) -> Results:
         ]
         claims = tuple(Claim(**claim) for claim in content["claims"])
         return Results(content["measured"], content["about"], content["config"], tuple(sections), claims)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} was not written by this version. Remove it to measure again.") from error
 
 

@@ -8,7 +8,6 @@ probes/*.json
 """
 
 import dataclasses
-import hashlib
 import json
 import os
 import re
@@ -27,6 +26,7 @@ from diffae_jax.config import from_json
 from diffae_jax.data.latents import INPUTS, LatentStatistics, read_inputs
 from diffae_jax.probes import ClassProbe, Probe
 from diffae_jax.probes import from_json as probe_from_json
+from diffae_jax.runtime.checksums import describe_files, find_damage, names_below
 from diffae_jax.runtime.errors import UserError, shown
 from diffae_jax.runtime.files import MAX_JSON_BYTES, expand_home, os_errors_as_user_errors, read_json
 
@@ -122,14 +122,11 @@ def _write_files(folder: Path, bundle: Bundle, contents: dict[str, str]) -> None
         np.savez(folder / LATENTS, mean=bundle.statistics.mean, std=bundle.statistics.std)
     for name, content in contents.items():
         (folder / PROBES / name).write_text(content)
-    files = sorted(file for file in folder.rglob("*") if file.is_file())
-    entries = {
-        file.relative_to(folder).as_posix(): {"bytes": file.stat().st_size, "sha256": _hash(file)} for file in files
-    }
-    manifest = {"format": FORMAT, "origin": bundle.origin, "files": entries}
+    names = names_below(folder)
+    manifest = {"format": FORMAT, "origin": bundle.origin, "files": describe_files(folder, names)}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
-    for file in (*files, folder / MANIFEST):
-        with file.open("rb") as handle:
+    for name in (*names, MANIFEST):
+        with (folder / name).open("rb") as handle:
             os.fsync(handle.fileno())
 
 
@@ -175,6 +172,22 @@ def read_probe(file: Path) -> Probe | ClassProbe:
     return probe
 
 
+def damage_of_probes(folder: Path) -> str | None:
+    """Compares the probes of a run with the hashes in its record; older versions recorded none.
+
+    Returns what is wrong, without a full stop, or None.
+    """
+    if not (folder / INPUTS).exists():
+        return None
+    try:
+        entries = read_inputs(folder).get("files", {})
+        if not (isinstance(entries, dict) and all(isinstance(entry, dict) for entry in entries.values())):
+            raise UserError("no hashes")
+    except UserError:
+        return f"{folder / INPUTS} is damaged"
+    return find_damage(folder, entries)
+
+
 def read_run_probes(folder: Path, autoencoder: str) -> dict[str, Probe | ClassProbe]:
     """Returns the probes of a run, or none if they were fitted to the z of another autoencoder.
 
@@ -182,6 +195,8 @@ def read_run_probes(folder: Path, autoencoder: str) -> dict[str, Probe | ClassPr
     """
     if not (folder / INPUTS).exists() or read_inputs(folder).get("autoencoder") != autoencoder:
         return {}
+    if damage := damage_of_probes(folder):
+        raise UserError(f"{damage}. Run the stage probes to fit all probes again (--stages=probes).")
     probes = [read_probe(file) for file in sorted(folder.glob("*.json")) if file.name != INPUTS]
     return {probe.name: probe for probe in probes}
 
@@ -266,23 +281,6 @@ def _checked_files(path: Path, entries: dict[str, Any]) -> list[str]:
             raise UserError(
                 f"{path / MANIFEST} lists {shown(name)}, which is not part of a bundle. Get the bundle again."
             )
-    for name, entry in entries.items():
-        file = path / name
-        with os_errors_as_user_errors(file):
-            if not file.is_file():
-                raise UserError(f"{file} is missing. Get the bundle again.")
-            size = file.stat().st_size
-        if size != entry.get("bytes"):
-            expected = shown(entry.get("bytes"))
-            raise UserError(f"{file} has {size} bytes instead of {expected}. Get the bundle again.")
-    for name, entry in entries.items():
-        with os_errors_as_user_errors(path / name):
-            digest = _hash(path / name)
-        if digest != entry.get("sha256"):
-            raise UserError(f"{path / name} does not match the manifest (SHA-256 differs). Get the bundle again.")
+    if damage := find_damage(path, entries):
+        raise UserError(f"{damage}. Get the bundle again.")
     return list(entries)
-
-
-def _hash(file: Path) -> str:
-    with file.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -20,7 +20,16 @@ from ml_collections import ConfigDict
 from diffae_jax.data.batches import on_devices, ordered_batches
 from diffae_jax.data.detect import open_images
 from diffae_jax.data.inspect.scan import check_all
-from diffae_jax.data.latents import CHUNK_SIZE, INPUTS, chunk_path, chunk_starts, read_chunks, read_inputs, write_chunk
+from diffae_jax.data.latents import (
+    CHUNK_SIZE,
+    INPUTS,
+    chunk_path,
+    chunk_starts,
+    is_encoded,
+    read_chunks,
+    read_inputs,
+    write_chunk,
+)
 from diffae_jax.data.sources import Source, TransformedSource
 from diffae_jax.inference import batching, programs
 from diffae_jax.inference.diffae import DiffAE
@@ -112,7 +121,7 @@ def encode_dataset(model: DiffAE, source: Source, out: Path) -> None:
     folder = out.with_name(f"{out.name}.chunks")
     with os_errors_as_user_errors(folder, "written"):
         _check_inputs(folder, {"model": model.digest(), **describe(source)}, source)
-        missing = [start for start in chunk_starts(len(source)) if not chunk_path(folder, SPLIT, start).exists()]
+        missing = [start for start in chunk_starts(len(source)) if not is_encoded(folder, SPLIT, start, len(source))]
         remaining = sum(min(CHUNK_SIZE, len(source) - start) for start in missing)
         say(
             f"{counted(len(source), 'image')}, z of {model.config.model.z_dim} dimensions; "

@@ -14,6 +14,7 @@ from diffae_jax.inference.bundle import CONFIG, MANIFEST, PROBES, Bundle, read_b
 from diffae_jax.inference.weights import abstract_weights, check_weights
 from diffae_jax.models import encoder_name
 from diffae_jax.models.functional import digest, flatten, unflatten
+from diffae_jax.runtime.console import warn
 from diffae_jax.runtime.errors import UserError
 from diffae_jax.runtime.files import os_errors_as_user_errors
 from diffae_jax.runtime.sharding import on_host
@@ -92,12 +93,15 @@ def _from_run(path: Path, mesh: Mesh, encoder: type[nnx.Module] | None) -> dict[
     check(config)
     expected = abstract_weights(config, mesh)
     checkpoints = path / "autoencoder" / "checkpoints"
-    parts = dict(config=config, params=load_ema(checkpoints, expected["autoencoder"]))
-    parts["origin"] = {"run": config.name, "images_seen": config.train.batch_size * latest_step(checkpoints)}
-    if (path / "latents" / STATISTICS).exists():
+    params, step = load_ema(checkpoints, expected["autoencoder"])
+    origin = {"run": config.name, "images_seen": config.train.batch_size * step}
+    parts = dict(config=config, params=params, origin=origin)
+    if step != latest_step(checkpoints):  # a damaged checkpoint, from which the other parts were made
+        warn("What was made from the damaged checkpoint is left out: the statistics of z, the prior and the probes.")
+    elif (path / "latents" / STATISTICS).exists():
         encoded_by = digest(on_host(parts["params"]))
         parts["statistics"] = read_statistics(path / "latents", encoded_by)
         parts["probes"] = read_run_probes(path / PROBES, encoded_by)
         if latest_step(path / "prior" / "checkpoints") is not None:
-            parts["prior"] = load_ema(path / "prior" / "checkpoints", expected["prior"])
+            parts["prior"], _ = load_ema(path / "prior" / "checkpoints", expected["prior"])
     return parts

@@ -1,6 +1,7 @@
 """Reads untrusted files with limits on type, size and depth, and writes files atomically."""
 
 import contextlib
+import errno
 import io
 import json
 import os
@@ -48,6 +49,18 @@ def os_errors_as_user_errors(path: Path, verb: str = "read") -> Iterator[None]:
         raise
     except OSError as error:
         raise UserError(f"{path} cannot be {verb} ({error.strerror or shown(str(error))}).") from error
+
+
+def reason_of(error: BaseException) -> str:
+    """Returns why reading or writing failed, such as "No space left on device".
+
+    Libraries may raise errors of another type than OSError, with its text somewhere in theirs.
+    """
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    text = str(error)
+    known = (os.strerror(number) for number in errno.errorcode)
+    return next((reason for reason in known if reason in text), shown(text.strip().partition("\n")[0]))
 
 
 @contextlib.contextmanager

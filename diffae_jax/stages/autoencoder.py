@@ -35,7 +35,7 @@ from diffae_jax.stages.early_checks import check_images
 from diffae_jax.stages.loss_terms import LossTerm, check_terms, evaluate
 from diffae_jax.stages.probes import notes_on_probes
 from diffae_jax.stages.run_folder import is_begun
-from diffae_jax.training.checkpoint import Checkpoints
+from diffae_jax.training.checkpoint import Checkpoints, was_set_aside
 from diffae_jax.training.health import describe_z, z_health
 from diffae_jax.training.loop import Intervals, Periodic, PeriodicCall, fit, steps_of
 from diffae_jax.training.metrics import MetricsWriter, parameter_table
@@ -268,6 +268,8 @@ def run(
 
 def refuse_outdating(folder: Path, step: int, num_steps: int) -> None:
     """Raises UserError if latents or a prior exist: further training would make them outdated."""
+    if was_set_aside(folder / "autoencoder" / "checkpoints", num_steps):
+        return  # the same weights are trained again; the stage latents checks that they are
     dependents = [str(folder / name) for name in ("latents", "prior") if (folder / name).exists()]
     if dependents:
         raise UserError(

@@ -13,7 +13,7 @@ from diffae_jax.config import check_run
 from diffae_jax.data.run_images import left_out
 from diffae_jax.data.splits import as_source
 from diffae_jax.inference.loading import name_encoder
-from diffae_jax.runtime.cluster import together
+from diffae_jax.runtime.cluster import is_main_process, together
 from diffae_jax.runtime.compilation import enable_compilation_cache
 from diffae_jax.runtime.console import say
 from diffae_jax.runtime.errors import UserError
@@ -25,6 +25,7 @@ from diffae_jax.stages import autoencoder, evaluation, export, latents, prior, p
 from diffae_jax.stages.early_checks import check_folder, check_settings
 from diffae_jax.stages.loss_terms import LossTerm
 from diffae_jax.stages.run_folder import RunFolder
+from diffae_jax.training.checkpoint import set_aside_damaged
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,6 +132,9 @@ def run_stages(
     with preserve_root_logger(), RunFolder(workdir or Path("runs") / config.name, config) as folder:
         with together():
             check_folder(folder.path, chosen)
+            if is_main_process():
+                for stage in ("autoencoder", "prior"):
+                    set_aside_damaged(folder.path / stage / "checkpoints")
         for name in chosen:
             stage = STAGES[name]
             say(f"Stage {name}: reads {stage.reads}; writes {folder.path / stage.writes}")

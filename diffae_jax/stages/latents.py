@@ -11,8 +11,8 @@ from diffae_jax.data.latents import (
     CHUNK_SIZE,
     STATISTICS,
     LatentStatistics,
-    chunk_path,
     chunk_starts,
+    is_encoded,
     read_chunks,
 )
 from diffae_jax.data.run_images import facts, open_data
@@ -23,7 +23,7 @@ from diffae_jax.runtime.cluster import is_main_process, together
 from diffae_jax.runtime.console import duration, say
 from diffae_jax.runtime.sharding import on_host
 from diffae_jax.stages.run_folder import check_inputs, is_begun
-from diffae_jax.training.checkpoint import latest_step, load_ema
+from diffae_jax.training.checkpoint import load_ema
 from diffae_jax.training.metrics import last_speed
 
 
@@ -39,14 +39,18 @@ def run(config: ConfigDict, folder: Path, mesh: Mesh, images: Any = None) -> Non
         return
     splits = dict(zip(("training", "held_out"), open_data(config, folder, images, begun=is_begun(folder)), strict=True))
     checkpoints, output = folder / "autoencoder" / "checkpoints", folder / "latents"
-    params = on_host(load_ema(checkpoints, abstract_weights(config, mesh)["autoencoder"]))
-    made_from = {"autoencoder_step": latest_step(checkpoints), "autoencoder": digest(params)}
+    weights, step = load_ema(checkpoints, abstract_weights(config, mesh)["autoencoder"])
+    params = on_host(weights)
+    made_from = {"autoencoder_step": step, "autoencoder": digest(params)}
     check_inputs(output, {**made_from, **facts(*splits.values())})
     num_images = sum(len(source) for source in splits.values())
     chunks = [(split, source, start) for split, source in splits.items() for start in chunk_starts(len(source))]
     with together():  # all processes must check before one of them writes
-        missing = [i for i, (split, _, start) in enumerate(chunks) if not chunk_path(output, split, start).exists()]
-        finished = not missing and (output / STATISTICS).exists()
+        missing = [
+            i for i, (split, source, start) in enumerate(chunks) if not is_encoded(output, split, start, len(source))
+        ]
+        statistics = LatentStatistics.load_if_undamaged(output / STATISTICS)
+        finished = not missing and statistics is not None
     if finished:
         say(f"latents: finished, z of {num_images:,} images.")
         return
@@ -58,7 +62,7 @@ def run(config: ConfigDict, folder: Path, mesh: Mesh, images: Any = None) -> Non
     with together():
         encode_chunks(output, chunks_here, encoder(config, params, batch_size))
     with together():
-        if is_main_process() and not (output / STATISTICS).exists():
+        if is_main_process() and statistics is None:
             LatentStatistics.of(z for _, z in read_chunks(output, "training")).save(output / STATISTICS)
 
 

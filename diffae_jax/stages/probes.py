@@ -14,10 +14,11 @@ from diffae_jax.data.labels.matching import fingerprint
 from diffae_jax.data.latents import INPUTS, LatentStatistics, read_chunks, read_inputs
 from diffae_jax.data.run_images import open_data
 from diffae_jax.data.splits import notes_on_labels
-from diffae_jax.inference.bundle import check_probe_name, probe_files
+from diffae_jax.inference.bundle import check_probe_name, damage_of_probes, probe_files
 from diffae_jax.inference.diffae import DiffAE
 from diffae_jax.models.functional import digest
 from diffae_jax.probes import ClassProbe, Probe, check_labels, describe, fit, is_known
+from diffae_jax.runtime.checksums import describe_files
 from diffae_jax.runtime.cluster import is_main_process, together
 from diffae_jax.runtime.console import say
 from diffae_jax.runtime.errors import UserError
@@ -40,6 +41,10 @@ def run(config: ConfigDict, folder: Path, mesh: Mesh, images: Any = None) -> Non
         say("probes: the images have no labels (--config.data.labels=FILE.csv), so there is nothing to do.")
         return
     output, latents = folder / "probes", folder / "latents"
+    with together():
+        if is_main_process() and (damage := damage_of_probes(output)):
+            say(f"WARNING: {damage}. All probes are fitted again. Check the disk.")
+            (output / INPUTS).unlink()
     model = DiffAE.load(folder, mesh)
     if model.statistics is None:
         raise UserError(f"{latents} has no statistics of z, which probes need: run --stages=latents first.")
@@ -49,7 +54,7 @@ def run(config: ConfigDict, folder: Path, mesh: Mesh, images: Any = None) -> Non
         "labels": fingerprint(*(source.labels for source in splits.values())),
     }
     with together():  # all processes must check before one of them writes
-        finished = (output / INPUTS).exists() and read_inputs(output) == inputs
+        finished = (output / INPUTS).exists() and inputs.items() <= read_inputs(output).items()
     if finished:
         say(f"probes: finished, {', '.join(model.probes) or 'none'}.")
         return
@@ -121,4 +126,4 @@ def _write(output: Path, probes: list[Probe | ClassProbe], inputs: dict[str, Any
             file.unlink()
         for name, content in contents.items():
             (output / name).write_text(content)
-        write_json(output / INPUTS, inputs)
+        write_json(output / INPUTS, inputs | {"files": describe_files(output, contents)})

@@ -1,18 +1,34 @@
-"""Checkpoints of a run, written in the background. Only this file uses Orbax."""
+"""Checkpoints of a run, written in the background. Only this file uses Orbax.
+
+A step is first written to a folder STEP.tmp, with a manifest, and then renamed. So a step is
+complete or does not exist, even if the process is killed.
+"""
 
 import contextlib
 import functools
 import shutil
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from diffae_jax.models.functional import flatten
 from diffae_jax.runtime.cluster import is_main_process
+from diffae_jax.runtime.console import warn
 from diffae_jax.runtime.errors import UserError, shown
+from diffae_jax.runtime.files import os_errors_as_user_errors, reason_of
 from diffae_jax.runtime.logs import preserve_root_logger
+from diffae_jax.training import manifest
+from diffae_jax.training.manifest import Digests
 from diffae_jax.training.state import Params, TrainState
 
 NUM_KEPT = 2  # checkpoints
+UNFINISHED = ".tmp"  # ends the name of a step that is being written or removed
+DAMAGED = ".damaged"  # ends the name of a step that was set aside
+LONGEST_WAIT = 600  # seconds for the other processes, whose storage may be slow
 
 
 @functools.cache
@@ -24,96 +40,240 @@ def _orbax() -> Any:
 
 
 class Checkpoints:
-    """The checkpoints in a folder, by step. Each is written atomically."""
+    """The checkpoints in a folder, by step. Each is written atomically, in the background.
 
-    def __init__(self, folder: Path, read_only: bool = False):
-        if not read_only and is_main_process():  # a reader must not remove a save in progress
-            # Remove unfinished saves here. Orbax's own thread fails if the program ends first.
-            for unfinished in folder.glob("*.orbax-checkpoint-tmp*"):
-                shutil.rmtree(unfinished)
-        ocp = _orbax()
-        self._checkpointer = ocp.training.Checkpointer(
-            folder.absolute(),
-            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(
-                1
-            ),  # the caller decides when to save
-            preservation_policy=ocp.training.preservation_policies.LatestN(NUM_KEPT),
-        )
+    Attributes:
+        latest: The newest complete step, or None.
+    """
 
-    @property
-    def latest(self) -> int | None:
-        """The newest complete step, or None."""
-        latest = self._checkpointer.latest
-        return None if latest is None else latest.step
+    def __init__(self, folder: Path):
+        self._folder = folder.absolute()
+        if is_main_process():
+            with os_errors_as_user_errors(folder, "written"):
+                self._folder.mkdir(parents=True, exist_ok=True)
+                for unfinished in self._folder.glob(f"*{UNFINISHED}*"):  # of a process that was killed
+                    shutil.rmtree(unfinished)
+        self.latest = latest_step(self._folder)
+        self._thread = ThreadPoolExecutor(1)
+        self._save: Future[None] | None = None
 
     def save(self, step: int, state: TrainState, window: dict[str, Any]) -> None:
         """Saves the state and the sums of an unfinished report in the background.
 
-        Returns when the arrays have been copied from the devices.
+        Returns when the arrays have been copied from the devices. Raises UserError if this save
+        cannot start, or if the one before failed.
         """
-        if self.latest != step:
-            self._checkpointer.save_checkpointables_async(step, {"state": state, "window": window})
+        self.wait()
+        if self.latest == step:
+            return
+        scratch, digests = self._folder / f"{step}{UNFINISHED}", manifest.digest_arrays(state)
+        with self._failures_end_training(step):
+            if not self._folder.is_dir():
+                raise UserError(
+                    f"{self._folder} does not exist any more, so training stopped. Do not move a running run."
+                )
+            response = _orbax().save_checkpointables_async(
+                scratch, {"state": state, "window": window}, custom_metadata=manifest.PROMISE
+            )
+        self._save = self._thread.submit(self._complete, step, scratch, response, digests)
 
-    def restore(self, step: int, abstract_state: Any) -> tuple[Any, dict[str, Any]]:
-        """Returns (state, window) of a step, with the shardings of `abstract_state`."""
-        loaded = self._checkpointer.load_checkpointables(step, {"state": abstract_state, "window": None})
-        return loaded["state"], loaded["window"]
+    def _complete(self, step: int, scratch: Path, response: Any, digests: Digests) -> None:
+        """Waits for Orbax, writes the manifest, renames the step and removes old steps."""
+        final, process, num_processes = self._folder / str(step), jax.process_index(), jax.process_count()
+        with self._failures_end_training(step):
+            response.result()
+            if process:
+                manifest.write_part(scratch, process)
+                _wait_until(final.exists, f"process 0 to complete {final}")
+            else:
+                _wait_until(
+                    lambda: manifest.parts_are_written(scratch, num_processes), f"the other processes to write {final}"
+                )
+                manifest.write_manifest(scratch, num_processes, digests)
+                scratch.rename(final)
+                for old in steps_in(self._folder)[:-NUM_KEPT]:
+                    removed = (self._folder / str(old)).rename(self._folder / f"{old}{UNFINISHED}")
+                    shutil.rmtree(removed)
+        self.latest = step
 
-    def restore_ema(self, step: int, abstract_params: Params) -> Params:
-        """Returns the EMA weights of a step. Nothing else is read."""
-        partial_context = _orbax().Context()
-        partial_context.pytree.loading.partial_load = True
-        with partial_context:
-            return self._checkpointer.load_checkpointables(step, {"state": {"ema": abstract_params}})["state"]["ema"]
+    @contextlib.contextmanager
+    def _failures_end_training(self, step: int) -> Iterator[None]:
+        """Raises UserError for any error of a save, and removes what it has written so far."""
+        try:
+            yield
+        except UserError:
+            raise
+        except jax.errors.JaxRuntimeError:  # of the training step before, such as too little memory
+            raise
+        except Exception as error:  # Orbax and TensorStore raise errors of any type
+            if is_main_process():
+                for unfinished in self._folder.glob(f"{step}{UNFINISHED}*"):
+                    shutil.rmtree(unfinished, ignore_errors=True)
+            kept = "nothing has been saved yet" if self.latest is None else f"step {self.latest:,} is saved"
+            raise UserError(
+                f"The checkpoint of step {step:,} cannot be written to {self._folder} ({reason_of(error)}), so "
+                f"training stopped; {kept}. Make sure that the folder can be written and has space, then run the same "
+                f"command again."
+            ) from error
 
-    def ema_shapes(self, step: int) -> dict[str, tuple[int, ...]]:
-        """Returns the shape of each EMA weight of a step, by dotted name.
-
-        Raises KeyError if the checkpoint has no EMA weights.
-        """
-        state = self._checkpointer.checkpointables_metadata(step).metadata["state"] or {}  # None if it is damaged
-        return {name: tuple(array.shape) for name, array in flatten(state["ema"]).items()}
+    def check(self) -> None:
+        """Raises UserError if a save has failed."""
+        if self._save is not None and self._save.done():
+            self.wait()
 
     def wait(self) -> None:
-        """Waits until all saves are complete. Raises the exception of a save that failed."""
-        self._checkpointer.wait()
+        """Waits until all saves are complete. Raises UserError if one failed."""
+        save, self._save = self._save, None
+        if save is not None:
+            save.result()
+
+    def restore(self, step: int, abstract_state: Any) -> tuple[Any, dict[str, Any]]:
+        """Returns (state, window) of a step, with the shardings of `abstract_state`.
+
+        Raises UserError if the step is damaged.
+        """
+        path = self._folder / str(step)
+        with damage_as_user_error(path):
+            loaded = _orbax().load_checkpointables(path, {"state": abstract_state, "window": None})
+        if manifest.has_manifest(path):
+            manifest.check_arrays(path, loaded["state"])
+        return loaded["state"], loaded["window"]
 
     def close(self) -> None:
-        """Waits for all saves and ends the threads."""
-        self._checkpointer.close()
+        """Waits for all saves and ends the thread."""
+        self._thread.shutdown()
+
+
+def _wait_until(condition: Any, what: str) -> None:
+    deadline = time.monotonic() + LONGEST_WAIT
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"waited {LONGEST_WAIT} s for {what}")
+        time.sleep(0.01)
+
+
+def steps_in(folder: Path) -> list[int]:
+    """Returns the steps in a checkpoint folder, in order, from the names of the files in it."""
+    return sorted(int(path.name) for path in folder.glob("[0-9]*") if path.name.isdecimal())
 
 
 def latest_step(folder: Path) -> int | None:
-    """Reads the newest step from the file names in a checkpoint folder, or returns None."""
-    names = [path.name for path in folder.glob("[0-9]*")]
-    return max((int(name) for name in names if name.isdigit()), default=None)
+    """Returns the newest step in a checkpoint folder, or None."""
+    return max(steps_in(folder), default=None)
 
 
-def load_ema(folder: Path, abstract_params: Params) -> Params:
-    """Returns the EMA weights of the newest checkpoint. The run may continue at the same time.
+def find_undamaged(folder: Path) -> tuple[int | None, dict[int, str]]:
+    """Returns the newest undamaged step of a checkpoint folder, and what is wrong with newer ones.
 
-    Raises UserError if there is no checkpoint, or if it is damaged or holds a different model.
+    Raises UserError if no step is undamaged, or if a file cannot be read.
     """
-    step = latest_step(folder)
+    damages: dict[int, str] = {}
+    for step in reversed(steps_in(folder)):
+        path = folder / str(step)
+        if not manifest.has_manifest(path):
+            _warn_of_no_manifest(path)
+            return step, damages
+        damage = _damage_of(path, tuple(_status(path / name) for name in manifest.names_below(path)))
+        if damage is None:
+            return step, damages
+        damages[step] = damage
+    if damages:
+        raise UserError(
+            f"No checkpoint in {folder} is undamaged: {damages[max(damages)]}. Restore the folder from a copy, or "
+            f"remove it to start this stage again."
+        )
+    return None, damages
+
+
+@functools.cache  # once
+def _warn_of_no_manifest(path: Path) -> None:
+    warn(f"{path} was written by an older version, without a manifest, so its files cannot be checked.")
+
+
+def _status(file: Path) -> tuple[str, int, int]:
+    status = file.stat()
+    return str(file), status.st_size, status.st_mtime_ns
+
+
+@functools.lru_cache(maxsize=16)  # the stages of a run load the same step again and again
+def _damage_of(path: Path, files: tuple[tuple[str, int, int], ...]) -> str | None:
+    return manifest.damage_of(path)
+
+
+def set_aside_damaged(folder: Path) -> None:
+    """Renames damaged steps of a checkpoint folder that are newer than its newest undamaged one.
+
+    Raises UserError if no step is undamaged, or if one cannot be renamed.
+    """
+    step, damages = find_undamaged(folder)
+    for damaged, damage in damages.items():
+        target = folder / f"{damaged}{DAMAGED}"
+        with os_errors_as_user_errors(target, "written"):
+            shutil.rmtree(target, ignore_errors=True)  # the same step, damaged once before
+            (folder / str(damaged)).rename(target)
+        warn(
+            f"WARNING: the checkpoint of step {damaged:,} is damaged: {damage}. It was renamed to {target}, and step "
+            f"{step:,} is used instead. Check the disk."
+        )
+
+
+def was_set_aside(folder: Path, step: int) -> bool:
+    """Returns whether a step of a checkpoint folder was damaged and is set aside."""
+    return (folder / f"{step}{DAMAGED}").exists()
+
+
+@contextlib.contextmanager
+def damage_as_user_error(path: Path) -> Iterator[None]:
+    """Converts any error of reading a step into a UserError that says that it is damaged."""
+    try:
+        with preserve_root_logger():
+            yield
+    except (UserError, MemoryError, jax.errors.JaxRuntimeError):
+        raise
+    except PermissionError as error:
+        raise UserError(f"{path} cannot be read ({reason_of(error)}). Change its owner or permissions.") from error
+    except Exception as error:  # the exception of Orbax depends on which byte is damaged
+        raise UserError(f"{path} is damaged: remove it to use the checkpoint before it.") from error
+
+
+def load_ema(folder: Path, abstract_params: Params) -> tuple[Params, int]:
+    """Returns the EMA weights of the newest undamaged checkpoint, and its step.
+
+    Nothing else is read, and nothing is written: the run may continue at the same time. Raises
+    UserError if there is no undamaged checkpoint, or if it holds a different model.
+    """
+    step, damages = find_undamaged(folder)
     if step is None:
         raise UserError(
             f"{folder} holds no checkpoint yet: run the stage that writes it (--stages={folder.parent.name}), or "
             f"wait for its first save."
         )
+    for damaged, damage in damages.items():
+        warn(
+            f"WARNING: the checkpoint of step {damaged:,} is damaged: {damage}. Step {step:,} is used instead. Check "
+            f"the disk."
+        )
+    path = folder.absolute() / str(step)
+    with damage_as_user_error(path):
+        saved = _ema_shapes(path)
     expected = {name: leaf.shape for name, leaf in flatten(abstract_params).items()}
-    try:
-        with preserve_root_logger(), contextlib.closing(Checkpoints(folder, read_only=True)) as checkpoints:
-            step = checkpoints.latest or step
-            saved = checkpoints.ema_shapes(step)
-            differing = sorted(name for name in saved.keys() | expected.keys() if saved.get(name) != expected.get(name))
-            if differing:
-                raise UserError(
-                    f"{folder} holds a model that does not match the run's config.json, for example in "
-                    f"{shown(differing[0])}. Restore the config.json that it was trained with."
-                )
-            return checkpoints.restore_ema(step, abstract_params)
-    except UserError:
-        raise
-    # the exception of Orbax depends on which byte is damaged
-    except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        raise UserError(f"{folder / str(step)} is damaged: remove it to use the checkpoint before it.") from error
+    differing = sorted(name for name in saved.keys() | expected.keys() if saved.get(name) != expected.get(name))
+    if differing:
+        raise UserError(
+            f"{folder} holds a model that does not match the run's config.json, for example in "
+            f"{shown(differing[0])}. Restore the config.json that it was trained with."
+        )
+    ocp = _orbax()
+    partial_context = ocp.Context()
+    partial_context.pytree.loading.partial_load = True
+    with damage_as_user_error(path), partial_context:
+        state = ocp.load_checkpointables(path, {"state": {"ema": abstract_params}})["state"]
+    if manifest.has_manifest(path):
+        manifest.check_arrays(path, state)
+    return state["ema"], step
+
+
+def _ema_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Returns the shape of each EMA weight of a step, by dotted name."""
+    metadata = _orbax().checkpointables_metadata(path).metadata["state"]
+    return {name: tuple(array.shape) for name, array in flatten(metadata["ema"]).items()}

@@ -215,6 +215,7 @@ def fit(
             step_before, step = step, step + program.steps_per_call
             finished = step >= intervals.num_steps
             state, metrics = program.step(state, next(batches), step_key)
+            checkpoints.check()
             reports.add(step_before, metrics)
             progress.advance((step - step_before) * batch_size)
             if is_due(intervals.log_every):

@@ -1,0 +1,161 @@
+"""The manifest of a checkpoint: size and SHA-256 of each file, and a digest of each array.
+
+The hashes detect damage of the files before anything is read from them. The digests are computed
+from the arrays on the devices, before they are saved and after they are restored, so they detect
+everything else that could change a value on the way.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import NamedSharding
+from jaxtyping import Array, Num, UInt32
+
+from diffae_jax.runtime.arrays import AnyArray
+from diffae_jax.runtime.checksums import Entries, describe_files, find_damage, names_below
+from diffae_jax.runtime.errors import UserError
+from diffae_jax.runtime.files import read_json, write_json
+from diffae_jax.runtime.sharding import MIN_SPLIT_SIZE, replicated
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+PROMISE = {"manifest": FORMAT}  # recorded by Orbax in the step, so that a lost manifest is noticed
+ORBAX_METADATA = "_CHECKPOINT_METADATA"
+
+Digests = dict[str, str]  # dotted name of an array -> 8 hexadecimal digits
+
+
+def digest_arrays(tree: Any) -> Digests:
+    """Returns a digest of each array of a tree, by dotted name. It depends only on the values.
+
+    Small arrays are digested on the host, as compiling a function for each of their many shapes
+    would take longer. Sharded arrays are never small. All processes must call this together.
+    """
+    named = {
+        jax.tree_util.keystr(path, simple=True, separator="."): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+    digests = {name: _on_device(leaf) for name, leaf in named.items() if math.prod(np.shape(leaf)) >= MIN_SPLIT_SIZE}
+    small = jax.device_get({name: leaf for name, leaf in named.items() if name not in digests})
+    with np.errstate(over="ignore"):  # numbers wrap around, as they do on devices
+        digests |= {name: _digest(np.atleast_1d(leaf), np) for name, leaf in small.items()}
+    return {name: f"{int(digest):08x}" for name, digest in sorted(jax.device_get(digests).items())}
+
+
+def _on_device(leaf: Array) -> UInt32[Array, ""]:
+    mesh = getattr(leaf.sharding, "mesh", None)  # an array on a single device may have none
+    return _device_digest(mesh and replicated(mesh))(leaf)
+
+
+@functools.cache
+def _device_digest(sharding: NamedSharding | None) -> Callable[[Array], Array]:
+    return jax.jit(functools.partial(_digest, xp=jnp), out_shardings=sharding)
+
+
+def _digest(values: Num[AnyArray, "*shape"], xp: Any) -> UInt32[AnyArray, ""]:
+    """Sums a hash of (index, value) over all elements, modulo 2**32. `xp` is numpy or jax.numpy.
+
+    The sum does not depend on how an array is split over devices. The hash of an index is a
+    bijection of the value, so a change of one element always changes the sum, and a change of
+    several does not with a probability of 2**-32.
+    """
+    bits = values.view(np.uint32) if xp is np else lax.bitcast_convert_type(values, jnp.uint32)
+    index, stride = xp.zeros(values.shape, np.uint32), 1
+    for axis in reversed(range(values.ndim)):
+        along = xp.arange(values.shape[axis], dtype=np.uint32) * np.uint32(stride % 2**32)
+        index = index + along.reshape(-1, *(1,) * (values.ndim - 1 - axis))
+        stride *= values.shape[axis]
+    return xp.asarray(_mixed(bits ^ _mixed(index)).sum(dtype=np.uint32))
+
+
+def _mixed(x: UInt32[AnyArray, "*shape"]) -> UInt32[AnyArray, "*shape"]:
+    """The finalizer of MurmurHash3, a bijection that spreads each bit over all others."""
+    x = (x ^ (x >> np.uint32(16))) * np.uint32(0x85EBCA6B)
+    x = (x ^ (x >> np.uint32(13))) * np.uint32(0xC2B2AE35)
+    return x ^ (x >> np.uint32(16))
+
+
+def part_of(process: int, step: Path) -> list[str]:
+    """Returns the names of the files that a process wrote. Those without a number are of 0."""
+
+    def writer(name: str) -> int:
+        numbers = [part.rpartition("process_")[2] for part in Path(name).parts if "process_" in part]
+        return next((int(number) for number in numbers if number.isdecimal()), 0)
+
+    return [name for name in names_below(step) if writer(name) == process]
+
+
+def write_part(step: Path, process: int) -> None:
+    """Describes the files that this process wrote, for `write_manifest` of process 0."""
+    write_json(_part(step, process), describe_files(step, part_of(process, step)))
+
+
+def parts_are_written(step: Path, num_processes: int) -> bool:
+    """Returns whether all processes but the first have described their files."""
+    return all(_part(step, process).exists() for process in range(1, num_processes))
+
+
+def write_manifest(step: Path, num_processes: int, digests: Digests) -> None:
+    """Writes the manifest of a step from the files of process 0 and the parts of the others."""
+    parts = [_part(step, process) for process in range(1, num_processes)]
+    files: Entries = {}
+    for part in parts:
+        files |= read_json(part)
+        part.unlink()
+    files |= describe_files(step, part_of(0, step))
+    write_json(step / MANIFEST, {"format": FORMAT, "files": files, "arrays": digests})
+
+
+def _part(step: Path, process: int) -> Path:
+    return step / f"{MANIFEST}.process_{process}"
+
+
+def has_manifest(step: Path) -> bool:
+    """Returns whether a step has a manifest or should have one. Older versions wrote none."""
+    metadata = step / ORBAX_METADATA
+    if (step / MANIFEST).exists():
+        return True
+    try:
+        return PROMISE.items() <= read_json(metadata)["custom_metadata"].items()
+    except (UserError, KeyError, TypeError, AttributeError):
+        return False  # what reads the step reports it
+
+
+def damage_of(step: Path) -> str | None:
+    """Compares all files of a step with its manifest.
+
+    Returns what is wrong, without a full stop, or None. Raises UserError if a file cannot be read.
+    """
+    if not (step / MANIFEST).exists():
+        return f"{step / MANIFEST} is missing"
+    try:
+        manifest = read_json(step / MANIFEST)
+        files, digests = manifest["files"], manifest["arrays"]
+        valid = all(isinstance(entry, dict) for entry in files.values()) and bool(digests.keys())
+        newer = manifest["format"] > FORMAT
+    except (UserError, KeyError, TypeError, AttributeError):
+        return f"{step / MANIFEST} is damaged"
+    if newer:
+        raise UserError(f"{step} was written by a newer version. Update with pip install --upgrade diffae_jax.")
+    unknown = set(names_below(step)) - files.keys() - {MANIFEST}
+    if not valid or unknown:
+        return f"{step / min(unknown)} is not in the manifest" if unknown else f"{step / MANIFEST} is damaged"
+    return find_damage(step, files)
+
+
+def check_arrays(step: Path, tree: Any) -> None:
+    """Raises UserError if an array that was restored from a step differs from what was saved."""
+    saved = read_json(step / MANIFEST)["arrays"]
+    for name, digest in digest_arrays(tree).items():
+        if saved.get(name) != digest:
+            raise UserError(
+                f"{step} is damaged: {name} is not as it was when it was saved. Remove that folder to use the "
+                f"checkpoint before it."
+            )
