@@ -444,6 +444,18 @@ def run_folder(model, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def older_run(run_folder, tmp_path_factory):
+    """A run whose checkpoint has no manifest, as older versions wrote it."""
+    folder = tmp_path_factory.mktemp("older") / "run"
+    shutil.copytree(run_folder, folder)
+    step = folder / "autoencoder" / "checkpoints" / "3"
+    (step / "manifest.json").unlink()
+    metadata = json.loads((step / "_CHECKPOINT_METADATA").read_text()) | {"custom_metadata": {}}
+    (step / "_CHECKPOINT_METADATA").write_text(json.dumps(metadata))
+    return folder
+
+
 def changed_config(**model):
     return lambda run: rewritten_config(run, lambda config: config["model"].update(model))
 
@@ -501,12 +513,19 @@ def with_a_scalar(file):
     ],
 )
 @pytest.mark.filterwarnings("ignore")  # of what Orbax leaves behind when a file is damaged
-def test_damaged_run_is_refused_in_one_line(run_folder, tmp_path, one_device, damage, message):
-    shutil.copytree(run_folder, tmp_path / "run")
+def test_damaged_run_without_manifest_is_refused_in_one_line(older_run, tmp_path, one_device, damage, message):
+    shutil.copytree(older_run, tmp_path / "run")
     damage(tmp_path / "run")
     with pytest.raises(UserError, match=message) as refusal:
         DiffAE.load(tmp_path / "run", one_device)
     assert_is_one_sentence(refusal.value)
+
+
+def test_damaged_run_is_refused_with_the_file(run_folder, tmp_path, one_device):
+    shutil.copytree(run_folder, tmp_path / "run")
+    on_files("state/_METADATA", cut)(tmp_path / "run")
+    with pytest.raises(UserError, match=r"No checkpoint in .* is undamaged: .*state/_METADATA has 10 bytes instead"):
+        DiffAE.load(tmp_path / "run", one_device)
 
 
 def test_run_loads_as_the_model_that_was_trained(run_folder, model, one_device):

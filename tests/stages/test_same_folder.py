@@ -8,7 +8,7 @@ import pytest
 
 from diffae_jax.inference.diffae import DiffAE
 from diffae_jax.runtime.errors import UserError
-from tests.runs import MANY_STEPS, files, finish, rows, start
+from tests.runs import MANY_STEPS, assert_same_run, files, finish, rows, start
 
 
 def test_finished_run_is_not_repeated(whole):
@@ -45,8 +45,10 @@ def test_probes_that_are_missing_or_of_other_z_are_fitted_again(whole, tmp_path)
         assert "digit: 10 classes" in finish(start(workdir, MANY_STEPS, "--stages=probes"))
         assert files(workdir / "probes") == files(whole[0] / "probes")
     (workdir / "probes" / "digit.json").write_text("{}")
-    with pytest.raises(UserError, match="A probe must have a name, and weights and a bias"):
+    with pytest.raises(UserError, match=r"digit.json has 2 bytes instead of .*--stages=probes"):
         DiffAE.load(workdir)
+    assert "digit.json has 2 bytes instead of" in finish(start(workdir, MANY_STEPS, "--stages=probes"))
+    assert files(workdir / "probes") == files(whole[0] / "probes")
 
 
 def test_other_config_is_refused_and_nothing_is_lost(whole):
@@ -98,9 +100,8 @@ def test_damaged_bundle_of_a_run_is_written_again(whole, tmp_path):
         (lambda latents: (latents / "inputs.json").unlink(), "so its inputs are unknown"),
         (lambda latents: (latents / "inputs.json").write_text("{"), "cannot be read as JSON"),
         (lambda latents: (latents / "inputs.json").write_text("[]"), "inputs.json is damaged"),
-        (lambda latents: (latents / "statistics.npz").write_bytes(b"PK"), "statistics.npz cannot be read"),
     ],
-    ids=["no record", "cut record", "other record", "statistics"],
+    ids=["no record", "cut record", "other record"],
 )
 def test_damaged_latents_are_reported_in_one_line(whole, tmp_path, damage, message):
     workdir = tmp_path / "run"
@@ -109,6 +110,42 @@ def test_damaged_latents_are_reported_in_one_line(whole, tmp_path, damage, messa
     output = finish(start(workdir, MANY_STEPS, "--stages=latents,prior"), code=2)
     assert message in output
     assert "Traceback" not in output
+
+
+def test_damaged_checkpoints_and_latents_are_made_again_and_equal_to_before(whole, tmp_path):
+    """A run whose disk has lost the last step of both networks, a chunk of z and the statistics."""
+    workdir = tmp_path / "run"
+    shutil.copytree(whole[0], workdir)
+    damaged = [
+        *(next((workdir / stage / "checkpoints" / step / "state").glob("ocdbt.process_0/d/*"))
+          for stage, step in (("autoencoder", "40"), ("prior", "80"))),
+        workdir / "latents" / "training-00000.npz",
+        workdir / "latents" / "statistics.npz",
+    ]  # fmt: skip
+    for file in damaged:
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+    output = finish(start(workdir, MANY_STEPS))
+    for line in (
+        r"the checkpoint of step 40 is damaged: .*40/state/ocdbt.process_0/d/\w+ does not match .*40.damaged, and step 36",
+        "Resuming after step 36 ",
+        "training-00000.npz is missing or damaged. Its images are encoded again",
+        "statistics.npz cannot be read: .* The statistics of z are computed again",
+        r"the checkpoint of step 80 is damaged: .*80.damaged, and step 72",
+        "Resuming after step 72 ",
+        "evaluation: finished",
+        "export: finished",
+    ):
+        assert re.search(line, output), line
+    assert "Traceback" not in output
+    for stage in ("autoencoder", "prior"):
+        assert_same_run(workdir, whole[0], stage)
+    for made in ("latents", "bundle"):
+        assert files(workdir / made) == files(whole[0] / made)
+    output = finish(start(workdir, MANY_STEPS))
+    assert "autoencoder: finished" in output
+    assert "damaged" not in output
 
 
 def test_latents_of_another_autoencoder_are_refused(whole, tmp_path):
