@@ -9,7 +9,7 @@ import importlib
 import pkgutil
 
 import diffae_jax
-from diffae_jax.runtime.logs import preserve_root_logger
+from diffae_jax.runtime.logs import quiet_libraries
 
 LIBRARIES = (
     "grain",
@@ -24,7 +24,7 @@ LIBRARIES = (
     "tensorflow_datasets",
 )
 
-with preserve_root_logger():
+with quiet_libraries():
     for name in LIBRARIES:
         importlib.import_module(name)
 

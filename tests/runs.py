@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from diffae_jax.training.checkpoint import latest_step
 from tests.environment import ROOT, environment
 from tests.processes import Forked
 
@@ -78,8 +79,8 @@ def rows_of(workdir, stage):
 
 
 def final_state(workdir, stage="autoencoder"):
-    steps = [int(path.name) for path in (workdir / stage / "checkpoints").glob("[0-9]*")]
-    return ocp.load_checkpointables(workdir / stage / "checkpoints" / str(max(steps)))["state"]
+    folder = workdir / stage / "checkpoints"
+    return ocp.load_checkpointables(folder / str(latest_step(folder)))["state"]
 
 
 def assert_same_run(workdir, other, stage="autoencoder"):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffae_jax.runtime.errors import UserError, shown
-from diffae_jax.runtime.logs import log_to_stderr, preserve_root_logger
+from diffae_jax.runtime.logs import log_to_stderr, quiet_libraries
 from diffae_jax.runtime.process import prepare_command, standard_streams
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def run(argv: list[str] | None = None) -> None:
             if help_flags := {"-h", "-help", "--help", "--helpshort", "--helpfull"}.intersection(arguments):
                 print(help_text(all_keys="--helpfull" in help_flags))
                 return
-            with preserve_root_logger(), log_to_stderr():
+            with quiet_libraries(), log_to_stderr():
                 train(parse(arguments))
     except KeyboardInterrupt:
         print("\nInterrupted. The same command resumes from the last checkpoint, if there is one.", flush=True)

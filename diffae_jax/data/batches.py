@@ -15,7 +15,7 @@ from jaxtyping import Int32, Shaped
 from diffae_jax.data.sources import Source
 from diffae_jax.data.transforms import random_flip
 from diffae_jax.runtime.errors import UserError, counted
-from diffae_jax.runtime.logs import preserve_root_logger
+from diffae_jax.runtime.logs import quiet_libraries
 from diffae_jax.runtime.process import check_main_guard
 
 PREFETCHED_BATCHES = 2  # on the devices, in addition to the one in use
@@ -25,7 +25,7 @@ MANY_IMAGES = 2**62  # more than any run sees; Grain's default overflows with ba
 @functools.cache
 def _grain() -> Any:
     """Imports Grain on first use: its import is slow and changes the logging."""
-    with preserve_root_logger():
+    with quiet_libraries():
         import grain
     return grain
 

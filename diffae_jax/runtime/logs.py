@@ -33,15 +33,20 @@ def log_to_stderr() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def preserve_root_logger() -> Iterator[None]:
-    """Restores the root logger, to which absl adds a handler and a level when Orbax or Grain log.
+def quiet_libraries() -> Iterator[None]:
+    """Hides the log of Orbax and Grain, and restores the root logger, which absl changes.
 
-    Handlers that other code adds in the block stay.
+    They log an error with its traceback before they raise it, and the caller turns it into one
+    sentence. Handlers that other code adds in the block stay.
     """
-    before, level = set(logging.root.handlers), logging.root.level
+    from absl import logging as absl_logging
+
+    before, level, verbosity = set(logging.root.handlers), logging.root.level, absl_logging.get_verbosity()
+    absl_logging.set_verbosity(absl_logging.FATAL)
     try:
         yield
     finally:
+        absl_logging.set_verbosity(verbosity)
         for handler in set(logging.root.handlers) - before:
             # removes the handler that absl or logging.basicConfig added
             if type(handler).__module__.startswith("absl.") or type(handler) is logging.StreamHandler:

@@ -17,7 +17,8 @@ from diffae_jax.runtime.cluster import is_main_process, together
 from diffae_jax.runtime.compilation import enable_compilation_cache
 from diffae_jax.runtime.console import say
 from diffae_jax.runtime.errors import UserError
-from diffae_jax.runtime.logs import preserve_root_logger
+from diffae_jax.runtime.files import reason_of
+from diffae_jax.runtime.logs import quiet_libraries
 from diffae_jax.runtime.own_code import import_own
 from diffae_jax.runtime.process import check_main_guard
 from diffae_jax.runtime.sharding import make_mesh
@@ -129,7 +130,7 @@ def run_stages(
     mesh = make_mesh()
     with together():
         check_settings(config, chosen, mesh.size)
-    with preserve_root_logger(), RunFolder(workdir or Path("runs") / config.name, config) as folder:
+    with quiet_libraries(), RunFolder(workdir or Path("runs") / config.name, config) as folder:
         with together():
             check_folder(folder.path, chosen)
             if is_main_process():
@@ -145,6 +146,12 @@ def run_stages(
                     raise
                 raise UserError(
                     f"The devices have too little memory for the stage {name}: {stage.less_memory}."
+                ) from error
+            except OSError as error:
+                raise UserError(
+                    f"{error.filename or folder.path} cannot be used ({reason_of(error)}), so the stage {name} "
+                    f"stopped. What it has saved is kept. Make sure that the disk has space and can be written, then "
+                    f"run the same command again."
                 ) from error
         if stages is None:
             say(final_summary(config, folder.path))

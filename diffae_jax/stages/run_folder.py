@@ -94,7 +94,8 @@ class RunFolder:
         try:
             if isinstance(error, UserError) and self._before is not None and self._before[1] == self._steps():
                 # a stage refused the new config before it wrote a checkpoint
-                write_json(self.path / "config.json", json.loads(self._before[0]))
+                with os_errors_as_user_errors(self.path, "written"):
+                    write_json(self.path / "config.json", json.loads(self._before[0]))
         finally:
             self._lock.release()
 

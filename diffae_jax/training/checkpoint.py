@@ -20,7 +20,7 @@ from diffae_jax.runtime.cluster import is_main_process
 from diffae_jax.runtime.console import warn
 from diffae_jax.runtime.errors import UserError, shown
 from diffae_jax.runtime.files import os_errors_as_user_errors, reason_of
-from diffae_jax.runtime.logs import preserve_root_logger
+from diffae_jax.runtime.logs import quiet_libraries
 from diffae_jax.training import manifest
 from diffae_jax.training.manifest import Digests
 from diffae_jax.training.state import Params, TrainState
@@ -34,7 +34,7 @@ LONGEST_WAIT = 600  # seconds for the other processes, whose storage may be slow
 @functools.cache
 def _orbax() -> Any:
     """Imports Orbax at first use, because the import takes half a second and logs messages."""
-    with preserve_root_logger():
+    with quiet_libraries():
         from orbax.checkpoint import v1
     return v1
 
@@ -226,7 +226,7 @@ def was_set_aside(folder: Path, step: int) -> bool:
 def damage_as_user_error(path: Path) -> Iterator[None]:
     """Converts any error of reading a step into a UserError that says that it is damaged."""
     try:
-        with preserve_root_logger():
+        with quiet_libraries():
             yield
     except (UserError, MemoryError, jax.errors.JaxRuntimeError):
         raise

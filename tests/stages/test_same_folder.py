@@ -113,7 +113,7 @@ def test_damaged_latents_are_reported_in_one_line(whole, tmp_path, damage, messa
 
 
 def test_damaged_checkpoints_and_latents_are_made_again_and_equal_to_before(whole, tmp_path):
-    """A run whose disk has lost the last step of both networks, a chunk of z and the statistics."""
+    """The last step of both networks, a chunk of z and the statistics are damaged."""
     workdir = tmp_path / "run"
     shutil.copytree(whole[0], workdir)
     damaged = [
@@ -128,11 +128,11 @@ def test_damaged_checkpoints_and_latents_are_made_again_and_equal_to_before(whol
         file.write_bytes(content)
     output = finish(start(workdir, MANY_STEPS))
     for line in (
-        r"the checkpoint of step 40 is damaged: .*40/state/ocdbt.process_0/d/\w+ does not match .*40.damaged, and step 36",
+        r"checkpoint of step 40 is damaged: .*40/state/ocdbt.process_0/d/\w+ does not match .*40.damaged, and step 36",
         "Resuming after step 36 ",
         "training-00000.npz is missing or damaged. Its images are encoded again",
         "statistics.npz cannot be read: .* The statistics of z are computed again",
-        r"the checkpoint of step 80 is damaged: .*80.damaged, and step 72",
+        r"checkpoint of step 80 is damaged: .*80.damaged, and step 72",
         "Resuming after step 72 ",
         "evaluation: finished",
         "export: finished",
