@@ -1,10 +1,12 @@
 """Runs of two processes, as on two machines."""
 
+import json
 import re
 import shutil
 import signal
 import time
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -12,6 +14,7 @@ from PIL import Image
 from diffae_jax.data.latents import read_chunks
 from diffae_jax.inference.diffae import DiffAE
 from diffae_jax.models.functional import flatten
+from diffae_jax.training.checkpoint import find_undamaged, latest_step, steps_in
 from tests.runs import (
     MANY_STEPS,
     TRAINING,
@@ -25,6 +28,7 @@ from tests.runs import (
     wait_for,
     wait_for_checkpoint,
 )
+from tests.training.test_checkpoints import flips
 
 
 def test_two_processes_equal_one_and_can_be_stopped_and_continued_by_one(whole, tmp_path):
@@ -35,6 +39,9 @@ def test_two_processes_equal_one_and_can_be_stopped_and_continued_by_one(whole, 
     assert "To resume, run the same command again." in outputs[0]
     assert "images/s" not in outputs[1], "one process reports"
     stopped_at = rows(tmp_path)[-1]["step"]
+    checkpoints = tmp_path / "autoencoder" / "checkpoints"
+    manifest = json.loads((checkpoints / str(latest_step(checkpoints)) / "manifest.json").read_text())
+    assert {"ocdbt.process_0", "ocdbt.process_1"} <= {part for name in manifest["files"] for part in name.split("/")}
     finish(start(tmp_path, MANY_STEPS, TRAINING))
     ours, expected = (rows_of(run, "autoencoder") for run in (tmp_path, whole[0]))
     assert stopped_at < 40
@@ -48,6 +55,27 @@ def test_two_processes_equal_one_and_can_be_stopped_and_continued_by_one(whole, 
         # any.
         if not re.fullmatch(r"unet\.up\.2\.(conv1|conv2|skip)\.bias", name):
             assert np.abs(ours[name] - expected[name]).max() < 1e-3, name
+
+
+@pytest.mark.long
+def test_no_flipped_bit_of_a_checkpoint_of_two_processes_is_used_silently(tmp_path):
+    for process in two_processes(tmp_path, TRAINING):
+        finish(process)
+    folder = tmp_path / "autoencoder" / "checkpoints"
+    newest, before = (find_undamaged(folder)[0], min(steps_in(folder)))
+    saved, found = final_state(tmp_path), 0
+    for file, position, bit in flips(folder / str(newest), 1000):
+        content = file.read_bytes()
+        damaged = bytearray(content)
+        damaged[position] ^= 1 << bit
+        file.write_bytes(damaged)
+        step, damages = find_undamaged(folder)
+        assert (step, bool(damages)) in ((before, True), (newest, False))
+        found += bool(damages)
+        if not damages:
+            jax.tree.map(np.testing.assert_array_equal, final_state(tmp_path), saved)
+        file.write_bytes(content)
+    assert found > 950
 
 
 @pytest.mark.long

@@ -1,7 +1,12 @@
 """Damage of checkpoints is detected, and the newest undamaged one is used."""
 
+import itertools
 import json
 import shutil
+import signal
+import sys
+import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +16,14 @@ import pytest
 from orbax.checkpoint import v1 as ocp
 
 from diffae_jax.runtime.errors import UserError
-from diffae_jax.runtime.sharding import on_host, replicated, shard_array, split_batch, state_shardings
+from diffae_jax.runtime.sharding import make_mesh, on_host, replicated, shard_array, split_batch, state_shardings
 from diffae_jax.training import checkpoint
 from diffae_jax.training.checkpoint import Checkpoints, find_undamaged, latest_step, load_ema, set_aside_damaged
 from diffae_jax.training.manifest import damage_of, digest_arrays
 from diffae_jax.training.state import TrainState
 from tests.messages import assert_is_one_sentence
+from tests.processes import Forked
+from tests.runs import wait_for
 
 NO_WINDOW = {"count": 0, "sums": {}}
 
@@ -191,6 +198,40 @@ def test_files_are_hashed_once_while_they_do_not_change(one_device, tmp_path, mo
     for _ in range(3):
         assert find_undamaged(tmp_path) == (1, {})
     assert len(hashed) == 1
+
+
+def save_forever():
+    """Saves step after step, from the newest on, until this process is killed."""
+    folder = Path(sys.argv[1])
+    mesh = make_mesh(jax.devices()[:1])
+    checkpoints = Checkpoints(folder)
+    for step in itertools.count((checkpoints.latest or 0) + 1):
+        checkpoints.save(step, state_of(step, mesh), NO_WINDOW)
+
+
+@pytest.mark.parametrize(
+    ("seed", "kills"), [(0, 4), *(pytest.param(seed, 50, marks=pytest.mark.long) for seed in range(1, 21))]
+)
+def test_save_that_is_killed_loses_nothing(seed, kills, one_device, tmp_path):
+    """Half of the kills are aimed at a save, the others come at random."""
+    rng, newest = np.random.default_rng(seed), 0
+    for kill in range(kills):
+        process = Forked("tests.training.test_checkpoints:save_forever", [str(tmp_path)])
+        wait_for(process, tmp_path, str(newest + 1))
+        if kill % 2:
+            wait_for(process, tmp_path, "*.tmp")
+        time.sleep(rng.uniform(0, 0.03 if kill % 2 else 0.5))
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+        step, damages = find_undamaged(tmp_path)
+        assert not damages
+        assert step > newest
+        checkpoints = Checkpoints(tmp_path)
+        restored, _ = checkpoints.restore(step, abstract(state_of(step, one_device)))
+        checkpoints.close()
+        jax.tree.map(np.testing.assert_array_equal, on_host(restored), on_host(state_of(step, one_device)))
+        assert len(list(tmp_path.iterdir())) <= 2, "what was unfinished is removed"
+        newest = step
 
 
 # --- the digest of arrays ------------------------------------------------------------------------
