@@ -39,6 +39,16 @@ def _orbax() -> Any:
     return v1
 
 
+def _saving() -> Any:
+    """Returns the context of a save.
+
+    Folders are created first. Threads of Orbax that wait for them would outlive an error by minutes.
+    """
+    context = _orbax().Context()
+    context.asynchronous.create_directories_asynchronously = False
+    return context
+
+
 class Checkpoints:
     """The checkpoints in a folder, by step. Each is written atomically, in the background.
 
@@ -72,9 +82,10 @@ class Checkpoints:
                 raise UserError(
                     f"{self._folder} does not exist any more, so training stopped. Do not move a running run."
                 )
-            response = _orbax().save_checkpointables_async(
-                scratch, {"state": state, "window": window}, custom_metadata=manifest.PROMISE
-            )
+            with _saving():
+                response = _orbax().save_checkpointables_async(
+                    scratch, {"state": state, "window": window}, custom_metadata=manifest.PROMISE
+                )
         self._save = self._thread.submit(self._complete, step, scratch, response, digests)
 
     def _complete(self, step: int, scratch: Path, response: Any, digests: Digests) -> None:
