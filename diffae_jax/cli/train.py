@@ -25,6 +25,7 @@ EXAMPLES = (
     "--config=images --config.data.path=photos --config.name=mine",
     "--config=ffhq128:ddim --config.data.path=faces --config.train.batch_size=64 --workdir=runs/baseline",
 )
+RESUME = "To resume, run the same command again."
 DEFAULT_CONFIG = "digits"
 DEFAULT_CLUSTER_TIMEOUT = 120  # seconds
 USAGE = f"""\
@@ -140,16 +141,17 @@ def train(values: "FlagValues") -> None:
     from diffae_jax.stages.run_folder import saved_steps, workdir_of
     from diffae_jax.training.loop import Stopped
 
-    folder = workdir_of(values.workdir, values.config)
+    def saved() -> str:
+        return saved_steps(workdir_of(values.workdir, values.config))
+
     processes = values.coordinator, values.num_processes, values.process_id
     # no code may look for devices before the process has joined the cluster
-    with joined_cluster(*processes, values.cluster_timeout, lambda: saved_steps(folder)):
+    with joined_cluster(*processes, values.cluster_timeout, saved):
         try:
-            run_stages(values.config, folder, values.stages)
+            run_stages(values.config, values.workdir, values.stages)
         except Stopped as stopped:
             name = signal.Signals(stopped.signal_number).name
-            saved = f"training stopped, and step {stopped.step:,} is saved"
-            say(f"\n{name}: {saved}. To resume, run the same command again.")
+            say(f"\n{name}: training stopped, and step {stopped.step:,} is saved.", RESUME)
             sys.exit(128 + stopped.signal_number)
 
 

@@ -5,6 +5,7 @@ JAX aborts a process whose peers do not come in time, and does not name them.
 
 import contextlib
 import json
+import os
 import selectors
 import socket
 import time
@@ -14,7 +15,7 @@ from diffae_jax.runtime.errors import ClusterError, UserError, shown
 RETRY_SECONDS = 0.2
 
 
-def meet(coordinator: str, num_processes: int, process_id: int, timeout: float) -> None:
+def meet(coordinator: str, num_processes: int, process_id: int, timeout: int | float) -> None:
     """Waits until all processes have started. Process 0 listens at the address of the coordinator.
 
     Args:
@@ -28,7 +29,7 @@ def meet(coordinator: str, num_processes: int, process_id: int, timeout: float) 
         UserError: The address or the numbers are invalid, or the port is in use.
     """
     host, colon, port = coordinator.rpartition(":")
-    if not (host and colon and port.isdigit() and int(port) < 2**16):
+    if not (host and colon and port.isdigit() and 0 < int(port) < 2**16):
         raise UserError(f"--coordinator={shown(coordinator)} is not an address: use HOST:PORT of process 0.")
     if not 0 <= process_id < num_processes:
         raise UserError(
@@ -70,33 +71,36 @@ def _gather(port: int, num_processes: int, deadline: float) -> list[int]:
     def missing() -> list[int]:
         return sorted(set(range(1, num_processes)) - set(present.values()))
 
+    def tell(*, waiting: bool) -> None:
+        for connection, number in present.items():
+            if number is not None:
+                with contextlib.suppress(OSError):  # it has just ended, which select will report
+                    connection.sendall(json.dumps({"missing": missing(), "waiting": waiting}).encode() + b"\n")
+
     with contextlib.ExitStack() as stack:
         try:
             server = stack.enter_context(_listen(port))
         except OSError as error:
             raise UserError(
-                f"Port {port} cannot be used ({error.strerror}): end the process that uses it, or set a different "
-                f"port in --coordinator of all processes."
+                f"Port {port} cannot be used ({os.strerror(error.errno)}): end the process that uses it, or set a "
+                f"different port in --coordinator of all processes."
             ) from error
+        server.setblocking(False)
         selector = stack.enter_context(selectors.DefaultSelector())
         selector.register(server, selectors.EVENT_READ)
         while missing() and (left := deadline - time.monotonic()) > 0:
-            before = missing()
             for key, _ in selector.select(left):
                 if key.fileobj is server:
-                    connection, _ = server.accept()
-                    stack.enter_context(connection)
-                    connection.setblocking(False)
-                    selector.register(connection, selectors.EVENT_READ)
-                    present[connection] = None
+                    with contextlib.suppress(OSError):  # it has already gone
+                        connection = stack.enter_context(server.accept()[0])
+                        connection.setblocking(False)
+                        selector.register(connection, selectors.EVENT_READ)
+                        present[connection] = None
                 elif not _receive_number(key.fileobj, num_processes, present):
                     selector.unregister(key.fileobj)
                     del present[key.fileobj]
-            if missing() != before:
-                for connection, number in present.items():
-                    if number is not None:
-                        with contextlib.suppress(OSError):  # a process that has just ended is found by select
-                            connection.sendall(json.dumps(missing()).encode() + b"\n")
+                tell(waiting=True)
+        tell(waiting=False)
         return missing()
 
 
@@ -130,15 +134,13 @@ def _report(host: str, port: int, num_processes: int, process_id: int, deadline:
                 with connection.makefile() as lines:
                     while True:
                         connection.settimeout(max(0.001, deadline - time.monotonic()))
-                        line = lines.readline()
-                        if not line.endswith("\n"):
-                            break  # process 0 has ended; it may be started again
-                        if not (missing := json.loads(line)):
-                            return []
+                        news = json.loads(lines.readline())  # raises ValueError if process 0 has ended
+                        missing = news["missing"]
+                        if not news["waiting"]:
+                            return missing
         except TimeoutError:
             return missing
-        except (OSError, ValueError):  # process 0 has not started yet
-            pass
-        missing = [0]
+        except (OSError, ValueError):  # process 0 has not started yet, or is started again
+            missing = [0]
         time.sleep(RETRY_SECONDS)
     return missing

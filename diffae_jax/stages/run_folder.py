@@ -33,11 +33,10 @@ def workdir_of(workdir: str | Path | None, config: ConfigDict) -> Path:
 def saved_steps(folder: Path) -> str:
     """Returns a sentence about the checkpoints of a run and how to resume it."""
     steps = {stage: latest_step(folder / stage / "checkpoints") for stage in ("autoencoder", "prior")}
-    saved = [f"step {step:,} of the {stage}" for stage, step in steps.items() if step is not None]
+    saved = [f"Step {step:,} of the {stage}" for stage, step in steps.items() if step is not None]
     if not saved:
-        return "No step is saved yet. To start again, run the same command."
-    text = " and ".join(saved)
-    return f"{text[0].upper()}{text[1:]} {'is' if len(saved) == 1 else 'are'} saved. To resume, run the same command."
+        return "No step is saved yet: run the same command again."
+    return f"{' and '.join(saved)} {'is' if len(saved) == 1 else 'are'} saved. To resume, run the same command again."
 
 
 class RunFolder:
