@@ -1,8 +1,8 @@
 """Ends this process in one sentence if another process of the cluster dies.
 
 When the coordination service of JAX has lost a process, it logs a fatal error, prints a native
-stack and aborts each of the others. JAX has no setting for this. So this module reads the native
-stderr, and delays the abort until it has ended the process with a sentence and exit code 3.
+stack and aborts each of the others. JAX has no setting for this. So this module reads what is
+written to stderr, and delays the abort until it has ended the process with a sentence.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from diffae_jax.runtime.rendezvous import name_processes
 
 HEARTBEAT_SECONDS = 20  # a process that is silent for that long is lost
 VERDICT_SECONDS = HEARTBEAT_SECONDS + 5  # time in which the service says which process was lost
-HOLD_SECONDS = 0.5  # native messages wait so long, because those before a fatal error belong to it
+HOLD_SECONDS = 1.0  # messages wait so long, because those just before a fatal error belong to it
 FATAL = "JAX distributed service detected fatal errors"
 NATIVE_STACK = "*** Check failure stack trace"
 # in the messages of exceptions that a lost process may have caused
@@ -42,24 +42,25 @@ def end_with_peers(saved: Callable[[], str]) -> Iterator[None]:
     """
     ending = threading.Lock()  # taken by the thread that ends the process
 
-    def end(error: ClusterError) -> None:
+    def end(terminal: int, error: ClusterError) -> None:
         if not ending.acquire(blocking=False):
             threading.Event().wait()
-        print(f"\nError: {error}", file=sys.stderr, flush=True)
+        os.write(terminal, f"\nError: {error}\n".encode(errors="backslashreplace"))
         os._exit(error.exit_code)  # an ordinary exit waits for the other processes
 
-    with _native_stderr(lambda text: end(ClusterError(f"{_lost(text)} {saved()}"))):
+    with _held_stderr(lambda terminal, text: end(terminal, ClusterError(f"{_lost(text)} {saved()}"))) as terminal:
         try:
             yield
         except ClusterError as error:
-            end(error)
+            end(terminal, error)
         except UserError:
             raise
         except Exception as error:
             if any(sign in str(error) for sign in SIGNS):
                 time.sleep(VERDICT_SECONDS)  # if a process was lost, this one is ended meanwhile
-                end(ClusterError(f"{_lost(str(error))} {saved()}"))
+                end(terminal, ClusterError(f"{_lost(str(error))} {saved()}"))
             traceback.print_exc()
+            time.sleep(2 * HOLD_SECONDS)  # until it is shown
             os._exit(1)
 
 
@@ -69,50 +70,53 @@ def _lost(text: str) -> str:
     numbers = re.findall(r"(\d+)\s*$", tasks[1], re.MULTILINE) if tasks else re.findall(r"Task (\d+) heartbeat", text)
     if numbers:
         return f"{name_processes(sorted(set(map(int, numbers))))} ended or lost the connection: see its output."
-    if "Failed to send RPC to coordination service" in text:
+    if "Failed to send RPC to coordination service" in text or "CoordinationService/Heartbeat" in text:
         return "Process 0 ended or lost the connection: see its output."
     if "RegisterTask" in text:
         return "Not all processes came in time: check that all of them run, or set a longer --cluster_timeout."
-    return f"The processes lost each other ({shown(text)}): see all outputs, and check that no machine is overloaded."
+    reason = shown(text.rpartition("absl::Status: ")[2])
+    return f"The processes lost each other ({reason}): see all outputs, and check that no machine is overloaded."
 
 
 @contextlib.contextmanager
-def _native_stderr(end: Callable[[str], None]) -> Iterator[None]:
-    """Passes on what compiled code writes to stderr. Calls `end` if it is a lost process."""
+def _held_stderr(lost: Callable[[int, str], None]) -> Iterator[int]:
+    """Holds stderr back for a second, and calls `lost` instead of showing a fatal error of JAX.
+
+    Yields the file descriptor of what stderr was.
+    """
     if os.name != "posix":
-        yield
+        yield 2
         return
-    stderr, terminal = sys.stderr, os.dup(2)
-    read, write = os.pipe()
+    terminal, (read, write) = os.dup(2), os.pipe()
+    sys.stderr.flush()
     os.dup2(write, 2)
     os.close(write)
-    reader = threading.Thread(target=_pass_on, args=(read, terminal, end), daemon=True)
+    reader = threading.Thread(target=_pass_on, args=(read, terminal, lost), daemon=True)
     reader.start()
-    sys.stderr = os.fdopen(terminal, "w", buffering=1, errors="backslashreplace", closefd=False)
-    faulthandler.enable(sys.stderr)
+    faulthandler.enable(terminal)
     # An abort calls C's sleep with the number of the signal: 6 s, in which the reader ends the
     # process. A handler in Python could wait forever for the interpreter's lock.
     libc = ctypes.CDLL(None)
     libc.signal.argtypes, libc.signal.restype = (ctypes.c_int, ctypes.c_void_p), ctypes.c_void_p
     libc.signal(signal.SIGABRT, ctypes.cast(libc.sleep, ctypes.c_void_p))
     try:
-        yield
+        yield terminal
     finally:
         libc.signal(signal.SIGABRT, None)
-        sys.stderr = stderr
+        sys.stderr.flush()
         os.dup2(terminal, 2)  # closes the pipe, so the reader ends
         faulthandler.enable(2)
         reader.join(2 * HOLD_SECONDS)
 
 
-def _pass_on(read: int, terminal: int, end: Callable[[str], None]) -> None:
+def _pass_on(read: int, terminal: int, lost: Callable[[int, str], None]) -> None:
     while text := os.read(read, 2**16):
         time.sleep(HOLD_SECONDS)
         while select.select([read], [], [], 0)[0] and (more := os.read(read, 2**16)):
             text += more
         message = text.decode(errors="replace")
         if FATAL in message:
-            end(message)
+            lost(terminal, message)
         os.write(terminal, text)
         if NATIVE_STACK in message:
             faulthandler.dump_traceback(terminal)
