@@ -118,7 +118,7 @@ def together() -> Iterator[None]:
     try:
         yield
     except ClusterError:
-        raise  # the others cannot be told
+        raise  # the others have ended
     except UserError as error:
         problem = error
     if jax.process_count() > 1:

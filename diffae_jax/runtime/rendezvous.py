@@ -125,7 +125,7 @@ def _receive_number(connection: socket.socket, num_processes: int, present: dict
 
 
 def _report(host: str, port: int, num_processes: int, process_id: int, deadline: float) -> list[int]:
-    """Sends the number of this process to process 0, and waits until nobody is missing."""
+    """Sends the number of this process to process 0, and waits until none is missing."""
     missing = [0]
     while (left := deadline - time.monotonic()) > 0:
         try:

@@ -28,7 +28,7 @@ from diffae_jax.stages.early_checks import check_folder, check_settings
 from diffae_jax.stages.loss_terms import LossTerm
 from diffae_jax.stages.run_folder import RunFolder, workdir_of
 
-MAY_DIFFER = ("data.path", "data.labels", "execution.num_workers")  # between processes: locations, and readers
+MAY_DIFFER = ("data.path", "data.labels", "data.held_out", "execution.num_workers")  # between processes
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,6 +18,7 @@ from tests.environment import ROOT, environment
 from tests.runs import (
     MANY_STEPS,
     TRAINING,
+    command,
     finish,
     free_address,
     in_cluster,
@@ -49,6 +50,16 @@ def test_missing_process_is_named(tmp_path, present, missing, advice):
     assert error.startswith(f"Process {missing} of 2 did not come within 2 s: ")
     assert advice in error
     assert error.endswith("or set a longer --cluster_timeout.")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("present", [0, 1])
+def test_missing_task_of_a_scheduler_is_reported(tmp_path, present):
+    slurm = {"JOB_ID": "4077", "STEP_NODELIST": "localhost", "NTASKS": "2", "STEP_NUM_TASKS": "2"}
+    slurm |= {"PROCID": str(present), "LOCALID": str(present)}
+    environ = {f"SLURM_{name}": value for name, value in slurm.items()}
+    error = only_error(command(tmp_path, "--cluster_timeout=3", code=3, **environ))
+    assert error.startswith("Not all processes came in time: check that all of them run, or set a longer --cluster_")
 
 
 @pytest.mark.parametrize("victim", [0, 1])
@@ -194,9 +205,9 @@ def test_different_code_is_refused_by_both(tmp_path):
         file.write("# another line\n")
     coordinator = free_address()
     first = start(tmp_path / "run", *in_cluster(coordinator, 0))
-    command = "-m", "diffae_jax.main", f"--config={ROOT}/tests/tiny.py", f"--workdir={tmp_path / 'run'}"
+    arguments = "-m", "diffae_jax.main", f"--config={ROOT}/tests/tiny.py", f"--workdir={tmp_path / 'run'}"
     second = subprocess.run(
-        [sys.executable, *command, *in_cluster(coordinator, 1)],
+        [sys.executable, *arguments, *in_cluster(coordinator, 1)],
         cwd=tmp_path / "code",
         env=environment(PYTHONPATH=f"{tmp_path / 'code'}:{ROOT}"),
         stdout=subprocess.PIPE,
