@@ -62,7 +62,7 @@ def test_missing_task_of_a_scheduler_is_reported(tmp_path, present):
     assert error.startswith("Not all processes came in time: check that all of them run, or set a longer --cluster_")
 
 
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.long), 1])
 def test_killed_process_ends_the_training_of_the_other(tmp_path, victim):
     processes = two_processes(tmp_path, LONG_TRAINING, TRAINING)
     wait_for_checkpoint(processes[0], tmp_path, 4)
@@ -77,7 +77,6 @@ def test_killed_process_ends_the_training_of_the_other(tmp_path, victim):
     )
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("victim", [0, 1])
 def test_killed_process_ends_the_latents_of_the_other(whole, tmp_path, victim):
     workdir = tmp_path / "run"
