@@ -18,9 +18,9 @@ MANY_STEPS = "--config.train.num_images=640"  # 40 steps: time enough to be kill
 TRAINING = "--stages=autoencoder"
 
 
-def start(workdir, *arguments, devices=1):
+def start(workdir, *arguments, devices=1, function="diffae_jax.main:run"):
     """Starts a run of the tiny config."""
-    return Forked("diffae_jax.main:run", ["--config=tests/tiny.py", f"--workdir={workdir}", *arguments], devices)
+    return Forked(function, ["--config=tests/tiny.py", f"--workdir={workdir}", *arguments], devices)
 
 
 def finish(process, code=0, timeout=300):
@@ -44,15 +44,22 @@ def command(workdir, *arguments, code=0, **settings):
     return done.stdout
 
 
-def two_processes(workdir, *arguments):
-    """Starts a run of two processes of two devices each."""
+def free_address():
+    """An address of this machine at which nobody listens."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
-        coordinator = f"localhost:{free.getsockname()[1]}"
-    return [
-        start(workdir, f"--coordinator={coordinator}", "--num_processes=2", f"--process_id={i}", *arguments, devices=2)
-        for i in range(2)
-    ]
+        return f"localhost:{free.getsockname()[1]}"
+
+
+def in_cluster(coordinator, number, of=2):
+    """The flags of one of several processes."""
+    return f"--coordinator={coordinator}", f"--num_processes={of}", f"--process_id={number}"
+
+
+def two_processes(workdir, *arguments, each=((), ())):
+    """Starts a run of two processes of two devices each, with arguments for both and for each."""
+    coordinator = free_address()
+    return [start(workdir, *in_cluster(coordinator, i), *arguments, *each[i], devices=2) for i in range(2)]
 
 
 def wait_for(process, workdir, pattern):

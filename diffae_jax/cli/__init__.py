@@ -65,7 +65,7 @@ def modules_to_import(argv: list[str]) -> list[str]:
 
 
 def run(argv: list[str] | None = None) -> None:
-    """Runs a command. Prints a UserError on one line and exits with code 2."""
+    """Runs a command. Prints a UserError on one line and exits with its code."""
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] == ["train"]:  # `train` uses absl flags, not this parser
         train.run(argv[1:])
@@ -84,4 +84,4 @@ def run(argv: list[str] | None = None) -> None:
         os._exit(128 + signal.SIGINT)  # a normal exit would wait for the devices to finish
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(error.exit_code)

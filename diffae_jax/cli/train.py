@@ -25,7 +25,9 @@ EXAMPLES = (
     "--config=images --config.data.path=photos --config.name=mine",
     "--config=ffhq128:ddim --config.data.path=faces --config.train.batch_size=64 --workdir=runs/baseline",
 )
+RESUME = "To resume, run the same command again."
 DEFAULT_CONFIG = "digits"
+DEFAULT_CLUSTER_TIMEOUT = 120  # seconds
 USAGE = f"""\
 usage: diffae train [--config=CONFIG] [--config.KEY=VALUE ...] [--workdir=FOLDER] [--stages=STAGE,...]
 
@@ -41,6 +43,7 @@ flags:
   --coordinator=HOST:PORT  address of the first process; needed for several processes if no cluster is detected
   --num_processes=N        number of processes; with --coordinator
   --process_id=N           number of this process, starting at 0; with --coordinator
+  --cluster_timeout=N      seconds to wait for the other processes at the start; default: {DEFAULT_CLUSTER_TIMEOUT}
 """
 
 
@@ -49,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(argv: list[str] | None = None) -> None:
-    """Trains a model. A UserError is printed without a traceback; the exit code is then 2."""
+    """Trains a model. A UserError is printed without a traceback; the exit code is then 2 or 3."""
     prepare_command()
     if not faulthandler.is_enabled():
         faulthandler.enable(sys.__stderr__)  # prints a traceback if compiled code crashes
@@ -68,7 +71,7 @@ def run(argv: list[str] | None = None) -> None:
         sys.exit(128 + signal.SIGINT)
     except UserError as error:
         print(f"\nError: {error}", file=sys.stderr, flush=True)
-        sys.exit(2)
+        sys.exit(error.exit_code)
 
 
 def parse(arguments: list[str]) -> "FlagValues":
@@ -89,6 +92,7 @@ def parse(arguments: list[str]) -> "FlagValues":
     flags.DEFINE_string("coordinator", None, "", flag_values=values)
     flags.DEFINE_integer("num_processes", None, "", flag_values=values)
     flags.DEFINE_integer("process_id", None, "", flag_values=values)
+    flags.DEFINE_integer("cluster_timeout", DEFAULT_CLUSTER_TIMEOUT, "", flag_values=values)
     file, others = take_config(arguments)
     config = from_file(file)
     argv = ["diffae train", *others]
@@ -131,20 +135,24 @@ def take_config(arguments: list[str]) -> tuple[str, list[str]]:
 
 def train(values: "FlagValues") -> None:
     """Joins a cluster, if there is one, and runs the stages."""
-    from diffae_jax.runtime.cluster import join_cluster
-
-    # join first: no code may look for devices before the process joins the cluster
-    join_cluster(values.coordinator, values.num_processes, values.process_id)
+    from diffae_jax.runtime.cluster import joined_cluster
     from diffae_jax.runtime.console import say
     from diffae_jax.stages.chain import run_stages
+    from diffae_jax.stages.run_folder import saved_steps, workdir_of
     from diffae_jax.training.loop import Stopped
 
-    try:
-        run_stages(values.config, values.workdir, values.stages)
-    except Stopped as stopped:
-        name = signal.Signals(stopped.signal_number).name
-        say(f"\n{name}: training stopped, and step {stopped.step:,} is saved. To resume, run the same command again.")
-        sys.exit(128 + stopped.signal_number)
+    def saved() -> str:
+        return saved_steps(workdir_of(values.workdir, values.config))
+
+    processes = values.coordinator, values.num_processes, values.process_id
+    # no code may look for devices before the process has joined the cluster
+    with joined_cluster(*processes, values.cluster_timeout, saved):
+        try:
+            run_stages(values.config, values.workdir, values.stages)
+        except Stopped as stopped:
+            name = signal.Signals(stopped.signal_number).name
+            say(f"\n{name}: training stopped, and step {stopped.step:,} is saved.", RESUME)
+            sys.exit(128 + stopped.signal_number)
 
 
 def help_text(*, all_keys: bool) -> str:

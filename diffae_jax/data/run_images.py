@@ -29,7 +29,7 @@ from diffae_jax.data.selection import notes_on_names
 from diffae_jax.data.sources import Source, TransformedSource, fingerprints, hash_of
 from diffae_jax.data.splits import open_splits
 from diffae_jax.data.transforms import transform_of
-from diffae_jax.runtime.cluster import is_main_process, together
+from diffae_jax.runtime.cluster import check_equal_on_all, is_main_process, together
 from diffae_jax.runtime.errors import UserError, counted, list_some
 from diffae_jax.runtime.files import write_json
 
@@ -72,6 +72,11 @@ def open_data(
             images=images,
         )
         current = {**facts(*splits), "settings": _settings(config)}
+    check_equal_on_all(
+        {f"data.json, {name}": current[name] for name in FACTS},
+        "Check that config.data.path has the same images on all machines",
+    )
+    with together():
         record = read_record(folder)
         if begun and record:
             _check_same(folder, record, current)

@@ -13,15 +13,23 @@ class UserError(ValueError):
     """A problem that the user can fix, such as a missing file or an invalid value.
 
     The message states what is wrong and how to fix it. The commands print it without a traceback
-    and exit with code 2. Programs can catch it as a ValueError.
+    and exit with `exit_code`. Programs can catch it as a ValueError.
 
     Args:
         message: The message. Characters that are not printable are escaped, so it stays on one
             line. If it is longer than 400 characters, its middle is cut out.
     """
 
+    exit_code = 2
+
     def __init__(self, message: str):
         super().__init__(_shortened(_in_one_line(_shortened(message))))
+
+
+class ClusterError(UserError):
+    """Other processes of a cluster did not start, or ended. The commands exit with code 3."""
+
+    exit_code = 3
 
 
 def shown(value: Any) -> str:

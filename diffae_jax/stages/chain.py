@@ -9,24 +9,28 @@ import jax
 from flax import nnx
 from ml_collections import ConfigDict
 
+from diffae_jax import __version__
 from diffae_jax.config import check_run
+from diffae_jax.config.differences import flat
 from diffae_jax.data.run_images import left_out
 from diffae_jax.data.splits import as_source
 from diffae_jax.inference.loading import name_encoder
-from diffae_jax.runtime.cluster import is_main_process, together
+from diffae_jax.runtime.cluster import check_clocks, check_equal_on_all, is_main_process, together
 from diffae_jax.runtime.compilation import enable_compilation_cache
 from diffae_jax.runtime.console import say
 from diffae_jax.runtime.errors import UserError
 from diffae_jax.runtime.files import reason_of
 from diffae_jax.runtime.logs import quiet_libraries
-from diffae_jax.runtime.own_code import import_own
+from diffae_jax.runtime.own_code import code_digest, import_own
 from diffae_jax.runtime.process import check_main_guard
 from diffae_jax.runtime.sharding import make_mesh
 from diffae_jax.stages import autoencoder, evaluation, export, latents, prior, probes
 from diffae_jax.stages.early_checks import check_folder, check_settings
 from diffae_jax.stages.loss_terms import LossTerm
-from diffae_jax.stages.run_folder import RunFolder
+from diffae_jax.stages.run_folder import RunFolder, workdir_of
 from diffae_jax.training.checkpoint import set_aside_damaged
+
+MAY_DIFFER = ("data.path", "data.labels", "data.held_out", "execution.num_workers")  # between processes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +115,7 @@ def run_stages(
             little memory. The message names the fix.
         Stopped: SIGINT or SIGTERM stopped the training; the state is saved.
     """
+    check_same_run(config, stages)
     unknown = set(stages or ()) - STAGES.keys()
     if unknown:
         raise UserError(f"There is no stage {', '.join(sorted(unknown))}: the stages are {', '.join(STAGES)}.")
@@ -130,7 +135,7 @@ def run_stages(
     mesh = make_mesh()
     with together():
         check_settings(config, chosen, mesh.size)
-    with quiet_libraries(), RunFolder(workdir or Path("runs") / config.name, config) as folder:
+    with quiet_libraries(), RunFolder(workdir_of(workdir, config), config) as folder:
         with together():
             check_folder(folder.path, chosen)
             if is_main_process():
@@ -157,6 +162,15 @@ def run_stages(
             say(final_summary(config, folder.path))
         elif note := left_out(folder.path):
             say(note)
+
+
+def check_same_run(config: ConfigDict, stages: list[str] | None) -> None:
+    """Raises UserError on all processes if their code, config, stages or clocks differ."""
+    check_clocks()
+    code = {"diffae_jax": f"version {__version__}, code {code_digest():.8}", "jax": jax.__version__}
+    check_equal_on_all(code, "Install the same version on all machines")
+    settings = {f"config.{key}": value for key, value in flat(config.to_dict()).items() if key not in MAY_DIFFER}
+    check_equal_on_all({"stages": stages} | settings, "Start all processes with the same flags")
 
 
 def final_summary(config: ConfigDict, folder: Path) -> str:

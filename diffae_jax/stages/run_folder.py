@@ -25,6 +25,20 @@ def is_begun(folder: Path) -> bool:
     return latest_step(folder / "autoencoder" / "checkpoints") is not None
 
 
+def workdir_of(workdir: str | Path | None, config: ConfigDict) -> Path:
+    """Returns the run folder; by default `runs/NAME`, with the `name` of the config."""
+    return expand_home(workdir or Path("runs") / config.name)
+
+
+def saved_steps(folder: Path) -> str:
+    """Returns a sentence about the checkpoints of a run and how to resume it."""
+    steps = {stage: latest_step(folder / stage / "checkpoints") for stage in ("autoencoder", "prior")}
+    saved = [f"Step {step:,} of the {stage}" for stage, step in steps.items() if step is not None]
+    if not saved:
+        return "No step is saved yet: run the same command again."
+    return f"{' and '.join(saved)} {'is' if len(saved) == 1 else 'are'} saved. To resume, run the same command again."
+
+
 class RunFolder:
     """The folder of a run, locked so that only one run uses it at a time.
 
