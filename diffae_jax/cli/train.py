@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffae_jax.runtime.errors import UserError, shown
+from diffae_jax.runtime.interrupts import RESUME, Interruptible
 from diffae_jax.runtime.logs import log_to_stderr, preserve_root_logger
 from diffae_jax.runtime.process import prepare_command, standard_streams
 
@@ -26,6 +27,7 @@ EXAMPLES = (
     "--config=ffhq128:ddim --config.data.path=faces --config.train.batch_size=64 --workdir=runs/baseline",
 )
 DEFAULT_CONFIG = "digits"
+INTERRUPTED = "stopped between two stages, and finished stages are kept. " + RESUME
 USAGE = f"""\
 usage: diffae train [--config=CONFIG] [--config.KEY=VALUE ...] [--workdir=FOLDER] [--stages=STAGE,...]
 
@@ -61,11 +63,8 @@ def run(argv: list[str] | None = None) -> None:
             if help_flags := {"-h", "-help", "--help", "--helpshort", "--helpfull"}.intersection(arguments):
                 print(help_text(all_keys="--helpfull" in help_flags))
                 return
-            with preserve_root_logger(), log_to_stderr():
-                train(parse(arguments))
-    except KeyboardInterrupt:
-        print("\nInterrupted. The same command resumes from the last checkpoint, if there is one.", flush=True)
-        sys.exit(128 + signal.SIGINT)
+            with preserve_root_logger(), log_to_stderr(), Interruptible(INTERRUPTED) as interruptible:
+                train(parse(arguments), interruptible)
     except UserError as error:
         print(f"\nError: {error}", file=sys.stderr, flush=True)
         sys.exit(2)
@@ -129,12 +128,15 @@ def take_config(arguments: list[str]) -> tuple[str, list[str]]:
     return config, others
 
 
-def train(values: "FlagValues") -> None:
+def train(values: "FlagValues", interruptible: Interruptible) -> None:
     """Joins a cluster, if there is one, and runs the stages."""
     from diffae_jax.runtime.cluster import join_cluster
 
     # join first: no code may look for devices before the process joins the cluster
     join_cluster(values.coordinator, values.num_processes, values.process_id)
+    import jax
+
+    interruptible.joined_cluster(jax.process_count())
     from diffae_jax.runtime.console import say
     from diffae_jax.stages.chain import run_stages
     from diffae_jax.training.loop import Stopped
@@ -143,7 +145,7 @@ def train(values: "FlagValues") -> None:
         run_stages(values.config, values.workdir, values.stages)
     except Stopped as stopped:
         name = signal.Signals(stopped.signal_number).name
-        say(f"\n{name}: training stopped, and step {stopped.step:,} is saved. To resume, run the same command again.")
+        say(f"\n{name}: training stopped, and step {stopped.step:,} is saved. {RESUME}")
         sys.exit(128 + stopped.signal_number)
 
 

@@ -100,9 +100,13 @@ class StopSignal:
         self.number = number
         if number == signal.SIGINT:  # do not print here: the signal may have interrupted a print
             os.write(2, b"\nStopping after this step. To stop at once without saving, press Ctrl-C again.\n")
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        signal.signal(number, self._handle_again)
         if jax.process_count() > 1:
             signal.raise_signal(signal.SIGTERM)
+
+    def _handle_again(self, number: int, _: FrameType | None) -> None:
+        signal.signal(number, self._previous[number])
+        signal.raise_signal(number)
 
     def reached(self) -> bool:
         """Returns whether to stop now, with the same result on all processes.
@@ -230,4 +234,6 @@ def fit(
                 checkpoints.wait()
                 raise Stopped(step, stop.number)
         checkpoints.wait()
+        if stop.number is not None and jax.process_count() == 1:  # a signal after the last step
+            raise Stopped(step, stop.number)
     return state
