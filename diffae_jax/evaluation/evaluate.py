@@ -147,10 +147,11 @@ def _measure(study: Study, sections: dict[str, Section]) -> Results:
     notes = [note for note in (training_overlap(study.images, study.training), resized_images(study.images)) if note]
     for note in notes:
         say(f"Note: {note}")
+    unwritten = [name for name in remaining if name not in skipped]
 
     def report() -> str:
         programs, left = study.settings.programs, pace.time_left()
-        done = counted(sum(name in sections for name in programs), "program", of=len(programs), verb="is/are")
+        done = counted(len(programs) - len(unwritten), "program", of=len(programs), verb="is/are")
         chunks = counted(study.cache.count(), "chunk", verb="is/are")
         rest = left and f"The rest takes {left}. "
         return f"the evaluation stopped; {done} measured and {chunks} kept. {rest}{RESUME}"
@@ -163,8 +164,9 @@ def _measure(study: Study, sections: dict[str, Section]) -> Results:
                 continue
             with pace.measured(name):
                 sections[name] = PROGRAMS[name].run(study)
-            say(results.as_text(sections[name]))
             _write(study, sections, notes)
+            unwritten.remove(name)
+            say(results.as_text(sections[name]))
     written = _write(study, sections, notes)
     for claim in written.claims:
         if claim.verdict != "not measured":

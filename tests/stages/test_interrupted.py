@@ -111,7 +111,9 @@ def test_signal_in_each_stage_ends_it_with_what_is_kept_and_a_run_resumes(whole,
     assert time.monotonic() - sent < 10
     assert re.search(rf"\n{number.name}: {text}\. {RESUME}\Z", output), output
     assert "Traceback" not in output
-    assert not list(tmp_path.rglob(".*tmp*")) and not list(tmp_path.glob(".bundle*"))
+    assert not [*tmp_path.rglob(".*tmp*"), *tmp_path.glob(".bundle*")]
+    if stage == "autoencoder":
+        return  # other tests resume its training
     finish(start(tmp_path, MANY_STEPS, f"--stages={stage}"))
     left = {name: content for name, content in files(whole[0] / FOLDERS[stage]).items() if name.endswith(SAME)}
     assert {name: content for name, content in files(tmp_path / FOLDERS[stage]).items() if name.endswith(SAME)} == left
