@@ -3,7 +3,7 @@
 import collections
 import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -54,7 +54,7 @@ def training_batches(
         )
     check_main_guard(num_workers)
     grain = _grain()
-    images = grain.MapDataset.source(source).seed(seed).shuffle().repeat(MANY_IMAGES // len(source))
+    images = _in_training_order(source, seed)
     if flip:
         images = images.random_map(random_flip)
     parts = images.map(lambda image: {"image": image}).batch(batch_size // num_processes)
@@ -65,6 +65,16 @@ def training_batches(
             flags.FLAGS.mark_as_parsed()
         batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
     return iter(batches)
+
+
+def _in_training_order(items: Sequence[Any], seed: int) -> Any:
+    return _grain().MapDataset.source(items).seed(seed).shuffle().repeat(MANY_IMAGES // len(items))
+
+
+def rows_of_batch(num_images: int, *, batch_size: int, seed: int, step: int) -> Int32[np.ndarray, "{batch_size}"]:
+    """Returns the indices of the images that `training_batches` puts into the batch of a step."""
+    order = _in_training_order(range(num_images), seed)
+    return np.asarray([order[i] for i in range((step - 1) * batch_size, step * batch_size)], np.int32)
 
 
 def ordered_batches(

@@ -151,7 +151,8 @@ def _measure(study: Study, sections: dict[str, Section]) -> Results:
 
     def report() -> str:
         programs, left = study.settings.programs, pace.time_left()
-        done = counted(len(programs) - len(unwritten), "program", of=len(programs), verb="is/are")
+        total = len(programs) - len(skipped)
+        done = counted(total - len(unwritten), "program", of=total, verb="is/are")
         chunks = counted(study.cache.count(), "chunk", verb="is/are")
         rest = left and f"The rest takes {left}. "
         return f"the evaluation stopped; {done} measured and {chunks} kept. {rest}{RESUME}"
