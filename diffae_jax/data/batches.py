@@ -3,7 +3,7 @@
 import collections
 import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -67,7 +67,7 @@ def training_batches(
     return iter(batches)
 
 
-def _in_training_order(items: Sequence[Any], seed: int) -> Any:
+def _in_training_order(items: Source | range, seed: int) -> Any:
     return _grain().MapDataset.source(items).seed(seed).shuffle().repeat(MANY_IMAGES // len(items))
 
 

@@ -79,7 +79,10 @@ def compile_program(
         abstract_batch,
         located(abstract_key, replicated(mesh)),
     )
-    say("Compiling the training step. This takes seconds on a GPU or TPU, or minutes on a CPU.")
+    say(
+        "Compiling the training step. This takes seconds on a GPU or TPU, or minutes on a CPU. After 2 minutes, XLA "
+        "prints a warning, which you can ignore."
+    )
     compiled = lowered.compile()
     memory = compiled.memory_analysis()
     return Program(
