@@ -3,6 +3,7 @@
 import collections
 import functools
 import itertools
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -63,8 +64,14 @@ def training_batches(
     if num_workers:
         if not flags.FLAGS.is_parsed():  # Grain reads its flags, which only absl.app parses
             flags.FLAGS.mark_as_parsed()
-        batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
+        options = grain.MultiprocessingOptions(num_workers=num_workers)
+        batches = batches.mp_prefetch(options, worker_init_fn=_ignore_ctrl_c)
     return iter(batches)
+
+
+def _ignore_ctrl_c(*_: int) -> None:
+    """Leaves Ctrl-C, which a terminal also sends to worker processes, to the main process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _in_training_order(items: Source | range, seed: int) -> Any:
