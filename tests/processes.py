@@ -59,6 +59,7 @@ def _call(function: str, arguments: list[str], num_devices: int, folder: Path, o
         os.dup2(file, stream)
     sys.stdout, sys.stderr = (os.fdopen(stream, "w", buffering=1) for stream in (1, 2))
     os.chdir(folder)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started the tests in the background
     os.environ["XLA_FLAGS"] = flags(num_devices)  # XLA reads it when it is first asked for devices
     module, _, name = function.partition(":")
     sys.argv = [module, *map(str, arguments)]

@@ -71,6 +71,15 @@ def wait_for(process, workdir, pattern):
         time.sleep(0.002)
 
 
+def wait_for_line(process, text):
+    """Waits until a process has printed a text."""
+    deadline = time.monotonic() + 300
+    while text not in process.output:
+        assert process.is_running(), process.output
+        assert time.monotonic() < deadline, f"it did not print {text}"
+        time.sleep(0.002)
+
+
 def wait_for_checkpoint(process, workdir, step):
     wait_for(process, workdir, f"autoencoder/checkpoints/{step}/_CHECKPOINT_METADATA")
 

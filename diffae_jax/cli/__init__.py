@@ -6,13 +6,12 @@ Slow imports happen only in `run`, so help and wrong arguments are reported at o
 
 import argparse
 import contextlib
-import os
-import signal
 import sys
 
 from diffae_jax.cli import data, edit, encode, evaluate, import_, info, interpolate, probe, reconstruct, sample, train
 from diffae_jax.cli.arguments import Parser, add_import
 from diffae_jax.runtime.errors import UserError
+from diffae_jax.runtime.interrupts import Interruptible
 from diffae_jax.runtime.logs import log_to_stderr
 from diffae_jax.runtime.own_code import import_own
 from diffae_jax.runtime.process import prepare_command, standard_streams
@@ -30,6 +29,8 @@ COMMANDS = {
     "evaluate": evaluate,
     "import": import_,
 }
+
+INTERRUPTED = "stopped before the result was complete. Run the same command again."
 
 
 def parser() -> argparse.ArgumentParser:
@@ -65,23 +66,22 @@ def modules_to_import(argv: list[str]) -> list[str]:
 
 
 def run(argv: list[str] | None = None) -> None:
-    """Runs a command. Prints a UserError on one line and exits with its code."""
+    """Runs a command. Prints a UserError on one line and exits with its code.
+
+    SIGINT and SIGTERM end the process: see `runtime.interrupts`.
+    """
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] == ["train"]:  # `train` uses absl flags, not this parser
         train.run(argv[1:])
         return
     prepare_command()
     try:
-        with standard_streams():
+        with standard_streams(), Interruptible(INTERRUPTED):
             for module in modules_to_import(argv):
                 import_own(module)
             arguments = parser().parse_args(argv)
             with log_to_stderr():
                 arguments.run(arguments)
-    except KeyboardInterrupt:
-        text = "Interrupted before the result was complete. Run the same command again; encode and evaluate resume."
-        print(f"\n{text}", file=sys.stderr, flush=True)
-        os._exit(128 + signal.SIGINT)  # a normal exit would wait for the devices to finish
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffae_jax.runtime.errors import UserError, shown
+from diffae_jax.runtime.interrupts import RESUME, Interruptible
 from diffae_jax.runtime.logs import log_to_stderr, quiet_libraries
 from diffae_jax.runtime.process import prepare_command, standard_streams
 
@@ -25,9 +26,9 @@ EXAMPLES = (
     "--config=images --config.data.path=photos --config.name=mine",
     "--config=ffhq128:ddim --config.data.path=faces --config.train.batch_size=64 --workdir=runs/baseline",
 )
-RESUME = "To resume, run the same command again."
 DEFAULT_CONFIG = "digits"
 DEFAULT_CLUSTER_TIMEOUT = 120  # seconds
+INTERRUPTED = "stopped between two stages, and finished stages are kept. " + RESUME
 USAGE = f"""\
 usage: diffae train [--config=CONFIG] [--config.KEY=VALUE ...] [--workdir=FOLDER] [--stages=STAGE,...]
 
@@ -64,11 +65,8 @@ def run(argv: list[str] | None = None) -> None:
             if help_flags := {"-h", "-help", "--help", "--helpshort", "--helpfull"}.intersection(arguments):
                 print(help_text(all_keys="--helpfull" in help_flags))
                 return
-            with quiet_libraries(), log_to_stderr():
-                train(parse(arguments))
-    except KeyboardInterrupt:
-        print("\nInterrupted. The same command resumes from the last checkpoint, if there is one.", flush=True)
-        sys.exit(128 + signal.SIGINT)
+            with quiet_libraries(), log_to_stderr(), Interruptible(INTERRUPTED) as interruptible:
+                train(parse(arguments), interruptible)
     except UserError as error:
         print(f"\nError: {error}", file=sys.stderr, flush=True)
         sys.exit(error.exit_code)
@@ -80,12 +78,11 @@ def parse(arguments: list[str]) -> "FlagValues":
     Returns the values of the flags; `config` is the config with its overrides. Raises UserError if
     a flag is invalid.
     """
-    from absl import flags, logging
+    from absl import flags
     from ml_collections import config_flags
 
     from diffae_jax.config import from_file
 
-    logging.set_verbosity(logging.WARNING)
     values = flags.FlagValues()
     flags.DEFINE_string("workdir", None, "", flag_values=values)
     flags.DEFINE_list("stages", None, "", flag_values=values)
@@ -133,8 +130,10 @@ def take_config(arguments: list[str]) -> tuple[str, list[str]]:
     return config, others
 
 
-def train(values: "FlagValues") -> None:
+def train(values: "FlagValues", interruptible: Interruptible) -> None:
     """Joins a cluster, if there is one, and runs the stages."""
+    import jax
+
     from diffae_jax.runtime.cluster import joined_cluster
     from diffae_jax.runtime.console import say
     from diffae_jax.stages.chain import run_stages
@@ -147,6 +146,7 @@ def train(values: "FlagValues") -> None:
     processes = values.coordinator, values.num_processes, values.process_id
     # no code may look for devices before the process has joined the cluster
     with joined_cluster(*processes, values.cluster_timeout, saved):
+        interruptible.joined_cluster(jax.process_count())
         try:
             run_stages(values.config, values.workdir, values.stages)
         except Stopped as stopped:

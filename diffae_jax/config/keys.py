@@ -207,6 +207,10 @@ REPORT = Section(
         prior_save_every=Key(10_000_000, "z between two checkpoints of the prior", positive=True),
         prior_grid_every=Key(10_000_000, "z between two pictures of samples", positive=True),
         num_sample_images=Key(64, "images in a picture of samples", positive=True),
+        debug_nonfinite=Key(
+            False,
+            "check each step at once; if it is not finite, name the images and the layer; slower, one process only",
+        ),
         tensorboard=Key(False, "also write TensorBoard files; needs pip install diffae_jax[tensorboard]"),
     ),
     free=True,

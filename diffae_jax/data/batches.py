@@ -3,6 +3,7 @@
 import collections
 import functools
 import itertools
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -54,7 +55,7 @@ def training_batches(
         )
     check_main_guard(num_workers)
     grain = _grain()
-    images = grain.MapDataset.source(source).seed(seed).shuffle().repeat(MANY_IMAGES // len(source))
+    images = _in_training_order(source, seed)
     if flip:
         images = images.random_map(random_flip)
     parts = images.map(lambda image: {"image": image}).batch(batch_size // num_processes)
@@ -63,8 +64,24 @@ def training_batches(
     if num_workers:
         if not flags.FLAGS.is_parsed():  # Grain reads its flags, which only absl.app parses
             flags.FLAGS.mark_as_parsed()
-        batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
+        options = grain.MultiprocessingOptions(num_workers=num_workers)
+        batches = batches.mp_prefetch(options, worker_init_fn=_ignore_ctrl_c)
     return iter(batches)
+
+
+def _ignore_ctrl_c(*_: int) -> None:
+    """Leaves Ctrl-C, which a terminal also sends to worker processes, to the main process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _in_training_order(items: Source | range, seed: int) -> Any:
+    return _grain().MapDataset.source(items).seed(seed).shuffle().repeat(MANY_IMAGES // len(items))
+
+
+def rows_of_batch(num_images: int, *, batch_size: int, seed: int, step: int) -> Int32[np.ndarray, "{batch_size}"]:
+    """Returns the indices of the images that `training_batches` puts into the batch of a step."""
+    order = _in_training_order(range(num_images), seed)
+    return np.asarray([order[i] for i in range((step - 1) * batch_size, step * batch_size)], np.int32)
 
 
 def ordered_batches(

@@ -64,6 +64,10 @@ class ChunkCache:
                 np.savez(scratch, **arrays)
         return arrays
 
+    def count(self) -> int:
+        """Returns how many chunks are on disk."""
+        return sum(1 for _ in self._folder.glob("*.npz"))
+
     def remove(self) -> None:
         """Removes all chunks."""
         with together():  # no process may still be reading

@@ -1,11 +1,13 @@
 """Runs the programs of an evaluation, one after the other, and writes their results."""
 
+import contextlib
+import dataclasses
 import hashlib
 import json
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +34,16 @@ from diffae_jax.inference.diffae import DiffAE
 from diffae_jax.inference.encode_dataset import describe
 from diffae_jax.runtime.cluster import is_main_process, together
 from diffae_jax.runtime.console import duration, say
-from diffae_jax.runtime.errors import UserError, list_some, shown
+from diffae_jax.runtime.errors import UserError, counted, list_some, shown
 from diffae_jax.runtime.files import expand_home, read_json
+from diffae_jax.runtime.interrupts import RESUME, if_interrupted
 
 # Settings that change no figure, or that only name files whose content is part of the inputs.
 NEUTRAL_SETTINGS = (
     "programs", "download", "baseline", "others", "foreign", "inception", "alexnet", "lpips",
 )  # fmt: skip
 CHUNKS = "chunks"
+STEP_IN_CALLS = 3  # a training step takes at least as long as this number of calls of the network
 # Claims look up figures by name: increase NAMES after renaming a program, metric or row. Old
 # results are then measured again.
 NAMES = 2
@@ -135,24 +139,68 @@ def _measure(study: Study, sections: dict[str, Section]) -> Results:
     """Runs the programs that are not in `sections`, and writes the results after each of them."""
     remaining = [name for name in study.settings.programs if name not in sections]
     skipped = {name: reason for name in remaining if (reason := skip_reason(name, study)) is not None}
-    estimate = _time_estimate(study, [name for name in remaining if name not in skipped])
-    say(f"Measuring {len(study.chosen):,} of {len(study.images):,} images{estimate}.")
+    pace = Pace({name: PROGRAMS[name].num_calls(study) for name in remaining if name not in skipped})
+    if study.images_per_second:
+        pace.seconds_per_call = 1 / (STEP_IN_CALLS * study.images_per_second)
+    left = pace.time_left()
+    say(f"Measuring {len(study.chosen):,} of {len(study.images):,} images{left and f'. This takes {left}'}.")
     notes = [note for note in (training_overlap(study.images, study.training), resized_images(study.images)) if note]
     for note in notes:
         say(f"Note: {note}")
-    for name in remaining:
-        if name in skipped:
-            say(f"{name} was skipped: {skipped[name]}.")
-            sections[name] = Section(name, PROGRAMS[name].TITLE, notes=(f"Skipped: {skipped[name]}.",))
-            continue
-        sections[name] = PROGRAMS[name].run(study)
-        say(results.as_text(sections[name]))
-        _write(study, sections, notes)
+    unwritten = [name for name in remaining if name not in skipped]
+
+    def report() -> str:
+        programs, left = study.settings.programs, pace.time_left()
+        total = len(programs) - len(skipped)
+        done = counted(total - len(unwritten), "program", of=total, verb="is/are")
+        chunks = counted(study.cache.count(), "chunk", verb="is/are")
+        rest = left and f"The rest takes {left}. "
+        return f"the evaluation stopped; {done} measured and {chunks} kept. {rest}{RESUME}"
+
+    with if_interrupted(report):
+        for name in remaining:
+            if name in skipped:
+                say(f"{name} was skipped: {skipped[name]}.")
+                sections[name] = Section(name, PROGRAMS[name].TITLE, notes=(f"Skipped: {skipped[name]}.",))
+                continue
+            with pace.measured(name):
+                sections[name] = PROGRAMS[name].run(study)
+            _write(study, sections, notes)
+            unwritten.remove(name)
+            say(results.as_text(sections[name]))
     written = _write(study, sections, notes)
     for claim in written.claims:
         if claim.verdict != "not measured":
             say(f"  {claim.verdict.upper()}: {claim.text} ({claim.source})")
     return written
+
+
+@dataclasses.dataclass
+class Pace:
+    """How long programs take, estimated from their UNet calls.
+
+    Args:
+        calls: The number of UNet calls of each program that is left, counted per image.
+        seconds_per_call: The time of a call. None: unknown.
+    """
+
+    calls: dict[str, int]
+    seconds_per_call: float | None = None
+
+    @contextlib.contextmanager
+    def measured(self, name: str) -> Iterator[None]:
+        """Runs a program in the block. The pace of the others is then that of this program."""
+        start = time.monotonic()
+        yield
+        calls = self.calls.pop(name)
+        if calls:
+            self.seconds_per_call = (time.monotonic() - start) / calls
+
+    def time_left(self) -> str:
+        """Returns text such as "about 5 min 10 s, plus compilation", or "" if it is unknown."""
+        if self.seconds_per_call is None:
+            return ""
+        return f"at most about {duration(sum(self.calls.values()) * self.seconds_per_call + 1)}, plus compilation"
 
 
 def model_identity(model: DiffAE) -> dict[str, Any]:
@@ -317,16 +365,3 @@ def commit() -> str:
     except FileNotFoundError:  # git is not installed
         return ""
     return f", commit {git.stdout.strip()}" if git.returncode == 0 else ""
-
-
-def _time_estimate(study: Study, programs: list[str]) -> str:
-    """Returns text such as ". This takes at most about 5 min", to append to a sentence.
-
-    It is based on the speed of training: a training step takes at least three times as long as a
-    call of the network.
-    """
-    if not study.images_per_second:
-        return ""
-    num_calls = sum(PROGRAMS[name].num_calls(study) for name in programs)
-    expected = duration(num_calls / (3 * study.images_per_second) + 1)
-    return f". This takes at most about {expected}, plus compilation"

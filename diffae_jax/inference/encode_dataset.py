@@ -4,11 +4,13 @@ A stopped command resumes after the last finished chunk.
 """
 
 import contextlib
+import itertools
 import math
 import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,7 @@ from diffae_jax.models.functional import Params
 from diffae_jax.runtime.console import Progress, say
 from diffae_jax.runtime.errors import UserError, counted
 from diffae_jax.runtime.files import atomic_write, expand_home, os_errors_as_user_errors, write_json
+from diffae_jax.runtime.interrupts import RESUME, if_interrupted
 from diffae_jax.runtime.precision import resolve_precision
 from diffae_jax.runtime.sharding import make_mesh, on_host, replicated, shard_array, split_batch
 
@@ -58,6 +61,14 @@ def encode_chunks(folder: Path, chunks: list[tuple[str, Source, int]], encode: E
     encoded = _encoded([(source, start) for _, source, start in chunks], encode)
     for (split, source, start), z in zip(chunks, encoded, strict=True):
         write_chunk(chunk_path(folder, split, start), source.ids[start : start + len(z)], z)
+
+
+def report_interruption(folder: Path, chunks: list[tuple[str, Source, int]]) -> str:
+    """Says how many images of all chunks are in the folder, and how to resume."""
+    sizes = [min(CHUNK_SIZE, len(source) - start) for _, source, start in chunks]
+    done = [chunk_path(folder, split, start).exists() for split, _, start in chunks]
+    count = counted(sum(itertools.compress(sizes, done)), "image", of=sum(sizes), verb="is/are")
+    return f"encoding stopped; {count} encoded and kept. {RESUME}"
 
 
 def _encoded(chunks: list[tuple[Source, int]], encode: Encode) -> Iterator[Float[np.ndarray, "n d"]]:
@@ -121,16 +132,18 @@ def encode_dataset(model: DiffAE, source: Source, out: Path) -> None:
     folder = out.with_name(f"{out.name}.chunks")
     with os_errors_as_user_errors(folder, "written"):
         _check_inputs(folder, {"model": model.digest(), **describe(source)}, source)
-        missing = [start for start in chunk_starts(len(source)) if not is_encoded(folder, SPLIT, start, len(source))]
-        remaining = sum(min(CHUNK_SIZE, len(source) - start) for start in missing)
+        chunks = [(SPLIT, source, start) for start in chunk_starts(len(source))]
+        missing = [chunk for chunk in chunks if not is_encoded(folder, SPLIT, chunk[2], len(source))]
+        remaining = sum(min(CHUNK_SIZE, len(source) - start) for _, _, start in missing)
         say(
             f"{counted(len(source), 'image')}, z of {model.config.model.z_dim} dimensions; "
             f"{counted(remaining, 'image')} to go."
         )
         if missing:
-            encode_chunks(folder, [(SPLIT, source, start) for start in missing], _encoder_of(model, len(source)))
-        chunks = list(read_chunks(folder, SPLIT))
-    ids, z = [name for names, _ in chunks for name in names], np.concatenate([z for _, z in chunks])
+            with if_interrupted(partial(report_interruption, folder, chunks)):
+                encode_chunks(folder, missing, _encoder_of(model, len(source)))
+        encoded = list(read_chunks(folder, SPLIT))
+    ids, z = [name for names, _ in encoded for name in names], np.concatenate([z for _, z in encoded])
     columns = label_columns(source)
     with os_errors_as_user_errors(out, "written"):
         (write_npz if out.suffix == ".npz" else write_parquet)(out, ids, z, columns)

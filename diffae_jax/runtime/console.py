@@ -7,6 +7,7 @@ from typing import Any
 from tqdm import tqdm
 
 from diffae_jax.runtime.cluster import is_main_process
+from diffae_jax.runtime.errors import counted
 from diffae_jax.runtime.logs import LOGGER
 
 WARM_UP_CALLS = 5  # calls of the step that are excluded from the speed, because they only fill the queue
@@ -62,14 +63,15 @@ class Progress:
             left = max(0, self._num_samples - self._done) / per_second
             say(f"About {duration(left)} left, at {per_second:,.0f} {self._unit}/s.")
 
-    def report(self, samples: int, loss: float, per_second: float) -> None:
-        """Shows the loss, the speed and the remaining time."""
+    def report(self, samples: int, loss: float, per_second: float, num_spikes: int = 0) -> None:
+        """Shows the loss, the speed and the remaining time, and spikes of the loss."""
         self._bar.set_postfix(loss=f"{loss:.4f}")
         if not self._on_terminal:
             left = max(0.0, self._num_samples - samples) / per_second
+            spikes = f", {counted(num_spikes, 'loss spike')}" if num_spikes else ""
             say(
                 f"{samples:,} of {self._num_samples:,} {self._unit}, loss {loss:.4f}, "
-                f"{per_second:,.0f} {self._unit}/s, {duration(left)} left"
+                f"{per_second:,.0f} {self._unit}/s, {duration(left)} left{spikes}"
             )
 
     def close(self) -> None:

@@ -4,14 +4,17 @@ import atexit
 import contextlib
 import functools
 import gc
+import logging
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 from diffae_jax.runtime.errors import UserError
 
 GC_THRESHOLDS = (50_000, 20, 20)  # Python's defaults take a tenth of a short run: tracing creates many objects
+IMAGE_READERS = ("PIL", "pydicom", "tifffile", "nibabel")
 PIPE_CLOSED = 141  # the exit code if SIGPIPE ends a process
 
 
@@ -34,13 +37,19 @@ def forbid_forks() -> None:
 
 @functools.cache
 def prepare_command() -> None:
-    """Hides log messages of XLA, and runs Python's garbage collector less often.
+    """Hides messages of XLA and of image readers, and runs the garbage collector less often.
+
+    Warnings of libraries that read images name no file. `data.formats` checks what it reads, and
+    names it. They stay hidden, because threads of Grain read ahead until the process ends.
 
     Call it before jax is imported. `gc.freeze` avoids a garbage collection of 1 to 5 s at exit, in
     the grace time after a signal. It is registered first, because exit handlers run in reverse
     order: those of jax run before it.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    warnings.filterwarnings("ignore", module=rf"({'|'.join(IMAGE_READERS)})\b")
+    for name in IMAGE_READERS:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     gc.set_threshold(*GC_THRESHOLDS)
     atexit.register(gc.freeze)
 

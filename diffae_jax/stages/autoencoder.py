@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key, Shaped
 from ml_collections import ConfigDict
 
-from diffae_jax.data.batches import on_devices, training_batches
+from diffae_jax.data.batches import on_devices, rows_of_batch, training_batches
 from diffae_jax.data.inspect.scan import describe_labels
 from diffae_jax.data.pictures import save_rows
 from diffae_jax.data.run_images import data_summary, open_data
@@ -263,7 +263,20 @@ def run(
             periodic=periodic_tasks(config, folder, mesh, held_out if len(held_out) else training),
             checkpoints=checkpoints,
             writer=stack.enter_context(contextlib.closing(writer)),
+            sample_names=partial(names_in_batch, config, training) if may_debug(config) else None,
         )
+
+
+def may_debug(config: ConfigDict) -> bool:
+    """Returns whether to check each step. Several processes cannot compute a step again."""
+    return config.report.debug_nonfinite and jax.process_count() == 1
+
+
+def names_in_batch(config: ConfigDict, training: Source, step: int) -> list[str]:
+    """Returns the ids of the images in the batch of a step."""
+    rows = rows_of_batch(len(training), batch_size=config.train.batch_size, seed=config.seed, step=step)
+    ids = training.ids
+    return [ids[row] for row in rows.tolist()]
 
 
 def refuse_outdating(folder: Path, step: int, num_steps: int) -> None:

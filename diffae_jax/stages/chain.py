@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from diffae_jax.runtime.compilation import enable_compilation_cache
 from diffae_jax.runtime.console import say
 from diffae_jax.runtime.errors import UserError
 from diffae_jax.runtime.files import reason_of
+from diffae_jax.runtime.interrupts import RESUME, if_interrupted
 from diffae_jax.runtime.logs import quiet_libraries
 from diffae_jax.runtime.own_code import code_digest, import_own
 from diffae_jax.runtime.process import check_main_guard
@@ -28,7 +30,7 @@ from diffae_jax.stages import autoencoder, evaluation, export, latents, prior, p
 from diffae_jax.stages.early_checks import check_folder, check_settings
 from diffae_jax.stages.loss_terms import LossTerm
 from diffae_jax.stages.run_folder import RunFolder, workdir_of
-from diffae_jax.training.checkpoint import set_aside_damaged
+from diffae_jax.training.checkpoint import latest_step, set_aside_damaged
 
 MAY_DIFFER = ("data.path", "data.labels", "data.held_out", "execution.num_workers")  # between processes
 
@@ -41,7 +43,23 @@ class Stage:
     reads: str
     writes: str
     less_memory: str  # what to set if the devices run out of memory
+    kept: Callable[[Path], str]  # run folder -> what is kept if a signal ends the stage; a stage may know more
     takes: tuple[str, ...] = ()  # arguments of `run_stages` that are passed on to `run`
+
+
+def saved_step(stage: str) -> Callable[[Path], str]:
+    """Returns a function that says which step of a training stage is saved in a run folder."""
+
+    def kept(folder: Path) -> str:
+        step = latest_step(folder / stage / "checkpoints")
+        return "no step is saved yet" if step is None else f"step {step:,} is saved"
+
+    return kept
+
+
+def nothing(_: Path) -> str:
+    """Says that a stage keeps no unfinished work."""
+    return "nothing of this stage is kept"
 
 
 STAGES = {
@@ -51,6 +69,7 @@ STAGES = {
         "autoencoder/",
         "set --config.execution.remat=True, a higher --config.execution.num_microbatches or a lower "
         "--config.train.batch_size",
+        saved_step("autoencoder"),
         takes=("images", "loss_terms", "stages"),
     ),
     "latents": Stage(
@@ -58,6 +77,7 @@ STAGES = {
         "the images, autoencoder/",
         "latents/",
         "set a higher --config.execution.num_microbatches",
+        lambda _: "all images that are already encoded are kept",
         takes=("images",),
     ),
     "prior": Stage(
@@ -66,12 +86,14 @@ STAGES = {
         "prior/",
         "set a lower --config.prior.batch_size or --config.report.num_sample_images; memory must also hold the z of "
         "all images",
+        saved_step("prior"),
     ),
     "probes": Stage(
         probes.run,
         "the labels of the images, autoencoder/, latents/",
         "probes/",
         "use devices with more memory",
+        nothing,
         takes=("images",),
     ),
     "evaluation": Stage(
@@ -79,9 +101,12 @@ STAGES = {
         "the images, autoencoder/, latents/, prior/",
         "evaluation/",
         "use devices with more memory",
+        lambda _: "all programs that are already measured are kept",
         takes=("images",),
     ),
-    "export": Stage(export.run, "autoencoder/, latents/, prior/, probes/", "bundle/", "use devices with more memory"),
+    "export": Stage(
+        export.run, "autoencoder/, latents/, prior/, probes/", "bundle/", "use devices with more memory", nothing
+    ),
 }
 
 
@@ -145,7 +170,8 @@ def run_stages(
             stage = STAGES[name]
             say(f"Stage {name}: reads {stage.reads}; writes {folder.path / stage.writes}")
             try:
-                stage.run(config, folder.path, mesh, **{name: given[name] for name in stage.takes})
+                with if_interrupted(partial(report_interruption, name, folder.path)):
+                    stage.run(config, folder.path, mesh, **{name: given[name] for name in stage.takes})
             except jax.errors.JaxRuntimeError as error:
                 if "RESOURCE_EXHAUSTED" not in str(error):
                     raise
@@ -171,6 +197,11 @@ def check_same_run(config: ConfigDict, stages: list[str] | None) -> None:
     check_equal_on_all(code, "Install the same version on all machines")
     settings = {f"config.{key}": value for key, value in flat(config.to_dict()).items() if key not in MAY_DIFFER}
     check_equal_on_all({"stages": stages} | settings, "Start all processes with the same flags")
+
+
+def report_interruption(name: str, folder: Path) -> str:
+    """Says what is kept of an interrupted stage, and how to resume."""
+    return f"the stage {name} stopped; {STAGES[name].kept(folder)}. {RESUME}"
 
 
 def final_summary(config: ConfigDict, folder: Path) -> str:

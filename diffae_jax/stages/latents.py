@@ -1,5 +1,6 @@
 """Stage 2: encodes every image to z with the EMA weights, computes statistics of z (Sec. 4)."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ from diffae_jax.data.latents import (
     read_chunks,
 )
 from diffae_jax.data.run_images import facts, open_data
-from diffae_jax.inference.encode_dataset import encode_chunks, encoder
+from diffae_jax.inference.encode_dataset import encode_chunks, encoder, report_interruption
 from diffae_jax.inference.weights import abstract_weights
 from diffae_jax.models.functional import digest
 from diffae_jax.runtime.cluster import is_main_process, together
 from diffae_jax.runtime.console import duration, say
+from diffae_jax.runtime.interrupts import if_interrupted
 from diffae_jax.runtime.sharding import on_host
 from diffae_jax.stages.run_folder import check_inputs, is_begun
 from diffae_jax.training.checkpoint import load_ema
@@ -59,7 +61,7 @@ def run(config: ConfigDict, folder: Path, mesh: Mesh, images: Any = None) -> Non
     say(summary + expected_time(folder, num_left))
     chunks_here = [chunks[i] for i in missing if i % jax.process_count() == jax.process_index()]
     batch_size = config.train.batch_size // (config.execution.num_microbatches * jax.process_count())
-    with together():
+    with together(), if_interrupted(partial(report_interruption, output, chunks)):
         encode_chunks(output, chunks_here, encoder(config, params, batch_size))
     with together():
         if is_main_process() and statistics is None:

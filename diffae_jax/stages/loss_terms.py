@@ -27,7 +27,8 @@ from diffae_jax.training.step import STEP_METRICS
 
 LossTerm = Callable[[Float[Array, "n d"], Any, Key[Array, "n"]], Float[Array, "*n"]]
 
-RESERVED = ("loss", *STEP_METRICS, "stage", "step", "images", "images_per_second")  # columns of metrics.jsonl
+# columns of metrics.jsonl
+RESERVED = ("loss", "loss_spikes", *STEP_METRICS, "stage", "step", "images", "images_per_second")
 
 
 def check_terms(config: ConfigDict, terms: Mapping[str, LossTerm]) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from diffae_jax.runtime.console import quantity, say
 from diffae_jax.runtime.errors import UserError
 from diffae_jax.runtime.precision import resolve_precision
 from diffae_jax.runtime.sharding import replicated, shard_array, split_batch
+from diffae_jax.stages.autoencoder import may_debug
 from diffae_jax.stages.run_folder import check_inputs
 from diffae_jax.training.checkpoint import Checkpoints
 from diffae_jax.training.loop import Intervals, Periodic, fit, steps_of
@@ -53,7 +55,8 @@ def prior_loss(graphdef: nnx.GraphDef, process: Process) -> LossFn:
 
 def prior_program(config: ConfigDict, mesh: Mesh, num_latents: int) -> Program:
     """Compiles the training step of the prior, for `num_latents` z that stay on the devices."""
-    precision, steps = resolve_precision(config.train.precision), config.execution.steps_per_dispatch
+    precision = resolve_precision(config.train.precision)
+    steps = 1 if may_debug(config) else config.execution.steps_per_dispatch
     build = prior_builder(config, precision)
     graphdef, _ = abstract_model(build)
     data = jax.ShapeDtypeStruct((num_latents, config.model.z_dim), np.float32, sharding=replicated(mesh))
@@ -100,7 +103,7 @@ def run(config: ConfigDict, folder: Path, mesh: Mesh) -> None:
         z = normalized(model.statistics, folder / "latents")
         num_latents = len(z)
         program = prior_program(config, mesh, num_latents)
-        describe(config, program, num_latents, intervals.num_steps)
+        describe(config, program, num_latents, intervals.last_step(first_step, program.steps_per_call))
         if first_step:
             say(f"Resuming after step {first_step:,} ({first_step * batch_size:,} z).")
         writer = MetricsWriter(folder, "prior", "latents", first_step, config.report.tensorboard)
@@ -124,7 +127,17 @@ def run(config: ConfigDict, folder: Path, mesh: Mesh) -> None:
             periodic=[sample_task(model, output)],
             checkpoints=checkpoints,
             writer=stack.enter_context(contextlib.closing(writer)),
+            sample_names=partial(names_in_batch, config, folder / "latents") if may_debug(config) else None,
         )
+
+
+def names_in_batch(config: ConfigDict, latents: Path, step: int) -> list[str]:
+    """Returns the ids of the images whose z are in the batch of a step."""
+    ids = [name for names, _ in read_chunks(latents, "training") for name in names]
+    batches = batches_of_rows(
+        len(ids), batch_size=config.prior.batch_size, steps=1, seed=config.seed, first_step=step - 1
+    )
+    return [ids[row] for row in next(batches)[0].tolist()]
 
 
 def normalized(statistics: LatentStatistics, latents: Path) -> Float[np.ndarray, "n d"]:

@@ -42,7 +42,7 @@ def _orbax() -> Any:
 def _saving() -> Any:
     """Returns the context of a save.
 
-    Folders are created first. Orbax's threads that wait for them would outlive an error by minutes.
+    Folders are created first. Threads that wait for them would outlive an error by minutes.
     """
     context = _orbax().Context()
     context.asynchronous.create_directories_asynchronously = False

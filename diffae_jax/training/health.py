@@ -58,19 +58,33 @@ def describe_z(values: dict[str, float], images: int) -> str:
     )
 
 
-def check_finite(step: int, metrics: dict[str, float], last_saved: int | None) -> None:
+def check_finite(
+    step: int,
+    metrics: dict[str, float],
+    last_saved: int | None,
+    stage: str = "autoencoder",
+    explain: Callable[[], str] | None = None,
+) -> None:
     """Raises UserError if the loss or a gradient is not finite.
 
-    With float16, raises it only at the lowest loss scale.
+    With float16, raises it only at the lowest loss scale. The message has the explanation that
+    `explain` returns; without it, the message says how to get one.
     """
+    learning_rate = f"--config.{'prior' if stage == 'prior' else 'train'}.learning_rate"
     saved = "nothing has been saved yet" if last_saved is None else f"you can resume from step {last_saved}"
+
+    def reason() -> str:
+        if explain is None:
+            return "For the images and the layer, resume with --config.report.debug_nonfinite=True. "
+        return f"{explain()} ".lstrip()
+
     if "loss_scale" not in metrics and not metrics["finite"]:
         raise UserError(
             f"Step {step}: the loss is {metrics['loss']} and the gradient norm {metrics['grad_norm']}, so training "
-            f"stopped ({saved}). Look for broken images, or set a lower --config.train.learning_rate."
+            f"stopped ({saved}). {reason()}Look for broken images, or set a lower {learning_rate}."
         )
     if metrics.get("loss_scale", MINIMUM_SCALE) < MINIMUM_SCALE:
         raise UserError(
             f"Step {step}: gradients overflow float16 at every loss scale down to {MINIMUM_SCALE}, so training "
-            f"stopped ({saved}). Use --config.train.precision=float32 or a lower --config.train.learning_rate."
+            f"stopped ({saved}). {reason()}Use --config.train.precision=float32 or a lower {learning_rate}."
         )

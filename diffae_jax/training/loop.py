@@ -4,11 +4,13 @@ import collections
 import contextlib
 import dataclasses
 import itertools
+import math
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -27,6 +29,9 @@ from diffae_jax.training.step import Metrics
 
 _SYNC_POINTS = itertools.count()  # JAX stops all processes at the same number
 
+# A step whose loss is this many times the mean of the steps before it, since the last report, is a
+# spike. The mean of few steps says little.
+SPIKE, STEPS_BEFORE_SPIKE = 5, 10
 CALLS_IN_FLIGHT = 3  # dispatched ahead of the running call; more would only hold batches in memory
 
 
@@ -60,18 +65,22 @@ class Window:
 
     count: int = 0
     sums: dict[str, float] = dataclasses.field(default_factory=dict)
+    num_spikes: int = 0
 
     def add(self, metrics: dict[str, float]) -> None:
         """Adds the metrics of a step, unless float16 overflow skipped the step."""
         if metrics["finite"]:
+            if self.count >= STEPS_BEFORE_SPIKE and metrics["loss"] > SPIKE * self.sums["loss"] / self.count:
+                self.num_spikes += 1
             self.count += 1
             for name, value in metrics.items():
                 self.sums[name] = self.sums.get(name, 0.0) + value
 
     def take_means(self) -> dict[str, float]:
-        """Returns the means and resets the sums."""
+        """Returns the means and the number of spikes of the loss, and resets all."""
         means = {name: value / max(self.count, 1) for name, value in self.sums.items()}
-        self.count, self.sums = 0, {}
+        means["loss_spikes"] = float(self.num_spikes)
+        self.count, self.sums, self.num_spikes = 0, {}, 0
         means.pop("finite", None)
         return means
 
@@ -100,9 +109,13 @@ class StopSignal:
         self.number = number
         if number == signal.SIGINT:  # do not print here: the signal may have interrupted a print
             os.write(2, b"\nStopping after this step. To stop at once without saving, press Ctrl-C again.\n")
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        signal.signal(number, self._handle_again)
         if jax.process_count() > 1:
             signal.raise_signal(signal.SIGTERM)
+
+    def _handle_again(self, number: int, _: FrameType | None) -> None:
+        signal.signal(number, self._previous[number])
+        signal.raise_signal(number)
 
     def reached(self) -> bool:
         """Returns whether to stop now, with the same result on all processes.
@@ -130,6 +143,10 @@ class Intervals:
     log_every: int
     save_every: int
 
+    def last_step(self, first_step: int, steps_per_call: int) -> int:
+        """Returns the step after which training ends, because a call is never cut short."""
+        return first_step + steps_per_call * math.ceil((self.num_steps - first_step) / steps_per_call)
+
 
 def begin(program: Program, checkpoints: Checkpoints, key: Key[Array, ""]) -> tuple[TrainState, Window]:
     """Returns the state and the metrics window of the newest checkpoint, or those of step 0."""
@@ -154,14 +171,17 @@ class Reports:
         if len(self._pending) > CALLS_IN_FLIGHT:
             jax.block_until_ready(self._pending[-CALLS_IN_FLIGHT][1])
 
-    def collect(self) -> None:
-        """Fetches the metrics from the devices. Raises UserError if a step was not finite."""
+    def collect(self, explain: Callable[[], str] | None = None) -> None:
+        """Fetches the metrics from the devices.
+
+        Raises UserError if a step was not finite, with the explanation that `explain` finds.
+        """
         while self._pending:
             step_before, metrics = self._pending.popleft()
             columns = {name: np.atleast_1d(values).tolist() for name, values in jax.device_get(metrics).items()}
             for offset, row in enumerate(zip(*columns.values(), strict=True), start=1):
                 values = dict(zip(columns, row, strict=True))
-                check_finite(step_before + offset, values, self._checkpoints.latest)
+                check_finite(step_before + offset, values, self._checkpoints.latest, self._writer.stage, explain)
                 self.window.add(values)
                 self.last.update(values)
 
@@ -172,7 +192,7 @@ class Reports:
         self._reported_step, self._reported_at = step, time.monotonic()
         means, samples = self.window.take_means(), step * self._batch_size
         self._writer.write(step, samples, **means, **{f"{self._writer.unit}_per_second": speed})
-        progress.report(samples, means.get("loss", float("nan")), speed)
+        progress.report(samples, means.get("loss", float("nan")), speed, num_spikes=int(means["loss_spikes"]))
 
     def run(self, task: Periodic, state: TrainState, step: int) -> None:
         """Runs a task and writes its values. Its time does not count as training time."""
@@ -194,29 +214,40 @@ def fit(
     periodic: list[Periodic],
     checkpoints: Checkpoints,
     writer: MetricsWriter,
+    sample_names: Callable[[int], Sequence[str]] | None = None,
 ) -> TrainState:
     """Trains from the newest checkpoint to the last step, saves the final state and returns it.
 
     `batches` must start after the step of the checkpoint. A call of the program may take several
     steps; a report, task or save that falls within the call runs after it. Raises Stopped after a
     signal, and UserError after a step with a non-finite loss. Both leave good checkpoints.
+
+    `sample_names` returns the names of the samples of a step. If it is given, each step is checked
+    at once, and the error says which samples and which layer were not finite. The program must
+    then take one step per call.
     """
     init_key, step_key = jax.random.split(key)
     step = checkpoints.latest or 0
     state, window = begin(program, checkpoints, init_key)
     reports = Reports(window, writer, checkpoints, batch_size, step)
-    progress = Progress(writer.unit, intervals.num_steps * batch_size, step * batch_size)
+    last_step = intervals.last_step(step, program.steps_per_call)
+    progress = Progress(writer.unit, last_step * batch_size, step * batch_size)
 
     def is_due(every):
         return finished or step // every > step_before // every
+
+    def explain_step(step):
+        return program.explain(state, batch, step_key, sample_names(step), writer.unit.removesuffix("s"))
 
     with contextlib.closing(progress), StopSignal() as stop:
         while step < intervals.num_steps:
             step_before, step = step, step + program.steps_per_call
             finished = step >= intervals.num_steps
-            state, metrics = program.step(state, next(batches), step_key)
+            state, metrics = program.step(state, batch := next(batches), step_key)
             checkpoints.check()
             reports.add(step_before, metrics)
+            if sample_names is not None:  # the batch and, in the state, the weights are still those of a bad step
+                reports.collect(partial(explain_step, step))
             progress.advance((step - step_before) * batch_size)
             if is_due(intervals.log_every):
                 reports.write(step, progress)
@@ -231,4 +262,6 @@ def fit(
                 checkpoints.wait()
                 raise Stopped(step, stop.number)
         checkpoints.wait()
+        if stop.number is not None and jax.process_count() == 1:  # a signal after the last step
+            raise Stopped(step, stop.number)
     return state

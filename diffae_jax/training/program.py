@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,8 +13,9 @@ from jaxtyping import Array, Key
 
 from diffae_jax.runtime.console import quantity, say
 from diffae_jax.runtime.sharding import Sharding, replicated, state_shardings
+from diffae_jax.training.diagnosis import explain
 from diffae_jax.training.state import Params, TrainState
-from diffae_jax.training.step import LossFn, StepFn, train_step, train_steps
+from diffae_jax.training.step import LossFn, StepFn, sample_keys, train_step, train_steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Program:
     step: StepFn  # a compiled executable that takes `steps_per_call` steps
     steps_per_call: int
     flops: float | None  # of one step, over all devices; None if the compiler does not report them
+    explain: Callable[[TrainState, Any, Key[Array, ""], Sequence[str], str], str]  # see `explain_step`
     bytes_per_device: int  # memory for state, batch and activations, as reported by the compiler
 
 
@@ -77,7 +79,10 @@ def compile_program(
         abstract_batch,
         located(abstract_key, replicated(mesh)),
     )
-    say("Compiling the training step. This takes seconds on a GPU or TPU, or minutes on a CPU.")
+    say(
+        "Compiling the training step. This takes seconds on a GPU or TPU, or minutes on a CPU. After 2 minutes, XLA "
+        "prints a warning, which you can ignore."
+    )
     compiled = lowered.compile()
     memory = compiled.memory_analysis()
     return Program(
@@ -85,12 +90,48 @@ def compile_program(
         init=jax.jit(init, out_shardings=shardings),
         step=compiled,
         steps_per_call=steps_per_call or 1,
+        explain=partial(
+            explain_step, loss_fn=loss_fn, num_microbatches=num_microbatches, is_rows=steps_per_call is not None
+        ),
         flops=count_flops(lowered.cost_analysis(), compiled.cost_analysis(), mesh.size, num_microbatches),
         bytes_per_device=memory.argument_size_in_bytes
         + memory.output_size_in_bytes
         - memory.alias_size_in_bytes
         + memory.temp_size_in_bytes,
     )
+
+
+def explain_step(
+    state: TrainState,
+    batch: Any,
+    key: Key[Array, ""],
+    names: Sequence[str],
+    noun: str,
+    *,
+    loss_fn: LossFn,
+    num_microbatches: int,
+    is_rows: bool,
+) -> str:
+    """Explains in a sentence why the last step was not finite: see `diagnosis.explain`.
+
+    Args:
+        state: The state after the step, whose weights are those before it.
+        batch: The batch of the call, which must have taken one step.
+        key: The random key of the run.
+        names: The name of each sample [N].
+        noun: What a sample is called, such as "image".
+        loss_fn: The loss function of training.
+        num_microbatches: The number of microbatches.
+        is_rows: Whether the batch is (data, rows): see `train_steps`.
+
+    Returns:
+        A sentence, or "" if the reason is unknown.
+    """
+    if is_rows:
+        data, (rows,) = batch
+        batch = jax.tree.map(lambda a: a[rows], data)
+    keys = sample_keys(key, state.step - 1, len(names))
+    return explain(state.params, batch, keys, names, noun, loss_fn=loss_fn, num_microbatches=num_microbatches)
 
 
 def count_flops(

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffae_jax.data.batches import on_devices, training_batches
+from diffae_jax.data.batches import on_devices, rows_of_batch, training_batches
 from diffae_jax.data.detect import open_images
 from diffae_jax.data.formats import lmdb as lmdb_format
 from diffae_jax.data.formats.digits import digits
@@ -53,6 +53,13 @@ def test_each_process_may_get_one_image_at_a_time(num_processes):
 def test_order_depends_on_the_seed_alone():
     assert batches_of(5) == batches_of(5)
     assert batches_of(5) != batches_of(5, seed=4)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_rows_of_a_batch_are_those_of_the_stream(flip):
+    stream = batches_of(6, flip=flip)
+    for step, batch in enumerate(stream, start=1):
+        assert rows_of_batch(len(NUMBERS), batch_size=8, seed=3, step=step).tolist() == batch
 
 
 @pytest.mark.parametrize("first_step", range(1, 6))

@@ -1,6 +1,8 @@
 """Runs that are killed, stopped by a signal, or in the way of another."""
 
 import random
+import re
+import shutil
 import signal
 import time
 
@@ -16,6 +18,7 @@ from tests.runs import (
     start,
     wait_for,
     wait_for_checkpoint,
+    wait_for_line,
 )
 
 MOMENTS = (  # what has just been written
@@ -68,6 +71,55 @@ def test_signal_saves_and_reports_how_to_resume(whole, tmp_path, number, code):
     assert ("Stopping after this step." in output) == (number == signal.SIGINT)
     finish(start(tmp_path, MANY_STEPS, TRAINING))
     assert_same_run(tmp_path, whole[0])
+
+
+RESUME = r"To resume, run the same command again\.\n"
+STAGES = {  # what the stage has printed or written before the signal, and what is printed then
+    "autoencoder": ("Compiling the training step", "the stage autoencoder stopped; no step is saved yet"),
+    "latents": ("latents/training-00000.npz", r"encoding stopped; 1,\d{3} of 1,797 images are encoded and kept"),
+    "prior": ("Compiling the training step", "the stage prior stopped; no step is saved yet"),
+    "probes": ("Stage probes", "the stage probes stopped; nothing of this stage is kept"),
+    "evaluation": (
+        "Reconstruction (Sec",
+        r"the evaluation stopped; 1 of 3 programs is measured and \d+ chunks? (is|are) kept\. The rest takes at most "
+        r"about \d+ s, plus compilation",
+    ),
+    "export": ("Stage export", "the stage export stopped; nothing of this stage is kept"),
+}
+SAME = (".npz", ".png", ".safetensors")  # files that do not depend on the clock
+FOLDERS = dict(zip(STAGES, ("autoencoder", "latents", "prior", "probes", "evaluation", "bundle"), strict=True))
+
+
+@pytest.mark.alone  # a stage takes a moment
+@pytest.mark.parametrize(
+    "stage",
+    [pytest.param(name, marks=[pytest.mark.long] * (name in ("prior", "evaluation"))) for name in STAGES],
+)
+def test_signal_in_each_stage_ends_it_with_what_is_kept_and_a_run_resumes(whole, tmp_path, stage):
+    place = list(STAGES).index(stage)
+    for made in list(FOLDERS.values())[:place]:
+        shutil.copytree(whole[0] / made, tmp_path / made)
+    shutil.copy(whole[0] / "data.json", tmp_path)
+    shutil.copy(whole[0] / "config.json", tmp_path)
+    number, code = ((signal.SIGTERM, 143), (signal.SIGINT, 130))[place % 2]
+    moment, text = STAGES[stage]
+    process = start(tmp_path, MANY_STEPS, f"--stages={stage}")
+    if moment.endswith(".npz"):
+        wait_for(process, tmp_path, moment)
+    else:
+        wait_for_line(process, moment)
+    process.send_signal(number)
+    sent = time.monotonic()
+    output = finish(process, code=code)
+    assert time.monotonic() - sent < 10
+    assert re.search(rf"\n{number.name}: {text}\. {RESUME}\Z", output), output
+    assert "Traceback" not in output
+    assert not [*tmp_path.rglob(".*tmp*"), *tmp_path.glob(".bundle*")]
+    if stage == "autoencoder":
+        return  # other tests resume its training
+    finish(start(tmp_path, MANY_STEPS, f"--stages={stage}"))
+    left = {name: content for name, content in files(whole[0] / FOLDERS[stage]).items() if name.endswith(SAME)}
+    assert {name: content for name, content in files(tmp_path / FOLDERS[stage]).items() if name.endswith(SAME)} == left
 
 
 def test_second_run_on_a_folder_in_use_is_refused(tmp_path):

@@ -215,7 +215,9 @@ def test_fsdp_splits_only_large_arrays_along_their_largest_divisible_axis(eight_
 # --- the loop ------------------------------------------------------------------------------------
 
 
-def run_loop(folder, mesh, num_steps, batches=None, periodic=(), log_every=3, save_every=4, program=None):
+def run_loop(
+    folder, mesh, num_steps, batches=None, periodic=(), log_every=3, save_every=4, program=None, sample_names=None
+):
     checkpoints = Checkpoints(folder / "checkpoints")
     first_step = checkpoints.latest or 0
     if batches is None:
@@ -231,6 +233,7 @@ def run_loop(folder, mesh, num_steps, batches=None, periodic=(), log_every=3, sa
             periodic=list(periodic),
             checkpoints=checkpoints,
             writer=writer,
+            sample_names=sample_names,
         )
     finally:
         checkpoints.close()
@@ -395,6 +398,43 @@ def test_non_finite_loss_stops_naming_the_step_and_keeps_the_last_good_checkpoin
     state, _ = checkpoints.restore(4, quadratic_program(one_device).abstract_state)
     checkpoints.close()
     assert np.isfinite(state.params["part"]["w"]).all()
+
+
+def test_bad_step_names_its_samples_at_once_if_they_have_names(tmp_path, one_device):
+    def poisoned_batches():
+        for step, batch in enumerate(quadratic_batches(), start=1):
+            if step == 2:
+                batch["x"][[3, 5]] = np.nan
+            yield batch
+
+    seen = []
+    batches = on_devices(poisoned_batches(), split_batch(one_device))
+    with pytest.raises(UserError) as error:
+        run_loop(
+            tmp_path,
+            one_device,
+            10,
+            batches=batches,
+            periodic=[Periodic(1, lambda state, step, metrics: seen.append(step) or {})],
+            sample_names=lambda step: [f"{step}-{i}" for i in range(BATCH)],
+        )
+    assert seen == [1]
+    assert str(error.value) == (
+        "Step 2: the loss is nan and the gradient norm nan, so training stopped (nothing has been saved yet). The loss "
+        "is not finite for 2 of 16 images (2-3, 2-5), because the x itself is not finite. Look for broken images, or "
+        "set a lower --config.train.learning_rate."
+    )
+
+
+def test_steps_with_a_far_higher_loss_are_counted(tmp_path):
+    window = Window()
+    for step, loss in enumerate([9.0, 9.0, *[1.0] * 10, 20.0, 2.0, 300.0, 1.0]):
+        window.add({"loss": loss, "finite": 1.0})
+        if step == 12:  # saved and resumed
+            window = Window(**json.loads(json.dumps(dataclasses.asdict(window))))
+    assert window.take_means()["loss_spikes"] == 2
+    window.add({"loss": 1e6, "finite": 1.0})
+    assert window.take_means()["loss_spikes"] == 0, "one step is no mean to compare with"
 
 
 def test_what_a_killed_save_left_is_gone_at_once_but_not_for_a_reader(tmp_path):
