@@ -35,6 +35,10 @@ Digests = dict[str, str]  # dotted name of an array -> 8 hexadecimal digits
 def digest_arrays(tree: Any) -> Digests:
     """Returns a digest of each array of a tree, by dotted name. It depends only on the values.
 
+    A digest is the sum of a hash of (index, value) over all elements, modulo 2**32. So it does not
+    depend on how an array is split over devices. The hash is a bijection of the value: a change of
+    one element always changes the sum, and a change of several does not with probability 2**-32.
+
     Small arrays are digested on the host, as compiling a function for each of their many shapes
     would take longer. Sharded arrays are never small. All processes must call this together.
     """
@@ -43,10 +47,21 @@ def digest_arrays(tree: Any) -> Digests:
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
     digests = {name: _on_device(leaf) for name, leaf in named.items() if math.prod(np.shape(leaf)) >= MIN_SPLIT_SIZE}
-    small = jax.device_get({name: leaf for name, leaf in named.items() if name not in digests})
-    with np.errstate(over="ignore"):  # numbers wrap around, as they do on devices
-        digests |= {name: _digest(np.atleast_1d(leaf), np) for name, leaf in small.items()}
-    return {name: f"{int(digest):08x}" for name, digest in sorted(jax.device_get(digests).items())}
+    digests, small = jax.device_get((digests, {name: leaf for name, leaf in named.items() if name not in digests}))
+    digests |= _on_host({name: np.ravel(leaf) for name, leaf in small.items()})
+    return {name: f"{int(digest):08x}" for name, digest in sorted(digests.items())}
+
+
+def _on_host(arrays: dict[str, Num[np.ndarray, "_"]]) -> dict[str, np.uint32]:
+    """Returns the digests of flat arrays, all at once. A loop over them would be slower."""
+    if not arrays:
+        return {}
+    sizes = [array.size for array in arrays.values()]
+    starts = np.cumsum([0, *sizes[:-1]])
+    bits = np.concatenate([array.view(np.uint32) for array in arrays.values()])
+    index = np.arange(bits.size, dtype=np.uint32) - np.repeat(starts, sizes).astype(np.uint32)
+    sums = np.add.reduceat(_mixed(bits ^ _mixed(index)), starts, dtype=np.uint32)
+    return dict(zip(arrays, sums, strict=True))
 
 
 def _on_device(leaf: Array) -> UInt32[Array, ""]:
@@ -56,23 +71,15 @@ def _on_device(leaf: Array) -> UInt32[Array, ""]:
 
 @functools.cache
 def _device_digest(sharding: NamedSharding | None) -> Callable[[Array], Array]:
-    return jax.jit(functools.partial(_digest, xp=jnp), out_shardings=sharding)
+    def digest(array):
+        index, stride = jnp.zeros(array.shape, jnp.uint32), 1
+        for axis in reversed(range(array.ndim)):  # no reshape, which would gather a sharded array
+            index += lax.broadcasted_iota(jnp.uint32, array.shape, axis) * jnp.uint32(stride % 2**32)
+            stride *= array.shape[axis]
+        bits = lax.bitcast_convert_type(array, jnp.uint32)
+        return _mixed(bits ^ _mixed(index)).sum(dtype=jnp.uint32)
 
-
-def _digest(values: Num[AnyArray, "*shape"], xp: Any) -> UInt32[AnyArray, ""]:
-    """Sums a hash of (index, value) over all elements, modulo 2**32. `xp` is numpy or jax.numpy.
-
-    The sum does not depend on how an array is split over devices. The hash of an index is a
-    bijection of the value, so a change of one element always changes the sum, and a change of
-    several does not with a probability of 2**-32.
-    """
-    bits = values.view(np.uint32) if xp is np else lax.bitcast_convert_type(values, jnp.uint32)
-    index, stride = xp.zeros(values.shape, np.uint32), 1
-    for axis in reversed(range(values.ndim)):
-        along = xp.arange(values.shape[axis], dtype=np.uint32) * np.uint32(stride % 2**32)
-        index = index + along.reshape(-1, *(1,) * (values.ndim - 1 - axis))
-        stride *= values.shape[axis]
-    return xp.asarray(_mixed(bits ^ _mixed(index)).sum(dtype=np.uint32))
+    return jax.jit(digest, out_shardings=sharding)
 
 
 def _mixed(x: UInt32[AnyArray, "*shape"]) -> UInt32[AnyArray, "*shape"]:
