@@ -51,7 +51,7 @@ def main() -> None:
             path, checkpoints = Path(folder) / str(step), Checkpoints(Path(folder))
             measured = {
                 "digests of the arrays": lambda: manifest.digest_arrays(state),
-                "save, until training goes on": lambda: checkpoints.save(step, state, WINDOW),  # noqa: B023
+                "save, before training continues": lambda: checkpoints.save(step, state, WINDOW),  # noqa: B023
                 "save, in the background": checkpoints.wait,
                 "check": lambda: manifest.damage_of(path),  # noqa: B023
                 "restore, with digests": lambda: checkpoints.restore(step, abstract),  # noqa: B023
