@@ -63,6 +63,15 @@ def reason_of(error: BaseException) -> str:
     return next((reason for reason in known if reason in text), shown(text.strip().partition("\n")[0]))
 
 
+def describe_os_error(error: OSError) -> str:
+    """Describes an error of the file system, and what to do, for an error that nothing foresaw."""
+    file = "A file" if error.filename is None else str(error.filename)
+    return (
+        f"{file} cannot be used ({reason_of(error)}). What was saved before is kept. Make sure that the disk has space "
+        f"and can be read and written, then run the same command again."
+    )
+
+
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yields a temporary path, and moves the file to `path` when the block ends without an error.
