@@ -63,11 +63,10 @@ def reason_of(error: BaseException) -> str:
     return next((reason for reason in known if reason in text), shown(text.strip().partition("\n")[0]))
 
 
-def describe_os_error(error: OSError) -> str:
-    """Describes an error of the file system, and what to do, for an error that nothing foresaw."""
-    file = "A file" if error.filename is None else str(error.filename)
+def describe_os_error(error: OSError, path: Path | str = "A file") -> str:
+    """Describes an error that nothing foresaw, and what to do. `path` is used if it names none."""
     return (
-        f"{file} cannot be used ({reason_of(error)}). What was saved before is kept. Make sure that the disk has space "
+        f"{error.filename or path} cannot be used ({reason_of(error)}). What was saved before is kept. Make sure that the disk has space "
         f"and can be read and written, then run the same command again."
     )
 

@@ -179,7 +179,7 @@ def run_stages(
                     f"The devices have too little memory for the stage {name}: {stage.less_memory}."
                 ) from error
             except OSError as error:
-                raise UserError(f"The stage {name} stopped: {describe_os_error(error)}") from error
+                raise UserError(f"The stage {name} stopped: {describe_os_error(error, folder.path)}") from error
         if stages is None:
             say(final_summary(config, folder.path))
         elif note := left_out(folder.path):
