@@ -66,8 +66,8 @@ def reason_of(error: BaseException) -> str:
 def describe_os_error(error: OSError, path: Path | str = "A file") -> str:
     """Describes an error that nothing foresaw, and what to do. `path` is used if it names none."""
     return (
-        f"{error.filename or path} cannot be used ({reason_of(error)}). What was saved before is kept. Make sure that the disk has space "
-        f"and can be read and written, then run the same command again."
+        f"{error.filename or path} cannot be used ({reason_of(error)}). What was saved before is kept. Make sure that "
+        f"the disk has space and can be read and written, then run the same command again."
     )
 
 
