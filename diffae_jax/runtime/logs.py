@@ -42,10 +42,19 @@ def quiet_libraries() -> Iterator[None]:
     from absl import logging as absl_logging
 
     before, level, verbosity = set(logging.root.handlers), logging.root.level, absl_logging.get_verbosity()
+    hook = sys.unraisablehook
+
+    def without_closed_loops(unraisable):
+        # after a failed save, TensorStore still reports to the event loop that Orbax has closed
+        if str(unraisable.exc_value) != "Event loop is closed":
+            hook(unraisable)
+
     absl_logging.set_verbosity(absl_logging.FATAL)
+    sys.unraisablehook = without_closed_loops
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         absl_logging.set_verbosity(verbosity)
         for handler in set(logging.root.handlers) - before:
             # removes the handler that absl or logging.basicConfig added

@@ -145,7 +145,7 @@ def test_damaged_checkpoints_and_latents_are_made_again_and_equal_to_before(whol
         assert files(workdir / made) == files(whole[0] / made)
     output = finish(start(workdir, MANY_STEPS))
     assert "autoencoder: finished" in output
-    assert "damaged" not in output
+    assert "is damaged" not in output
 
 
 def test_latents_of_another_autoencoder_are_refused(whole, tmp_path):

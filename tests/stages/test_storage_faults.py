@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from diffae_jax.inference.diffae import DiffAE
+from diffae_jax.training.checkpoint import steps_in
 from tests.environment import ROOT, environment
 from tests.runs import MANY_STEPS, TRAINING, assert_same_run, finish, start, wait_for_checkpoint
 
@@ -41,15 +42,14 @@ def test_full_disk_ends_training_and_with_space_the_same_command_goes_on(whole, 
         workdir = folder / "run"
         process = start(workdir, MANY_STEPS, TRAINING)
         wait_for_checkpoint(process, workdir, 4)
-        with (folder / "filler").open("wb") as filler, contextlib.suppress(OSError):
+        with (folder / "filler").open("wb", buffering=0) as filler, contextlib.suppress(OSError):
             while True:
                 filler.write(bytes(2**14))
-                filler.flush()
         output = finish(process, code=2)
         assert_one_sentence(output, r"No space left on device\)")
         assert re.search(r"training stopped|The stage autoencoder stopped", output)
-        steps = sorted(int(path.name) for path in (workdir / "autoencoder" / "checkpoints").iterdir())
-        assert steps, "a step is kept, and nothing that is unfinished"
+        steps = steps_in(workdir / "autoencoder" / "checkpoints")
+        assert steps
         output = finish(start(workdir, MANY_STEPS, TRAINING), code=2)
         assert_one_sentence(output, "No space left on device")
         (folder / "filler").unlink()
