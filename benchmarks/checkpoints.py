@@ -13,6 +13,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from diffae_jax.config import from_file
 from diffae_jax.models import abstract_model
@@ -40,10 +41,12 @@ def main() -> None:
     parser.add_argument("--config", default="ffhq256")
     config, whole = from_file(parser.parse_args().config), replicated(make_mesh())
     _, shapes = abstract_model(builder(config, "float32"))
-    leaves, tree = jax.tree.flatten(shapes)
-    keys = iter(jax.random.split(jax.random.key(0), len(leaves)))
-    params = tree.unflatten([jax.random.normal(next(keys), leaf.shape, jnp.float32) for leaf in leaves])
-    state = jax.device_put(TrainState.create(params, make_optimizer(1e-4)), whole)
+    rng, optimizer = np.random.default_rng(0), make_optimizer(1e-4)
+    # all random: the zeros of a new optimizer would take no space on disk
+    state = jax.tree.map(
+        lambda a: jax.device_put(rng.standard_normal(a.shape, np.float32).astype(a.dtype), whole),
+        jax.eval_shape(lambda: TrainState.create(jax.tree.map(lambda s: jnp.zeros(s.shape), shapes), optimizer)),
+    )
     abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=whole), state)
     times: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -51,7 +54,7 @@ def main() -> None:
             path, checkpoints = Path(folder) / str(step), Checkpoints(Path(folder))
             measured = {
                 "digests of the arrays": lambda: manifest.digest_arrays(state),
-                "save, until training goes on": lambda: checkpoints.save(step, state, WINDOW),  # noqa: B023
+                "save, before training continues": lambda: checkpoints.save(step, state, WINDOW),  # noqa: B023
                 "save, in the background": checkpoints.wait,
                 "check": lambda: manifest.damage_of(path),  # noqa: B023
                 "restore, with digests": lambda: checkpoints.restore(step, abstract),  # noqa: B023

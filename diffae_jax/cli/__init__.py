@@ -11,6 +11,7 @@ import sys
 from diffae_jax.cli import data, edit, encode, evaluate, import_, info, interpolate, probe, reconstruct, sample, train
 from diffae_jax.cli.arguments import Parser, add_import
 from diffae_jax.runtime.errors import UserError
+from diffae_jax.runtime.files import describe_os_error
 from diffae_jax.runtime.interrupts import Interruptible
 from diffae_jax.runtime.logs import log_to_stderr
 from diffae_jax.runtime.own_code import import_own
@@ -85,3 +86,6 @@ def run(argv: list[str] | None = None) -> None:
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:  # such as a disk that became full
+        print(f"Error: {describe_os_error(error)}", file=sys.stderr)
+        sys.exit(UserError.exit_code)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffae_jax.runtime.errors import UserError, shown
+from diffae_jax.runtime.files import describe_os_error
 from diffae_jax.runtime.interrupts import RESUME, Interruptible
 from diffae_jax.runtime.logs import log_to_stderr, quiet_libraries
 from diffae_jax.runtime.process import prepare_command, standard_streams
@@ -70,6 +71,9 @@ def run(argv: list[str] | None = None) -> None:
     except UserError as error:
         print(f"\nError: {error}", file=sys.stderr, flush=True)
         sys.exit(error.exit_code)
+    except OSError as error:
+        print(f"\nError: {describe_os_error(error)}", file=sys.stderr, flush=True)
+        sys.exit(UserError.exit_code)
 
 
 def parse(arguments: list[str]) -> "FlagValues":

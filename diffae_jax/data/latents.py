@@ -179,7 +179,7 @@ def read_chunks(folder: Path, split: str) -> Iterator[tuple[list[str], Float[np.
         try:
             yield _read_chunk(path, wanted)
         except _DamagedError as error:
-            raise UserError(f"{path} {error}. Run the same command again: it encodes these images again.") from error
+            raise UserError(f"{path} {error}. Run the stage latents to encode its images again.") from error
 
 
 class _DamagedError(Exception):

@@ -63,6 +63,14 @@ def reason_of(error: BaseException) -> str:
     return next((reason for reason in known if reason in text), shown(text.strip().partition("\n")[0]))
 
 
+def describe_os_error(error: OSError, path: Path | str = "A file") -> str:
+    """Describes an error that nothing foresaw, and what to do. `path` is used if it names none."""
+    return (
+        f"{error.filename or path} cannot be used ({reason_of(error)}). What was saved before is kept. Make sure that "
+        f"the disk has space and can be read and written, then run the same command again."
+    )
+
+
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yields a temporary path, and moves the file to `path` when the block ends without an error.

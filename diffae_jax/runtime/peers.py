@@ -23,6 +23,7 @@ from diffae_jax.runtime.rendezvous import name_processes
 
 HEARTBEAT_SECONDS = 20  # a process that is silent for that long is lost
 VERDICT_SECONDS = HEARTBEAT_SECONDS + 5  # time in which the service says which process was lost
+ALONE_SECONDS = 10  # in which all processes exit, if they have the same error
 HOLD_SECONDS = 1.0  # messages wait so long, because those just before a fatal error belong to it
 FATAL = "JAX distributed service detected fatal errors"
 NATIVE_STACK = "*** Check failure stack trace"
@@ -53,7 +54,8 @@ def end_with_peers(saved: Callable[[], str]) -> Iterator[None]:
             yield
         except ClusterError as error:
             end(terminal, error)
-        except UserError:
+        except UserError as error:
+            _exit_within(ALONE_SECONDS, error.exit_code)
             raise
         except Exception as error:
             if any(sign in str(error) for sign in SIGNS):
@@ -62,6 +64,16 @@ def end_with_peers(saved: Callable[[], str]) -> Iterator[None]:
             traceback.print_exc()
             time.sleep(2 * HOLD_SECONDS)  # until it is shown
             os._exit(1)
+
+
+def _exit_within(seconds: float, code: int) -> None:
+    """Ends this process if it does not exit by itself, because it waits for the others.
+
+    They are there if all of them have the error. Otherwise they must notice the end of this one.
+    """
+    timer = threading.Timer(seconds, os._exit, [code])
+    timer.daemon = True
+    timer.start()
 
 
 def _lost(text: str) -> str:

@@ -46,7 +46,7 @@ def prepare_command() -> None:
     the grace time after a signal. It is registered first, because exit handlers run in reverse
     order: those of jax run before it.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # errors of XLA are also raised
     warnings.filterwarnings("ignore", module=rf"({'|'.join(IMAGE_READERS)})\b")
     for name in IMAGE_READERS:
         logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -20,7 +20,7 @@ from diffae_jax.runtime.cluster import check_clocks, check_equal_on_all, is_main
 from diffae_jax.runtime.compilation import enable_compilation_cache
 from diffae_jax.runtime.console import say
 from diffae_jax.runtime.errors import UserError
-from diffae_jax.runtime.files import reason_of
+from diffae_jax.runtime.files import describe_os_error
 from diffae_jax.runtime.interrupts import RESUME, if_interrupted
 from diffae_jax.runtime.logs import quiet_libraries
 from diffae_jax.runtime.own_code import code_digest, import_own
@@ -179,11 +179,7 @@ def run_stages(
                     f"The devices have too little memory for the stage {name}: {stage.less_memory}."
                 ) from error
             except OSError as error:
-                raise UserError(
-                    f"{error.filename or folder.path} cannot be used ({reason_of(error)}), so the stage {name} "
-                    f"stopped. What it has saved is kept. Make sure that the disk has space and can be written, then "
-                    f"run the same command again."
-                ) from error
+                raise UserError(f"The stage {name} stopped: {describe_os_error(error, folder.path)}") from error
         if stages is None:
             say(final_summary(config, folder.path))
         elif note := left_out(folder.path):

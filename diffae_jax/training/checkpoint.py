@@ -16,7 +16,7 @@ from typing import Any
 import jax
 
 from diffae_jax.models.functional import flatten
-from diffae_jax.runtime.cluster import is_main_process
+from diffae_jax.runtime.cluster import is_main_process, together
 from diffae_jax.runtime.console import warn
 from diffae_jax.runtime.errors import UserError, shown
 from diffae_jax.runtime.files import os_errors_as_user_errors, reason_of
@@ -95,7 +95,10 @@ class Checkpoints:
             response.result()
             if process:
                 manifest.write_part(scratch, process)
-                _wait_until(final.exists, f"process 0 to complete {final}")
+                # process 0 removes the scratch folder if it fails
+                _wait_until(lambda: final.exists() or not scratch.exists(), f"process 0 to complete {final}")
+                if not final.exists():
+                    raise OSError(f"process 0 did not complete {final}")
             else:
                 _wait_until(
                     lambda: manifest.parts_are_written(scratch, num_processes), f"the other processes to write {final}"
@@ -128,15 +131,16 @@ class Checkpoints:
             ) from error
 
     def check(self) -> None:
-        """Raises UserError if a save has failed."""
-        if self._save is not None and self._save.done():
+        """Raises UserError if a save has failed. Several processes learn it when all `wait`."""
+        if self._save is not None and self._save.done() and jax.process_count() == 1:
             self.wait()
 
     def wait(self) -> None:
-        """Waits until all saves are complete. Raises UserError if one failed."""
+        """Waits until all saves are complete. Raises UserError if one failed, on all processes."""
         save, self._save = self._save, None
         if save is not None:
-            save.result()
+            with together():
+                save.result()
 
     def restore(self, step: int, abstract_state: Any) -> tuple[Any, dict[str, Any]]:
         """Returns (state, window) of a step, with the shardings of `abstract_state`.

@@ -1,8 +1,8 @@
 """The manifest of a checkpoint: size and SHA-256 of each file, and a digest of each array.
 
-The hashes detect damage of the files before anything is read from them. The digests are computed
-from the arrays on the devices, before they are saved and after they are restored, so they detect
-everything else that could change a value on the way.
+The hashes detect damage of the files before anything is read from them. The digests detect
+everything else that could change a value. They are computed from the arrays on the devices, before
+saving and after restoring.
 """
 
 import functools

@@ -506,7 +506,6 @@ def with_a_scalar(file):
         (on_files("state/ocdbt.process_0/d/*", Path.unlink), r"checkpoints/3 is damaged: remove it"),
         (on_files("state/_METADATA", cut), r"checkpoints/3 is damaged: remove it"),
         (on_files("state/manifest.ocdbt", Path.unlink), r"checkpoints/3 is damaged: remove it"),
-        (on_files("_CHECKPOINT_METADATA", lambda file: file.write_text("[]")), r"checkpoints/3 is damaged: remove it"),
         (on_files("state/_METADATA", with_a_scalar), r"checkpoints/3 is damaged: remove it"),
         (lambda run: shutil.rmtree(run / "autoencoder/checkpoints/3/state"), r"checkpoints/3 is damaged: remove it"),
         (lambda run: shutil.rmtree(run / "autoencoder/checkpoints/3"), "holds no checkpoint yet"),

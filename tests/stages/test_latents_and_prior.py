@@ -87,7 +87,7 @@ def test_parts_come_back_whole_and_in_order(parts):
 def test_damaged_part_is_named(parts, damage):
     folder, _, _ = parts
     damage(folder / "training-00001.npz")
-    with pytest.raises(UserError, match=r"training-00001.npz .*run the same command again"):
+    with pytest.raises(UserError, match=r"training-00001.npz .*Run the stage latents to encode its images again"):
         list(read_chunks(folder, "training"))
 
 
