@@ -460,7 +460,7 @@ def test_steps_with_a_far_higher_loss_are_counted(tmp_path):
 
 
 def test_what_a_killed_save_left_is_gone_at_once_but_not_for_a_reader(tmp_path):
-    unfinished = tmp_path / "3.orbax-checkpoint-tmp-1"
+    unfinished = tmp_path / "3.tmp.orbax-checkpoint-tmp-1"
     unfinished.mkdir()
     (unfinished / "part").write_text("half")
     assert latest_step(tmp_path) is None
