@@ -35,15 +35,22 @@ def pytest_unconfigure() -> None:
     shutil.rmtree(os.environ["HF_HOME"], ignore_errors=True)
 
 
-SLOW = ("test_docs.py", "test_interrupted.py", "test_same_folder.py", "test_wheel.py")
+SLOW = (  # files of slow tests: those of the first worker, and those of the second
+    ("test_docs.py", "test_evaluation.py", "test_own_data.py", "test_wheel.py"),
+    (
+        *("test_training.py", "test_transformations.py", "test_loss_terms.py", "test_two_processes.py"),
+        *("test_cluster_faults.py", "test_interrupted.py", "test_same_folder.py"),
+    ),
+)
 
 
+@pytest.hookimpl(trylast=True)  # of the tests that run
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Puts slow tests first in each half. Two workers begin with these, and end together."""
-    slow = [item for item in items if item.path.name in SLOW]
-    others = [item for item in items if item.path.name not in SLOW]
-    half = len(others) // 2
-    items[:] = [*slow[::2], *others[:half], *slow[1::2], *others[half:]]
+    first, second = ([item for item in items if item.path.name in names] for names in SLOW)
+    others = [item for item in items if item not in {*first, *second}]
+    half = max(0, len(items) // 2 - len(first))
+    items[:] = [*first, *others[:half], *second, *others[half:]]
 
 
 @pytest.fixture
@@ -105,10 +112,10 @@ def whole(made_once) -> tuple[Path, str]:
 
 @pytest.fixture(scope="session")
 def image_folder(made_once) -> Path:
-    """Twenty gray images."""
+    """Gray images: as many as two sets of those that are measured with the tiny config."""
 
     def fill(folder):
-        for i in range(20):
-            Image.new("L", (12, 12), 10 * i).save(folder / f"{i}.png")
+        for i in range(32):
+            Image.new("L", (12, 12), 8 * i).save(folder / f"{i}.png")
 
     return made_once("images", fill)

@@ -18,6 +18,7 @@ from tests.environment import ROOT
 # hours of work, files that no test has, and downloads: the left text becomes the right one
 REPLACED = {
     '"configs/images.py"': '"tiny.py"',
+    'from_file("digits")': 'from_file("tiny.py")',
     "(64, 64, 1)": "(8, 8, 1)",
     " --download": "",
 }
@@ -26,7 +27,8 @@ TRAINING = (  # added to every training command: two steps of the tiny network
     *("--config.image_shape=(8, 8, 1)", "--config.model.base_channels=32", "--config.model.channel_mults=(1,)"),
     *("--config.model.encoder_channel_mults=(1,)", "--config.model.attention_resolutions=()"),
     *("--config.model.embed_dim=32", "--config.model.z_dim=8", "--config.train.batch_size=16"),
-    *("--config.train.num_images=32", "--config.report.num_grid_images=2", "--config.report.num_grid_steps=2"),
+    *("--config.train.learning_rate=0.001", "--config.train.ema_decay=0.9"),  # as in tests/tiny.py: compiled once
+    *("--config.train.num_images=32", "--config.report.num_grid_images=4", "--config.report.num_grid_steps=2"),
     "--stages=autoencoder",
 )
 QUICK = {"evaluate": "--num-images 16 --num-samples 16 --steps 2 --code-steps 2"}  # added to a command

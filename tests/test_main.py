@@ -146,7 +146,7 @@ def test_every_program_is_compiled_once(whole):
         (
             ["--config.data.path=IMAGES", "--config.image_shape=(16, 16, 1)"],
             1,
-            "20 of 20 images do not fit image_shape=",
+            "32 of 32 images do not fit image_shape=",
         ),
         (["--config.data.path=IMAGES", "--config.data.crop=celeba"], 1, "but the crop celeba needs aligned images"),
         (["--config.data.intensity=1..0"], 1, "data.intensity must be LOW..HIGH"),

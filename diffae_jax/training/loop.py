@@ -181,6 +181,8 @@ class Reports:
             columns = {name: np.atleast_1d(values).tolist() for name, values in jax.device_get(metrics).items()}
             for offset, row in enumerate(zip(*columns.values(), strict=True), start=1):
                 values = dict(zip(columns, row, strict=True))
+                if not values["finite"]:
+                    self._checkpoints.wait()  # the message names the last step that was saved
                 check_finite(step_before + offset, values, self._checkpoints.latest, self._writer.stage, explain)
                 self.window.add(values)
                 self.last.update(values)

@@ -127,7 +127,7 @@ def scans(path):
 
 def stacks(path):
     (path / "stacks").mkdir()
-    for i, volume in enumerate(pictures(8, 8, 10)[..., 0]):
+    for i, volume in enumerate(pictures(8, 8, 10)[..., 0].astype(np.uint16) * 100):
         make_tiff_stack(path / "stacks", volume, f"{i:02d}.tif")
     return path / "stacks"
 
@@ -136,6 +136,12 @@ def signals(path):
     return make_npy(path, np.moveaxis(np.repeat(pictures(24) / 100.0 - 0.7, 2, axis=-1), 2, 1))  # channels first
 
 
+def files_of_volumes(path):
+    return make_hdf5_files(path, pictures(10, 10, 10).astype(np.uint16) * 100)
+
+
+# Few shapes and types, as a training step is compiled for each. Volumes are small: convolutions
+# over three axes are slow on a CPU.
 DATA_SETS = {  # what makes each, image_shape, and data.labels
     "folder": (folder, (8, 8, 1), "folders"),
     "npy": (lambda path: make_npy(path, pictures(8, 8)[..., 0]), (8, 8, 1), ""),
@@ -146,15 +152,15 @@ DATA_SETS = {  # what makes each, image_shape, and data.labels
     "zip": (zip_of_images, (8, 8, 1), ""),
     "shards": (shards, (8, 8, 1), ""),
     "parquet": (parquet, (8, 8, 1), ""),
-    "nifti": (nifti, (8, 8, 8, 1), ""),
-    "volumes": (lambda path: make_volumes(path, pictures(10, 10, 10)[..., 0] / 255), (8, 8, 8, 1), ""),
+    "nifti": (nifti, (4, 4, 4, 1), ""),
+    "volumes": (lambda path: make_volumes(path, pictures(10, 10, 10)[..., 0] / 255), (4, 4, 4, 1), ""),
     "signals": (signals, (24, 2), ""),
-    "hdf5 files": (lambda path: make_hdf5_files(path, pictures(10, 10, 10)), (8, 8, 8, 1), ""),
+    "hdf5 files": (files_of_volumes, (4, 4, 4, 1), ""),
     "zarr": (zarr_store, (8, 8, 1), ""),
     "dicom pictures": (x_rays, (8, 8, 1), ""),
-    "dicom volumes": (scans, (8, 8, 8, 1), ""),
+    "dicom volumes": (scans, (4, 4, 4, 1), ""),
     "tiff pages": (lambda path: make_tiff_stack(path, pictures(8, 8)[..., 0]), (8, 8, 1), ""),
-    "tiff volumes": (stacks, (8, 8, 8, 1), ""),
+    "tiff volumes": (stacks, (4, 4, 4, 1), ""),
     "digits": (lambda path: "digits", (8, 8, 1), ""),
 }
 
@@ -190,7 +196,7 @@ def test_batches_are_the_same_for_all_numbers_of_workers_and_processes(name, dat
     images, _ = open_data(config_of(name, data_sets(name)), tmp_path, begun=False)
     batches = stream(images, 4)
     assert {batch.shape for batch in batches} == {(BATCH, *DATA_SETS[name][1])}
-    for num_workers in (1, 2) if name == "folder" else (2,):  # a worker takes seconds to start
+    for num_workers in (1, 2) if name == "folder" else (1,):  # a worker takes seconds to start
         np.testing.assert_array_equal(stream(images, 4, num_workers=num_workers), batches)
     parts = [stream(images, 4, process_index=i, num_processes=2) for i in range(2)]
     np.testing.assert_array_equal(np.concatenate(parts, axis=1), batches)
@@ -266,8 +272,7 @@ def test_python_sequences_give_the_same_batches_to_workers(images, tmp_path):
     batches = stream(sources, 4)
     assert len(sources) == COUNT
     assert sources[COUNT - 1].shape == (8, 8, 1)
-    for num_workers in (1, 2):
-        np.testing.assert_array_equal(stream(sources, 4, num_workers=num_workers), batches)
+    np.testing.assert_array_equal(stream(sources, 4, num_workers=2), batches)
 
 
 def test_python_sequence_is_trained_on_and_encoded(tmp_path, capsys, one_device):

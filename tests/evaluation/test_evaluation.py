@@ -6,6 +6,7 @@ import resource
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -93,16 +94,19 @@ def baseline(one_device):
 
 @pytest.fixture(scope="module")
 def everything(model, baseline, tmp_path_factory):
-    """The results of all programs on random models, and their folder."""
+    """The results of all programs on random models, and their folder.
+
+    All sets have almost the same size, so that they share compiled functions.
+    """
     folder = tmp_path_factory.mktemp("evaluation")
     found = evaluate(
         model,
-        images(30, seed=1),
-        images(60, seed=2),
-        settings(programs=NAMES, keep_images=True, num_samples=40),
+        images(58, seed=1),
+        images(62, seed=2),
+        settings(programs=NAMES, keep_images=True, num_images=57, num_samples=58),
         folder,
         baseline=baseline,
-        foreign=images(5, seed=3),
+        foreign=images(57, seed=3),
         images_per_second=100.0,
     )
     return found, folder
@@ -122,13 +126,13 @@ def test_every_program_of_the_config_measures_and_writes_its_picture(everything)
         for picture in section.pictures:
             assert np.asarray(Image.open(folder / picture.file).convert("L")).std() > 5, picture
     assert results.read(folder) == found
-    assert found.about["images"] == "24 of 30 held-out images"
+    assert found.about["images"] == "57 of 58 held-out images"
 
 
 def test_reconstruction_is_that_of_the_model(everything, model, baseline):
     section = everything[0].section("reconstruction")
-    chosen = np.sort(np.random.default_rng(0).choice(30, 24, replace=False))
-    x_0 = to_float(images(30, seed=1).images[chosen])
+    chosen = np.sort(np.random.default_rng(0).choice(58, 57, replace=False))
+    x_0 = to_float(images(58, seed=1).images[chosen])
     for num_steps in (2, 3):
         for row, decoded in (
             (reconstruction.INFERRED, model.reconstruct(x_0, num_steps)),
@@ -138,7 +142,7 @@ def test_reconstruction_is_that_of_the_model(everything, model, baseline):
             for metric, errors in (("MSE", mse(decoded, x_0)), ("SSIM", ssim(decoded, x_0))):
                 figure = section.find(metric, row, f"T = {num_steps}")
                 assert figure.value == pytest.approx(errors.mean(), rel=1e-4)
-                assert figure.count == 24
+                assert figure.count == 57
     # the last prediction of a decoding is what it returns
     last = everything[0].section("denoising").find(PREDICTED, reconstruction.INFERRED, "t_0")
     assert last.value == pytest.approx(mse(model.reconstruct(x_0, 10), x_0).mean(), rel=1e-3)
@@ -146,15 +150,15 @@ def test_reconstruction_is_that_of_the_model(everything, model, baseline):
 
 def test_distances_are_those_of_the_sets_that_are_named(everything, model):
     section = everything[0].section("sampling")
-    held_out, training = (to_float(images(*of).images) for of in ((30, 1), (60, 2)))
-    assert "30 held-out images. As a yardstick, the last row compares 40 other real images" in section.notes[0]
-    others = training[np.random.default_rng(0).permutation(60)[:40]]
+    held_out, training = (to_float(images(*of).images) for of in ((58, 1), (62, 2)))
+    assert "58 held-out images. As a yardstick, the last row compares 58 other real images" in section.notes[0]
+    others = training[np.random.default_rng(0).permutation(62)[:58]]
     components = sampling.principal_space(others)
     metric = components.frechet_name
     assert "FID" not in {figure.metric for figure in section.figures}
-    autoencoded = model.decode(model.encode(others), model.noise(np.arange(40)), 2)
+    autoencoded = model.decode(model.encode(others), model.noise(np.arange(58)), 2)
     for row, column, drawn in (
-        (sampling.SAMPLES, "T = 2", model.sample(40, 0, 2, 2)),
+        (sampling.SAMPLES, "T = 2", model.sample(58, 0, 2, 2)),
         (sampling.AUTOENCODED, "T = 2", autoencoded),
         (sampling.REAL, "real", others),
     ):
@@ -164,11 +168,11 @@ def test_distances_are_those_of_the_sets_that_are_named(everything, model):
 
 def test_generated_images_are_kept_where_asked(everything, model):
     folder = everything[1] / "images"
-    samples = model.sample(40, 0, 2, 2)
-    for i in (0, 39):
+    samples = model.sample(58, 0, 2, 2)
+    for i in (0, 57):
         kept = np.asarray(Image.open(folder / "sampling" / "samples-2" / f"{i:06d}.png"))
         np.testing.assert_allclose(kept, to_uint8(samples[i])[..., 0], atol=1)
-    assert len(list((folder / "reconstruction" / "inferred-3").iterdir())) == 24
+    assert len(list((folder / "reconstruction" / "inferred-3").iterdir())) == 57
 
 
 def test_labels_that_depend_on_brightness_are_predicted_from_pixels(everything):
@@ -176,7 +180,7 @@ def test_labels_that_depend_on_brightness_are_predicted_from_pixels(everything):
     for metric in ("accuracy", "AUROC", "average precision"):
         assert section.find(metric, "bright, from pixels").value > 0.95
     assert section.find("R^2", "shade, from pixels").value > 0.8
-    assert section.find("accuracy", "bright, from z").count == 30
+    assert section.find("accuracy", "bright, from z").count == 58
 
 
 @pytest.mark.long  # a killed evaluation has chunks too
@@ -258,14 +262,14 @@ def test_killed_evaluation_resumes_with_the_same_results(bundle, tmp_path):
 
 
 def test_further_program_keeps_earlier_results(model, tmp_path):
-    data = images(30, seed=1), images(60, seed=2)
-    first = evaluate(model, *data, settings(programs=("variations",)), tmp_path)
-    assert evaluate(model, *data, settings(programs=("variations",)), tmp_path) is None
-    more = evaluate(model, *data, settings(programs=("reconstruction",)), tmp_path)
+    data, usual = (images(6, seed=1), images(60, seed=2)), partial(settings, num_steps=(2,))
+    first = evaluate(model, *data, usual(programs=("variations",)), tmp_path)
+    assert evaluate(model, *data, usual(programs=("variations",)), tmp_path) is None
+    more = evaluate(model, *data, usual(programs=("reconstruction",)), tmp_path)
     assert [section.name for section in more.sections] == ["reconstruction", "variations"]
     assert more.section("variations") == first.sections[0]
     # a different seed measures everything again and removes all earlier results
-    other = evaluate(model, *data, settings(programs=("reconstruction",)), tmp_path, seed=1)
+    other = evaluate(model, *data, usual(programs=("reconstruction",)), tmp_path, seed=1)
     assert [section.name for section in other.sections] == ["reconstruction"]
     assert not (tmp_path / "variations.png").exists()
 

@@ -78,7 +78,10 @@ METHODS = {
 }
 
 
-@pytest.mark.parametrize("name", METHODS)
+SIMILAR = ("reconstruct from noise", "edit to a value")  # others of METHODS call the same programs
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.long if n in SIMILAR else ()) for n in METHODS])
 def test_method_is_the_same_under_jit(model, codes, name):
     arguments = (IMAGES, *codes)
     expected = METHODS[name](model, *arguments)
@@ -105,8 +108,7 @@ def test_methods_work_in_the_body_of_a_scan_and_for_shapes(model, codes):
 
 BATCHED = {  # over images, z and x_T of one image each, which keep an axis of one where the method needs it
     "encode": lambda m, x, z, x_T: m.encode(x)[0],
-    "decode": lambda m, x, z, x_T: m.decode(z[None], x_T[None], STEPS)[0],
-    "edit": lambda m, x, z, x_T: m.edit(x, "smile", 0.5, STEPS)[0],
+    "edit": lambda m, x, z, x_T: m.edit(x, "smile", 0.5, STEPS)[0],  # encodes, inverts and decodes
     "move": lambda m, x, z, x_T: m.move(z[None], "smile", to=0.8)[0],
     "predict": lambda m, x, z, x_T: m.predict(z[None], "smile")[0],
 }
@@ -137,7 +139,14 @@ DIFFERENTIABLE = {  # one number, as a function of images, z and a strength
 }
 
 
-@pytest.mark.parametrize("name", DIFFERENTIABLE)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("variations", marks=pytest.mark.long),  # an edit goes through the same programs, and the inversion
+        "edit",
+        "move and predict",
+    ],
+)
 def test_gradient_of_a_method_equals_finite_differences(model, codes, name):
     arguments = tuple(jnp.asarray(a) for a in (IMAGES * 0.9, codes[0], np.float32(0.3)))
     function = partial(DIFFERENTIABLE[name], model)
@@ -146,8 +155,7 @@ def test_gradient_of_a_method_equals_finite_differences(model, codes, name):
     assert norm > 1e-3
     step = 3e-3 / max(norm, norm**2)
     ends = [tuple(a + sign * step * g for a, g in zip(arguments, gradients, strict=True)) for sign in (-1, 1)]
-    compiled = jax.jit(function)
-    below, above = (compiled(*end) for end in ends)
+    below, above = (function(np.asarray(x), np.asarray(z), float(s)) for x, z, s in ends)
     np.testing.assert_allclose((above - below) / (2 * step), norm**2, rtol=0.05)
 
 

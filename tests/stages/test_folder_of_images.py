@@ -17,7 +17,7 @@ def test_other_images_are_refused(image_folder, tmp_path):
     shutil.copytree(image_folder, others)
     (others / "3.png").unlink()
     output = finish(start(tmp_path / "run", *arguments, f"--config.data.path={others}"), code=2)
-    assert "began with 20 training images. Now there are 19" in output
+    assert "began with 32 training images. Now there are 31" in output
 
 
 def test_images_that_cannot_be_used_are_refused_or_left_out_and_listed_at_the_end(image_folder, tmp_path):
@@ -30,7 +30,7 @@ def test_images_that_cannot_be_used_are_refused_or_left_out_and_listed_at_the_en
         r"3\.png cannot be read as an image .*To leave out such images, set --config\.data\.skip_bad=True\.", output
     )
     output = finish(start(tmp_path / "run", *arguments, "--config.data.skip_bad=True"))
-    assert "19 to train on" in output
+    assert "31 to train on" in output
     last = output.splitlines()[-1]
     assert last.startswith("Left out: 1 image that cannot be used (3.png). ")
     assert str(images / "3.png") in (tmp_path / "run" / "data.json").read_text()
@@ -38,22 +38,22 @@ def test_images_that_cannot_be_used_are_refused_or_left_out_and_listed_at_the_en
 
 def test_folder_of_images_trains(image_folder, tmp_path):
     labels = tmp_path / "labels.csv"
-    rows = [f"{i}.png,{i % 2},{i / 7},one" for i in range(20)]
-    labels.write_text("\n".join(["file,odd,brightness,same", *rows, "21.png,0,0,one"]))
+    rows = [f"{i}.png,{i % 2},{i / 7},one" for i in range(32)]
+    labels.write_text("\n".join(["file,odd,brightness,same", *rows, "33.png,0,0,one"]))
     arguments = (f"--config.data.path={image_folder}",)
     output = finish(start(tmp_path, *arguments, f"--config.data.labels={labels}"))
-    assert "1 of 21 rows in the table of labels match no image (21.png)." in output
-    assert re.search(r"  odd: binary, positive is '1', AUROC 0\.\d\d on 20 images", output)
-    assert re.search(r"  brightness: continuous, R\^2 -?\d+\.\d\d on 20 images", output)
-    assert "  no probe: The labels of same must have at least two different values, but all 20 are one." in output
+    assert "1 of 33 rows in the table of labels match no image (33.png)." in output
+    assert re.search(r"  odd: binary, positive is '1', AUROC 0\.\d\d on 32 images", output)
+    assert re.search(r"  brightness: continuous, R\^2 -?\d+\.\d\d on 32 images", output)
+    assert "  no probe: The labels of same must have at least two different values, but all 32 are one." in output
     assert set(DiffAE.load(tmp_path / "bundle").probes) == {"odd", "brightness"}
     assert (
-        "Images: a folder of image files, 20 to train on, 0 held out.\nSizes: all 12x12. All are scaled to 8x8."
+        "Images: a folder of image files, 32 to train on, 0 held out.\nSizes: all 12x12. All are scaled to 8x8."
         in output
     )
     assert "No images are held out" in output
-    assert "Distances are measured to 10 of the images." in output
-    assert "the last row compares 10 other real images" in output
+    assert "Distances are measured to 16 of the images." in output
+    assert "the last row compares 16 other real images" in output
     assert "labels was skipped: no images are held out from training." in output
     distances = results.read(tmp_path / "evaluation").section("sampling")
     assert distances.find("Frechet distance in random convolutions", "other real images").value > 0
@@ -67,9 +67,9 @@ def test_folder_of_images_trains(image_folder, tmp_path):
 
 @pytest.mark.long  # the stages before the evaluation are those of the test above
 def test_a_single_held_out_image_is_too_few_to_compare_samples_with(image_folder, tmp_path):
-    arguments = f"--config.data.path={image_folder}", "--config.data.held_out_share=0.05"
+    arguments = f"--config.data.path={image_folder}", "--config.data.held_out_share=0.03"
     output = finish(start(tmp_path, *arguments))
-    assert "19 to train on, 1 held out" in output
+    assert "31 to train on, 1 held out" in output
     assert "too few real images to compare samples with: two sets of at least 2 are needed" in output
     assert "probes: the images have no labels (--config.data.labels=FILE.csv)" in output
     assert (tmp_path / "bundle" / "manifest.json").exists()

@@ -200,7 +200,7 @@ def alone(wide_config, one_device):
     return losses, jax.device_get(state.params)
 
 
-@pytest.mark.parametrize("sharding", ["replicated", "fsdp"])
+@pytest.mark.parametrize("sharding", [pytest.param("replicated", marks=pytest.mark.long), "fsdp"])
 def test_eight_devices_train_the_prior_of_one(wide_config, alone, eight_devices, sharding):
     config = wide_config.copy_and_resolve_references()
     config.execution.sharding = sharding

@@ -1,8 +1,7 @@
 """Additional loss terms: what they change, and that the split of a batch has no effect."""
 
-import itertools
 import json
-from functools import partial
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +18,8 @@ from diffae_jax.training.metrics import read_metrics
 from diffae_jax.training.program import compile_program, run_key
 from diffae_jax.training.state import make_optimizer
 from tests.messages import assert_is_one_sentence
+from tests.processes import Forked
+from tests.runs import finish
 from tests.tiny import get_config
 
 # The contract of a loss: (loss [N], metrics).
@@ -82,6 +83,9 @@ def contrast(z, batch, keys):
     return (directions @ directions.T).mean()
 
 
+TERMS = {"z_norm": z_norm, "noisy": noisy}
+
+
 def train(mesh, terms, num_steps=2, **execution):
     config = get_config()
     config.execution.update(execution)
@@ -104,7 +108,7 @@ def without(one_device):
 
 @pytest.fixture(scope="module")
 def with_terms(one_device):
-    return train(one_device, {"z_norm": z_norm, "noisy": noisy})
+    return train(one_device, TERMS)
 
 
 def test_term_is_logged_and_trains_the_encoder_and_the_loss_stays_that_of_the_objective(without, with_terms):
@@ -117,6 +121,7 @@ def test_term_is_logged_and_trains_the_encoder_and_the_loss_stays_that_of_the_ob
     assert rows[1]["z_norm"] != rows[0]["z_norm"]
 
 
+@pytest.mark.long  # that terms leave the loss alone is also shown by the test above
 def test_term_of_zero_changes_no_byte_of_the_weights(without, one_device):
     _, params, rows = train(one_device, {"nothing": nothing})
     assert digest(params) == digest(without[1])
@@ -160,21 +165,28 @@ def test_baseline_has_no_z_for_a_term(tiny_config):
         check_terms(tiny_config, {"z_norm": z_norm})
 
 
-def test_run_writes_terms_and_resumes_only_with_the_same(tmp_path):
+def run(folder, num_steps, terms, named=()):
     config = get_config()
-    config.train.num_images = config.report.save_every = 2 * config.train.batch_size
-    config.report.update(log_every=16, health_every=10**9, grid_every=10**9)
-    train = partial(run_stages, config, str(tmp_path), ["autoencoder"])
-    train(loss_terms={"z_norm": z_norm})
-    rows = [row for row in read_metrics(tmp_path) if "z_norm" in row]
-    assert [row["step"] for row in rows] == [1, 2]
-    assert json.loads((tmp_path / "config.json").read_text())["train"]["loss_terms"] == ["z_norm"]
-    config.train.num_images *= 2
-    with pytest.raises(UserError, match=r"train\.loss_terms: \['z_norm'\] -> \[\]"):
-        train()
-    config.train.loss_terms = ("z_norm",)
-    with pytest.raises(UserError, match="loss_terms names z_norm, but a config cannot hold the code"):
-        train()
-    train(loss_terms={"z_norm": z_norm})
-    assert [row["step"] for row in read_metrics(tmp_path) if "z_norm" in row] == [1, 2, 3, 4]
-    assert len(list(itertools.chain(tmp_path.glob("autoencoder/checkpoints/4")))) == 1
+    config.train.num_images, config.train.loss_terms = num_steps * config.train.batch_size, named
+    config.report.update(log_every=16, save_every=32, health_every=10**9, grid_every=10**9)
+    run_stages(config, folder, ["autoencoder"], loss_terms=terms)
+
+
+def run_from_arguments():
+    """For a process of one device."""
+    run(sys.argv[1], int(sys.argv[2]), TERMS)
+
+
+def test_run_writes_terms_and_resumes_only_with_the_same(tmp_path):
+    def train(num_steps):
+        finish(Forked("tests.stages.test_loss_terms:run_from_arguments", [str(tmp_path), num_steps]))
+        return [row["step"] for row in read_metrics(tmp_path) if "z_norm" in row]
+
+    assert train(2) == [1, 2]
+    assert json.loads((tmp_path / "config.json").read_text())["train"]["loss_terms"] == ["noisy", "z_norm"]
+    with pytest.raises(UserError, match=r"train\.loss_terms: \['noisy', 'z_norm'\] -> \[\]"):
+        run(tmp_path, 4, {})
+    with pytest.raises(UserError, match="loss_terms names noisy, z_norm, but a config cannot hold the code"):
+        run(tmp_path, 4, {}, ("noisy", "z_norm"))
+    assert train(4) == [1, 2, 3, 4]
+    assert (tmp_path / "autoencoder" / "checkpoints" / "4").exists()

@@ -21,29 +21,36 @@ from diffae_jax.stages.chain import run_stages
 from diffae_jax.training.metrics import read_metrics
 from tests import own_encoder
 from tests.messages import assert_is_one_sentence
+from tests.processes import Forked
+from tests.runs import finish
 from tests.tiny import get_config
 
 NAME = "tests.own_encoder:ConvEncoder"
 
 
-@pytest.fixture(scope="module")
-def run_folder(tmp_path_factory):
-    """A run of all stages: the autoencoder by the encoder's name, the others with its class."""
-    folder = tmp_path_factory.mktemp("own") / "run"
-    path = str(folder)
+def run_all_stages():
+    """Runs all stages but the evaluation: two by the encoder's name, the others with its class."""
+    path = sys.argv[1]
     config = get_config()
+    config.train.num_images = 4 * config.train.batch_size
     config.prior.num_latents = 4 * config.prior.batch_size
     config.model.encoder.kind = NAME
     run_stages(config, path, ["autoencoder", "latents"])
     config.model.encoder.kind = "unet"
     run_stages(config, path, ["prior", "probes", "export"], encoder=own_encoder.ConvEncoder)
     assert config.model.encoder.kind == "unet", "the config of the caller is left alone"
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("own") / "run"
+    finish(Forked("tests.stages.test_own_encoder:run_all_stages", [str(folder)]))
     return folder
 
 
 @pytest.fixture(scope="module")
-def model(run_folder):
-    return DiffAE.load(run_folder / "bundle")
+def model(run_folder, one_device):
+    return DiffAE.load(run_folder / "bundle", one_device)
 
 
 IMAGES = np.random.default_rng(0).uniform(-1, 1, (5, 8, 8, 1)).astype(np.float32)
@@ -72,8 +79,8 @@ def test_z_is_what_the_encoder_computes_without_its_dropout(model):
     np.testing.assert_allclose(model.encode(IMAGES), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_model_decodes_edits_and_samples(run_folder, model):
-    whole = DiffAE.load(run_folder)
+def test_model_decodes_edits_and_samples(run_folder, model, one_device):
+    whole = DiffAE.load(run_folder, one_device)
     np.testing.assert_array_equal(whole.encode(IMAGES), model.encode(IMAGES))
     reconstructed = model.decode(model.encode(IMAGES), model.invert(IMAGES, num_steps=2), num_steps=2)
     np.testing.assert_array_equal(model.reconstruct(IMAGES, 2), reconstructed)

@@ -91,6 +91,7 @@ def test_two_processes_with_fsdp_and_accumulation_equal_one(tmp_path):
     assert len(losses[0]) == 3
 
 
+@pytest.mark.long  # the loop is that of the autoencoder, which the first test stops
 def test_prior_of_two_processes_stops_on_a_signal_to_one(whole, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(whole[0], workdir)

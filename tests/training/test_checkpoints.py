@@ -19,6 +19,7 @@ from diffae_jax.runtime.errors import UserError
 from diffae_jax.runtime.sharding import make_mesh, on_host, replicated, shard_array, split_batch, state_shardings
 from diffae_jax.training import checkpoint
 from diffae_jax.training.checkpoint import Checkpoints, find_undamaged, latest_step, load_ema, set_aside_damaged
+from diffae_jax.training.loop import Window
 from diffae_jax.training.manifest import damage_of, digest_arrays
 from diffae_jax.training.state import TrainState
 from tests.messages import assert_is_one_sentence
@@ -85,6 +86,21 @@ def assert_found(folder, mesh, whole):
     assert step == 1
     assert_is_one_sentence(UserError(f"{damages[2]}."))
     return True
+
+
+def test_checkpoint_of_fsdp_on_eight_devices_loads_on_one_and_the_other_way_round(one_device, eight_devices, tmp_path):
+    meshes = {"replicated": one_device, "fsdp": eight_devices}
+    for saved, loaded in (("fsdp", "replicated"), ("replicated", "fsdp")):
+        state, other = state_of(1, meshes[saved], saved), state_of(2, meshes[loaded], loaded)
+        split = [leaf for leaf in jax.tree.leaves((state, other)) if not leaf.sharding.is_fully_replicated]
+        assert split, "FSDP must split an array"
+        write_steps(tmp_path / saved, meshes[saved], saved, steps=(1,))
+        checkpoints = Checkpoints(tmp_path / saved)
+        restored, window = checkpoints.restore(1, abstract(other))
+        checkpoints.close()
+        assert Window(**window) == Window()
+        jax.tree.map(np.testing.assert_array_equal, on_host(restored), on_host(state))
+        assert jax.tree.map(lambda a: a.sharding, restored) == jax.tree.map(lambda a: a.sharding, other)
 
 
 @pytest.mark.parametrize("count", [60, pytest.param(1000, marks=pytest.mark.long)])

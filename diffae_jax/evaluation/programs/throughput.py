@@ -23,12 +23,12 @@ METRIC = "images per second on each device"
 
 def num_calls(study: Study) -> int:
     """Returns the number of UNet calls, counted per image."""
-    return 2 * (REPEATS + 1) * NUM_STEPS * NUM_IMAGES * jax.device_count()
+    return 2 * (REPEATS + 1) * NUM_STEPS * NUM_IMAGES * study.model.mesh.size
 
 
 def run(study: Study) -> Section:
     """Times encoding, inversion and decoding after compilation, and reports the training speed."""
-    model, devices = study.model, jax.device_count()
+    model, devices = study.model, study.model.mesh.size
     count = NUM_IMAGES * devices
     images = study.read(0, min(count, len(study.chosen)))
     x_0 = images[np.arange(count) % len(images)]
