@@ -61,8 +61,9 @@ class Checkpoints:
         if is_main_process():
             with os_errors_as_user_errors(folder, "written"):
                 self._folder.mkdir(parents=True, exist_ok=True)
-                for unfinished in self._folder.glob(f"*{UNFINISHED}*"):  # of a process that was killed
-                    shutil.rmtree(unfinished)
+                for pattern in (f"*{UNFINISHED}*", "*.orbax-checkpoint-tmp*"):  # the second by older versions
+                    for unfinished in self._folder.glob(pattern):  # of a process that was killed
+                        shutil.rmtree(unfinished)
         self.latest = latest_step(self._folder)
         self._thread = ThreadPoolExecutor(1)
         self._save: Future[None] | None = None

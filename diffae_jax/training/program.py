@@ -79,10 +79,7 @@ def compile_program(
         abstract_batch,
         located(abstract_key, replicated(mesh)),
     )
-    say(
-        "Compiling the training step. This takes seconds on a GPU or TPU, or minutes on a CPU. After 2 minutes, XLA "
-        "prints a warning, which you can ignore."
-    )
+    say("Compiling the training step. This takes seconds on a GPU or TPU, or minutes on a CPU.")
     compiled = lowered.compile()
     memory = compiled.memory_analysis()
     return Program(
