@@ -113,8 +113,7 @@ def test_what_stops_one_process_stops_the_others(tmp_path):
     for i in range(20):
         Image.new("L", (8, 8), 100).save(images / f"{i}.png")
     arguments = tmp_path / "run", f"--config.data.path={images}"
-    for process in two_processes(*arguments, TRAINING):  # on its own, it does not need different images
-        finish(process)
+    finish(start(*arguments, TRAINING))  # on its own, it does not need different images
     outputs = [finish(process, code=2) for process in two_processes(*arguments, "--stages=latents,prior")]
     assert re.search(r"all 20 images have the same value in \d of its 8 dimensions", outputs[0])
     assert "Another process could not continue" in outputs[1]
