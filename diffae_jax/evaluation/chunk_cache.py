@@ -66,7 +66,7 @@ class ChunkCache:
 
     def count(self) -> int:
         """Returns how many chunks are on disk."""
-        return sum(1 for _ in self._folder.glob("*.npz"))
+        return sum(not path.name.startswith(".") for path in self._folder.glob("*.npz"))
 
     def remove(self) -> None:
         """Removes all chunks."""

@@ -306,12 +306,15 @@ def _hashes(source: Source, other: Source) -> dict[str, bytes]:
 def _previous_sections(folder: Path, inputs: dict[str, Any], replace: bool) -> dict[str, Section]:
     """Returns the sections of results.json if they were measured with the same inputs.
 
-    Raises UserError if they have different inputs and `replace` is False.
+    If the records are damaged, prints a warning and returns none. Raises UserError if they have
+    different inputs and `replace` is False.
     """
-    records = [read_json(path) for path in (folder / RESULTS, folder / CHUNKS / INPUTS) if path.exists()]
+    records = [_read_if_undamaged(path) for path in (folder / RESULTS, folder / CHUNKS / INPUTS) if path.exists()]
+    if None in records:
+        return {}
     for record in records:
-        previous = record.get("measured", record) if isinstance(record, dict) else {}
-        differing = sorted(key for key in previous.keys() | inputs.keys() if previous.get(key) != inputs.get(key))
+        recorded = record.get("measured", record) if isinstance(record, dict) else {}
+        differing = sorted(key for key in recorded.keys() | inputs.keys() if recorded.get(key) != inputs.get(key))
         if differing and not replace:
             raise UserError(
                 f"{folder} holds an evaluation with different inputs ({list_some(differing)}). Use a different folder "
@@ -319,7 +322,21 @@ def _previous_sections(folder: Path, inputs: dict[str, Any], replace: bool) -> d
             )
         if differing:
             return {}
-    return {section.name: section for section in results.read(folder).sections} if (folder / RESULTS).exists() else {}
+    if not (folder / RESULTS).exists():
+        return {}
+    try:
+        return {section.name: section for section in results.read(folder).sections}
+    except UserError as error:
+        say(f"WARNING: {error} All programs are measured again.")
+        return {}
+
+
+def _read_if_undamaged(path: Path) -> Any:
+    try:
+        return read_json(path)
+    except UserError as error:
+        say(f"WARNING: {error} All programs are measured again.")
+        return None
 
 
 def _write(study: Study, sections: dict[str, Section], notes: list[str]) -> Results:

@@ -28,7 +28,7 @@ from diffae_jax.probes import ClassProbe, Probe
 from diffae_jax.probes import from_json as probe_from_json
 from diffae_jax.runtime.checksums import describe_files, find_damage, names_below
 from diffae_jax.runtime.errors import UserError, shown
-from diffae_jax.runtime.files import MAX_JSON_BYTES, expand_home, os_errors_as_user_errors, read_json
+from diffae_jax.runtime.files import MAX_JSON_BYTES, expand_home, os_errors_as_user_errors, read_json, reason_of
 
 FORMAT = 1
 LONGEST_PROBE_FILE = 250  # characters of a file name; each character of a probe's name may become twelve
@@ -110,8 +110,7 @@ def write_bundle(path: Path, bundle: Bundle) -> None:
                     old.rename(path)
                 raise
     except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or shown(str(error))
-        raise UserError(f"The bundle {path} cannot be written ({reason}).") from error
+        raise UserError(f"The bundle {path} cannot be written ({reason_of(error)}).") from error
 
 
 def _write_files(folder: Path, bundle: Bundle, contents: dict[str, str]) -> None:

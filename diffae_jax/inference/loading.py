@@ -93,15 +93,15 @@ def _from_run(path: Path, mesh: Mesh, encoder: type[nnx.Module] | None) -> dict[
     check(config)
     expected = abstract_weights(config, mesh)
     checkpoints = path / "autoencoder" / "checkpoints"
-    params, step = load_ema(checkpoints, expected["autoencoder"])
+    params, step, damages = load_ema(checkpoints, expected["autoencoder"])
     origin = {"run": config.name, "images_seen": config.train.batch_size * step}
     parts = dict(config=config, params=params, origin=origin)
-    if step != latest_step(checkpoints):  # a damaged checkpoint, from which the other parts were made
+    if damages:  # the other parts were made from the damaged checkpoint
         warn("What was made from the damaged checkpoint is left out: the statistics of z, the prior and the probes.")
     elif (path / "latents" / STATISTICS).exists():
         encoded_by = digest(on_host(parts["params"]))
         parts["statistics"] = read_statistics(path / "latents", encoded_by)
         parts["probes"] = read_run_probes(path / PROBES, encoded_by)
         if latest_step(path / "prior" / "checkpoints") is not None:
-            parts["prior"], _ = load_ema(path / "prior" / "checkpoints", expected["prior"])
+            parts["prior"], *_ = load_ema(path / "prior" / "checkpoints", expected["prior"])
     return parts

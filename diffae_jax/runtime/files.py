@@ -48,7 +48,7 @@ def os_errors_as_user_errors(path: Path, verb: str = "read") -> Iterator[None]:
     except BrokenPipeError:  # of a line that was printed in the block
         raise
     except OSError as error:
-        raise UserError(f"{path} cannot be {verb} ({error.strerror or shown(str(error))}).") from error
+        raise UserError(f"{path} cannot be {verb} ({reason_of(error)}).") from error
 
 
 def reason_of(error: BaseException) -> str:

@@ -113,6 +113,11 @@ class Interruptible:
         """Ends the process. A normal exit would wait for the devices to finish."""
         self._last_words.acquire()  # forever: only one thread prints
         os.write(2, f"\n{signal.Signals(number).name}: {report}\n".encode())  # a lock may guard sys.stderr
-        for worker in multiprocessing.active_children():  # they read images
-            worker.terminate()
-        os._exit(128 + number)
+        end_process(128 + number)
+
+
+def end_process(code: int) -> None:
+    """Ends the process and its workers at once. A normal exit may wait for other processes."""
+    for worker in multiprocessing.active_children():  # they read images
+        worker.terminate()
+    os._exit(code)

@@ -19,6 +19,7 @@ import traceback
 from collections.abc import Callable, Iterator
 
 from diffae_jax.runtime.errors import ClusterError, UserError, shown
+from diffae_jax.runtime.interrupts import end_process
 from diffae_jax.runtime.rendezvous import name_processes
 
 HEARTBEAT_SECONDS = 20  # a process that is silent for that long is lost
@@ -47,7 +48,7 @@ def end_with_peers(saved: Callable[[], str]) -> Iterator[None]:
         if not ending.acquire(blocking=False):
             threading.Event().wait()
         os.write(terminal, f"\nError: {error}\n".encode(errors="backslashreplace"))
-        os._exit(error.exit_code)  # an ordinary exit waits for the other processes
+        end_process(error.exit_code)  # an ordinary exit waits for the other processes
 
     with _held_stderr(lambda terminal, text: end(terminal, ClusterError(f"{_lost(text)} {saved()}"))) as terminal:
         try:
@@ -63,7 +64,7 @@ def end_with_peers(saved: Callable[[], str]) -> Iterator[None]:
                 end(terminal, ClusterError(f"{_lost(str(error))} {saved()}"))
             traceback.print_exc()
             time.sleep(2 * HOLD_SECONDS)  # until it is shown
-            os._exit(1)
+            end_process(1)
 
 
 def _exit_within(seconds: float, code: int) -> None:
@@ -71,7 +72,7 @@ def _exit_within(seconds: float, code: int) -> None:
 
     They are there if all of them have the error. Otherwise they must notice the end of this one.
     """
-    timer = threading.Timer(seconds, os._exit, [code])
+    timer = threading.Timer(seconds, end_process, [code])
     timer.daemon = True
     timer.start()
 
@@ -129,6 +130,7 @@ def _pass_on(read: int, terminal: int, lost: Callable[[int, str], None]) -> None
         message = text.decode(errors="replace")
         if FATAL in message:
             lost(terminal, message)
-        os.write(terminal, text)
+        with contextlib.suppress(OSError):  # its reader has ended
+            os.write(terminal, text)
         if NATIVE_STACK in message:
             faulthandler.dump_traceback(terminal)

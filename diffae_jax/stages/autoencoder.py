@@ -263,13 +263,8 @@ def run(
             periodic=periodic_tasks(config, folder, mesh, held_out if len(held_out) else training),
             checkpoints=checkpoints,
             writer=stack.enter_context(contextlib.closing(writer)),
-            sample_names=partial(names_in_batch, config, training) if may_debug(config) else None,
+            sample_names=partial(names_in_batch, config, training) if config.report.debug_nonfinite else None,
         )
-
-
-def may_debug(config: ConfigDict) -> bool:
-    """Returns whether to check each step. Several processes cannot compute a step again."""
-    return config.report.debug_nonfinite and jax.process_count() == 1
 
 
 def names_in_batch(config: ConfigDict, training: Source, step: int) -> list[str]:

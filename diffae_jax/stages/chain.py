@@ -27,10 +27,11 @@ from diffae_jax.runtime.own_code import code_digest, import_own
 from diffae_jax.runtime.process import check_main_guard
 from diffae_jax.runtime.sharding import make_mesh
 from diffae_jax.stages import autoencoder, evaluation, export, latents, prior, probes
+from diffae_jax.stages.damage import set_aside_damage
 from diffae_jax.stages.early_checks import check_folder, check_settings
 from diffae_jax.stages.loss_terms import LossTerm
 from diffae_jax.stages.run_folder import RunFolder, workdir_of
-from diffae_jax.training.checkpoint import latest_step, set_aside_damaged
+from diffae_jax.training.checkpoint import latest_step
 
 MAY_DIFFER = ("data.path", "data.labels", "data.held_out", "execution.num_workers")  # between processes
 
@@ -162,10 +163,10 @@ def run_stages(
         check_settings(config, chosen, mesh.size)
     with quiet_libraries(), RunFolder(workdir_of(workdir, config), config) as folder:
         with together():
-            check_folder(folder.path, chosen)
             if is_main_process():
-                for stage in ("autoencoder", "prior"):
-                    set_aside_damaged(folder.path / stage / "checkpoints")
+                set_aside_damage(folder.path)
+        with together():
+            check_folder(folder.path, chosen)
         for name in chosen:
             stage = STAGES[name]
             say(f"Stage {name}: reads {stage.reads}; writes {folder.path / stage.writes}")

@@ -3,6 +3,7 @@
 from collections.abc import Collection
 from pathlib import Path
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -21,6 +22,11 @@ from diffae_jax.runtime.sharding import check_batch_size
 
 def check_settings(config: ConfigDict, stages: Collection[str], num_devices: int) -> None:
     """Raises UserError if one of the stages will refuse the config."""
+    if config.report.debug_nonfinite and jax.process_count() > 1:
+        raise UserError(
+            f"report.debug_nonfinite works with one process, and there are {jax.process_count()}: resume the run with "
+            f"one process, or leave it out."
+        )
     if config.model.z_dim is not None and "prior" in stages:
         check_batch_size("prior.batch_size", config.prior.batch_size, num_devices)
     if "evaluation" in stages:

@@ -12,7 +12,7 @@ from diffae_jax.inference.diffae import DiffAE
 from diffae_jax.runtime.cluster import is_main_process, together
 from diffae_jax.runtime.console import say
 from diffae_jax.runtime.errors import UserError
-from diffae_jax.training.checkpoint import latest_step
+from diffae_jax.training.checkpoint import find_undamaged, latest_step
 
 
 def run(config: ConfigDict, folder: Path, mesh: Mesh) -> None:
@@ -21,11 +21,14 @@ def run(config: ConfigDict, folder: Path, mesh: Mesh) -> None:
     if is_main_process():
         for unfinished in folder.glob(f".{bundle.name}.*"):  # left by a killed process
             shutil.rmtree(unfinished)
+    for stage in ("autoencoder", "prior"):
+        if find_undamaged(folder / stage / "checkpoints")[1]:  # since the run has started
+            raise UserError(f"A checkpoint of the {stage} is damaged: run the same command again to make it again.")
     model = DiffAE.load(folder, mesh)
     model.origin = {
         "run": config.name,
         "diffae_jax": __version__,
-        "images_seen": config.train.batch_size * latest_step(folder / "autoencoder" / "checkpoints"),
+        "images_seen": model.origin["images_seen"],
         "latents_seen": config.prior.batch_size * (latest_step(folder / "prior" / "checkpoints") or 0),
         "digest": model.digest(),
     }

@@ -41,7 +41,7 @@ def run(config: ConfigDict, folder: Path, mesh: Mesh, images: Any = None) -> Non
         return
     splits = dict(zip(("training", "held_out"), open_data(config, folder, images, begun=is_begun(folder)), strict=True))
     checkpoints, output = folder / "autoencoder" / "checkpoints", folder / "latents"
-    weights, step = load_ema(checkpoints, abstract_weights(config, mesh)["autoencoder"])
+    weights, step, _ = load_ema(checkpoints, abstract_weights(config, mesh)["autoencoder"])
     params = on_host(weights)
     made_from = {"autoencoder_step": step, "autoencoder": digest(params)}
     check_inputs(output, {**made_from, **facts(*splits.values())})

@@ -27,7 +27,6 @@ from diffae_jax.runtime.console import quantity, say
 from diffae_jax.runtime.errors import UserError
 from diffae_jax.runtime.precision import resolve_precision
 from diffae_jax.runtime.sharding import replicated, shard_array, split_batch
-from diffae_jax.stages.autoencoder import may_debug
 from diffae_jax.stages.run_folder import check_inputs
 from diffae_jax.training.checkpoint import Checkpoints
 from diffae_jax.training.loop import Intervals, Periodic, fit, steps_of
@@ -56,7 +55,7 @@ def prior_loss(graphdef: nnx.GraphDef, process: Process) -> LossFn:
 def prior_program(config: ConfigDict, mesh: Mesh, num_latents: int) -> Program:
     """Compiles the training step of the prior, for `num_latents` z that stay on the devices."""
     precision = resolve_precision(config.train.precision)
-    steps = 1 if may_debug(config) else config.execution.steps_per_dispatch
+    steps = 1 if config.report.debug_nonfinite else config.execution.steps_per_dispatch
     build = prior_builder(config, precision)
     graphdef, _ = abstract_model(build)
     data = jax.ShapeDtypeStruct((num_latents, config.model.z_dim), np.float32, sharding=replicated(mesh))
@@ -127,7 +126,7 @@ def run(config: ConfigDict, folder: Path, mesh: Mesh) -> None:
             periodic=[sample_task(model, output)],
             checkpoints=checkpoints,
             writer=stack.enter_context(contextlib.closing(writer)),
-            sample_names=partial(names_in_batch, config, folder / "latents") if may_debug(config) else None,
+            sample_names=partial(names_in_batch, config, folder / "latents") if config.report.debug_nonfinite else None,
         )
 
 

@@ -14,7 +14,7 @@ from diffae_jax.data.labels.matching import fingerprint
 from diffae_jax.data.latents import INPUTS, LatentStatistics, read_chunks, read_inputs
 from diffae_jax.data.run_images import open_data
 from diffae_jax.data.splits import notes_on_labels
-from diffae_jax.inference.bundle import check_probe_name, damage_of_probes, probe_files
+from diffae_jax.inference.bundle import check_probe_name, probe_files
 from diffae_jax.inference.diffae import DiffAE
 from diffae_jax.models.functional import digest
 from diffae_jax.probes import ClassProbe, Probe, check_labels, describe, fit, is_known
@@ -41,10 +41,6 @@ def run(config: ConfigDict, folder: Path, mesh: Mesh, images: Any = None) -> Non
         say("probes: the images have no labels (--config.data.labels=FILE.csv), so there is nothing to do.")
         return
     output, latents = folder / "probes", folder / "latents"
-    with together():
-        if is_main_process() and (damage := damage_of_probes(output)):
-            say(f"WARNING: {damage}. All probes are fitted again. Check the disk.")
-            (output / INPUTS).unlink()
     model = DiffAE.load(folder, mesh)
     if model.statistics is None:
         raise UserError(f"{latents} has no statistics of z, which probes need: run --stages=latents first.")

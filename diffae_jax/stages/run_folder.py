@@ -15,6 +15,7 @@ from diffae_jax.runtime.cluster import is_main_process, together
 from diffae_jax.runtime.console import say
 from diffae_jax.runtime.errors import UserError
 from diffae_jax.runtime.files import expand_home, os_errors_as_user_errors, write_json
+from diffae_jax.runtime.interrupts import RESUME
 from diffae_jax.training.checkpoint import latest_step
 
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)  # raised on file systems without locks
@@ -36,7 +37,7 @@ def saved_steps(folder: Path) -> str:
     saved = [f"Step {step:,} of the {stage}" for stage, step in steps.items() if step is not None]
     if not saved:
         return "No step is saved yet: run the same command again."
-    return f"{' and '.join(saved)} {'is' if len(saved) == 1 else 'are'} saved. To resume, run the same command again."
+    return f"{' and '.join(saved)} {'is' if len(saved) == 1 else 'are'} saved. {RESUME}"
 
 
 class RunFolder:

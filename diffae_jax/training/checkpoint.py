@@ -5,10 +5,12 @@ complete or does not exist, even if the process is killed.
 """
 
 import contextlib
+import errno
 import functools
+import itertools
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from typing import Any
 import jax
 
 from diffae_jax.models.functional import flatten
-from diffae_jax.runtime.cluster import is_main_process, together
+from diffae_jax.runtime.cluster import check_equal_on_all, is_main_process, together
 from diffae_jax.runtime.console import warn
 from diffae_jax.runtime.errors import UserError, shown
 from diffae_jax.runtime.files import os_errors_as_user_errors, reason_of
@@ -65,6 +67,7 @@ class Checkpoints:
                     for unfinished in self._folder.glob(pattern):  # of a process that was killed
                         shutil.rmtree(unfinished)
         self.latest = latest_step(self._folder)
+        check_equal_on_all({f"the newest step in {folder}": self.latest}, "Check that all machines share the folder")
         self._thread = ThreadPoolExecutor(1)
         self._save: Future[None] | None = None
 
@@ -77,16 +80,16 @@ class Checkpoints:
         self.wait()
         if self.latest == step:
             return
+        if not self._folder.is_dir():
+            raise UserError(
+                f"{self._folder} does not exist any more, so training stopped. Do not move the folder of a run that "
+                f"is in progress."
+            )
         scratch, digests = self._folder / f"{step}{UNFINISHED}", manifest.digest_arrays(state)
-        with self._failures_end_training(step):
-            if not self._folder.is_dir():
-                raise UserError(
-                    f"{self._folder} does not exist any more, so training stopped. Do not move a running run."
-                )
-            with _saving():
-                response = _orbax().save_checkpointables_async(
-                    scratch, {"state": state, "window": window}, custom_metadata=manifest.PROMISE
-                )
+        with self._failures_end_training(step), _saving():
+            response = _orbax().save_checkpointables_async(
+                scratch, {"state": state, "window": window}, custom_metadata=manifest.PROMISE
+            )
         self._save = self._thread.submit(self._complete, step, scratch, response, digests)
 
     def _complete(self, step: int, scratch: Path, response: Any, digests: Digests) -> None:
@@ -96,34 +99,36 @@ class Checkpoints:
             response.result()
             if process:
                 manifest.write_part(scratch, process)
-                # process 0 removes the scratch folder if it fails
-                _wait_until(lambda: final.exists() or not scratch.exists(), f"process 0 to complete {final}")
-                if not final.exists():
-                    raise OSError(f"process 0 did not complete {final}")
+                _wait_until(final.exists, scratch)
             else:
-                _wait_until(
-                    lambda: manifest.parts_are_written(scratch, num_processes), f"the other processes to write {final}"
-                )
+                _wait_until(lambda: manifest.parts_are_written(scratch, num_processes), scratch)
                 manifest.write_manifest(scratch, num_processes, digests)
                 scratch.rename(final)
-                for old in steps_in(self._folder)[:-NUM_KEPT]:
-                    removed = (self._folder / str(old)).rename(self._folder / f"{old}{UNFINISHED}")
-                    shutil.rmtree(removed)
         self.latest = step
+        if not process:
+            self._remove_old_steps()
+
+    def _remove_old_steps(self) -> None:
+        for old in steps_in(self._folder)[:-NUM_KEPT]:
+            path = self._folder / str(old)
+            try:
+                shutil.rmtree(path.rename(path.with_name(f"{old}{UNFINISHED}")))
+            except OSError as error:
+                warn(f"WARNING: the old checkpoint {path} cannot be removed ({reason_of(error)}).")
 
     @contextlib.contextmanager
     def _failures_end_training(self, step: int) -> Iterator[None]:
-        """Raises UserError for any error of a save, and removes what it has written so far."""
+        """Raises UserError for any error of a save, and removes what it has written so far.
+
+        Other processes that wait for this one then fail, too.
+        """
         try:
             yield
-        except UserError:
-            raise
         except jax.errors.JaxRuntimeError:  # of the training step before, such as too little memory
             raise
         except Exception as error:  # Orbax and TensorStore raise errors of any type
-            if is_main_process():
-                for unfinished in self._folder.glob(f"{step}{UNFINISHED}*"):
-                    shutil.rmtree(unfinished, ignore_errors=True)
+            for unfinished in self._folder.glob(f"{step}{UNFINISHED}*"):
+                shutil.rmtree(unfinished, ignore_errors=True)
             kept = "nothing has been saved yet" if self.latest is None else f"step {self.latest:,} is saved"
             raise UserError(
                 f"The checkpoint of step {step:,} cannot be written to {self._folder} ({reason_of(error)}), so "
@@ -132,9 +137,9 @@ class Checkpoints:
             ) from error
 
     def check(self) -> None:
-        """Raises UserError if a save has failed. Several processes learn it when all `wait`."""
-        if self._save is not None and self._save.done() and jax.process_count() == 1:
-            self.wait()
+        """Raises UserError if a save has failed. Other processes notice the end of this one."""
+        if self._save is not None and self._save.done() and (error := self._save.exception()):
+            raise error
 
     def wait(self) -> None:
         """Waits until all saves are complete. Raises UserError if one failed, on all processes."""
@@ -160,11 +165,14 @@ class Checkpoints:
         self._thread.shutdown()
 
 
-def _wait_until(condition: Any, what: str) -> None:
+def _wait_until(condition: Callable[[], bool], scratch: Path) -> None:
+    """Waits for other processes. Raises OSError if one has failed, which removes `scratch`."""
     deadline = time.monotonic() + LONGEST_WAIT
     while not condition():
+        if not scratch.exists() and not condition():
+            raise OSError(errno.EIO, "another process failed")
         if time.monotonic() > deadline:
-            raise TimeoutError(f"waited {LONGEST_WAIT} s for {what}")
+            raise TimeoutError(f"another process did not write its part in {LONGEST_WAIT} s")
         time.sleep(0.01)
 
 
@@ -189,7 +197,9 @@ def find_undamaged(folder: Path) -> tuple[int | None, dict[int, str]]:
         if not manifest.has_manifest(path):
             _warn_of_no_manifest(path)
             return step, damages
-        damage = _damage_of(path, tuple(_status(path / name) for name in manifest.names_below(path)))
+        with os_errors_as_user_errors(path):
+            status = tuple(_status(path / name) for name in manifest.names_below(path))
+        damage = _damage_of(path, status)
         if damage is None:
             return step, damages
         damages[step] = damage
@@ -223,9 +233,10 @@ def set_aside_damaged(folder: Path) -> None:
     """
     step, damages = find_undamaged(folder)
     for damaged, damage in damages.items():
-        target = folder / f"{damaged}{DAMAGED}"
-        with os_errors_as_user_errors(target, "written"):
-            shutil.rmtree(target, ignore_errors=True)  # the same step, damaged once before
+        name = f"{damaged}{DAMAGED}"
+        names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+        with os_errors_as_user_errors(folder, "written"):
+            target = next(folder / free for free in names if not (folder / free).exists())
             (folder / str(damaged)).rename(target)
         warn(
             f"WARNING: the checkpoint of step {damaged:,} is damaged: {damage}. It was renamed to {target}, and step "
@@ -240,23 +251,30 @@ def was_set_aside(folder: Path, step: int) -> bool:
 
 @contextlib.contextmanager
 def damage_as_user_error(path: Path) -> Iterator[None]:
-    """Converts any error of reading a step into a UserError that says that it is damaged."""
+    """Converts any error of reading a step into a UserError.
+
+    Only a step without a manifest may be damaged: the files of others have been checked.
+    """
     try:
         with quiet_libraries():
             yield
     except (UserError, MemoryError, jax.errors.JaxRuntimeError):
         raise
-    except PermissionError as error:
-        raise UserError(f"{path} cannot be read ({reason_of(error)}). Change its owner or permissions.") from error
     except Exception as error:  # the exception of Orbax depends on which byte is damaged
+        if manifest.has_manifest(path):
+            raise UserError(
+                f"{path} cannot be restored ({reason_of(error)}), although its files are intact. Check the disk, and "
+                f"that the versions of orbax-checkpoint and jax are those that wrote it."
+            ) from error
         raise UserError(f"{path} is damaged: remove it to use the checkpoint before it.") from error
 
 
-def load_ema(folder: Path, abstract_params: Params) -> tuple[Params, int]:
-    """Returns the EMA weights of the newest undamaged checkpoint, and its step.
+def load_ema(folder: Path, abstract_params: Params) -> tuple[Params, int, dict[int, str]]:
+    """Returns the EMA weights of the newest undamaged checkpoint, its step, and what is damaged.
 
-    Nothing else is read, and nothing is written: the run may continue at the same time. Raises
-    UserError if there is no undamaged checkpoint, or if it holds a different model.
+    The last is what is wrong with each newer step. Nothing else is read, and nothing is written:
+    the run may continue at the same time. Raises UserError if there is no undamaged checkpoint, or
+    if it holds a different model.
     """
     step, damages = find_undamaged(folder)
     if step is None:
@@ -286,7 +304,7 @@ def load_ema(folder: Path, abstract_params: Params) -> tuple[Params, int]:
         state = ocp.load_checkpointables(path, {"state": {"ema": abstract_params}})["state"]
     if manifest.has_manifest(path):
         manifest.check_arrays(path, state)
-    return state["ema"], step
+    return state["ema"], step, damages
 
 
 def _ema_shapes(path: Path) -> dict[str, tuple[int, ...]]:

@@ -75,7 +75,7 @@ def check_finite(
 
     def reason() -> str:
         if explain is None:
-            return "For the images and the layer, resume with --config.report.debug_nonfinite=True. "
+            return "For the images and the layer, resume with one process and --config.report.debug_nonfinite=True. "
         return f"{explain()} ".lstrip()
 
     if "loss_scale" not in metrics and not metrics["finite"]:

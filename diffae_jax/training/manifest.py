@@ -5,8 +5,10 @@ everything else that could change a value. They are computed from the arrays on 
 saving and after restoring.
 """
 
+import errno
 import functools
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,11 +23,12 @@ from jaxtyping import Array, Num, UInt32
 from diffae_jax.runtime.arrays import AnyArray
 from diffae_jax.runtime.checksums import Entries, describe_files, find_damage, names_below
 from diffae_jax.runtime.errors import UserError
-from diffae_jax.runtime.files import read_json, write_json
+from diffae_jax.runtime.files import parse_json, read_bytes, read_json, write_json
 from diffae_jax.runtime.sharding import MIN_SPLIT_SIZE, replicated
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+MAX_BYTES = 64 * 2**20  # of a manifest; a process of a pod adds some kilobytes
 PROMISE = {"manifest": FORMAT}  # recorded by Orbax in the step, so that a lost manifest is noticed
 ORBAX_METADATA = "_CHECKPOINT_METADATA"
 
@@ -101,6 +104,8 @@ def part_of(process: int, step: Path) -> list[str]:
 
 def write_part(step: Path, process: int) -> None:
     """Describes the files that this process wrote, for `write_manifest` of process 0."""
+    if not step.is_dir():  # another process has failed
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(step))
     write_json(_part(step, process), describe_files(step, part_of(process, step)))
 
 
@@ -126,13 +131,12 @@ def _part(step: Path, process: int) -> Path:
 
 def has_manifest(step: Path) -> bool:
     """Returns whether a step has a manifest or should have one. Older versions wrote none."""
-    metadata = step / ORBAX_METADATA
     if (step / MANIFEST).exists():
         return True
     try:
-        return PROMISE.items() <= read_json(metadata)["custom_metadata"].items()
+        return PROMISE.items() <= read_json(step / ORBAX_METADATA)["custom_metadata"].items()
     except (UserError, KeyError, TypeError, AttributeError):
-        return False  # what reads the step reports it
+        return True  # not as any version wrote it: it is damaged
 
 
 def damage_of(step: Path) -> str | None:
@@ -142,8 +146,9 @@ def damage_of(step: Path) -> str | None:
     """
     if not (step / MANIFEST).exists():
         return f"{step / MANIFEST} is missing"
+    content = read_bytes(step / MANIFEST, MAX_BYTES)
     try:
-        manifest = read_json(step / MANIFEST)
+        manifest = parse_json(content, step / MANIFEST)
         files, digests = manifest["files"], manifest["arrays"]
         valid = all(isinstance(entry, dict) for entry in files.values()) and bool(digests.keys())
         newer = manifest["format"] > FORMAT
@@ -151,7 +156,8 @@ def damage_of(step: Path) -> str | None:
         return f"{step / MANIFEST} is damaged"
     if newer:
         raise UserError(f"{step} was written by a newer version. Update with pip install --upgrade diffae_jax.")
-    unknown = set(names_below(step)) - files.keys() - {MANIFEST}
+    # names with a dot are left by file managers and network disks
+    unknown = {name for name in names_below(step) if not Path(name).name.startswith(".")} - files.keys() - {MANIFEST}
     if not valid or unknown:
         return f"{step / min(unknown)} is not in the manifest" if unknown else f"{step / MANIFEST} is damaged"
     return find_damage(step, files)
@@ -159,10 +165,10 @@ def damage_of(step: Path) -> str | None:
 
 def check_arrays(step: Path, tree: Any) -> None:
     """Raises UserError if an array that was restored from a step differs from what was saved."""
-    saved = read_json(step / MANIFEST)["arrays"]
+    saved = parse_json(read_bytes(step / MANIFEST, MAX_BYTES), step / MANIFEST)["arrays"]
     for name, digest in digest_arrays(tree).items():
         if saved.get(name) != digest:
             raise UserError(
-                f"{step} is damaged: {name} is not as it was when it was saved. Remove that folder to use the "
-                f"checkpoint before it."
+                f"{step} is damaged: {name} is not as it was when it was saved, although its file is intact. Check the "
+                f"memory of the machine. To use the checkpoint before it, rename that folder."
             )

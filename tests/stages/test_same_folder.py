@@ -47,7 +47,7 @@ def test_probes_that_are_missing_or_of_other_z_are_fitted_again(whole, tmp_path)
     (workdir / "probes" / "digit.json").write_text("{}")
     with pytest.raises(UserError, match=r"digit.json has 2 bytes instead of .*--stages=probes"):
         DiffAE.load(workdir)
-    assert "digit.json has 2 bytes instead of" in finish(start(workdir, MANY_STEPS, "--stages=probes"))
+    assert "digit.json has 2 bytes instead of" in finish(start(workdir, MANY_STEPS))
     assert files(workdir / "probes") == files(whole[0] / "probes")
 
 
