@@ -32,7 +32,7 @@ def test_step_that_is_not_finite_names_images_and_layer_on_request(whole, tmp_pa
         return
     said = finish(start(tmp_path, *settings), code=2).splitlines()[-1]
     assert f"Error: Step {found[1]}: the loss is " in said
-    assert "For the images and the layer, resume with --config.report.debug_nonfinite=True." in said
+    assert "For the images and the layer, resume with one process and --config.report.debug_nonfinite=True." in said
 
 
 def test_training_names_the_length_of_its_whole_calls(whole, tmp_path):

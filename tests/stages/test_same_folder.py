@@ -92,6 +92,9 @@ def test_damaged_bundle_of_a_run_is_written_again(whole, tmp_path):
     output = finish(start(workdir, MANY_STEPS, "--stages=export"))
     assert "SHA-256 differs" in output
     assert files(workdir / "bundle") == files(whole[0] / "bundle")
+    (workdir / "bundle" / "manifest.json").write_text("{")
+    assert "renamed to" in finish(start(workdir, MANY_STEPS, "--stages=export"))
+    assert files(workdir / "bundle") == files(whole[0] / "bundle")
 
 
 @pytest.mark.parametrize(
