@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 from typing import Any
@@ -114,6 +115,17 @@ class Interruptible:
         self._last_words.acquire()  # forever: only one thread prints
         os.write(2, f"\n{signal.Signals(number).name}: {report}\n".encode())  # a lock may guard sys.stderr
         end_process(128 + number)
+
+
+def end_after_main_thread(seconds: float, code: int) -> None:
+    """Ends the process a while after its main thread, if other threads would keep it alive."""
+
+    def end():
+        threading.main_thread().join()
+        time.sleep(seconds)
+        end_process(code)
+
+    threading.Thread(target=end, daemon=True).start()
 
 
 def end_process(code: int) -> None:
