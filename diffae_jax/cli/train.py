@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from diffae_jax.runtime.errors import UserError, shown
 from diffae_jax.runtime.files import describe_os_error
-from diffae_jax.runtime.interrupts import RESUME, Interruptible
+from diffae_jax.runtime.interrupts import RESUME, Interruptible, end_process, stuck
 from diffae_jax.runtime.logs import log_to_stderr, quiet_libraries
 from diffae_jax.runtime.process import prepare_command, standard_streams
 
@@ -69,11 +69,16 @@ def run(argv: list[str] | None = None) -> None:
             with quiet_libraries(), log_to_stderr(), Interruptible(INTERRUPTED) as interruptible:
                 train(parse(arguments), interruptible)
     except UserError as error:
-        print(f"\nError: {error}", file=sys.stderr, flush=True)
-        sys.exit(error.exit_code)
+        _end(str(error), error.exit_code)
     except OSError as error:
-        print(f"\nError: {describe_os_error(error)}", file=sys.stderr, flush=True)
-        sys.exit(UserError.exit_code)
+        _end(describe_os_error(error), UserError.exit_code)
+
+
+def _end(message: str, code: int) -> None:
+    print(f"\nError: {message}", file=sys.stderr, flush=True)
+    if stuck.is_set():
+        end_process(code)
+    sys.exit(code)
 
 
 def parse(arguments: list[str]) -> "FlagValues":

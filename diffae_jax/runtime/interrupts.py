@@ -7,7 +7,6 @@ import signal
 import socket
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 from typing import Any
@@ -16,6 +15,7 @@ GRACE_SECONDS = 5  # in which the main thread may react; it cannot while compile
 RESUME = "To resume, run the same command again."
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
+stuck = threading.Event()  # set if threads of a library may never end, so that a normal exit would wait forever
 _reports: list[Callable[[], str]] = []  # the innermost comes last
 
 
@@ -115,17 +115,6 @@ class Interruptible:
         self._last_words.acquire()  # forever: only one thread prints
         os.write(2, f"\n{signal.Signals(number).name}: {report}\n".encode())  # a lock may guard sys.stderr
         end_process(128 + number)
-
-
-def end_after_main_thread(seconds: float, code: int) -> None:
-    """Ends the process a while after its main thread, if other threads would keep it alive."""
-
-    def end():
-        threading.main_thread().join()
-        time.sleep(seconds)
-        end_process(code)
-
-    threading.Thread(target=end, daemon=True).start()
 
 
 def end_process(code: int) -> None:

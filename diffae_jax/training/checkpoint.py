@@ -18,11 +18,11 @@ from typing import Any
 import jax
 
 from diffae_jax.models.functional import flatten
+from diffae_jax.runtime import interrupts
 from diffae_jax.runtime.cluster import check_equal_on_all, is_main_process, together
 from diffae_jax.runtime.console import warn
 from diffae_jax.runtime.errors import UserError, shown
 from diffae_jax.runtime.files import os_errors_as_user_errors, reason_of
-from diffae_jax.runtime.interrupts import end_after_main_thread
 from diffae_jax.runtime.logs import quiet_libraries
 from diffae_jax.training import manifest
 from diffae_jax.training.manifest import Digests
@@ -31,7 +31,6 @@ from diffae_jax.training.state import Params, TrainState
 NUM_KEPT = 2  # checkpoints
 UNFINISHED = ".tmp"  # ends the name of a step that is being written or removed
 DAMAGED = ".damaged"  # ends the name of a step that was set aside
-STUCK_SECONDS = 5  # after a failed save, threads of Orbax may wait forever
 LONGEST_WAIT = 600  # seconds for the other processes, whose storage may be slow
 
 
@@ -129,7 +128,7 @@ class Checkpoints:
         except jax.errors.JaxRuntimeError:  # of the training step before, such as too little memory
             raise
         except Exception as error:  # Orbax and TensorStore raise errors of any type
-            end_after_main_thread(STUCK_SECONDS, UserError.exit_code)
+            interrupts.stuck.set()  # threads of Orbax may now wait forever
             for unfinished in self._folder.glob(f"{step}{UNFINISHED}*"):
                 shutil.rmtree(unfinished, ignore_errors=True)
             kept = "nothing has been saved yet" if self.latest is None else f"step {self.latest:,} is saved"
