@@ -179,6 +179,8 @@ def run_stages(
                 raise UserError(
                     f"The devices have too little memory for the stage {name}: {stage.less_memory}."
                 ) from error
+            except BrokenPipeError:  # of the output
+                raise
             except OSError as error:
                 raise UserError(f"The stage {name} stopped: {describe_os_error(error, folder.path)}") from error
         if stages is None:

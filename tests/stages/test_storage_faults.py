@@ -58,6 +58,7 @@ def test_full_disk_ends_training_and_with_space_the_same_command_goes_on(whole, 
         assert_same_run(workdir, whole[0])
 
 
+@pytest.mark.long
 def test_folder_that_vanishes_ends_training_with_a_sentence(tmp_path):
     workdir = tmp_path / "run"
     process = start(workdir, MANY_STEPS, TRAINING)

@@ -121,6 +121,7 @@ def test_what_stops_one_process_stops_the_others(tmp_path):
     assert not (tmp_path / "run" / "prior").exists()
 
 
+@pytest.mark.long
 def test_two_processes_encode_the_z_of_one(whole, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(whole[0], workdir)
