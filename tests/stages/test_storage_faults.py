@@ -38,7 +38,7 @@ def assert_one_sentence(output, pattern):
 
 
 def test_full_disk_ends_training_and_with_space_the_same_command_goes_on(whole, tmp_path):
-    with disk(tmp_path / "disk", 8) as folder:
+    with disk(tmp_path / "disk", 14) as folder:
         workdir = folder / "run"
         process = start(workdir, MANY_STEPS, TRAINING)
         wait_for_checkpoint(process, workdir, 4)

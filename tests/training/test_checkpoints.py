@@ -140,7 +140,7 @@ def test_damaged_step_is_set_aside_and_the_one_before_is_used(steps, caplog):
     file = next((folder / "2" / "state").rglob("d/*"))
     file.write_bytes(file.read_bytes()[:-1])
     before = on_host(state_of(1, mesh, "fsdp" if mesh.size > 1 else "replicated"))
-    params, step = load_ema(folder, abstract(state_of(1, mesh).ema))
+    params, step, _ = load_ema(folder, abstract(state_of(1, mesh).ema))
     assert step == 1
     assert "the checkpoint of step 2 is damaged" in caplog.text
     assert latest_step(folder) == 2, "a reader changes nothing"
@@ -175,7 +175,7 @@ def test_older_checkpoint_without_manifest_is_used_and_reported_once(one_device,
     state = state_of(3, one_device)
     ocp.save_checkpointables(tmp_path / "3", {"state": state, "window": NO_WINDOW})
     for _ in range(2):
-        params, step = load_ema(tmp_path, abstract(state.ema))
+        params, step, _ = load_ema(tmp_path, abstract(state.ema))
     assert step == 3
     jax.tree.map(np.testing.assert_array_equal, on_host(params), on_host(state.ema))
     assert caplog.text.count("older version, without a manifest") == 1
