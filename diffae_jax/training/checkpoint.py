@@ -67,6 +67,7 @@ class Checkpoints:
                 for pattern in (f"*{UNFINISHED}*", "*.orbax-checkpoint-tmp*"):  # the second by older versions
                     for unfinished in self._folder.glob(pattern):  # of a process that was killed
                         shutil.rmtree(unfinished)
+        self._identity = _identity(self._folder)  # Orbax would create a folder that was moved again
         self.latest = latest_step(self._folder)
         check_equal_on_all({f"the newest step in {folder}": self.latest}, "Check that all machines share the folder")
         self._thread = ThreadPoolExecutor(1)
@@ -81,7 +82,7 @@ class Checkpoints:
         self.wait()
         if self.latest == step:
             return
-        if not self._folder.is_dir():
+        if _identity(self._folder) != self._identity:
             raise UserError(
                 f"{self._folder} does not exist any more, so training stopped. Do not move the folder of a run that "
                 f"is in progress."
@@ -176,6 +177,15 @@ def _wait_until(condition: Callable[[], bool], scratch: Path) -> None:
         if time.monotonic() > deadline:
             raise TimeoutError(f"another process did not write its part in {LONGEST_WAIT} s")
         time.sleep(0.01)
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    """Returns numbers that identify a folder, wherever it is moved, or None if there is none."""
+    try:
+        status = folder.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def steps_in(folder: Path) -> list[int]:
