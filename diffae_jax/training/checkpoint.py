@@ -67,9 +67,10 @@ class Checkpoints:
                 for pattern in (f"*{UNFINISHED}*", "*.orbax-checkpoint-tmp*"):  # the second by older versions
                     for unfinished in self._folder.glob(pattern):  # of a process that was killed
                         shutil.rmtree(unfinished)
-        self._identity = _identity(self._folder)  # Orbax would create a folder that was moved again
         self.latest = latest_step(self._folder)
         check_equal_on_all({f"the newest step in {folder}": self.latest}, "Check that all machines share the folder")
+        # Orbax would create a folder that was moved again; here process 0 has created it
+        self._identity = _identity(self._folder)
         self._thread = ThreadPoolExecutor(1)
         self._save: Future[None] | None = None
 
