@@ -4,13 +4,13 @@ results.json holds exactly this data. Its figures are records that any program c
 """
 
 import dataclasses
-import hashlib
 import json
 import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
+from diffae_jax.runtime.checksums import hash_json
 from diffae_jax.runtime.errors import UserError
 from diffae_jax.runtime.files import read_json, write_json
 
@@ -108,11 +108,7 @@ class Results:
 def write(folder: Path, results: Results) -> None:
     """Writes results.json, with a hash of its content."""
     content = json.loads(json.dumps(dataclasses.asdict(results)))  # as it looks when it is read
-    write_json(folder / RESULTS, content | {"sha256": _hash(content)})
-
-
-def _hash(content: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    write_json(folder / RESULTS, content | {"sha256": hash_json(content)})
 
 
 def read(folder: Path) -> Results:
@@ -120,7 +116,7 @@ def read(folder: Path) -> Results:
     path = folder / RESULTS
     content = read_json(path)
     try:
-        if content.pop("sha256", None) not in (None, _hash(content)):  # older versions wrote no hash
+        if content.pop("sha256", None) not in (None, hash_json(content)):  # older versions wrote no hash
             raise UserError(f"{path} is damaged (SHA-256 differs). Remove it to measure again.")
         sections = [
             Section(

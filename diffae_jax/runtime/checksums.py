@@ -1,6 +1,7 @@
 """Size and SHA-256 hash of files, to detect damage."""
 
 import hashlib
+import json
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -46,6 +47,11 @@ def find_damage(folder: Path, entries: Entries) -> str | None:
             if digest != entry.get("sha256"):
                 return f"{folder / name} does not match the manifest (SHA-256 differs)"
     return None
+
+
+def hash_json(content: Any) -> str:
+    """Returns the SHA-256 hash of a value that JSON can hold, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def names_below(folder: Path) -> list[str]:

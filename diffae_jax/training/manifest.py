@@ -21,7 +21,7 @@ from jax.sharding import NamedSharding
 from jaxtyping import Array, Num, UInt32
 
 from diffae_jax.runtime.arrays import AnyArray
-from diffae_jax.runtime.checksums import Entries, describe_files, find_damage, names_below
+from diffae_jax.runtime.checksums import Entries, describe_files, find_damage, hash_json, names_below
 from diffae_jax.runtime.errors import UserError
 from diffae_jax.runtime.files import parse_json, read_bytes, read_json, write_json
 from diffae_jax.runtime.sharding import MIN_SPLIT_SIZE, replicated
@@ -122,7 +122,8 @@ def write_manifest(step: Path, num_processes: int, digests: Digests) -> None:
         files |= read_json(part)
         part.unlink()
     files |= describe_files(step, part_of(0, step))
-    write_json(step / MANIFEST, {"format": FORMAT, "files": files, "arrays": digests})
+    content = {"format": FORMAT, "files": files, "arrays": digests}
+    write_json(step / MANIFEST, content | {"sha256": hash_json(content)})
 
 
 def _part(step: Path, process: int) -> Path:
@@ -152,6 +153,7 @@ def damage_of(step: Path) -> str | None:
         files, digests = manifest["files"], manifest["arrays"]
         valid = all(isinstance(entry, dict) for entry in files.values()) and bool(digests.keys())
         newer = manifest["format"] > FORMAT
+        valid = valid and manifest.pop("sha256") == hash_json(manifest)
     except (UserError, KeyError, TypeError, AttributeError):
         return f"{step / MANIFEST} is damaged"
     if newer:

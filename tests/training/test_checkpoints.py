@@ -15,6 +15,7 @@ import optax
 import pytest
 from orbax.checkpoint import v1 as ocp
 
+from diffae_jax.runtime.checksums import hash_json
 from diffae_jax.runtime.errors import UserError
 from diffae_jax.runtime.sharding import make_mesh, on_host, replicated, shard_array, split_batch, state_shardings
 from diffae_jax.training import checkpoint
@@ -189,8 +190,9 @@ def test_array_that_is_not_what_was_saved_is_refused(one_device, tmp_path):
     """The files are whole, but they hold something else: what hashes of files cannot detect."""
     write_steps(tmp_path, one_device, steps=(1,))
     manifest = json.loads((tmp_path / "1" / "manifest.json").read_text())
+    del manifest["sha256"]
     manifest["arrays"] = digest_arrays(state_of(2, one_device))
-    (tmp_path / "1" / "manifest.json").write_text(json.dumps(manifest))
+    (tmp_path / "1" / "manifest.json").write_text(json.dumps(manifest | {"sha256": hash_json(manifest)}))
     checkpoints = Checkpoints(tmp_path)
     with pytest.raises(UserError, match=r"1 is damaged: .* is not as it was when it was saved"):
         checkpoints.restore(1, abstract(state_of(1, one_device)))
