@@ -156,7 +156,7 @@ def damage_of(step: Path) -> str | None:
         valid = valid and manifest.pop("sha256") == hash_json(manifest)
     except (UserError, KeyError, TypeError, AttributeError):
         return f"{step / MANIFEST} is damaged"
-    if newer:
+    if newer and valid:
         raise UserError(f"{step} was written by a newer version. Update with pip install --upgrade diffae_jax.")
     # names with a dot are left by file managers and network disks
     unknown = {name for name in names_below(step) if not Path(name).name.startswith(".")} - files.keys() - {MANIFEST}

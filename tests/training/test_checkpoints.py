@@ -204,7 +204,9 @@ def test_array_that_is_not_what_was_saved_is_refused(one_device, tmp_path):
 def test_step_of_a_newer_version_is_refused(one_device, tmp_path):
     write_steps(tmp_path, one_device, steps=(1,))
     manifest = json.loads((tmp_path / "1" / "manifest.json").read_text())
-    (tmp_path / "1" / "manifest.json").write_text(json.dumps(manifest | {"format": 2}))
+    del manifest["sha256"]
+    manifest["format"] = 2
+    (tmp_path / "1" / "manifest.json").write_text(json.dumps(manifest | {"sha256": hash_json(manifest)}))
     with pytest.raises(UserError, match="written by a newer version"):
         find_undamaged(tmp_path)
 
