@@ -1,13 +1,11 @@
 """Runs the programs of an evaluation, one after the other, and writes their results."""
 
-import contextlib
-import dataclasses
 import hashlib
 import json
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ from diffae_jax.diffusion.process import image_process, latent_process
 from diffae_jax.evaluation import results
 from diffae_jax.evaluation.chunk_cache import INPUTS, ChunkCache
 from diffae_jax.evaluation.networks.feature_spaces import inception_problem, load_inception, load_lpips, lpips_problem
+from diffae_jax.evaluation.pace import Pace
 from diffae_jax.evaluation.paper.claims import claims
 from diffae_jax.evaluation.programs import PROGRAMS, skip_reason
 from diffae_jax.evaluation.report.page import write_report
@@ -33,7 +32,7 @@ from diffae_jax.evaluation.study import Networks, Study
 from diffae_jax.inference.diffae import DiffAE
 from diffae_jax.inference.encode_dataset import describe
 from diffae_jax.runtime.cluster import is_main_process, together
-from diffae_jax.runtime.console import duration, say
+from diffae_jax.runtime.console import say
 from diffae_jax.runtime.errors import UserError, counted, list_some, shown
 from diffae_jax.runtime.files import expand_home, read_json
 from diffae_jax.runtime.interrupts import RESUME, if_interrupted
@@ -175,34 +174,6 @@ def _measure(study: Study, sections: dict[str, Section]) -> Results:
     return written
 
 
-@dataclasses.dataclass
-class Pace:
-    """How long programs take, estimated from their UNet calls.
-
-    Args:
-        calls: The number of UNet calls of each program that is left, counted per image.
-        seconds_per_call: The time of a call. None: unknown.
-    """
-
-    calls: dict[str, int]
-    seconds_per_call: float | None = None
-
-    @contextlib.contextmanager
-    def measured(self, name: str) -> Iterator[None]:
-        """Runs a program in the block. The pace of the others is then that of this program."""
-        start = time.monotonic()
-        yield
-        calls = self.calls.pop(name)
-        if calls:
-            self.seconds_per_call = (time.monotonic() - start) / calls
-
-    def time_left(self) -> str:
-        """Returns text such as "about 5 min 10 s, plus compilation", or "" if it is unknown."""
-        if self.seconds_per_call is None:
-            return ""
-        return f"at most about {duration(sum(self.calls.values()) * self.seconds_per_call + 1)}, plus compilation"
-
-
 def model_identity(model: DiffAE) -> dict[str, Any]:
     """Returns everything that a model's images and latent codes depend on."""
     config = model.config
@@ -309,7 +280,8 @@ def _previous_sections(folder: Path, inputs: dict[str, Any], replace: bool) -> d
     If the records are damaged, prints a warning and returns none. Raises UserError if they have
     different inputs and `replace` is False.
     """
-    records = [_read_if_undamaged(path) for path in (folder / RESULTS, folder / CHUNKS / INPUTS) if path.exists()]
+    existing = [path for path in (folder / RESULTS, folder / CHUNKS / INPUTS) if path.exists()]
+    records = [_read_if_undamaged(read_json, path) for path in existing]
     if None in records:
         return {}
     for record in records:
@@ -322,18 +294,13 @@ def _previous_sections(folder: Path, inputs: dict[str, Any], replace: bool) -> d
             )
         if differing:
             return {}
-    if not (folder / RESULTS).exists():
-        return {}
-    try:
-        return {section.name: section for section in results.read(folder).sections}
-    except UserError as error:
-        say(f"WARNING: {error} All programs are measured again.")
-        return {}
+    previous = _read_if_undamaged(results.read, folder) if (folder / RESULTS).exists() else None
+    return {} if previous is None else {section.name: section for section in previous.sections}
 
 
-def _read_if_undamaged(path: Path) -> Any:
+def _read_if_undamaged(read: Callable[[Path], Any], path: Path) -> Any:
     try:
-        return read_json(path)
+        return read(path)
     except UserError as error:
         say(f"WARNING: {error} All programs are measured again.")
         return None

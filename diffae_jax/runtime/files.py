@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import io
+import itertools
 import json
 import os
 import re
@@ -18,6 +19,7 @@ import numpy as np
 from diffae_jax.runtime.errors import UserError, shown
 
 CHECK_FILE = "Check that it is the right file, or copy it again."  # the fix in messages
+DAMAGED = ".damaged"  # ends the name of what was set aside
 MAX_JSON_BYTES = 4 * 2**20
 MAX_JSON_DEPTH = 16
 MAX_ROWS_BYTES = 4 * 2**20
@@ -69,6 +71,13 @@ def describe_os_error(error: OSError, path: Path | str = "A file") -> str:
         f"{error.filename or path} cannot be used ({reason_of(error)}). What was saved before is kept. Make sure that "
         f"the disk has space and can be read and written, then run the same command again."
     )
+
+
+def set_aside(path: Path) -> Path:
+    """Renames what is damaged to a name that is free: NAME.damaged, NAME.damaged-2, ..."""
+    name = f"{path.name}{DAMAGED}"
+    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+    return path.rename(next(path.with_name(free) for free in names if not path.with_name(free).exists()))
 
 
 @contextlib.contextmanager

@@ -1,7 +1,8 @@
 """The stages of a run, and the function that runs them in order."""
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -170,19 +171,8 @@ def run_stages(
         for name in chosen:
             stage = STAGES[name]
             say(f"Stage {name}: reads {stage.reads}; writes {folder.path / stage.writes}")
-            try:
-                with if_interrupted(partial(report_interruption, name, folder.path)):
-                    stage.run(config, folder.path, mesh, **{name: given[name] for name in stage.takes})
-            except jax.errors.JaxRuntimeError as error:
-                if "RESOURCE_EXHAUSTED" not in str(error):
-                    raise
-                raise UserError(
-                    f"The devices have too little memory for the stage {name}: {stage.less_memory}."
-                ) from error
-            except BrokenPipeError:  # of the output
-                raise
-            except OSError as error:
-                raise UserError(f"The stage {name} stopped: {describe_os_error(error, folder.path)}") from error
+            with faults_in_sentences(name, folder.path):
+                stage.run(config, folder.path, mesh, **{name: given[name] for name in stage.takes})
         if stages is None:
             say(final_summary(config, folder.path))
         elif note := left_out(folder.path):
@@ -191,11 +181,31 @@ def run_stages(
 
 def check_same_run(config: ConfigDict, stages: list[str] | None) -> None:
     """Raises UserError on all processes if their code, config, stages or clocks differ."""
+    if not jax.distributed.is_initialized():  # hashing the code takes time
+        return
     check_clocks()
     code = {"diffae_jax": f"version {__version__}, code {code_digest():.8}", "jax": jax.__version__}
     check_equal_on_all(code, "Install the same version on all machines")
     settings = {f"config.{key}": value for key, value in flat(config.to_dict()).items() if key not in MAY_DIFFER}
     check_equal_on_all({"stages": stages} | settings, "Start all processes with the same flags")
+
+
+@contextlib.contextmanager
+def faults_in_sentences(name: str, folder: Path) -> Iterator[None]:
+    """Converts faults of devices and disks in a stage into a UserError, and explains signals."""
+    try:
+        with if_interrupted(partial(report_interruption, name, folder)):
+            yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise UserError(
+            f"The devices have too little memory for the stage {name}: {STAGES[name].less_memory}."
+        ) from error
+    except BrokenPipeError:  # of the output
+        raise
+    except OSError as error:
+        raise UserError(f"The stage {name} stopped: {describe_os_error(error, folder)}") from error
 
 
 def report_interruption(name: str, folder: Path) -> str:

@@ -1,14 +1,13 @@
 """Sets aside what is damaged in a run folder, before a stage reads it."""
 
-import shutil
 from pathlib import Path
 
 from diffae_jax.data.latents import INPUTS
 from diffae_jax.inference.bundle import CONFIG, WEIGHTS, damage_of_probes, read_manifest
 from diffae_jax.runtime.console import say
 from diffae_jax.runtime.errors import UserError
-from diffae_jax.runtime.files import os_errors_as_user_errors
-from diffae_jax.training.checkpoint import DAMAGED, set_aside_damaged
+from diffae_jax.runtime.files import os_errors_as_user_errors, set_aside
+from diffae_jax.training.checkpoint import set_aside_damaged
 
 
 def set_aside_damage(folder: Path) -> None:
@@ -32,7 +31,4 @@ def _set_aside_bundle(bundle: Path) -> None:
     try:
         read_manifest(bundle)
     except UserError as error:
-        target = bundle.with_name(f"{bundle.name}{DAMAGED}")
-        shutil.rmtree(target, ignore_errors=True)
-        bundle.rename(target)
-        say(f"WARNING: {error} It was renamed to {target}, and the stage export writes it again.")
+        say(f"WARNING: {error} It was renamed to {set_aside(bundle)}, and the stage export writes it again.")

@@ -5,9 +5,7 @@ complete or does not exist, even if the process is killed.
 """
 
 import contextlib
-import errno
 import functools
-import itertools
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +20,7 @@ from diffae_jax.runtime import interrupts
 from diffae_jax.runtime.cluster import check_equal_on_all, is_main_process, together
 from diffae_jax.runtime.console import warn
 from diffae_jax.runtime.errors import UserError, shown
-from diffae_jax.runtime.files import os_errors_as_user_errors, reason_of
+from diffae_jax.runtime.files import DAMAGED, os_errors_as_user_errors, reason_of, set_aside
 from diffae_jax.runtime.logs import quiet_libraries
 from diffae_jax.training import manifest
 from diffae_jax.training.manifest import Digests
@@ -30,7 +28,6 @@ from diffae_jax.training.state import Params, TrainState
 
 NUM_KEPT = 2  # checkpoints
 UNFINISHED = ".tmp"  # ends the name of a step that is being written or removed
-DAMAGED = ".damaged"  # ends the name of a step that was set aside
 LONGEST_WAIT = 600  # seconds for the other processes, whose storage may be slow
 
 
@@ -160,8 +157,7 @@ class Checkpoints:
         path = self._folder / str(step)
         with damage_as_user_error(path):
             loaded = _orbax().load_checkpointables(path, {"state": abstract_state, "window": None})
-        if manifest.has_manifest(path):
-            manifest.check_arrays(path, loaded["state"])
+        manifest.check_arrays(path, loaded["state"])
         return loaded["state"], loaded["window"]
 
     def close(self) -> None:
@@ -174,7 +170,7 @@ def _wait_until(condition: Callable[[], bool], scratch: Path) -> None:
     deadline = time.monotonic() + LONGEST_WAIT
     while not condition():
         if not scratch.exists() and not condition():
-            raise OSError(errno.EIO, "another process failed")
+            raise OSError("another process failed")
         if time.monotonic() > deadline:
             raise TimeoutError(f"another process did not write its part in {LONGEST_WAIT} s")
         time.sleep(0.01)
@@ -246,11 +242,8 @@ def set_aside_damaged(folder: Path) -> None:
     """
     step, damages = find_undamaged(folder)
     for damaged, damage in damages.items():
-        name = f"{damaged}{DAMAGED}"
-        names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
         with os_errors_as_user_errors(folder, "written"):
-            target = next(folder / free for free in names if not (folder / free).exists())
-            (folder / str(damaged)).rename(target)
+            target = set_aside(folder / str(damaged))
         warn(
             f"WARNING: the checkpoint of step {damaged:,} is damaged: {damage}. It was renamed to {target}, and step "
             f"{step:,} is used instead. Check the disk."
@@ -315,8 +308,7 @@ def load_ema(folder: Path, abstract_params: Params) -> tuple[Params, int, dict[i
     partial_context.pytree.loading.partial_load = True
     with damage_as_user_error(path), partial_context:
         state = ocp.load_checkpointables(path, {"state": {"ema": abstract_params}})["state"]
-    if manifest.has_manifest(path):
-        manifest.check_arrays(path, state)
+    manifest.check_arrays(path, state)
     return state["ema"], step, damages
 
 

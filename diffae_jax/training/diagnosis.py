@@ -1,6 +1,6 @@
 """Finds out why a training step was not finite: the samples and the first layer or weights."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from diffae_jax.runtime.errors import counted, list_some
-from diffae_jax.training.state import Params
+from diffae_jax.training.state import Params, leaves_by_name
 from diffae_jax.training.step import LossFn, mean_loss_and_grads
 
 CALLS = (
@@ -49,7 +49,7 @@ def explain(
     Returns:
         A sentence, or "" if everything is finite when it is computed again.
     """
-    if bad := [name for name, leaf in _by_name(params) if not _is_finite(leaf)]:
+    if bad := [name for name, leaf in leaves_by_name(params) if not _is_finite(leaf)]:
         return f"{counted(len(bad), 'weight array', verb='is/are')} not finite ({list_some(bad)})."
     loss = jax.device_get(jax.jit(lambda *inputs: loss_fn(*inputs)[0])(params, batch, keys))
     samples = np.flatnonzero(~np.isfinite(loss))
@@ -58,13 +58,13 @@ def explain(
         sentence = f"The loss is not finite for {count} ({list_some(names[i] for i in samples)})"
         # one sample needs little memory, and its loss does not depend on the others
         one = jax.device_put(jax.tree.map(lambda a: a[samples[:1]], (batch, keys)), jax.local_devices()[0])
-        if bad := [name for name, leaf in _by_name(one[0]) if not _is_finite(leaf)]:
+        if bad := [name for name, leaf in leaves_by_name(one[0]) if not _is_finite(leaf)]:
             return f"{sentence}, because the {bad[0] or noun} itself is not finite."
         layer = first_bad_layer(loss_fn, jax.device_get(params), *one)
         return sentence + (f"; the first layer whose output is not finite is {layer}." if layer else ".")
     gradients = jax.jit(partial(mean_loss_and_grads, loss_fn, num_microbatches=num_microbatches))
     grads = gradients(params, batch, keys, scale=1.0)[-1]
-    bad = [name for name, leaf in _by_name(grads) if not _is_finite(leaf)]
+    bad = [name for name, leaf in leaves_by_name(grads) if not _is_finite(leaf)]
     return f"The loss is finite, but not the gradient of {list_some(bad)}." if bad else ""
 
 
@@ -75,7 +75,7 @@ def first_bad_layer(loss_fn: LossFn, params: Params, batch: Any, keys: Key[Array
     operations give finite values, or if it happens before any weight is used.
     """
     traced = jax.make_jaxpr(lambda *inputs: loss_fn(*inputs)[0])(params, batch, keys)
-    weights = [name.rpartition(".")[0] or name for name, _ in _by_name(params)]
+    weights = [name.rpartition(".")[0] or name for name, _ in leaves_by_name(params)]
     values = jax.tree.leaves((params, batch, keys))
     search = _Search()
     try:
@@ -127,9 +127,3 @@ def _value(known: dict[Any, Any], name: Any) -> Any:
 
 def _is_finite(values: Any) -> bool:
     return not jnp.issubdtype(values.dtype, jnp.inexact) or bool(jnp.isfinite(values).all())
-
-
-def _by_name(tree: Any) -> Iterator[tuple[str, Any]]:
-    """Yields the dotted path and the value of each leaf."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        yield jax.tree_util.keystr(path, simple=True, separator="."), leaf

@@ -5,10 +5,8 @@ everything else that could change a value. They are computed from the arrays on 
 saving and after restoring.
 """
 
-import errno
 import functools
 import math
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,7 @@ from diffae_jax.runtime.checksums import Entries, describe_files, find_damage, h
 from diffae_jax.runtime.errors import UserError
 from diffae_jax.runtime.files import parse_json, read_bytes, read_json, write_json
 from diffae_jax.runtime.sharding import MIN_SPLIT_SIZE, replicated
+from diffae_jax.training.state import leaves_by_name
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -45,10 +44,7 @@ def digest_arrays(tree: Any) -> Digests:
     Small arrays are digested on the host, as compiling a function for each of their many shapes
     would take longer. Sharded arrays are never small. All processes must call this together.
     """
-    named = {
-        jax.tree_util.keystr(path, simple=True, separator="."): leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
+    named = dict(leaves_by_name(tree))
     digests = {name: _on_device(leaf) for name, leaf in named.items() if math.prod(np.shape(leaf)) >= MIN_SPLIT_SIZE}
     digests, small = jax.device_get((digests, {name: leaf for name, leaf in named.items() if name not in digests}))
     digests |= _on_host({name: np.ravel(leaf) for name, leaf in small.items()})
@@ -105,7 +101,7 @@ def part_of(process: int, step: Path) -> list[str]:
 def write_part(step: Path, process: int) -> None:
     """Describes the files that this process wrote, for `write_manifest` of process 0."""
     if not step.is_dir():  # another process has failed
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(step))
+        raise FileNotFoundError(f"{step} was removed")
     write_json(_part(step, process), describe_files(step, part_of(process, step)))
 
 
@@ -147,27 +143,42 @@ def damage_of(step: Path) -> str | None:
     """
     if not (step / MANIFEST).exists():
         return f"{step / MANIFEST} is missing"
+    manifest = _read(step)
+    if manifest is None:
+        return f"{step / MANIFEST} is damaged"
+    if manifest["format"] > FORMAT:
+        raise UserError(f"{step} was written by a newer version. Update with pip install --upgrade diffae_jax.")
+    # names with a dot are left by file managers and network disks
+    present = {name for name in names_below(step) if not Path(name).name.startswith(".")}
+    if unknown := present - manifest["files"].keys() - {MANIFEST}:
+        return f"{step / min(unknown)} is not in the manifest"
+    return find_damage(step, manifest["files"])
+
+
+def _read(step: Path) -> dict[str, Any] | None:
+    """Returns the manifest of a step, or None if it is damaged. Raises UserError if unreadable."""
     content = read_bytes(step / MANIFEST, MAX_BYTES)
     try:
         manifest = parse_json(content, step / MANIFEST)
-        files, digests = manifest["files"], manifest["arrays"]
-        valid = all(isinstance(entry, dict) for entry in files.values()) and bool(digests.keys())
-        newer = manifest["format"] > FORMAT
-        valid = valid and manifest.pop("sha256") == hash_json(manifest)
+        whole = manifest.pop("sha256") == hash_json(manifest)
+        files, arrays = manifest["files"].values(), manifest["arrays"].keys()
+        valid = all(isinstance(entry, dict) for entry in files) and bool(arrays) and type(manifest["format"]) is int
     except (UserError, KeyError, TypeError, AttributeError):
-        return f"{step / MANIFEST} is damaged"
-    if newer and valid:
-        raise UserError(f"{step} was written by a newer version. Update with pip install --upgrade diffae_jax.")
-    # names with a dot are left by file managers and network disks
-    unknown = {name for name in names_below(step) if not Path(name).name.startswith(".")} - files.keys() - {MANIFEST}
-    if not valid or unknown:
-        return f"{step / min(unknown)} is not in the manifest" if unknown else f"{step / MANIFEST} is damaged"
-    return find_damage(step, files)
+        return None
+    return manifest if whole and valid else None
 
 
 def check_arrays(step: Path, tree: Any) -> None:
-    """Raises UserError if an array that was restored from a step differs from what was saved."""
-    saved = parse_json(read_bytes(step / MANIFEST, MAX_BYTES), step / MANIFEST)["arrays"]
+    """Raises UserError if an array that was restored from a step differs from what was saved.
+
+    Steps of older versions, without a manifest, cannot be checked.
+    """
+    if not has_manifest(step):
+        return
+    manifest = _read(step)
+    if manifest is None:
+        raise UserError(f"{step / MANIFEST} is damaged. Run the same command again to use the checkpoint before it.")
+    saved = manifest["arrays"]
     for name, digest in digest_arrays(tree).items():
         if saved.get(name) != digest:
             raise UserError(

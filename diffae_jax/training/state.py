@@ -1,6 +1,7 @@
 """The training state: a dataclass of arrays."""
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -11,6 +12,12 @@ from diffae_jax.training.loss_scale import LossScale
 
 Params = Any  # a pytree of float32 arrays
 Leaf = Any  # an array; a shape or a sharding in trees that describe a state
+
+
+def leaves_by_name(tree: Any) -> Iterator[tuple[str, Leaf]]:
+    """Yields the dotted path and the value of each leaf of any tree."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        yield jax.tree_util.keystr(path, simple=True, separator="."), leaf
 
 
 @jax.tree_util.register_dataclass
