@@ -1,4 +1,4 @@
-"""launch/local.sh starts real processes, passes signals on, and ends with the first exit code that is not 0."""
+"""launch/local.sh starts real processes, passes signals on, and returns the first failure."""
 
 import os
 import pty
