@@ -2,6 +2,7 @@
 
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -93,6 +94,11 @@ class Started:
         raise AssertionError(f"there is no process {number}:\n{self.output}")
 
 
+def write_script(path: Path, text: str) -> None:
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+
+
 def last_step(run: Started) -> int:
     return latest_step(run.folder / "autoencoder" / "checkpoints")
 
@@ -137,12 +143,9 @@ def test_sigterm_saves_and_a_finished_run_ends_well(tmp_path):
 
 @pytest.mark.long  # waits 31 s
 def test_process_that_does_not_end_is_killed(tmp_path):
-    interpreter = tmp_path / "python3"  # process 1 fails, and process 0 waits for it and ignores signals
-    interpreter.write_text(
-        '#!/bin/sh\ncase "$*" in *process_id=1*) exit 5 ;; *process_id=0*) trap "" TERM; sleep 300 ;; esac\n'
-        f'exec {sys.executable} "$@"\n'
-    )
-    interpreter.chmod(0o755)
+    # process 1 fails, and process 0 waits for it and ignores signals
+    act = 'case "$*" in *process_id=1*) exit 5 ;; *process_id=0*) trap "" TERM; sleep 300 ;; *) exec {} "$@" ;; esac'
+    write_script(tmp_path / "python3", act.format(sys.executable))
     began = time.monotonic()
     output = Started(tmp_path, "--cluster_timeout=1", path=str(tmp_path)).finish(code=5)
     assert 30 < time.monotonic() - began < 50
@@ -157,8 +160,22 @@ def test_wrong_number_is_refused(tmp_path, count, error):
     assert error in Started(tmp_path, count=count).finish(code=2)
 
 
+@pytest.mark.parametrize(("visible", "used"), [({}, ["0", "1"]), ({"CUDA_VISIBLE_DEVICES": "5,3,1"}, ["5", "3"])])
+def test_each_process_sees_one_gpu(tmp_path, visible, used):
+    write_script(tmp_path / "nvidia-smi", "echo 0; echo 1")
+    show = 'case "$*" in *process_id=*) echo "GPU $CUDA_VISIBLE_DEVICES of $*" ;; *) exec {} "$@" ;; esac'
+    write_script(tmp_path / "python3", show.format(sys.executable))
+    output = Started(tmp_path, path=str(tmp_path), JAX_PLATFORMS="", **visible).finish(code=0)
+    lines = [line for line in output.splitlines() if line.startswith("GPU")]
+    lines += (tmp_path / "logs" / "1.log").read_text().splitlines()
+    assert [re.match(r"GPU (\S+) of .*--process_id=(\d)$", line).groups() for line in lines] == [
+        (used[0], "0"),
+        (used[1], "1"),
+    ]
+    assert len({re.search(r"--coordinator=(localhost:\d+) --num_processes=2 ", line)[1] for line in lines}) == 1
+
+
 def test_each_process_needs_a_gpu(tmp_path):
-    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 0\necho 1\n")
-    (tmp_path / "nvidia-smi").chmod(0o755)
+    write_script(tmp_path / "nvidia-smi", "echo 0; echo 1")
     output = Started(tmp_path, count=3, path=str(tmp_path), JAX_PLATFORMS="").finish(code=2)
     assert "Error: 3 processes need 3 GPUs, and there are 2: start fewer, or set JAX_PLATFORMS=cpu." in output
