@@ -11,6 +11,8 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
+from diffae_jax.models.random_bits import random_bits, random_uniform
+
 NUM_GROUPS = 32  # groups of each group normalization, as in the official networks
 
 Resample = Literal["down", "up"]
@@ -20,7 +22,7 @@ Projection = Callable[[int, nnx.Rngs], nnx.Module]  # (channels of a block, rngs
 def uniform_init(fan_in: int) -> nnx.Initializer:
     """Initializes from U(-1/sqrt(fan_in), 1/sqrt(fan_in)), the default of PyTorch."""
     bound = 1 / math.sqrt(fan_in)
-    return lambda key, shape, dtype=jnp.float32, **_: jax.random.uniform(key, shape, dtype, -bound, bound)
+    return lambda key, shape, dtype=jnp.float32, **_: (bound * (2 * random_uniform(key, shape) - 1)).astype(dtype)
 
 
 def initializers(fan_in: int, zero: bool = False) -> dict[str, nnx.Initializer]:
@@ -157,7 +159,7 @@ def dropout(h: Float[Array, "n *rest"], rate: float, keys: Key[Array, "n"]) -> F
     Each sample has its own key, so that its mask does not depend on how a batch is split over
     devices or microbatches.
     """
-    keep = jax.vmap(lambda key: jax.random.bernoulli(key, jnp.float32(1 - rate), h.shape[1:]))(keys)
+    keep = jax.vmap(lambda key: random_bits(key, h.shape[1:]))(keys) >= np.uint32(rate * 2**32)
     return jnp.where(keep, h / (1 - rate), 0).astype(h.dtype)
 
 

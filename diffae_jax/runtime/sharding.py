@@ -79,7 +79,7 @@ def _gather(mesh: Mesh) -> Callable[[Any], Any]:
 def on_host(tree: Any) -> Any:
     """Returns arrays of any sharding as NumPy arrays, in full on each process."""
     forbid_forks()
-    mesh_of = {x.sharding.mesh for x in jax.tree.leaves(tree) if not x.is_fully_addressable}
+    mesh_of = {x.sharding.mesh for x in jax.tree.leaves(tree) if not getattr(x, "is_fully_addressable", True)}
     if mesh_of:
         tree = _gather(mesh_of.pop())(tree)
         return jax.tree.map(lambda x: np.asarray(x.addressable_data(0)), tree)
