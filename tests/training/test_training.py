@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-from functools import partial
 import json
 import signal
 import struct
