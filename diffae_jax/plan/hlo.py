@@ -129,6 +129,10 @@ def read_program(text: str) -> Contents:
                 written = instruction.size
             groups = re.search(r"(?:replica_groups|source_target_pairs)=(\S+?), [a-z]", instruction.attributes + ", z")
             collectives.append(Collective(kind, max(read, written), groups[1] if groups else "", times))
+        elif kind in HOST_TRANSFERS and "Megascale" in instruction.attributes:  # a network between TPU slices
+            if kind == "send":
+                size = sum(computation[name].size for name in instruction.operands if name in computation)
+                collectives.append(Collective("all-reduce", size, "", times))
         elif kind in HOST_TRANSFERS:
             transfers += times
         else:
@@ -245,10 +249,8 @@ def _flops(among: dict[str, Instruction], product: Instruction) -> float:
 
 def _traffic(computation: dict[str, Instruction], instruction: Instruction, inside: dict[str, Instruction]) -> int:
     """Returns the bytes that a kernel reads and writes. A slice reads only its part."""
-    parameters = {i.attributes: name for name, i in inside.items() if i.opcode == "parameter"}
     read = 0
     positions = [name for name, i in inside.items() if i.opcode == "parameter"]
-    del parameters
     for position, name in enumerate(instruction.operands):
         if name not in computation:
             continue
