@@ -17,7 +17,6 @@ from diffae_jax.models.functional import digest, flatten, unflatten
 from diffae_jax.runtime.console import warn
 from diffae_jax.runtime.errors import UserError
 from diffae_jax.runtime.files import os_errors_as_user_errors
-from diffae_jax.runtime.sharding import on_host
 from diffae_jax.training.checkpoint import latest_step, load_ema
 
 
@@ -99,7 +98,7 @@ def _from_run(path: Path, mesh: Mesh, encoder: type[nnx.Module] | None) -> dict[
     if damages:  # the other parts were made from the damaged checkpoint
         warn("What was made from the damaged checkpoint is left out: the statistics of z, the prior and the probes.")
     elif (path / "latents" / STATISTICS).exists():
-        encoded_by = digest(on_host(parts["params"]))
+        encoded_by = digest(parts["params"])
         parts["statistics"] = read_statistics(path / "latents", encoded_by)
         parts["probes"] = read_run_probes(path / PROBES, encoded_by)
         if latest_step(path / "prior" / "checkpoints") is not None:

@@ -11,6 +11,8 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
+from diffae_jax.models.random_bits import random_bits, random_uniform
+
 NUM_GROUPS = 32  # groups of each group normalization, as in the official networks
 
 Resample = Literal["down", "up"]
@@ -20,7 +22,7 @@ Projection = Callable[[int, nnx.Rngs], nnx.Module]  # (channels of a block, rngs
 def uniform_init(fan_in: int) -> nnx.Initializer:
     """Initializes from U(-1/sqrt(fan_in), 1/sqrt(fan_in)), the default of PyTorch."""
     bound = 1 / math.sqrt(fan_in)
-    return lambda key, shape, dtype=jnp.float32, **_: jax.random.uniform(key, shape, dtype, -bound, bound)
+    return lambda key, shape, dtype=jnp.float32, **_: (bound * (2 * random_uniform(key, shape) - 1)).astype(dtype)
 
 
 def initializers(fan_in: int, zero: bool = False) -> dict[str, nnx.Initializer]:
@@ -115,13 +117,14 @@ class GroupNorm(nnx.Module):
         h = h.astype(jnp.float32)
 
         def group_mean(values):
-            means = values.reshape(n, NUM_GROUPS, -1).mean(-1)
+            means = values.reshape(*values.shape[:-1], NUM_GROUPS, -1).mean(-1)
             return jnp.repeat(means, channels // NUM_GROUPS, axis=-1)
 
         typical = lax.stop_gradient(group_mean(h.reshape(n, -1, channels)[:, 0]))
         offset = h - typical.reshape(n, *(1,) * len(spatial), channels)
-        mean = group_mean(offset.mean(over_space))
-        variance = group_mean(jnp.square(offset).mean(over_space)) - jnp.square(mean)
+        # together, because each of these tiny operations costs as much as a large one to start
+        mean, square = group_mean(jnp.stack([offset.mean(over_space), jnp.square(offset).mean(over_space)]))
+        variance = square - jnp.square(mean)
         a = lax.rsqrt(jnp.maximum(variance, 0) + self.EPSILON) * self.scale[...]
         b = self.bias[...] - (typical + mean) * a
         return a, b
@@ -157,7 +160,7 @@ def dropout(h: Float[Array, "n *rest"], rate: float, keys: Key[Array, "n"]) -> F
     Each sample has its own key, so that its mask does not depend on how a batch is split over
     devices or microbatches.
     """
-    keep = jax.vmap(lambda key: jax.random.bernoulli(key, jnp.float32(1 - rate), h.shape[1:]))(keys)
+    keep = jax.vmap(lambda key: random_bits(key, h.shape[1:]))(keys) >= np.uint32(rate * 2**32)
     return jnp.where(keep, h / (1 - rate), 0).astype(h.dtype)
 
 

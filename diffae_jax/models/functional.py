@@ -2,12 +2,15 @@
 
 import functools
 import hashlib
+import itertools
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import Array, Key
 
 Params = dict[str | int, Any]  # nested; a list of modules becomes a dict by index
 
@@ -49,6 +52,19 @@ class _OneKey(nnx.Rngs):
 
     def params(self) -> jax.Array:
         return jax.random.key(0)
+
+
+def init_params(build: Callable[[nnx.Rngs], nnx.Module], key: Key[Array, ""]) -> Params:
+    """Returns the initial weights of the module that `build` creates."""
+    count = len(jax.tree.leaves(abstract_model(build)[1]))
+    table = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(count))  # one call for all compiles faster
+    keys = itertools.chain(table, (jax.random.fold_in(key, i) for i in itertools.count(count)))
+
+    class Keys(nnx.Rngs):
+        def params(self) -> jax.Array:
+            return next(keys)
+
+    return split(build(Keys(key)))[1]
 
 
 def abstract_model(build: Callable[[nnx.Rngs], nnx.Module]) -> tuple[nnx.GraphDef, Params]:

@@ -208,10 +208,12 @@ class UNet(nnx.Module):
     def _modulations(self, time_modulation, z_modulation, dropout_keys):
         """Yields the modulations and the dropout keys of each block."""
         start = 0
+        if dropout_keys is not None:  # the keys of all blocks at once: a call for each would compile for long
+            indices = jnp.arange(len(self.blocks))
+            dropout_keys = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))(dropout_keys, indices)
         for index, block in enumerate(self.blocks):
             stop = start + block.conv2.out_features
             t_scale_shift = time_modulation[:, 2 * start : 2 * stop]
             z_scale = None if z_modulation is None else z_modulation[:, start:stop]
-            keys = None if dropout_keys is None else jax.vmap(jax.random.fold_in, (0, None))(dropout_keys, index)
-            yield t_scale_shift, z_scale, keys
+            yield t_scale_shift, z_scale, None if dropout_keys is None else dropout_keys[:, index]
             start = stop

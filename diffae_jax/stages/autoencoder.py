@@ -24,13 +24,14 @@ from diffae_jax.diffusion.loss import diffusion_loss, draw_t_and_eps
 from diffae_jax.diffusion.process import Process, image_process
 from diffae_jax.inference.diffae import DiffAE
 from diffae_jax.inference.weights import abstract_weights
-from diffae_jax.models import abstract_model, split
+from diffae_jax.models import abstract_model
 from diffae_jax.models.build import builder
+from diffae_jax.models.functional import init_params
 from diffae_jax.runtime.cluster import is_main_process, together
 from diffae_jax.runtime.console import quantity, say
 from diffae_jax.runtime.errors import UserError
 from diffae_jax.runtime.precision import resolve_precision
-from diffae_jax.runtime.sharding import check_batch_size, replicated, shard_array, split_batch
+from diffae_jax.runtime.sharding import check_batch_size, on_host, replicated, shard_array, split_batch
 from diffae_jax.stages.early_checks import check_images
 from diffae_jax.stages.loss_terms import LossTerm, check_terms, evaluate
 from diffae_jax.stages.probes import notes_on_probes
@@ -39,6 +40,7 @@ from diffae_jax.training.checkpoint import Checkpoints, was_set_aside
 from diffae_jax.training.health import describe_z, z_health
 from diffae_jax.training.loop import Intervals, Periodic, PeriodicCall, fit, steps_of
 from diffae_jax.training.metrics import MetricsWriter, parameter_table
+from diffae_jax.training.packing import Packing
 from diffae_jax.training.program import Program, compile_program, run_key, warn_of_memory
 from diffae_jax.training.state import TrainState, make_optimizer
 from diffae_jax.training.step import LossFn, sample_keys
@@ -84,7 +86,7 @@ def autoencoder_program(
     graphdef, _ = abstract_model(build)
     batch_shape = config.train.batch_size, *config.image_shape
     return compile_program(
-        lambda key: split(build(nnx.Rngs(key)))[1],
+        partial(init_params, build),
         autoencoder_loss(graphdef, image_process(config), loss_terms),
         {"image": jax.ShapeDtypeStruct(batch_shape, dtype, sharding=split_batch(mesh))},
         mesh=mesh,
@@ -116,7 +118,7 @@ def describe(config: ConfigDict, program: Program, num_training: int, num_steps:
     def compute(num_steps):
         return "FLOP unknown" if program.flops is None else quantity(program.flops * num_steps, "FLOP")
 
-    say(parameter_table(program.abstract_state.params))
+    say(parameter_table(program.packing.abstract))
     say(
         f"Each step: {batch_size} images, {compute(1)}, {quantity(program.bytes_per_device, 'B')} of memory "
         f"on each of {jax.device_count()} {device.device_kind}, in {precision}."
@@ -151,12 +153,12 @@ def periodic_tasks(config: ConfigDict, folder: Path, mesh: Mesh, images: Source)
 
 def health_task(config: ConfigDict, mesh: Mesh, images: Shaped[np.ndarray, "n *shape"]) -> PeriodicCall:
     """Returns a task that measures whether the UNet uses z, on at least two images."""
-    graphdef, _ = abstract_model(builder(config, resolve_precision(config.train.precision)))
+    graphdef, abstract_params = abstract_model(builder(config, resolve_precision(config.train.precision)))
     batch = shard_array(images, replicated(mesh) if len(images) % mesh.size else split_batch(mesh))
 
     @partial(jax.jit, out_shardings=replicated(mesh))
-    def measure(params, images, key):
-        model, x_0 = nnx.merge(graphdef, params), to_float(images)
+    def measure(packed, images, key):
+        model, x_0 = nnx.merge(graphdef, Packing(abstract_params).unpack(packed)), to_float(images)
         keys = sample_keys(key, 0, len(x_0))
         return z_health(
             model.encode(x_0),
@@ -173,10 +175,12 @@ def health_task(config: ConfigDict, mesh: Mesh, images: Shaped[np.ndarray, "n *s
 
 def grid_task(config: ConfigDict, folder: Path, mesh: Mesh, images: Shaped[np.ndarray, "n *shape"]) -> PeriodicCall:
     """Returns a task that saves a picture of `reconstructions` with the EMA weights."""
-    x_0 = to_float(images)
+    x_0, packing = to_float(images), Packing(abstract_model(builder(config, "float32"))[1])
 
     def task(state: TrainState, step: int, _: dict[str, float]) -> dict[str, float]:
-        rows = reconstructions(DiffAE(config, state.ema, mesh=mesh), x_0, config.report.num_grid_steps)
+        rows = reconstructions(
+            DiffAE(config, packing.unpack(on_host(state.ema)), mesh=mesh), x_0, config.report.num_grid_steps
+        )
         if is_main_process():
             save_rows(folder / "autoencoder" / "grids" / f"{step * config.train.batch_size:010d}.png", rows)
         return {}

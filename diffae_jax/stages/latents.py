@@ -20,10 +20,9 @@ from diffae_jax.data.run_images import facts, open_data
 from diffae_jax.inference.encode_dataset import encode_chunks, encoder, report_interruption
 from diffae_jax.inference.weights import abstract_weights
 from diffae_jax.models.functional import digest
-from diffae_jax.runtime.cluster import is_main_process, together
+from diffae_jax.runtime.cluster import check_equal_on_all, is_main_process, together
 from diffae_jax.runtime.console import duration, say
 from diffae_jax.runtime.interrupts import if_interrupted
-from diffae_jax.runtime.sharding import on_host
 from diffae_jax.stages.run_folder import check_inputs, is_begun
 from diffae_jax.training.checkpoint import load_ema
 from diffae_jax.training.metrics import last_speed
@@ -41,9 +40,9 @@ def run(config: ConfigDict, folder: Path, mesh: Mesh, images: Any = None) -> Non
         return
     splits = dict(zip(("training", "held_out"), open_data(config, folder, images, begun=is_begun(folder)), strict=True))
     checkpoints, output = folder / "autoencoder" / "checkpoints", folder / "latents"
-    weights, step, _ = load_ema(checkpoints, abstract_weights(config, mesh)["autoencoder"])
-    params = on_host(weights)
+    params, step, _ = load_ema(checkpoints, abstract_weights(config, mesh)["autoencoder"])
     made_from = {"autoencoder_step": step, "autoencoder": digest(params)}
+    check_equal_on_all(made_from, "Check that all machines share the run folder")
     check_inputs(output, {**made_from, **facts(*splits.values())})
     num_images = sum(len(source) for source in splits.values())
     chunks = [(split, source, start) for split, source in splits.items() for start in chunk_starts(len(source))]

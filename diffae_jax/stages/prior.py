@@ -19,18 +19,19 @@ from diffae_jax.data.pictures import save_grid
 from diffae_jax.diffusion.loss import diffusion_loss, draw_t_and_eps
 from diffae_jax.diffusion.process import Process, latent_process
 from diffae_jax.inference.diffae import DiffAE
-from diffae_jax.models import abstract_model, split
+from diffae_jax.models import abstract_model
 from diffae_jax.models.build import prior_builder
-from diffae_jax.models.functional import digest
+from diffae_jax.models.functional import digest, init_params
 from diffae_jax.runtime.cluster import is_main_process
 from diffae_jax.runtime.console import quantity, say
 from diffae_jax.runtime.errors import UserError
 from diffae_jax.runtime.precision import resolve_precision
-from diffae_jax.runtime.sharding import replicated, shard_array, split_batch
+from diffae_jax.runtime.sharding import on_host, replicated, shard_array, split_batch
 from diffae_jax.stages.run_folder import check_inputs
 from diffae_jax.training.checkpoint import Checkpoints
 from diffae_jax.training.loop import Intervals, Periodic, fit, steps_of
 from diffae_jax.training.metrics import MetricsWriter, parameter_table
+from diffae_jax.training.packing import Packing
 from diffae_jax.training.program import Program, compile_program, run_key, warn_of_memory
 from diffae_jax.training.state import TrainState, make_optimizer
 from diffae_jax.training.step import LossFn
@@ -61,7 +62,7 @@ def prior_program(config: ConfigDict, mesh: Mesh, num_latents: int) -> Program:
     data = jax.ShapeDtypeStruct((num_latents, config.model.z_dim), np.float32, sharding=replicated(mesh))
     rows = jax.ShapeDtypeStruct((steps, config.prior.batch_size), np.int32, sharding=split_batch(mesh, axis=1))
     return compile_program(
-        lambda key: split(build(nnx.Rngs(key)))[1],
+        partial(init_params, build),
         prior_loss(graphdef, latent_process(config)),
         (data, rows),
         mesh=mesh,
@@ -152,7 +153,7 @@ def normalized(statistics: LatentStatistics, latents: Path) -> Float[np.ndarray,
 def describe(config: ConfigDict, program: Program, num_latents: int, num_steps: int) -> None:
     """Prints the size of the network and of the data, and what training needs."""
     batch_size = config.prior.batch_size
-    say(parameter_table({"latent DDIM": program.abstract_state.params}))
+    say(parameter_table({"latent DDIM": program.packing.abstract}))
     say(
         f"{num_latents:,} z of {config.model.z_dim} dimensions. Each step: {batch_size} z"
         + ("" if program.flops is None else f", {quantity(program.flops, 'FLOP')}")
@@ -170,9 +171,11 @@ def describe(config: ConfigDict, program: Program, num_latents: int, num_steps: 
 def sample_task(model: DiffAE, output: Path) -> Periodic:
     """Returns a task that saves a picture of unconditional samples with the EMA weights."""
     config, num_steps = model.config, model.config.report.num_grid_steps
+    packing = Packing(abstract_model(prior_builder(config, "float32"))[1])
 
     def task(state: TrainState, step: int, _: dict[str, float]) -> dict[str, float]:
-        trained = DiffAE(config, model.params, statistics=model.statistics, prior=state.ema, mesh=model.mesh)
+        prior = packing.unpack(on_host(state.ema))
+        trained = DiffAE(config, model.params, statistics=model.statistics, prior=prior, mesh=model.mesh)
         images = trained.sample(
             config.report.num_sample_images, config.seed, num_steps=num_steps, num_latent_steps=num_steps
         )

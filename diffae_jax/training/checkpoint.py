@@ -22,8 +22,10 @@ from diffae_jax.runtime.console import warn
 from diffae_jax.runtime.errors import UserError, shown
 from diffae_jax.runtime.files import DAMAGED, os_errors_as_user_errors, reason_of, set_aside
 from diffae_jax.runtime.logs import quiet_libraries
+from diffae_jax.runtime.sharding import on_host
 from diffae_jax.training import manifest
 from diffae_jax.training.manifest import Digests
+from diffae_jax.training.packing import Packing
 from diffae_jax.training.state import Params, TrainState
 
 NUM_KEPT = 2  # checkpoints
@@ -149,16 +151,25 @@ class Checkpoints:
             with together():
                 save.result()
 
-    def restore(self, step: int, abstract_state: Any) -> tuple[Any, dict[str, Any]]:
+    def restore(
+        self, step: int, abstract_state: Any, unpacked_state: Any = None, packing: Packing | None = None
+    ) -> tuple[Any, dict[str, Any]]:
         """Returns (state, window) of a step, with the shardings of `abstract_state`.
 
-        Raises UserError if the step is damaged.
+        If an older version saved the state as `unpacked_state`, it is packed. Raises UserError if
+        the step is damaged.
         """
         path = self._folder / str(step)
         with damage_as_user_error(path):
-            loaded = _orbax().load_checkpointables(path, {"state": abstract_state, "window": None})
-        manifest.check_arrays(path, loaded["state"])
-        return loaded["state"], loaded["window"]
+            is_older = packing is not None and _ema_shapes(path) == _shapes(unpacked_state.ema)
+            wanted = unpacked_state if is_older else abstract_state
+            loaded = _orbax().load_checkpointables(path, {"state": wanted, "window": None})
+        state = loaded["state"]
+        manifest.check_arrays(path, state)
+        if is_older:
+            shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state)
+            state = jax.jit(packing.pack_state, out_shardings=shardings)(state)
+        return state, loaded["window"]
 
     def close(self) -> None:
         """Waits for all saves and ends the thread."""
@@ -278,6 +289,8 @@ def damage_as_user_error(path: Path) -> Iterator[None]:
 def load_ema(folder: Path, abstract_params: Params) -> tuple[Params, int, dict[int, str]]:
     """Returns the EMA weights of the newest undamaged checkpoint, its step, and what is damaged.
 
+    The weights are host arrays.
+
     The last is what is wrong with each newer step. Nothing else is read, and nothing is written:
     the run may continue at the same time. Raises UserError if there is no undamaged checkpoint, or
     if it holds a different model.
@@ -293,12 +306,14 @@ def load_ema(folder: Path, abstract_params: Params) -> tuple[Params, int, dict[i
             f"WARNING: the checkpoint of step {damaged:,} is damaged: {damage}. Step {step:,} is used instead. Check "
             f"the disk."
         )
-    path = folder.absolute() / str(step)
+    path, packing = folder.absolute() / str(step), Packing(abstract_params)
+    abstract_packed = packing.pack_abstract()
     with damage_as_user_error(path):
         saved = _ema_shapes(path)
-    expected = {name: leaf.shape for name, leaf in flatten(abstract_params).items()}
+    is_older = saved == _shapes(abstract_params)
+    expected = _shapes(abstract_packed)
     differing = sorted(name for name in saved.keys() | expected.keys() if saved.get(name) != expected.get(name))
-    if differing:
+    if differing and not is_older:
         raise UserError(
             f"{folder} holds a model that does not match the run's config.json, for example in "
             f"{shown(differing[0])}. Restore the config.json that it was trained with."
@@ -307,12 +322,18 @@ def load_ema(folder: Path, abstract_params: Params) -> tuple[Params, int, dict[i
     partial_context = ocp.Context()
     partial_context.pytree.loading.partial_load = True
     with damage_as_user_error(path), partial_context:
-        state = ocp.load_checkpointables(path, {"state": {"ema": abstract_params}})["state"]
+        wanted = {"state": {"ema": abstract_params if is_older else abstract_packed}}
+        state = ocp.load_checkpointables(path, wanted)["state"]
     manifest.check_arrays(path, state)
-    return state["ema"], step, damages
+    ema = on_host(state["ema"])
+    return ema if is_older else packing.unpack(ema), step, damages
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(leaf.shape) for name, leaf in flatten(tree).items()}
 
 
 def _ema_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """Returns the shape of each EMA weight of a step, by dotted name."""
     metadata = _orbax().checkpointables_metadata(path).metadata["state"]
-    return {name: tuple(array.shape) for name, array in flatten(metadata["ema"]).items()}
+    return _shapes(metadata["ema"])

@@ -152,7 +152,8 @@ def begin(program: Program, checkpoints: Checkpoints, key: Key[Array, ""]) -> tu
     """Returns the state and the metrics window of the newest checkpoint, or those of step 0."""
     if checkpoints.latest is None:
         return program.init(key), Window()
-    state, window = checkpoints.restore(checkpoints.latest, program.abstract_state)
+    layouts = program.abstract_state, program.unpacked_state
+    state, window = checkpoints.restore(checkpoints.latest, *layouts, program.packing)
     return state, Window(**window)
 
 

@@ -18,7 +18,7 @@ from jax import lax
 from jax.sharding import NamedSharding
 from jaxtyping import Array, Num, UInt32
 
-from diffae_jax.runtime.arrays import AnyArray
+from diffae_jax.models.random_bits import mixed, positions
 from diffae_jax.runtime.checksums import Entries, describe_files, find_damage, hash_json, names_below
 from diffae_jax.runtime.errors import UserError
 from diffae_jax.runtime.files import parse_json, read_bytes, read_json, write_json
@@ -59,7 +59,7 @@ def _on_host(arrays: dict[str, Num[np.ndarray, "_"]]) -> dict[str, np.uint32]:
     starts = np.cumsum([0, *sizes[:-1]])
     bits = np.concatenate([array.view(np.uint32) for array in arrays.values()])
     index = np.arange(bits.size, dtype=np.uint32) - np.repeat(starts, sizes).astype(np.uint32)
-    sums = np.add.reduceat(_mixed(bits ^ _mixed(index)), starts, dtype=np.uint32)
+    sums = np.add.reduceat(mixed(bits ^ mixed(index)), starts, dtype=np.uint32)
     return dict(zip(arrays, sums, strict=True))
 
 
@@ -71,21 +71,10 @@ def _on_device(leaf: Array) -> UInt32[Array, ""]:
 @functools.cache
 def _device_digest(sharding: NamedSharding | None) -> Callable[[Array], Array]:
     def digest(array):
-        index, stride = jnp.zeros(array.shape, jnp.uint32), 1
-        for axis in reversed(range(array.ndim)):  # no reshape, which would gather a sharded array
-            index += lax.broadcasted_iota(jnp.uint32, array.shape, axis) * jnp.uint32(stride % 2**32)
-            stride *= array.shape[axis]
         bits = lax.bitcast_convert_type(array, jnp.uint32)
-        return _mixed(bits ^ _mixed(index)).sum(dtype=jnp.uint32)
+        return mixed(bits ^ mixed(positions(array.shape))).sum(dtype=jnp.uint32)
 
     return jax.jit(digest, out_shardings=sharding)
-
-
-def _mixed(x: UInt32[AnyArray, "*shape"]) -> UInt32[AnyArray, "*shape"]:
-    """The finalizer of MurmurHash3, a bijection that spreads each bit over all others."""
-    x = (x ^ (x >> np.uint32(16))) * np.uint32(0x85EBCA6B)
-    x = (x ^ (x >> np.uint32(13))) * np.uint32(0xC2B2AE35)
-    return x ^ (x >> np.uint32(16))
 
 
 def part_of(process: int, step: Path) -> list[str]:

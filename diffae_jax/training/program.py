@@ -14,6 +14,7 @@ from jaxtyping import Array, Key
 from diffae_jax.runtime.console import quantity, say
 from diffae_jax.runtime.sharding import Sharding, replicated, state_shardings
 from diffae_jax.training.diagnosis import explain
+from diffae_jax.training.packing import Packing
 from diffae_jax.training.state import Params, TrainState
 from diffae_jax.training.step import LossFn, StepFn, sample_keys, train_step, train_steps
 
@@ -22,7 +23,9 @@ from diffae_jax.training.step import LossFn, StepFn, sample_keys, train_step, tr
 class Program:
     """The compiled functions that create and train the state, and the cost of a step."""
 
+    packing: Packing  # of the weights in the state
     abstract_state: TrainState  # shapes and shardings
+    unpacked_state: TrainState  # the same, as older versions saved it
     init: Callable[[Key[Array, ""]], TrainState]
     step: StepFn  # a compiled executable that takes `steps_per_call` steps
     steps_per_call: int
@@ -53,18 +56,24 @@ def compile_program(
     of compiling again.
     """
 
-    def init(key):
-        return TrainState.create(init_params(key), optimizer)
+    abstract_key = jax.eval_shape(jax.random.key, 0)
+    packing = Packing(jax.eval_shape(init_params, abstract_key))
+
+    def packed_state(params):
+        return TrainState.create(packing.pack(params), optimizer)
+
+    def packed_loss_fn(packed, batch, keys):  # its gradient is packed, too
+        return loss_fn(packing.unpack(packed), batch, keys)
 
     def located(tree, shardings):
         return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), tree, shardings)
 
-    abstract_key = jax.eval_shape(jax.random.key, 0)
-    abstract_state = jax.eval_shape(init, abstract_key)
+    abstract_state = jax.eval_shape(packed_state, packing.abstract)
+    unpacked_state = jax.eval_shape(partial(TrainState.create, optimizer=optimizer), packing.abstract)
     shardings = state_shardings(abstract_state, mesh, sharding)
     step = partial(
         train_step,
-        loss_fn=loss_fn,
+        loss_fn=packed_loss_fn,
         optimizer=optimizer,
         ema_decay=ema_decay,
         max_grad_norm=max_grad_norm,
@@ -82,15 +91,23 @@ def compile_program(
     say("Compiling the training step. This takes seconds on a GPU or TPU, or minutes on a CPU.")
     compiled = lowered.compile()
     memory = compiled.memory_analysis()
+    is_here = mesh.devices.flat[0] in jax.devices()  # a plan compiles for absent devices, where XLA counts nothing
+    written = lowered.cost_analysis() if is_here else None
     return Program(
+        packing=packing,
         abstract_state=located(abstract_state, shardings),
-        init=jax.jit(init, out_shardings=shardings),
+        unpacked_state=located(unpacked_state, state_shardings(unpacked_state, mesh, sharding)),
+        init=jax.jit(lambda key: packed_state(init_params(key)), out_shardings=shardings),
         step=compiled,
         steps_per_call=steps_per_call or 1,
         explain=partial(
-            explain_step, loss_fn=loss_fn, num_microbatches=num_microbatches, is_rows=steps_per_call is not None
+            explain_step,
+            packing=packing,
+            loss_fn=loss_fn,
+            num_microbatches=num_microbatches,
+            is_rows=steps_per_call is not None,
         ),
-        flops=count_flops(lowered.cost_analysis(), compiled.cost_analysis(), mesh.size, num_microbatches),
+        flops=count_flops(written, compiled.cost_analysis(), mesh.size, num_microbatches) if is_here else None,
         bytes_per_device=memory.argument_size_in_bytes
         + memory.output_size_in_bytes
         - memory.alias_size_in_bytes
@@ -105,6 +122,7 @@ def explain_step(
     names: Sequence[str],
     noun: str,
     *,
+    packing: Packing,
     loss_fn: LossFn,
     num_microbatches: int,
     is_rows: bool,
@@ -117,6 +135,7 @@ def explain_step(
         key: The random key of the run.
         names: The name of each sample [N].
         noun: What a sample is called, such as "image".
+        packing: The packing of the weights in the state.
         loss_fn: The loss function of training.
         num_microbatches: The number of microbatches.
         is_rows: Whether the batch is (data, rows): see `train_steps`.
@@ -128,7 +147,8 @@ def explain_step(
         data, (rows,) = batch
         batch = jax.tree.map(lambda a: a[rows], data)
     keys = sample_keys(key, state.step - 1, len(names))
-    return explain(state.params, batch, keys, names, noun, loss_fn=loss_fn, num_microbatches=num_microbatches)
+    params = jax.jit(packing.unpack)(state.params)
+    return explain(params, batch, keys, names, noun, loss_fn=loss_fn, num_microbatches=num_microbatches)
 
 
 def count_flops(

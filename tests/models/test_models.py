@@ -628,11 +628,11 @@ def test_dropout_in_the_unet_is_each_samples_own(small, small_network):
 
 
 def test_each_block_of_the_unet_draws_its_own_masks(small):
-    graphdef, params = split(small)
     keys = jax.random.split(jax.random.key(0))
-    jaxpr = jax.make_jaxpr(lambda *args: nnx.merge(graphdef, args[0])(*args[1:]))(params, X_T, T, Z, keys).jaxpr
-    folds = [int(call.invars[1].val) for call in equations(jaxpr) if call.primitive.name == "random_fold_in"]
-    assert len(folds) == len(set(folds)) == len(small.unet.blocks)
+    modulations = small.unet._modulations(small.unet.time_modulation(T), None, keys)
+    of_blocks = np.array([jax.random.key_data(keys_of_block) for *_, keys_of_block in modulations])
+    assert len(of_blocks) == len(small.unet.blocks)
+    assert len(np.unique(of_blocks.reshape(-1, 2), axis=0)) == 2 * len(of_blocks)
 
 
 # Memory and precision.
