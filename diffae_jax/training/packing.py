@@ -18,6 +18,7 @@ from diffae_jax.training.state import Leaf, Params, TrainState, leaves_by_name
 
 SMALL = "small"  # name of the vector
 MULTIPLE = 1024  # of the length of a vector, so that FSDP can split it
+ALIGNMENT = 64  # elements; cuBLAS refuses a matrix that does not start at such an address
 
 Packed = dict[str, dict[str, Leaf]]  # part of the network -> dotted name of a large array, or SMALL -> array
 
@@ -38,16 +39,15 @@ class Packing:
     def pack(self, params: Params) -> Packed:
         """Packs weights, or arrays of the same shapes such as their gradients.
 
-        Arrays of fewer than 65,536 elements become one vector, padded with zeros.
+        Arrays of fewer than 65,536 elements become one vector, each padded with zeros.
         """
         packed = {}
         for part, tree in params.items():
             leaves = dict(leaves_by_name(tree))
-            small = [jnp.ravel(leaf) for leaf in leaves.values() if _is_small(leaf)]
+            small = [_padded(jnp.ravel(leaf), ALIGNMENT) for leaf in leaves.values() if _is_small(leaf)]
             packed[part] = {name: leaf for name, leaf in leaves.items() if not _is_small(leaf)}
             if small:
-                vector = jnp.concatenate(small)
-                packed[part][SMALL] = jnp.pad(vector, (0, -len(vector) % MULTIPLE))
+                packed[part][SMALL] = _padded(jnp.concatenate(small), MULTIPLE)
         return packed
 
     def pack_abstract(self) -> Packed:
@@ -75,12 +75,18 @@ def _is_small(leaf: Leaf) -> bool:
     return math.prod(leaf.shape) < MIN_SPLIT_SIZE
 
 
+def _padded(vector: Leaf, multiple: int) -> Leaf:
+    return jnp.pad(vector, (0, -len(vector) % multiple))
+
+
 def _unpack(abstract: Params, packed: dict[str, Leaf]) -> Params:
     leaves = dict(leaves_by_name(abstract))
     small = {name: leaf.shape for name, leaf in leaves.items() if _is_small(leaf)}
     if small:
-        ends = np.cumsum([math.prod(shape) for shape in small.values()])
+        sizes = [math.prod(shape) for shape in small.values()]
+        ends = np.cumsum([size + -size % ALIGNMENT for size in sizes])
         split = np.split if isinstance(packed[SMALL], np.ndarray) else jnp.split
         pieces = split(packed[SMALL], ends)[:-1]  # the last one is padding
-        packed = packed | {name: p.reshape(shape) for p, (name, shape) in zip(pieces, small.items(), strict=True)}
+        shaped = (piece[:size].reshape(shape) for piece, size, shape in zip(pieces, sizes, small.values(), strict=True))
+        packed = packed | dict(zip(small, shaped, strict=True))
     return jax.tree.unflatten(jax.tree.structure(abstract), [packed[name] for name in leaves])
