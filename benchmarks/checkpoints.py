@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from diffae_jax.config import from_file
@@ -22,6 +21,7 @@ from diffae_jax.runtime.console import quantity
 from diffae_jax.runtime.sharding import make_mesh, replicated
 from diffae_jax.training import manifest
 from diffae_jax.training.checkpoint import Checkpoints
+from diffae_jax.training.packing import Packing
 from diffae_jax.training.state import TrainState, make_optimizer
 
 ROUNDS = 3
@@ -41,11 +41,11 @@ def main() -> None:
     parser.add_argument("--config", default="ffhq256")
     config, whole = from_file(parser.parse_args().config), replicated(make_mesh())
     _, shapes = abstract_model(builder(config, "float32"))
-    rng, optimizer = np.random.default_rng(0), make_optimizer(1e-4)
+    packing, rng, optimizer = Packing(shapes), np.random.default_rng(0), make_optimizer(1e-4)
     # all random: the zeros of a new optimizer would take no space on disk
     state = jax.tree.map(
         lambda a: jax.device_put(rng.standard_normal(a.shape, np.float32).astype(a.dtype), whole),
-        jax.eval_shape(lambda: TrainState.create(jax.tree.map(lambda s: jnp.zeros(s.shape), shapes), optimizer)),
+        jax.eval_shape(lambda params: TrainState.create(packing.pack(params), optimizer), shapes),
     )
     abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=whole), state)
     times: dict[str, list[float]] = {}

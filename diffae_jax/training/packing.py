@@ -16,7 +16,7 @@ import numpy as np
 from diffae_jax.runtime.sharding import MIN_SPLIT_SIZE
 from diffae_jax.training.state import Leaf, Params, TrainState, leaves_by_name
 
-SMALL = "small"  # name of the vector
+SMALL = "small-weights"  # name of the vector; no attribute of a module can have it
 MULTIPLE = 1024  # of the length of a vector, so that FSDP can split it
 ALIGNMENT = 64  # elements; cuBLAS refuses a matrix that does not start at such an address
 

@@ -13,13 +13,13 @@ from jax.sharding import PartitionSpec
 from diffae_jax.runtime.sharding import replicated, split_batch, state_shardings
 from diffae_jax.training.checkpoint import Checkpoints, load_ema
 from diffae_jax.training.loop import begin
-from diffae_jax.training.packing import Packing
+from diffae_jax.training.packing import SMALL, Packing
 from diffae_jax.training.program import compile_program
 from diffae_jax.training.state import TrainState, make_optimizer
 
 SHAPES = {
     "encoder": {"norm": {"scale": (5,), "bias": (5,)}, "conv": {0: {"kernel": (3, 3, 100, 100)}}},
-    "unet": {"linear": (2, 3)},
+    "unet": {"linear": (2, 3), "small": (300, 300)},  # the name of a user's large weight
     "whole": {"kernel": (300, 300)},  # a part without small weights
     "scale": (),  # a part that is a single number
 }
@@ -42,8 +42,9 @@ PACKING = Packing(abstract(weights()))
 def test_unpack_inverts_pack_on_host_and_devices():
     params = weights()
     packed = jax.jit(PACKING.pack)(params)
-    assert packed["encoder"].keys() == {"conv.0.kernel", "small"}
-    assert packed["encoder"]["small"].shape == packed["unet"]["small"].shape == (1024,)
+    assert packed["encoder"].keys() == {"conv.0.kernel", SMALL}
+    assert packed["unet"].keys() == {"small", SMALL}
+    assert packed["encoder"][SMALL].shape == packed["unet"][SMALL].shape == (1024,)
     assert packed["whole"].keys() == {"kernel"}
     for back in (jax.jit(PACKING.unpack)(packed), PACKING.unpack(jax.device_get(packed))):
         assert jax.tree.structure(back) == jax.tree.structure(params)
@@ -65,7 +66,7 @@ def test_optimizer_state_is_packed_too_and_adam_does_the_same():
     params, grads = weights(), weights(1)
     state = TrainState.create(params, optimizer)
     packed = PACKING.pack_state(state)
-    assert len(jax.tree.leaves(packed)) == 4 + 4 * 5  # step, Adam's count, two of the loss scale; four sets of weights
+    assert len(jax.tree.leaves(packed)) == 4 + 4 * 6  # step, Adam's count, two of the loss scale; four sets of weights
     updates, _ = optimizer.update(grads, state.opt_state, params)
     packed_updates, _ = optimizer.update(PACKING.pack(grads), packed.opt_state, packed.params)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6), PACKING.unpack(packed_updates), updates)
@@ -74,14 +75,14 @@ def test_optimizer_state_is_packed_too_and_adam_does_the_same():
 def test_fsdp_splits_a_large_vector_of_small_weights(eight_devices):
     many = Packing({"unet": {i: jax.ShapeDtypeStruct((1000,), np.float32) for i in range(70)}})
     packed = jax.eval_shape(many.pack, many.abstract)
-    assert packed["unet"]["small"].shape == (71_680,)
+    assert packed["unet"][SMALL].shape == (71_680,)
     shardings = state_shardings(packed, eight_devices, "fsdp")
-    assert shardings["unet"]["small"].spec == PartitionSpec("data")
+    assert shardings["unet"][SMALL].spec == PartitionSpec("data")
 
 
 def test_each_small_array_starts_at_an_aligned_address():
     packed = PACKING.pack(jax.tree.map(np.ones_like, weights()))
-    (starts,) = np.nonzero(np.diff(packed["encoder"]["small"], prepend=0) > 0)
+    (starts,) = np.nonzero(np.diff(packed["encoder"][SMALL], prepend=0) > 0)
     np.testing.assert_array_equal(starts, [0, 64])
 
 
