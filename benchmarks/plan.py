@@ -17,11 +17,13 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 COLUMNS = "{:<28}{:>10}{:>10}{:>8}{:>10}{:>10}{:>8}{:>12}{:>10}{:>10}{:>9}"
 
 
 def main() -> None:
+    """Compiles all programs, measures them one after another and prints a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("configs", nargs="*", default=["digits"], help="configs, optionally as CONFIG,KEY=VALUE,...")
     parser.add_argument("--programs", default="train", help="out of train,prior,invert,decode,sample")
@@ -73,8 +75,7 @@ def main() -> None:
             print(describe(row), flush=True)
     print(f"{results[0]['kind']}, jax {results[0]['jax']}" if results else "no result")
     if arguments.json:
-        with open(arguments.json, "w") as file:
-            json.dump(results, file, indent=1)
+        Path(arguments.json).write_text(json.dumps(results, indent=1))
 
 
 def describe(row: dict) -> str:

@@ -132,14 +132,15 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
     """Compiles what a request describes.
 
     Args:
-        request: `config` (the path of a config.json), `target` (a name or None), `program` (one of `PROGRAMS`).
+        request: `config` (the path of a config.json), `target` (a name or None), `program` (one of
+            `PROGRAMS`).
 
     Returns:
         Figures for one device: kernels, collectives, bytes of memory, seconds to compile.
     """
-    import jax
-
     from pathlib import Path
+
+    import jax
 
     from diffae_jax.config import from_json
     from diffae_jax.plan.hlo import read_program
@@ -172,4 +173,9 @@ if __name__ == "__main__":
     asked = json.load(sys.stdin)
     os.environ.update(environment(asked["target"]))
     output, sys.stdout = sys.stdout, sys.stderr  # libraries and `say` may print
-    json.dump(run(asked), output)
+    from diffae_jax.runtime.errors import UserError
+
+    try:
+        json.dump(run(asked), output)
+    except UserError as error:
+        sys.exit(f"{error}")

@@ -158,6 +158,8 @@ def _compile(config: ConfigDict, target: Target | None, program: str) -> dict[st
             text=True,
             env=os.environ | environment(name) | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         )
+    if child.returncode == 1 and not child.stderr.rstrip().endswith("Error") and "Traceback" not in child.stderr:
+        raise UserError(child.stderr.rstrip().splitlines()[-1])
     if child.returncode:
         reason = next((line for line in reversed(child.stderr.splitlines()) if line.strip()), "no message")
         where = name or "the devices at hand"

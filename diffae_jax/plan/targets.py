@@ -71,23 +71,68 @@ def _tpu(kind, memory, bandwidth, peak, link):
     return Chip(kind, memory * GIB, bandwidth * 1e9, peaks, "bfloat16", link * 1e9, 6.25e9)
 
 
-# From the data sheets of NVIDIA and Google: dense products, NVLink or PCI Express per direction, and a
-# network of 100 Gbit/s a V100, 200 an A100, 400 an H100. float32 is TF32 from Ampere on.
+# From the data sheets of NVIDIA and Google: dense products, NVLink or PCI Express per direction, and
+# a network of 100 Gbit/s a V100, 200 an A100, 400 an H100. float32 is TF32 from Ampere on.
 _V100 = dict(cores=80, fpus=64, clock=1.53, l2=6, shared=96, threads=2048)
 _H100 = dict(cores=132, fpus=128, clock=1.98, l2=50, shared=227, threads=2048)
 CHIPS = {
-    "t4": _gpu("Tesla T4", 7.5, 15_843_721_216, 320, 65, 8.1, 16, 1.5, cores=40, fpus=64, clock=1.59, l2=4, shared=64, threads=1024),
+    "t4": _gpu(
+        "Tesla T4",
+        7.5,
+        15_843_721_216,
+        320,
+        65,
+        8.1,
+        16,
+        1.5,
+        cores=40,
+        fpus=64,
+        clock=1.59,
+        l2=4,
+        shared=64,
+        threads=1024,
+    ),
     "v100": _gpu("Tesla V100-SXM2-16GB", 7.0, 16_935_682_048, 900, 125, 15.7, 150, 12.5, **_V100),
     "v100-32": _gpu("Tesla V100-SXM2-32GB", 7.0, 34_072_559_616, 900, 125, 15.7, 150, 12.5, **_V100),
-    "a100": _gpu("NVIDIA A100-SXM4-80GB", 8.0, 85_094_825_984, 2039, 312, 156, 300, 25, cores=108, fpus=64, clock=1.41, l2=40, shared=163, threads=2048),
-    "rtx4090": _gpu("NVIDIA GeForce RTX 4090", 8.9, 25_393_692_672, 1008, 165, 82.6, 32, 1.25, cores=128, fpus=128, clock=2.52, l2=72, shared=99, threads=1536),
+    "a100": _gpu(
+        "NVIDIA A100-SXM4-80GB",
+        8.0,
+        85_094_825_984,
+        2039,
+        312,
+        156,
+        300,
+        25,
+        cores=108,
+        fpus=64,
+        clock=1.41,
+        l2=40,
+        shared=163,
+        threads=2048,
+    ),
+    "rtx4090": _gpu(
+        "NVIDIA GeForce RTX 4090",
+        8.9,
+        25_393_692_672,
+        1008,
+        165,
+        82.6,
+        32,
+        1.25,
+        cores=128,
+        fpus=128,
+        clock=2.52,
+        l2=72,
+        shared=99,
+        threads=1536,
+    ),
     "h100": _gpu("NVIDIA H100 80GB HBM3", 9.0, 85_029_158_912, 3352, 989, 494, 450, 50, **_H100),
     "h200": _gpu("NVIDIA H200", 9.0, 150_754_820_096, 4800, 989, 494, 450, 50, **_H100),
     "v4": _tpu("TPU v4", 32, 1228, 275, 100),
     "v5e": _tpu("TPU v5 lite", 16, 819, 197, 100),
     "v5p": _tpu("TPU v5", 95, 2765, 459, 200),
     "v6e": _tpu("TPU v6 lite", 32, 1640, 918, 180),
-}  # fmt: skip
+}
 
 # Chips -> shape of a slice. v4 and v5p count cores, of which a chip has two.
 FLAT = {1: "1x1", 4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"}
