@@ -72,8 +72,8 @@ def fit(config: ConfigDict, target: Target, tried: Callable[[Settings, Need], No
     settings, need = least
     raise UserError(
         f"{config.name} does not fit {target.name}: it needs at least {quantity(need.memory, 'B')} on each device, "
-        f"with {flags_of(settings)}, and a device has {quantity(target.chip.usable, 'B')}. Use a larger or more devices, or "
-        f"a smaller model."
+        f"with {flags_of(settings)}, and a device has {quantity(target.chip.usable, 'B')}. Use larger devices or "
+        f"more of them, or a smaller model."
     )
 
 

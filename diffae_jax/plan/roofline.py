@@ -66,7 +66,7 @@ def predict_times(contents: Contents, target: Target) -> Times:
         else:
             memory += traffic * kernel.times
         starts += START[family] * kernel.times
-    network = sum(_exchange(collective, target) * collective.times for collective in contents.collectives)
+    network = sum((_exchange(collective, target) * collective.times for collective in contents.collectives), 0.0)
     return Times(arithmetic, memory, starts, network)
 
 

@@ -71,8 +71,8 @@ def _tpu(kind, memory, bandwidth, peak, link):
     return Chip(kind, memory * GIB, bandwidth * 1e9, peaks, "bfloat16", link * 1e9, 6.25e9)
 
 
-# From the data sheets of NVIDIA and Google: dense products, NVLink or PCI Express per direction, and
-# a network of 100 Gbit/s a V100, 200 an A100, 400 an H100. float32 is TF32 from Ampere on.
+# From the data sheets of NVIDIA and Google: dense products, NVLink or PCI Express per direction,
+# and a network of 100 Gbit/s a V100, 200 an A100, 400 an H100. float32 is TF32 from Ampere on.
 _V100 = dict(cores=80, fpus=64, clock=1.53, l2=6, shared=96, threads=2048)
 _H100 = dict(cores=132, fpus=128, clock=1.98, l2=50, shared=227, threads=2048)
 CHIPS = {
@@ -184,7 +184,7 @@ def find_target(name: str) -> Target:
     if match:
         count = int(match[2] or 1)
         nodes = math.ceil(count / GPUS_PER_NODE)
-        if 1 <= count <= MAX_DEVICES and count % nodes == 0:
+        if 1 <= count <= MAX_DEVICES and (nodes == 1 or count % GPUS_PER_NODE == 0):
             return Target(name, CHIPS[match[1]], count, nodes, f"{nodes}x1x{count // nodes}")
         raise UserError(
             f"There is no target {shown(name)}: give 1 to {GPUS_PER_NODE} GPUs, or a multiple of {GPUS_PER_NODE} up to "
@@ -201,7 +201,7 @@ def check_compiler(target: Target) -> None:
         if importlib.util.find_spec("libtpu") is None:
             raise UserError(f'The compiler for {target.name} is not installed: run pip install "jax[tpu]".')
     else:
-        plugins = [n for n in (12, 13) if importlib.util.find_spec(f"jax_plugins.xla_cuda{n}") is not None]
+        plugins = [n for n in (12, 13) if importlib.util.find_spec(f"jax_cuda{n}_plugin") is not None]
         extra = "cuda12" if target.chip.gpu["capability"] < 7.5 else "cuda12 or cuda13"
         if not plugins or (plugins == [13] and extra == "cuda12"):
             first = extra.split()[0]
