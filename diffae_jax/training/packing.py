@@ -7,6 +7,7 @@ the time to compile, and a small network trains almost twice as fast on a CPU.
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -59,6 +60,13 @@ class Packing:
     def unpack(self, packed: Packed) -> Params:
         """Inverts `pack`, for arrays on the devices, on the host, or traced by JAX."""
         return {part: _unpack(tree, packed[part]) for part, tree in self.abstract.items()}
+
+    def map_vectors(self, function: Callable[[Leaf], Leaf], packed: Packed) -> Packed:
+        """Applies a function to the vectors of packed weights."""
+        return {
+            part: {name: function(leaf) if name == SMALL else leaf for name, leaf in arrays.items()}
+            for part, arrays in packed.items()
+        }
 
     def pack_state(self, state: TrainState) -> TrainState:
         """Packs weights, EMA weights and the optimizer's arrays of the same structure."""

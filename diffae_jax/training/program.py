@@ -63,7 +63,9 @@ def compile_program(
         return TrainState.create(packing.pack(params), optimizer)
 
     def packed_loss_fn(packed, batch, keys):  # its gradient is packed, too
-        return loss_fn(packing.unpack(packed), batch, keys)
+        # with FSDP, each vector is gathered at once, not piece by piece
+        gather = partial(jax.lax.with_sharding_constraint, shardings=replicated(mesh))
+        return loss_fn(packing.unpack(packing.map_vectors(gather, packed)), batch, keys)
 
     def located(tree, shardings):
         return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), tree, shardings)
