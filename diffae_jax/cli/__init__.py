@@ -8,7 +8,20 @@ import argparse
 import contextlib
 import sys
 
-from diffae_jax.cli import data, edit, encode, evaluate, import_, info, interpolate, probe, reconstruct, sample, train
+from diffae_jax.cli import (
+    data,
+    edit,
+    encode,
+    evaluate,
+    import_,
+    info,
+    interpolate,
+    plan,
+    probe,
+    reconstruct,
+    sample,
+    train,
+)
 from diffae_jax.cli.arguments import Parser, add_import
 from diffae_jax.runtime.errors import UserError
 from diffae_jax.runtime.files import describe_os_error
@@ -20,6 +33,7 @@ from diffae_jax.runtime.process import prepare_command, standard_streams
 COMMANDS = {
     "data": data,
     "train": train,
+    "plan": plan,
     "info": info,
     "encode": encode,
     "reconstruct": reconstruct,
@@ -66,6 +80,13 @@ def modules_to_import(argv: list[str]) -> list[str]:
     return []
 
 
+def config_keys(argv: list[str]) -> tuple[list[str], list[str]]:
+    """Splits arguments into others and flags of config keys, for commands that take these."""
+    takes_keys = getattr(COMMANDS.get(argv[0]) if argv else None, "TAKES_KEYS", False)
+    keys = [argument for argument in argv if takes_keys and argument.startswith("--config.")]
+    return [argument for argument in argv if argument not in keys], keys
+
+
 def run(argv: list[str] | None = None) -> None:
     """Runs a command. Prints a UserError on one line and exits with its code.
 
@@ -80,7 +101,9 @@ def run(argv: list[str] | None = None) -> None:
         with standard_streams(), Interruptible(INTERRUPTED):
             for module in modules_to_import(argv):
                 import_own(module)
+            argv, keys = config_keys(argv)
             arguments = parser().parse_args(argv)
+            arguments.overrides = keys
             with log_to_stderr():
                 arguments.run(arguments)
     except UserError as error:

@@ -46,6 +46,8 @@ flags:
   --num_processes=N        number of processes; with --coordinator
   --process_id=N           number of this process, starting at 0; with --coordinator
   --cluster_timeout=N      seconds to wait for the other processes at the start; default: {DEFAULT_CLUSTER_TIMEOUT}
+  --dry_run                does not train, but prints what training needs on the devices at hand, or on --target
+  --target=MACHINE         with --dry_run: a machine that need not be there, such as v100x8 or v5e-16
 """
 
 
@@ -98,6 +100,8 @@ def parse(arguments: list[str]) -> "FlagValues":
     flags.DEFINE_string("coordinator", None, "", flag_values=values)
     flags.DEFINE_integer("num_processes", None, "", flag_values=values)
     flags.DEFINE_integer("process_id", None, "", flag_values=values)
+    flags.DEFINE_boolean("dry_run", False, "", flag_values=values)
+    flags.DEFINE_string("target", None, "", flag_values=values)
     flags.DEFINE_integer("cluster_timeout", DEFAULT_CLUSTER_TIMEOUT, "", flag_values=values)
     file, others = take_config(arguments)
     config = from_file(file)
@@ -140,7 +144,14 @@ def take_config(arguments: list[str]) -> tuple[str, list[str]]:
 
 
 def train(values: "FlagValues", interruptible: Interruptible) -> None:
-    """Joins a cluster, if there is one, and runs the stages."""
+    """Joins a cluster, if there is one, and runs the stages. A dry run prints a plan instead."""
+    if values.dry_run or values.target is not None:
+        from diffae_jax.cli.plan import plan
+
+        if not values.dry_run:
+            raise UserError("--target needs --dry_run: training uses the devices that are there.")
+        plan(values.config, values.target)
+        return
     import jax
 
     from diffae_jax.runtime.cluster import joined_cluster

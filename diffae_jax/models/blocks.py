@@ -117,13 +117,14 @@ class GroupNorm(nnx.Module):
         h = h.astype(jnp.float32)
 
         def group_mean(values):
-            means = values.reshape(n, NUM_GROUPS, -1).mean(-1)
+            means = values.reshape(*values.shape[:-1], NUM_GROUPS, -1).mean(-1)
             return jnp.repeat(means, channels // NUM_GROUPS, axis=-1)
 
         typical = lax.stop_gradient(group_mean(h.reshape(n, -1, channels)[:, 0]))
         offset = h - typical.reshape(n, *(1,) * len(spatial), channels)
-        mean = group_mean(offset.mean(over_space))
-        variance = group_mean(jnp.square(offset).mean(over_space)) - jnp.square(mean)
+        # together, because each of these tiny operations costs as much as a large one to start
+        mean, square = group_mean(jnp.stack([offset.mean(over_space), jnp.square(offset).mean(over_space)]))
+        variance = square - jnp.square(mean)
         a = lax.rsqrt(jnp.maximum(variance, 0) + self.EPSILON) * self.scale[...]
         b = self.bias[...] - (typical + mean) * a
         return a, b

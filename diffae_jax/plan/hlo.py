@@ -106,7 +106,7 @@ class Contents:
     @property
     def flops(self) -> float:
         """FLOP of all convolutions and matrix products."""
-        return sum(kernel.flops * kernel.times for kernel in self.kernels)
+        return sum((kernel.flops * kernel.times for kernel in self.kernels), 0.0)
 
     @property
     def bytes(self) -> int:
@@ -129,7 +129,11 @@ def read_program(text: str) -> Contents:
                 written = instruction.size
             groups = re.search(r"(?:replica_groups|source_target_pairs)=(\S+?), [a-z]", instruction.attributes + ", z")
             collectives.append(Collective(kind, max(read, written), groups[1] if groups else "", times))
-        elif kind in HOST_TRANSFERS:
+        elif kind in HOST_TRANSFERS and "Megascale" in instruction.attributes:  # a network between TPU slices
+            if kind == "send":
+                size = sum(computation[name].size for name in instruction.operands if name in computation)
+                collectives.append(Collective("all-reduce", size, "", times))
+        elif kind in HOST_TRANSFERS or (kind == "custom-call" and "callback" in instruction.attributes):
             transfers += times
         else:
             kernels.append(_kernel(computations, computation, instruction, times))
@@ -212,7 +216,7 @@ def _kernel(
     return Kernel(
         instruction.name,
         instruction.opcode,
-        sum(count for count, _, _ in flops),
+        sum((count for count, _, _ in flops), 0.0),
         _traffic(computation, instruction, inside),
         dtype,
         times,
@@ -226,7 +230,7 @@ def _operand_type(among: dict[str, Instruction], product: Instruction) -> str:
 def _flops(among: dict[str, Instruction], product: Instruction) -> float:
     """Returns the FLOP of a convolution or matrix product, or 0."""
     if not product.shapes:
-        return 0
+        return 0.0
     shapes = [among[name].shapes[0][1] for name in product.operands if name in among and among[name].shapes]
     if labels := _LABELS.search(product.attributes):
         lhs, rhs, out = shapes[0], shapes[1], product.shapes[0][1]
@@ -240,15 +244,15 @@ def _flops(among: dict[str, Instruction], product: Instruction) -> float:
         return (
             2.0 * math.prod(product.shapes[0][1]) * math.prod(shapes[0][int(n)] for n in contracted[1].split(",") if n)
         )
-    return 0
+    return 0.0
 
 
 def _traffic(computation: dict[str, Instruction], instruction: Instruction, inside: dict[str, Instruction]) -> int:
     """Returns the bytes that a kernel reads and writes. A slice reads only its part."""
-    parameters = {i.attributes: name for name, i in inside.items() if i.opcode == "parameter"}
+    if instruction.opcode in ("copy-start", "slice-start"):
+        return _copied(computation, instruction)
     read = 0
     positions = [name for name, i in inside.items() if i.opcode == "parameter"]
-    del parameters
     for position, name in enumerate(instruction.operands):
         if name not in computation:
             continue
@@ -261,6 +265,18 @@ def _traffic(computation: dict[str, Instruction], instruction: Instruction, insi
             size = min(size, instruction.size)
         read += size
     return read + instruction.size
+
+
+def _copied(computation: dict[str, Instruction], instruction: Instruction) -> int:
+    """Returns the bytes that an asynchronous copy moves in device memory.
+
+    Its result lists target, source and a counter, in different orders.
+    """
+    arrays = [shape for shape in instruction.shapes if shape[1]]
+    kind, sizes, target_on_chip = min(arrays, key=lambda shape: math.prod(shape[1]), default=("", (), True))
+    moved = _bytes((kind, sizes, False))
+    source_on_chip = all(computation[name].shapes[0][2] for name in instruction.operands if name in computation)
+    return moved * ((not source_on_chip) + (not target_on_chip))
 
 
 def _bytes(shape: tuple[str, tuple[int, ...], bool]) -> int:

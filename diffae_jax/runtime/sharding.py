@@ -12,19 +12,45 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from diffae_jax.runtime.errors import UserError
 from diffae_jax.runtime.process import forbid_forks
 
-DATA = "data"  # the only mesh axis: all devices of all processes
+DATA = "data"  # the mesh axis of the devices
+SLICE = "slice"  # a mesh axis before it, if there are several slices or nodes
 
 MIN_SPLIT_SIZE = 2**16  # elements; gathering a smaller array costs more than replicating it
 
 Sharding = Literal["replicated", "fsdp"]
 
 
-def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Returns a mesh of the given devices, by default all devices of all processes."""
+def make_mesh(devices: Sequence[jax.Device] | None = None, num_slices: int | None = None) -> Mesh:
+    """Returns a mesh of the given devices, by default all devices of all processes.
+
+    Args:
+        devices: The devices.
+        num_slices: Groups of devices that a slower network connects: TPU slices or GPU nodes. By
+            default, what the devices say.
+
+    Returns:
+        A mesh with the axis "data" or, for several slices, the axes "slice" and "data".
+
+    Raises:
+        UserError: The slices have different numbers of devices.
+    """
     forbid_forks()
-    devices = jax.devices() if devices is None else devices
     # jax.devices() lists the devices of a process together, so its part of a batch is contiguous
-    return Mesh(np.asarray(devices), (DATA,), axis_types=(AxisType.Auto,))
+    devices = list(jax.devices() if devices is None else devices)
+    if num_slices is None:
+        slices = [getattr(device, "slice_index", None) or 0 for device in devices]
+        num_slices = len(set(slices))
+        devices = [device for _, device in sorted(zip(slices, devices, strict=True), key=lambda pair: pair[0])]
+        sizes = sorted({slices.count(index) for index in slices})
+        if len(sizes) > 1:
+            raise UserError(
+                f"The slices or nodes have different numbers of devices: {sizes[0]} to {sizes[-1]}. Use the same "
+                f"number in each."
+            )
+    if num_slices == 1:
+        return Mesh(np.asarray(devices), (DATA,), axis_types=(AxisType.Auto,))
+    grid = np.asarray(devices).reshape(num_slices, -1)
+    return Mesh(grid, (SLICE, DATA), axis_types=(AxisType.Auto, AxisType.Auto))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -34,18 +60,20 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def split_batch(mesh: Mesh, axis: int = 0) -> NamedSharding:
     """Returns the sharding that splits the axis of the samples over the devices."""
-    return NamedSharding(mesh, PartitionSpec(*(None,) * axis, DATA))
+    return NamedSharding(mesh, PartitionSpec(*(None,) * axis, mesh.axis_names if SLICE in mesh.axis_names else DATA))
 
 
 def state_shardings(abstract_state: Any, mesh: Mesh, sharding: Sharding) -> Any:
     """Returns a sharding for each leaf of a state. The state is given by its shapes.
 
     With "fsdp", arrays of at least 65,536 elements are split along the largest axis that
-    is divisible by the number of devices. The compiler gathers an array when it is used.
+    is divisible by the number of devices. The compiler gathers an array when it is used. With
+    several slices, each has a copy, so that gathering does not use the slower network.
     """
+    num_parts = mesh.shape[DATA]
 
     def spec(leaf) -> PartitionSpec:
-        divisible = [axis for axis, size in enumerate(leaf.shape) if size % mesh.size == 0]
+        divisible = [axis for axis, size in enumerate(leaf.shape) if size % num_parts == 0]
         if sharding == "replicated" or not divisible or math.prod(leaf.shape) < MIN_SPLIT_SIZE:
             return PartitionSpec()
         largest = max(divisible, key=lambda axis: leaf.shape[axis])

@@ -21,10 +21,9 @@ from diffae_jax.training.state import Leaf, Params, TrainState, leaves_by_name
 
 SMALL = "small-"  # begins the name of the vector; an attribute of a module cannot have a hyphen
 MULTIPLE = 1024  # of the length of a vector, so that FSDP can split it
+ALIGNMENT = 64  # elements; cuBLAS refuses a matrix that does not start at such an address
 
-Packed = dict[
-    str, dict[str, Leaf]
-]  # part of the network -> dotted name of a large array, or name of the vector -> array
+Packed = dict[str, dict[str, Leaf]]  # part of the network -> dotted name of an array, or name of the vector -> array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +43,7 @@ class Packing:
     def pack(self, params: Params) -> Packed:
         """Packs weights, or arrays of the same shapes such as their gradients.
 
-        Arrays of fewer than 65,536 elements become one vector, padded with zeros.
+        Arrays of fewer than 65,536 elements become one vector, each padded with zeros.
         """
         packed = {}
         for part, tree in params.items():
@@ -52,8 +51,8 @@ class Packing:
             small = _small_shapes(leaves)
             packed[part] = {name: leaf for name, leaf in leaves.items() if name not in small}
             if small:
-                vector = jnp.concatenate([jnp.ravel(leaves[name]) for name in small])
-                packed[part][_name_of(small)] = jnp.pad(vector, (0, -len(vector) % MULTIPLE))
+                pieces = [_padded(jnp.ravel(leaves[name]), ALIGNMENT) for name in small]
+                packed[part][_name_of(small)] = _padded(jnp.concatenate(pieces), MULTIPLE)
         return packed
 
     def pack_abstract(self) -> Packed:
@@ -87,7 +86,12 @@ def _small_shapes(leaves: dict[str, Leaf]) -> dict[str, tuple[int, ...]]:
 
 
 def _name_of(small: dict[str, tuple[int, ...]]) -> str:
-    return SMALL + hashlib.sha256(json.dumps(list(small.items())).encode()).hexdigest()[:8]
+    layout = [ALIGNMENT, list(small.items())]
+    return SMALL + hashlib.sha256(json.dumps(layout).encode()).hexdigest()[:8]
+
+
+def _padded(vector: Leaf, multiple: int) -> Leaf:
+    return jnp.pad(vector, (0, -len(vector) % multiple))
 
 
 def _unpack(abstract: Params, packed: dict[str, Leaf]) -> Params:
@@ -95,8 +99,10 @@ def _unpack(abstract: Params, packed: dict[str, Leaf]) -> Params:
     small = _small_shapes(leaves)
     if small:
         vector = packed[_name_of(small)]
-        ends = np.cumsum([math.prod(shape) for shape in small.values()])
+        sizes = [math.prod(shape) for shape in small.values()]
+        ends = np.cumsum([size + -size % ALIGNMENT for size in sizes])
         split = np.split if isinstance(vector, np.ndarray) else jnp.split
         pieces = split(vector, ends)[:-1]  # the last one is padding
-        packed = packed | {name: p.reshape(shape) for p, (name, shape) in zip(pieces, small.items(), strict=True)}
+        shaped = (piece[:size].reshape(shape) for piece, size, shape in zip(pieces, sizes, small.values(), strict=True))
+        packed = packed | dict(zip(small, shaped, strict=True))
     return jax.tree.unflatten(jax.tree.structure(abstract), [packed[name] for name in leaves])

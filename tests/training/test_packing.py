@@ -83,9 +83,15 @@ def test_optimizer_state_is_packed_too_and_adam_does_the_same():
 def test_fsdp_splits_a_large_vector_of_small_weights(eight_devices):
     many = Packing({"unet": {i: jax.ShapeDtypeStruct((1000,), np.float32) for i in range(70)}})
     packed = jax.eval_shape(many.pack, many.abstract)
-    assert vector_of(packed["unet"]).shape == (70_656,)
+    assert vector_of(packed["unet"]).shape == (71_680,)
     shardings = state_shardings(packed, eight_devices, "fsdp")
     assert vector_of(shardings["unet"]).spec == PartitionSpec("data")
+
+
+def test_each_small_array_starts_at_an_aligned_address():
+    packed = PACKING.pack(jax.tree.map(np.ones_like, weights()))
+    (starts,) = np.nonzero(np.diff(vector_of(packed["encoder"]), prepend=0) > 0)
+    np.testing.assert_array_equal(starts, [0, 64])
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,185 @@
+"""Compares plans with measurements on the device of this machine.
+
+    python -m benchmarks.plan ffhq64 ffhq128 digits --programs=train,decode
+
+For each config and program it prints predicted and measured memory and time, the throughput, and
+how long compiling took. All programs are first compiled at the same time, then measured one after
+another, each in a process of its own.
+"""
+
+import argparse
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+COLUMNS = "{:<28}{:>10}{:>10}{:>8}{:>10}{:>10}{:>8}{:>12}{:>10}{:>10}{:>9}"
+
+
+def main() -> None:
+    """Compiles all programs, measures them one after another and prints a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("configs", nargs="*", default=["digits"], help="configs, optionally as CONFIG,KEY=VALUE,...")
+    parser.add_argument("--programs", default="train", help="out of train,prior,invert,decode,sample")
+    parser.add_argument("--calls", type=int, default=20, help="timed calls of a program")
+    parser.add_argument("--json", help="a file for the results")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.child:
+        print(json.dumps(measure(*json.loads(arguments.child))))
+        return
+    jobs = [(config, program) for config in arguments.configs for program in arguments.programs.split(",")]
+    with tempfile.TemporaryDirectory() as cache:
+        environment = os.environ | {
+            "JAX_COMPILATION_CACHE_DIR": cache,
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+        }
+
+        def child(config: str, program: str, calls: int) -> dict:
+            command = [sys.executable, "-m", "benchmarks.plan", "--child", json.dumps([config, program, calls])]
+            done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=False)
+            return json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else {}
+
+        with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // 2)) as pool:
+            compiled = list(pool.map(lambda job: child(*job, 0), jobs))
+        print(
+            COLUMNS.format(
+                "config, program",
+                "GiB plan",
+                "GiB",
+                "error",
+                "ms plan",
+                "ms",
+                "error",
+                "images/s",
+                "TFLOP/s",
+                "compile s",
+                "kernels",
+            )
+        )
+        results = []
+        for (config, program), first in zip(jobs, compiled, strict=True):
+            row = child(config, program, arguments.calls)
+            if not row or not first:
+                print(f"{config}, {program}: failed")
+                continue
+            row["compile_seconds"] = first["compile_seconds"]
+            results.append(row)
+            print(describe(row), flush=True)
+    print(f"{results[0]['kind']}, jax {results[0]['jax']}" if results else "no result")
+    if arguments.json:
+        Path(arguments.json).write_text(json.dumps(results, indent=1))
+
+
+def describe(row: dict) -> str:
+    """Formats a result as a line of the table."""
+
+    def number(value, digits=2):
+        return "-" if value is None else f"{value:.{digits}f}"
+
+    def error(plan, real):
+        return "-" if plan is None or not real else f"{plan / real - 1:+.0%}"
+
+    return COLUMNS.format(
+        f"{row['config']}, {row['program']}",
+        number(row["planned_bytes"] / 2**30),
+        number(row["bytes"] and row["bytes"] / 2**30),
+        error(row["planned_bytes"], row["bytes"]),
+        number(row["planned_seconds"] and row["planned_seconds"] * 1e3),
+        number(row["seconds"] * 1e3),
+        error(row["planned_seconds"], row["seconds"]),
+        number(row["images"] / row["seconds"], 1),
+        number(row["flops"] / row["seconds"] / 1e12, 1),
+        number(row["compile_seconds"], 1),
+        row["kernels"],
+    )
+
+
+def measure(name: str, program: str, calls: int) -> dict:
+    """Compiles a program for the devices at hand, runs it on zeros and returns all figures."""
+    import jax
+    import jax.numpy as jnp
+
+    from diffae_jax.config import from_file
+    from diffae_jax.plan import compiling
+    from diffae_jax.plan.hlo import read_program
+    from diffae_jax.plan.planning import target_of_device
+    from diffae_jax.plan.roofline import predict_times
+    from diffae_jax.runtime.precision import resolve_precision
+
+    file, *overrides = name.split(",")
+    config = from_file(file)
+    for override in overrides:
+        key, _, value = override.partition("=")
+        config.update_from_flattened_dict({key: json.loads(value)})
+    config.train.precision = resolve_precision(config.train.precision)
+    mesh = compiling.target_mesh(None)
+    device = mesh.devices.flat[0]
+    print(f"{name}, {program}", file=sys.stderr)
+    output, sys.stdout = sys.stdout, sys.stderr
+    started = time.monotonic()
+    compiled = compiling.compile_program(config, mesh, program)
+    compile_seconds = time.monotonic() - started
+    sys.stdout = output
+    memory, contents = compiled.memory_analysis(), read_program(compiled.as_text())
+    facts = dict(kind=device.device_kind, num_devices=mesh.size, num_slices=1)
+    target = target_of_device(facts)
+    row = facts | dict(
+        config=name,
+        program=program,
+        jax=jax.__version__,
+        images=config.train.batch_size if program == "train" else compiling.inference_batch(config, mesh.size),
+        planned_bytes=memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+        + memory.temp_size_in_bytes,
+        planned_seconds=None if target is None else predict_times(contents, target).total,
+        flops=contents.flops,
+        traffic=contents.bytes,
+        kernels=sum(kernel.times for kernel in contents.kernels),
+        compile_seconds=compile_seconds,
+        arguments=memory.argument_size_in_bytes,
+    )
+    if not calls:
+        return row
+    args, kwargs = compiled.args_info
+
+    def filled(a):
+        """Returns an array of random numbers: a GPU is faster on zeros."""
+        key = jax.random.key(math.prod(a.shape))
+        if jax.dtypes.issubdtype(a.dtype, jax.dtypes.prng_key):
+            return key
+        if a.dtype == jnp.uint8:
+            return jax.random.bits(key, a.shape, jnp.uint8)
+        return jax.random.uniform(key, a.shape, maxval=0.05).astype(a.dtype)
+
+    arguments, named = jax.tree.map(filled, (args, kwargs))
+    seconds = []
+    for _ in range(calls + 3):
+        started = time.monotonic()
+        result = compiled(*arguments, **named)
+        if program == "train":  # the step donates its state
+            state, metrics = result
+            arguments = (state, *arguments[1:])
+            result = metrics
+        jax.block_until_ready(result)
+        seconds.append(time.monotonic() - started)
+    seconds = sorted(seconds[3:])
+    stats = device.memory_stats() or {}
+    return row | dict(
+        seconds=statistics.median(seconds),
+        fastest=seconds[0],
+        slowest=seconds[-1],
+        bytes=stats.get("peak_bytes_in_use"),
+    )
+
+
+if __name__ == "__main__":
+    main()
