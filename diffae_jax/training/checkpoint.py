@@ -25,7 +25,7 @@ from diffae_jax.runtime.logs import quiet_libraries
 from diffae_jax.runtime.sharding import on_host
 from diffae_jax.training import manifest
 from diffae_jax.training.manifest import Digests
-from diffae_jax.training.packing import Packing
+from diffae_jax.training.packing import SMALL, Packing, are_packed
 from diffae_jax.training.state import Params, TrainState
 
 NUM_KEPT = 2  # checkpoints
@@ -161,7 +161,7 @@ class Checkpoints:
         """
         path = self._folder / str(step)
         with damage_as_user_error(path):
-            is_older = packing is not None and _ema_shapes(path) == _shapes(unpacked_state.ema)
+            is_older = packing is not None and not are_packed(_ema_shapes(path))
             wanted = unpacked_state if is_older else abstract_state
             loaded = _orbax().load_checkpointables(path, {"state": wanted, "window": None})
         state = loaded["state"]
@@ -289,11 +289,9 @@ def damage_as_user_error(path: Path) -> Iterator[None]:
 def load_ema(folder: Path, abstract_params: Params) -> tuple[Params, int, dict[int, str]]:
     """Returns the EMA weights of the newest undamaged checkpoint, its step, and what is damaged.
 
-    The weights are host arrays.
-
-    The last is what is wrong with each newer step. Nothing else is read, and nothing is written:
-    the run may continue at the same time. Raises UserError if there is no undamaged checkpoint, or
-    if it holds a different model.
+    The weights are host arrays. The last is what is wrong with each newer step. Nothing else is
+    read, and nothing is written: the run may continue at the same time. Raises UserError if there
+    is no undamaged checkpoint, or if it holds a different model.
     """
     step, damages = find_undamaged(folder)
     if step is None:
@@ -307,23 +305,23 @@ def load_ema(folder: Path, abstract_params: Params) -> tuple[Params, int, dict[i
             f"the disk."
         )
     path, packing = folder.absolute() / str(step), Packing(abstract_params)
-    abstract_packed = packing.pack_abstract()
     with damage_as_user_error(path):
         saved = _ema_shapes(path)
-    is_older = saved == _shapes(abstract_params)
-    expected = _shapes(abstract_packed)
+    is_older = not are_packed(saved)
+    abstract = abstract_params if is_older else packing.pack_abstract()
+    expected = _shapes(abstract)
     differing = sorted(name for name in saved.keys() | expected.keys() if saved.get(name) != expected.get(name))
-    if differing and not is_older:
+    if differing:
+        example, *_ = differing[0].split(f".{SMALL}")  # the name of a vector tells a user nothing
         raise UserError(
-            f"{folder} holds a model that does not match the run's config.json, for example in "
-            f"{shown(differing[0])}. Restore the config.json that it was trained with."
+            f"{folder} holds a model that does not match the run's config.json, for example in {shown(example)}. "
+            f"Restore the config.json that it was trained with."
         )
     ocp = _orbax()
     partial_context = ocp.Context()
     partial_context.pytree.loading.partial_load = True
     with damage_as_user_error(path), partial_context:
-        wanted = {"state": {"ema": abstract_params if is_older else abstract_packed}}
-        state = ocp.load_checkpointables(path, wanted)["state"]
+        state = ocp.load_checkpointables(path, {"state": {"ema": abstract}})["state"]
     manifest.check_arrays(path, state)
     ema = on_host(state["ema"])
     return ema if is_older else packing.unpack(ema), step, damages

@@ -62,6 +62,9 @@ def compile_program(
     def packed_state(params):
         return TrainState.create(packing.pack(params), optimizer)
 
+    def init(key):
+        return packed_state(init_params(key))
+
     def packed_loss_fn(packed, batch, keys):  # its gradient is packed, too
         # with FSDP, each vector is gathered at once, not piece by piece
         gather = partial(jax.lax.with_sharding_constraint, shardings=replicated(mesh))
@@ -99,7 +102,7 @@ def compile_program(
         packing=packing,
         abstract_state=located(abstract_state, shardings),
         unpacked_state=located(unpacked_state, state_shardings(unpacked_state, mesh, sharding)),
-        init=jax.jit(lambda key: packed_state(init_params(key)), out_shardings=shardings),
+        init=jax.jit(init, out_shardings=shardings),
         step=compiled,
         steps_per_call=steps_per_call or 1,
         explain=partial(

@@ -249,13 +249,13 @@ def test_gradient_of_decode_equals_finite_differences(model, codes):
     compiled = jax.jit(distance)
     for place, gradient in enumerate(gradients):
         norm = jnp.linalg.norm(gradient)
-        step = 2e-3 / norm * gradient
+        step = 2.5e-4 / norm * gradient  # short, because a predicted x_0 is clipped in each step
         ends = [[z, x_T], [z, x_T]]
         ends[0][place] -= step
         ends[1][place] += step
         below, above = (compiled(*arguments) for arguments in ends)
         assert norm > 0.01
-        np.testing.assert_allclose((above - below) / 4e-3, norm, rtol=0.02)
+        np.testing.assert_allclose((above - below) / 5e-4, norm, rtol=0.02)
 
 
 @pytest.mark.long  # the loop itself is measured in tests/diffusion

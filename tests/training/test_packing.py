@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
+from diffae_jax.runtime.errors import UserError
 from diffae_jax.runtime.sharding import replicated, split_batch, state_shardings
 from diffae_jax.training.checkpoint import Checkpoints, load_ema
 from diffae_jax.training.loop import begin
@@ -19,7 +20,7 @@ from diffae_jax.training.state import TrainState, make_optimizer
 
 SHAPES = {
     "encoder": {"norm": {"scale": (5,), "bias": (5,)}, "conv": {0: {"kernel": (3, 3, 100, 100)}}},
-    "unet": {"linear": (2, 3), "small": (300, 300)},  # the name of a user's large weight
+    "unet": {"linear": (2, 3), "small": (300, 300)},  # a user may give a large weight this name
     "whole": {"kernel": (300, 300)},  # a part without small weights
     "scale": (),  # a part that is a single number
 }
@@ -36,15 +37,22 @@ def abstract(tree):
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct(np.shape(a), np.float32), tree)
 
 
+def vector_of(part):
+    (vector,) = (leaf for name, leaf in part.items() if name.startswith(SMALL))
+    return vector
+
+
 PACKING = Packing(abstract(weights()))
 
 
 def test_unpack_inverts_pack_on_host_and_devices():
     params = weights()
     packed = jax.jit(PACKING.pack)(params)
-    assert packed["encoder"].keys() == {"conv.0.kernel", SMALL}
-    assert packed["unet"].keys() == {"small", SMALL}
-    assert packed["encoder"][SMALL].shape == packed["unet"][SMALL].shape == (1024,)
+    assert {name: leaf.shape for name, leaf in packed["encoder"].items() if not name.startswith(SMALL)} == {
+        "conv.0.kernel": (3, 3, 100, 100)
+    }
+    assert packed["unet"]["small"].shape == (300, 300)
+    assert vector_of(packed["encoder"]).shape == vector_of(packed["unet"]).shape == (1024,)
     assert packed["whole"].keys() == {"kernel"}
     for back in (jax.jit(PACKING.unpack)(packed), PACKING.unpack(jax.device_get(packed))):
         assert jax.tree.structure(back) == jax.tree.structure(params)
@@ -75,14 +83,14 @@ def test_optimizer_state_is_packed_too_and_adam_does_the_same():
 def test_fsdp_splits_a_large_vector_of_small_weights(eight_devices):
     many = Packing({"unet": {i: jax.ShapeDtypeStruct((1000,), np.float32) for i in range(70)}})
     packed = jax.eval_shape(many.pack, many.abstract)
-    assert packed["unet"][SMALL].shape == (71_680,)
+    assert vector_of(packed["unet"]).shape == (71_680,)
     shardings = state_shardings(packed, eight_devices, "fsdp")
-    assert shardings["unet"][SMALL].spec == PartitionSpec("data")
+    assert vector_of(shardings["unet"]).spec == PartitionSpec("data")
 
 
 def test_each_small_array_starts_at_an_aligned_address():
     packed = PACKING.pack(jax.tree.map(np.ones_like, weights()))
-    (starts,) = np.nonzero(np.diff(packed["encoder"][SMALL], prepend=0) > 0)
+    (starts,) = np.nonzero(np.diff(vector_of(packed["encoder"]), prepend=0) > 0)
     np.testing.assert_array_equal(starts, [0, 64])
 
 
@@ -121,3 +129,6 @@ def test_state_is_restored_from_both_layouts(tmp_path, program, one_device, was_
     ema, step, damages = load_ema(tmp_path, located)
     jax.tree.map(np.testing.assert_array_equal, ema, weights(2))
     assert (step, damages) == (5, {})
+    located["unet"]["linear"] = jax.ShapeDtypeStruct((3, 2), np.float32, sharding=replicated(one_device))
+    with pytest.raises(UserError, match=f"config.json, for example in unet{'' if was_packed else '.linear'}. Restore"):
+        load_ema(tmp_path, located)  # as many numbers, another network
