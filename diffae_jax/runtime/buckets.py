@@ -12,13 +12,14 @@ import errno
 import fnmatch
 import functools
 import importlib.util
+import io
 import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import Any
 
 from diffae_jax.runtime.errors import UserError, shown
 
@@ -28,6 +29,7 @@ MARKER = "manifest.json"
 CONNECT_SECONDS, READ_SECONDS = 5, 10  # of one attempt
 LONGEST_SECONDS = 60  # of all attempts of a request that transfers little
 ATTEMPTS = 3
+MAX_BYTES_IN_MEMORY = 2**31
 THREADS = 16  # copy files
 LOGGERS = ("gcsfs", "s3fs", "fsspec", "botocore", "aiobotocore", "google")
 
@@ -143,14 +145,16 @@ class BucketPath(PurePosixPath):
         entry = self._call("info", self.key)
         return Object(entry["size"] or 0, _time(entry))
 
-    def open(self, mode: str = "rb") -> IO[bytes]:
-        """Opens the object to read bytes."""
+    def open(self, mode: str = "rb") -> io.BytesIO:
+        """Returns the content of the object, like an opened file. Raises OSError above 2 GiB."""
         if mode != "rb":
             raise ValueError(f"Objects are opened with mode rb, not {mode}.")
-        return self._call("open", self.key, "rb", limited=False)
+        return io.BytesIO(self.read_bytes())
 
     def read_bytes(self) -> bytes:
-        """Returns the content of the object."""
+        """Returns the content of the object. Raises OSError if it has more than 2 GiB."""
+        if (size := self.object().size) > MAX_BYTES_IN_MEMORY:
+            raise OSError(errno.EFBIG, f"it has {size:,} bytes", str(self))
         return self._call("cat_file", self.key, limited=False)
 
     def read_text(self) -> str:
@@ -309,12 +313,13 @@ def _as_os_error(error: Exception, path: BucketPath) -> OSError:
         return FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
     if isinstance(error, FileNotFoundError):
         return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
-    text = shown(" ".join(str(error).split()) or type(error).__name__)
+    text = " ".join(str(error).partition("?")[0].split())  # without the parameters of an address
+    text = shown(text or type(error).__name__)
     kinds = {kind.__name__ for kind in type(error).__mro__}
     if kinds & {"NoCredentialsError", "PartialCredentialsError", "GoogleAuthError"}:
         return PermissionError(errno.EACCES, f"no credentials were found: {text}", str(path))
     if isinstance(error, PermissionError) or getattr(error, "code", 0) in (401, 403) or text.startswith("Forbidden"):
         return PermissionError(errno.EACCES, f"access was denied: {text}", str(path))
-    if kinds & {"TimeoutError", "HTTPClientError", "ClientConnectionError"}:
+    if kinds & {"TimeoutError", "ConnectionError", "HTTPClientError", "ClientConnectionError"}:
         return ConnectionError(errno.EIO, f"the server does not answer: {text}", str(path))
     return OSError(errno.EIO, text, str(path))
