@@ -59,7 +59,8 @@ class Store:
         return True
 
     def request(self, method, path, content=None):
-        request = urllib.request.Request(self.url + path, content, method=method)
+        headers = {"Content-Type": "text/plain"}
+        request = urllib.request.Request(self.url + path, content, headers, method=method)
         with urllib.request.urlopen(request, timeout=5) as answer:
             return answer.read()
 

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 IMAGES = (
     "a folder of image files or volumes; a single file; an npy, npz, HDF5, Zarr, LMDB, zip or tar file; a data set of "
-    "TFDS or Hugging Face; or the word digits for the 1,797 digits of scikit-learn"
+    "TFDS or Hugging Face; any of these in a bucket (gs:// or s3://); or the word digits for the 1,797 digits of "
+    "scikit-learn"
 )
 
 

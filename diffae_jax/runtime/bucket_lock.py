@@ -25,10 +25,10 @@ class BucketLockedError(Exception):
 class BucketLock:
     """An object that names the process that holds the lock, and that this process renews.
 
-    Only one process can create it. A lock is free if its process is known to be dead, because it
-    ran on this machine, or if nobody renews it for `STALE_SECONDS`. No clocks are compared, so
-    they may differ. If another process has taken the lock, for example because this one was
-    suspended, this process ends at its next renewal.
+    Only one process can create it. A lock is free if its process ran on this machine and is dead.
+    It is also free if it is not renewed for `STALE_SECONDS`. No clocks are compared, so they may
+    differ. If this process was suspended, another may have taken the lock. This process then ends
+    at its next renewal.
     """
 
     def __init__(self, path: BucketPath):
@@ -37,6 +37,7 @@ class BucketLock:
         self._content |= {"token": uuid.uuid4().hex, "renewals": 0}
         self._over = threading.Event()
         self._renewing: threading.Thread | None = None
+        self._connected = True
 
     def acquire(self) -> None:
         """Takes the lock. Raises BucketLockedError if another process holds it.
@@ -59,10 +60,11 @@ class BucketLock:
         if self._renewing is None:
             return
         self._over.set()
-        self._renewing.join()
+        self._renewing.join(1)
+        is_connected = self._connected and not self._renewing.is_alive()
         self._renewing = None
         with contextlib.suppress(OSError):
-            if self._is_mine(self._read()):
+            if is_connected and self._is_mine(self._read()):
                 self._path.unlink(missing_ok=True)
 
     def _create(self) -> bool:
@@ -98,12 +100,15 @@ class BucketLock:
 
     def _renew(self) -> None:
         while not self._over.wait(RENEW_SECONDS):
-            with contextlib.suppress(OSError):  # the next renewal may succeed
+            try:
                 now = self._read()
                 if not self._is_mine(now):
                     _end_without(self._path, now)
                 self._content["renewals"] += 1
                 self._path.write_bytes(json.dumps(self._content).encode())
+                self._connected = True
+            except OSError:
+                self._connected = False  # the next renewal may succeed
 
 
 def _end_without(path: BucketPath, holder: dict[str, Any] | None) -> None:

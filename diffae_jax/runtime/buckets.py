@@ -17,7 +17,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -28,7 +28,8 @@ EXTRAS = {"gs": "gcs", "s3": "s3"}
 MARKER = "manifest.json"
 CONNECT_SECONDS, READ_SECONDS = 5, 10  # of one attempt
 LONGEST_SECONDS = 60  # of all attempts of a request that transfers little
-ATTEMPTS = 3
+LITTLE = 2**23  # bytes
+ATTEMPTS, REPEATS = 3, 2  # of a request to S3: those of botocore, and how often s3fs repeats these
 MAX_BYTES_IN_MEMORY = 2**31
 THREADS = 16  # copy files
 LOGGERS = ("gcsfs", "s3fs", "fsspec", "botocore", "aiobotocore", "google")
@@ -50,8 +51,8 @@ class Object:
 class BucketPath(PurePosixPath):
     """An address in a bucket, used like a pathlib.Path. Every failure raises OSError.
 
-    `etils.epath` offers the same, but prefers TensorFlow if that is installed, creates buckets
-    that do not exist, and raises the errors of each store's own library.
+    `etils.epath` has such a class, too. It prefers TensorFlow if that is installed, creates
+    missing buckets of S3, and raises the errors of each store's own library.
     """
 
     if sys.version_info < (3, 12):
@@ -155,7 +156,7 @@ class BucketPath(PurePosixPath):
         """Returns the content of the object. Raises OSError if it has more than 2 GiB."""
         if (size := self.object().size) > MAX_BYTES_IN_MEMORY:
             raise OSError(errno.EFBIG, f"it has {size:,} bytes", str(self))
-        return self._call("cat_file", self.key, limited=False)
+        return self._call("cat_file", self.key, limited=size <= LITTLE)
 
     def read_text(self) -> str:
         """Returns the content of the object as text."""
@@ -173,7 +174,7 @@ class BucketPath(PurePosixPath):
 
     def write_bytes(self, content: bytes) -> None:
         """Writes the object with one request: it is complete or stays as it was."""
-        self._call("pipe_file", self.key, content, limited=False)
+        self._call("pipe_file", self.key, content, limited=len(content) <= LITTLE)
 
     def write_text(self, text: str) -> None:
         """Writes the object with one request: it is complete or stays as it was."""
@@ -211,7 +212,7 @@ class BucketPath(PurePosixPath):
 
     def upload(self, file: Path) -> None:
         """Writes the object from a local file. It is complete or stays as it was."""
-        self._call("put_file", str(file), self.key, limited=False)
+        self._call("put_file", str(file), self.key, limited=file.stat().st_size <= LITTLE)
 
     def upload_folder(self, folder: Path) -> None:
         """Replaces the folder by a local one. Its marker is removed first and written last."""
@@ -245,16 +246,17 @@ class BucketPath(PurePosixPath):
                 return
         file.parent.mkdir(parents=True, exist_ok=True)
         scratch = file.with_name(f".{file.name}.tmp")
-        self._call("get_file", (self / name).key, str(scratch), limited=False)
+        self._call("get_file", (self / name).key, str(scratch), limited=entry.size <= LITTLE)
         os.utime(scratch, ns=(entry.time * 10**6, entry.time * 10**6))
         scratch.replace(file)
 
     def _call(self, method: str, *arguments: Any, limited: bool = True, **settings: Any) -> Any:
         """Calls the file system of the store. `limited` ends it after `LONGEST_SECONDS`."""
         settings |= {"timeout": LONGEST_SECONDS} if limited else {}
-        file_system = _file_system(self.scheme)
         try:
-            return getattr(file_system, method)(*arguments, **settings)
+            return getattr(_file_system(self.scheme), method)(*arguments, **settings)
+        except UserError:
+            raise
         except Exception as error:  # each store's library has its own types of errors
             raise _as_os_error(error, self) from error
 
@@ -288,7 +290,7 @@ def _file_system(scheme: str) -> Any:
         opened = S3FileSystem(
             config_kwargs={**timeouts, "retries": {"mode": "standard", "max_attempts": ATTEMPTS}}, **uncached
         )
-        opened.retries = ATTEMPTS
+        opened.retries = REPEATS
         return opened
     import aiohttp
     from gcsfs.core import GCSFileSystem  # the other class of gcsfs first asks another service about the bucket
@@ -300,11 +302,14 @@ def _file_system(scheme: str) -> Any:
 def _in_threads(call: Callable[[str], None], names: Iterable[str]) -> None:
     """Calls a function for each object of a folder, in threads.
 
-    Raises the first error, after all calls have ended.
+    The first error ends it: calls that have begun still end, and others do not begin.
     """
-    with ThreadPoolExecutor(THREADS) as threads:
-        for done in [threads.submit(call, name) for name in names]:
+    threads = ThreadPoolExecutor(THREADS)
+    try:
+        for done in as_completed([threads.submit(call, name) for name in names]):
             done.result()
+    finally:
+        threads.shutdown(cancel_futures=True)
 
 
 def _as_os_error(error: Exception, path: BucketPath) -> OSError:
@@ -320,6 +325,8 @@ def _as_os_error(error: Exception, path: BucketPath) -> OSError:
         return PermissionError(errno.EACCES, f"no credentials were found: {text}", str(path))
     if isinstance(error, PermissionError) or getattr(error, "code", 0) in (401, 403) or text.startswith("Forbidden"):
         return PermissionError(errno.EACCES, f"access was denied: {text}", str(path))
+    if "FSTimeoutError" in kinds:
+        return ConnectionError(errno.EIO, f"the server does not answer within {LONGEST_SECONDS} s", str(path))
     if kinds & {"TimeoutError", "ConnectionError", "HTTPClientError", "ClientConnectionError"}:
         return ConnectionError(errno.EIO, f"the server does not answer: {text}", str(path))
     return OSError(errno.EIO, text, str(path))

@@ -180,6 +180,8 @@ def local_copy(path: AnyPath) -> Iterator[Path]:
 def _copy_to_cache(path: BucketPath) -> Path:
     from filelock import FileLock
 
+    if ".." in path.parts:
+        raise UserError(f"{path} contains .., which has no meaning in a bucket. Use the address without it.")
     local = cache_folder() / "buckets" / path.scheme / path.key
     locks = cache_folder() / "buckets" / "locks"
     with os_errors_as_user_errors(path):

@@ -1,5 +1,6 @@
 """Runs in buckets, with real processes, and servers of S3 and GCS on this machine."""
 
+import contextlib
 import io
 import json
 import os
@@ -23,10 +24,10 @@ from diffae_jax.runtime.bucket_lock import BucketLock, BucketLockedError
 from diffae_jax.runtime.errors import UserError
 from diffae_jax.runtime.files import names_below
 from diffae_jax.training.checkpoint import find_undamaged, latest_step, steps_in
-from tests.buckets import Store
+from tests.buckets import BUCKET, Store
 from tests.environment import ROOT, environment
 from tests.random_models import random_model
-from tests.runs import MANY_STEPS, TRAINING, files, finish, start, two_processes
+from tests.runs import MANY_STEPS, TRAINING, files, finish, free_address, start, two_processes
 
 SCHEMES = ("s3", "gs")
 WITHOUT_EVALUATION = "--stages=autoencoder,latents,prior,probes,export"
@@ -130,67 +131,73 @@ def test_damaged_step_is_set_aside_and_trained_again(store, whole):
     assert content(workdir / "bundle") == files(whole[0] / "bundle")
 
 
-def test_two_processes_write_and_resume(store):
-    workdir = store.path("two")
-    for process in two_processes(workdir, TRAINING, settings=store.settings):
-        finish(process)
-    checkpoints = workdir / "autoencoder" / "checkpoints"
-    assert steps_in(checkpoints) == [8, 12]
-    assert find_undamaged(checkpoints) == (12, {})
-    assert not [name for name in names_below(checkpoints) if "ocdbt.process_1" in name]
-    model = DiffAE.load(workdir)
-    assert model.origin["images_seen"] == 12 * 16
-    output = [
-        finish(process)
-        for process in two_processes(workdir, TRAINING, "--config.train.num_images=256", settings=store.settings)
-    ]
-    assert "Resuming after step 12 " in output[0] or "num_images" in output[0]
+@pytest.mark.parametrize("scheme", ["s3", pytest.param("gs", marks=pytest.mark.long)])
+def test_two_killed_processes_resume(scheme, tmp_path):
+    with contextlib.closing(Store(scheme)) as store, store.used_here():
+        store.settings["XDG_CACHE_HOME"] = str(tmp_path)
+        workdir = store.path("two")
+        checkpoints = workdir / "autoencoder" / "checkpoints"
+        processes = two_processes(workdir, TRAINING, settings=store.settings)
+        wait_until(lambda: steps_in(checkpoints), processes[0])
+        for process in processes:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        assert not [name for name in names_below(checkpoints) if "ocdbt.process_1" in name], (
+            "of which there is no index"
+        )
+        outputs = [finish(process) for process in two_processes(workdir, TRAINING, settings=store.settings)]
+        assert "Resuming after step" in outputs[0] or "autoencoder: finished" in outputs[0]
+        assert find_undamaged(checkpoints) == (12, {})
+        assert DiffAE.load(str(workdir)).origin["images_seen"] == 12 * 16
 
 
+@pytest.mark.long  # a minute, in which a server may answer again
 def test_server_that_hangs_ends_a_run_in_a_sentence_and_nothing_is_lost(tmp_path):
-    store = Store("s3")
-    store.settings["XDG_CACHE_HOME"] = str(tmp_path)
-    try:
-        workdir = f"s3://{store.path('run').key}"
+    with contextlib.closing(Store("s3")) as store:
+        store.settings["XDG_CACHE_HOME"] = str(tmp_path)
+        workdir = store.path("run")
         process = start(workdir, "--config.train.num_images=16000", TRAINING, settings=store.settings)
         with store.used_here():
-            wait_until(lambda: steps_in(store.path("run") / "autoencoder" / "checkpoints"), process)
+            wait_until(lambda: steps_in(workdir / "autoencoder" / "checkpoints"), process)
             store.process.send_signal(signal.SIGSTOP)
             stopped = time.monotonic()
             output = finish(process, code=2)
             assert time.monotonic() - stopped < 150
             store.process.send_signal(signal.SIGCONT)
-            assert_one_sentence(output, r"(training stopped|stage autoencoder stopped).*the server does not answer")
-            saved = latest_step(store.path("run") / "autoencoder" / "checkpoints")
+            assert_one_sentence(output, r"(training|stage autoencoder) stopped.*does not answer")
+            saved = latest_step(workdir / "autoencoder" / "checkpoints")
             process = start(workdir, "--config.train.num_images=16000", TRAINING, settings=store.settings)
             wait_until(lambda: f"Resuming after step {saved} " in process.output, process)
             process.send_signal(signal.SIGKILL)
             process.wait()
-    finally:
-        store.close()
 
 
 def test_store_that_cannot_be_used_is_refused_in_a_sentence(store):
-    fault = {"scheme": store.scheme, "settings": store.settings}
-    _refuses(fault, f"{store.scheme}://nowhere-x/run", "there is no bucket nowhere-x")
-    nobody = {"s3": {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, "gs": {"STORAGE_EMULATOR_HOST": "http://127.0.0.1:9"}}
-    _refuses(fault, store.path("run"), "the server does not answer", **nobody[store.scheme])
+    _refuses(store.settings, f"{store.scheme}://nowhere-x/run", "there is no bucket nowhere-x")
     if store.scheme == "gs":
-        _refuses(fault, "gs://denied/run", "access was denied")
+        _refuses(store.settings, "gs://denied/run", "access was denied")
     else:
         empty = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", "HOME": "/nowhere"}
-        _refuses(fault, store.path("run"), "no credentials were found", **empty)
+        _refuses(store.settings, store.path("run"), "no credentials were found", **empty)
         store.request("POST", "/moto-api/reset-auth", b"0")  # from now on, keys are checked
         try:
-            _refuses(fault, store.path("run"), "access was denied")
+            _refuses(store.settings, store.path("run"), "access was denied")
         finally:
             store.request("POST", "/moto-api/reset-auth", b"inf")
     assert not store.path("run").exists()
 
 
-def _refuses(fault, workdir, reason, **settings):
+@pytest.mark.parametrize("scheme", ["s3", pytest.param("gs", marks=pytest.mark.long)])
+def test_server_that_is_down_is_refused_in_a_sentence(scheme):
+    nobody = {"s3": "AWS_ENDPOINT_URL", "gs": "STORAGE_EMULATOR_HOST"}[scheme]
+    keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
+    settings = keys | {nobody: f"http://{free_address()}"}
+    _refuses(settings, f"{scheme}://{BUCKET}/run", "the server does not answer")
+
+
+def _refuses(settings_of_store, workdir, reason, **settings):
     begun = time.monotonic()
-    output = finish(start(workdir, TRAINING, settings=fault["settings"] | settings), code=2)
+    output = finish(start(workdir, TRAINING, settings=settings_of_store | settings), code=2)
     assert_one_sentence(output, rf"Error: {workdir} cannot be written \({reason}")
     assert len(output.strip().splitlines()) == 1, output
     assert time.monotonic() - begun < 90
