@@ -131,24 +131,34 @@ def test_damaged_step_is_set_aside_and_trained_again(store, whole):
     assert content(workdir / "bundle") == files(whole[0] / "bundle")
 
 
-@pytest.mark.parametrize("scheme", ["s3", pytest.param("gs", marks=pytest.mark.long)])
+def test_two_processes_write_one_checkpoint(tmp_path):
+    with contextlib.closing(Store("s3")) as store, store.used_here():
+        store.settings["XDG_CACHE_HOME"] = str(tmp_path)
+        workdir = store.path("two")
+        for process in two_processes(workdir, TRAINING, "--config.train.num_images=64", settings=store.settings):
+            finish(process)
+        assert find_undamaged(workdir / "autoencoder" / "checkpoints") == (4, {})
+        names = names_below(workdir)
+        assert not [name for name in names if "ocdbt.process_1" in name], "it has no index"
+        assert DiffAE.load(str(workdir)).origin["images_seen"] == 64
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("scheme", SCHEMES)
 def test_two_killed_processes_resume(scheme, tmp_path):
     with contextlib.closing(Store(scheme)) as store, store.used_here():
         store.settings["XDG_CACHE_HOME"] = str(tmp_path)
         workdir = store.path("two")
         checkpoints = workdir / "autoencoder" / "checkpoints"
-        processes = two_processes(workdir, TRAINING, settings=store.settings)
+        processes = two_processes(workdir, TRAINING, MANY_STEPS, settings=store.settings)
         wait_until(lambda: steps_in(checkpoints), processes[0])
         for process in processes:
             process.send_signal(signal.SIGKILL)
             process.wait()
-        assert not [name for name in names_below(checkpoints) if "ocdbt.process_1" in name], (
-            "of which there is no index"
-        )
-        outputs = [finish(process) for process in two_processes(workdir, TRAINING, settings=store.settings)]
-        assert "Resuming after step" in outputs[0] or "autoencoder: finished" in outputs[0]
-        assert find_undamaged(checkpoints) == (12, {})
-        assert DiffAE.load(str(workdir)).origin["images_seen"] == 12 * 16
+        outputs = [finish(process) for process in two_processes(workdir, TRAINING, MANY_STEPS, settings=store.settings)]
+        assert "Resuming after step" in outputs[0]
+        assert find_undamaged(checkpoints) == (40, {})
+        assert DiffAE.load(str(workdir)).origin["images_seen"] == 40 * 16
 
 
 @pytest.mark.long  # a minute, in which a server may answer again
