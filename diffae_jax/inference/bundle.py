@@ -104,7 +104,7 @@ def write_bundle(path: AnyPath, bundle: Bundle) -> None:
     check_free(path)
     contents = probe_files(bundle.probes.values())
     try:
-        path = path.resolve() if isinstance(path, Path) else path  # because the path "." has no name
+        path = path.resolve()  # because the path "." has no name
     except (OSError, RuntimeError) as error:
         raise UserError(f"{path} cannot be written: it is a symbolic link to itself. Use another path.") from error
     try:

@@ -93,6 +93,14 @@ class BucketPath(PurePosixPath):
         """The name of the bucket."""
         return self.parts[2] if len(self.parts) > 2 else ""
 
+    def absolute(self) -> "BucketPath":
+        """Returns the same address: it is absolute."""
+        return self
+
+    def resolve(self, strict: bool = False) -> "BucketPath":
+        """Returns the same address: there are no links."""
+        return self
+
     # --- reading ---------------------------------------------------------------------------------
 
     def exists(self) -> bool:

@@ -1,7 +1,7 @@
 """Reads untrusted files with limits on type, size and depth, and writes files atomically.
 
-A path is a pathlib.Path or an address in a bucket. Both are used with the same functions, and only
-this module and `buckets` know the difference.
+A path is a pathlib.Path or an address in a bucket. Both have the same methods. The functions here
+do what a disk and a bucket do differently, such as publishing a folder.
 """
 
 import contextlib

@@ -76,7 +76,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: AnyPath):
-        self._folder, self._on_disk = absolute(folder), isinstance(folder, Path)
+        self._folder, self._on_disk = folder.absolute(), isinstance(folder, Path)
         if is_main_process():
             with os_errors_as_user_errors(folder, "written"):
                 self._folder.mkdir(parents=True, exist_ok=True)
@@ -233,11 +233,6 @@ def steps_in(folder: AnyPath) -> list[int]:
     return sorted(int(path.name) for path in folder.glob("[0-9]*") if path.name.isdecimal() and is_complete(path))
 
 
-def absolute(folder: AnyPath) -> AnyPath:
-    """Returns an absolute path. An address is absolute."""
-    return folder.absolute() if isinstance(folder, Path) else folder
-
-
 def latest_step(folder: AnyPath) -> int | None:
     """Returns the newest step in a checkpoint folder, or None."""
     return max(steps_in(folder), default=None)
@@ -352,7 +347,7 @@ def load_ema(folder: AnyPath, abstract_params: Params) -> tuple[Params, int, dic
             f"WARNING: the checkpoint of step {damaged:,} is damaged: {damage}. Step {step:,} is used instead. Check "
             f"the disk."
         )
-    with local_copy(absolute(folder) / str(step)) as path:
+    with local_copy(folder.absolute() / str(step)) as path:
         return _load_ema(path, folder, abstract_params), step, damages
 
 
