@@ -40,8 +40,11 @@ ZARR = ["zarr>=3"]
 HUGGINGFACE = ["datasets>=4.0"]  # earlier versions run code of data sets
 DEEP_COLOR = ["opencv-python-headless>=4.10"]
 XLSX = ["openpyxl>=3.1"]
+GCS = ["gcsfs>=2025.9"]
+S3 = ["s3fs>=2025.9"]
 FORMATS = [*HDF5, *LMDB, *NIFTI, *DICOM, *TIFF, *ZARR, *HUGGINGFACE, *DEEP_COLOR, *XLSX]
 BROWSER = ["playwright>=1.55", "brotli>=1.1"]  # to control a browser, and to unpack it
+SERVERS = ["moto[server,s3]>=5.1", "gcp-storage-emulator>=2026.7"]  # of S3 and GCS
 # mkdocstrings formats signatures with ruff
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.7", "mkdocstrings[python]>=1.0", "ruff>=0.14"]
 LAUNCH = [  # to check scripts, images and manifests
@@ -63,6 +66,9 @@ TEST = [
     *BROWSER,
     *TENSORBOARD,
     *FORMATS,
+    *GCS,
+    *S3,
+    *SERVERS,
     *DOCS,  # a test builds the site
 ]
 
@@ -122,6 +128,8 @@ setup(
         "huggingface": HUGGINGFACE,
         "deep-color": DEEP_COLOR,  # PNG and TIFF with 16 bits per color channel
         "xlsx": XLSX,  # labels in spreadsheets
+        "gcs": GCS,  # runs and data at gs://
+        "s3": S3,  # runs and data at s3://
         "test": TEST,
         "docs": DOCS,
         "dev": TEST,  # DOCS has the linter

@@ -24,11 +24,18 @@ _forks.set_forkserver_preload(["tests.preloaded"])
 class Forked:
     """A function of the package, called like a command, with output and an exit code."""
 
-    def __init__(self, function: str, arguments: list[str], num_devices: int = 1, folder: Path = ROOT):
+    def __init__(
+        self,
+        function: str,
+        arguments: list[str],
+        num_devices: int = 1,
+        folder: Path = ROOT,
+        settings: dict[str, str] | None = None,
+    ):
         number, path = tempfile.mkstemp(prefix="output-", suffix=".txt")
         os.close(number)
         self._output = Path(path)
-        inside = (function, arguments, num_devices, folder, path)
+        inside = (function, arguments, num_devices, folder, path, settings or {})
         self._process = _forks.Process(target=_call, args=inside, daemon=True)
         self._process.start()
 
@@ -52,7 +59,9 @@ class Forked:
         return self._process.exitcode
 
 
-def _call(function: str, arguments: list[str], num_devices: int, folder: Path, output: str) -> None:
+def _call(
+    function: str, arguments: list[str], num_devices: int, folder: Path, output: str, settings: dict[str, str]
+) -> None:
     """Calls package.module:function with its output in a file, and ends as an interpreter does."""
     file = os.open(output, os.O_WRONLY)
     for stream in (1, 2):
@@ -60,6 +69,7 @@ def _call(function: str, arguments: list[str], num_devices: int, folder: Path, o
     sys.stdout, sys.stderr = (os.fdopen(stream, "w", buffering=1) for stream in (1, 2))
     os.chdir(folder)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started the tests in the background
+    os.environ.update(settings)
     os.environ["XLA_FLAGS"] = flags(num_devices)  # XLA reads it when it is first asked for devices
     module, _, name = function.partition(":")
     sys.argv = [module, *map(str, arguments)]

@@ -18,9 +18,10 @@ MANY_STEPS = "--config.train.num_images=640"  # 40 steps: time enough to be kill
 TRAINING = "--stages=autoencoder"
 
 
-def start(workdir, *arguments, devices=1, function="diffae_jax.main:run"):
+def start(workdir, *arguments, devices=1, function="diffae_jax.main:run", settings=None):
     """Starts a run of the tiny config."""
-    return Forked(function, ["--config=tests/tiny.py", f"--workdir={workdir}", *arguments], devices)
+    arguments = ["--config=tests/tiny.py", f"--workdir={workdir}", *arguments]
+    return Forked(function, arguments, devices, settings=settings)
 
 
 def finish(process, code=0, timeout=300):
@@ -56,10 +57,13 @@ def in_cluster(coordinator, number, of=2):
     return f"--coordinator={coordinator}", f"--num_processes={of}", f"--process_id={number}"
 
 
-def two_processes(workdir, *arguments, each=((), ())):
+def two_processes(workdir, *arguments, each=((), ()), settings=None):
     """Starts a run of two processes of two devices each, with arguments for both and for each."""
     coordinator = free_address()
-    return [start(workdir, *in_cluster(coordinator, i), *arguments, *each[i], devices=2) for i in range(2)]
+    return [
+        start(workdir, *in_cluster(coordinator, i), *arguments, *each[i], devices=2, settings=settings)
+        for i in range(2)
+    ]
 
 
 def wait_for(process, workdir, pattern):

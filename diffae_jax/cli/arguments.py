@@ -4,13 +4,17 @@ import argparse
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from diffae_jax.runtime.errors import UserError, shown
 
+if TYPE_CHECKING:
+    from diffae_jax.runtime.files import AnyPath
+
 IMAGES = (
     "a folder of image files or volumes; a single file; an npy, npz, HDF5, Zarr, LMDB, zip or tar file; a data set of "
-    "TFDS or Hugging Face; or the word digits for the 1,797 digits of scikit-learn"
+    "TFDS or Hugging Face; any of these in a bucket (gs:// or s3://); or the word digits for the 1,797 digits of "
+    "scikit-learn"
 )
 
 
@@ -31,11 +35,22 @@ def whole(text: str) -> int:
         raise argparse.ArgumentTypeError(f"{shown(text)!r} is not a whole number") from error
 
 
-def as_path(text: str) -> Path:
-    """Parses a path. Shells do not replace the ~ of --out=~/FILE."""
+def as_path(text: str) -> "AnyPath":
+    """Parses a path or an address in a bucket. Shells do not replace the ~ of --out=~/FILE."""
     from diffae_jax.runtime.files import expand_home
 
     return expand_home(text)
+
+
+def as_output(text: str) -> Path:
+    """Parses a path to write to, which must be on a disk."""
+    from diffae_jax.runtime.buckets import is_address
+
+    if is_address(text):
+        raise argparse.ArgumentTypeError(
+            f"{shown(text)} is in a bucket, but commands write to disks: give a local path, then copy the result"
+        )
+    return as_path(text)
 
 
 def checked(name: str, read: Callable[[str], Any] = whole) -> Callable[[str], Any]:
@@ -82,7 +97,7 @@ def number(text: str) -> float:
 
 def add_model(parser: Parser) -> None:
     """Adds the first argument of every command that uses a model."""
-    parser.add_argument("model", metavar="MODEL", type=as_path, help="a bundle or a run folder")
+    parser.add_argument("model", metavar="MODEL", type=as_path, help="a bundle or a run folder; may be in a bucket")
     add_import(parser)
 
 
@@ -112,7 +127,7 @@ def add_id_column(parser: Parser) -> None:
 
 def add_out(parser: Parser, metavar: str, text: str, *, required: bool = True) -> None:
     """Adds the output path and --overwrite."""
-    parser.add_argument("--out", metavar=metavar, type=as_path, required=required, help=text)
+    parser.add_argument("--out", metavar=metavar, type=as_output, required=required, help=text)
     parser.add_argument("--overwrite", action="store_true", help="replace existing output, but never an input image")
 
 

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diffae_jax.cli.arguments import Parser, add_id_column, as_path, number, within
+from diffae_jax.cli.arguments import Parser, add_id_column, as_output, number, within
 from diffae_jax.runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def add_arguments(parser: Parser) -> None:
     text = "the number of processes that read images in the speed measurement, by default 0: threads"
     parser.add_argument("--workers", metavar="N", type=within(0, 1024), help=text)
     text = "a .png file for a contact sheet of up to 64 images, scaled and cropped as in training"
-    parser.add_argument("--out", metavar="FILE", type=as_path, help=text)
+    parser.add_argument("--out", metavar="FILE", type=as_output, help=text)
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file, but never an image of PATH")
 
 
@@ -100,9 +100,9 @@ def settings_of(arguments: argparse.Namespace) -> "tuple[ConfigDict, ConfigDict]
 def check_out(out: Path, path: str, *, overwrite: bool) -> None:
     """Raises UserError if the contact sheet exists, or would become an image of the data set."""
     from diffae_jax.cli import outputs
-    from diffae_jax.runtime.files import expand_home
+    from diffae_jax.runtime.files import local_path
 
     outputs.check_free(out, (".png",), overwrite=overwrite)
-    folder = expand_home(path.partition("#")[0])
+    folder = local_path(path.partition("#")[0])
     if folder.resolve() in out.resolve().parents or folder.resolve() == out.resolve():
         raise UserError(f"The contact sheet {out} would replace or join the images of {path}: give another --out.")

@@ -22,11 +22,11 @@ def run(arguments: argparse.Namespace) -> None:
     """Prints a description of a model."""
     from diffae_jax.cli.inputs import load
     from diffae_jax.runtime.console import quantity
-    from diffae_jax.runtime.files import os_errors_as_user_errors
+    from diffae_jax.runtime.files import local_copy, os_errors_as_user_errors
 
     model = load(arguments.model)
-    with os_errors_as_user_errors(arguments.model):
-        size = sum(path.stat().st_size for path in arguments.model.rglob("*") if path.is_file())
+    with os_errors_as_user_errors(arguments.model), local_copy(arguments.model) as folder:
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     print(f"{describe(model)}\n  on disk: {quantity(float(size), 'B')}")
 
 

@@ -1,15 +1,15 @@
 """Loads the models and images that the commands use."""
 
-from pathlib import Path
 from typing import Any
 
 from diffae_jax import DiffAE
 from diffae_jax.data.formats.files import file_paths
 from diffae_jax.data.sources import TransformedSource, read
 from diffae_jax.runtime.compilation import enable_compilation_cache
+from diffae_jax.runtime.files import AnyPath
 
 
-def load(path: Path) -> DiffAE:
+def load(path: AnyPath) -> DiffAE:
     """Loads a model and enables the compilation cache, which all commands share."""
     enable_compilation_cache()
     return DiffAE.load(path)

@@ -60,12 +60,12 @@ def fit_probes(arguments: argparse.Namespace) -> None:
     from diffae_jax.inference import bundle
     from diffae_jax.inference.encode_dataset import latents, open_for
     from diffae_jax.runtime.console import say
-    from diffae_jax.runtime.files import expand_home
+    from diffae_jax.runtime.files import local_path
 
     if arguments.out.resolve() != arguments.model.resolve():
         outputs.check_free(arguments.out, (), folder=True, overwrite=arguments.overwrite)
     bundle.check_free(arguments.out)
-    table = read_table(expand_home(arguments.labels))  # which may be damaged, so it is read before the model
+    table = read_table(local_path(arguments.labels))  # which may be damaged, so it is read before the model
     model = load(arguments.model)
     model.check_normalized()
     source = open_for(model, arguments.images)

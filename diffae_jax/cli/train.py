@@ -40,7 +40,7 @@ flags:
   --config=CONFIG          the experiment: a config listed below, or a Python file with get_config; CONFIG:ddim is the
                            baseline without z, CONFIG:z64 has a z of 64 dimensions; default: {DEFAULT_CONFIG}
   --config.KEY=VALUE       overrides one key, such as --config.train.batch_size=64; --helpfull lists all keys
-  --workdir=FOLDER         the run folder; default: runs/<config.name>
+  --workdir=FOLDER         the run folder, also gs://BUCKET/NAME or s3://BUCKET/NAME; default: runs/<config.name>
   --stages=STAGE,...       some of autoencoder,latents,prior,probes,evaluation,export; default: all
   --coordinator=HOST:PORT  address of the first process; needed for several processes if no cluster is detected
   --num_processes=N        number of processes; with --coordinator

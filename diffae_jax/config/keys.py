@@ -139,7 +139,7 @@ PRIOR = Section(
 DATA = Section(
     "The images and their labels. See docs/data.md.",
     dict(
-        path=Key("", "location of the images; digits: the digits of scikit-learn", free=True),
+        path=Key("", "location of the images, also in a bucket; digits: the digits of scikit-learn", free=True),
         labels=Key(
             "",
             "labels for probes: a table with the image id in one column, or the word folders, for subfolder names",

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from diffae_jax.config.differences import flat
 from diffae_jax.config.keys import FLAT_KEYS, KINDS, default
 from diffae_jax.runtime.errors import UserError, shown
-from diffae_jax.runtime.files import check_file, expand_home, os_errors_as_user_errors, read_json
+from diffae_jax.runtime.files import AnyPath, check_file, expand_home, local_copy, os_errors_as_user_errors, read_json
 
 PACKAGE = Path(__file__).parents[1]
 RETIRED_KEYS = ("data.kind",)  # keys of earlier versions that are now ignored
@@ -25,7 +25,7 @@ def packaged_configs() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.py")) if path.stem != "__init__"}
 
 
-def locate(text: str) -> tuple[Path, str]:
+def locate(text: str) -> tuple[AnyPath, str]:
     """Splits FILE, NAME, FILE:VARIANT or NAME:VARIANT into the path of the config and the variant.
 
     The variant is "" if none is given. An existing file has priority. NAME and configs/NAME.py
@@ -66,7 +66,8 @@ def from_file(text: str) -> ConfigDict:
     if path.suffix.lower() == ".json":
         return from_json(path)
     try:
-        get_config = runpy.run_path(str(path))["get_config"]
+        with local_copy(path) as local:
+            get_config = runpy.run_path(str(local))["get_config"]
         if variant_name and not inspect.signature(get_config).parameters:
             raise UserError(f"{path} has no variants: remove :{shown(variant_name)}.")
         config = get_config(*filter(None, [variant_name]))
@@ -81,7 +82,7 @@ def from_file(text: str) -> ConfigDict:
     return config
 
 
-def from_json(path: Path) -> ConfigDict:
+def from_json(path: AnyPath) -> ConfigDict:
     """Reads a config.json. The values are not checked.
 
     Missing keys get their default values. Obsolete keys of earlier versions are ignored. Raises
@@ -92,7 +93,7 @@ def from_json(path: Path) -> ConfigDict:
     return config
 
 
-def _update(config: ConfigDict, values: Any, path: Path, prefix: str = "") -> None:
+def _update(config: ConfigDict, values: Any, path: AnyPath, prefix: str = "") -> None:
     """Copies values from JSON into a config. Raises UserError for unknown keys and wrong types."""
     if not isinstance(values, dict):
         name = f"`{prefix.rstrip('.')}`" if prefix else "the file"

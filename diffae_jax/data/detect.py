@@ -21,8 +21,9 @@ from diffae_jax.data.formats.format import Format, OpenedDataset
 from diffae_jax.data.formats.huggingface_files import has_image_column
 from diffae_jax.data.formats.nifti import NIFTI_SUFFIXES
 from diffae_jax.data.labels.table import TABLE_SUFFIXES
+from diffae_jax.runtime.buckets import is_address
 from diffae_jax.runtime.errors import UserError, shown
-from diffae_jax.runtime.files import check_file, expand_home, has_suffix, os_errors_as_user_errors
+from diffae_jax.runtime.files import check_file, expand_home, has_suffix, local_path, os_errors_as_user_errors
 
 DIGITS = "digits"  # instead of a path
 FORMATS = (  # the first that recognizes a path opens it
@@ -58,7 +59,7 @@ def open_images(path: str | os.PathLike, image_shape: tuple[int, ...]) -> Opened
     if text == DIGITS:
         return OpenedDataset(all_digits(image_shape), "the digits of scikit-learn")
     name, part = split_part(text)
-    file = expand_home(name)
+    file = local_path(name)
     with os_errors_as_user_errors(file):
         if not file.exists():
             if tfds.is_name(name):
@@ -77,7 +78,7 @@ def open_images(path: str | os.PathLike, image_shape: tuple[int, ...]) -> Opened
 
 def split_part(text: str) -> tuple[str, str]:
     """Splits PATH#PART into (PATH, PART). PART is "" if there is no #, or a file has this name."""
-    if "#" not in text or expand_home(text).exists():
+    if "#" not in text or (not is_address(text) and expand_home(text).exists()):
         return text, ""
     name, _, part = text.rpartition("#")
     return name, part
@@ -96,7 +97,7 @@ def parts_of(path: Path, image_shape: tuple[int, ...]) -> Collection[str]:
 
 def is_table(path: str | os.PathLike) -> bool:
     """Returns whether a path has a table suffix, such as .csv. Parquet of images is excluded."""
-    return has_suffix(path, TABLE_SUFFIXES) and not has_image_column(expand_home(path))
+    return has_suffix(path, TABLE_SUFFIXES) and not has_image_column(local_path(path))
 
 
 def _open_file(path: Path, image_shape: tuple[int, ...]) -> OpenedDataset:

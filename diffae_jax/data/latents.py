@@ -9,7 +9,6 @@ statistics.npz           mean and std of z over the training images
 import dataclasses
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from jaxtyping import Float
 from diffae_jax.runtime.arrays import AnyArray
 from diffae_jax.runtime.console import say
 from diffae_jax.runtime.errors import UserError, counted
-from diffae_jax.runtime.files import atomic_write, os_errors_as_user_errors, read_json, read_rows
+from diffae_jax.runtime.files import AnyPath, atomic_write, os_errors_as_user_errors, read_json, read_rows
 
 CHUNK_SIZE = 1024  # images
 INPUTS, STATISTICS = "inputs.json", "statistics.npz"
@@ -101,17 +100,17 @@ class LatentStatistics:
         """
         return z * self.std + self.mean
 
-    def save(self, path: Path) -> None:
+    def save(self, path: AnyPath) -> None:
         """Writes the mean and std to an npz file, atomically."""
         _save(path, mean=self.mean, std=self.std)
 
     @classmethod
-    def load(cls, path: Path) -> "LatentStatistics":
+    def load(cls, path: AnyPath) -> "LatentStatistics":
         """Reads a file that `save` wrote. Raises UserError if it is damaged."""
         return cls(*read_rows(path, ("mean", "std")))
 
     @classmethod
-    def load_if_undamaged(cls, path: Path) -> "LatentStatistics | None":
+    def load_if_undamaged(cls, path: AnyPath) -> "LatentStatistics | None":
         """Reads a file, or returns None if it is missing or, after a message, if damaged."""
         try:
             return cls.load(path) if path.exists() else None
@@ -125,12 +124,12 @@ def chunk_starts(num_images: int) -> range:
     return range(0, num_images, CHUNK_SIZE)
 
 
-def chunk_path(folder: Path, split: str, start: int) -> Path:
+def chunk_path(folder: AnyPath, split: str, start: int) -> AnyPath:
     """Returns the file of the chunk that begins at image `start` of "training" or "held_out"."""
     return folder / f"{split}-{start // CHUNK_SIZE:05d}.npz"
 
 
-def write_chunk(path: Path, ids: Sequence[str], z: Float[np.ndarray, "n d"]) -> None:
+def write_chunk(path: AnyPath, ids: Sequence[str], z: Float[np.ndarray, "n d"]) -> None:
     """Writes a chunk atomically. Raises UserError, with the id, if a z is not finite."""
     bad = np.flatnonzero(~np.isfinite(z).all(1))
     if len(bad):
@@ -141,7 +140,7 @@ def write_chunk(path: Path, ids: Sequence[str], z: Float[np.ndarray, "n d"]) -> 
     _save(path, ids=np.asarray(ids), z=z)
 
 
-def read_inputs(folder: Path) -> dict[str, Any]:
+def read_inputs(folder: AnyPath) -> dict[str, Any]:
     """Returns the inputs of the stage that wrote a folder. Raises UserError if damaged."""
     inputs = read_json(folder / INPUTS)
     if not isinstance(inputs, dict):
@@ -149,7 +148,7 @@ def read_inputs(folder: Path) -> dict[str, Any]:
     return inputs
 
 
-def read_statistics(folder: Path, autoencoder: str) -> LatentStatistics | None:
+def read_statistics(folder: AnyPath, autoencoder: str) -> LatentStatistics | None:
     """Returns the statistics of the z in a folder, or None if they are not computed yet.
 
     Raises UserError unless the autoencoder whose digest is `autoencoder` encoded the z.
@@ -163,7 +162,7 @@ def read_statistics(folder: Path, autoencoder: str) -> LatentStatistics | None:
     return LatentStatistics.load(folder / STATISTICS)
 
 
-def count_of(folder: Path, split: str) -> int:
+def count_of(folder: AnyPath, split: str) -> int:
     """Returns the number of images in a split. Raises UserError if the record is damaged."""
     count = read_inputs(folder).get(split)
     if type(count) is not int or not 0 <= count < 2**40:
@@ -171,7 +170,7 @@ def count_of(folder: Path, split: str) -> int:
     return count
 
 
-def read_chunks(folder: Path, split: str) -> Iterator[tuple[list[str], Float[np.ndarray, "n d"]]]:
+def read_chunks(folder: AnyPath, split: str) -> Iterator[tuple[list[str], Float[np.ndarray, "n d"]]]:
     """Yields ids and z of each chunk of a split. Raises UserError if one is missing or damaged."""
     num_images = count_of(folder, split)
     for start in chunk_starts(num_images):
@@ -186,7 +185,7 @@ class _DamagedError(Exception):
     """A chunk cannot be used; the message is the end of a sentence that begins with its path."""
 
 
-def is_encoded(folder: Path, split: str, start: int, num_images: int) -> bool:
+def is_encoded(folder: AnyPath, split: str, start: int, num_images: int) -> bool:
     """Returns whether the chunk that begins at image `start` exists and is undamaged.
 
     Each array in it has a CRC-32. Prints a warning about a damaged one.
@@ -202,7 +201,7 @@ def is_encoded(folder: Path, split: str, start: int, num_images: int) -> bool:
     return True
 
 
-def _read_chunk(path: Path, wanted: int) -> tuple[list[str], Float[np.ndarray, "n d"]]:
+def _read_chunk(path: AnyPath, wanted: int) -> tuple[list[str], Float[np.ndarray, "n d"]]:
     ids, z = _load_chunk(path)
     rows = z.dtype.kind == "f" and z.ndim == 2 and ids.ndim == 1 and len(ids) == len(z) == wanted
     if not (rows and np.isfinite(z).all()):
@@ -210,20 +209,22 @@ def _read_chunk(path: Path, wanted: int) -> tuple[list[str], Float[np.ndarray, "
     return ids.tolist(), z
 
 
-def _save(path: Path, **arrays: np.ndarray) -> None:
+def _save(path: AnyPath, **arrays: np.ndarray) -> None:
     with os_errors_as_user_errors(path, "written"), atomic_write(path) as scratch:
         np.savez(scratch, **arrays)
 
 
-def _load_chunk(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def _load_chunk(path: AnyPath) -> tuple[np.ndarray, np.ndarray]:
     try:
-        with zipfile.ZipFile(path) as archive:
-            if any(
-                info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()
-            ):  # it may unpack to any size
-                raise zipfile.BadZipFile("compressed")
-        with np.load(path, allow_pickle=False) as arrays:
-            return arrays["ids"], arrays["z"]
+        with path.open("rb") as file:
+            with zipfile.ZipFile(file) as archive:
+                if any(
+                    info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()
+                ):  # it may unpack to any size
+                    raise zipfile.BadZipFile("compressed")
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as arrays:
+                return arrays["ids"], arrays["z"]
     # the type of the error depends on which byte is damaged
     except (OSError, ValueError, KeyError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile) as error:
         raise _DamagedError("is missing or damaged") from error

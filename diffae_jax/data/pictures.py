@@ -2,14 +2,13 @@
 
 import math
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
 from diffae_jax.runtime.arrays import AnyArray
-from diffae_jax.runtime.files import atomic_write
+from diffae_jax.runtime.files import AnyPath, atomic_write
 
 SMALLEST_GRID = 600  # pixels on the longer side; smaller grids are enlarged
 
@@ -36,7 +35,7 @@ def as_picture(image: Float[AnyArray, "*spatial c"]) -> Float[np.ndarray, "h w c
     return (np.clip(image, -1, 1) + 1) / 2
 
 
-def save_rows(path: Path, rows: dict[str, Float[np.ndarray, "n *shape"]]) -> None:
+def save_rows(path: AnyPath, rows: dict[str, Float[np.ndarray, "n *shape"]]) -> None:
     """Writes labeled rows of images as one PNG, atomically.
 
     Args:
@@ -92,7 +91,7 @@ def image_grid(images: Float[AnyArray, "n *shape"], gap: int = 1) -> Image.Image
     return _pil(grid)
 
 
-def save_grid(path: Path, images: Float[AnyArray, "n *shape"]) -> None:
+def save_grid(path: AnyPath, images: Float[AnyArray, "n *shape"]) -> None:
     """Writes the `image_grid` of images as a PNG, atomically. A small grid is enlarged.
 
     Args:
@@ -108,7 +107,7 @@ def enlarged(picture: Image.Image) -> Image.Image:
     return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
 
 
-def save_gif(path: Path, frames: Float[AnyArray, "t *shape"], milliseconds: int = 120) -> None:
+def save_gif(path: AnyPath, frames: Float[AnyArray, "t *shape"], milliseconds: int = 120) -> None:
     """Writes frames as a GIF that loops forever, atomically. Small frames are enlarged.
 
     Args:
@@ -131,6 +130,6 @@ def _pil(values: UInt8[np.ndarray, "h w c"]) -> Image.Image:
     return Image.fromarray(values.squeeze(-1) if values.shape[-1] == 1 else values)
 
 
-def _save(path: Path, write: Callable[[Path], None]) -> None:
+def _save(path: AnyPath, write: Callable[[AnyPath], None]) -> None:
     with atomic_write(path) as scratch:
         write(scratch)

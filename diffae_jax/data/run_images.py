@@ -4,7 +4,6 @@ import itertools
 import json
 import sys
 from collections.abc import Collection, Sequence
-from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -31,7 +30,7 @@ from diffae_jax.data.splits import open_splits
 from diffae_jax.data.transforms import transform_of
 from diffae_jax.runtime.cluster import check_equal_on_all, is_main_process, together
 from diffae_jax.runtime.errors import UserError, counted, list_some
-from diffae_jax.runtime.files import write_json
+from diffae_jax.runtime.files import AnyPath, write_json
 
 SPLITS = ("training", "held_out")
 SCAN_KEYS = ("intensity", "left_out", "summary")  # keys of the record that hold the results of the scan
@@ -40,7 +39,7 @@ SETTINGS = ("image_shape", "data.crop", "data.intensity", "data.skip_bad")  # th
 
 
 def open_data(
-    config: ConfigDict, folder: Path, images: Any = None, *, begun: bool
+    config: ConfigDict, folder: AnyPath, images: Any = None, *, begun: bool
 ) -> tuple[TransformedSource, TransformedSource]:
     """Opens the training and held-out images of a run.
 
@@ -102,13 +101,13 @@ def facts(training: Source, held_out: Source) -> dict[str, int | str]:
     return dict(zip(FACTS, (len(training), len(held_out), files), strict=True))
 
 
-def data_summary(folder: Path) -> list[str]:
+def data_summary(folder: AnyPath) -> list[str]:
     """Returns the sentences about the images in a run's record."""
     record = read_record(folder)
     return record.get("summary", record.get("said", []))  # earlier versions wrote "said"
 
 
-def left_out(folder: Path) -> str:
+def left_out(folder: AnyPath) -> str:
     """Returns a sentence about the images that the run left out, or "" if there are none."""
     names = [name for split in read_record(folder).get("left_out", {}).values() for name in split]
     return f"{_describe_skipped(names)} {folder / RECORD} lists the reasons." if names else ""
@@ -123,7 +122,7 @@ def _settings(config: ConfigDict) -> dict[str, Any]:
     return {key: plain["data"][key.removeprefix("data.")] if "." in key else plain[key] for key in SETTINGS}
 
 
-def _check_same(folder: Path, record: dict[str, Any], current: dict[str, Any]) -> None:
+def _check_same(folder: AnyPath, record: dict[str, Any], current: dict[str, Any]) -> None:
     if any(record.get(key) != current[key] for key in FACTS):
         raise UserError(
             f"The run in {folder} began with {record.get('training')} training images. Now there are "

@@ -24,7 +24,7 @@ from diffae_jax.data.sources import (
 from diffae_jax.data.transforms import check_picture_shape, pixels_of
 from diffae_jax.runtime.arrays import plain, plain_column
 from diffae_jax.runtime.errors import UserError, list_some, shown
-from diffae_jax.runtime.files import expand_home, os_errors_as_user_errors
+from diffae_jax.runtime.files import local_path, os_errors_as_user_errors
 
 IMAGE_KEYS = ("image", "img", "pixel_values")  # of an item that is a dict
 LABEL = "label"  # the name of the second value of an item (image, label)
@@ -51,7 +51,7 @@ def read_value(value: Any, image_shape: tuple[int, ...], name: str) -> Shaped[np
         UserError: The value is not an image.
     """
     if isinstance(value, str | os.PathLike):
-        path = expand_home(value)
+        path = local_path(value)
         with os_errors_as_user_errors(path):
             return read_file(path, image_shape)
     if is_picture(value):

@@ -20,7 +20,7 @@ from diffae_jax.data.selection import select_images
 from diffae_jax.data.sequences import SequenceSource, as_sequence, column_of
 from diffae_jax.data.sources import Arrays, LabeledSource, Source, Subset, hash_share
 from diffae_jax.runtime.errors import UserError, counted, list_some, shown
-from diffae_jax.runtime.files import expand_home, os_errors_as_user_errors
+from diffae_jax.runtime.files import local_path, os_errors_as_user_errors
 
 FOLDERS = "folders"  # instead of a table: the subfolder of each image is its label
 SLICE = re.compile(r"\[(-?\d{1,18})?:(-?\d{1,18})?\]")
@@ -236,16 +236,16 @@ def _open_held_out(path: str, held_out: str, image_shape: tuple[int, ...]) -> Op
     base, _ = split_part(path)
     elsewhere, _ = split_part(held_out)
     with os_errors_as_user_errors(Path(elsewhere)):
-        parts = parts_of(expand_home(base), image_shape) if path else ()
+        parts = parts_of(local_path(base), image_shape) if path else ()
         is_part = held_out.startswith("#") or ("/" not in held_out and held_out.partition("[")[0] in parts)
-        if held_out == DIGITS or (elsewhere and expand_home(elsewhere).exists() and not is_part):
+        if held_out == DIGITS or (elsewhere and local_path(elsewhere).exists() and not is_part):
             return open_images(held_out, image_shape)
     if not path:
         raise UserError(
             f"data.held_out={shown(held_out)} is not the path of images or of a table, nor a slice such as [:1000]. "
             f"For images in memory, data.held_out must be one of these."
         )
-    if expand_home(base).exists() and not parts:
+    if local_path(base).exists() and not parts:
         raise UserError(
             f"data.held_out={shown(held_out)} is not a subfolder of {path} with images. Give such a subfolder, the "
             f"path of other images, a table, or a slice such as [:1000]."

@@ -11,7 +11,7 @@ import numpy as np
 from diffae_jax.runtime.cluster import is_main_process, together
 from diffae_jax.runtime.console import say
 from diffae_jax.runtime.errors import UserError, shown
-from diffae_jax.runtime.files import atomic_write, read_json, write_json
+from diffae_jax.runtime.files import AnyPath, atomic_write, read_json, write_json
 
 INPUTS = "inputs.json"
 
@@ -26,7 +26,7 @@ class ChunkCache:
     so all processes agree on which chunks exist.
     """
 
-    def __init__(self, folder: Path, inputs: dict[str, Any]):
+    def __init__(self, folder: AnyPath, inputs: dict[str, Any]):
         self._folder, self.inputs = folder, inputs
         with together():
             record = folder / INPUTS
@@ -45,7 +45,7 @@ class ChunkCache:
         path = self._folder / f"{stem}.npz"
         if stem in self._existing:
             try:
-                with np.load(path, allow_pickle=False) as stored:
+                with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                     return dict(stored)
             except (zipfile.BadZipFile, ValueError, EOFError, OSError, KeyError) as error:
                 say(f"{path} is damaged ({shown(str(error))}). Computing this chunk again.")
@@ -76,9 +76,9 @@ class ChunkCache:
             _clear(self._folder)
 
 
-def _clear(folder: Path) -> None:
+def _clear(folder: AnyPath) -> None:
     """Removes the chunks and inputs.json. Other files in the folder are kept."""
     for path in (*folder.glob("*.npz"), folder / INPUTS):
         path.unlink(missing_ok=True)
-    if folder.is_dir() and not any(folder.iterdir()):
+    if isinstance(folder, Path) and folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()

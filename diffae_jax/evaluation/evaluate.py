@@ -34,7 +34,7 @@ from diffae_jax.inference.encode_dataset import describe
 from diffae_jax.runtime.cluster import is_main_process, together
 from diffae_jax.runtime.console import say
 from diffae_jax.runtime.errors import UserError, counted, list_some, shown
-from diffae_jax.runtime.files import expand_home, read_json
+from diffae_jax.runtime.files import AnyPath, expand_home, read_json
 from diffae_jax.runtime.interrupts import RESUME, if_interrupted
 
 # Settings that change no figure, or that only name files whose content is part of the inputs.
@@ -53,7 +53,7 @@ def evaluate(
     images: Source,
     training: Source | None,
     settings: ConfigDict,
-    folder: Path,
+    folder: AnyPath,
     *,
     seed: int = 0,
     baseline: DiffAE | None = None,
@@ -274,7 +274,7 @@ def _hashes(source: Source, other: Source) -> dict[str, bytes]:
     return {name: hashlib.sha256(source[i].tobytes()).digest() for i, name in enumerate(source.ids)}
 
 
-def _previous_sections(folder: Path, inputs: dict[str, Any], replace: bool) -> dict[str, Section]:
+def _previous_sections(folder: AnyPath, inputs: dict[str, Any], replace: bool) -> dict[str, Section]:
     """Returns the sections of results.json if they were measured with the same inputs.
 
     If the records are damaged, prints a warning and returns none. Raises UserError if they have
@@ -298,7 +298,7 @@ def _previous_sections(folder: Path, inputs: dict[str, Any], replace: bool) -> d
     return {} if previous is None else {section.name: section for section in previous.sections}
 
 
-def _read_if_undamaged(read: Callable[[Path], Any], path: Path) -> Any:
+def _read_if_undamaged(read: Callable[[AnyPath], Any], path: AnyPath) -> Any:
     try:
         return read(path)
     except UserError as error:

@@ -7,12 +7,11 @@ import dataclasses
 import json
 import math
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any, Literal
 
 from diffae_jax.runtime.checksums import hash_json
 from diffae_jax.runtime.errors import UserError
-from diffae_jax.runtime.files import read_json, write_json
+from diffae_jax.runtime.files import AnyPath, read_json, write_json
 
 RESULTS = "results.json"
 REPORT = "report.html"
@@ -105,13 +104,13 @@ class Results:
         return next((section for section in self.sections if section.name == name), None)
 
 
-def write(folder: Path, results: Results) -> None:
+def write(folder: AnyPath, results: Results) -> None:
     """Writes results.json, with a hash of its content."""
     content = json.loads(json.dumps(dataclasses.asdict(results)))  # as it looks when it is read
     write_json(folder / RESULTS, content | {"sha256": hash_json(content)})
 
 
-def read(folder: Path) -> Results:
+def read(folder: AnyPath) -> Results:
     """Reads results.json. Raises UserError if it is damaged or has a different format."""
     path = folder / RESULTS
     content = read_json(path)

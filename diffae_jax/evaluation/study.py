@@ -4,7 +4,6 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from functools import cached_property
-from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
@@ -19,7 +18,7 @@ from diffae_jax.evaluation.chunk_cache import ChunkCache
 from diffae_jax.evaluation.networks.feature_spaces import FeatureSpace
 from diffae_jax.inference.diffae import DiffAE
 from diffae_jax.runtime.cluster import is_main_process
-from diffae_jax.runtime.files import atomic_write
+from diffae_jax.runtime.files import AnyPath, atomic_write
 
 NUM_PICTURES = 12  # images in a row of a picture
 CHUNK = 256  # images in a chunk, at most
@@ -47,7 +46,7 @@ class Study:
     training: Source | None  # the training images, if available
     settings: ConfigDict  # config.evaluation
     seed: int
-    folder: Path
+    folder: AnyPath
     cache: ChunkCache
     networks: Networks
     baseline: DiffAE | None = None  # the DDIM baseline, without z

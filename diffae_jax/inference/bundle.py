@@ -26,9 +26,20 @@ from diffae_jax.config import from_json
 from diffae_jax.data.latents import INPUTS, LatentStatistics, read_inputs
 from diffae_jax.probes import ClassProbe, Probe
 from diffae_jax.probes import from_json as probe_from_json
-from diffae_jax.runtime.checksums import describe_files, find_damage, names_below
+from diffae_jax.runtime.buckets import BucketPath
+from diffae_jax.runtime.checksums import describe_files, find_damage
 from diffae_jax.runtime.errors import UserError, shown
-from diffae_jax.runtime.files import MAX_JSON_BYTES, expand_home, os_errors_as_user_errors, read_json, reason_of
+from diffae_jax.runtime.files import (
+    MAX_JSON_BYTES,
+    AnyPath,
+    expand_home,
+    local_copy,
+    names_below,
+    os_errors_as_user_errors,
+    publish,
+    read_json,
+    reason_of,
+)
 
 FORMAT = 1
 LONGEST_PROBE_FILE = 250  # characters of a file name; each character of a probe's name may become twelve
@@ -61,16 +72,18 @@ class Bundle:
     origin: dict[str, Any]
 
 
-def check_free(path: Path) -> None:
+def check_free(path: AnyPath) -> None:
     """Raises UserError unless `path` is unused, an empty folder or another bundle."""
     with os_errors_as_user_errors(path, "written"):
         if not path.exists() or (path.is_dir() and not any(path.iterdir())):
             return
         # other software also writes manifests
         files = read_manifest(path)["files"] if (path / MANIFEST).is_file() else {}
+        if isinstance(path, BucketPath) and not files and all(map(_may_hold, names_below(path))):
+            return  # a killed process has not finished it
         if not ({CONFIG, WEIGHTS} <= files.keys() and all(map(_may_hold, files))):
             raise UserError(f"{path} exists and is not a bundle. Choose a path that does not exist yet.")
-        existing = {file.relative_to(path).as_posix() for file in path.rglob("*") if not file.is_dir()}
+        existing = set(names_below(path))
     others = existing - {MANIFEST, *files}
     if others:
         raise UserError(
@@ -83,7 +96,7 @@ def _may_hold(name: str) -> bool:
     return name in (CONFIG, WEIGHTS, LATENTS) or re.fullmatch(rf"{PROBES}/[^/]+\.json", name) is not None
 
 
-def write_bundle(path: Path, bundle: Bundle) -> None:
+def write_bundle(path: AnyPath, bundle: Bundle) -> None:
     """Writes a bundle atomically and replaces an existing one.
 
     Raises UserError if the path holds anything else or cannot be written.
@@ -97,23 +110,30 @@ def write_bundle(path: Path, bundle: Bundle) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # on the bundle's disk, so renaming works; the scratch folder is always removed
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch:
-            new, old = Path(scratch) / "new", Path(scratch) / "old"
+        place = path.parent if isinstance(path, Path) else None
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=place) as scratch:
+            new = Path(scratch) / "new"
             (new / PROBES).mkdir(parents=True)
             _write_files(new, bundle, contents)
-            if path.exists():
-                path.rename(old)
-            try:
-                new.rename(path)
-            except OSError:
-                if old.exists():
-                    old.rename(path)
-                raise
+            _replace(path, new)
     except (OSError, SafetensorError) as error:
         raise UserError(f"The bundle {path} cannot be written ({reason_of(error)}).") from error
 
 
-def _write_files(folder: Path, bundle: Bundle, contents: dict[str, str]) -> None:
+def _replace(path: AnyPath, new: Path) -> None:
+    """Puts a new bundle in the place of an existing one, if any."""
+    old = new.with_name("old")
+    if isinstance(path, Path) and path.exists():
+        path.rename(old)
+    try:
+        publish(new, path)
+    except OSError:
+        if old.exists():
+            old.rename(path)
+        raise
+
+
+def _write_files(folder: AnyPath, bundle: Bundle, contents: dict[str, str]) -> None:
     (folder / CONFIG).write_text(json.dumps(json.loads(bundle.config.to_json()), indent=2) + "\n")
     save_file(bundle.weights, folder / WEIGHTS)
     (folder / WEIGHTS).chmod((folder / CONFIG).stat().st_mode)  # safetensors makes it unreadable for other users
@@ -160,7 +180,7 @@ def _file_of(name: str) -> str:
     return f"{quote(name, safe='', errors='surrogatepass')}.json"
 
 
-def read_probe(file: Path) -> Probe | ClassProbe:
+def read_probe(file: AnyPath) -> Probe | ClassProbe:
     """Reads a probe from its file.
 
     Raises UserError if it is not a probe, or if the file name does not fit the probe.
@@ -171,7 +191,7 @@ def read_probe(file: Path) -> Probe | ClassProbe:
     return probe
 
 
-def damage_of_probes(folder: Path) -> str | None:
+def damage_of_probes(folder: AnyPath) -> str | None:
     """Compares the probes of a run with the hashes in its record; older versions recorded none.
 
     Returns what is wrong, without a full stop, or None.
@@ -184,10 +204,12 @@ def damage_of_probes(folder: Path) -> str | None:
             raise UserError("no hashes")
     except UserError:
         return f"{folder / INPUTS} is damaged"
-    return find_damage(folder, entries)
+    with local_copy(folder) as local:
+        damage = find_damage(local, entries)
+        return damage and damage.replace(str(local), str(folder))
 
 
-def read_run_probes(folder: Path, autoencoder: str) -> dict[str, Probe | ClassProbe]:
+def read_run_probes(folder: AnyPath, autoencoder: str) -> dict[str, Probe | ClassProbe]:
     """Returns the probes of a run, or none if they were fitted to the z of another autoencoder.
 
     `autoencoder` is the digest of the weights. Raises UserError if a file is damaged.
@@ -200,7 +222,7 @@ def read_run_probes(folder: Path, autoencoder: str) -> dict[str, Probe | ClassPr
     return {probe.name: probe for probe in probes}
 
 
-def read_bundle(path: Path) -> Bundle:
+def read_bundle(path: AnyPath) -> Bundle:
     """Reads a bundle and checks every byte against the manifest.
 
     Only links to regular files are followed.
@@ -215,7 +237,11 @@ def read_bundle(path: Path) -> Bundle:
         UserError: if a file is missing, damaged or not part of a bundle, or if this
             version cannot read its newer format.
     """
-    path = expand_home(path)
+    with local_copy(expand_home(path)) as local:
+        return _read_bundle(local)
+
+
+def _read_bundle(path: Path) -> Bundle:
     manifest = read_manifest(path)
     if manifest["format"] > FORMAT:
         raise UserError(
@@ -231,7 +257,7 @@ def read_bundle(path: Path) -> Bundle:
     return Bundle(config, _read_weights(path / WEIGHTS), statistics, probes, origin if isinstance(origin, dict) else {})
 
 
-def _read_weights(file: Path) -> dict[str, np.ndarray]:
+def _read_weights(file: AnyPath) -> dict[str, np.ndarray]:
     """Reads weights by their dotted names. Raises UserError unless all are finite float32."""
     with os_errors_as_user_errors(file), file.open("rb") as handle:
         size = int.from_bytes(handle.read(8), "little")
@@ -256,7 +282,7 @@ def _read_weights(file: Path) -> dict[str, np.ndarray]:
     return weights
 
 
-def read_manifest(path: Path) -> dict[str, Any]:
+def read_manifest(path: AnyPath) -> dict[str, Any]:
     """Returns a manifest of any format version. Raises UserError if it is not that of a bundle."""
     manifest = read_json(path / MANIFEST)
     if (
@@ -269,7 +295,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def _checked_files(path: Path, entries: dict[str, Any]) -> list[str]:
+def _checked_files(path: AnyPath, entries: dict[str, Any]) -> list[str]:
     """Compares each file of a bundle with its entry, sizes first, and returns the names."""
     if not {CONFIG, WEIGHTS} <= entries.keys():
         raise UserError(

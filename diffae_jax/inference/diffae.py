@@ -3,7 +3,6 @@
 import dataclasses
 import math
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -35,7 +34,7 @@ from diffae_jax.runtime.cluster import is_main_process
 from diffae_jax.runtime.compilation import enable_compilation_cache
 from diffae_jax.runtime.console import note, warn
 from diffae_jax.runtime.errors import UserError, counted, list_some, shown
-from diffae_jax.runtime.files import expand_home
+from diffae_jax.runtime.files import AnyPath, expand_home
 from diffae_jax.runtime.precision import resolve_precision
 from diffae_jax.runtime.process import forbid_forks
 from diffae_jax.runtime.sharding import make_mesh, on_host, split_batch
@@ -191,7 +190,9 @@ class DiffAE:
     # --- load and save ---------------------------------------------------------------------------
 
     @classmethod
-    def load(cls, path: str | Path, mesh: Mesh | None = None, *, encoder: type[nnx.Module] | None = None) -> "DiffAE":
+    def load(
+        cls, path: str | AnyPath, mesh: Mesh | None = None, *, encoder: type[nnx.Module] | None = None
+    ) -> "DiffAE":
         """Loads a bundle, or the EMA weights of the newest checkpoints of a run folder.
 
         A model with a custom encoder stores the name of its class. Loading never imports a module
@@ -199,7 +200,7 @@ class DiffAE:
         give the class as `encoder`.
 
         Args:
-            path: a bundle or a run folder.
+            path: a bundle or a run folder, on a disk or in a bucket, such as gs://BUCKET/NAME.
             mesh: the devices; by default all.
             encoder: the class of the model's custom encoder.
 
@@ -231,11 +232,12 @@ class DiffAE:
         mesh = mesh or make_mesh()
         return cls(**from_bundle(bundle, mesh), mesh=mesh)
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | AnyPath) -> None:
         """Writes the model as a bundle: config, weights, statistics of z and probes.
 
         Args:
-            path: the folder to write; an existing bundle is replaced atomically.
+            path: the folder to write. On a disk, an existing bundle is replaced atomically. In a
+                bucket, there is no bundle while it is replaced.
 
         Raises:
             UserError: if the path holds anything but a bundle, or cannot be written.

@@ -11,7 +11,6 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -40,7 +39,7 @@ from diffae_jax.models.build import builder
 from diffae_jax.models.functional import Params
 from diffae_jax.runtime.console import Progress, say
 from diffae_jax.runtime.errors import UserError, counted
-from diffae_jax.runtime.files import atomic_write, expand_home, os_errors_as_user_errors, write_json
+from diffae_jax.runtime.files import AnyPath, atomic_write, expand_home, os_errors_as_user_errors, write_json
 from diffae_jax.runtime.interrupts import RESUME, if_interrupted
 from diffae_jax.runtime.precision import resolve_precision
 from diffae_jax.runtime.sharding import make_mesh, on_host, replicated, shard_array, split_batch
@@ -53,7 +52,7 @@ TAKEN = ("id", "ids", "z", "file", "allow_pickle")  # names in the files, and ar
 IS_DIMENSION = re.compile(r"z_\d+")
 
 
-def encode_chunks(folder: Path, chunks: list[tuple[str, Source, int]], encode: Encode) -> None:
+def encode_chunks(folder: AnyPath, chunks: list[tuple[str, Source, int]], encode: Encode) -> None:
     """Encodes chunks and writes each to the folder.
 
     A chunk is (split, source, index of its first image).
@@ -63,7 +62,7 @@ def encode_chunks(folder: Path, chunks: list[tuple[str, Source, int]], encode: E
         write_chunk(chunk_path(folder, split, start), source.ids[start : start + len(z)], z)
 
 
-def report_interruption(folder: Path, chunks: list[tuple[str, Source, int]]) -> str:
+def report_interruption(folder: AnyPath, chunks: list[tuple[str, Source, int]]) -> str:
     """Says how many images of all chunks are in the folder, and how to resume."""
     sizes = [min(CHUNK_SIZE, len(source) - start) for _, source, start in chunks]
     done = [chunk_path(folder, split, start).exists() for split, _, start in chunks]
@@ -104,7 +103,7 @@ def encoder(config: ConfigDict, params: Params, batch_size: int) -> Encode:
     return encode_range
 
 
-def open_for(model: DiffAE, path: str | Path) -> TransformedSource:
+def open_for(model: DiffAE, path: str | AnyPath) -> TransformedSource:
     """Opens the images at a path with `data.detect.open_images`, transformed for the model.
 
     Raises UserError if there are no images, or if the model cannot take them.
@@ -112,7 +111,7 @@ def open_for(model: DiffAE, path: str | Path) -> TransformedSource:
     return TransformedSource(open_images(path, model.image_shape).source, model.transform)
 
 
-def encode_dataset(model: DiffAE, source: Source, out: Path) -> None:
+def encode_dataset(model: DiffAE, source: Source, out: AnyPath) -> None:
     """Encodes all images and writes z, ids and labels, in order, to an .npz or .parquet file.
 
     Finished chunks are cached in the folder `out`.chunks, so a stopped call resumes from there.
@@ -161,7 +160,7 @@ def latents(model: DiffAE, source: Source) -> Float[np.ndarray, "n d"]:
     return np.concatenate(list(_encoded(chunks, _encoder_of(model, len(source)))))
 
 
-def check_format(out: Path) -> None:
+def check_format(out: AnyPath) -> None:
     """Raises UserError unless the suffix of the file is one of `FORMATS`."""
     if out.suffix not in FORMATS:
         raise UserError(f"{out} has no known format. Use a file name that ends in {' or '.join(FORMATS)}.")
@@ -185,13 +184,13 @@ def label_columns(source: Source) -> dict[str, np.ndarray]:
     return columns
 
 
-def write_npz(out: Path, ids: list[str], z: Float[np.ndarray, "n d"], columns: dict[str, np.ndarray]) -> None:
+def write_npz(out: AnyPath, ids: list[str], z: Float[np.ndarray, "n d"], columns: dict[str, np.ndarray]) -> None:
     """Writes the arrays ids, z and one for each column, without pickle."""
     with atomic_write(out) as scratch:
         np.savez(scratch, ids=np.asarray(ids), z=z, **columns)
 
 
-def write_parquet(out: Path, ids: list[str], z: Float[np.ndarray, "n d"], columns: dict[str, np.ndarray]) -> None:
+def write_parquet(out: AnyPath, ids: list[str], z: Float[np.ndarray, "n d"], columns: dict[str, np.ndarray]) -> None:
     """Writes the columns id, the labels, and z_000, z_001, ..., one for each dimension of z.
 
     pandas would read one column of lists as Python objects; these columns are float32 everywhere.
@@ -212,7 +211,7 @@ def _encoder_of(model: DiffAE, num_images: int) -> Encode:
     return encoder(model.config, on_host(model.params), batch_size)
 
 
-def _check_inputs(folder: Path, inputs: dict[str, Any], source: Source) -> None:
+def _check_inputs(folder: AnyPath, inputs: dict[str, Any], source: Source) -> None:
     """Checks that every image can be read, then records model and images in the folder of chunks.
 
     Raises UserError if the folder holds chunks of another model or of other images.

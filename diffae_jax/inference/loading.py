@@ -1,6 +1,5 @@
 """Reads a trained model from a bundle or a run folder."""
 
-from pathlib import Path
 from typing import Any
 
 from flax import nnx
@@ -16,11 +15,11 @@ from diffae_jax.models import encoder_name
 from diffae_jax.models.functional import digest, flatten, unflatten
 from diffae_jax.runtime.console import warn
 from diffae_jax.runtime.errors import UserError
-from diffae_jax.runtime.files import os_errors_as_user_errors
+from diffae_jax.runtime.files import AnyPath, os_errors_as_user_errors
 from diffae_jax.training.checkpoint import latest_step, load_ema
 
 
-def read_model(path: Path, mesh: Mesh, encoder: type[nnx.Module] | None = None) -> dict[str, Any]:
+def read_model(path: AnyPath, mesh: Mesh, encoder: type[nnx.Module] | None = None) -> dict[str, Any]:
     """Returns the arguments of `DiffAE` from a bundle, or the EMA weights of a run folder.
 
     `encoder` replaces the encoder that the config names. Raises UserError if the path is neither a
@@ -30,7 +29,7 @@ def read_model(path: Path, mesh: Mesh, encoder: type[nnx.Module] | None = None) 
     return from_bundle(read_bundle(path), mesh, encoder) if _is_bundle(path) else _from_run(path, mesh, encoder)
 
 
-def read_config(path: Path) -> ConfigDict:
+def read_config(path: AnyPath) -> ConfigDict:
     """Returns the config of a bundle or a run folder, without reading weights.
 
     Raises UserError if the path is neither, or if its config is invalid.
@@ -41,7 +40,7 @@ def read_config(path: Path) -> ConfigDict:
     return config
 
 
-def _is_bundle(path: Path) -> bool:
+def _is_bundle(path: AnyPath) -> bool:
     """Returns whether a path is a bundle, else a run folder. Raises UserError if it is neither."""
     with os_errors_as_user_errors(path):
         is_bundle = (path / MANIFEST).exists()
@@ -85,7 +84,7 @@ def name_encoder(config: ConfigDict, encoder: Any) -> None:
             raise UserError(str(error)) from error
 
 
-def _from_run(path: Path, mesh: Mesh, encoder: type[nnx.Module] | None) -> dict[str, Any]:
+def _from_run(path: AnyPath, mesh: Mesh, encoder: type[nnx.Module] | None) -> dict[str, Any]:
     config = from_json(path / CONFIG)
     name_encoder(config, encoder)
     config.data.intensity = intensity_in(read_record(path), path)

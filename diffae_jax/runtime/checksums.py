@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -52,12 +51,6 @@ def find_damage(folder: Path, entries: Entries) -> str | None:
 def hash_json(content: Any) -> str:
     """Returns the SHA-256 hash of a value that JSON can hold, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def names_below(folder: Path) -> list[str]:
-    """Returns the names of all files below a folder, relative to it, in sorted order."""
-    found = [Path(parent, file) for parent, _, files in os.walk(folder) for file in files]
-    return sorted(path.relative_to(folder).as_posix() for path in found)
 
 
 def _hash(file: Path) -> str:

@@ -3,7 +3,6 @@
 import contextlib
 from collections.abc import Collection, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -30,6 +29,7 @@ from diffae_jax.models.functional import init_params
 from diffae_jax.runtime.cluster import is_main_process, together
 from diffae_jax.runtime.console import quantity, say
 from diffae_jax.runtime.errors import UserError
+from diffae_jax.runtime.files import AnyPath
 from diffae_jax.runtime.precision import resolve_precision
 from diffae_jax.runtime.sharding import check_batch_size, on_host, replicated, shard_array, split_batch
 from diffae_jax.stages.early_checks import check_images
@@ -99,7 +99,7 @@ def autoencoder_program(
     )
 
 
-def describe_images(config: ConfigDict, folder: Path, training: Source, held_out: Source) -> None:
+def describe_images(config: ConfigDict, folder: AnyPath, training: Source, held_out: Source) -> None:
     """Prints a summary of the images and their labels."""
     for line in (
         *data_summary(folder),
@@ -134,7 +134,7 @@ def describe(config: ConfigDict, program: Program, num_training: int, num_steps:
     )
 
 
-def periodic_tasks(config: ConfigDict, folder: Path, mesh: Mesh, images: Source) -> list[Periodic]:
+def periodic_tasks(config: ConfigDict, folder: AnyPath, mesh: Mesh, images: Source) -> list[Periodic]:
     """Returns the tasks to run at intervals: the health of z and a grid of reconstructions."""
     batch_size = config.train.batch_size
 
@@ -173,7 +173,7 @@ def health_task(config: ConfigDict, mesh: Mesh, images: Shaped[np.ndarray, "n *s
     return task
 
 
-def grid_task(config: ConfigDict, folder: Path, mesh: Mesh, images: Shaped[np.ndarray, "n *shape"]) -> PeriodicCall:
+def grid_task(config: ConfigDict, folder: AnyPath, mesh: Mesh, images: Shaped[np.ndarray, "n *shape"]) -> PeriodicCall:
     """Returns a task that saves a picture of `reconstructions` with the EMA weights."""
     x_0, packing = to_float(images), Packing(abstract_model(builder(config, "float32"))[1])
 
@@ -208,7 +208,7 @@ def reconstructions(
 
 def run(
     config: ConfigDict,
-    folder: Path,
+    folder: AnyPath,
     mesh: Mesh,
     images: Any = None,
     loss_terms: Mapping[str, LossTerm] | None = None,
@@ -278,7 +278,7 @@ def names_in_batch(config: ConfigDict, training: Source, step: int) -> list[str]
     return [ids[row] for row in rows.tolist()]
 
 
-def refuse_outdating(folder: Path, step: int, num_steps: int) -> None:
+def refuse_outdating(folder: AnyPath, step: int, num_steps: int) -> None:
     """Raises UserError if latents or a prior exist: further training would make them outdated."""
     if was_set_aside(folder / "autoencoder" / "checkpoints", num_steps):
         return  # the same weights are trained again; the stage latents checks that they are

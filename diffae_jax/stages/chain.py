@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,7 +20,7 @@ from diffae_jax.runtime.cluster import check_clocks, check_equal_on_all, is_main
 from diffae_jax.runtime.compilation import enable_compilation_cache
 from diffae_jax.runtime.console import say
 from diffae_jax.runtime.errors import UserError
-from diffae_jax.runtime.files import describe_os_error
+from diffae_jax.runtime.files import AnyPath, describe_os_error
 from diffae_jax.runtime.interrupts import RESUME, if_interrupted
 from diffae_jax.runtime.logs import quiet_libraries
 from diffae_jax.runtime.own_code import code_digest, import_own
@@ -45,21 +44,21 @@ class Stage:
     reads: str
     writes: str
     less_memory: str  # what to set if the devices run out of memory
-    kept: Callable[[Path], str]  # run folder -> what is kept if a signal ends the stage; a stage may know more
+    kept: Callable[[AnyPath], str]  # run folder -> what is kept if a signal ends the stage; a stage may know more
     takes: tuple[str, ...] = ()  # arguments of `run_stages` that are passed on to `run`
 
 
-def saved_step(stage: str) -> Callable[[Path], str]:
+def saved_step(stage: str) -> Callable[[AnyPath], str]:
     """Returns a function that says which step of a training stage is saved in a run folder."""
 
-    def kept(folder: Path) -> str:
+    def kept(folder: AnyPath) -> str:
         step = latest_step(folder / stage / "checkpoints")
         return "no step is saved yet" if step is None else f"step {step:,} is saved"
 
     return kept
 
 
-def nothing(_: Path) -> str:
+def nothing(_: AnyPath) -> str:
     """Says that a stage keeps no unfinished work."""
     return "nothing of this stage is kept"
 
@@ -114,7 +113,7 @@ STAGES = {
 
 def run_stages(
     config: ConfigDict,
-    workdir: str | Path | None = None,
+    workdir: str | AnyPath | None = None,
     stages: list[str] | None = None,
     images: Any = None,
     encoder: type[nnx.Module] | None = None,
@@ -167,7 +166,7 @@ def run_stages(
             if is_main_process():
                 set_aside_damage(folder.path)
         with together():
-            check_folder(folder.path, chosen)
+            check_folder(config, folder.path, chosen)
         for name in chosen:
             stage = STAGES[name]
             say(f"Stage {name}: reads {stage.reads}; writes {folder.path / stage.writes}")
@@ -191,7 +190,7 @@ def check_same_run(config: ConfigDict, stages: list[str] | None) -> None:
 
 
 @contextlib.contextmanager
-def faults_in_sentences(name: str, folder: Path) -> Iterator[None]:
+def faults_in_sentences(name: str, folder: AnyPath) -> Iterator[None]:
     """Converts faults of devices and disks in a stage into a UserError, and explains signals."""
     try:
         with if_interrupted(partial(report_interruption, name, folder)):
@@ -208,12 +207,12 @@ def faults_in_sentences(name: str, folder: Path) -> Iterator[None]:
         raise UserError(f"The stage {name} stopped: {describe_os_error(error, folder)}") from error
 
 
-def report_interruption(name: str, folder: Path) -> str:
+def report_interruption(name: str, folder: AnyPath) -> str:
     """Says what is kept of an interrupted stage, and how to resume."""
     return f"the stage {name} stopped; {STAGES[name].kept(folder)}. {RESUME}"
 
 
-def final_summary(config: ConfigDict, folder: Path) -> str:
+def final_summary(config: ConfigDict, folder: AnyPath) -> str:
     """Lists the results of a finished run, and shows how to use its model."""
     has_z = config.model.z_dim is not None
     pictures = {

@@ -1,7 +1,6 @@
 """Checks before the first step. They find what a later stage would refuse, days later."""
 
 from collections.abc import Collection
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -15,8 +14,9 @@ from diffae_jax.evaluation.networks import weights
 from diffae_jax.evaluation.networks.feature_spaces import inception_problem, lpips_problem
 from diffae_jax.inference import bundle
 from diffae_jax.inference.loading import read_config
+from diffae_jax.runtime.buckets import BucketPath
 from diffae_jax.runtime.errors import UserError, counted
-from diffae_jax.runtime.files import expand_home
+from diffae_jax.runtime.files import AnyPath, expand_home
 from diffae_jax.runtime.sharding import check_batch_size
 
 
@@ -47,8 +47,13 @@ def check_weights(settings: ConfigDict, image_shape: tuple[int, ...]) -> None:
             weights.find(file, settings[name])
 
 
-def check_folder(folder: Path, stages: Collection[str]) -> None:
+def check_folder(config: ConfigDict, folder: AnyPath, stages: Collection[str]) -> None:
     """Raises UserError if one of the stages cannot write to the run folder."""
+    if config.report.tensorboard and isinstance(folder, BucketPath):
+        raise UserError(
+            f"TensorBoard files grow, and objects in {folder} cannot: set report.tensorboard to False, and read "
+            f"metrics.jsonl."
+        )
     if "export" in stages:
         bundle.check_free(folder / "bundle")
 

@@ -1,6 +1,5 @@
 """Stage 5: measures the trained model and writes results.json, pictures and report.html."""
 
-from pathlib import Path
 from typing import Any
 
 from jax.sharding import Mesh
@@ -12,11 +11,12 @@ from diffae_jax.evaluation.results import REPORT
 from diffae_jax.inference.diffae import DiffAE
 from diffae_jax.inference.encode_dataset import open_for
 from diffae_jax.runtime.console import say
+from diffae_jax.runtime.files import AnyPath
 from diffae_jax.stages.run_folder import is_begun
 from diffae_jax.training.metrics import last_speed
 
 
-def run(config: ConfigDict, folder: Path, mesh: Mesh, images: Any = None) -> None:
+def run(config: ConfigDict, folder: AnyPath, mesh: Mesh, images: Any = None) -> None:
     """Runs the programs of config.evaluation on the held-out images; see `evaluate`."""
     training, held_out = open_data(config, folder, images, begun=is_begun(folder))
     output, settings = folder / "evaluation", config.evaluation

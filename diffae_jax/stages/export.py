@@ -1,7 +1,6 @@
 """Stage 6: writes the trained model as one portable bundle."""
 
 import shutil
-from pathlib import Path
 
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -12,14 +11,15 @@ from diffae_jax.inference.diffae import DiffAE
 from diffae_jax.runtime.cluster import is_main_process, together
 from diffae_jax.runtime.console import say
 from diffae_jax.runtime.errors import UserError
+from diffae_jax.runtime.files import AnyPath
 from diffae_jax.training.checkpoint import find_undamaged, latest_step
 
 
-def run(config: ConfigDict, folder: Path, mesh: Mesh) -> None:
+def run(config: ConfigDict, folder: AnyPath, mesh: Mesh) -> None:
     """Writes the model of a run as a bundle, unless the existing bundle holds the same model."""
     bundle = folder / "bundle"
     if is_main_process():
-        for unfinished in folder.glob(f".{bundle.name}.*"):  # left by a killed process
+        for unfinished in folder.glob(f".{bundle.name}.*"):  # left on a disk by a killed process
             shutil.rmtree(unfinished)
     for stage in ("autoencoder", "prior"):
         if find_undamaged(folder / stage / "checkpoints")[1]:  # since the run has started
@@ -42,7 +42,7 @@ def run(config: ConfigDict, folder: Path, mesh: Mesh) -> None:
     say(f"Wrote {bundle}. DiffAE.load opens it on any machine.")
 
 
-def is_exported(bundle: Path, model: DiffAE) -> bool:
+def is_exported(bundle: AnyPath, model: DiffAE) -> bool:
     """Returns whether an undamaged bundle with the same origin and the same probes exists."""
     if not (bundle / MANIFEST).exists():
         return False

@@ -1,7 +1,6 @@
 """Stage 2: encodes every image to z with the EMA weights, computes statistics of z (Sec. 4)."""
 
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,13 +21,14 @@ from diffae_jax.inference.weights import abstract_weights
 from diffae_jax.models.functional import digest
 from diffae_jax.runtime.cluster import check_equal_on_all, is_main_process, together
 from diffae_jax.runtime.console import duration, say
+from diffae_jax.runtime.files import AnyPath
 from diffae_jax.runtime.interrupts import if_interrupted
 from diffae_jax.stages.run_folder import check_inputs, is_begun
 from diffae_jax.training.checkpoint import load_ema
 from diffae_jax.training.metrics import last_speed
 
 
-def run(config: ConfigDict, folder: Path, mesh: Mesh, images: Any = None) -> None:
+def run(config: ConfigDict, folder: AnyPath, mesh: Mesh, images: Any = None) -> None:
     """Encodes the training and held-out images in chunks, without flips. Finished chunks are kept.
 
     Each process encodes its own share of the chunks on its own devices; the processes synchronize
@@ -67,7 +67,7 @@ def run(config: ConfigDict, folder: Path, mesh: Mesh, images: Any = None) -> Non
             LatentStatistics.of(z for _, z in read_chunks(output, "training")).save(output / STATISTICS)
 
 
-def expected_time(folder: Path, num_images: int) -> str:
+def expected_time(folder: AnyPath, num_images: int) -> str:
     """Returns text such as ", in less than 5 min.", to append to a sentence."""
     speed = last_speed(folder, "images")
     return f", in less than {duration(num_images / speed + 1)}." if speed else "."

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -25,6 +24,7 @@ from diffae_jax.models.functional import digest, init_params
 from diffae_jax.runtime.cluster import is_main_process
 from diffae_jax.runtime.console import quantity, say
 from diffae_jax.runtime.errors import UserError
+from diffae_jax.runtime.files import AnyPath
 from diffae_jax.runtime.precision import resolve_precision
 from diffae_jax.runtime.sharding import on_host, replicated, shard_array, split_batch
 from diffae_jax.stages.run_folder import check_inputs
@@ -75,7 +75,7 @@ def prior_program(config: ConfigDict, mesh: Mesh, num_latents: int) -> Program:
     )
 
 
-def run(config: ConfigDict, folder: Path, mesh: Mesh) -> None:
+def run(config: ConfigDict, folder: AnyPath, mesh: Mesh) -> None:
     """Trains the prior, or resumes its training, and writes checkpoints and grids.
 
     Raises UserError if there are no latents, or if the existing prior was trained on different
@@ -131,7 +131,7 @@ def run(config: ConfigDict, folder: Path, mesh: Mesh) -> None:
         )
 
 
-def names_in_batch(config: ConfigDict, latents: Path, step: int) -> list[str]:
+def names_in_batch(config: ConfigDict, latents: AnyPath, step: int) -> list[str]:
     """Returns the ids of the images whose z are in the batch of a step."""
     ids = [name for names, _ in read_chunks(latents, "training") for name in names]
     batches = batches_of_rows(
@@ -140,7 +140,7 @@ def names_in_batch(config: ConfigDict, latents: Path, step: int) -> list[str]:
     return [ids[row] for row in next(batches)[0].tolist()]
 
 
-def normalized(statistics: LatentStatistics, latents: Path) -> Float[np.ndarray, "n d"]:
+def normalized(statistics: LatentStatistics, latents: AnyPath) -> Float[np.ndarray, "n d"]:
     """Reads the normalized z of all training images, chunk by chunk to save memory."""
     z = np.empty((count_of(latents, "training"), len(statistics.mean)), np.float32)
     filled = 0
@@ -168,7 +168,7 @@ def describe(config: ConfigDict, program: Program, num_latents: int, num_steps: 
     warn_of_memory(program.bytes_per_device, "set a lower --config.prior.batch_size or --config.prior.width")
 
 
-def sample_task(model: DiffAE, output: Path) -> Periodic:
+def sample_task(model: DiffAE, output: AnyPath) -> Periodic:
     """Returns a task that saves a picture of unconditional samples with the EMA weights."""
     config, num_steps = model.config, model.config.report.num_grid_steps
     packing = Packing(abstract_model(prior_builder(config, "float32"))[1])

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,12 +21,12 @@ from diffae_jax.runtime.checksums import describe_files
 from diffae_jax.runtime.cluster import is_main_process, together
 from diffae_jax.runtime.console import say
 from diffae_jax.runtime.errors import UserError
-from diffae_jax.runtime.files import os_errors_as_user_errors, write_json
+from diffae_jax.runtime.files import AnyPath, local_copy, os_errors_as_user_errors, write_json
 from diffae_jax.runtime.sharding import on_host
 from diffae_jax.stages.run_folder import is_begun
 
 
-def run(config: ConfigDict, folder: Path, mesh: Mesh, images: Any = None) -> None:
+def run(config: ConfigDict, folder: AnyPath, mesh: Mesh, images: Any = None) -> None:
     """Fits a probe for each label on z of the training images, and measures it on held-out images.
 
     If the weights or the labels have changed, all probes are fitted again. Raises UserError if
@@ -63,7 +62,7 @@ def run(config: ConfigDict, folder: Path, mesh: Mesh, images: Any = None) -> Non
 
 
 def _normalized(
-    latents: Path, split: str, ids: Sequence[str], statistics: LatentStatistics
+    latents: AnyPath, split: str, ids: Sequence[str], statistics: LatentStatistics
 ) -> Float[np.ndarray, "n d"]:
     """Returns normalized z of a split. Raises UserError if it has different images."""
     z, encoded = [np.empty((0, len(statistics.mean)), np.float32)], []
@@ -112,7 +111,7 @@ def check_label_name(name: str) -> None:
         raise UserError(f"A label cannot be called {name}, because its file name is reserved. Rename the label.")
 
 
-def _write(output: Path, probes: list[Probe | ClassProbe], inputs: dict[str, Any]) -> None:
+def _write(output: AnyPath, probes: list[Probe | ClassProbe], inputs: dict[str, Any]) -> None:
     """Replaces the files of all probes. The record comes last, when all probes are complete."""
     contents = probe_files(probes)
     with os_errors_as_user_errors(output, "written"):
@@ -122,4 +121,6 @@ def _write(output: Path, probes: list[Probe | ClassProbe], inputs: dict[str, Any
             file.unlink()
         for name, content in contents.items():
             (output / name).write_text(content)
-        write_json(output / INPUTS, inputs | {"files": describe_files(output, contents)})
+        with local_copy(output) as local:
+            files = describe_files(local, contents)
+        write_json(output / INPUTS, inputs | {"files": files})

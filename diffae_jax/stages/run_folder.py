@@ -11,33 +11,43 @@ from ml_collections import ConfigDict
 
 from diffae_jax.config import differing_keys, from_json
 from diffae_jax.data.latents import INPUTS, read_inputs
+from diffae_jax.runtime.bucket_lock import BucketLock, BucketLockedError
+from diffae_jax.runtime.buckets import BucketPath
 from diffae_jax.runtime.cluster import is_main_process, together
 from diffae_jax.runtime.console import say
 from diffae_jax.runtime.errors import UserError
-from diffae_jax.runtime.files import expand_home, os_errors_as_user_errors, write_json
+from diffae_jax.runtime.files import AnyPath, expand_home, os_errors_as_user_errors, write_json
 from diffae_jax.runtime.interrupts import RESUME
 from diffae_jax.training.checkpoint import latest_step
 
+LOCK = ".lock"
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)  # raised on file systems without locks
 
 
-def is_begun(folder: Path) -> bool:
+def is_begun(folder: AnyPath) -> bool:
     """Returns whether a run has a checkpoint. From then on, its images and config are fixed."""
     return latest_step(folder / "autoencoder" / "checkpoints") is not None
 
 
-def workdir_of(workdir: str | Path | None, config: ConfigDict) -> Path:
+def workdir_of(workdir: str | AnyPath | None, config: ConfigDict) -> AnyPath:
     """Returns the run folder; by default `runs/NAME`, with the `name` of the config."""
     return expand_home(workdir or Path("runs") / config.name)
 
 
-def saved_steps(folder: Path) -> str:
+def saved_steps(folder: AnyPath) -> str:
     """Returns a sentence about the checkpoints of a run and how to resume it."""
     steps = {stage: latest_step(folder / stage / "checkpoints") for stage in ("autoencoder", "prior")}
     saved = [f"Step {step:,} of the {stage}" for stage, step in steps.items() if step is not None]
     if not saved:
         return "No step is saved yet: run the same command again."
     return f"{' and '.join(saved)} {'is' if len(saved) == 1 else 'are'} saved. {RESUME}"
+
+
+def _lock_of(path: AnyPath) -> FileLock | BucketLock:
+    if isinstance(path, BucketPath):
+        return BucketLock(path)
+    # the operating system frees its lock when a process dies; a marker file would remain
+    return FileLock(path, blocking=False, thread_local=False, fallback_to_soft=False)
 
 
 class RunFolder:
@@ -47,10 +57,9 @@ class RunFolder:
     a different config, is in use, or cannot be written.
     """
 
-    def __init__(self, path: str | Path, config: ConfigDict):
+    def __init__(self, path: str | AnyPath, config: ConfigDict):
         self.path = expand_home(path)
-        # the operating system frees its lock when a process dies; a marker file would remain
-        self._lock = FileLock(self.path / ".lock", blocking=False, thread_local=False, fallback_to_soft=False)
+        self._lock = _lock_of(self.path / LOCK)
         self._config = config
         self._before: tuple[str, list[int | None]] | None = None  # config.json and latest steps before this run
 
@@ -74,9 +83,10 @@ class RunFolder:
         """Locks the folder. Raises UserError if another run holds the lock."""
         try:
             self._lock.acquire()
-        except Timeout as error:
+        except (Timeout, BucketLockedError) as error:
+            holder = f" ({error})" if isinstance(error, BucketLockedError) else ""
             raise UserError(
-                f"{self.path} is in use by another run: wait for it, or set a different --workdir."
+                f"{self.path} is in use by another run{holder}: wait for it, or set a different --workdir."
             ) from error
         except OSError as error:
             if error.errno not in NO_LOCKS:
@@ -118,14 +128,14 @@ class RunFolder:
         return [latest_step(self.path / stage / "checkpoints") for stage in ("autoencoder", "prior")]
 
 
-def check_inputs(folder: Path, inputs: dict[str, Any]) -> None:
+def check_inputs(folder: AnyPath, inputs: dict[str, Any]) -> None:
     """Records the inputs of a stage. Raises UserError if its folder has different inputs."""
     with together():
         if is_main_process():
             _check_inputs(folder, inputs)
 
 
-def _check_inputs(folder: Path, inputs: dict[str, Any]) -> None:
+def _check_inputs(folder: AnyPath, inputs: dict[str, Any]) -> None:
     record = folder / INPUTS
     if not record.exists():
         if folder.is_dir() and any(folder.iterdir()):

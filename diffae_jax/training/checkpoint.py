@@ -1,11 +1,17 @@
 """Checkpoints of a run, written in the background. Only this file uses Orbax.
 
-A step is first written to a folder STEP.tmp, with a manifest, and then renamed. So a step is
-complete or does not exist, even if the process is killed.
+A step is first written to a folder STEP.tmp, with a manifest, and then published: renamed on a
+disk, uploaded to a bucket with the manifest last. So a step is complete or does not exist, even if
+the process is killed.
+
+Orbax writes to and reads from disks only: it knows no S3. So a step of a bucket has a copy in the
+cache on this machine. Orbax merges the files of all processes, for which they need a common disk.
+Without one, process 0 writes the whole state.
 """
 
 import contextlib
 import functools
+import itertools
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -17,10 +23,23 @@ import jax
 
 from diffae_jax.models.functional import flatten
 from diffae_jax.runtime import interrupts
+from diffae_jax.runtime.buckets import BucketPath
 from diffae_jax.runtime.cluster import check_equal_on_all, is_main_process, together
 from diffae_jax.runtime.console import warn
 from diffae_jax.runtime.errors import UserError, shown
-from diffae_jax.runtime.files import DAMAGED, os_errors_as_user_errors, reason_of, set_aside
+from diffae_jax.runtime.files import (
+    DAMAGED,
+    UNFINISHED,
+    AnyPath,
+    local_copy,
+    names_below,
+    os_errors_as_user_errors,
+    publish,
+    reason_of,
+    remove_folder,
+    set_aside,
+    working_folder,
+)
 from diffae_jax.runtime.logs import quiet_libraries
 from diffae_jax.runtime.sharding import on_host
 from diffae_jax.training import manifest
@@ -29,7 +48,6 @@ from diffae_jax.training.packing import SMALL, Packing, are_packed
 from diffae_jax.training.state import Params, TrainState
 
 NUM_KEPT = 2  # checkpoints
-UNFINISHED = ".tmp"  # ends the name of a step that is being written or removed
 LONGEST_WAIT = 600  # seconds for the other processes, whose storage may be slow
 
 
@@ -58,14 +76,12 @@ class Checkpoints:
         latest: The newest complete step, or None.
     """
 
-    def __init__(self, folder: Path):
-        self._folder = folder.absolute()
+    def __init__(self, folder: AnyPath):
+        self._folder, self._on_disk = folder.absolute(), isinstance(folder, Path)
         if is_main_process():
             with os_errors_as_user_errors(folder, "written"):
                 self._folder.mkdir(parents=True, exist_ok=True)
-                for pattern in (f"*{UNFINISHED}*", "*.orbax-checkpoint-tmp*"):  # the second by older versions
-                    for unfinished in self._folder.glob(pattern):  # of a process that was killed
-                        shutil.rmtree(unfinished)
+                remove_unfinished(self._folder)
         self.latest = latest_step(self._folder)
         check_equal_on_all({f"the newest step in {folder}": self.latest}, "Check that all machines share the folder")
         # Orbax would create a folder that was moved again; here process 0 has created it
@@ -87,25 +103,28 @@ class Checkpoints:
                 f"{self._folder} does not exist any more, so training stopped. Do not move the folder of a run that "
                 f"is in progress."
             )
-        scratch, digests = self._folder / f"{step}{UNFINISHED}", manifest.digest_arrays(state)
+        scratch, digests = working_folder(self._folder / str(step)), manifest.digest_arrays(state)
+        if jax.process_count() > 1 and not self._on_disk:
+            state = on_host(state)
         with self._failures_end_training(step), _saving():
             response = _orbax().save_checkpointables_async(
                 scratch, {"state": state, "window": window}, custom_metadata=manifest.PROMISE
             )
         self._save = self._thread.submit(self._complete, step, scratch, response, digests)
 
-    def _complete(self, step: int, scratch: Path, response: Any, digests: Digests) -> None:
-        """Waits for Orbax, writes the manifest, renames the step and removes old steps."""
-        final, process, num_processes = self._folder / str(step), jax.process_index(), jax.process_count()
+    def _complete(self, step: int, scratch: AnyPath, response: Any, digests: Digests) -> None:
+        """Waits for Orbax, writes the manifest, publishes the step and removes old steps."""
+        final, process = self._folder / str(step), jax.process_index()
+        num_processes = jax.process_count() if self._on_disk else 1  # that have written files
         with self._failures_end_training(step):
             response.result()
-            if process:
+            if process and self._on_disk:
                 manifest.write_part(scratch, process)
                 _wait_until(final.exists, scratch)
-            else:
+            elif not process:
                 _wait_until(lambda: manifest.parts_are_written(scratch, num_processes), scratch)
                 manifest.write_manifest(scratch, num_processes, digests)
-                scratch.rename(final)
+                publish(scratch, final)
         self.latest = step
         if not process:
             self._remove_old_steps()
@@ -114,7 +133,7 @@ class Checkpoints:
         for old in steps_in(self._folder)[:-NUM_KEPT]:
             path = self._folder / str(old)
             try:
-                shutil.rmtree(path.rename(path.with_name(f"{old}{UNFINISHED}")))
+                remove_folder(path)
             except OSError as error:
                 warn(f"WARNING: the old checkpoint {path} cannot be removed ({reason_of(error)}).")
 
@@ -130,7 +149,8 @@ class Checkpoints:
             raise
         except Exception as error:  # Orbax and TensorStore raise errors of any type
             interrupts.stuck.set()  # threads of Orbax may now wait forever
-            for unfinished in self._folder.glob(f"{step}{UNFINISHED}*"):
+            scratch = working_folder(self._folder / str(step))
+            for unfinished in scratch.parent.glob(f"{scratch.name}*"):
                 shutil.rmtree(unfinished, ignore_errors=True)
             kept = "nothing has been saved yet" if self.latest is None else f"step {self.latest:,} is saved"
             raise UserError(
@@ -159,13 +179,13 @@ class Checkpoints:
         If an older version saved the state as `unpacked_state`, it is packed. Raises UserError if
         the step is damaged.
         """
-        path = self._folder / str(step)
-        with damage_as_user_error(path):
-            is_older = packing is not None and not are_packed(_ema_shapes(path))
-            wanted = unpacked_state if is_older else abstract_state
-            loaded = _orbax().load_checkpointables(path, {"state": wanted, "window": None})
-        state = loaded["state"]
-        manifest.check_arrays(path, state)
+        with local_copy(self._folder / str(step)) as path:
+            with damage_as_user_error(path):
+                is_older = packing is not None and not are_packed(_ema_shapes(path))
+                wanted = unpacked_state if is_older else abstract_state
+                loaded = _orbax().load_checkpointables(path, {"state": wanted, "window": None})
+            state = loaded["state"]
+            manifest.check_arrays(path, state)
         if is_older:
             shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state)
             state = jax.jit(packing.pack_state, out_shardings=shardings)(state)
@@ -176,7 +196,7 @@ class Checkpoints:
         self._thread.shutdown()
 
 
-def _wait_until(condition: Callable[[], bool], scratch: Path) -> None:
+def _wait_until(condition: Callable[[], bool], scratch: AnyPath) -> None:
     """Waits for other processes. Raises OSError if one has failed, which removes `scratch`."""
     deadline = time.monotonic() + LONGEST_WAIT
     while not condition():
@@ -187,8 +207,30 @@ def _wait_until(condition: Callable[[], bool], scratch: Path) -> None:
         time.sleep(0.01)
 
 
-def _identity(folder: Path) -> tuple[int, int] | None:
-    """Returns numbers that identify a folder, wherever it is moved, or None if there is none."""
+def remove_unfinished(folder: AnyPath) -> None:
+    """Removes steps that a killed process has begun to write or to remove."""
+    if isinstance(folder, Path):
+        patterns = (f"*{UNFINISHED}*", "*.orbax-checkpoint-tmp*")  # the second by older versions
+        unfinished = itertools.chain(*map(folder.glob, patterns))
+    else:
+        shutil.rmtree(working_folder(folder / "0").parent, ignore_errors=True)
+        unfinished = (path for path in folder.iterdir() if path.name.isdecimal() and not is_complete(path))
+    for path in unfinished:
+        remove_folder(path) if isinstance(path, BucketPath) else shutil.rmtree(path)
+
+
+def is_complete(step: AnyPath) -> bool:
+    """Returns whether a step is complete. On a disk, only such a step has a number as its name."""
+    return isinstance(step, Path) or (step / manifest.MANIFEST).exists() or not manifest.has_manifest(step)
+
+
+def _identity(folder: AnyPath) -> tuple[int, int] | None:
+    """Returns numbers that identify a folder on a disk, wherever it is moved, or None if missing.
+
+    A folder in a bucket cannot be moved. It has no identity.
+    """
+    if not isinstance(folder, Path):
+        return None
     try:
         status = folder.stat()
     except FileNotFoundError:
@@ -196,17 +238,17 @@ def _identity(folder: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def steps_in(folder: Path) -> list[int]:
-    """Returns the steps in a checkpoint folder, in order, from the names of the files in it."""
-    return sorted(int(path.name) for path in folder.glob("[0-9]*") if path.name.isdecimal())
+def steps_in(folder: AnyPath) -> list[int]:
+    """Returns the complete steps in a checkpoint folder, in order."""
+    return sorted(int(path.name) for path in folder.glob("[0-9]*") if path.name.isdecimal() and is_complete(path))
 
 
-def latest_step(folder: Path) -> int | None:
+def latest_step(folder: AnyPath) -> int | None:
     """Returns the newest step in a checkpoint folder, or None."""
     return max(steps_in(folder), default=None)
 
 
-def find_undamaged(folder: Path) -> tuple[int | None, dict[int, str]]:
+def find_undamaged(folder: AnyPath) -> tuple[int | None, dict[int, str]]:
     """Returns the newest undamaged step of a checkpoint folder, and what is wrong with newer ones.
 
     Raises UserError if no step is undamaged, or if a file cannot be read.
@@ -217,9 +259,12 @@ def find_undamaged(folder: Path) -> tuple[int | None, dict[int, str]]:
         if not manifest.has_manifest(path):
             _warn_of_no_manifest(path)
             return step, damages
-        with os_errors_as_user_errors(path):
-            status = tuple(_status(path / name) for name in manifest.names_below(path))
-        damage = _damage_of(path, status)
+        with os_errors_as_user_errors(path), local_copy(path) as local:
+            status = tuple(_status(local / name) for name in names_below(local))
+            damage = _damage_of(local, status)
+            damage = damage and damage.replace(str(local), str(path))
+        if isinstance(path, BucketPath):
+            _remove_old_copies(local.parent, folder)
         if damage is None:
             return step, damages
         damages[step] = damage
@@ -231,22 +276,30 @@ def find_undamaged(folder: Path) -> tuple[int | None, dict[int, str]]:
     return None, damages
 
 
+def _remove_old_copies(copies: Path, folder: BucketPath) -> None:
+    """Removes the copies of steps that are no longer in a bucket."""
+    steps = set(map(str, steps_in(folder)))
+    for copy in copies.iterdir():
+        if copy.name not in steps:
+            shutil.rmtree(copy, ignore_errors=True)
+
+
 @functools.cache  # once
-def _warn_of_no_manifest(path: Path) -> None:
+def _warn_of_no_manifest(path: AnyPath) -> None:
     warn(f"{path} was written by an older version, without a manifest, so its files cannot be checked.")
 
 
-def _status(file: Path) -> tuple[str, int, int]:
+def _status(file: AnyPath) -> tuple[str, int, int]:
     status = file.stat()
     return str(file), status.st_size, status.st_mtime_ns
 
 
 @functools.lru_cache(maxsize=16)  # the stages of a run load the same step again and again
-def _damage_of(path: Path, files: tuple[tuple[str, int, int], ...]) -> str | None:
+def _damage_of(path: AnyPath, files: tuple[tuple[str, int, int], ...]) -> str | None:
     return manifest.damage_of(path)
 
 
-def set_aside_damaged(folder: Path) -> None:
+def set_aside_damaged(folder: AnyPath) -> None:
     """Renames damaged steps of a checkpoint folder that are newer than its newest undamaged one.
 
     Raises UserError if no step is undamaged, or if one cannot be renamed.
@@ -261,13 +314,13 @@ def set_aside_damaged(folder: Path) -> None:
         )
 
 
-def was_set_aside(folder: Path, step: int) -> bool:
+def was_set_aside(folder: AnyPath, step: int) -> bool:
     """Returns whether a step of a checkpoint folder was damaged and is set aside."""
     return (folder / f"{step}{DAMAGED}").exists()
 
 
 @contextlib.contextmanager
-def damage_as_user_error(path: Path) -> Iterator[None]:
+def damage_as_user_error(path: AnyPath) -> Iterator[None]:
     """Converts any error of reading a step into a UserError.
 
     Only a step without a manifest may be damaged: the files of others have been checked.
@@ -286,7 +339,7 @@ def damage_as_user_error(path: Path) -> Iterator[None]:
         raise UserError(f"{path} is damaged: remove it to use the checkpoint before it.") from error
 
 
-def load_ema(folder: Path, abstract_params: Params) -> tuple[Params, int, dict[int, str]]:
+def load_ema(folder: AnyPath, abstract_params: Params) -> tuple[Params, int, dict[int, str]]:
     """Returns the EMA weights of the newest undamaged checkpoint, its step, and what is damaged.
 
     The weights are host arrays. The last is what is wrong with each newer step. Nothing else is
@@ -304,7 +357,12 @@ def load_ema(folder: Path, abstract_params: Params) -> tuple[Params, int, dict[i
             f"WARNING: the checkpoint of step {damaged:,} is damaged: {damage}. Step {step:,} is used instead. Check "
             f"the disk."
         )
-    path, packing = folder.absolute() / str(step), Packing(abstract_params)
+    with local_copy(folder.absolute() / str(step)) as path:
+        return _load_ema(path, folder, abstract_params), step, damages
+
+
+def _load_ema(path: Path, folder: AnyPath, abstract_params: Params) -> Params:
+    packing = Packing(abstract_params)
     with damage_as_user_error(path):
         saved = _ema_shapes(path)
     is_older = not are_packed(saved)
@@ -324,14 +382,14 @@ def load_ema(folder: Path, abstract_params: Params) -> tuple[Params, int, dict[i
         state = ocp.load_checkpointables(path, {"state": {"ema": abstract}})["state"]
     manifest.check_arrays(path, state)
     ema = on_host(state["ema"])
-    return ema if is_older else packing.unpack(ema), step, damages
+    return ema if is_older else packing.unpack(ema)
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     return {name: tuple(leaf.shape) for name, leaf in flatten(tree).items()}
 
 
-def _ema_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+def _ema_shapes(path: AnyPath) -> dict[str, tuple[int, ...]]:
     """Returns the shape of each EMA weight of a step, by dotted name."""
     metadata = _orbax().checkpointables_metadata(path).metadata["state"]
     return _shapes(metadata["ema"])

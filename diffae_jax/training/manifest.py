@@ -19,9 +19,9 @@ from jax.sharding import NamedSharding
 from jaxtyping import Array, Num, UInt32
 
 from diffae_jax.models.random_bits import mixed, positions
-from diffae_jax.runtime.checksums import Entries, describe_files, find_damage, hash_json, names_below
+from diffae_jax.runtime.checksums import Entries, describe_files, find_damage, hash_json
 from diffae_jax.runtime.errors import UserError
-from diffae_jax.runtime.files import parse_json, read_bytes, read_json, write_json
+from diffae_jax.runtime.files import AnyPath, names_below, parse_json, read_bytes, read_json, write_json
 from diffae_jax.runtime.sharding import MIN_SPLIT_SIZE, replicated
 from diffae_jax.training.state import leaves_by_name
 
@@ -77,7 +77,7 @@ def _device_digest(sharding: NamedSharding | None) -> Callable[[Array], Array]:
     return jax.jit(digest, out_shardings=sharding)
 
 
-def part_of(process: int, step: Path) -> list[str]:
+def part_of(process: int, step: AnyPath) -> list[str]:
     """Returns the names of the files that a process wrote. Those without a number are of 0."""
 
     def writer(name: str) -> int:
@@ -87,19 +87,19 @@ def part_of(process: int, step: Path) -> list[str]:
     return [name for name in names_below(step) if writer(name) == process]
 
 
-def write_part(step: Path, process: int) -> None:
+def write_part(step: AnyPath, process: int) -> None:
     """Describes the files that this process wrote, for `write_manifest` of process 0."""
     if not step.is_dir():  # another process has failed
         raise FileNotFoundError(f"{step} was removed")
     write_json(_part(step, process), describe_files(step, part_of(process, step)))
 
 
-def parts_are_written(step: Path, num_processes: int) -> bool:
+def parts_are_written(step: AnyPath, num_processes: int) -> bool:
     """Returns whether all processes but the first have described their files."""
     return all(_part(step, process).exists() for process in range(1, num_processes))
 
 
-def write_manifest(step: Path, num_processes: int, digests: Digests) -> None:
+def write_manifest(step: AnyPath, num_processes: int, digests: Digests) -> None:
     """Writes the manifest of a step from the files of process 0 and the parts of the others."""
     parts = [_part(step, process) for process in range(1, num_processes)]
     files: Entries = {}
@@ -111,11 +111,11 @@ def write_manifest(step: Path, num_processes: int, digests: Digests) -> None:
     write_json(step / MANIFEST, content | {"sha256": hash_json(content)})
 
 
-def _part(step: Path, process: int) -> Path:
+def _part(step: AnyPath, process: int) -> AnyPath:
     return step / f"{MANIFEST}.process_{process}"
 
 
-def has_manifest(step: Path) -> bool:
+def has_manifest(step: AnyPath) -> bool:
     """Returns whether a step has a manifest or should have one. Older versions wrote none."""
     if (step / MANIFEST).exists():
         return True
@@ -125,7 +125,7 @@ def has_manifest(step: Path) -> bool:
         return True  # not as any version wrote it: it is damaged
 
 
-def damage_of(step: Path) -> str | None:
+def damage_of(step: AnyPath) -> str | None:
     """Compares all files of a step with its manifest.
 
     Returns what is wrong, without a full stop, or None. Raises UserError if a file cannot be read.
@@ -144,7 +144,7 @@ def damage_of(step: Path) -> str | None:
     return find_damage(step, manifest["files"])
 
 
-def _read(step: Path) -> dict[str, Any] | None:
+def _read(step: AnyPath) -> dict[str, Any] | None:
     """Returns the manifest of a step, or None if it is damaged. Raises UserError if unreadable."""
     content = read_bytes(step / MANIFEST, MAX_BYTES)
     try:
@@ -157,7 +157,7 @@ def _read(step: Path) -> dict[str, Any] | None:
     return manifest if whole and valid else None
 
 
-def check_arrays(step: Path, tree: Any) -> None:
+def check_arrays(step: AnyPath, tree: Any) -> None:
     """Raises UserError if an array that was restored from a step differs from what was saved.
 
     Steps of older versions, without a manifest, cannot be checked.

@@ -1,13 +1,14 @@
 """The metrics of a run: metrics.jsonl, TensorBoard files and the table of parameters."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 from clu import parameter_overview
 
 from diffae_jax.runtime.cluster import is_main_process
+from diffae_jax.runtime.files import AnyPath, GrowingText, atomic_write
 
+METRICS = "metrics.jsonl"
 FLUSH_SECONDS = 10  # a killed run loses at most this much of the TensorBoard file
 
 
@@ -28,23 +29,22 @@ class MetricsWriter:
     that the file equals that of an uninterrupted run. `unit` is "images" or "latents".
     """
 
-    def __init__(self, folder: Path, stage: str, unit: str, first_step: int, tensorboard: bool):
+    def __init__(self, folder: AnyPath, stage: str, unit: str, first_step: int, tensorboard: bool):
         self.stage, self.unit = stage, unit
         self._file = None
         self._tensorboard = None
         if not is_main_process():
             return
-        path = folder / "metrics.jsonl"
+        path = folder / METRICS
         if path.exists():
             kept = [
                 json.dumps(row)
                 for row in read_metrics(folder)
                 if row.get("stage", "autoencoder") != stage or row["step"] <= first_step
             ]
-            scratch = path.with_suffix(".tmp")
-            scratch.write_text("".join(line + "\n" for line in kept))
-            scratch.replace(path)
-        self._file = path.open("a")
+            with atomic_write(path) as scratch:
+                scratch.write_text("".join(line + "\n" for line in kept))
+        self._file = GrowingText(path)
         if tensorboard:
             from tensorboardX import SummaryWriter
 
@@ -62,8 +62,7 @@ class MetricsWriter:
         if self._file is None:
             return
         row = {"stage": self.stage, "step": step, self.unit: samples, **values}
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
+        self._file.append(json.dumps(row))
         if self._tensorboard is not None:
             for name, value in values.items():
                 self._tensorboard.add_scalar(name, value, step)
@@ -75,16 +74,16 @@ class MetricsWriter:
                 file.close()
 
 
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
+def read_metrics(folder: AnyPath) -> list[dict[str, Any]]:
     """Returns the rows of metrics.jsonl.
 
     Ignores an incomplete last row, which a killed run may leave.
     """
-    path = folder / "metrics.jsonl"
+    path = folder / METRICS
     return [json.loads(line) for line in path.read_text().rpartition("\n")[0].splitlines()] if path.exists() else []
 
 
-def last_speed(folder: Path, unit: str) -> float | None:
+def last_speed(folder: AnyPath, unit: str) -> float | None:
     """Returns the last logged training speed in images or latents per second, or None."""
     speeds = [row[f"{unit}_per_second"] for row in read_metrics(folder) if f"{unit}_per_second" in row]
     return speeds[-1] if speeds else None

@@ -89,7 +89,7 @@ def test_stages_that_do_not_run_refuse_nothing(config, tmp_path):
     copies = Arrays(np.repeat(noise(1, 8, 8, 1), 3, axis=0), list("abc"))
     checks = [
         lambda stages: check_settings(config, stages, 8),
-        lambda stages: check_folder(tmp_path, stages),
+        lambda stages: check_folder(config, tmp_path, stages),
         lambda stages: check_images(config, stages, TransformedSource(copies, Transform((8, 8, 1)))),
     ]
     for check in checks:

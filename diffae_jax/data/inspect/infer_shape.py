@@ -21,7 +21,7 @@ from diffae_jax.data.formats.pillow import open_picture
 from diffae_jax.data.sources import Source, choose, each
 from diffae_jax.data.transforms import CROPS, format_size
 from diffae_jax.runtime.errors import UserError, list_some, shown
-from diffae_jax.runtime.files import expand_home, has_suffix
+from diffae_jax.runtime.files import has_suffix, local_path
 
 Shape = tuple[int, ...]  # [*spatial, C]
 
@@ -90,7 +90,7 @@ def _most_common(values: Iterable[int]) -> int:
 def _shapes(text: str) -> list[Shape]:
     """Returns the shapes of some random images. Raises UserError if none can be read."""
     name, part = split_part(text)
-    path = expand_home(name)
+    path = local_path(name)
     if path.exists() and arrays.holds_arrays(path):
         return [_shape_of_rows(path, part)]
     source = open_images(text, ANY_PICTURE).source  # opens pictures if there are any, else volumes

@@ -4,7 +4,6 @@ import collections
 import dataclasses
 import hashlib
 from collections.abc import Collection, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +15,7 @@ from diffae_jax.config import parse_intensity
 from diffae_jax.data.sources import Source, Subset, TransformedSource, each, group_size
 from diffae_jax.data.transforms import Transform, format_size, likely_range
 from diffae_jax.runtime.errors import UserError, counted, list_some, shown
-from diffae_jax.runtime.files import parse_json, read_bytes
+from diffae_jax.runtime.files import AnyPath, parse_json, read_bytes
 
 RECORD = "data.json"  # in a run folder: the result of the scan
 MAX_RECORD_BYTES = 2**30  # one sentence per image left out, possibly millions
@@ -314,7 +313,7 @@ def describe_labels(labels: Mapping[str, np.ndarray]) -> list[str]:
     return lines
 
 
-def read_record(folder: Path) -> dict[str, Any]:
+def read_record(folder: AnyPath) -> dict[str, Any]:
     """Returns the record of a run's data, {} if there is none. Raises UserError if damaged."""
     path = folder / RECORD
     record = parse_json(read_bytes(path, MAX_RECORD_BYTES), path) if path.exists() else {}
@@ -323,7 +322,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     return record
 
 
-def intensity_in(record: dict[str, Any], folder: Path) -> str:
+def intensity_in(record: dict[str, Any], folder: AnyPath) -> str:
     """Returns the value range in a record. Raises UserError if it is invalid."""
     text = record.get("intensity", "")
     try:

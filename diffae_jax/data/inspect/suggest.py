@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from diffae_jax.config import from_file
 from diffae_jax.data.detect import DIGITS, split_part
 from diffae_jax.runtime.errors import shown
-from diffae_jax.runtime.files import expand_home
+from diffae_jax.runtime.files import local_path
 
 IMAGES, OF_DIGITS = "configs/images.py", "configs/digits.py"
 COMMAND_KEYS = (  # the command sets these keys if they differ from the config
@@ -78,7 +78,7 @@ def training_command(
 
 def name_of(path: str) -> str:
     """Returns a name for a run: that of the folder or file of its images."""
-    file = expand_home(split_part(path)[0]).resolve()
+    file = local_path(split_part(path)[0]).resolve()
     stem = file.name.partition(".")[0] if file.is_file() else file.name
     return re.sub(r"[^\w.-]+", "-", stem).strip("-.") or "images"
 

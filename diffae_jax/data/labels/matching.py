@@ -19,7 +19,7 @@ from diffae_jax.data.labels.table import Table
 from diffae_jax.data.labels.tables import is_text_file, read_table
 from diffae_jax.data.labels.text_files import read_list
 from diffae_jax.runtime.errors import UserError, list_some, shown
-from diffae_jax.runtime.files import expand_home
+from diffae_jax.runtime.files import local_path
 
 TRAINING = frozenset({"train", "training", "0"})
 HELD_OUT = frozenset({"val", "valid", "validation", "test", "testing", "held_out", "dev", "1", "2"})
@@ -89,7 +89,7 @@ def read_labels(path: str | Path, images: Sequence[str] = (), id_column: str = "
         images: The names of the images, which show the column of names, as for `find_id_column`.
         id_column: The column of names, or "".
     """
-    return labels_in(read_table(expand_home(path)), images, id_column)
+    return labels_in(read_table(local_path(path)), images, id_column)
 
 
 def labels_in(table: Table, images: Sequence[str], id_column: str = "") -> Labels:
@@ -124,7 +124,7 @@ def read_partition(path: str | Path, images: Sequence[str] = (), id_column: str 
         images: The names of the images, which show the column of names, as for `find_id_column`.
         id_column: The column of names, or "".
     """
-    path = expand_home(path)
+    path = local_path(path)
     listed = read_list(path, TRAINING | HELD_OUT) if is_text_file(path) else None
     details: dict[str, Sequence[str]] = {}
     if listed is None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from diffae_jax.runtime.errors import UserError, list_some, shown
-from diffae_jax.runtime.files import check_file, expand_home, os_errors_as_user_errors
+from diffae_jax.runtime.files import check_file, local_path, os_errors_as_user_errors
 from diffae_jax.torch_files.archive import read_checkpoint
 from diffae_jax.torch_files.stored import StoredTensor
 
@@ -76,7 +76,7 @@ def find(file: WeightFile, path: str | Path | None = None, *, download: bool = F
         if not exists:
             _download(file, cached)
             return cached
-    path = cached if path is None else expand_home(path)
+    path = cached if path is None else local_path(path)
     check_file(path)
     with os_errors_as_user_errors(path), path.open("rb") as stream:
         size = os.fstat(stream.fileno()).st_size

@@ -14,7 +14,7 @@ from PIL import Image, UnidentifiedImageError
 
 from diffae_jax.evaluation.results import REPORT, Picture, Results, Table, rounded, tables
 from diffae_jax.runtime.errors import UserError, shown
-from diffae_jax.runtime.files import atomic_write, read_bytes
+from diffae_jax.runtime.files import AnyPath, atomic_write, read_bytes
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
 MAX_PICTURE_BYTES = 64 * 2**20
@@ -32,7 +32,7 @@ class Embedded:
     caption: str
 
 
-def write_report(folder: Path, results: Results) -> Path:
+def write_report(folder: AnyPath, results: Results) -> AnyPath:
     """Writes report.html next to results.json and returns its path.
 
     Raises UserError if a picture is missing.
@@ -52,7 +52,7 @@ def write_report(folder: Path, results: Results) -> Path:
     return path
 
 
-def embedded(folder: Path, picture: Picture) -> Embedded:
+def embedded(folder: AnyPath, picture: Picture) -> Embedded:
     """Reads a PNG file of the folder. A small one is displayed larger, by an integer factor."""
     path = folder / picture.file
     if Path(picture.file).name != picture.file:
