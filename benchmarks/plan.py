@@ -103,7 +103,7 @@ def describe(row: dict) -> str:
 
 
 def measure(name: str, program: str, calls: int) -> dict:
-    """Compiles a program for the devices at hand, runs it on zeros and returns all figures."""
+    """Compiles a program for this machine, runs it on random numbers and returns all figures."""
     import jax
     import jax.numpy as jnp
 

@@ -60,8 +60,8 @@ def plan(
 ) -> None:
     """Prints what the programs of a config need, and optionally settings with which they fit.
 
-    Raises UserError if the target or a program is unknown, if the batch cannot be split over the
-    devices, or if training does not fit and `fit_memory` is set.
+    Raises UserError if the target or a program is unknown, or if the batch cannot be split over
+    the devices. With `fit_memory`, it also does so if no settings fit.
     """
     from diffae_jax.config import check
     from diffae_jax.plan.planning import needs_of, programs_of

@@ -46,7 +46,7 @@ flags:
   --num_processes=N        number of processes; with --coordinator
   --process_id=N           number of this process, starting at 0; with --coordinator
   --cluster_timeout=N      seconds to wait for the other processes at the start; default: {DEFAULT_CLUSTER_TIMEOUT}
-  --dry_run                does not train, but prints what training needs on the devices at hand, or on --target
+  --dry_run                does not train, but prints what training needs on this machine, or on --target
   --target=MACHINE         with --dry_run: a machine that need not be there, such as v100x8 or v5e-16
 """
 

@@ -26,7 +26,7 @@ GPU_FLAGS = "--xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false"
 
 
 def environment(target: str | None) -> dict[str, str]:
-    """Returns the environment variables for compiling for a target, or for the devices at hand."""
+    """Returns the environment variables for compiling for a target, or for this machine."""
     if target is None:
         return {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     return {
@@ -41,7 +41,7 @@ def environment(target: str | None) -> dict[str, str]:
 
 
 def target_mesh(name: str | None) -> "Mesh":
-    """Returns a mesh of the devices of a target, which need not exist, or of those at hand."""
+    """Returns a mesh of the devices of a target, which need not exist, or of this machine."""
     from diffae_jax.runtime.sharding import make_mesh
 
     if name is None:

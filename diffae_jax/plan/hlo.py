@@ -127,7 +127,9 @@ def read_program(text: str) -> Contents:
             written = max((_bytes(shape) for shape in instruction.shapes), default=0)
             if instruction.opcode == kind:
                 written = instruction.size
-            groups = re.search(r"(?:replica_groups|source_target_pairs)=(.+?)(?:, [a-z_]+=|$)", instruction.attributes)
+            groups = re.search(
+                r"(?:replica_groups|source_target_pairs)=(.+?)(?:, (?!device_ids)[a-z_]+=|$)", instruction.attributes
+            )
             collectives.append(Collective(kind, max(read, written), groups[1] if groups else "", times))
         elif kind in HOST_TRANSFERS and "Megascale" in instruction.attributes:  # a network between TPU slices
             if kind == "send":

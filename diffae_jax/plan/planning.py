@@ -73,7 +73,7 @@ def needs_of(
 
     Args:
         config: The config. `train.precision=auto` becomes what the target computes in.
-        target: The target, or None for the devices at hand.
+        target: The target, or None for the devices of this machine.
         programs: Names out of `compiling.PROGRAMS`.
         progress: Called with the name and the seconds of each program that was compiled now.
 
@@ -136,7 +136,7 @@ def _need(program: str, found: dict[str, Any], target: Target | None) -> Need:
 
 
 def target_of_device(found: dict[str, Any]) -> Target | None:
-    """Returns a target like the devices at hand, or None if their facts are unknown."""
+    """Returns a target like the devices of this machine, or None if their facts are unknown."""
     chip = chip_of(found["kind"])
     return chip and Target(found["kind"], chip, found["num_devices"], found["num_slices"], "")
 
@@ -162,7 +162,7 @@ def _compile(config: ConfigDict, target: Target | None, program: str) -> dict[st
         raise UserError(child.stderr.rstrip().splitlines()[-1])
     if child.returncode:
         reason = next((line for line in reversed(child.stderr.splitlines()) if line.strip()), "no message")
-        where = name or "the devices at hand"
+        where = name or "this machine"
         raise UserError(
             f"The program {program} cannot be compiled for {where} (exit code {child.returncode}): {shown(reason)}. "
             f"If the reason is memory, close other programs; a compiler needs up to 6 GB."

@@ -1,6 +1,7 @@
 """Predicts the time of a program from its kernels, with the assumptions written down."""
 
 import dataclasses
+import math
 import re
 from collections.abc import Sequence
 
@@ -97,20 +98,29 @@ def _exchange(collective: Collective, target: Target) -> float:
 
 def group_of_first(groups: str, num_devices: int) -> Sequence[int]:
     """Returns the devices that exchange with device 0, from any of the forms that XLA writes."""
-    if match := re.search(r"mesh\[(.*?)\](?:\s*\{(.*?)\})?", groups):  # mesh['data'=8] {'data'}
-        axes = {name: int(size) for name, size in re.findall(r"'?([\w.]+)'?=(\d+)", match[1])}
-        chosen = re.findall(r"'([\w.]+)'", match[2] or "") or list(axes)
-        grid = np.arange(int(np.prod(list(axes.values())))).reshape(list(axes.values()))
+    if match := re.search(r"mesh\[(.*?)\](.*)", groups):  # mesh['data'=4,'x'=2], device_ids=([2,4]T(1,0)) {'data'}
+        axes = {name: int(size) for name, size in re.findall(r"'([\w.]+)'=(\d+)", match[1])}
+        chosen = re.findall(r"'([\w.]+)'", match[2]) or list(axes)
+        grid = np.arange(math.prod(axes.values()))
+        if order := re.search(r"device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\)", match[2]):
+            grid = _transposed(grid, order[1], order[2])
+        grid = grid.reshape(list(axes.values()))
         index = tuple(slice(None) if name in chosen else 0 for name in axes)
         return np.ravel(grid[index]).tolist()
     if match := re.search(r"\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", groups):  # [2,4]<=[4,2]T(1,0)
-        shape, sizes = (tuple(map(int, match[k].split(","))) for k in (1, 2))
-        grid = np.arange(int(np.prod(sizes))).reshape(sizes)
-        if match[3]:
-            grid = grid.transpose(tuple(map(int, match[3].split(","))))
-        rows = grid.reshape(shape).tolist()
+        shape = _numbers(match[1])
+        rows = _transposed(np.arange(math.prod(shape)), match[2], match[3]).reshape(shape).tolist()
         return next((row for row in rows if 0 in row), rows[0])
     if rows := re.findall(r"\{([\d,]+)\}", groups):  # {{0,1},{2,3}}
-        numbers = [list(map(int, row.split(","))) for row in rows]
+        numbers = [_numbers(row) for row in rows]
         return next((row for row in numbers if 0 in row), numbers[0])
     return range(num_devices)
+
+
+def _numbers(text: str) -> list[int]:
+    return list(map(int, text.split(",")))
+
+
+def _transposed(devices: np.ndarray, sizes: str, order: str | None) -> np.ndarray:
+    grid = devices.reshape(_numbers(sizes))
+    return grid.transpose(_numbers(order)) if order else grid

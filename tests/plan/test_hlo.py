@@ -84,6 +84,8 @@ def test_transfers_to_the_host_are_counted():
         ("mesh['slice'=2,'data'=4] {'data'}", [0, 1, 2, 3]),
         ("mesh['slice'=2,'data'=4] {'slice'}", [0, 4]),
         ("mesh['slice'=2,'data'=4] {'slice','data'}", list(range(8))),
+        ("mesh['axis_0'=4,'axis_1'=2], device_ids=([2,4]T(1,0)) {'axis_0'}", [0, 1, 2, 3]),
+        ("mesh['axis_0'=4,'axis_1'=2], device_ids=([2,4]T(1,0)) {'axis_1'}", [0, 4]),
         ("", list(range(8))),
     ],
 )
