@@ -136,7 +136,9 @@ def run_command(words: list[str], *, trains: bool) -> None:
         words = ["python", "-m", "diffae_jax.main", "--config=configs/images.py", *words]
     if words[:3] == ["python", "-m", "diffae_jax.main"]:
         words = ["diffae", "train", *words[3:]]
-    if words[:2] == ["diffae", "train"]:
+    if words[:2] == ["diffae", "plan"] or "--dry_run" in words:  # compiling takes minutes: see test_compiled.py
+        check_plan(words[2:])
+    elif words[:2] == ["diffae", "train"]:
         named = any("data.path" in word or "digits" in word for word in words)
         path = () if named else ("--config.data.path=FOLDER",)
         folder = Path(f"trained/{len(list(Path().glob('trained/*')))}")
@@ -148,6 +150,24 @@ def run_command(words: list[str], *, trains: bool) -> None:
         assert exit_code([*words[1:], *QUICK.get(words[1], "").split()]) == 0, shlex.join(words)
     else:
         assert words[0] in INSTALLATIONS, f"a line that is not run: {shlex.join(words)}"
+
+
+def check_plan(arguments: list[str]) -> None:
+    """Does what a plan does before it compiles."""
+    from diffae_jax.cli import plan
+    from diffae_jax.cli.arguments import Parser
+    from diffae_jax.cli.train import parse
+
+    if "--dry_run" in arguments:
+        values = parse(arguments)
+        assert plan.checked(values.config, values.target, ()) is not None
+        return
+    parser = Parser("diffae plan")
+    plan.add_arguments(parser)
+    keys = [argument for argument in arguments if argument.startswith("--config.")]
+    asked = parser.parse_args([argument for argument in arguments if argument not in keys])
+    config = parse([f"--config={asked.config}", *keys]).config
+    assert plan.checked(config, asked.target, asked.programs or ()) is not None
 
 
 def check_training(arguments: list[str], folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,40 +64,45 @@ def plan(
     Raises UserError if the target or a program is unknown, or if the batch cannot be split over
     the devices. With `fit_memory`, it also does so if no settings fit.
     """
-    from diffae_jax.config import check
     from diffae_jax.plan.planning import needs_of, programs_of
-    from diffae_jax.plan.targets import find_target
     from diffae_jax.runtime.console import say
-    from diffae_jax.runtime.sharding import check_batch_size
 
-    check(config)
-    target = None if target_name is None else find_target(target_name)
-    known = programs_of(config)
-    for name in program_names or ():
-        if name not in known:
-            raise UserError(f"{name!r} is not a program of {config.name}: choose from {', '.join(known)}.")
-    if target is not None:
-        check_batch_size(
-            "train.batch_size", config.train.batch_size, target.num_devices, config.execution.num_microbatches
-        )
-    settings: dict[str, Any] = {}
+    target = checked(config, target_name, program_names or ())
     if fit_memory:
-        if target is None:
-            raise UserError("--fit needs --target=MACHINE, because it must know the memory of a device.")
-        settings = _fitted(config, target)
         from diffae_jax.plan.fitting import with_settings
 
-        config = with_settings(config, settings)
+        if target is None:
+            raise UserError("--fit needs --target=MACHINE, because it must know the memory of a device.")
+        config = with_settings(config, _fitted(config, target))
     needs = needs_of(
         config,
         target,
-        program_names or known,
+        program_names or programs_of(config),
         lambda program, seconds: say(f"compiled {program} in {seconds:.0f} s"),
     )
     for line in describe(config, target, needs):
         say(line)
     if file is not None:
         file.write_text(json.dumps([figures(config, need) for need in needs], indent=1) + "\n")
+
+
+def checked(config: "ConfigDict", target_name: str | None, program_names: Sequence[str]) -> "Target | None":
+    """Returns the target. Raises UserError for what `plan` refuses before it compiles."""
+    from diffae_jax.config import check
+    from diffae_jax.plan.planning import programs_of
+    from diffae_jax.plan.targets import find_target
+    from diffae_jax.runtime.sharding import check_batch_size
+
+    check(config)
+    target = None if target_name is None else find_target(target_name)
+    known = programs_of(config)
+    for name in program_names:
+        if name not in known:
+            raise UserError(f"{name!r} is not a program of {config.name}: choose from {', '.join(known)}.")
+    if target is not None:
+        batch_size, num_parts = config.train.batch_size, config.execution.num_microbatches
+        check_batch_size("train.batch_size", batch_size, target.num_devices, num_parts)
+    return target
 
 
 def _fitted(config: "ConfigDict", target: "Target") -> dict[str, Any]:

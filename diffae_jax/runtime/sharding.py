@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from diffae_jax.runtime.errors import UserError
+from diffae_jax.runtime.gpu import check_gpu
 from diffae_jax.runtime.process import forbid_forks
 
 DATA = "data"  # the mesh axis of the devices
@@ -32,11 +33,15 @@ def make_mesh(devices: Sequence[jax.Device] | None = None, num_slices: int | Non
         A mesh with the axis "data" or, for several slices, the axes "slice" and "data".
 
     Raises:
-        UserError: The slices have different numbers of devices.
+        UserError: The slices have different numbers of devices, or the installed CUDA libraries do
+            not support the GPU.
     """
     forbid_forks()
+    if devices is None:
+        devices = jax.devices()
+        check_gpu(devices[0])
     # jax.devices() lists the devices of a process together, so its part of a batch is contiguous
-    devices = list(jax.devices() if devices is None else devices)
+    devices = list(devices)
     if num_slices is None:
         slices = [getattr(device, "slice_index", None) or 0 for device in devices]
         num_slices = len(set(slices))

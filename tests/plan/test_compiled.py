@@ -1,0 +1,61 @@
+"""Programs compiled for machines that are not there. The compilers are installed by `make test-all`."""
+
+import json
+
+import pytest
+
+from diffae_jax import cli
+from diffae_jax.config import from_file
+from diffae_jax.plan.planning import needs_of
+from diffae_jax.plan.targets import find_target
+
+pytestmark = pytest.mark.long
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """A folder for the plans of this module."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture
+def digits():
+    config = from_file("digits")
+    config.train.batch_size = 256
+    return config
+
+
+def test_digits_on_a_tpu_slice_and_again_from_the_cache(cache, tmp_path, capsys):
+    arguments = ["plan", "digits", "--target=v5e-8", "--programs", "train", "--json", str(tmp_path / "plan.json")]
+    cli.run(arguments)
+    first = capsys.readouterr().out
+    assert "digits on 8 x TPU v5 lite, bfloat16, 1.36 M parameters" in first or "digits on 8 x TPU v5 lite" in first
+    assert "compiled train in" in first
+    (figures,) = json.loads((tmp_path / "plan.json").read_text())
+    assert figures["host_transfers"] == 0
+    assert figures["flops"] * 8 == pytest.approx(32 * 136e6, rel=0.05)
+    assert [c["kind"] for c in figures["collectives"]] == ["all-reduce"] * len(figures["collectives"])
+    assert 1 <= len(figures["collectives"]) <= 4
+    cli.run(arguments)
+    assert "compiled train in" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("target", ["v100x8", "h100x8"])
+def test_digits_on_gpus(cache, digits, target):
+    (need,) = needs_of(digits, find_target(target), ["train"])
+    assert need.num_devices == 8
+    assert need.contents.flops * 8 == pytest.approx(256 * 136e6, rel=0.05)
+    assert need.contents.host_transfers == 0
+    half = {"v100x8": "f16", "h100x8": "bf16"}[target]
+    flops = {dtype: sum(k.flops for k in need.contents.kernels if k.dtype == dtype) for dtype in (half, "f32")}
+    assert flops[half] > 0.9 * (flops[half] + flops["f32"]), "only time embedding and z are float32"
+    reduced = sum(c.bytes for c in need.contents.collectives if c.kind == "all-reduce")
+    assert reduced == pytest.approx(4 * 1_361_000, rel=0.5)
+
+
+def test_two_slices_of_tpus_reduce_over_the_network(cache, digits):
+    (need,) = needs_of(digits, find_target("2xv5e-4"), ["train"])
+    assert need.num_devices == 8
+    assert need.times.network > 0
