@@ -1,7 +1,8 @@
 # Each command installs what it needs into .venv. It needs Python >= 3.11.
 #   make quickstart   trains and evaluates on the digits of scikit-learn
 #   make test         runs the tests
-#   make test-all     also runs the long tests
+#   make test-all     also runs the long tests, and test-plans
+#   make test-plans   compiles for GPUs and TPUs that are not there
 #   make lint         checks rules and format with ruff
 #   make docs         builds the documentation into site/
 #   make comparison   after quickstart, in about an hour: trains the DDIM baseline and two models of smaller z for the same
@@ -14,7 +15,7 @@ VENV ?= .venv
 WORKERS ?= 2
 BIN := $(VENV)/bin
 
-.PHONY: quickstart comparison test test-all lint docs clean
+.PHONY: quickstart comparison test test-all test-plans lint docs clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/python -m diffae_jax.main --config=configs/digits.py
@@ -27,14 +28,24 @@ comparison: quickstart
 	  --num-images 240 --num-samples 300 --baseline runs/digits_ddim --others runs/digits_z16 runs/digits_z4 --out runs/digits_comparison
 
 # Two runs: most tests in parallel, then one at a time the few that must signal a process within a short moment.
-test: KINDS := not long
-test-all: KINDS := long or not long
+test: KINDS := not long and not compilers
+test-all: KINDS := (long or not long) and not compilers
+test-all: test-plans
 test test-all: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.browser  # installs a browser if there is none
 	export JAX_COMPILATION_CACHE_DIR=$(abspath .cache/compiled) SHARED_TEST_FOLDER=$$(mktemp -d); failed=0; \
 	$(BIN)/python -m pytest tests -m 'not alone and ($(KINDS))' -n $(WORKERS) --dist worksteal || failed=1; \
 	$(BIN)/python -m pytest tests -m 'alone and ($(KINDS))' || failed=1; \
 	rm -rf $$SHARED_TEST_FOLDER; exit $$failed
+
+# in an environment of its own, because JAX looks for devices of each compiler that is installed
+test-plans: $(VENV)-compilers/.installed
+	$(VENV)-compilers/bin/python -m pytest tests/plan -m compilers
+
+$(VENV)-compilers/.installed: setup.py
+	$(PYTHON) -m venv $(VENV)-compilers
+	$(VENV)-compilers/bin/python -m pip install --quiet --editable '.[dev,compilers]'
+	touch $@
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -44,7 +55,7 @@ docs: $(VENV)/.installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 clean:
-	rm -rf $(VENV) .cache build site *.egg-info
+	rm -rf $(VENV) $(VENV)-compilers .cache build site *.egg-info
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed, this is " + sys.version if sys.version_info < (3, 11) else 0)'

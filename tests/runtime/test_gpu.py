@@ -22,7 +22,7 @@ CUDA12, CUDA13 = "jax-cuda12-plugin", "jax-cuda13-plugin"
     ],
 )
 def test_a_v100_is_refused_with_the_remedy(installed, sentence):
-    with pytest.raises(UserError, match="compute capability 7.0") as refused:
+    with pytest.raises(UserError, match=r"compute capability 7\.0") as refused:
         check_gpu(V100, installed.get)
     assert sentence in str(refused.value)
     assert "nvidia-cudnn-cu12==9.10.2.21" in str(refused.value)
