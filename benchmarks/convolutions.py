@@ -1,4 +1,4 @@
-"""Measures the speed of 3x3 convolutions and of both their gradients on the device of this machine.
+"""Measures the speed of 3x3 convolutions and of both their gradients on this machine.
 
     python -m benchmarks.convolutions
 
@@ -39,7 +39,7 @@ def convolve(x: jax.Array, w: jax.Array) -> jax.Array:
 
 
 def seconds(function: Callable, *arrays: jax.Array, calls: int = 10) -> float:
-    """Returns the seconds of a call. The calls are dispatched one after another, without waiting."""
+    """Returns the seconds of a call. Calls are dispatched one after another, without waiting."""
     compiled = jax.jit(function)
     jax.block_until_ready(compiled(*arrays))
     started = time.monotonic()

@@ -80,7 +80,8 @@ trap 'signal_all TERM' TERM HUP
 
 code=0 failed_at=
 while ((${#running[@]} > 0)); do
-  sleep 0.2 || true # a signal ends it
+  sleep 0.2 &
+  wait "$!" || true # a signal ends the wait and runs its trap at once, which a sleep in the foreground may swallow
   left=()
   for i in "${running[@]}"; do
     if kill -0 "${pids[i]}" 2>/dev/null; then

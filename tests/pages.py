@@ -21,6 +21,8 @@ REPLACED = {
     'from_file("digits")': 'from_file("tiny.py")',
     "(64, 64, 1)": "(8, 8, 1)",
     " --download": "",
+    "gs://BUCKET/faces.zip": "FOLDER",
+    "gs://BUCKET/runs/faces": "runs/mine",
 }
 TRAINED = ("README",)  # pages whose training commands train; those of the others are checked
 TRAINING = (  # added to every training command: two steps of the tiny network

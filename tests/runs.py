@@ -10,7 +10,12 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from diffae_jax.config import from_json
+from diffae_jax.models import abstract_model
+from diffae_jax.models.build import builder
+from diffae_jax.models.functional import flatten
 from diffae_jax.training.checkpoint import latest_step
+from diffae_jax.training.packing import Packing
 from tests.environment import ROOT, environment
 from tests.processes import Forked
 
@@ -101,6 +106,12 @@ def rows_of(workdir, stage):
 def final_state(workdir, stage="autoencoder"):
     folder = workdir / stage / "checkpoints"
     return ocp.load_checkpointables(folder / str(latest_step(folder)))["state"]
+
+
+def final_weights(workdir):
+    """The weights of the autoencoder at the end of training, by dotted name."""
+    _, abstract = abstract_model(builder(from_json(workdir / "config.json"), "float32"))
+    return flatten(Packing(abstract).unpack(jax.tree.map(np.asarray, final_state(workdir)["params"])))
 
 
 def assert_same_run(workdir, other, stage="autoencoder"):

@@ -12,13 +12,12 @@ from PIL import Image
 
 from diffae_jax.data.latents import read_chunks
 from diffae_jax.inference.diffae import DiffAE
-from diffae_jax.models.functional import flatten
 from diffae_jax.training.checkpoint import find_undamaged, latest_step, steps_in
 from tests.runs import (
     MANY_STEPS,
     TRAINING,
     files,
-    final_state,
+    final_weights,
     finish,
     rows,
     rows_of,
@@ -47,7 +46,7 @@ def test_two_processes_equal_one_and_can_be_stopped_and_continued_by_one(whole, 
     assert [row["step"] for row in ours] == [row["step"] for row in expected]
     losses = [[row["loss"] for row in run if "loss" in row] for run in (ours, expected)]
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
-    ours, expected = (flatten(final_state(run)["params"]) for run in (tmp_path, whole[0]))
+    ours, expected = (final_weights(run) for run in (tmp_path, whole[0]))
     for name in ours:
         # The next normalization takes the biases of the last block away again, for its groups have
         # one channel each. So their gradients are rounding errors, which Adam makes as large as
