@@ -32,7 +32,7 @@ _OPERANDS = re.compile(r"%([\w.\-]+)")
 _CALLED = re.compile(r"(?:calls|body|to_apply|called_computations)=\{?%?([\w.\-]+)")
 _TRIP_COUNT = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _LABELS = re.compile(r"dim_labels=(\w+)_(\w+)->(\w+)")
-_CONTRACTED = re.compile(r"lhs_contracting_dims=\{([\d,]*)\}")
+_CONTRACTED = re.compile(r'lhs_contracting_dim(?:s=|ensions":)[{\[]([\d,"]*)[}\]]')  # of XLA and of cuBLAS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -243,9 +243,8 @@ def _flops(among: dict[str, Instruction], product: Instruction) -> float:
         features = labels[2].index("o")
         return 2.0 * math.prod(out) * math.prod(rhs) / rhs[features]
     if contracted := _CONTRACTED.search(product.attributes):
-        return (
-            2.0 * math.prod(product.shapes[0][1]) * math.prod(shapes[0][int(n)] for n in contracted[1].split(",") if n)
-        )
+        inner = (shapes[0][int(axis)] for axis in contracted[1].replace('"', "").split(",") if axis)
+        return 2.0 * math.prod(product.shapes[0][1]) * math.prod(inner)
     return 0.0
 
 

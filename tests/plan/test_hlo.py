@@ -107,6 +107,19 @@ dim_labels=b01f_o01i->b01f, custom_call_target="__cudnn$convForward"
 }
 """
 
+CUBLAS = """\
+HloModule gpu
+
+ENTRY %main (a: f16[256,96], b: f16[96,64]) -> f16[256,64] {
+  %a = f16[256,96]{1,0} parameter(0)
+  %b = f16[96,64]{1,0} parameter(1)
+  %product = (f16[256,64]{1,0}, s8[4096]{0}) custom-call(%a, %b), custom_call_target="__cublas$lt$matmul", \
+backend_config={"gemm_backend_config":{"alpha_real":1,"dot_dimension_numbers":{"lhs_contracting_dimensions":["1"],\
+"rhs_contracting_dimensions":["0"],"lhs_batch_dimensions":[],"rhs_batch_dimensions":[]}}}
+  ROOT %y = f16[256,64]{1,0} get-tuple-element(%product), index=0
+}
+"""
+
 TPU = """\
 HloModule tpu
 
@@ -131,6 +144,12 @@ def test_kernel_of_cudnn():
     assert kernel.flops == 2 * 128 * 64 * 64 * 48 * 9 * 32
     assert kernel.dtype == "bf16"
     assert kernel.bytes == 2 * 128 * 64 * 64 * (32 + 48) + 2 * 48 * 9 * 32 + 1000
+
+
+def test_product_of_cublas():
+    (kernel,) = read_program(CUBLAS).kernels
+    assert kernel.flops == 2 * 256 * 96 * 64
+    assert kernel.dtype == "f16"
 
 
 def test_arrays_in_the_fast_memory_of_a_tpu_cost_no_traffic_and_an_asynchronous_copy_reads_once():
