@@ -42,7 +42,9 @@ limit=$((limit + 30))
 
 gpus=()
 if [[ ${JAX_PLATFORMS:-} != cpu ]] && command -v nvidia-smi >/dev/null; then
-  IFS=', ' read -r -a gpus <<<"${CUDA_VISIBLE_DEVICES-$(nvidia-smi --query-gpu=index --format=csv,noheader | paste -sd, -)}"
+  # without a driver, nvidia-smi prints a sentence
+  found=${CUDA_VISIBLE_DEVICES-$(nvidia-smi --query-gpu=index --format=csv,noheader | grep -x '[0-9]*' | paste -sd, - || true)}
+  IFS=', ' read -r -a gpus <<<"$found"
   if ((${#gpus[@]} > 0 && ${#gpus[@]} < count)); then
     refuse "$count processes need $count GPUs, and there are ${#gpus[@]}: start fewer, or set JAX_PLATFORMS=cpu."
   fi

@@ -1,5 +1,6 @@
 """Finds settings with which the training of a config fits into the memory of a target."""
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -37,8 +38,8 @@ def candidates(config: ConfigDict, num_devices: int) -> Iterator[Settings]:
     while per_device % 2 == 0:
         per_device //= 2
         settings = settings | {"train.batch_size": per_device * num_devices}
-        if parts > per_device:
-            parts = per_device
+        if per_device % parts:
+            parts = math.gcd(parts, per_device)
             settings["execution.num_microbatches"] = parts
         yield settings
 

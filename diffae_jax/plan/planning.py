@@ -21,10 +21,12 @@ from diffae_jax.plan.targets import Chip, Target
 from diffae_jax.runtime.checksums import hash_json
 from diffae_jax.runtime.compilation import cache_folder
 from diffae_jax.runtime.errors import UserError, shown
+from diffae_jax.runtime.gpu import installed_version
 from diffae_jax.runtime.own_code import code_digest
 
 RELEVANT = ("image_shape", "model", "train", "prior", "execution")  # sections that the programs depend on
 IRRELEVANT = ("num_images", "learning_rate", "weight_decay", "ema_decay", "max_grad_norm", "num_latents", "num_workers")
+COMPILERS = ("jax", "jaxlib", "libtpu", "jax-cuda12-pjrt", "jax-cuda12-plugin", "jax-cuda13-pjrt", "jax-cuda13-plugin")
 MEMORY_OF_A_COMPILER = 5 * 2**30  # bytes
 
 
@@ -175,11 +177,12 @@ def _cached(config: ConfigDict, target: Target | None, program: str) -> Path | N
     folder = cache_folder()
     if folder is None or target is None:
         return None
-    import jaxlib
-
+    versions = [installed_version(package) for package in COMPILERS]
     sections = {name: _relevant(config[name]) for name in RELEVANT}
     sections["steps"] = config.evaluation.num_code_steps
-    key = hash_json([json.loads(json.dumps(sections)), target.name, program, jaxlib.__version__, code_digest()])
+    key = hash_json(
+        [json.loads(json.dumps(sections)), target.name, program, versions, os.environ.get("XLA_FLAGS"), code_digest()]
+    )
     return folder.parent / "plans" / f"{config.name}-{target.name}-{program}-{key[:16]}.json"
 
 

@@ -140,4 +140,10 @@ def _is_dead(content: dict[str, Any]) -> bool:
     process = content.get("process")
     if not content.get("machine") or content["machine"] != _machine() or type(process) is not int:
         return False
-    return not Path(f"/proc/{process}").exists()
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:  # of another user
+        return False
+    return False

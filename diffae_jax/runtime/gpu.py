@@ -1,6 +1,7 @@
 """Whether the installed CUDA libraries support the GPU of this machine."""
 
 import importlib.metadata
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -26,9 +27,9 @@ def check_gpu(device: Any, version_of: Callable[[str], str | None] = installed_v
         device: A device of JAX; others than GPUs are never refused.
         version_of: Returns the version of an installed package, or None.
     """
-    capability = float(getattr(device, "compute_capability", None) or 0)
-    if device.platform != "gpu" or not 0 < capability < OLDEST_FOR_CUDA13:
-        return
+    capability = getattr(device, "compute_capability", None) if device.platform == "gpu" else None
+    if not re.fullmatch(r"\d+\.\d+", str(capability)) or float(capability) >= OLDEST_FOR_CUDA13:
+        return  # GPUs of AMD have names such as gfx942
     gpu = f"This GPU ({device.device_kind}, compute capability {capability})"
     if version_of("jax-cuda13-plugin") and not version_of("jax-cuda12-plugin"):
         raise UserError(

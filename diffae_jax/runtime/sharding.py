@@ -33,8 +33,7 @@ def make_mesh(devices: Sequence[jax.Device] | None = None, num_slices: int | Non
         A mesh with the axis "data" or, for several slices, the axes "slice" and "data".
 
     Raises:
-        UserError: The slices have different numbers of devices, or the installed CUDA libraries do
-            not support the GPU.
+        UserError: The installed CUDA libraries do not support the GPU.
     """
     forbid_forks()
     if devices is None:
@@ -44,14 +43,9 @@ def make_mesh(devices: Sequence[jax.Device] | None = None, num_slices: int | Non
     devices = list(devices)
     if num_slices is None:
         slices = [getattr(device, "slice_index", None) or 0 for device in devices]
-        num_slices = len(set(slices))
-        devices = [device for _, device in sorted(zip(slices, devices, strict=True), key=lambda pair: pair[0])]
-        sizes = sorted({slices.count(index) for index in slices})
-        if len(sizes) > 1:
-            raise UserError(
-                f"The slices or nodes have different numbers of devices: {sizes[0]} to {sizes[-1]}. Use the same "
-                f"number in each."
-            )
+        sizes = {slices.count(index) for index in slices}
+        # slices of different sizes, or interleaved ones, count as one: batches keep the order of processes
+        num_slices = len(set(slices)) if len(sizes) == 1 and slices == sorted(slices) else 1
     if num_slices == 1:
         return Mesh(np.asarray(devices), (DATA,), axis_types=(AxisType.Auto,))
     grid = np.asarray(devices).reshape(num_slices, -1)

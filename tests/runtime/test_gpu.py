@@ -32,6 +32,8 @@ def test_others_are_not_refused():
     check_gpu(V100, {CUDA12: "0.10.2", "nvidia-cudnn-cu12": "9.10.2.21"}.get)
     check_gpu(V100, {CUDA12: "0.10.2"}.get)  # a cuDNN of the system, whose version JAX checks
     check_gpu(T4, {CUDA13: "0.10.2", "nvidia-cudnn-cu13": "9.28.0.42"}.get)
+    mi300 = types.SimpleNamespace(platform="gpu", compute_capability="gfx942:sramecc+:xnack-", device_kind="MI300X")
+    check_gpu(mi300, {}.get)
     check_gpu(jax.devices("cpu")[0], {"nvidia-cudnn-cu12": "9.28.0.42"}.get)
 
 
