@@ -44,7 +44,7 @@ def make_mesh(devices: Sequence[jax.Device] | None = None, num_slices: int | Non
     if num_slices is None:
         slices = [getattr(device, "slice_index", None) or 0 for device in devices]
         sizes = {slices.count(index) for index in slices}
-        # slices of different sizes, or interleaved ones, count as one: batches keep the order of processes
+        # slices of different sizes, or interleaved ones, count as one, as batches keep their order
         num_slices = len(set(slices)) if len(sizes) == 1 and slices == sorted(slices) else 1
     if num_slices == 1:
         return Mesh(np.asarray(devices), (DATA,), axis_types=(AxisType.Auto,))
