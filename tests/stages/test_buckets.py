@@ -62,12 +62,20 @@ def assert_one_sentence(output, pattern):
         assert word not in output, output
 
 
-def test_killed_run_ends_in_the_same_bundle_as_on_a_disk_and_is_used_by_one_process(store, whole):
+def test_run_is_used_by_one_process(store):
+    workdir, endless = store.path("used"), "--config.train.num_images=1_000_000"
+    process = start(workdir, endless, TRAINING, settings=store.settings)
+    wait_until(lambda: steps_in(workdir / "autoencoder" / "checkpoints"), process)
+    other = start(workdir, endless, TRAINING, settings=store.settings)
+    assert_one_sentence(finish(other, code=2), rf"{workdir} is in use by another run \(process \d+ on .*\): wait")
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+def test_killed_run_ends_in_the_same_bundle_as_on_a_disk(store, whole):
     workdir = store.path("killed")
     process = start(workdir, MANY_STEPS, WITHOUT_EVALUATION, settings=store.settings)
     wait_until(lambda: steps_in(workdir / "autoencoder" / "checkpoints"), process)
-    other = start(workdir, MANY_STEPS, settings=store.settings)
-    assert_one_sentence(finish(other, code=2), rf"{workdir} is in use by another run \(process \d+ on .*\): wait")
     process.send_signal(signal.SIGKILL)
     process.wait()
     output = finish(start(workdir, MANY_STEPS, WITHOUT_EVALUATION, settings=store.settings))
