@@ -46,7 +46,7 @@ def test_digits_on_a_tpu_slice_and_again_from_the_cache(cache, tmp_path, capsys)
 def test_digits_on_gpus(cache, digits, target):
     (need,) = needs_of(digits, find_target(target), ["train"])
     assert need.num_devices == 8
-    assert 1 <= need.contents.flops * 8 / (256 * 136e6) < 1.2  # products with padding count, too
+    assert 1 <= need.contents.flops * 8 / (256 * 136e6) < 1.3  # products with padding count, too
     assert need.contents.host_transfers == 0
     half = {"v100x8": "f16", "h100x8": "bf16"}[target]
     flops = {dtype: sum(k.flops for k in need.contents.kernels if k.dtype == dtype) for dtype in (half, "f32")}
