@@ -1,6 +1,7 @@
 """diffae plan: what a config needs on a machine that need not be there."""
 
 import argparse
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -125,6 +126,7 @@ def describe(config: "ConfigDict", target: "Target | None", needs: list["Need"])
     from diffae_jax.plan.planning import chip_of
     from diffae_jax.plan.roofline import assumptions
     from diffae_jax.runtime.console import duration, quantity
+    from diffae_jax.training.loop import steps_of
 
     first = needs[0]
     chip = target.chip if target else chip_of(first.kind)
@@ -153,19 +155,17 @@ def describe(config: "ConfigDict", target: "Target | None", needs: list["Need"])
     lines.append("")
     train = next((need for need in needs if need.program == "train"), None)
     if train and train.times:
-        steps = max(1, round(config.train.num_images / config.train.batch_size))
+        steps = steps_of(config.train.num_images, config.train.batch_size)
         seconds = steps * train.times.total
         hours = seconds / 3600 * train.num_devices
         lines.append(
             f"Training on {config.train.num_images:,} images: {steps:,} steps, {duration(seconds)}, "
             f"{hours:,.0f} device-hours."
         )
-        shares = {name: getattr(train.times, name) / train.times.total for name in ("arithmetic", "memory", "starts")}
-        shares["network"] = train.times.network / train.times.total
-        lines.append("The time of a step: " + ", ".join(f"{share:.0%} {name}" for name, share in shares.items()) + ".")
-    lines += (
-        [f"inference: {config.evaluation.num_code_steps} steps."] if any(n.program != "train" for n in needs) else []
-    )
+        shares = ((name, seconds / train.times.total) for name, seconds in dataclasses.asdict(train.times).items())
+        lines.append("The time of a step: " + ", ".join(f"{share:.0%} {name}" for name, share in shares) + ".")
+    if any(need.program != "train" for need in needs):
+        lines.append(f"inference: {config.evaluation.num_code_steps} steps.")
     if chip:
         lines += _advice(config, target, needs, chip)
         lines.append(assumptions(chip))

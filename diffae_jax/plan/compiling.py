@@ -178,4 +178,5 @@ if __name__ == "__main__":
     try:
         json.dump(run(asked), output)
     except UserError as error:
-        sys.exit(f"{error}")
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)

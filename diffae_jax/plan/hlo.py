@@ -120,8 +120,6 @@ def read_program(text: str) -> Contents:
     kernels, collectives, transfers = [], [], 0
     for computation, instruction, times in _executed(computations, entry, 1):
         kind = instruction.opcode.removesuffix("-start")
-        if instruction.opcode.endswith(("-done", "-update")):
-            continue
         if kind in COLLECTIVES:
             read = sum(computation[name].size for name in instruction.operands if name in computation)
             written = max((_bytes(shape) for shape in instruction.shapes), default=0)
@@ -190,13 +188,13 @@ def _executed(
     """Yields what runs, with the computation it is part of, and how often."""
     for instruction in computations[name].values():
         opcode = instruction.opcode
-        if opcode in NO_KERNEL:
+        if opcode in NO_KERNEL or opcode.endswith(("-done", "-update")):  # the end of what has started before
             continue
         if opcode in ("while", "call", "conditional", "async-start"):
             trips = _TRIP_COUNT.search(instruction.attributes)
             for called in _CALLED.findall(instruction.attributes):
                 yield from _executed(computations, called, times * int(trips[1] if trips else 1))
-        elif opcode not in ("async-done", "async-update"):
+        else:
             yield computations[name], instruction, times
 
 
@@ -213,8 +211,6 @@ def _kernel(
     products = [(inside, i) for i in inside.values()] or [(computation, instruction)]
     flops = [(_flops(among, product), product, among) for among, product in products]
     dtype = next((_operand_type(among, product) for count, product, among in flops if count), "")
-    if "f8" in dtype:
-        dtype = "f8"
     return Kernel(
         instruction.name,
         instruction.opcode,

@@ -97,8 +97,7 @@ def needs_of(
             return json.loads(path.read_text())
         found = _compile(config, target, program)
         if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            scratch = path.with_suffix(f".{os.getpid()}")
+            scratch = path.with_suffix(f".{os.getpid()}")  # two processes may plan the same
             scratch.write_text(json.dumps(found))
             scratch.rename(path)
         progress(program, found["compile_seconds"])
@@ -160,10 +159,10 @@ def _compile(config: ConfigDict, target: Target | None, program: str) -> dict[st
             text=True,
             env=os.environ | environment(name) | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         )
-    if child.returncode == 1 and not child.stderr.rstrip().endswith("Error") and "Traceback" not in child.stderr:
-        raise UserError(child.stderr.rstrip().splitlines()[-1])
     if child.returncode:
         reason = next((line for line in reversed(child.stderr.splitlines()) if line.strip()), "no message")
+        if child.returncode == UserError.exit_code:
+            raise UserError(reason)
         where = name or "this machine"
         raise UserError(
             f"The program {program} cannot be compiled for {where} (exit code {child.returncode}): {shown(reason)}. "
@@ -180,9 +179,7 @@ def _cached(config: ConfigDict, target: Target | None, program: str) -> Path | N
     versions = [installed_version(package) for package in COMPILERS]
     sections = {name: _relevant(config[name]) for name in RELEVANT}
     sections["steps"] = config.evaluation.num_code_steps
-    key = hash_json(
-        [json.loads(json.dumps(sections)), target.name, program, versions, os.environ.get("XLA_FLAGS"), code_digest()]
-    )
+    key = hash_json([sections, target.name, program, versions, os.environ.get("XLA_FLAGS"), code_digest()])
     return folder.parent / "plans" / f"{config.name}-{target.name}-{program}-{key[:16]}.json"
 
 
