@@ -19,7 +19,7 @@ from diffae_jax.plan.hlo import Collective, Contents, Kernel
 from diffae_jax.plan.roofline import Times, predict_times
 from diffae_jax.plan.targets import Chip, Target
 from diffae_jax.runtime.checksums import hash_json
-from diffae_jax.runtime.compilation import cache_folder
+from diffae_jax.runtime.compilation import private_cache
 from diffae_jax.runtime.errors import UserError, shown
 from diffae_jax.runtime.gpu import installed_version
 from diffae_jax.runtime.own_code import code_digest
@@ -173,14 +173,14 @@ def _compile(config: ConfigDict, target: Target | None, program: str) -> dict[st
 
 def _cached(config: ConfigDict, target: Target | None, program: str) -> Path | None:
     """Returns the file of a result, or None if there is no cache or the devices may change."""
-    folder = cache_folder()
+    folder = private_cache("plans")
     if folder is None or target is None:
         return None
     versions = [installed_version(package) for package in COMPILERS]
     sections = {name: _relevant(config[name]) for name in RELEVANT}
     sections["steps"] = config.evaluation.num_code_steps
     key = hash_json([sections, target.name, program, versions, os.environ.get("XLA_FLAGS"), code_digest()])
-    return folder.parent / "plans" / f"{config.name}-{target.name}-{program}-{key[:16]}.json"
+    return folder / f"{config.name}-{target.name}-{program}-{key[:16]}.json"
 
 
 def _relevant(section: Any) -> Any:

@@ -156,8 +156,12 @@ def remove_folder(folder: AnyPath) -> None:
 
 
 def cache_folder() -> Path:
-    """Returns the folder of this user for files that can be made or copied again."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "diffae_jax"
+    """Returns the folder of this user for files that can be made or copied again.
+
+    It is diffae_jax in $XDG_CACHE_HOME or, unless that is an absolute path, in ~/.cache.
+    """
+    folder = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (folder if folder.is_absolute() else Path.home() / ".cache") / "diffae_jax"
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from diffae_jax.runtime.errors import UserError, list_some, shown
-from diffae_jax.runtime.files import check_file, local_path, os_errors_as_user_errors
+from diffae_jax.runtime.files import cache_folder, check_file, local_path, os_errors_as_user_errors
 from diffae_jax.torch_files.archive import read_checkpoint
 from diffae_jax.torch_files.stored import StoredTensor
 
@@ -52,12 +52,6 @@ LPIPS_LINEAR = WeightFile(
     "df73285e35b22355a2df87cdb6b70b343713b667eddbda73e1977e0c860835c0",
     6_009,
 )
-
-
-def cache_folder() -> Path:
-    """Returns the folder of downloads: diffae_jax in $XDG_CACHE_HOME or ~/.cache."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (folder if folder.is_absolute() else Path.home() / ".cache") / "diffae_jax"
 
 
 def find(file: WeightFile, path: str | Path | None = None, *, download: bool = False) -> Path | None:
