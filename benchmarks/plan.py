@@ -89,14 +89,14 @@ def describe(row: dict) -> str:
 
     return COLUMNS.format(
         f"{row['config']}, {row['program']}",
-        number(row["planned_bytes"] / 2**30),
-        number(row["bytes"] and row["bytes"] / 2**30),
-        error(row["planned_bytes"], row["bytes"]),
-        number(row["planned_seconds"] and row["planned_seconds"] * 1e3),
-        number(row["seconds"] * 1e3),
-        error(row["planned_seconds"], row["seconds"]),
-        number(row["images"] / row["seconds"], 1),
-        number(row["flops"] / row["seconds"] / 1e12, 1),
+        number(row["memory"] / 2**30),
+        number(row["peak_memory"] and row["peak_memory"] / 2**30),
+        error(row["memory"], row["peak_memory"]),
+        number(row["seconds"] and row["seconds"] * 1e3),
+        number(row["median"] * 1e3),
+        error(row["seconds"], row["median"]),
+        number(row["batch"] / row["median"], 1),
+        number(row["flops"] / row["median"] / 1e12, 1),
         number(row["compile_seconds"], 1),
         row["kernels"],
     )
@@ -107,11 +107,10 @@ def measure(name: str, program: str, calls: int) -> dict:
     import jax
     import jax.numpy as jnp
 
+    from diffae_jax.cli.plan import figures
     from diffae_jax.config import from_file
     from diffae_jax.plan import compiling
-    from diffae_jax.plan.hlo import read_program
-    from diffae_jax.plan.planning import target_of_device
-    from diffae_jax.plan.roofline import predict_times
+    from diffae_jax.plan.planning import need_of
     from diffae_jax.runtime.precision import resolve_precision
 
     file, *overrides = name.split(",")
@@ -124,29 +123,10 @@ def measure(name: str, program: str, calls: int) -> dict:
     device = mesh.devices.flat[0]
     print(f"{name}, {program}", file=sys.stderr)
     output, sys.stdout = sys.stdout, sys.stderr
-    started = time.monotonic()
-    compiled = compiling.compile_program(config, mesh, program)
-    compile_seconds = time.monotonic() - started
+    compiled, found = compiling.analyze(config, mesh, program)
     sys.stdout = output
-    memory, contents = compiled.memory_analysis(), read_program(compiled.as_text())
-    facts = dict(kind=device.device_kind, num_devices=mesh.size, num_slices=1)
-    target = target_of_device(facts)
-    row = facts | dict(
-        config=name,
-        program=program,
-        jax=jax.__version__,
-        images=config.train.batch_size if program == "train" else compiling.inference_batch(config, mesh.size),
-        planned_bytes=memory.argument_size_in_bytes
-        + memory.output_size_in_bytes
-        - memory.alias_size_in_bytes
-        + memory.temp_size_in_bytes,
-        planned_seconds=None if target is None else predict_times(contents, target).total,
-        flops=contents.flops,
-        traffic=contents.bytes,
-        kernels=sum(kernel.times for kernel in contents.kernels),
-        compile_seconds=compile_seconds,
-        arguments=memory.argument_size_in_bytes,
-    )
+    need = need_of(program, found, None)
+    row = dict(config=name, kind=need.kind, jax=jax.__version__, **figures(config, need))
     if not calls:
         return row
     args, kwargs = compiled.args_info
@@ -174,10 +154,10 @@ def measure(name: str, program: str, calls: int) -> dict:
     seconds = sorted(seconds[3:])
     stats = device.memory_stats() or {}
     return row | dict(
-        seconds=statistics.median(seconds),
+        median=statistics.median(seconds),
         fastest=seconds[0],
         slowest=seconds[-1],
-        bytes=stats.get("peak_bytes_in_use"),
+        peak_memory=stats.get("peak_bytes_in_use"),
     )
 
 

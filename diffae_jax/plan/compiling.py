@@ -128,31 +128,26 @@ def inference_arguments(config: "ConfigDict", mesh: "Mesh", program: str) -> dic
     )
 
 
-def run(request: dict[str, Any]) -> dict[str, Any]:
-    """Compiles what a request describes.
+def analyze(config: "ConfigDict", mesh: "Mesh", program: str) -> tuple["jax.stages.Compiled", dict[str, Any]]:
+    """Compiles a program, and reads what it needs.
 
     Args:
-        request: `config` (the path of a config.json), `target` (a name or None), `program` (one of
-            `PROGRAMS`).
+        config: The config, with a precision other than "auto" for inference.
+        mesh: The devices: see `target_mesh`.
+        program: One of `PROGRAMS`.
 
     Returns:
-        Figures for one device: kernels, collectives, bytes of memory, seconds to compile.
+        (compiled program, figures for one device: kernels, collectives, bytes of memory, seconds
+        to compile).
     """
-    from pathlib import Path
-
-    import jax
-
-    from diffae_jax.config import from_json
     from diffae_jax.plan.hlo import read_program
 
-    config = from_json(Path(request["config"]))
-    mesh = target_mesh(request["target"])
     started = time.monotonic()
-    compiled = compile_program(config, mesh, request["program"])
+    compiled = compile_program(config, mesh, program)
     seconds = time.monotonic() - started
     memory, contents = compiled.memory_analysis(), read_program(compiled.as_text())
     device = mesh.devices.flat[0]
-    return dict(
+    return compiled, dict(
         kernels=[dataclasses.astuple(kernel) for kernel in contents.kernels],
         collectives=[dataclasses.astuple(collective) for collective in contents.collectives],
         host_transfers=contents.host_transfers,
@@ -163,10 +158,22 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
         num_devices=mesh.size,
         num_slices=mesh.devices.shape[0] if mesh.devices.ndim > 1 else 1,
         kind=device.device_kind,
-        platform=device.platform,
         compile_seconds=seconds,
-        jax=jax.__version__,
     )
+
+
+def run(request: dict[str, Any]) -> dict[str, Any]:
+    """Returns the figures of a request.
+
+    Args:
+        request: `config` (the path of a config.json), `target` (a name or None), `program` (one of
+            `PROGRAMS`).
+    """
+    from pathlib import Path
+
+    from diffae_jax.config import from_json
+
+    return analyze(from_json(Path(request["config"])), target_mesh(request["target"]), request["program"])[1]
 
 
 if __name__ == "__main__":

@@ -107,7 +107,7 @@ def needs_of(
     workers = _num_workers() if target is not None else 1
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
         return [
-            _need(program, found, target) for program, found in zip(programs, pool.map(result, programs), strict=True)
+            need_of(program, found, target) for program, found in zip(programs, pool.map(result, programs), strict=True)
         ]
 
 
@@ -116,14 +116,15 @@ def _num_workers() -> int:
     return max(1, min(os.cpu_count() or 1, memory // MEMORY_OF_A_COMPILER))
 
 
-def _need(program: str, found: dict[str, Any], target: Target | None) -> Need:
+def need_of(program: str, found: dict[str, Any], target: Target | None) -> Need:
+    """Returns what a program needs, from the figures of `compiling.analyze`."""
     contents = Contents(
         tuple(Kernel(*kernel) for kernel in found["kernels"]),
         tuple(Collective(*collective) for collective in found["collectives"]),
         found["host_transfers"],
     )
     if target is None:
-        target = target_of_device(found)
+        target = _target_of_device(found)
     return Need(
         program,
         contents,
@@ -136,7 +137,7 @@ def _need(program: str, found: dict[str, Any], target: Target | None) -> Need:
     )
 
 
-def target_of_device(found: dict[str, Any]) -> Target | None:
+def _target_of_device(found: dict[str, Any]) -> Target | None:
     """Returns a target like the devices of this machine, or None if their facts are unknown."""
     chip = chip_of(found["kind"])
     return chip and Target(found["kind"], chip, found["num_devices"], found["num_slices"], "")

@@ -7,6 +7,8 @@ import math
 import re
 
 from diffae_jax.runtime.errors import UserError, shown
+from diffae_jax.runtime.gpu import LAST_CUDNN_FOR_OLDER, OLDEST_FOR_CUDA13
+from diffae_jax.runtime.precision import precision_of_gpu
 
 GIB = 2**30
 JAX_SHARE = 0.75  # of a GPU's memory, which JAX reserves by default
@@ -52,13 +54,12 @@ class Chip:
 
 def _gpu(kind, capability, memory, bandwidth, half, single, link, network, *, cores, fpus, clock, l2, shared, threads):
     """Returns a GPU. `half` and `single` are TFLOP/s, `bandwidth`, `link` and `network` GB/s."""
-    precision = "bfloat16" if capability >= 8 else "float16"
     return Chip(
         kind,
         memory,
         bandwidth * 1e9,
         {"bf16": half * 1e12, "f16": half * 1e12, "f32": single * 1e12},
-        precision,
+        precision_of_gpu(capability),
         link * 1e9,
         network * 1e9,
         dict(capability=capability, cores=cores, fpus=fpus, clock=clock, l2=l2, shared=shared, threads=threads),
@@ -201,18 +202,16 @@ def check_compiler(target: Target) -> None:
         if importlib.util.find_spec("libtpu") is None:
             raise UserError(f'The compiler for {target.name} is not installed: run pip install "jax[tpu]".')
     else:
-        plugins = [n for n in (12, 13) if importlib.util.find_spec(f"jax_cuda{n}_plugin") is not None]
-        extra = "cuda12" if target.chip.gpu["capability"] < 7.5 else "cuda12 or cuda13"
-        if not plugins or (plugins == [13] and extra == "cuda12"):
-            first = extra.split()[0]
-            raise UserError(f'The compiler for {target.name} is not installed: run pip install "jax[{first}]".')
+        versions = (12,) if target.chip.gpu["capability"] < OLDEST_FOR_CUDA13 else (12, 13)
+        if not any(importlib.util.find_spec(f"jax_cuda{version}_plugin") for version in versions):
+            raise UserError(f'The compiler for {target.name} is not installed: run pip install "jax[cuda12]".')
 
 
 def gpu_description(chip: Chip) -> str:
     """Returns what XLA's compiler wants to know of a GPU, as the text of a protocol buffer."""
     gpu = chip.gpu
     major, minor = divmod(round(gpu["capability"] * 10), 10)
-    dnn_minor = 10 if gpu["capability"] < 7.5 else 20  # the last cuDNN for Volta is 9.10
+    dnn_minor = LAST_CUDNN_FOR_OLDER[1] if gpu["capability"] < OLDEST_FOR_CUDA13 else 20
     return f"""
         gpu_device_info {{
           threads_per_block_limit: 1024

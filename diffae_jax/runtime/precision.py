@@ -15,6 +15,10 @@ def resolve_precision(name: str) -> str:
     if device.platform == "tpu":
         return "bfloat16"
     if device.platform == "gpu":
-        capability = float(getattr(device, "compute_capability", "8.0"))
-        return "bfloat16" if capability >= 8 else "float16"
+        return precision_of_gpu(float(getattr(device, "compute_capability", "8.0")))
     return "float32"
+
+
+def precision_of_gpu(compute_capability: float) -> str:
+    """Returns the fastest number type of a GPU: bfloat16 exists since Ampere (8.0)."""
+    return "bfloat16" if compute_capability >= 8 else "float16"

@@ -134,31 +134,33 @@ def describe(config: ConfigDict, program: Program, num_training: int, num_steps:
     )
 
 
-def periodic_tasks(config: ConfigDict, folder: AnyPath, mesh: Mesh, images: Source) -> list[Periodic]:
+def periodic_tasks(config: ConfigDict, folder: AnyPath, mesh: Mesh, packing: Packing, images: Source) -> list[Periodic]:
     """Returns the tasks to run at intervals: the health of z and a grid of reconstructions."""
     batch_size = config.train.batch_size
 
     def first_images(count):
         return read(images, range(min(count, len(images))))
 
-    grid = grid_task(config, folder, mesh, first_images(config.report.num_grid_images))
+    grid = grid_task(config, folder, mesh, packing, first_images(config.report.num_grid_images))
     tasks = [Periodic(steps_of(config.report.grid_every, batch_size), grid)]
     if config.model.z_dim is not None:
         health_images = first_images(batch_size // config.execution.num_microbatches)  # a microbatch fits in memory
         if len(health_images) > 1:
-            health = health_task(config, mesh, health_images)
+            health = health_task(config, mesh, packing, health_images)
             tasks.append(Periodic(steps_of(config.report.health_every, batch_size), health))
     return tasks
 
 
-def health_task(config: ConfigDict, mesh: Mesh, images: Shaped[np.ndarray, "n *shape"]) -> PeriodicCall:
+def health_task(
+    config: ConfigDict, mesh: Mesh, packing: Packing, images: Shaped[np.ndarray, "n *shape"]
+) -> PeriodicCall:
     """Returns a task that measures whether the UNet uses z, on at least two images."""
-    graphdef, abstract_params = abstract_model(builder(config, resolve_precision(config.train.precision)))
+    graphdef, _ = abstract_model(builder(config, resolve_precision(config.train.precision)))
     batch = shard_array(images, replicated(mesh) if len(images) % mesh.size else split_batch(mesh))
 
     @partial(jax.jit, out_shardings=replicated(mesh))
     def measure(packed, images, key):
-        model, x_0 = nnx.merge(graphdef, Packing(abstract_params).unpack(packed)), to_float(images)
+        model, x_0 = nnx.merge(graphdef, packing.unpack(packed)), to_float(images)
         keys = sample_keys(key, 0, len(x_0))
         return z_health(
             model.encode(x_0),
@@ -173,14 +175,15 @@ def health_task(config: ConfigDict, mesh: Mesh, images: Shaped[np.ndarray, "n *s
     return task
 
 
-def grid_task(config: ConfigDict, folder: AnyPath, mesh: Mesh, images: Shaped[np.ndarray, "n *shape"]) -> PeriodicCall:
+def grid_task(
+    config: ConfigDict, folder: AnyPath, mesh: Mesh, packing: Packing, images: Shaped[np.ndarray, "n *shape"]
+) -> PeriodicCall:
     """Returns a task that saves a picture of `reconstructions` with the EMA weights."""
-    x_0, packing = to_float(images), Packing(abstract_model(builder(config, "float32"))[1])
+    x_0 = to_float(images)
 
     def task(state: TrainState, step: int, _: dict[str, float]) -> dict[str, float]:
-        rows = reconstructions(
-            DiffAE(config, packing.unpack(on_host(state.ema)), mesh=mesh), x_0, config.report.num_grid_steps
-        )
+        model = DiffAE(config, packing.unpack(on_host(state.ema)), mesh=mesh)
+        rows = reconstructions(model, x_0, config.report.num_grid_steps)
         if is_main_process():
             save_rows(folder / "autoencoder" / "grids" / f"{step * config.train.batch_size:010d}.png", rows)
         return {}
@@ -264,7 +267,7 @@ def run(
             batch_size=batch_size,
             key=run_key(config.seed, mesh),
             intervals=intervals,
-            periodic=periodic_tasks(config, folder, mesh, held_out if len(held_out) else training),
+            periodic=periodic_tasks(config, folder, mesh, program.packing, held_out if len(held_out) else training),
             checkpoints=checkpoints,
             writer=stack.enter_context(contextlib.closing(writer)),
             sample_names=partial(names_in_batch, config, training) if config.report.debug_nonfinite else None,

@@ -124,7 +124,7 @@ def run(config: ConfigDict, folder: AnyPath, mesh: Mesh) -> None:
             batch_size=batch_size,
             key=run_key(config.seed, mesh, STAGE),
             intervals=intervals,
-            periodic=[sample_task(model, output)],
+            periodic=[sample_task(model, program.packing, output)],
             checkpoints=checkpoints,
             writer=stack.enter_context(contextlib.closing(writer)),
             sample_names=partial(names_in_batch, config, folder / "latents") if config.report.debug_nonfinite else None,
@@ -168,10 +168,9 @@ def describe(config: ConfigDict, program: Program, num_latents: int, num_steps: 
     warn_of_memory(program.bytes_per_device, "set a lower --config.prior.batch_size or --config.prior.width")
 
 
-def sample_task(model: DiffAE, output: AnyPath) -> Periodic:
+def sample_task(model: DiffAE, packing: Packing, output: AnyPath) -> Periodic:
     """Returns a task that saves a picture of unconditional samples with the EMA weights."""
     config, num_steps = model.config, model.config.report.num_grid_steps
-    packing = Packing(abstract_model(prior_builder(config, "float32"))[1])
 
     def task(state: TrainState, step: int, _: dict[str, float]) -> dict[str, float]:
         prior = packing.unpack(on_host(state.ema))
