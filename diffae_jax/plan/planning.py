@@ -24,7 +24,7 @@ from diffae_jax.runtime.errors import UserError, shown
 from diffae_jax.runtime.gpu import installed_version
 from diffae_jax.runtime.own_code import code_digest
 
-RELEVANT = ("image_shape", "model", "train", "prior", "execution")  # sections that the programs depend on
+RELEVANT = ("image_shape", "model", "train", "execution")  # sections that all programs depend on
 IRRELEVANT = ("num_images", "learning_rate", "weight_decay", "ema_decay", "max_grad_norm", "num_latents", "num_workers")
 COMPILERS = ("jax", "jaxlib", "libtpu", "jax-cuda12-pjrt", "jax-cuda12-plugin", "jax-cuda13-pjrt", "jax-cuda13-plugin")
 MEMORY_OF_A_COMPILER = 5 * 2**30  # bytes
@@ -178,10 +178,11 @@ def _cached(config: ConfigDict, target: Target | None, program: str) -> Path | N
     if folder is None or target is None:
         return None
     versions = [installed_version(package) for package in COMPILERS]
-    sections = {name: _relevant(config[name]) for name in RELEVANT}
+    names = (*RELEVANT, "prior") if program in ("prior", "sample") else RELEVANT
+    sections = {name: _relevant(config[name]) for name in names}
     sections["steps"] = config.evaluation.num_code_steps
     key = hash_json([sections, target.name, program, versions, os.environ.get("XLA_FLAGS"), code_digest()])
-    return folder / f"{config.name}-{target.name}-{program}-{key[:16]}.json"
+    return folder / f"{target.name}-{program}-{key[:16]}.json"  # configs with the same networks share it
 
 
 def _relevant(section: Any) -> Any:
