@@ -21,7 +21,7 @@ TARGETS = ("t4", "rtx4090", "v100x8", "v100-32x8", "a100x8", "h100x8", "h200", "
 PROGRAMS = ("train", "decode", "sample")
 
 PARTS = "--config.execution.num_microbatches={}"
-# Flags with which training fits, by target and config. `diffae plan CONFIG --target=TARGET --fit` finds them.
+# Flags with which training fits, by target and config: what `diffae plan --fit` prints
 FLAGS = {
     "t4": dict(celeba64=PARTS.format(4), ffhq64=PARTS.format(4), ffhq128_48m=PARTS.format(8))
     | dict(ffhq128=PARTS.format(8), ffhq256=PARTS.format(16)),
@@ -77,14 +77,17 @@ def memory(figure: dict, target: Target) -> str:
 
 
 def note(text: str) -> None:
+    """Prints a line of progress, apart from the table."""
     print(text, file=sys.stderr, flush=True)
 
 
 def line(cells: list[str] | tuple[str, ...]) -> str:
+    """Returns a row of a Markdown table."""
     return f"| {' | '.join(cells)} |"
 
 
 def main() -> None:
+    """Prints the table of each target."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--targets", nargs="+", default=TARGETS, choices=TARGETS)
     parser.add_argument("--configs", nargs="+", default=CONFIGS, choices=CONFIGS)
