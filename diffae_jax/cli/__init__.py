@@ -24,7 +24,7 @@ from diffae_jax.cli import (
 )
 from diffae_jax.cli.arguments import Parser, add_import
 from diffae_jax.runtime.errors import UserError
-from diffae_jax.runtime.files import describe_os_error
+from diffae_jax.runtime.files import unforeseen
 from diffae_jax.runtime.interrupts import Interruptible
 from diffae_jax.runtime.logs import log_to_stderr
 from diffae_jax.runtime.own_code import import_own
@@ -106,9 +106,7 @@ def run(argv: list[str] | None = None) -> None:
             arguments.overrides = keys
             with log_to_stderr():
                 arguments.run(arguments)
-    except UserError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except OSError as error:  # such as a disk that became full
-        print(f"Error: {describe_os_error(error)}", file=sys.stderr)
-        sys.exit(UserError.exit_code)
+    except (UserError, OSError) as error:  # OSError: such as a disk that became full
+        problem = unforeseen(error) if isinstance(error, OSError) else error
+        print(f"Error: {problem}", file=sys.stderr)
+        sys.exit(problem.exit_code)

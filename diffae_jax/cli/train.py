@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffae_jax.runtime.errors import UserError, shown
-from diffae_jax.runtime.files import describe_os_error
+from diffae_jax.runtime.files import unforeseen
 from diffae_jax.runtime.interrupts import RESUME, Interruptible, end_process, stuck
 from diffae_jax.runtime.logs import log_to_stderr, quiet_libraries
 from diffae_jax.runtime.process import prepare_command, standard_streams
@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(argv: list[str] | None = None) -> None:
-    """Trains a model. A UserError is printed without a traceback; the exit code is then 2 or 3."""
+    """Trains a model. A UserError is printed without a traceback; its exit code is used."""
     prepare_command()
     if not faulthandler.is_enabled():
         faulthandler.enable(sys.__stderr__)  # prints a traceback if compiled code crashes
@@ -71,16 +71,16 @@ def run(argv: list[str] | None = None) -> None:
             with quiet_libraries(), log_to_stderr(), Interruptible(INTERRUPTED) as interruptible:
                 train(parse(arguments), interruptible)
     except UserError as error:
-        _end(str(error), error.exit_code)
+        _end(error)
     except OSError as error:
-        _end(describe_os_error(error), UserError.exit_code)
+        _end(unforeseen(error))
 
 
-def _end(message: str, code: int) -> None:
-    print(f"\nError: {message}", file=sys.stderr, flush=True)
+def _end(error: UserError) -> None:
+    print(f"\nError: {error}", file=sys.stderr, flush=True)
     if stuck.is_set():
-        end_process(code)
-    sys.exit(code)
+        end_process(error.exit_code)
+    sys.exit(error.exit_code)
 
 
 def parse(arguments: list[str]) -> "FlagValues":

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from diffae_jax.runtime.buckets import BucketPath
-from diffae_jax.runtime.errors import UserError, shown
+from diffae_jax.runtime.errors import UnavailableError, shown
 from diffae_jax.runtime.interrupts import end_process
 
 RENEW_SECONDS = 5
@@ -113,7 +113,7 @@ class BucketLock:
 
 def _end_without(path: BucketPath, holder: dict[str, Any] | None) -> None:
     """Ends this process: what it would still write could damage the other run."""
-    error = UserError(
+    error = UnavailableError(
         f"{path.parent} is now used by another run ({_name_of(holder)}), because this one could not renew its lock for "
         f"{STALE_SECONDS} s. What was saved before is kept."
     )

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from diffae_jax.runtime.errors import ClusterError, UserError, shown
+from diffae_jax.runtime.errors import ClusterError, UnavailableError, UserError, shown
 from diffae_jax.runtime.peers import HEARTBEAT_SECONDS, end_with_peers
 from diffae_jax.runtime.rendezvous import meet
 
@@ -122,9 +122,10 @@ def together() -> Iterator[None]:
     except UserError as error:
         problem = error
     if jax.process_count() > 1:
-        failed = multihost_utils.process_allgather(np.asarray(problem is not None))
-        if problem is None and failed.any():
-            problem = UserError("Another process could not continue. See its error message.")
+        codes = multihost_utils.process_allgather(np.asarray(0 if problem is None else problem.exit_code))
+        if problem is None and codes.any():
+            kind = UserError if UserError.exit_code in codes else UnavailableError
+            problem = kind("Another process could not continue. See its error message.")
     if problem is not None:
         raise problem
 

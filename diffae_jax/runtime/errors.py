@@ -32,6 +32,16 @@ class ClusterError(UserError):
     exit_code = 3
 
 
+class UnavailableError(UserError):
+    """A problem that may pass, such as a server that does not answer.
+
+    The same command may succeed later. The commands exit with code 75, which is EX_TEMPFAIL of
+    sysexits.h, so that a scheduler can tell it from a mistake.
+    """
+
+    exit_code = 75
+
+
 def shown(value: Any) -> str:
     """Formats an untrusted value for a message: short and on one line.
 

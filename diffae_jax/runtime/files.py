@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from diffae_jax.runtime.buckets import BucketPath, is_address
-from diffae_jax.runtime.errors import UserError, shown
+from diffae_jax.runtime.errors import UnavailableError, UserError, shown
 
 AnyPath = Path | BucketPath
 
@@ -67,7 +67,12 @@ def os_errors_as_user_errors(path: AnyPath, verb: str = "read") -> Iterator[None
     except BrokenPipeError:  # of a line that was printed in the block
         raise
     except OSError as error:
-        raise UserError(f"{path} cannot be {verb} ({reason_of(error)}).") from error
+        raise type_of_problem(error)(f"{path} cannot be {verb} ({reason_of(error)}).") from error
+
+
+def type_of_problem(error: OSError) -> type[UserError]:
+    """Returns `UnavailableError` if a server did not answer, otherwise `UserError`."""
+    return UnavailableError if isinstance(error, ConnectionError) else UserError
 
 
 def reason_of(error: BaseException) -> str:
@@ -82,13 +87,19 @@ def reason_of(error: BaseException) -> str:
     return next((reason for reason in known if reason in text), shown(text.strip().partition("\n")[0]))
 
 
-def describe_os_error(error: OSError, path: AnyPath | str = "A file") -> str:
-    """Describes an error that nothing foresaw, and what to do. `path` is used if it names none."""
+def unforeseen(error: OSError, path: AnyPath | str = "A file", before: str = "") -> UserError:
+    """Returns an error that says what to do about an OSError that nothing foresaw.
+
+    Args:
+        error: The error.
+        path: What cannot be used, if the error names no path.
+        before: The beginning of the message.
+    """
     name = error.filename or path
     store = "the bucket" if is_address(str(name)) else "the disk has space and"
-    return (
-        f"{name} cannot be used ({reason_of(error)}). What was saved before is kept. Make sure that {store} can be "
-        f"read and written, then run the same command again."
+    return type_of_problem(error)(
+        f"{before}{name} cannot be used ({reason_of(error)}). What was saved before is kept. Make sure that {store} "
+        f"can be read and written, then run the same command again."
     )
 
 

@@ -20,7 +20,7 @@ from diffae_jax.runtime.cluster import check_clocks, check_equal_on_all, is_main
 from diffae_jax.runtime.compilation import enable_compilation_cache
 from diffae_jax.runtime.console import say
 from diffae_jax.runtime.errors import UserError
-from diffae_jax.runtime.files import AnyPath, describe_os_error
+from diffae_jax.runtime.files import AnyPath, unforeseen
 from diffae_jax.runtime.interrupts import RESUME, if_interrupted
 from diffae_jax.runtime.logs import quiet_libraries
 from diffae_jax.runtime.own_code import code_digest, import_own
@@ -204,7 +204,7 @@ def faults_in_sentences(name: str, folder: AnyPath) -> Iterator[None]:
     except BrokenPipeError:  # of the output
         raise
     except OSError as error:
-        raise UserError(f"The stage {name} stopped: {describe_os_error(error, folder)}") from error
+        raise unforeseen(error, folder, f"The stage {name} stopped: ") from error
 
 
 def report_interruption(name: str, folder: AnyPath) -> str:

@@ -15,7 +15,7 @@ from diffae_jax.runtime.bucket_lock import BucketLock, BucketLockedError
 from diffae_jax.runtime.buckets import BucketPath
 from diffae_jax.runtime.cluster import is_main_process, together
 from diffae_jax.runtime.console import say
-from diffae_jax.runtime.errors import UserError
+from diffae_jax.runtime.errors import UnavailableError, UserError
 from diffae_jax.runtime.files import AnyPath, expand_home, os_errors_as_user_errors, write_json
 from diffae_jax.runtime.interrupts import RESUME
 from diffae_jax.training.checkpoint import latest_step
@@ -80,12 +80,12 @@ class RunFolder:
             raise
 
     def _take_lock(self) -> None:
-        """Locks the folder. Raises UserError if another run holds the lock."""
+        """Locks the folder. Raises UnavailableError if another run holds the lock."""
         try:
             self._lock.acquire()
         except (Timeout, BucketLockedError) as error:
             holder = f" ({error})" if isinstance(error, BucketLockedError) else ""
-            raise UserError(
+            raise UnavailableError(
                 f"{self.path} is in use by another run{holder}: wait for it, or set a different --workdir."
             ) from error
         except OSError as error:

@@ -67,7 +67,7 @@ def test_run_is_used_by_one_process(store):
     process = start(workdir, endless, TRAINING, settings=store.settings)
     wait_until(lambda: steps_in(workdir / "autoencoder" / "checkpoints"), process)
     other = start(workdir, endless, TRAINING, settings=store.settings)
-    assert_one_sentence(finish(other, code=2), rf"{workdir} is in use by another run \(process \d+ on .*\): wait")
+    assert_one_sentence(finish(other, code=75), rf"{workdir} is in use by another run \(process \d+ on .*\): wait")
     process.send_signal(signal.SIGKILL)
     process.wait()
 
@@ -179,7 +179,7 @@ def test_server_that_hangs_ends_a_run_in_a_sentence_and_nothing_is_lost(tmp_path
             wait_until(lambda: steps_in(workdir / "autoencoder" / "checkpoints"), process)
             store.process.send_signal(signal.SIGSTOP)
             stopped = time.monotonic()
-            output = finish(process, code=2)
+            output = finish(process, code=75)
             assert time.monotonic() - stopped < 150
             store.process.send_signal(signal.SIGCONT)
             assert_one_sentence(output, r"(training|stage autoencoder) stopped.*does not answer")
@@ -210,12 +210,12 @@ def test_server_that_is_down_is_refused_in_a_sentence(scheme):
     nobody = {"s3": "AWS_ENDPOINT_URL", "gs": "STORAGE_EMULATOR_HOST"}[scheme]
     keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
     settings = keys | {nobody: f"http://{free_address()}"}
-    _refuses(settings, f"{scheme}://{BUCKET}/run", "the server does not answer")
+    _refuses(settings, f"{scheme}://{BUCKET}/run", "the server does not answer", code=75)
 
 
-def _refuses(settings_of_store, workdir, reason, **settings):
+def _refuses(settings_of_store, workdir, reason, code=2, **settings):
     begun = time.monotonic()
-    output = finish(start(workdir, TRAINING, settings=settings_of_store | settings), code=2)
+    output = finish(start(workdir, TRAINING, settings=settings_of_store | settings), code=code)
     assert_one_sentence(output, rf"Error: {workdir} cannot be written \({reason}")
     assert len(output.strip().splitlines()) == 1, output
     assert time.monotonic() - begun < 90
@@ -269,7 +269,7 @@ def test_run_that_lost_its_lock_ends(store):
     process = start(workdir, "--config.train.num_images=160000", TRAINING, settings=store.settings)
     wait_until(lambda: (workdir / ".lock").exists(), process)
     (workdir / ".lock").write_text(json.dumps({"host": "elsewhere", "process": 7, "token": "x"}))
-    output = finish(process, code=2)
+    output = finish(process, code=75)
     assert_one_sentence(output, rf"Error: {workdir} is now used by another run \(process 7 on elsewhere\)")
 
 

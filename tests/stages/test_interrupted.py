@@ -125,7 +125,7 @@ def test_signal_in_each_stage_ends_it_with_what_is_kept_and_a_run_resumes(whole,
 def test_second_run_on_a_folder_in_use_is_refused(tmp_path):
     first = start(tmp_path, MANY_STEPS)
     wait_for_checkpoint(first, tmp_path, 4)
-    output = finish(start(tmp_path, MANY_STEPS), code=2)
+    output = finish(start(tmp_path, MANY_STEPS), code=75)
     assert "in use by another run" in output
     assert "Traceback" not in output
     first.send_signal(signal.SIGKILL)
