@@ -8,6 +8,7 @@ import time
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 from diffae_jax.data.latents import read_chunks
@@ -117,6 +118,14 @@ def test_what_stops_one_process_stops_the_others(tmp_path):
     assert "Another process could not continue" in outputs[1]
     assert not (tmp_path / "run" / "latents" / "statistics.npz").exists()
     assert not (tmp_path / "run" / "prior").exists()
+
+
+@pytest.mark.long
+def test_both_processes_end_with_the_exit_code_of_a_problem_that_may_pass(tmp_path):
+    with FileLock(tmp_path / ".lock"):
+        outputs = [finish(process, code=75) for process in two_processes(tmp_path)]
+    assert "is in use by another run" in outputs[0]
+    assert "Another process could not continue" in outputs[1]
 
 
 @pytest.mark.long
