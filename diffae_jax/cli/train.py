@@ -57,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(argv: list[str] | None = None) -> None:
     """Trains a model. A UserError is printed without a traceback; its exit code is used."""
+    is_own_process = "jax" not in sys.modules  # not a notebook, which decides about its devices
     prepare_command()
     if not faulthandler.is_enabled():
         faulthandler.enable(sys.__stderr__)  # prints a traceback if compiled code crashes
@@ -69,7 +70,7 @@ def run(argv: list[str] | None = None) -> None:
                 print(help_text(all_keys="--helpfull" in help_flags))
                 return
             with quiet_libraries(), log_to_stderr(), Interruptible(INTERRUPTED) as interruptible:
-                train(parse(arguments), interruptible)
+                train(parse(arguments), interruptible, is_own_process=is_own_process)
     except UserError as error:
         _end(error)
     except OSError as error:
@@ -143,7 +144,7 @@ def take_config(arguments: list[str]) -> tuple[str, list[str]]:
     return config, others
 
 
-def train(values: "FlagValues", interruptible: Interruptible) -> None:
+def train(values: "FlagValues", interruptible: Interruptible, *, is_own_process: bool) -> None:
     """Joins a cluster, if there is one, and runs the stages. A dry run prints a plan instead."""
     if values.dry_run or values.target is not None:
         from diffae_jax.cli.plan import plan
@@ -154,8 +155,10 @@ def train(values: "FlagValues", interruptible: Interruptible) -> None:
         return
     import jax
 
-    from diffae_jax.runtime.cluster import joined_cluster
+    from diffae_jax.config import check
+    from diffae_jax.runtime.cluster import joined_cluster, on_cluster
     from diffae_jax.runtime.console import say
+    from diffae_jax.runtime.cpu import use_all_cores
     from diffae_jax.stages.chain import run_stages
     from diffae_jax.stages.run_folder import saved_steps, workdir_of
     from diffae_jax.training.loop import Stopped
@@ -164,6 +167,9 @@ def train(values: "FlagValues", interruptible: Interruptible) -> None:
         return saved_steps(workdir_of(values.workdir, values.config))
 
     processes = values.coordinator, values.num_processes, values.process_id
+    if is_own_process and values.num_processes is None and not on_cluster():
+        check(values.config)
+        use_all_cores(values.config)
     # no code may look for devices before the process has joined the cluster
     with joined_cluster(*processes, values.cluster_timeout, saved):
         interruptible.joined_cluster(jax.process_count())

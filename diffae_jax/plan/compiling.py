@@ -172,8 +172,12 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
     from pathlib import Path
 
     from diffae_jax.config import from_json
+    from diffae_jax.runtime.cpu import use_all_cores
 
-    return analyze(from_json(Path(request["config"])), target_mesh(request["target"]), request["program"])[1]
+    config = from_json(Path(request["config"]))
+    if request["target"] is None:
+        use_all_cores(config)
+    return analyze(config, target_mesh(request["target"]), request["program"])[1]
 
 
 if __name__ == "__main__":
