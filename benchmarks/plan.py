@@ -9,14 +9,13 @@ another, each in a process of its own.
 
 import argparse
 import json
-import math
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import redirect_stdout
 from pathlib import Path
 
 COLUMNS = "{:<28}{:>10}{:>10}{:>8}{:>10}{:>10}{:>8}{:>12}{:>10}{:>10}{:>9}"
@@ -26,8 +25,8 @@ def main() -> None:
     """Compiles all programs, measures them one after another and prints a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("configs", nargs="*", default=["digits"], help="configs, optionally as CONFIG,KEY=VALUE,...")
-    parser.add_argument("--programs", default="train", help="out of train,prior,invert,decode,sample")
-    parser.add_argument("--calls", type=int, default=20, help="timed calls of a program")
+    parser.add_argument("--programs", default="train", help="out of train,prior,encode,invert,decode,sample")
+    parser.add_argument("--seconds", type=float, default=10, help="how long to time each program")
     parser.add_argument("--json", help="a file for the results")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -42,8 +41,8 @@ def main() -> None:
             "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
         }
 
-        def child(config: str, program: str, calls: int) -> dict:
-            command = [sys.executable, "-m", "benchmarks.plan", "--child", json.dumps([config, program, calls])]
+        def child(config: str, program: str, seconds: float) -> dict:
+            command = [sys.executable, "-m", "benchmarks.plan", "--child", json.dumps([config, program, seconds])]
             done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=False)
             return json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else {}
 
@@ -66,7 +65,7 @@ def main() -> None:
         )
         results = []
         for (config, program), first in zip(jobs, compiled, strict=True):
-            row = child(config, program, arguments.calls)
+            row = child(config, program, arguments.seconds)
             if not row or not first:
                 print(f"{config}, {program}: failed")
                 continue
@@ -102,11 +101,11 @@ def describe(row: dict) -> str:
     )
 
 
-def measure(name: str, program: str, calls: int) -> dict:
+def measure(name: str, program: str, seconds: float) -> dict:
     """Compiles a program for this machine, runs it on random numbers and returns all figures."""
     import jax
-    import jax.numpy as jnp
 
+    from benchmarks.measure import time_calls
     from diffae_jax.cli.plan import figures
     from diffae_jax.config import from_file
     from diffae_jax.plan import compiling
@@ -120,44 +119,17 @@ def measure(name: str, program: str, calls: int) -> dict:
         config.update_from_flattened_dict({key: json.loads(value)})
     config.train.precision = resolve_precision(config.train.precision)
     mesh = compiling.target_mesh(None)
-    device = mesh.devices.flat[0]
     print(f"{name}, {program}", file=sys.stderr)
-    output, sys.stdout = sys.stdout, sys.stderr
-    compiled, found = compiling.analyze(config, mesh, program)
-    sys.stdout = output
+    with redirect_stdout(sys.stderr):
+        compiled, found = compiling.analyze(config, mesh, program)
     need = need_of(program, found, None)
     row = dict(config=name, kind=need.kind, jax=jax.__version__, **figures(config, need))
-    if not calls:
+    if not seconds:
         return row
-    args, kwargs = compiled.args_info
-
-    def filled(a):
-        """Returns an array of random numbers: a GPU is faster on zeros."""
-        key = jax.random.key(math.prod(a.shape))
-        if jax.dtypes.issubdtype(a.dtype, jax.dtypes.prng_key):
-            return key
-        if a.dtype == jnp.uint8:
-            return jax.random.bits(key, a.shape, jnp.uint8)
-        return jax.random.uniform(key, a.shape, maxval=0.05).astype(a.dtype)
-
-    arguments, named = jax.tree.map(filled, (args, kwargs))
-    seconds = []
-    for _ in range(calls + 3):
-        started = time.monotonic()
-        result = compiled(*arguments, **named)
-        if program == "train":  # the step donates its state
-            state, metrics = result
-            arguments = (state, *arguments[1:])
-            result = metrics
-        jax.block_until_ready(result)
-        seconds.append(time.monotonic() - started)
-    seconds = sorted(seconds[3:])
-    stats = device.memory_stats() or {}
+    times = time_calls(compiled, donates=program in ("train", "prior"), seconds=seconds)
+    stats = mesh.devices.flat[0].memory_stats() or {}
     return row | dict(
-        median=statistics.median(seconds),
-        fastest=seconds[0],
-        slowest=seconds[-1],
-        peak_memory=stats.get("peak_bytes_in_use"),
+        median=statistics.median(times), fastest=times[0], slowest=times[-1], peak_memory=stats.get("peak_bytes_in_use")
     )
 
 

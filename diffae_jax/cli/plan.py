@@ -39,7 +39,9 @@ def add_arguments(parser: Parser) -> None:
         help="such as t4, v100x8, v100-32x8, a100x8, rtx4090, h100x8, h200, v4-8, v5e-16, v5p-8, v6e-16 or 2xv5e-16 "
         "(two slices); default: the devices of this machine",
     )
-    parser.add_argument("--programs", nargs="+", metavar="PROGRAM", help="out of train, prior, invert, decode, sample")
+    parser.add_argument(
+        "--programs", nargs="+", metavar="PROGRAM", help="out of train, prior, encode, invert, decode, sample"
+    )
     parser.add_argument("--fit", action="store_true", help="find settings with which training fits, and print them")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to a file")
 

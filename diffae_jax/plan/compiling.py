@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # jax must not be imported before the environment is set
     from jax.sharding import Mesh
     from ml_collections import ConfigDict
 
-PROGRAMS = ("train", "prior", "invert", "decode", "sample")
+PROGRAMS = ("train", "prior", "encode", "invert", "decode", "sample")
 NUM_LATENTS = 10_000  # that the prior trains on; their number hardly matters
 
 # Autotuning would run kernels; without it, kernels of Triton have no settings for some shapes.
@@ -64,8 +64,10 @@ def target_mesh(name: str | None) -> "Mesh":
     return make_mesh(topology.devices, target.num_slices)
 
 
-def compile_program(config: "ConfigDict", mesh: "Mesh", program: str) -> "jax.stages.Compiled":
-    """Compiles one of `PROGRAMS`, as a run would."""
+def compile_program(
+    config: "ConfigDict", mesh: "Mesh", program: str, batch: int | None = None
+) -> "jax.stages.Compiled":
+    """Compiles one of `PROGRAMS`, as a run would: see `analyze`."""
     from diffae_jax.inference import programs
     from diffae_jax.stages.autoencoder import autoencoder_program
     from diffae_jax.stages.prior import prior_program
@@ -74,7 +76,7 @@ def compile_program(config: "ConfigDict", mesh: "Mesh", program: str) -> "jax.st
         return autoencoder_program(config, mesh).step
     if program == "prior":
         return prior_program(config, mesh, NUM_LATENTS).step
-    return getattr(programs, program).lower(**inference_arguments(config, mesh, program)).compile()
+    return getattr(programs, program).lower(**inference_arguments(config, mesh, program, batch)).compile()
 
 
 def inference_batch(config: "ConfigDict", num_devices: int) -> int:
@@ -86,7 +88,7 @@ def inference_batch(config: "ConfigDict", num_devices: int) -> int:
     return images_at_once(math.prod(config.image_shape)) * num_devices
 
 
-def inference_arguments(config: "ConfigDict", mesh: "Mesh", program: str) -> dict[str, Any]:
+def inference_arguments(config: "ConfigDict", mesh: "Mesh", program: str, batch: int | None = None) -> dict[str, Any]:
     """Returns abstract arguments of one of the functions in `inference.programs`."""
     import jax
     import numpy as np
@@ -98,7 +100,7 @@ def inference_arguments(config: "ConfigDict", mesh: "Mesh", program: str) -> dic
     from diffae_jax.models.build import builder, prior_builder
     from diffae_jax.runtime.sharding import replicated, split_batch
 
-    batch, z_dim = inference_batch(config, mesh.size), config.model.z_dim
+    batch, z_dim = batch or inference_batch(config, mesh.size), config.model.z_dim
     weights = abstract_weights(config, mesh)
     graphdef, _ = abstract_model(builder(config, config.train.precision))
     num_steps = config.evaluation.num_code_steps
@@ -109,6 +111,8 @@ def inference_arguments(config: "ConfigDict", mesh: "Mesh", program: str) -> dic
     images = array(batch, *config.image_shape)
     z = None if z_dim is None else array(batch, z_dim)
     settings = dict(graphdef=graphdef, process=image_process(config), num_steps=num_steps)
+    if program == "encode":
+        return dict(params=weights["autoencoder"], images=images, graphdef=graphdef)
     if program == "invert":
         return dict(params=weights["autoencoder"], images=images, z=z, sampler=DDIM_INVERSION, **settings)
     if program == "decode":
@@ -128,13 +132,17 @@ def inference_arguments(config: "ConfigDict", mesh: "Mesh", program: str) -> dic
     )
 
 
-def analyze(config: "ConfigDict", mesh: "Mesh", program: str) -> tuple["jax.stages.Compiled", dict[str, Any]]:
+def analyze(
+    config: "ConfigDict", mesh: "Mesh", program: str, batch: int | None = None
+) -> tuple["jax.stages.Compiled", dict[str, Any]]:
     """Compiles a program, and reads what it needs.
 
     Args:
         config: The config, with a precision other than "auto" for inference.
         mesh: The devices: see `target_mesh`.
         program: One of `PROGRAMS`.
+        batch: Images in a call, for a program of a trained model; by default a full batch. A
+            multiple of the number of devices.
 
     Returns:
         (compiled program, figures for one device: kernels, collectives, bytes of memory, seconds
@@ -143,7 +151,7 @@ def analyze(config: "ConfigDict", mesh: "Mesh", program: str) -> tuple["jax.stag
     from diffae_jax.plan.hlo import read_program
 
     started = time.monotonic()
-    compiled = compile_program(config, mesh, program)
+    compiled = compile_program(config, mesh, program, batch)
     seconds = time.monotonic() - started
     memory, contents = compiled.memory_analysis(), read_program(compiled.as_text())
     device = mesh.devices.flat[0]

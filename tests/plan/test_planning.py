@@ -130,7 +130,7 @@ def test_fit_stops_at_the_first_settings_that_fit_and_says_what_is_missing_if_no
         (["ffhq64", "--target=v5e-17"], "v5e has the sizes v5e-1, v5e-4, v5e-8"),
         (["ffhq64", "--target=h100x8", "--config.train.batch_size=100"], "a multiple of 8"),
         (["ffhq64", "--fit"], "--fit needs --target=MACHINE"),
-        (["ffhq64", "--target=t4", "--programs", "walk"], "choose from train, prior, invert, decode, sample"),
+        (["ffhq64", "--target=t4", "--programs", "walk"], "choose from train, prior, encode, invert, decode, sample"),
         (["ffhq64:ddim", "--target=t4", "--programs", "sample"], "choose from train, invert, decode"),
         (["ffhq64", "--target=t4", "--config.train.batchsize=3"], "did you mean train.batch_size?"),
         (["ffhq64", "--target=t4", "--config.train.batch_size=0"], "train.batch_size must be"),
