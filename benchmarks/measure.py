@@ -70,6 +70,12 @@ class Measurement:
     peak: float
     peak_source: str
 
+    @classmethod
+    def of(cls, figures: dict[str, Any]) -> "Measurement":
+        """Returns the measurement whose figures are given."""
+        names = (field.name for field in dataclasses.fields(cls))
+        return cls(**{name: figures[name] for name in names} | {"seconds": tuple(figures["seconds"])})
+
     @property
     def median(self) -> float:
         """Seconds of a call."""
@@ -227,7 +233,7 @@ COLUMNS: dict[str, Callable[[Measurement], str]] = {
 }
 
 
-def show(measurements: Iterable[Measurement], file: Path | None) -> None:
+def show(measurements: Iterable[Measurement], file: Path | None = None) -> None:
     """Prints each measurement as a row of a Markdown table as soon as it is there.
 
     Args:
