@@ -63,6 +63,7 @@ LAUNCH = [  # to check scripts, images and manifests
 TEST = [
     "pytest>=8",
     "pytest-xdist>=3.6",
+    "pytest-benchmark>=5.1",
     "beartype>=0.20",
     "scikit-image>=0.25",
     "mypy>=1.18",
