@@ -26,6 +26,7 @@ from tests.jaxprs import flops
 COSTS = {"ffhq64": (3.1, 26.7, 89), "ffhq128": (19.0, 147.7, 500), "ffhq256": (70.8, 554.4, 1876)}
 
 
+LARGE = [pytest.param(name, marks=pytest.mark.long) for name in ("ffhq128", "ffhq256")]
 TINY = "tests/tiny.py"
 
 
