@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from diffae_jax.inference.bundle import MANIFEST, may_hold, read_manifest
 from diffae_jax.inference.card import CARD, card_files, edited, is_card_file
@@ -98,5 +99,8 @@ def _has_edited_card(remote: Remote) -> bool:
     """Returns whether someone has written or edited the card on the Hub."""
     if CARD not in remote.names:
         return False
-    manifest = parse_json(remote.read(MANIFEST), MANIFEST) if MANIFEST in remote.names else {}
+    manifest: Any = {}
+    if MANIFEST in remote.names:
+        with contextlib.suppress(UserError):  # of a damaged manifest, which is replaced
+            manifest = parse_json(remote.read(MANIFEST), Path(MANIFEST))
     return edited(remote.read(CARD), manifest if isinstance(manifest, dict) else {}) is not None

@@ -13,6 +13,7 @@ import logging
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -167,7 +168,7 @@ def _message(error: Exception, address: HubAddress, verb: str) -> str:
     name, cause = f"hf://{address.repository}", error.__cause__ or error
     status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, errors.HFValidationError):
-        return f"{address} is not the address of a model ({shown(str(error))}). Write hf://USER/NAME."
+        return f"{address} is not the address of a model ({_text(error)}). Write hf://USER/NAME."
     if isinstance(error, errors.GatedRepoError):
         return f"{name} asks for consent to its terms. Give it on the page of the model, then {LOG_IN} {verb} it."
     if isinstance(error, errors.RevisionNotFoundError):
@@ -192,8 +193,12 @@ def _message(error: Exception, address: HubAddress, verb: str) -> str:
             f"HF_HOME to another folder."
         )
     if {"TransportError", "ConnectionError", "TimeoutError"} & {kind.__name__ for kind in type(error).__mro__}:
-        return f"{constants.ENDPOINT} does not answer ({shown(str(error))}). Check the network."
-    return f"{address} cannot be {_participle(verb)} ({shown(str(error))}). Check the name and the network."
+        return f"{constants.ENDPOINT} does not answer ({_text(error)}). Check the network."
+    return f"{address} cannot be {_participle(verb)} ({_text(error)}). Check the name and the network."
+
+
+def _text(error: Exception) -> str:
+    return shown(str(error)).rstrip(".")
 
 
 def _participle(verb: str) -> str:
@@ -208,7 +213,7 @@ def _file_of(error: Exception) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Hides the messages of the library, which errors repeat, and its bars outside a terminal."""
+    """Hides messages of the library, which errors repeat; outside a terminal, also its bars."""
     import huggingface_hub
 
     logger: Any = logging.getLogger("huggingface_hub")
@@ -218,7 +223,8 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(logging.CRITICAL)
         if hide:
             bars.disable_progress_bars()
-        yield
+        with warnings.catch_warnings(action="ignore"):
+            yield
     finally:
         logger.setLevel(level)
         if hide:
