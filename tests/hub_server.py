@@ -132,7 +132,7 @@ class Handler(BaseHTTPRequestHandler):
         elif repo in self.hub.repositories:
             self.answer(409, {"url": f"/{repo}"})
         else:
-            self.hub.repositories[repo] = Repository(asked.get("visibility") == "private")
+            self.hub.repositories[repo] = Repository(asked.get("private") or asked.get("visibility") == "private")
             self.answer(content={"url": f"http://{self.headers['Host']}/{repo}"})
 
     def branch(self, repo, branch):

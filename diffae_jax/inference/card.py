@@ -21,7 +21,7 @@ from diffae_jax.runtime.files import AnyPath, read_bytes
 from diffae_jax.runtime.hub import is_hub_address
 
 CARD, PICTURES = "README.md", "pictures"
-UNKNOWN = "unknown"  # the identifier of the Hub for a license that nobody stated
+UNKNOWN = "unknown"  # the identifier of the Hub for a license that is not stated
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
 TAGS = ("diffusion-autoencoder", "diffusion-model", "representation-learning", "jax", "flax")
 PICTURE_FILE = re.compile(rf"{PICTURES}/[\w-]{{1,60}}\.png", re.ASCII)

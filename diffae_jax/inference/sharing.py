@@ -31,7 +31,7 @@ def local_model(path: str | AnyPath) -> Iterator[AnyPath]:
     except UserError as error:
         fix = f"Tell its owner, or delete {folder.parents[1]} if the copy there may be damaged."
         text = str(error).replace("Get the bundle again.", fix).replace(f"{folder}/", f"{address}: ")
-        raise UserError(text.replace(str(folder), str(address))) from error
+        raise type(error)(text.replace(str(folder), str(address))) from error
 
 
 def _names_in(folder: Path, address: HubAddress) -> list[str]:
