@@ -122,7 +122,10 @@ class Handler(BaseHTTPRequestHandler):
             if content is None:
                 self.answer(404, headers={"X-Error-Code": "EntryNotFound", **headers})
             else:
-                self.answer(content=content, headers={"ETag": f'"{sha256(content)}"', **headers})
+                start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").rstrip("-"))
+                headers |= {"ETag": f'"{sha256(content)}"', "X-Linked-Size": len(content)}
+                headers |= {"Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"} if start else {}
+                self.answer(206 if start else 200, content[start:], headers=headers)
 
     def create(self):
         asked = json.loads(self.body)
