@@ -211,6 +211,14 @@ def test_damaged_card_never_makes_a_model_unusable(model, bundle, tmp_path, dama
     assert "# tiny" in text_of(tmp_path / "again")
 
 
+def test_what_is_no_picture_is_left_out(bundle, tmp_path):
+    (bundle / "pictures" / "samples.png").write_text("<svg>")
+    loaded = DiffAE.load(bundle)
+    assert loaded.card.pictures == ()
+    loaded.save(tmp_path / "again")
+    assert "samples.png" not in text_of(tmp_path / "again")
+
+
 HOSTILE = Card(
     data=("<script>alert(1)</script> [a](javascript:alert(1)) ![b](http://host/p.png) | # `code`\n\n# heading",),
     tables=(CardTable("<b>", (("a|b", "c"), ("<img src=http://host/q.png>", "x"))),),
