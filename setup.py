@@ -40,6 +40,7 @@ ZARR = ["zarr>=3"]
 HUGGINGFACE = ["datasets>=4.0"]  # earlier versions run code of data sets
 DEEP_COLOR = ["opencv-python-headless>=4.10"]
 XLSX = ["openpyxl>=3.1"]
+HUB = ["huggingface_hub>=1.0", "markdown-it-py>=3"]  # the second shows model cards as HTML
 GCS = ["gcsfs>=2025.9"]
 S3 = ["s3fs>=2025.9"]
 FORMATS = [*HDF5, *LMDB, *NIFTI, *DICOM, *TIFF, *ZARR, *HUGGINGFACE, *DEEP_COLOR, *XLSX]
@@ -73,6 +74,7 @@ TEST = [
     *BROWSER,
     *TENSORBOARD,
     *FORMATS,
+    *HUB,
     *GCS,
     *S3,
     *SERVERS,
@@ -93,7 +95,11 @@ setup(
     license_files=["LICENSE"],
     packages=[*find_packages(include=["diffae_jax", "diffae_jax.*"]), "diffae_jax.configs"],
     package_dir={"diffae_jax.configs": "configs"},
-    package_data={"diffae_jax": ["py.typed"], "diffae_jax.evaluation.report": ["report.html.jinja"]},
+    package_data={
+        "diffae_jax": ["py.typed"],
+        "diffae_jax.evaluation.report": ["report.html.jinja"],
+        "diffae_jax.inference": ["card.md.jinja"],
+    },
     entry_points={"console_scripts": ["diffae = diffae_jax.cli:run"]},
     python_requires=">=3.11",
     install_requires=[
@@ -135,6 +141,7 @@ setup(
         "huggingface": HUGGINGFACE,
         "deep-color": DEEP_COLOR,  # PNG and TIFF with 16 bits per color channel
         "xlsx": XLSX,  # labels in spreadsheets
+        "hub": HUB,  # models by name: hf://USER/NAME
         "gcs": GCS,  # runs and data at gs://
         "s3": S3,  # runs and data at s3://
         "compilers": COMPILERS,

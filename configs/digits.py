@@ -67,4 +67,5 @@ def get_config(name: str | None = None) -> ConfigDict:
         num_sample_steps=(20,),
         num_code_steps=20,
     )
+    config.export.license = "cc-by-4.0"  # that of the digits
     return variant(config, name)

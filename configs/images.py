@@ -30,4 +30,5 @@ def get_config() -> ConfigDict:
     config.data.held_out_share = 0.02
     config.report.update(log_every=10_000, health_every=100_000, save_every=200_000, grid_every=200_000)
     config.report.update(prior_log_every=500_000, prior_save_every=2_000_000, prior_grid_every=2_000_000)
+    config.export.pictures = False  # your images may be private
     return config

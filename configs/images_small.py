@@ -43,4 +43,5 @@ def get_config() -> ConfigDict:
         num_sample_steps=(20,),
         num_code_steps=20,
     )
+    config.export.pictures = False  # your images may be private
     return config

@@ -5,6 +5,7 @@ import shutil
 import pytest
 
 from tests.environment import ROOT
+from tests.hub_server import TOKEN, serve
 from tests.pages import blocks, commands, prepare
 from tests.processes import Forked
 
@@ -20,23 +21,32 @@ def prepared(made_once, whole):
     return made_once("pages", lambda folder: prepare(folder, whole[0]))
 
 
-def run(page, prepared, folder, *arguments):
+@pytest.fixture(scope="module")
+def hub():
+    """The settings of a process that uses an empty Hub on this machine."""
+    with serve() as (_, address):
+        settings = {"HF_ENDPOINT": address, "HF_TOKEN": TOKEN, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+        yield settings
+
+
+def run(page, prepared, folder, hub, *arguments):
     shutil.copytree(prepared, folder)
     if (folder / f"of {page.stem}").exists():
         shutil.copytree(folder / f"of {page.stem}", folder, dirs_exist_ok=True)
-    process = Forked("tests.pages:run", [str(page), *arguments], folder=folder)
+    settings = hub | {"HF_HOME": str(folder / "hub")}
+    process = Forked("tests.pages:run", [str(page), *arguments], folder=folder, settings=settings)
     assert process.wait() == 0, process.output
 
 
 @every_page
-def test_blocks_run(page, prepared, tmp_path):
-    run(page, prepared, tmp_path / "folder")
+def test_blocks_run(page, prepared, tmp_path, hub):
+    run(page, prepared, tmp_path / "folder", hub)
 
 
 @pytest.mark.long
 @every_page
-def test_training_commands_of_all_pages_train(page, prepared, tmp_path):
-    run(page, prepared, tmp_path / "folder", "train")
+def test_training_commands_of_all_pages_train(page, prepared, tmp_path, hub):
+    run(page, prepared, tmp_path / "folder", hub, "train")
 
 
 def test_lines_are_commands():

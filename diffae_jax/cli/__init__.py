@@ -18,6 +18,7 @@ from diffae_jax.cli import (
     interpolate,
     plan,
     probe,
+    push,
     reconstruct,
     sample,
     train,
@@ -42,6 +43,7 @@ COMMANDS = {
     "sample": sample,
     "probe": probe,
     "evaluate": evaluate,
+    "push": push,
     "import": import_,
 }
 

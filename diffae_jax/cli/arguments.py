@@ -42,10 +42,20 @@ def as_path(text: str) -> "AnyPath":
     return expand_home(text)
 
 
+def as_model(text: str) -> "AnyPath | str":
+    """Parses the path of a model, or an address on the Hub, which stays text."""
+    from diffae_jax.runtime.hub import is_hub_address, parse_address
+
+    return str(parse_address(text)) if is_hub_address(text) else as_path(text)
+
+
 def as_output(text: str) -> Path:
     """Parses a path to write to, which must be on a disk."""
     from diffae_jax.runtime.buckets import is_address
+    from diffae_jax.runtime.hub import is_hub_address
 
+    if is_hub_address(text):
+        raise argparse.ArgumentTypeError(f"{shown(text)} is on the Hub: give a local path, then use diffae push")
     if is_address(text):
         raise argparse.ArgumentTypeError(
             f"{shown(text)} is in a bucket, but commands write to disks: give a local path, then copy the result"
@@ -97,7 +107,8 @@ def number(text: str) -> float:
 
 def add_model(parser: Parser) -> None:
     """Adds the first argument of every command that uses a model."""
-    parser.add_argument("model", metavar="MODEL", type=as_path, help="a bundle or a run folder; may be in a bucket")
+    text = "a bundle or a run folder; may be in a bucket, or on the Hugging Face Hub: hf://USER/NAME[@REVISION]"
+    parser.add_argument("model", metavar="MODEL", type=as_model, help=text)
     add_import(parser)
 
 

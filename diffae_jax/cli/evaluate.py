@@ -5,7 +5,18 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diffae_jax.cli.arguments import IMAGES, Parser, add_labels, add_model, add_out, add_seed, as_path, checked, within
+from diffae_jax.cli.arguments import (
+    IMAGES,
+    Parser,
+    add_labels,
+    add_model,
+    add_out,
+    add_seed,
+    as_model,
+    as_path,
+    checked,
+    within,
+)
 from diffae_jax.runtime.errors import UserError, shown
 
 if TYPE_CHECKING:
@@ -32,9 +43,9 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--training", metavar="IMAGES", type=as_path, help=text)
     add_labels(parser)
     add_out(parser, "FOLDER", "the folder for report.html, results.json and the pictures")
-    parser.add_argument("--baseline", metavar="MODEL", type=as_path, help="a DDIM baseline to compare with")
+    parser.add_argument("--baseline", metavar="MODEL", type=as_model, help="a DDIM baseline to compare with")
     text = "models with different sizes of z, to compare with"
-    parser.add_argument("--others", metavar="MODEL", type=as_path, nargs="+", help=text)
+    parser.add_argument("--others", metavar="MODEL", type=as_model, nargs="+", help=text)
     text = "images of a different kind, for the program out_of_distribution"
     parser.add_argument("--foreign", metavar="IMAGES", type=as_path, help=text)
     text = "the programs to run; all: every program; by default those in the config of the model"

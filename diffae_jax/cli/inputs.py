@@ -4,15 +4,27 @@ from typing import Any
 
 from diffae_jax import DiffAE
 from diffae_jax.data.formats.files import file_paths
+from diffae_jax.data.inspect.scan import RECORD
 from diffae_jax.data.sources import TransformedSource, read
+from diffae_jax.evaluation.model_card import card_of_run
+from diffae_jax.inference.bundle import MANIFEST
 from diffae_jax.runtime.compilation import enable_compilation_cache
 from diffae_jax.runtime.files import AnyPath
+from diffae_jax.runtime.hub import is_hub_address
 
 
-def load(path: AnyPath) -> DiffAE:
+def load(path: str | AnyPath) -> DiffAE:
     """Loads a model and enables the compilation cache, which all commands share."""
     enable_compilation_cache()
     return DiffAE.load(path)
+
+
+def load_with_card(path: str | AnyPath) -> DiffAE:
+    """Loads a model with its card. That of a run folder is made from its data and its results."""
+    model = load(path)
+    if not is_hub_address(path) and (path / RECORD).exists() and not (path / MANIFEST).exists():
+        model.card = card_of_run(model.config, path, model.digest())
+    return model
 
 
 def images_of(images: TransformedSource) -> Any:

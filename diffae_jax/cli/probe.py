@@ -62,7 +62,7 @@ def fit_probes(arguments: argparse.Namespace) -> None:
     from diffae_jax.runtime.console import say
     from diffae_jax.runtime.files import local_path
 
-    if arguments.out.resolve() != arguments.model.resolve():
+    if isinstance(arguments.model, str) or arguments.out.resolve() != arguments.model.resolve():
         outputs.check_free(arguments.out, (), folder=True, overwrite=arguments.overwrite)
     bundle.check_free(arguments.out)
     table = read_table(local_path(arguments.labels))  # which may be damaged, so it is read before the model

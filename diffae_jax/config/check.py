@@ -3,6 +3,7 @@
 import importlib.util
 import math
 import numbers
+import re
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -15,9 +16,11 @@ from diffae_jax.diffusion.schedule import NUM_TIMESTEPS
 from diffae_jax.runtime.arrays import refuse_traced
 from diffae_jax.runtime.errors import UserError, list_some, shown
 from diffae_jax.runtime.files import expand_home
+from diffae_jax.runtime.hub import is_hub_address
 
 MAX_NUMBER = 1e18
 MAX_IMAGE_VALUES = 2**30
+LICENSE = re.compile(r"[a-z0-9.+-]{0,50}")
 
 
 def check(config: ConfigDict) -> None:
@@ -37,6 +40,15 @@ def check(config: ConfigDict) -> None:
             f"image_shape {config.image_shape} has more than {MAX_IMAGE_VALUES:,} values. Set a smaller image_shape."
         )
     parse_intensity(config.data.intensity)
+    check_license(config.export.license)
+
+
+def check_license(text: str) -> None:
+    """Raises UserError if a text cannot be the identifier of a license. It may be empty."""
+    if LICENSE.fullmatch(text) is None:
+        raise UserError(
+            f"The license must be an identifier of the Hub, such as cc-by-4.0, apache-2.0 or other, not {shown(text)}."
+        )
 
 
 def _check_key(name: str, key: Key, value: Any) -> None:
@@ -93,7 +105,7 @@ def check_run(config: ConfigDict) -> None:
     evaluation = config.evaluation
     paths = (evaluation.baseline, *evaluation.others, evaluation.inception, evaluation.alexnet, evaluation.lpips)
     for path in filter(None, paths):
-        if not expand_home(path).exists():  # fail now, not after days of training
+        if not is_hub_address(path) and not expand_home(path).exists():  # fail now, not after days of training
             raise UserError(f"{path}, named in config.evaluation, is missing. Check the path.")
     if not config.name:
         raise UserError("name is empty, but it names the run folder. Set it with --config.name=NAME.")

@@ -239,6 +239,14 @@ EVALUATION = Section(
     ),
     free=True,
 )
+EXPORT = Section(
+    "The bundle of the trained model. See docs/share.md.",
+    dict(
+        license=Key("", "license of the weights for the model card, such as cc-by-4.0; empty: unknown"),
+        pictures=Key(True, "put pictures of images and samples into the bundle; False if others must not see them"),
+    ),
+    free=True,
+)
 KEYS = dict(
     name=Key("", "name of the run; its run folder is runs/NAME"),
     seed=Key(0, "seed of all random numbers", low=0, high=2**31 - 1),
@@ -250,6 +258,7 @@ KEYS = dict(
     execution=EXECUTION,
     report=REPORT,
     evaluation=EVALUATION,
+    export=EXPORT,
 )
 
 

@@ -25,6 +25,7 @@ from diffae_jax.convert.names import (
     prior_names,
     to_our_layout,
 )
+from diffae_jax.convert.released import RELEASED, find
 from diffae_jax.convert.settings import ORIGINAL, State, read_settings
 from diffae_jax.data.latents import LatentStatistics
 from diffae_jax.inference.diffae import DiffAE
@@ -52,7 +53,8 @@ def import_official(
 
     Args:
         checkpoint: The `last.ckpt` of an autoencoder, with or without a latent DDIM, or of a DDIM
-            baseline. The EMA weights are used.
+            baseline. The EMA weights are used. Or the folder of a model in `released.RELEASED`.
+            Then, latents and classifier in the folders next to it are used, too.
         latents: The autoencoder's `latent.pkl`, with the mean and standard deviation of z. Needed
             if the checkpoint has a latent DDIM but no statistics.
         classifier: The `last.ckpt` of an official linear classifier. Its 40 CelebA attributes
@@ -70,6 +72,8 @@ def import_official(
 
     Source: https://github.com/phizaz/diffae, the official code of the paper.
     """
+    files = find(checkpoint)
+    checkpoint, latents, classifier = files.checkpoint, latents or files.latents, classifier or files.classifier
     file = str(checkpoint)
     tree = read_checkpoint(checkpoint)
     state, hyper = _state_dict(tree, file), tree.get("hyper_parameters")
@@ -101,6 +105,8 @@ def import_official(
     weights = {part: _read_weights(state, shapes[part], names, file) for part, names in official_names.items()}
 
     origin = {"imported_from": Path(checkpoint).name, "unused": unused}
+    if checkpoint.parent.name in RELEASED:
+        origin["folder"] = checkpoint.parent.name
     counts = tree.get("global_step"), hyper.get("batch_size"), hyper.get("accum_batches", 1)
     if all(type(count) is int and 0 <= count < MAX_COUNT for count in counts):
         origin["images_seen"] = math.prod(counts)  # by the prior, if there is one

@@ -1,10 +1,13 @@
 """The bundle: a trained model as one folder, without code, to share. Each file has a SHA-256 hash.
 
-manifest.json         format version, origin of the model, size and hash of each other file
+manifest.json         format version, origin, facts of the card; size and hash of each file below
 config.json
 weights.safetensors   EMA weights, "autoencoder.*" and, if there is a prior, "prior.*"
 latents.npz           mean and std of z, if they are known
 probes/*.json
+
+README.md and pictures/*.png are the model card. They may be edited, so the manifest does not list
+them.
 """
 
 import dataclasses
@@ -24,6 +27,8 @@ from safetensors.numpy import save_file
 
 from diffae_jax.config import from_json
 from diffae_jax.data.latents import INPUTS, LatentStatistics, read_inputs
+from diffae_jax.inference.card import Card, edited_text, is_card_file, read_card, write_card
+from diffae_jax.inference.weights import count_parameters
 from diffae_jax.probes import ClassProbe, Probe
 from diffae_jax.probes import from_json as probe_from_json
 from diffae_jax.runtime.buckets import BucketPath
@@ -63,6 +68,7 @@ class Bundle:
         statistics: mean and standard deviation of z, or None.
         probes: the fitted probes by name.
         origin: plain values that describe where the model comes from.
+        card: what the model card says in addition.
     """
 
     config: ConfigDict
@@ -70,6 +76,7 @@ class Bundle:
     statistics: LatentStatistics | None
     probes: dict[str, Probe | ClassProbe]
     origin: dict[str, Any]
+    card: Card = dataclasses.field(default_factory=Card)
 
 
 def check_free(path: AnyPath) -> None:
@@ -79,27 +86,37 @@ def check_free(path: AnyPath) -> None:
             return
         # other software also writes manifests
         files = read_manifest(path)["files"] if (path / MANIFEST).is_file() else {}
-        if isinstance(path, BucketPath) and not files and all(map(_may_hold, names_below(path))):
+        if isinstance(path, BucketPath) and not files and all(map(_may_lie_in, names_below(path))):
             return  # a killed process has not finished it
-        if not ({CONFIG, WEIGHTS} <= files.keys() and all(map(_may_hold, files))):
+        if not ({CONFIG, WEIGHTS} <= files.keys() and all(map(may_hold, files))):
             raise UserError(f"{path} exists and is not a bundle. Choose a path that does not exist yet.")
         existing = set(names_below(path))
-    others = existing - {MANIFEST, *files}
+    others = {name for name in existing - {MANIFEST, *files} if not is_card_file(name)}
     if others:
         raise UserError(
             f"{path} holds {shown(min(others))}, which is not part of a bundle. Choose a path that does not exist yet."
         )
 
 
-def _may_hold(name: str) -> bool:
-    """Whether a bundle may hold a file with this name, in addition to its manifest."""
+def may_hold(name: str) -> bool:
+    """Whether the manifest of a bundle may list a file with this name."""
     return name in (CONFIG, WEIGHTS, LATENTS) or re.fullmatch(rf"{PROBES}/[^/]+\.json", name) is not None
 
 
-def write_bundle(path: AnyPath, bundle: Bundle) -> None:
-    """Writes a bundle atomically and replaces an existing one.
+def _may_lie_in(name: str) -> bool:
+    return may_hold(name) or is_card_file(name)
 
-    Raises UserError if the path holds anything else or cannot be written.
+
+def write_bundle(path: AnyPath, bundle: Bundle, location: str = "") -> None:
+    """Writes a bundle atomically and replaces an existing one, except for a card that was edited.
+
+    Args:
+        path: the folder to write.
+        bundle: the bundle.
+        location: the path or address in the examples of the card; by default the folder's name.
+
+    Raises:
+        UserError: if the path holds anything else or cannot be written.
     """
     check_free(path)
     contents = probe_files(bundle.probes.values())
@@ -107,6 +124,9 @@ def write_bundle(path: AnyPath, bundle: Bundle) -> None:
         path = path.resolve()  # because the path "." has no name
     except (OSError, RuntimeError) as error:
         raise UserError(f"{path} cannot be written: it is a symbolic link to itself. Use another path.") from error
+    if bundle.card.text is None and (path / MANIFEST).is_file():
+        text = edited_text(path, read_manifest(path))
+        bundle = dataclasses.replace(bundle, card=dataclasses.replace(bundle.card, text=text))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # on the bundle's disk, so renaming works; the scratch folder is always removed
@@ -114,7 +134,7 @@ def write_bundle(path: AnyPath, bundle: Bundle) -> None:
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=place) as scratch:
             new = Path(scratch) / "new"
             (new / PROBES).mkdir(parents=True)
-            _write_files(new, bundle, contents)
+            _write_files(new, bundle, contents, location or path.name)
             _replace(path, new)
     except (OSError, SafetensorError) as error:
         raise UserError(f"The bundle {path} cannot be written ({reason_of(error)}).") from error
@@ -133,7 +153,7 @@ def _replace(path: AnyPath, new: Path) -> None:
         raise
 
 
-def _write_files(folder: AnyPath, bundle: Bundle, contents: dict[str, str]) -> None:
+def _write_files(folder: Path, bundle: Bundle, contents: dict[str, str], location: str) -> None:
     (folder / CONFIG).write_text(json.dumps(json.loads(bundle.config.to_json()), indent=2) + "\n")
     save_file(bundle.weights, folder / WEIGHTS)
     (folder / WEIGHTS).chmod((folder / CONFIG).stat().st_mode)  # safetensors makes it unreadable for other users
@@ -141,10 +161,11 @@ def _write_files(folder: AnyPath, bundle: Bundle, contents: dict[str, str]) -> N
         np.savez(folder / LATENTS, mean=bundle.statistics.mean, std=bundle.statistics.std)
     for name, content in contents.items():
         (folder / PROBES / name).write_text(content)
-    names = names_below(folder)
-    manifest = {"format": FORMAT, "origin": bundle.origin, "files": describe_files(folder, names)}
+    manifest = {"format": FORMAT, "origin": bundle.origin, "files": describe_files(folder, names_below(folder))}
+    sizes = count_parameters(bundle.weights)
+    manifest["card"] = write_card(folder, bundle.card, location, bundle.config, bundle.probes, bundle.origin, sizes)
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
-    for name in (*names, MANIFEST):
+    for name in names_below(folder):
         with (folder / name).open("rb") as handle:
             os.fsync(handle.fileno())
 
@@ -254,7 +275,8 @@ def _read_bundle(path: Path) -> Bundle:
     read = [read_probe(path / name) for name in names if name.startswith(f"{PROBES}/")]
     probes = {probe.name: probe for probe in read}
     origin = manifest.get("origin")
-    return Bundle(config, _read_weights(path / WEIGHTS), statistics, probes, origin if isinstance(origin, dict) else {})
+    origin = origin if isinstance(origin, dict) else {}
+    return Bundle(config, _read_weights(path / WEIGHTS), statistics, probes, origin, read_card(path, manifest))
 
 
 def _read_weights(file: AnyPath) -> dict[str, np.ndarray]:
@@ -302,7 +324,7 @@ def _checked_files(path: AnyPath, entries: dict[str, Any]) -> list[str]:
             f"{path / MANIFEST} does not list {CONFIG} and {WEIGHTS}, so it is damaged. Get the bundle again."
         )
     for name, entry in entries.items():
-        if not (_may_hold(name) and isinstance(entry, dict)):
+        if not (may_hold(name) and isinstance(entry, dict)):
             raise UserError(
                 f"{path / MANIFEST} lists {shown(name)}, which is not part of a bundle. Get the bundle again."
             )

@@ -2,7 +2,9 @@
 
 import dataclasses
 import math
+import tempfile
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -13,18 +15,20 @@ from jax.sharding import Mesh
 from jaxtyping import Float, Int, Shaped
 from ml_collections import ConfigDict
 
-from diffae_jax.config import check_num_steps
+from diffae_jax.config import check, check_num_steps
 from diffae_jax.data.latents import LatentStatistics
 from diffae_jax.data.transforms import to_float, transform_of
 from diffae_jax.diffusion.process import image_process, latent_process
 from diffae_jax.diffusion.samplers import DDIM_INVERSION, Sampler
 from diffae_jax.inference import batching, checks, editing, programs
 from diffae_jax.inference.bundle import Bundle, check_probe_name, write_bundle
+from diffae_jax.inference.card import Card, render
 from diffae_jax.inference.checks import as_sampler, check_count, check_seed_or_traced, indices_of_images, refuse_tracing
 from diffae_jax.inference.editing import Strength
 from diffae_jax.inference.inputs import as_codes, as_images
 from diffae_jax.inference.loading import from_bundle, read_model
-from diffae_jax.inference.weights import placed
+from diffae_jax.inference.sharing import parse_name, push
+from diffae_jax.inference.weights import count_parameters, placed
 from diffae_jax.models import DiffusionAutoencoder, abstract_model
 from diffae_jax.models.build import builder, prior_builder
 from diffae_jax.models.functional import Params, digest, flatten
@@ -35,6 +39,7 @@ from diffae_jax.runtime.compilation import enable_compilation_cache
 from diffae_jax.runtime.console import note, warn
 from diffae_jax.runtime.errors import UserError, counted, list_some, shown
 from diffae_jax.runtime.files import AnyPath, expand_home
+from diffae_jax.runtime.hub import check_installed, is_hub_address
 from diffae_jax.runtime.precision import resolve_precision
 from diffae_jax.runtime.process import forbid_forks
 from diffae_jax.runtime.sharding import make_mesh, on_host, split_batch
@@ -69,7 +74,7 @@ class DiffAE:
 
     **Methods, by task**
 
-        load and save       load, from_bundle, save, digest
+        load and save       load, from_bundle, save, push_to_hub, digest
         codes of an image   encode (image to z), invert (image and z to x_T)
         images from codes   decode, progress, noise (random x_T)
         both                reconstruct, variations, interpolate, path
@@ -107,6 +112,7 @@ class DiffAE:
         prior: the EMA weights of the prior (latent DDIM), or None.
         probes: the fitted probes by name.
         origin: where the model comes from, such as its run and the number of images seen.
+        card: what the model card says in addition, such as training data and results.
         precision: the type that the networks compute in, such as "float32".
         mesh: the devices.
     """
@@ -120,6 +126,7 @@ class DiffAE:
         prior: Params | None = None,
         probes: dict[str, Probe | ClassProbe] | None = None,
         origin: dict[str, Any] | None = None,
+        card: Card | None = None,
         mesh: Mesh | None = None,
     ):
         """Makes a model from weights in memory. To read a model from disk, use `DiffAE.load`.
@@ -131,6 +138,7 @@ class DiffAE:
             prior: the weights of the prior.
             probes: probes by name.
             origin: plain values that describe where the model comes from.
+            card: what the model card says in addition.
             mesh: the devices; by default all.
 
         Raises:
@@ -149,6 +157,7 @@ class DiffAE:
         self.prior = None if prior is None else placed(prior, self.mesh)
         self.probes = dict(probes or {})
         self.origin = dict(origin or {})
+        self.card = card or Card()
         self.precision = resolve_precision(config.train.precision)
         self.graphdef, _ = abstract_model(builder(config, self.precision))
         if prior is not None:
@@ -182,6 +191,7 @@ class DiffAE:
             prior=weights.get("prior"),
             probes=self.probes,
             origin=self.origin,
+            card=self.card,
         )
 
     def __setstate__(self, arguments: dict[str, Any]) -> None:
@@ -200,7 +210,8 @@ class DiffAE:
         give the class as `encoder`.
 
         Args:
-            path: a bundle or a run folder, on a disk or in a bucket, such as gs://BUCKET/NAME.
+            path: a bundle or a run folder, on a disk or in a bucket, such as gs://BUCKET/NAME. Or
+                a bundle on the Hugging Face Hub: hf://USER/NAME or hf://USER/NAME@REVISION.
             mesh: the devices; by default all.
             encoder: the class of the model's custom encoder.
 
@@ -209,11 +220,11 @@ class DiffAE:
 
         Raises:
             UserError: if the path is neither a bundle nor a run folder, if the bundle is damaged
-                or has a newer format, if the run's latent codes belong to another autoencoder, or
-                if the encoder is not imported.
+                or has a newer format, if the run's latent codes belong to another autoencoder, if
+                the encoder is not imported, or if the Hub cannot be reached.
         """
         mesh = mesh or make_mesh()
-        return cls(**read_model(expand_home(path), mesh, encoder), mesh=mesh)
+        return cls(**read_model(path, mesh, encoder), mesh=mesh)
 
     @classmethod
     def from_bundle(cls, bundle: Bundle, mesh: Mesh | None = None) -> "DiffAE":
@@ -233,7 +244,7 @@ class DiffAE:
         return cls(**from_bundle(bundle, mesh), mesh=mesh)
 
     def save(self, path: str | AnyPath) -> None:
-        """Writes the model as a bundle: config, weights, statistics of z and probes.
+        """Writes the model as a bundle: config, weights, statistics of z, probes and model card.
 
         Args:
             path: the folder to write. On a disk, an existing bundle is replaced atomically. In a
@@ -242,9 +253,54 @@ class DiffAE:
         Raises:
             UserError: if the path holds anything but a bundle, or cannot be written.
         """
-        weights = flatten(self._weights_on_host())
+        if is_hub_address(path):
+            raise UserError(f"{path} is on the Hub: use push_to_hub or diffae push instead.")
+        bundle = self._as_bundle()
         if is_main_process():
-            write_bundle(expand_home(path), Bundle(self.config, weights, self.statistics, self.probes, self.origin))
+            write_bundle(expand_home(path), bundle)
+
+    def push_to_hub(
+        self,
+        name: str,
+        *,
+        private: bool | None = None,
+        branch: str | None = None,
+        message: str = "",
+    ) -> str | None:
+        """Writes the model as a bundle to the Hugging Face Hub, in one commit.
+
+        Needs the extra `hub` and a login with `hf auth login`. A missing repository is created. A
+        card that was edited on the Hub is kept. The card states the license in
+        `config.export.license`.
+
+        Args:
+            name: USER/NAME of the repository.
+            private: whether a new repository is private; by default, the Hub decides. An existing
+                one that differs is refused.
+            branch: the branch to write to, which is created if it is missing; by default main.
+            message: the commit message.
+
+        Returns:
+            The address of the commit; None in a process of a cluster that is not the main one.
+
+        Raises:
+            UserError: if the name is malformed, the repository holds anything but a bundle, the
+                login is missing, or the Hub cannot be reached.
+        """
+        check_installed()
+        address = parse_name(name, branch)
+        check(self.config)
+        bundle = self._as_bundle()
+        if not is_main_process():
+            return None
+        with tempfile.TemporaryDirectory(prefix="diffae.") as scratch:
+            folder = Path(scratch) / "bundle"
+            write_bundle(folder, bundle, location=str(address))
+            return push(folder, address, private=private, message=message)
+
+    def _as_bundle(self) -> Bundle:
+        weights = flatten(self._weights_on_host())
+        return Bundle(self.config, weights, self.statistics, self.probes, self.origin, self.card)
 
     def digest(self) -> str:
         """Returns a hash of the weights and the statistics of z, which identifies the model.
@@ -254,6 +310,27 @@ class DiffAE:
         """
         statistics = {} if self.statistics is None else {"statistics": dataclasses.asdict(self.statistics)}
         return digest(self._weights_on_host() | statistics)
+
+    def num_parameters(self) -> dict[str, int]:
+        """Returns the number of parameters of each network.
+
+        Returns:
+            The numbers by name: "encoder", "UNet" and, if there is one, "prior".
+        """
+        return count_parameters(flatten({"autoencoder": self.params, "prior": self.prior or {}}))
+
+    def card_text(self, location: str) -> str:
+        """Returns the model card as Markdown.
+
+        Args:
+            location: the path or address of the model, for the examples in the card.
+
+        Returns:
+            The text of `README.md`. If someone has edited that file, this is the edited text.
+        """
+        if self.card.text is not None:
+            return self.card.text
+        return render(self.card, location, self.config, self.probes, self.origin, self.num_parameters())
 
     @property
     def network(self) -> DiffusionAutoencoder:

@@ -10,6 +10,7 @@ from diffae_jax.config import check, from_json
 from diffae_jax.data.inspect.scan import intensity_in, read_record
 from diffae_jax.data.latents import STATISTICS, read_statistics
 from diffae_jax.inference.bundle import CONFIG, MANIFEST, PROBES, Bundle, read_bundle, read_run_probes
+from diffae_jax.inference.sharing import local_model
 from diffae_jax.inference.weights import abstract_weights, check_weights
 from diffae_jax.models import encoder_name
 from diffae_jax.models.functional import digest, flatten, unflatten
@@ -19,25 +20,29 @@ from diffae_jax.runtime.files import AnyPath, os_errors_as_user_errors
 from diffae_jax.training.checkpoint import latest_step, load_ema
 
 
-def read_model(path: AnyPath, mesh: Mesh, encoder: type[nnx.Module] | None = None) -> dict[str, Any]:
+def read_model(path: str | AnyPath, mesh: Mesh, encoder: type[nnx.Module] | None = None) -> dict[str, Any]:
     """Returns the arguments of `DiffAE` from a bundle, or the EMA weights of a run folder.
 
     `encoder` replaces the encoder that the config names. Raises UserError if the path is neither a
     bundle nor a run folder, or if the bundle is damaged or has a newer format. Also raises
     UserError if the run's latent codes belong to another autoencoder.
     """
-    return from_bundle(read_bundle(path), mesh, encoder) if _is_bundle(path) else _from_run(path, mesh, encoder)
+    with local_model(path) as folder:
+        if _is_bundle(folder):
+            return from_bundle(read_bundle(folder), mesh, encoder)
+        return _from_run(folder, mesh, encoder)
 
 
-def read_config(path: AnyPath) -> ConfigDict:
+def read_config(path: str | AnyPath) -> ConfigDict:
     """Returns the config of a bundle or a run folder, without reading weights.
 
     Raises UserError if the path is neither, or if its config is invalid.
     """
-    _is_bundle(path)
-    config = from_json(path / CONFIG)
-    check(config)
-    return config
+    with local_model(path) as folder:
+        _is_bundle(folder)
+        config = from_json(folder / CONFIG)
+        check(config)
+        return config
 
 
 def _is_bundle(path: AnyPath) -> bool:
@@ -69,6 +74,7 @@ def from_bundle(bundle: Bundle, mesh: Mesh, encoder: type[nnx.Module] | None = N
         prior=weights.get("prior"),
         probes=bundle.probes,
         origin=bundle.origin,
+        card=bundle.card,
     )
 
 

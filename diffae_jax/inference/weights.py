@@ -54,6 +54,18 @@ def check_weights(weights: dict[str, Any], expected: dict[str, Any]) -> None:
             raise UserError(f"The model {problem.format(list_some(names))}. Use the config that it was trained with.")
 
 
+def count_parameters(weights: dict[str, Any]) -> dict[str, int]:
+    """Returns the number of parameters of encoder, UNet and prior, without those of size 0.
+
+    `weights` holds arrays by dotted name.
+    """
+    sizes = {"encoder": 0, "UNet": 0, "prior": 0}
+    for name, array in weights.items():
+        part = "prior" if name.startswith("prior.") else "encoder" if ".encoder." in name else "UNet"
+        sizes[part] += array.size
+    return {part: size for part, size in sizes.items() if size}
+
+
 def placed(params: Params, mesh: Mesh) -> Params:
     """Copies weights to every device. Weights that are already sharded stay as they are."""
     whole = replicated(mesh)

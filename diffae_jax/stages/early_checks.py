@@ -16,7 +16,7 @@ from diffae_jax.inference import bundle
 from diffae_jax.inference.loading import read_config
 from diffae_jax.runtime.buckets import BucketPath
 from diffae_jax.runtime.errors import UserError, counted
-from diffae_jax.runtime.files import AnyPath, expand_home
+from diffae_jax.runtime.files import AnyPath
 from diffae_jax.runtime.sharding import check_batch_size
 
 
@@ -31,8 +31,8 @@ def check_settings(config: ConfigDict, stages: Collection[str], num_devices: int
         check_batch_size("prior.batch_size", config.prior.batch_size, num_devices)
     if "evaluation" in stages:
         settings = config.evaluation
-        baseline = read_config(expand_home(settings.baseline)) if settings.baseline else None
-        check_comparable(config, baseline, [read_config(expand_home(path)) for path in settings.others])
+        baseline = read_config(settings.baseline) if settings.baseline else None
+        check_comparable(config, baseline, [read_config(path) for path in settings.others])
         if settings.foreign:
             open_images(settings.foreign, tuple(config.image_shape))
         check_weights(settings, tuple(config.image_shape))

@@ -1,12 +1,15 @@
 """Stage 6: writes the trained model as one portable bundle."""
 
+import dataclasses
 import shutil
 
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from diffae_jax import __version__
+from diffae_jax.evaluation.model_card import card_of_run
 from diffae_jax.inference.bundle import MANIFEST, probe_files, read_bundle
+from diffae_jax.inference.card import CARD
 from diffae_jax.inference.diffae import DiffAE
 from diffae_jax.runtime.cluster import is_main_process, together
 from diffae_jax.runtime.console import say
@@ -32,6 +35,8 @@ def run(config: ConfigDict, folder: AnyPath, mesh: Mesh) -> None:
         "latents_seen": config.prior.batch_size * (latest_step(folder / "prior" / "checkpoints") or 0),
         "digest": model.digest(),
     }
+    with together():
+        model.card = card_of_run(config, folder, model.origin["digest"])
     with together():  # all processes must check before one of them writes
         finished = is_exported(bundle, model)
     if finished:
@@ -43,7 +48,10 @@ def run(config: ConfigDict, folder: AnyPath, mesh: Mesh) -> None:
 
 
 def is_exported(bundle: AnyPath, model: DiffAE) -> bool:
-    """Returns whether an undamaged bundle with the same origin and the same probes exists."""
+    """Returns whether an undamaged bundle with the same origin, probes, license and card exists.
+
+    The text of the card may have been edited.
+    """
     if not (bundle / MANIFEST).exists():
         return False
     try:
@@ -52,4 +60,6 @@ def is_exported(bundle: AnyPath, model: DiffAE) -> bool:
         say(f"{error} The bundle is written again.")
         return False
     same_probes = probe_files(existing.probes.values()) == probe_files(model.probes.values())
-    return existing.origin == model.origin and same_probes
+    same_card = dataclasses.replace(existing.card, text=None) == model.card and (bundle / CARD).exists()
+    same_license = existing.config.export == model.config.export
+    return existing.origin == model.origin and same_probes and same_card and same_license

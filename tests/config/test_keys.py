@@ -106,7 +106,7 @@ def test_free_keys_are_the_budget_the_data_paths_and_whatever_changes_no_result(
         "data.labels",
         "data.id_column",
     }
-    sections = {name for name in FLAT_KEYS if name.partition(".")[0] in ("execution", "report", "evaluation")}
+    sections = {name for name in FLAT_KEYS if name.partition(".")[0] in ("execution", "report", "evaluation", "export")}
     assert free == budget_and_paths | sections
     for name, key in FLAT_KEYS.items():
         other = changed(name, "another").to_dict()

@@ -1,0 +1,106 @@
+"""Models on the Hugging Face Hub: only the files of a bundle are read from it or written to it."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from diffae_jax.inference.bundle import MANIFEST, may_hold, read_manifest
+from diffae_jax.inference.card import CARD, card_files, edited, is_card_file
+from diffae_jax.runtime.errors import UserError, list_some, shown
+from diffae_jax.runtime.files import AnyPath, expand_home, parse_json
+from diffae_jax.runtime.hub import HubAddress, Remote, download, is_hub_address, open_remote, parse_address
+
+# files that the Hub or its users add to a repository
+ALLOWED = (".gitattributes", ".gitignore", "LICENSE", "LICENSE.md", "LICENSE.txt")
+
+
+@contextlib.contextmanager
+def local_model(path: str | AnyPath) -> Iterator[AnyPath]:
+    """Yields the folder of a model, which is copied from the Hub to this machine if it is there.
+
+    Other paths are yielded as they are. The message of a UserError in the block names the address.
+    """
+    if not is_hub_address(path):
+        yield expand_home(path)
+        return
+    address = parse_address(path)
+    folder = download(address, MANIFEST, lambda folder: _names_in(folder, address))
+    try:
+        yield folder
+    except UserError as error:
+        fix = f"Tell its owner, or delete {folder.parents[1]} if the copy there may be damaged."
+        text = str(error).replace("Get the bundle again.", fix).replace(f"{folder}/", f"{address}: ")
+        raise type(error)(text.replace(str(folder), str(address))) from error
+
+
+def _names_in(folder: Path, address: HubAddress) -> list[str]:
+    """Returns the files to copy. Raises UserError if a manifest is not that of a bundle."""
+    try:
+        manifest = read_manifest(folder)
+    except UserError as error:
+        raise UserError(f"{address} is not a bundle: it has another {MANIFEST}. Check the name.") from error
+    names = manifest["files"]
+    if others := [name for name in names if not may_hold(name)]:
+        raise UserError(f"{address} cannot be used: its {MANIFEST} lists {list_some(others)}, which no bundle has.")
+    return [*names, *card_files(manifest)]
+
+
+def parse_name(name: str, branch: str | None) -> HubAddress:
+    """Returns the address to push to. Raises UserError if it is malformed.
+
+    Args:
+        name: USER/NAME, or an address that begins with hf://.
+        branch: the branch to write to; None for the one in the address or main.
+    """
+    address = parse_address(name if is_hub_address(name) else f"hf://{name}")
+    if branch is not None:
+        address = parse_address(f"hf://{address.repository}@{branch}")
+    return address
+
+
+def push(folder: Path, address: HubAddress, *, private: bool | None = None, message: str = "") -> str:
+    """Copies a bundle to a repository in one commit, and creates the repository if there is none.
+
+    Files that the bundle no longer has are removed. A card that was edited on the Hub is kept,
+    unless the one of the bundle was edited, too.
+
+    Args:
+        folder: the bundle.
+        address: the repository, with the branch to write to.
+        private: whether a new repository is private; by default, the Hub decides.
+        message: the commit message.
+
+    Returns:
+        The address of the commit.
+
+    Raises:
+        UserError: if the repository holds anything else than a bundle, or cannot be written.
+    """
+    remote = open_remote(address, private)
+    manifest = read_manifest(folder)
+    names = {MANIFEST, *manifest["files"], *(name for name in card_files(manifest) if (folder / name).exists())}
+    others = [name for name in remote.names if not (_is_ours(name) or name in ALLOWED)]
+    if others and MANIFEST not in remote.names:
+        raise UserError(
+            f"{address} holds {shown(min(others))}, so it is not a repository of a bundle. Push to another name."
+        )
+    if edited((folder / CARD).read_bytes(), manifest) is None and _has_edited_card(remote):
+        names.remove(CARD)
+    removed = {name for name in remote.names if _is_ours(name)} - names - {CARD}
+    return remote.write(folder, names, removed, message or "Upload a diffusion autoencoder")
+
+
+def _is_ours(name: str) -> bool:
+    return name == MANIFEST or may_hold(name) or is_card_file(name)
+
+
+def _has_edited_card(remote: Remote) -> bool:
+    """Returns whether someone has written or edited the card on the Hub."""
+    if CARD not in remote.names:
+        return False
+    manifest: Any = {}
+    if MANIFEST in remote.names:
+        with contextlib.suppress(UserError):  # of a damaged manifest, which is replaced
+            manifest = parse_json(remote.read(MANIFEST), Path(MANIFEST))
+    return edited(remote.read(CARD), manifest if isinstance(manifest, dict) else {}) is not None
