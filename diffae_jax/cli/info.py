@@ -1,6 +1,7 @@
 """diffae info: describes a model."""
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffae_jax.cli.arguments import Parser, add_model, as_output
@@ -41,7 +42,9 @@ def run(arguments: argparse.Namespace) -> None:
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     print("\n".join([describe(model), *describe_card(model), f"  on disk: {quantity(float(size), 'B')}"]))
     if arguments.html is not None:
-        write_page(arguments.html, model.card_text(str(arguments.model)), model.card.pictures)
+        path = arguments.model
+        location = path.resolve().name if isinstance(path, Path) else str(path)  # without the folders of this machine
+        write_page(arguments.html, model.card_text(location), model.card.pictures)
         print(f"Model card: {shown(str(arguments.html))}")
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from diffae_jax.inference.bundle import MANIFEST, may_hold, read_manifest
+from diffae_jax.inference.bundle import CONFIG, MANIFEST, WEIGHTS, may_hold, read_manifest
 from diffae_jax.inference.card import CARD, card_files, edited, is_card_file
 from diffae_jax.runtime.errors import UserError, list_some, shown
 from diffae_jax.runtime.files import AnyPath, expand_home, parse_json
@@ -81,7 +81,7 @@ def push(folder: Path, address: HubAddress, *, private: bool | None = None, mess
     manifest = read_manifest(folder)
     names = {MANIFEST, *manifest["files"], *(name for name in card_files(manifest) if (folder / name).exists())}
     others = [name for name in remote.names if not (_is_ours(name) or name in ALLOWED)]
-    if others and MANIFEST not in remote.names:
+    if others and not {MANIFEST, CONFIG, WEIGHTS} <= remote.names:  # other software also writes manifests
         raise UserError(
             f"{address} holds {shown(min(others))}, so it is not a repository of a bundle. Push to another name."
         )

@@ -251,6 +251,8 @@ def test_info_prints_the_card_and_writes_it_as_html(bundle, tmp_path, capsys):
         assert line in printed, printed
     page = out.read_text()
     assert "<h1>tiny</h1>" in page
+    assert "diffae info bundle" in page
+    assert str(bundle) not in page
     assert "<title>tiny</title>" in page
     assert "library_name" not in page
     assert 'src="data:image/png;base64,' in page

@@ -275,10 +275,11 @@ def test_missing_library_is_named(hub, model, monkeypatch):
 
 
 def test_push_refuses_repositories_of_other_things(hub, model, bundle):
-    repository = put(hub, {".gitattributes": b"", "README.md": b"# Mine", "model.pt": b"weights"})
-    before = dict(repository.commits)
-    is_refused(lambda: model.push_to_hub(NAME), "holds model.pt")
-    assert repository.commits == before
+    for other in ({}, {"manifest.json": b"{}", "config.json": b"{}"}):
+        repository = put(hub, {".gitattributes": b"", "README.md": b"# Mine", "model.pt": b"weights"} | other)
+        before = dict(repository.commits)
+        is_refused(lambda: model.push_to_hub(NAME), "holds model.pt")
+        assert repository.commits == before
     with pytest.raises(UserError, match="use push_to_hub or diffae push"):
         model.save(ADDRESS)
 
