@@ -1,10 +1,9 @@
-"""Compares training on the digits 0 to 4 from nothing with starting from a model of 5 to 9.
+"""Compares training on the digits 0 to 4 from nothing with fine-tuning a model of 5 to 9.
 
     python -m benchmarks.fine_tuning runs/fine_tuning --out docs
 
-Trains both models step by step, measures them at each length on held-out digits by unseen writers,
-prints a table and draws fine_tune.png. What is trained and measured is kept, so the same command
-continues.
+Trains both and measures them at several lengths, on held-out digits by unseen writers. Prints a
+table and draws fine_tune.png. What is trained and measured is kept: the same command continues.
 """
 
 import argparse
@@ -31,13 +30,18 @@ from diffae_jax.stages.chain import run_stages  # noqa: E402
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
-LENGTHS = {"from nothing": (5_000, 10_000, 20_000, 30_000), "from digits 5 to 9": (1_000, 2_500, 5_000, 10_000)}
-SOURCE_LENGTH = 40_000  # images seen by the model of 5 to 9
-PRIOR_LENGTH = 128_000
+SOURCE_LENGTH = 25_000  # images seen by the model of 5 to 9
+PRIOR_LENGTH = 128_000  # z
+FINE_TUNED, FROM_NOTHING = "from a model of 5 to 9", "from nothing"
+LENGTHS = {FINE_TUNED: (1_000, 2_500, 5_000), FROM_NOTHING: (2_500, 5_000, 10_000, 15_000)}  # images seen
+FIGURES = {
+    "mse": "MSE of reconstructions, 20 steps",
+    "mse_random": "MSE with random x_T",
+    "frechet": "Frechet distance of samples",
+}
 STEPS = 20
 NUM_SAMPLES = 400
 NUM_COMPONENTS = 32
-FROM_NOTHING, FINE_TUNED = LENGTHS
 
 
 def digits(low: int, high: int) -> tuple[Arrays, int]:
@@ -49,55 +53,74 @@ def digits(low: int, high: int) -> tuple[Arrays, int]:
 
 
 def train(folder: Path, low: int, high: int, num_images: int, stages: list[str], init: Path | None = None) -> None:
-    """Trains, or trains further, on some digits."""
+    """Trains on some digits, or continues to a larger number of images."""
     images, held_out = digits(low, high)
     config = get_config()
-    config.prior.num_latents = PRIOR_LENGTH
     config.name, config.train.num_images = f"digits_{low}_to_{high}", num_images
+    config.prior.num_latents = PRIOR_LENGTH
     config.data.update(path="", held_out=f"[-{held_out}:]")
     config.report.update(save_every=10_000, grid_every=1_000_000, health_every=1_000_000)
-    run_stages(config, folder, stages, images=images, **({} if init is None else {"init": init}))
+    run_stages(config, folder, stages, images=images, init=init)
 
 
-def measure(folder: Path, num_images: int, init: Path | None) -> dict[str, float]:
-    """Returns the error of reconstructions and the Frechet distance of samples.
+def measure(folder: Path, num_images: int) -> dict[str, float]:
+    """Returns the errors of reconstructions and the Frechet distance of samples.
 
-    z and the prior belong to this length, so they are trained in a copy of the run.
+    z and the prior belong to this length, so they are made in a copy of the run.
     """
     images, held_out = digits(0, 4)
     images = to_float(images.images)
     training, unseen = images[:-held_out], images[-held_out:]
     copy = folder.with_name(f"{folder.name}-{num_images}")
     if not copy.exists():
-        shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("grids", "latents", "prior"))
-    train(copy, 0, 4, num_images, ["latents", "prior"], init)
+        shutil.copytree(folder, copy)
+    train(copy, 0, 4, num_images, ["latents", "prior"])
     model = DiffAE.load(copy)
     space = principal_space(training, NUM_COMPONENTS)
     samples = model.sample(NUM_SAMPLES, seed=1, num_steps=STEPS, num_latent_steps=STEPS)
     return {
         "mse": float(mse(model.reconstruct(unseen, STEPS), unseen).mean()),
+        "mse_random": float(mse(model.reconstruct(unseen, STEPS, infer_x_T=False), unseen).mean()),
         "frechet": float(frechet_distance(space.features(samples), space.features(unseen))),
     }
 
 
+def draw(figures: dict[str, dict[str, dict[str, float]]], file: Path) -> None:
+    """Draws each figure against the number of images seen."""
+    picture, axes = plt.subplots(1, len(FIGURES), figsize=(11, 3.2), layout="compressed")
+    for ax, (key, title) in zip(axes, FIGURES.items(), strict=True):
+        for name, by_length in figures.items():
+            ax.plot([int(length) for length in by_length], [each[key] for each in by_length.values()], "o-", label=name)
+        ax.set(title=title.replace("x_T", "$x_T$"), xlabel="images seen", yscale="log")
+    axes[0].legend()
+    picture.savefig(file, dpi=100)
+    plt.close(picture)
+
+
 def main() -> None:
     """Trains, measures, prints and draws."""
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path, help="for the runs and the figures")
     parser.add_argument("--out", type=Path, help="a folder for the picture")
     arguments = parser.parse_args()
-    source = arguments.folder / "digits_5_to_9"
+    source, results = arguments.folder / "digits_5_to_9", arguments.folder / "figures.json"
     train(source, 5, 9, SOURCE_LENGTH, ["autoencoder", "latents", "prior", "export"])
-    results = arguments.folder / "results.json"
     figures = json.loads(results.read_text()) if results.exists() else {}
-    for name, init in ((FINE_TUNED, source / "bundle"), (FROM_NOTHING, None)):
-        folder = arguments.folder / name.replace(" ", "_")
-        for num_images in LENGTHS[name]:
-            if f"{name}, {num_images}" not in figures:
+    for name, lengths in LENGTHS.items():
+        folder, init = arguments.folder / name.replace(" ", "_"), source / "bundle" if name == FINE_TUNED else None
+        by_length = figures.setdefault(name, {})
+        for num_images in lengths:
+            if str(num_images) not in by_length:
                 train(folder, 0, 4, num_images, ["autoencoder"], init)
-                figures[f"{name}, {num_images}"] = measure(folder, num_images, init)
+                by_length[str(num_images)] = measure(folder, num_images)
                 results.write_text(json.dumps(figures, indent=1))
-                print(name, num_images, figures[f"{name}, {num_images}"], flush=True)
+    print(f"| start | images seen | {' | '.join(FIGURES.values())} |\n|---|---|{'---|' * len(FIGURES)}")
+    for name, by_length in figures.items():
+        for length, values in by_length.items():
+            cells = (f"{values['mse']:.1e}", f"{values['mse_random']:.3f}", f"{values['frechet']:.2f}")
+            print(f"| {name} | {int(length):,} | {' | '.join(cells)} |")
+    if arguments.out is not None:
+        draw(figures, arguments.out / "fine_tune.png")
 
 
 if __name__ == "__main__":

@@ -151,6 +151,11 @@ class Fit:
     missing: list[str]  # only in the network
     unused: list[str]  # only in the model
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether all weights of the network come from the model."""
+        return not (self.misshapen or self.missing)
+
 
 def fit_weights(weights: dict[str, np.ndarray], network: Params) -> Fit:
     """Compares the weights of a model, by dotted name, with the shapes of a network."""
@@ -180,7 +185,8 @@ def starting_weights(folder: AnyPath, part: str, network: Params) -> dict[str, n
     """
     if "init" not in read_origin(folder):
         return {}
-    return fit_weights(_part_of(read_bundle(folder / INIT).weights, part), network).weights
+    fit = fit_weights(_part_of(read_bundle(folder / INIT).weights, part), network)
+    return fit.weights if part == "autoencoder" or fit.is_whole else {}  # a part of a prior is of no use
 
 
 def _part_of(weights: dict[str, np.ndarray], part: str) -> dict[str, np.ndarray]:
@@ -199,8 +205,8 @@ def describe_init(config: ConfigDict, folder: AnyPath, mesh: Mesh) -> None:
         fit = fit_weights(_part_of(bundle.weights, part), network)
         if part == "autoencoder":
             _check_fit(config, fit, record["path"])
-        elif not fit.weights:
-            say(f"The prior starts from nothing: {record['path']} has none that fits.")
+        elif not fit.is_whole:
+            say(f"The prior starts from nothing, because {record['path']} has none of these shapes.")
             continue
         say(f"The {part} starts from {record['path']}: {_share(fit, network)} of its parameters.")
         for reason, names in (
