@@ -30,7 +30,7 @@ from diffae_jax.stages.chain import run_stages  # noqa: E402
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
-SOURCE_LENGTH = 25_000  # images seen by the model of 5 to 9
+SOURCE_LENGTH = 30_000  # images seen by the model of 5 to 9
 PRIOR_LENGTH = 128_000  # z
 FINE_TUNED, FROM_NOTHING = "from a model of 5 to 9", "from nothing"
 LENGTHS = {FINE_TUNED: (1_000, 2_500, 5_000), FROM_NOTHING: (2_500, 5_000, 10_000, 15_000)}  # images seen

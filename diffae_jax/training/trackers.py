@@ -11,7 +11,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from diffae_jax.runtime.cluster import is_main_process
 from diffae_jax.runtime.errors import UserError
@@ -23,6 +23,7 @@ PROJECT = "diffae_jax"  # unless WANDB_PROJECT or MLFLOW_EXPERIMENT_NAME is set
 MLFLOW_PARAMS = 100  # in one call
 
 
+@runtime_checkable
 class Tracker(Protocol):
     """A run of an experiment tracker. Its methods may raise any error."""
 
