@@ -38,7 +38,7 @@ def workdir_of(workdir: str | AnyPath | None, config: ConfigDict, branch: str | 
     folder = expand_home(workdir or Path("runs") / config.name)
     if branch is None:
         return folder
-    if Path(branch).name != branch or branch == "..":
+    if branch in ("", "..") or Path(branch).name != branch:
         raise UserError(f"--branch={shown(branch)} must be the name of a new run, such as --branch={folder.name}2.")
     return folder.parent / branch
 
