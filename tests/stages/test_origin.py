@@ -227,7 +227,7 @@ def test_other_sizes_start_anew_where_they_do_not_fit_and_are_named(recorded, mo
     assert "  Random, because the model does not have them: encoder.blocks." in output
 
     tiny_config.train.freeze = "unet"
-    with pytest.raises(UserError, match="train.freeze=unet would keep random weights, because these do not fit"):
+    with pytest.raises(UserError, match=r"train\.freeze=unet would keep random weights, because these do not fit"):
         recorded(tiny_config, capsys)
 
 
