@@ -103,10 +103,9 @@ def check_run(config: ConfigDict) -> None:
         raise UserError(
             'report.tensorboard=True needs tensorboardX. Run pip install "diffae_jax[tensorboard]", or set it to False.'
         )
-    if (tracker := config.report.tracker) and importlib.util.find_spec(tracker) is None:
+    if (tracker := config.report.tracker) != "none" and importlib.util.find_spec(tracker) is None:
         raise UserError(
-            f'report.tracker={tracker} needs {tracker}. Run pip install "diffae_jax[{tracker}]", or set it to an '
-            f"empty text."
+            f'report.tracker={tracker} needs {tracker}. Run pip install "diffae_jax[{tracker}]", or set it to none.'
         )
     values = flat(config.to_dict())
     for warmup, length in (("train.warmup_images", "train.num_images"), ("prior.warmup_latents", "prior.num_latents")):
@@ -116,7 +115,7 @@ def check_run(config: ConfigDict) -> None:
                 f"never reaches its full value. Set a shorter warm-up."
             )
     if config.train.freeze == "encoder" and config.model.z_dim is None:
-        raise UserError("train.freeze=encoder cannot be used: a DDIM baseline has no encoder. Set it to an empty text.")
+        raise UserError("train.freeze=encoder cannot be used: a DDIM baseline has no encoder. Set it to none.")
     evaluation = config.evaluation
     paths = (evaluation.baseline, *evaluation.others, evaluation.inception, evaluation.alexnet, evaluation.lpips)
     for path in filter(None, paths):

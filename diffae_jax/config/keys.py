@@ -66,7 +66,7 @@ NUM_STEPS = dict(low=1, high=NUM_TIMESTEPS)
 LIST_OF_NUM_STEPS = dict(NUM_STEPS, length=(1, 100))
 
 LEARNING_RATE_SCHEDULES = ("constant", "cosine")
-MOST = 10**18  # samples; `check` refuses more of any number
+MOST = 10**12  # samples
 
 MODEL = Section(
     "The networks. The defaults are those of Table 5, column FFHQ 128.",
@@ -116,9 +116,9 @@ TRAIN = Section(
             0, "images seen while the learning rate rises linearly from 0; fewer than num_images", low=0, high=MOST
         ),
         freeze=Key(
-            "",
-            "part that keeps the weights of --init or --branch and is not trained; empty: none",
-            choices=("", "encoder", "unet"),
+            "none",
+            "part that keeps the weights of --init or --branch and is not trained",
+            choices=("none", "encoder", "unet"),
         ),
         weight_decay=Key(0.0, "weight decay of AdamW; 0 selects Adam", low=0.0, high=1.0),
         ema_decay=Key(
@@ -237,10 +237,9 @@ REPORT = Section(
         ),
         tensorboard=Key(False, "also write TensorBoard files; needs pip install diffae_jax[tensorboard]"),
         tracker=Key(
-            "",
-            "also send metrics to Weights & Biases or MLflow; needs pip install diffae_jax[wandb] or [mlflow]; "
-            "empty: neither",
-            choices=("", "wandb", "mlflow"),
+            "none",
+            "also send metrics to Weights & Biases or MLflow; needs pip install diffae_jax[wandb] or [mlflow]",
+            choices=("none", "wandb", "mlflow"),
         ),
     ),
     free=True,

@@ -55,7 +55,7 @@ def as_text() -> str:
 
 def values_of(key: Key) -> str:
     """Describes the values that a key may have."""
-    values = ", ".join(filter(None, key.choices))
+    values = ", ".join(key.choices)
     if key.choices and isinstance(key.default, tuple):
         values = f"some of {values}"
     if key.low is not None:

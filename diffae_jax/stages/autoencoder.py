@@ -34,7 +34,7 @@ from diffae_jax.runtime.precision import resolve_precision
 from diffae_jax.runtime.sharding import check_batch_size, on_host, replicated, shard_array, split_batch
 from diffae_jax.stages.early_checks import check_images
 from diffae_jax.stages.loss_terms import LossTerm, check_terms, evaluate
-from diffae_jax.stages.origin import branch_of, starting_weights
+from diffae_jax.stages.origin import branch_of, frozen_parts, starting_weights
 from diffae_jax.stages.probes import notes_on_probes
 from diffae_jax.stages.run_folder import is_begun
 from diffae_jax.training.checkpoint import Checkpoints, was_set_aside
@@ -104,7 +104,7 @@ def autoencoder_program(
             config.train.num_images,
             config.train.batch_size,
         ),
-        frozen=tuple(filter(None, [config.train.freeze])),
+        frozen=frozen_parts(config),
     )
 
 

@@ -61,10 +61,10 @@ def check_origin(config: ConfigDict, folder: AnyPath, init: AnyPath | None, pare
         _check_init(folder, init, origin, begun)
     if parent is not None:
         _check_parent(config, folder, parent, origin, begun)
-    if config.train.freeze and not (init or parent or origin or begun):
+    if config.train.freeze != "none" and not (init or parent or origin or begun):
         raise UserError(
             f"train.freeze={config.train.freeze} keeps weights that are already trained, and this run starts from "
-            f"nothing: add --init=MODEL, or set it to an empty text."
+            f"nothing: add --init=MODEL, or set it to none."
         )
 
 
@@ -228,11 +228,11 @@ def _check_fit(config: ConfigDict, fit: Fit, path: str) -> None:
             f"--config={path}/config.json."
         )
     frozen = config.train.freeze
-    others = [name for name in fit.misshapen + fit.missing if frozen and name.startswith(f"{frozen}.")]
+    others = [name for name in fit.misshapen + fit.missing if name.startswith(f"{frozen}.")]
     if others:
         raise UserError(
             f"train.freeze={frozen} would keep random weights, because these do not fit {path}: {patterns(others)}. "
-            f"Set it to an empty text, or use the networks that the model was trained with."
+            f"Set it to none, or use the networks that the model was trained with."
         )
 
 
@@ -278,7 +278,7 @@ class Branch:
         packing, *layouts = abstract_states(network, _optimizer(self.config), mesh, sharding)
         state, _ = restore(self.parent / "autoencoder" / "checkpoints" / str(self.step), *layouts, packing)
         _, wanted, _ = abstract_states(network, _optimizer(config), mesh, sharding)
-        kept = {part: jax.tree.map(jax.numpy.copy, state.ema[part]) for part in filter(None, [config.train.freeze])}
+        kept = {part: jax.tree.map(jax.numpy.copy, state.ema[part]) for part in frozen_parts(config)}
         state = TrainState(
             step=shard_array(np.asarray(self.first_step, np.int32), wanted.step.sharding),
             params=state.params | kept,
@@ -298,6 +298,11 @@ class Branch:
 
 def _optimizer(config: ConfigDict) -> Any:
     return make_optimizer(config.train.learning_rate, config.train.weight_decay)
+
+
+def frozen_parts(config: ConfigDict) -> tuple[str, ...]:
+    """Returns the parts of the autoencoder that are not trained."""
+    return () if config.train.freeze == "none" else (config.train.freeze,)
 
 
 def branch_of(config: ConfigDict, folder: AnyPath) -> Branch | None:

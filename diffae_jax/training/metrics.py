@@ -33,7 +33,7 @@ class MetricsWriter:
     Only the main process writes. A resumed stage first removes its rows after `first_step`, so
     that the file equals that of an uninterrupted run. A tracker cannot remove rows: it gets them
     once, because the resumed stage writes the same values. If it fails, it gets no more rows, and
-    training goes on. `unit` is "images" or "latents".
+    training continues. `unit` is "images" or "latents".
     """
 
     def __init__(

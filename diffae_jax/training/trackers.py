@@ -103,19 +103,19 @@ TRACKERS: dict[str, Callable[[AnyPath, str, str, Mapping[str, Any]], Tracker]] =
 def open_tracker(
     name: str, folder: AnyPath, run_name: str, settings: Mapping[str, Any], *, is_new: bool
 ) -> Tracker | None:
-    """Opens the run of a tracker, or returns None if `name` is empty or another process does so.
+    """Opens the run of a tracker, or returns None for "none" or if another process does so.
 
     Args:
-        name: A name in `TRACKERS`, or "".
+        name: A name in `TRACKERS`, or "none".
         folder: The run folder.
         run_name: The name that the tracker shows.
         settings: The config, flat.
         is_new: Whether the training begins. Otherwise, the tracker continues its run.
 
     Raises:
-        UserError: The tracker cannot be used, for example because nobody is logged in.
+        UserError: The tracker cannot be used, for example because of a missing login.
     """
-    if not name or not is_main_process():
+    if name == "none" or not is_main_process():
         return None
     record = folder / RECORD
     ids = read_json(record) if record.exists() and not is_new else {}
@@ -124,8 +124,7 @@ def open_tracker(
             tracker = TRACKERS[name](folder, ids.get(name, ""), run_name, settings)
     except Exception as error:  # each tracker has errors of its own
         raise UserError(
-            f"report.tracker={name} cannot be used ({reason_of(error)}). Log in or check its server, or set "
-            f"report.tracker to an empty text."
+            f"report.tracker={name} cannot be used ({reason_of(error)}). Log in or check its server, or set it to none."
         ) from error
     write_json(record, ids | {name: tracker.run_id})
     return tracker

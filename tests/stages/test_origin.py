@@ -54,7 +54,10 @@ def assert_equal_but_bits_below(ours, theirs):
 
 def test_all_networks_start_from_the_averaged_weights_of_the_model(model, tmp_path):
     flags = f"--init={model}", STILL, "--config.prior.learning_rate=1e-30"
-    output = finish(start(tmp_path / "run", *flags, "--config.prior.num_latents=128", "--config.name=portraits"))
+    stages = "--stages=autoencoder,latents,prior,export"
+    output = finish(
+        start(tmp_path / "run", *flags, stages, "--config.prior.num_latents=128", "--config.name=portraits")
+    )
     assert f"The autoencoder starts from {model}: all of its parameters.\n" in output
     assert f"The prior starts from {model}: all of its parameters.\n" in output
     assert "WARNING: the model was trained" not in output

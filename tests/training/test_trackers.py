@@ -103,7 +103,7 @@ def test_training_from_the_start_is_a_new_run_of_the_tracker(tmp_path, offline):
         ids.append(tracker.run_id)
         tracker.close()
     assert ids[0] == ids[1] != ids[2]
-    assert open_tracker("", tmp_path, "none", {}, is_new=True) is None
+    assert open_tracker("none", tmp_path, "none", {}, is_new=True) is None
 
 
 def test_tracker_that_cannot_be_used_is_refused_at_the_start(tmp_path, offline, monkeypatch):
