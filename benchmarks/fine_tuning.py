@@ -32,7 +32,7 @@ import matplotlib.pyplot as plt  # noqa: E402
 SOURCE_LENGTH = 30_000  # images seen by the model of 5 to 9
 PRIOR_LENGTH = 64_000  # z
 FINE_TUNED, FROM_NOTHING = "from a model of 5 to 9", "from nothing"
-LENGTHS = {FINE_TUNED: (1_000, 2_500, 5_000), FROM_NOTHING: (2_500, 5_000, 10_000, 15_000)}  # images seen
+LENGTHS = {FINE_TUNED: (1_000, 2_500), FROM_NOTHING: (1_000, 2_500, 5_000, 7_500)}  # images seen
 MSES = {"mse": "MSE, inferred x_T", "mse_random": "MSE, random x_T"}
 STEPS = 20
 NUM_SAMPLES = 400

@@ -178,12 +178,14 @@ def starting_weights(folder: AnyPath, part: str, network: Params) -> dict[str, n
         network: The shapes of all weights of that network.
 
     Returns:
-        Host arrays; none for a run that starts from nothing. The other weights are random.
+        Host arrays; none for a run that starts from nothing and for a branch, whose autoencoder
+        has a checkpoint. The other weights are random.
 
     Raises:
         UserError: The copy of the model is damaged.
     """
-    if "init" not in read_origin(folder):
+    origin = read_origin(folder)
+    if "init" not in origin or "branch" in origin:
         return {}
     fit = fit_weights(_part_of(read_bundle(folder / INIT).weights, part), network)
     return fit.weights if part == "autoencoder" or fit.is_whole else {}  # a part of a prior is of no use

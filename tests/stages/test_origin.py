@@ -15,7 +15,14 @@ from diffae_jax.inference.diffae import DiffAE
 from diffae_jax.inference.weights import abstract_weights
 from diffae_jax.models.functional import flatten
 from diffae_jax.runtime.errors import UserError
-from diffae_jax.stages.origin import check_origin, describe_init, fit_weights, patterns, record_origin
+from diffae_jax.stages.origin import (
+    check_origin,
+    describe_init,
+    fit_weights,
+    patterns,
+    record_origin,
+    starting_weights,
+)
 from diffae_jax.stages.run_folder import workdir_of
 from tests.messages import assert_is_one_sentence
 from tests.runs import (
@@ -130,7 +137,7 @@ def test_branch_with_twice_the_batch_continues_exactly(whole, tmp_path):
     assert_same_run(again, tmp_path / "large")
     rows = [row for row in rows_of(again, "autoencoder") if "loss" in row]
     last = [row for row in rows_of(whole[0], "autoencoder") if "loss" in row][-1]
-    assert (rows[0]["images"], rows[-1]["images"]) == (24 * 32, 1280)
+    assert (rows[0]["images"], rows[-1]["images"]) == (22 * 32, 1280)
     assert abs(rows[0]["loss"] / last["loss"] - 1) < 0.3, "and not the loss of new weights, which is about 1"
     assert DiffAE.load(again).origin["branch"] == {"run": "tiny", "images_seen": 640}
     message = "model.z_dim: 8 -> 9. To start a new run from the weights that fit, use --init="
@@ -239,6 +246,16 @@ def test_model_without_any_weight_that_fits_is_refused(recorded, tiny_config, ca
     tiny_config.image_shape = (8, 8, 2)
     with pytest.raises(UserError, match=r"No weights of .* fit the networks of this config\. Use the networks that it"):
         recorded(tiny_config, capsys)
+
+
+def test_prior_of_a_branch_does_not_need_the_model_of_its_parent(recorded, tiny_config, tmp_path, one_device, capsys):
+    recorded(tiny_config, capsys)
+    network = abstract_weights(tiny_config, one_device)["prior"]
+    assert starting_weights(tmp_path / "run", "prior", network).keys() == flatten(network).keys()
+    origin = json.loads((tmp_path / "run" / "origin.json").read_text())
+    shutil.rmtree(tmp_path / "run" / "init")
+    (tmp_path / "run" / "origin.json").write_text(json.dumps(origin | {"branch": {"path": "parent", "model": {}}}))
+    assert starting_weights(tmp_path / "run", "prior", network) == {}
 
 
 def test_damaged_copy_of_the_model_is_refused(recorded, tiny_config, tmp_path, one_device, capsys):
