@@ -31,6 +31,8 @@ def links() -> dict[str, str]:
 
 
 TENSORBOARD = ["tensorboardX>=2.6.4"]
+WANDB = ["wandb>=0.20"]
+MLFLOW = ["mlflow-skinny>=3"]  # enough for a server; mlflow itself brings a local database
 HDF5 = ["h5py>=3.11"]
 LMDB = ["lmdb>=1.5"]
 NIFTI = ["nibabel>=5.2"]
@@ -73,6 +75,8 @@ TEST = [
     *LAUNCH,
     *BROWSER,
     *TENSORBOARD,
+    *WANDB,
+    *MLFLOW,
     *FORMATS,
     *HUB,
     *GCS,
@@ -131,6 +135,8 @@ setup(
         "v100": ["jax[cuda12]>=0.10", "nvidia-cudnn-cu12==9.10.2.21"],
         "tpu": ["jax[tpu]>=0.10"],
         "tensorboard": TENSORBOARD,  # writes its files; `pip install tensorboard` shows them
+        "wandb": WANDB,
+        "mlflow": MLFLOW,
         "formats": FORMATS,  # all that the next nine read
         "hdf5": HDF5,
         "lmdb": LMDB,

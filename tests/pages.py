@@ -31,6 +31,7 @@ TRAINING = (  # added to every training command: two steps of the tiny network
     *("--config.model.embed_dim=32", "--config.model.z_dim=8", "--config.train.batch_size=16"),
     *("--config.train.learning_rate=0.001", "--config.train.ema_decay=0.9"),  # as in tests/tiny.py: compiled once
     *("--config.train.num_images=32", "--config.report.num_grid_images=4", "--config.report.num_grid_steps=2"),
+    "--config.train.warmup_images=0",  # fewer than the images
     "--stages=autoencoder",
 )
 QUICK = {"evaluate": "--num-images 16 --num-samples 16 --steps 2 --code-steps 2"}  # added to a command
@@ -144,7 +145,9 @@ def run_command(words: list[str], *, trains: bool) -> None:
         named = any("data.path" in word or "digits" in word for word in words)
         path = () if named else ("--config.data.path=FOLDER",)
         folder = Path(f"trained/{len(list(Path().glob('trained/*')))}")
-        arguments = [*words[2:], *path, *TRAINING, f"--workdir={folder}"]
+        # a branch needs a run, and the networks of other models do not fit the tiny one
+        given = [word for word in words[2:] if not word.startswith(("--branch=", "--init="))]
+        arguments = [*given, *path, *TRAINING, f"--workdir={folder}"]
         cli.run(["train", *arguments]) if trains else check_training(arguments, folder)
     elif words[:2] == ["python", "-c"]:
         exec(words[2], {})

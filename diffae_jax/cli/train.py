@@ -25,6 +25,7 @@ HELP = "train a model; the same command again resumes the run"
 EXAMPLES = (
     "--config=digits",
     "--config=images --config.data.path=photos --config.name=mine",
+    "--config=ffhq128 --init=ffhq128 --config.data.path=portraits --config.name=portraits",
     "--config=ffhq128:ddim --config.data.path=faces --config.train.batch_size=64 --workdir=runs/baseline",
 )
 DEFAULT_CONFIG = "digits"
@@ -42,6 +43,8 @@ flags:
   --config.KEY=VALUE       overrides one key, such as --config.train.batch_size=64; --helpfull lists all keys
   --workdir=FOLDER         the run folder, also gs://BUCKET/NAME or s3://BUCKET/NAME; default: runs/<config.name>
   --stages=STAGE,...       some of autoencoder,latents,prior,probes,evaluation,export; default: all
+  --init=MODEL             starts from the weights of a bundle or a run folder, where their shapes fit
+  --branch=NAME            continues the run in a new run folder next to it, with changed keys
   --coordinator=HOST:PORT  address of the first process; needed for several processes if no cluster is detected
   --num_processes=N        number of processes; with --coordinator
   --process_id=N           number of this process, starting at 0; with --coordinator
@@ -98,6 +101,8 @@ def parse(arguments: list[str]) -> "FlagValues":
     values = flags.FlagValues()
     flags.DEFINE_string("workdir", None, "", flag_values=values)
     flags.DEFINE_list("stages", None, "", flag_values=values)
+    flags.DEFINE_string("init", None, "", flag_values=values)
+    flags.DEFINE_string("branch", None, "", flag_values=values)
     flags.DEFINE_string("coordinator", None, "", flag_values=values)
     flags.DEFINE_integer("num_processes", None, "", flag_values=values)
     flags.DEFINE_integer("process_id", None, "", flag_values=values)
@@ -164,7 +169,7 @@ def train(values: "FlagValues", interruptible: Interruptible, *, is_own_process:
     from diffae_jax.training.loop import Stopped
 
     def saved() -> str:
-        return saved_steps(workdir_of(values.workdir, values.config))
+        return saved_steps(workdir_of(values.workdir, values.config, values.branch))
 
     processes = values.coordinator, values.num_processes, values.process_id
     if is_own_process and values.num_processes is None and not on_cluster():
@@ -174,7 +179,7 @@ def train(values: "FlagValues", interruptible: Interruptible, *, is_own_process:
     with joined_cluster(*processes, values.cluster_timeout, saved):
         interruptible.joined_cluster(jax.process_count())
         try:
-            run_stages(values.config, values.workdir, values.stages)
+            run_stages(values.config, values.workdir, values.stages, init=values.init, branch=values.branch)
         except Stopped as stopped:
             name = signal.Signals(stopped.signal_number).name
             say(f"\n{name}: training stopped, and step {stopped.step:,} is saved.", RESUME)

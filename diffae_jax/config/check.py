@@ -59,7 +59,8 @@ def _check_key(name: str, key: Key, value: Any) -> None:
     if isinstance(value, tuple):
         _check_list(name, key, value)
     elif key.choices and value not in key.choices:
-        raise UserError(f"{name} must be one of {', '.join(key.choices)}, not {shown(value)}.")
+        empty = " or empty" if "" in key.choices else ""
+        raise UserError(f"{name} must be one of {', '.join(filter(None, key.choices))}{empty}, not {shown(value)}.")
     elif type(value) in (int, float):
         _check_number(name, key, value)
 
@@ -102,6 +103,19 @@ def check_run(config: ConfigDict) -> None:
         raise UserError(
             'report.tensorboard=True needs tensorboardX. Run pip install "diffae_jax[tensorboard]", or set it to False.'
         )
+    if (tracker := config.report.tracker) != "none" and importlib.util.find_spec(tracker) is None:
+        raise UserError(
+            f'report.tracker={tracker} needs {tracker}. Run pip install "diffae_jax[{tracker}]", or set it to none.'
+        )
+    values = flat(config.to_dict())
+    for warmup, length in (("train.warmup_images", "train.num_images"), ("prior.warmup_latents", "prior.num_latents")):
+        if values[warmup] >= values[length]:
+            raise UserError(
+                f"{warmup}={values[warmup]:,} must be less than {length}={values[length]:,}, or the learning rate "
+                f"never reaches its full value. Set a shorter warm-up."
+            )
+    if config.train.freeze == "encoder" and config.model.z_dim is None:
+        raise UserError("train.freeze=encoder cannot be used: a DDIM baseline has no encoder. Set it to none.")
     evaluation = config.evaluation
     paths = (evaluation.baseline, *evaluation.others, evaluation.inception, evaluation.alexnet, evaluation.lpips)
     for path in filter(None, paths):

@@ -65,6 +65,9 @@ MULTS = dict(low=1, high=64, length=(1, MAX_LEVELS))
 NUM_STEPS = dict(low=1, high=NUM_TIMESTEPS)
 LIST_OF_NUM_STEPS = dict(NUM_STEPS, length=(1, 100))
 
+LEARNING_RATE_SCHEDULES = ("constant", "cosine")
+MOST = 10**12  # samples
+
 MODEL = Section(
     "The networks. The defaults are those of Table 5, column FFHQ 128.",
     dict(
@@ -103,7 +106,20 @@ TRAIN = Section(
         schedule=Key("linear", "noise schedule of the diffusion process", choices=("linear", "cosine")),
         parameterization=Key("eps", "what the UNet predicts: the noise (eps) or v", choices=PARAMETERIZATIONS),
         weighting=Key("uniform", "weight of the loss at each time step; uniform: all equal", choices=WEIGHTINGS),
-        learning_rate=Key(1e-4, "learning rate of Adam, constant during training", positive=True),
+        learning_rate=Key(1e-4, "learning rate of Adam, the highest during training", positive=True),
+        learning_rate_schedule=Key(
+            "constant",
+            "learning rate after the warm-up; cosine: falls to 0 at num_images, which is then fixed",
+            choices=LEARNING_RATE_SCHEDULES,
+        ),
+        warmup_images=Key(
+            0, "images seen while the learning rate rises linearly from 0; fewer than num_images", low=0, high=MOST
+        ),
+        freeze=Key(
+            "none",
+            "part that keeps the weights of --init or --branch and is not trained",
+            choices=("none", "encoder", "unet"),
+        ),
         weight_decay=Key(0.0, "weight decay of AdamW; 0 selects Adam", low=0.0, high=1.0),
         ema_decay=Key(
             0.9999,
@@ -130,7 +146,15 @@ PRIOR = Section(
         loss=Key("l1", "error of the prediction: absolute (l1) or squared (mse)", choices=ERRORS),
         batch_size=Key(256, "z per training step, over all devices", positive=True),
         num_latents=Key(100_000_000, "length of training: z seen in total, repeats counted", positive=True, free=True),
-        learning_rate=Key(1e-4, "learning rate of AdamW, constant during training", positive=True),
+        learning_rate=Key(1e-4, "learning rate of AdamW, the highest during training", positive=True),
+        learning_rate_schedule=Key(
+            "constant",
+            "learning rate after the warm-up; cosine: falls to 0 at num_latents, which is then fixed",
+            choices=LEARNING_RATE_SCHEDULES,
+        ),
+        warmup_latents=Key(
+            0, "z seen while the learning rate rises linearly from 0; fewer than num_latents", low=0, high=MOST
+        ),
         weight_decay=Key(0.01, "weight decay of AdamW; 0 selects Adam", low=0.0, high=1.0),
         ema_decay=Key(0.9999, "decay per step of the EMA weights, which all results use", low=0.0, high=1.0),
         max_grad_norm=Key(1.0, "gradients with a larger global norm are scaled down to this norm", positive=True),
@@ -212,6 +236,11 @@ REPORT = Section(
             "check each step at once; if it is not finite, name the images and the layer; slower, one process only",
         ),
         tensorboard=Key(False, "also write TensorBoard files; needs pip install diffae_jax[tensorboard]"),
+        tracker=Key(
+            "none",
+            "also send metrics to Weights & Biases or MLflow; needs pip install diffae_jax[wandb] or [mlflow]",
+            choices=("none", "wandb", "mlflow"),
+        ),
     ),
     free=True,
 )

@@ -16,8 +16,10 @@ from diffae_jax.models import encoder_name
 from diffae_jax.models.functional import digest, flatten, unflatten
 from diffae_jax.runtime.console import warn
 from diffae_jax.runtime.errors import UserError
-from diffae_jax.runtime.files import AnyPath, os_errors_as_user_errors
+from diffae_jax.runtime.files import AnyPath, os_errors_as_user_errors, read_json
 from diffae_jax.training.checkpoint import latest_step, load_ema
+
+ORIGIN = "origin.json"  # of a run folder
 
 
 def read_model(path: str | AnyPath, mesh: Mesh, encoder: type[nnx.Module] | None = None) -> dict[str, Any]:
@@ -43,6 +45,21 @@ def read_config(path: str | AnyPath) -> ConfigDict:
         config = from_json(folder / CONFIG)
         check(config)
         return config
+
+
+def read_origin(folder: AnyPath) -> dict[str, dict[str, Any]]:
+    """Returns what a run started from, by kind: "init" or "branch". A run from nothing has none.
+
+    Each value has the path and, under "model", plain values that describe it. Raises UserError if
+    the file is damaged.
+    """
+    path = folder / ORIGIN
+    if not path.exists():
+        return {}
+    origin = read_json(path)
+    if not (isinstance(origin, dict) and all(isinstance(each, dict) and "path" in each for each in origin.values())):
+        raise UserError(f"{path} is damaged. Restore it from a copy, or remove it: it says what the run started from.")
+    return origin
 
 
 def _is_bundle(path: AnyPath) -> bool:
@@ -99,6 +116,7 @@ def _from_run(path: AnyPath, mesh: Mesh, encoder: type[nnx.Module] | None) -> di
     checkpoints = path / "autoencoder" / "checkpoints"
     params, step, damages = load_ema(checkpoints, expected["autoencoder"])
     origin = {"run": config.name, "images_seen": config.train.batch_size * step}
+    origin |= {kind: start["model"] for kind, start in read_origin(path).items()}
     parts = dict(config=config, params=params, origin=origin)
     if damages:  # the other parts were made from the damaged checkpoint
         warn("What was made from the damaged checkpoint is left out: the statistics of z, the prior and the probes.")

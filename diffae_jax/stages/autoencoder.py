@@ -34,12 +34,14 @@ from diffae_jax.runtime.precision import resolve_precision
 from diffae_jax.runtime.sharding import check_batch_size, on_host, replicated, shard_array, split_batch
 from diffae_jax.stages.early_checks import check_images
 from diffae_jax.stages.loss_terms import LossTerm, check_terms, evaluate
+from diffae_jax.stages.origin import branch_of, frozen_parts, starting_weights
 from diffae_jax.stages.probes import notes_on_probes
 from diffae_jax.stages.run_folder import is_begun
 from diffae_jax.training.checkpoint import Checkpoints, was_set_aside
 from diffae_jax.training.health import describe_z, z_health
+from diffae_jax.training.learning_rate import learning_rate_factor
 from diffae_jax.training.loop import Intervals, Periodic, PeriodicCall, fit, steps_of
-from diffae_jax.training.metrics import MetricsWriter, parameter_table
+from diffae_jax.training.metrics import open_writer, parameter_table
 from diffae_jax.training.packing import Packing
 from diffae_jax.training.program import Program, compile_program, run_key, warn_of_memory
 from diffae_jax.training.state import TrainState, make_optimizer
@@ -96,6 +98,13 @@ def autoencoder_program(
         max_grad_norm=config.train.max_grad_norm,
         num_microbatches=config.execution.num_microbatches,
         sharding=config.execution.sharding,
+        learning_rate_factor=learning_rate_factor(
+            config.train.learning_rate_schedule,
+            config.train.warmup_images,
+            config.train.num_images,
+            config.train.batch_size,
+        ),
+        frozen=frozen_parts(config),
     )
 
 
@@ -232,7 +241,8 @@ def run(
     )
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(contextlib.closing(Checkpoints(folder / "autoencoder" / "checkpoints")))
-        first_step = checkpoints.latest or 0
+        branch = branch_of(config, folder)
+        first_step = (checkpoints.latest or 0) if branch is None else branch.first_step
         is_finished = first_step >= intervals.num_steps
         if not is_finished:  # before the images are read
             refuse_outdating(folder, first_step, intervals.num_steps)
@@ -240,12 +250,15 @@ def run(
             check_terms(config, loss_terms or {})
             check_batch_size("train.batch_size", batch_size, mesh.size, config.execution.num_microbatches)
         training, held_out = open_data(config, folder, images, begun=is_begun(folder))
+        if not is_finished:
+            describe_images(config, folder, training, held_out)
+            with together():
+                check_images(config, stages, training)
+        if branch is not None:
+            branch.begin(config, folder, checkpoints, mesh)
         if is_finished:
             say(f"autoencoder: finished, {first_step * batch_size:,} images seen.")
             return
-        describe_images(config, folder, training, held_out)
-        with together():
-            check_images(config, stages, training)
         batches = training_batches(
             training,
             batch_size=batch_size,
@@ -257,10 +270,13 @@ def run(
             num_processes=jax.process_count(),
         )
         program = autoencoder_program(config, mesh, training.transform.dtype, loss_terms)
+        weights = (
+            starting_weights(folder, "autoencoder", program.packing.abstract) if checkpoints.latest is None else {}
+        )
         describe(config, program, len(training), intervals.num_steps)
         if first_step:
             say(f"Resuming after step {first_step:,} ({first_step * batch_size:,} images).")
-        writer = MetricsWriter(folder, "autoencoder", "images", first_step, config.report.tensorboard)
+        writer = open_writer(config, folder, "autoencoder", "images", first_step)
         fit(
             program,
             batches=on_devices(batches, split_batch(mesh)),
@@ -271,6 +287,7 @@ def run(
             checkpoints=checkpoints,
             writer=stack.enter_context(contextlib.closing(writer)),
             sample_names=partial(names_in_batch, config, training) if config.report.debug_nonfinite else None,
+            weights=weights,
         )
 
 

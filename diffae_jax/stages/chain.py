@@ -20,7 +20,7 @@ from diffae_jax.runtime.cluster import check_clocks, check_equal_on_all, is_main
 from diffae_jax.runtime.compilation import enable_compilation_cache
 from diffae_jax.runtime.console import say
 from diffae_jax.runtime.errors import UserError
-from diffae_jax.runtime.files import AnyPath, unforeseen
+from diffae_jax.runtime.files import AnyPath, expand_home, unforeseen
 from diffae_jax.runtime.interrupts import RESUME, if_interrupted
 from diffae_jax.runtime.logs import quiet_libraries
 from diffae_jax.runtime.own_code import code_digest, import_own
@@ -30,6 +30,7 @@ from diffae_jax.stages import autoencoder, evaluation, export, latents, prior, p
 from diffae_jax.stages.damage import set_aside_damage
 from diffae_jax.stages.early_checks import check_folder, check_settings
 from diffae_jax.stages.loss_terms import LossTerm
+from diffae_jax.stages.origin import check_origin, record_origin
 from diffae_jax.stages.run_folder import RunFolder, workdir_of
 from diffae_jax.training.checkpoint import latest_step
 
@@ -118,6 +119,8 @@ def run_stages(
     images: Any = None,
     encoder: type[nnx.Module] | None = None,
     loss_terms: dict[str, LossTerm] | None = None,
+    init: str | AnyPath | None = None,
+    branch: str | None = None,
 ) -> None:
     """Trains, evaluates and exports a model. The same call resumes a stopped run.
 
@@ -135,13 +138,17 @@ def run_stages(
             `models.encoders`.
         loss_terms: Functions (z, batch, keys) -> [N] that are added to the loss of the autoencoder
             and logged under their names: see `stages.loss_terms`. Default: none.
+        init: A bundle or a run folder whose weights the run starts from, where they fit. A run
+            that has begun does not need it any more.
+        branch: The name of a new run, in a folder next to the run folder. It continues the run
+            with this config, from its newest checkpoint.
 
     Raises:
         UserError: The config, the data or the run folder cannot be used, or the devices have too
             little memory. The message names the fix.
         Stopped: SIGINT or SIGTERM stopped the training; the state is saved.
     """
-    check_same_run(config, stages)
+    check_same_run(config, stages, init, branch)
     unknown = set(stages or ()) - STAGES.keys()
     if unknown:
         raise UserError(f"There is no stage {', '.join(sorted(unknown))}: the stages are {', '.join(STAGES)}.")
@@ -149,6 +156,10 @@ def run_stages(
     name_encoder(config, encoder)
     if loss_terms:
         config.train.loss_terms = tuple(sorted(loss_terms))
+    folder, parent = workdir_of(workdir, config, branch), None
+    if branch is not None:
+        parent, config.name = workdir_of(workdir, config), branch
+    init = None if init is None else expand_home(init)
     check_run(config)
     check_main_guard(config.execution.num_workers)
     if ":" in config.model.encoder.kind:  # the user's own config may import code; a downloaded bundle may not
@@ -161,12 +172,14 @@ def run_stages(
     mesh = make_mesh()
     with together():
         check_settings(config, chosen, mesh.size)
-    with quiet_libraries(), RunFolder(workdir_of(workdir, config), config) as folder:
+        check_origin(config, folder, init, parent)
+    with quiet_libraries(), RunFolder(folder, config) as folder:
         with together():
             if is_main_process():
                 set_aside_damage(folder.path)
         with together():
             check_folder(config, folder.path, chosen)
+        record_origin(config, folder.path, init, parent, mesh)
         for name in chosen:
             stage = STAGES[name]
             say(f"Stage {name}: reads {stage.reads}; writes {folder.path / stage.writes}")
@@ -178,15 +191,18 @@ def run_stages(
             say(note)
 
 
-def check_same_run(config: ConfigDict, stages: list[str] | None) -> None:
-    """Raises UserError on all processes if their code, config, stages or clocks differ."""
+def check_same_run(
+    config: ConfigDict, stages: list[str] | None, init: str | AnyPath | None, branch: str | None
+) -> None:
+    """Raises UserError on all processes if their code, config, flags or clocks differ."""
     if not jax.distributed.is_initialized():  # hashing the code takes time
         return
     check_clocks()
     code = {"diffae_jax": f"version {__version__}, code {code_digest():.8}", "jax": jax.__version__}
     check_equal_on_all(code, "Install the same version on all machines")
     settings = {f"config.{key}": value for key, value in flat(config.to_dict()).items() if key not in MAY_DIFFER}
-    check_equal_on_all({"stages": stages} | settings, "Start all processes with the same flags")
+    flags = {"stages": stages, "init": None if init is None else str(init), "branch": branch}
+    check_equal_on_all(flags | settings, "Start all processes with the same flags")
 
 
 @contextlib.contextmanager

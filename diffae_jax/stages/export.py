@@ -28,10 +28,9 @@ def run(config: ConfigDict, folder: AnyPath, mesh: Mesh) -> None:
         if find_undamaged(folder / stage / "checkpoints")[1]:  # since the run has started
             raise UserError(f"A checkpoint of the {stage} is damaged: run the same command again to make it again.")
     model = DiffAE.load(folder, mesh)
-    model.origin = {
+    model.origin |= {
         "run": config.name,
         "diffae_jax": __version__,
-        "images_seen": model.origin["images_seen"],
         "latents_seen": config.prior.batch_size * (latest_step(folder / "prior" / "checkpoints") or 0),
         "digest": model.digest(),
     }

@@ -27,10 +27,12 @@ from diffae_jax.runtime.errors import UserError
 from diffae_jax.runtime.files import AnyPath
 from diffae_jax.runtime.precision import resolve_precision
 from diffae_jax.runtime.sharding import on_host, replicated, shard_array, split_batch
+from diffae_jax.stages.origin import starting_weights
 from diffae_jax.stages.run_folder import check_inputs
 from diffae_jax.training.checkpoint import Checkpoints
+from diffae_jax.training.learning_rate import learning_rate_factor
 from diffae_jax.training.loop import Intervals, Periodic, fit, steps_of
-from diffae_jax.training.metrics import MetricsWriter, parameter_table
+from diffae_jax.training.metrics import open_writer, parameter_table
 from diffae_jax.training.packing import Packing
 from diffae_jax.training.program import Program, compile_program, run_key, warn_of_memory
 from diffae_jax.training.state import TrainState, make_optimizer
@@ -72,6 +74,12 @@ def prior_program(config: ConfigDict, mesh: Mesh, num_latents: int) -> Program:
         max_grad_norm=config.prior.max_grad_norm,
         sharding=config.execution.sharding,
         steps_per_call=steps,
+        learning_rate_factor=learning_rate_factor(
+            config.prior.learning_rate_schedule,
+            config.prior.warmup_latents,
+            config.prior.num_latents,
+            config.prior.batch_size,
+        ),
     )
 
 
@@ -106,7 +114,8 @@ def run(config: ConfigDict, folder: AnyPath, mesh: Mesh) -> None:
         describe(config, program, num_latents, intervals.last_step(first_step, program.steps_per_call))
         if first_step:
             say(f"Resuming after step {first_step:,} ({first_step * batch_size:,} z).")
-        writer = MetricsWriter(folder, "prior", "latents", first_step, config.report.tensorboard)
+        weights = starting_weights(folder, "prior", program.packing.abstract) if checkpoints.latest is None else {}
+        writer = open_writer(config, folder, "prior", "latents", first_step)
         resident = shard_array(z, replicated(mesh))
         del z  # gigabytes for a large data set
         rows = batches_of_rows(
@@ -128,6 +137,7 @@ def run(config: ConfigDict, folder: AnyPath, mesh: Mesh) -> None:
             checkpoints=checkpoints,
             writer=stack.enter_context(contextlib.closing(writer)),
             sample_names=partial(names_in_batch, config, folder / "latents") if config.report.debug_nonfinite else None,
+            weights=weights,
         )
 
 

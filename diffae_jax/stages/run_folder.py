@@ -10,12 +10,13 @@ from filelock import FileLock, Timeout
 from ml_collections import ConfigDict
 
 from diffae_jax.config import differing_keys, from_json
+from diffae_jax.config.differences import shapes_networks
 from diffae_jax.data.latents import INPUTS, read_inputs
 from diffae_jax.runtime.bucket_lock import BucketLock, BucketLockedError
 from diffae_jax.runtime.buckets import BucketPath
 from diffae_jax.runtime.cluster import is_main_process, together
 from diffae_jax.runtime.console import say
-from diffae_jax.runtime.errors import UnavailableError, UserError
+from diffae_jax.runtime.errors import UnavailableError, UserError, shown
 from diffae_jax.runtime.files import AnyPath, expand_home, os_errors_as_user_errors, write_json
 from diffae_jax.runtime.interrupts import RESUME
 from diffae_jax.training.checkpoint import latest_step
@@ -29,9 +30,17 @@ def is_begun(folder: AnyPath) -> bool:
     return latest_step(folder / "autoencoder" / "checkpoints") is not None
 
 
-def workdir_of(workdir: str | AnyPath | None, config: ConfigDict) -> AnyPath:
-    """Returns the run folder; by default `runs/NAME`, with the `name` of the config."""
-    return expand_home(workdir or Path("runs") / config.name)
+def workdir_of(workdir: str | AnyPath | None, config: ConfigDict, branch: str | None = None) -> AnyPath:
+    """Returns the run folder; by default `runs/NAME`, with the `name` of the config.
+
+    The folder of a branch is next to it. Raises UserError if `branch` cannot be its name.
+    """
+    folder = expand_home(workdir or Path("runs") / config.name)
+    if branch is None:
+        return folder
+    if branch in ("", "..") or Path(branch).name != branch:
+        raise UserError(f"--branch={shown(branch)} must be the name of a new run, such as --branch={folder.name}2.")
+    return folder.parent / branch
 
 
 def saved_steps(folder: AnyPath) -> str:
@@ -110,9 +119,14 @@ class RunFolder:
         prior_has_checkpoint = latest_step(prior / "checkpoints") is not None
         keys = differing_keys(old, self._config.to_dict(), () if prior_has_checkpoint else ("prior",))
         if keys:
+            names = [key.partition(":")[0] for key in keys]
             fix = "To resume, use the old values. Otherwise set a different --workdir"
-            if all(key.startswith("prior.") for key in keys):
+            if all(name.startswith("prior.") for name in names):
                 fix += f", or remove {prior} to train a new prior for the same autoencoder"
+            elif any(map(shapes_networks, names)):
+                fix += f", with --init={self.path} to start from the weights that fit"
+            else:
+                fix += ", or continue with the new ones in a new run: add --branch=NAME"
             raise UserError(f"{self.path} holds a run with a different config ({'; '.join(keys)}). {fix}.")
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:

@@ -174,26 +174,33 @@ class Checkpoints:
     def restore(
         self, step: int, abstract_state: Any, unpacked_state: Any = None, packing: Packing | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Returns (state, window) of a step, with the shardings of `abstract_state`.
-
-        If an older version saved the state as `unpacked_state`, it is packed. Raises UserError if
-        the step is damaged.
-        """
-        with local_copy(self._folder / str(step)) as path:
-            with damage_as_user_error(path):
-                is_older = packing is not None and not are_packed(_ema_shapes(path))
-                wanted = unpacked_state if is_older else abstract_state
-                loaded = _orbax().load_checkpointables(path, {"state": wanted, "window": None})
-            state = loaded["state"]
-            manifest.check_arrays(path, state)
-        if is_older:
-            shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state)
-            state = jax.jit(packing.pack_state, out_shardings=shardings)(state)
-        return state, loaded["window"]
+        """Returns (state, window) of a step: see the function `restore`."""
+        return restore(self._folder / str(step), abstract_state, unpacked_state, packing)
 
     def close(self) -> None:
         """Waits for all saves and ends the thread."""
         self._thread.shutdown()
+
+
+def restore(
+    step: AnyPath, abstract_state: Any, unpacked_state: Any = None, packing: Packing | None = None
+) -> tuple[Any, dict[str, Any]]:
+    """Returns (state, window) of the folder of a step, with the shardings of `abstract_state`.
+
+    If an older version saved the state as `unpacked_state`, it is packed. Nothing is written.
+    Raises UserError if the step is damaged.
+    """
+    with local_copy(step.absolute()) as path:
+        with damage_as_user_error(path):
+            is_older = packing is not None and not are_packed(_ema_shapes(path))
+            wanted = unpacked_state if is_older else abstract_state
+            loaded = _orbax().load_checkpointables(path, {"state": wanted, "window": None})
+        state = loaded["state"]
+        manifest.check_arrays(path, state)
+    if is_older:
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state)
+        state = jax.jit(packing.pack_state, out_shardings=shardings)(state)
+    return state, loaded["window"]
 
 
 def _wait_until(condition: Callable[[], bool], scratch: AnyPath) -> None:

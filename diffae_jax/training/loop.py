@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -19,7 +19,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import Array, Key
 
+from diffae_jax.models.functional import flatten, unflatten
 from diffae_jax.runtime.console import Progress
+from diffae_jax.runtime.sharding import on_host, shard_array
 from diffae_jax.training.checkpoint import Checkpoints
 from diffae_jax.training.health import check_finite
 from diffae_jax.training.metrics import MetricsWriter
@@ -148,10 +150,20 @@ class Intervals:
         return first_step + steps_per_call * math.ceil((self.num_steps - first_step) / steps_per_call)
 
 
-def begin(program: Program, checkpoints: Checkpoints, key: Key[Array, ""]) -> tuple[TrainState, Window]:
-    """Returns the state and the metrics window of the newest checkpoint, or those of step 0."""
+def begin(
+    program: Program, checkpoints: Checkpoints, key: Key[Array, ""], weights: Mapping[str, np.ndarray] | None = None
+) -> tuple[TrainState, Window]:
+    """Returns the state and the metrics window of the newest checkpoint, or those of step 0.
+
+    `weights` are host arrays by dotted name. At step 0, they replace initial weights.
+    """
     if checkpoints.latest is None:
-        return program.init(key), Window()
+        state = program.init(key)
+        if weights:
+            whole = program.abstract_state.step.sharding  # replicated
+            params = flatten(program.packing.unpack(on_host(state.params))) | dict(weights)
+            state = program.start(unflatten({name: shard_array(array, whole) for name, array in params.items()}))
+        return state, Window()
     layouts = program.abstract_state, program.unpacked_state
     state, window = checkpoints.restore(checkpoints.latest, *layouts, program.packing)
     return state, Window(**window)
@@ -218,8 +230,12 @@ def fit(
     checkpoints: Checkpoints,
     writer: MetricsWriter,
     sample_names: Callable[[int], Sequence[str]] | None = None,
+    weights: Mapping[str, np.ndarray] | None = None,
 ) -> TrainState:
     """Trains from the newest checkpoint to the last step, saves the final state and returns it.
+
+    Without a checkpoint, it starts from initial weights. `weights`, host arrays by dotted name,
+    replace some of them.
 
     `batches` must start after the step of the checkpoint. A call of the program may take several
     steps; a report, task or save that falls within the call runs after it. Raises Stopped after a
@@ -231,7 +247,7 @@ def fit(
     """
     init_key, step_key = jax.random.split(key)
     step = checkpoints.latest or 0
-    state, window = begin(program, checkpoints, init_key)
+    state, window = begin(program, checkpoints, init_key, weights)
     reports = Reports(window, writer, checkpoints, batch_size, step)
     last_step = intervals.last_step(step, program.steps_per_call)
     progress = Progress(writer.unit, last_step * batch_size, step * batch_size)

@@ -1,12 +1,17 @@
-"""The metrics of a run: metrics.jsonl, TensorBoard files and the table of parameters."""
+"""The metrics of a run: metrics.jsonl, TensorBoard, a tracker, and the table of parameters."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 from clu import parameter_overview
+from ml_collections import ConfigDict
 
+from diffae_jax.config.differences import flat
 from diffae_jax.runtime.cluster import is_main_process
-from diffae_jax.runtime.files import AnyPath, GrowingText, atomic_write
+from diffae_jax.runtime.console import warn
+from diffae_jax.runtime.files import AnyPath, GrowingText, atomic_write, reason_of
+from diffae_jax.training.trackers import Tracker, open_tracker
 
 METRICS = "metrics.jsonl"
 FLUSH_SECONDS = 10  # a killed run loses at most this much of the TensorBoard file
@@ -23,24 +28,37 @@ def parameter_table(params: Any) -> str:
 
 
 class MetricsWriter:
-    """Appends rows to the metrics.jsonl of a run and, optionally, to TensorBoard files.
+    """Appends rows to the metrics.jsonl of a run and, optionally, to TensorBoard and a tracker.
 
     Only the main process writes. A resumed stage first removes its rows after `first_step`, so
-    that the file equals that of an uninterrupted run. `unit` is "images" or "latents".
+    that the file equals that of an uninterrupted run. A tracker cannot remove rows: it gets them
+    once, because the resumed stage writes the same values. If it fails, it gets no more rows, and
+    training continues. `unit` is "images" or "latents".
     """
 
-    def __init__(self, folder: AnyPath, stage: str, unit: str, first_step: int, tensorboard: bool):
+    def __init__(
+        self,
+        folder: AnyPath,
+        stage: str,
+        unit: str,
+        first_step: int,
+        tensorboard: bool,
+        tracker: Tracker | None = None,
+    ):
         self.stage, self.unit = stage, unit
         self._file = None
         self._tensorboard = None
+        self._tracker = tracker
+        self._tracked_step = 0  # the tracker has the rows up to this step
         if not is_main_process():
             return
         path = folder / METRICS
         if path.exists():
+            rows = read_metrics(folder)
+            steps = [row["step"] for row in rows if row.get("stage", "autoencoder") == stage]
+            self._tracked_step = max(steps, default=0) if first_step else 0
             kept = [
-                json.dumps(row)
-                for row in read_metrics(folder)
-                if row.get("stage", "autoencoder") != stage or row["step"] <= first_step
+                json.dumps(row) for row in rows if row.get("stage", "autoencoder") != stage or row["step"] <= first_step
             ]
             with atomic_write(path) as scratch:
                 scratch.write_text("".join(line + "\n" for line in kept))
@@ -66,12 +84,38 @@ class MetricsWriter:
         if self._tensorboard is not None:
             for name, value in values.items():
                 self._tensorboard.add_scalar(name, value, step)
+        if step > self._tracked_step:
+            self._track(lambda tracker: tracker.write(self.stage, self.unit, samples, values))
+
+    def _track(self, call: Callable[[Tracker], None]) -> None:
+        """Calls the tracker. Gives it up with a warning if it fails."""
+        if self._tracker is None:
+            return
+        try:
+            call(self._tracker)
+        except Exception as error:  # of any type: a server, a network or a disk has failed
+            self._tracker = None
+            warn(
+                f"WARNING: the tracker failed ({reason_of(error)}), so it gets no more metrics of this stage. "
+                f"{METRICS} has all of them."
+            )
 
     def close(self) -> None:
-        """Flushes and closes the files."""
+        """Flushes and closes the files, and ends the connection to the tracker."""
         for file in (self._file, self._tensorboard):
             if file is not None:
                 file.close()
+        self._track(lambda tracker: tracker.close())
+
+
+def open_writer(config: ConfigDict, folder: AnyPath, stage: str, unit: str, first_step: int) -> MetricsWriter:
+    """Returns the writer that the section `report` of a config describes, for a training stage.
+
+    Raises UserError if the tracker cannot be used.
+    """
+    is_new = stage == "autoencoder" and not first_step
+    tracker = open_tracker(config.report.tracker, folder, config.name, flat(config.to_dict()), is_new=is_new)
+    return MetricsWriter(folder, stage, unit, first_step, config.report.tensorboard, tracker)
 
 
 def read_metrics(folder: AnyPath) -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any
 
@@ -27,6 +27,7 @@ class Program:
     abstract_state: TrainState  # shapes and shardings
     unpacked_state: TrainState  # the same, as older versions saved it
     init: Callable[[Key[Array, ""]], TrainState]
+    start: Callable[[Params], TrainState]  # returns the state of step 0 with given weights
     step: StepFn  # a compiled executable that takes `steps_per_call` steps
     steps_per_call: int
     flops: float | None  # of one step, over all devices; None if the compiler does not report them
@@ -47,6 +48,8 @@ def compile_program(
     num_microbatches: int = 1,
     sharding: Sharding = "replicated",
     steps_per_call: int | None = None,  # if set, the step is `train_steps`
+    learning_rate_factor: optax.Schedule | None = None,
+    frozen: Collection[str] = (),  # parts of the weights that are not trained
 ) -> Program:
     """Compiles the training step.
 
@@ -57,7 +60,10 @@ def compile_program(
     """
 
     abstract_key = jax.eval_shape(jax.random.key, 0)
-    packing = Packing(jax.eval_shape(init_params, abstract_key))
+    packing, abstract_state, unpacked_state = abstract_states(
+        jax.eval_shape(init_params, abstract_key), optimizer, mesh, sharding
+    )
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state)
 
     def packed_state(params):
         return TrainState.create(packing.pack(params), optimizer)
@@ -68,14 +74,9 @@ def compile_program(
     def packed_loss_fn(packed, batch, keys):  # its gradient is packed, too
         # with FSDP, each vector is gathered at once, not piece by piece
         gather = partial(jax.lax.with_sharding_constraint, shardings=replicated(mesh))
+        packed = packed | {part: jax.lax.stop_gradient(packed[part]) for part in frozen}
         return loss_fn(packing.unpack(packing.map_vectors(gather, packed)), batch, keys)
 
-    def located(tree, shardings):
-        return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), tree, shardings)
-
-    abstract_state = jax.eval_shape(packed_state, packing.abstract)
-    unpacked_state = jax.eval_shape(partial(TrainState.create, optimizer=optimizer), packing.abstract)
-    shardings = state_shardings(abstract_state, mesh, sharding)
     step = partial(
         train_step,
         loss_fn=packed_loss_fn,
@@ -84,14 +85,16 @@ def compile_program(
         max_grad_norm=max_grad_norm,
         scale_loss=precision == "float16",
         num_microbatches=num_microbatches,
+        learning_rate_factor=learning_rate_factor,
+        frozen=frozen,
     )
     if steps_per_call is not None:
         step = partial(train_steps, step=step)
     step.__name__ = "train_step"
     lowered = jax.jit(step, donate_argnums=0, out_shardings=(shardings, replicated(mesh))).lower(
-        located(abstract_state, shardings),
+        abstract_state,
         abstract_batch,
-        located(abstract_key, replicated(mesh)),
+        jax.ShapeDtypeStruct(abstract_key.shape, abstract_key.dtype, sharding=replicated(mesh)),
     )
     say("Compiling the training step. This takes seconds on a GPU or TPU, or minutes on a CPU.")
     compiled = lowered.compile()
@@ -100,9 +103,10 @@ def compile_program(
     written = lowered.cost_analysis() if is_here else None
     return Program(
         packing=packing,
-        abstract_state=located(abstract_state, shardings),
-        unpacked_state=located(unpacked_state, state_shardings(unpacked_state, mesh, sharding)),
+        abstract_state=abstract_state,
+        unpacked_state=unpacked_state,
         init=jax.jit(init, out_shardings=shardings),
+        start=jax.jit(packed_state, out_shardings=shardings),
         step=compiled,
         steps_per_call=steps_per_call or 1,
         explain=partial(
@@ -118,6 +122,23 @@ def compile_program(
         - memory.alias_size_in_bytes
         + memory.temp_size_in_bytes,
     )
+
+
+def abstract_states(
+    params: Params, optimizer: optax.GradientTransformation, mesh: Mesh, sharding: Sharding
+) -> tuple[Packing, TrainState, TrainState]:
+    """Returns the packing of weights, and shapes and shardings of the packed and unpacked state.
+
+    `params` has shapes instead of arrays. Nothing is compiled.
+    """
+    packing, create = Packing(params), partial(TrainState.create, optimizer=optimizer)
+
+    def located(state):
+        shardings = state_shardings(state, mesh, sharding)
+        return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), state, shardings)
+
+    packed = jax.eval_shape(lambda params: create(packing.pack(params)), params)
+    return packing, located(packed), located(jax.eval_shape(create, params))
 
 
 def explain_step(

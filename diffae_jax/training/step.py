@@ -1,6 +1,6 @@
 """One training step: a pure function of state, batch and key."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
 
@@ -19,7 +19,12 @@ from diffae_jax.training.state import Params, TrainState
 # processes or microbatches.
 LossFn = Callable[[Params, Any, Key[Array, "n"]], tuple[Float[Array, "n"], dict[str, Float[Array, "*n"]]]]
 Metrics = dict[str, Float[Array, "*steps"]]  # scalars, or [steps] if a call takes several steps
-STEP_METRICS = ("grad_norm", "finite", "loss_scale")  # metrics of the step itself, next to "grad_norm/*"
+STEP_METRICS = (
+    "grad_norm",
+    "finite",
+    "loss_scale",
+    "learning_rate_factor",
+)  # metrics of the step itself, next to "grad_norm/*"
 
 StepFn = Callable[[TrainState, Any, Key[Array, ""]], tuple[TrainState, Metrics]]
 
@@ -83,6 +88,8 @@ def train_step(
     max_grad_norm: float,
     scale_loss: bool = False,
     num_microbatches: int = 1,
+    learning_rate_factor: optax.Schedule | None = None,
+    frozen: Collection[str] = (),
 ) -> tuple[TrainState, Metrics]:
     """Takes one training step on one batch.
 
@@ -100,11 +107,15 @@ def train_step(
         max_grad_norm: Gradients with a larger global norm are scaled down to this norm.
         scale_loss: Whether to use dynamic loss scaling, which float16 needs.
         num_microbatches: Number of microbatches; it must divide N.
+        learning_rate_factor: Returns a factor on the update for a number of steps: see
+            `learning_rate`. None: always 1.
+        frozen: Parts whose weights and EMA weights stay as they are. `loss_fn` should have no
+            gradient for them.
 
     Returns:
         (new state, metrics). The metrics are scalars: "loss", the metrics of `loss_fn`,
-        "grad_norm", "grad_norm/PART" for each part of the weights, "finite" and, with
-        `scale_loss`, "loss_scale".
+        "grad_norm", "grad_norm/PART" for each part of the weights, "finite", with `scale_loss`
+        "loss_scale" and, with `learning_rate_factor`, "learning_rate_factor".
     """
     num_samples = jax.tree.leaves(batch)[0].shape[0]
     keys = sample_keys(key, state.step, num_samples)
@@ -116,8 +127,13 @@ def train_step(
     finite = jnp.isfinite(norm) & jnp.isfinite(loss)
     clip = jnp.minimum(1, max_grad_norm / jnp.maximum(norm, 1e-12))
     updates, opt_state = optimizer.update(jax.tree.map(lambda g: g * clip, grads), state.opt_state, state.params)
+    if learning_rate_factor is not None:
+        factor = learning_rate_factor(state.step)
+        updates = jax.tree.map(lambda u: u * factor, updates)
     params = optax.apply_updates(state.params, updates)
     ema = optax.incremental_update(params, state.ema, 1 - ema_decay)
+    for part in frozen:  # Adam still moves weights without a gradient, and the average rounds
+        params, ema = params | {part: state.params[part]}, ema | {part: state.ema[part]}
 
     def if_finite(new, old):
         return jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, old)
@@ -132,6 +148,8 @@ def train_step(
     metrics = {"loss": loss, **metrics, "grad_norm": norm, **norms, "finite": finite.astype(jnp.float32)}
     if scale_loss:
         metrics["loss_scale"] = state.loss_scale.scale
+    if learning_rate_factor is not None:
+        metrics["learning_rate_factor"] = factor
     return new_state, metrics
 
 

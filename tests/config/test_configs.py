@@ -11,7 +11,18 @@ import jax
 import pytest
 from ml_collections import ConfigDict
 
-from diffae_jax.config import check, check_run, default, differing_keys, format_intensity, from_json, parse_intensity
+from diffae_jax.config import (
+    check,
+    check_run,
+    default,
+    differing_keys,
+    format_intensity,
+    from_json,
+    parse_intensity,
+    variant,
+)
+from diffae_jax.config.differences import shapes_networks
+from diffae_jax.config.keys import FLAT_KEYS
 from diffae_jax.diffusion.schedule import NUM_TIMESTEPS
 from diffae_jax.models import abstract_model
 from diffae_jax.models.build import builder
@@ -293,3 +304,52 @@ def test_missing_tensorboard_is_reported_before_the_run(monkeypatch):
     with pytest.raises(UserError, match=r'needs tensorboardX\. Run pip install "diffae_jax\[tensorboard\]"') as refusal:
         check_run(config)
     assert_is_one_sentence(refusal.value)
+
+
+@pytest.mark.parametrize("tracker", ["wandb", "mlflow"])
+def test_missing_tracker_is_reported_before_the_run(monkeypatch, tracker):
+    config = default()
+    config.report.tracker, config.name = tracker, "a"
+    check_run(config)
+    monkeypatch.setitem(sys.modules, tracker, None)
+    with pytest.raises(UserError, match=rf'needs {tracker}\. Run pip install "diffae_jax\[{tracker}\]"') as refusal:
+        check_run(config)
+    assert_is_one_sentence(refusal.value)
+
+
+@pytest.mark.parametrize(("section", "noun"), [("train", "images"), ("prior", "latents")])
+def test_warmup_is_shorter_than_the_training(section, noun):
+    config = default()
+    config.name = "a"
+    config[section].update({f"num_{noun}": 1000, f"warmup_{noun}": 999})
+    check_run(config)
+    config[section][f"warmup_{noun}"] = 1000
+    message = rf"^{section}\.warmup_{noun}=1,000 must be less than {section}\.num_{noun}=1,000, or the learning rate "
+    with pytest.raises(UserError, match=message) as refusal:
+        check_run(config)
+    assert_is_one_sentence(refusal.value)
+
+
+def test_baseline_has_no_encoder_to_freeze():
+    config = variant(default(), "ddim")
+    config.train.freeze = "unet"
+    check_run(config)
+    config.train.freeze = "encoder"
+    with pytest.raises(UserError, match=r"train\.freeze=encoder cannot be used: a DDIM baseline has no encoder\. "):
+        check_run(config)
+
+
+@pytest.mark.parametrize(("section", "length"), [("train", "num_images"), ("prior", "num_latents")])
+def test_length_is_fixed_only_if_the_learning_rate_depends_on_it(section, length):
+    old, new = default().to_dict(), default().to_dict()
+    new[section][length] += 1
+    assert differing_keys(old, new) == []
+    for config in (old, new):
+        config[section]["learning_rate_schedule"] = "cosine"
+    assert differing_keys(old, new) == [f"{section}.{length}: {old[section][length]} -> {new[section][length]}"]
+
+
+def test_keys_that_shape_the_networks():
+    names = {name for name in FLAT_KEYS if shapes_networks(name)}
+    assert {"image_shape", "model.z_dim", "model.encoder.kind", "model.num_heads"} < names
+    assert not names & {"model.dropout", "train.batch_size", "prior.width", "data.crop"}

@@ -1,0 +1,130 @@
+"""Experiment trackers, which also get the metrics of a run: Weights & Biases and MLflow.
+
+A run has one run of the tracker, whose id is in `tracker.json`, so a resumed run continues it.
+Server, credentials and offline mode are settings of the tracker itself, such as WANDB_MODE and
+MLFLOW_TRACKING_URI.
+"""
+
+import importlib
+import os
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from diffae_jax.runtime.cluster import is_main_process
+from diffae_jax.runtime.errors import UserError
+from diffae_jax.runtime.files import AnyPath, read_json, reason_of, write_json
+from diffae_jax.runtime.logs import quiet_libraries
+
+RECORD = "tracker.json"
+PROJECT = "diffae_jax"  # unless WANDB_PROJECT or MLFLOW_EXPERIMENT_NAME is set
+MLFLOW_PARAMS = 100  # in one call
+
+
+@runtime_checkable
+class Tracker(Protocol):
+    """A run of an experiment tracker. Its methods may raise any error."""
+
+    run_id: str
+
+    def write(self, stage: str, unit: str, samples: int, values: Mapping[str, float]) -> None:
+        """Adds values at a number of samples seen; `unit` is "images" or "latents"."""
+
+    def close(self) -> None:
+        """Sends what is waiting and ends the connection. The run can be continued."""
+
+
+class Wandb:
+    """A run of Weights & Biases. Its files are in `wandb/` of the run folder, if that is local."""
+
+    def __init__(self, folder: AnyPath, run_id: str, name: str, settings: Mapping[str, Any]):
+        wandb = importlib.import_module("wandb")
+        self._known: set[str] = set()  # stages whose axis is defined
+        self.run_id = run_id or uuid.uuid4().hex[:8]
+        self._run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", PROJECT),
+            id=self.run_id,
+            resume="allow",
+            name=name,
+            config=dict(settings),
+            dir=str(folder) if isinstance(folder, Path) else None,
+            settings=wandb.Settings(silent=True, console="off"),
+        )
+
+    def write(self, stage: str, unit: str, samples: int, values: Mapping[str, float]) -> None:
+        """Adds values at a number of samples seen."""
+        axis = f"{stage}/{unit}"
+        if stage not in self._known:
+            self._run.define_metric(f"{stage}/*", step_metric=axis)
+            self._known.add(stage)
+        self._run.log({axis: samples} | {f"{stage}/{name}": value for name, value in values.items()})
+
+    def close(self) -> None:
+        """Sends what is waiting."""
+        self._run.finish()
+
+
+class MLflow:
+    """A run of MLflow. The settings are its parameters, as they were at the start."""
+
+    def __init__(self, _: AnyPath, run_id: str, name: str, settings: Mapping[str, Any]):
+        mlflow = importlib.import_module("mlflow")
+        self._entities = importlib.import_module("mlflow.entities")
+        self._client = mlflow.MlflowClient()
+        if run_id:
+            self._client.update_run(run_id, status="RUNNING")
+        else:
+            experiment = mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT))
+            run_id = self._client.create_run(experiment.experiment_id, run_name=name).info.run_id
+            params = [self._entities.Param(key, str(value)) for key, value in settings.items()]
+            for start in range(0, len(params), MLFLOW_PARAMS):
+                self._client.log_batch(run_id, params=params[start : start + MLFLOW_PARAMS])
+        self.run_id = run_id
+
+    def write(self, stage: str, unit: str, samples: int, values: Mapping[str, float]) -> None:
+        """Adds values at a number of samples seen."""
+        now = int(time.time() * 1000)
+        metrics = [self._entities.Metric(f"{stage}/{name}", value, now, samples) for name, value in values.items()]
+        self._client.log_batch(self.run_id, metrics=metrics)
+
+    def close(self) -> None:
+        """Marks the run as finished."""
+        self._client.set_terminated(self.run_id)
+
+
+TRACKERS: dict[str, Callable[[AnyPath, str, str, Mapping[str, Any]], Tracker]] = {
+    "wandb": Wandb,
+    "mlflow": MLflow,
+}  # by report.tracker
+
+
+def open_tracker(
+    name: str, folder: AnyPath, run_name: str, settings: Mapping[str, Any], *, is_new: bool
+) -> Tracker | None:
+    """Opens the run of a tracker, or returns None for "none" or if another process does so.
+
+    Args:
+        name: A name in `TRACKERS`, or "none".
+        folder: The run folder.
+        run_name: The name that the tracker shows.
+        settings: The config, flat.
+        is_new: Whether the training begins. Otherwise, the tracker continues its run.
+
+    Raises:
+        UserError: The tracker cannot be used, for example because of a missing login.
+    """
+    if name == "none" or not is_main_process():
+        return None
+    record = folder / RECORD
+    ids = read_json(record) if record.exists() and not is_new else {}
+    try:
+        with quiet_libraries():
+            tracker = TRACKERS[name](folder, ids.get(name, ""), run_name, settings)
+    except Exception as error:  # each tracker has errors of its own
+        raise UserError(
+            f"report.tracker={name} cannot be used ({reason_of(error)}). Log in or check its server, or set it to none."
+        ) from error
+    write_json(record, ids | {name: tracker.run_id})
+    return tracker

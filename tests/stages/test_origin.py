@@ -1,0 +1,280 @@
+"""Runs that start from a model (--init) or continue another run differently (--branch)."""
+
+import json
+import shutil
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from diffae_jax.config import from_json
+from diffae_jax.data.batches import rows_of_batch
+from diffae_jax.inference.bundle import read_bundle
+from diffae_jax.inference.diffae import DiffAE
+from diffae_jax.inference.weights import abstract_weights
+from diffae_jax.models.functional import flatten
+from diffae_jax.runtime.errors import UserError
+from diffae_jax.stages.origin import (
+    check_origin,
+    describe_init,
+    fit_weights,
+    patterns,
+    record_origin,
+    starting_weights,
+)
+from diffae_jax.stages.run_folder import workdir_of
+from tests.messages import assert_is_one_sentence
+from tests.runs import (
+    TRAINING,
+    assert_same_run,
+    final_state,
+    final_weights,
+    finish,
+    rows_of,
+    start,
+    wait_for_checkpoint,
+)
+
+STILL = "--config.train.learning_rate=1e-30"  # smaller than the last bit of any weight that is not 0
+STEPS = "--config.train.num_images=384"  # 24 steps
+
+
+@pytest.fixture(scope="module")
+def model(whole, tmp_path_factory):
+    """A copy of the bundle of a run, which a test may remove."""
+    folder = tmp_path_factory.mktemp("model") / "faces"
+    shutil.copytree(whole[0] / "bundle", folder)
+    return folder
+
+
+def weights_of(bundle, part="autoencoder"):
+    weights = read_bundle(bundle).weights
+    return {name.removeprefix(f"{part}."): array for name, array in weights.items() if name.startswith(part)}
+
+
+def assert_equal_but_bits_below(ours, theirs):
+    assert ours.keys() == theirs.keys()
+    for name, array in ours.items():
+        np.testing.assert_allclose(array, theirs[name], atol=1e-28, rtol=0, err_msg=name)
+
+
+def test_all_networks_start_from_the_averaged_weights_of_the_model(model, tmp_path):
+    flags = f"--init={model}", STILL, "--config.prior.learning_rate=1e-30"
+    stages = "--stages=autoencoder,latents,prior,export"
+    output = finish(
+        start(tmp_path / "run", *flags, stages, "--config.prior.num_latents=128", "--config.name=portraits")
+    )
+    assert f"The autoencoder starts from {model}: all of its parameters.\n" in output
+    assert f"The prior starts from {model}: all of its parameters.\n" in output
+    assert "WARNING: the model was trained" not in output
+    assert_equal_but_bits_below(final_weights(tmp_path / "run"), weights_of(model))
+    for part in ("autoencoder", "prior"):
+        ours = weights_of(tmp_path / "run" / "bundle", part)
+        for name, array in weights_of(model, part).items():
+            np.testing.assert_allclose(ours[name], array, rtol=1e-5, err_msg=name)  # the average rounds
+    origin = DiffAE.load(tmp_path / "run" / "bundle").origin
+    assert (origin["run"], origin["images_seen"]) == ("portraits", 192)
+    assert origin["init"] == {
+        "name": "faces",
+        "run": "tiny",
+        "images_seen": 640,
+        "latents_seen": 2560,
+        "diffae_jax": origin["diffae_jax"],
+        "digest": DiffAE.load(model).digest(),
+    }
+
+
+def test_killed_run_from_a_model_ends_as_if_it_had_not_been_and_needs_the_model_no_more(whole, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(whole[0] / "bundle", model)
+    flags = f"--init={model}", STEPS, TRAINING, "--config.train.freeze=encoder"
+    finish(start(tmp_path / "once", *flags))
+    process = start(tmp_path / "killed", *flags)
+    wait_for_checkpoint(process, tmp_path / "killed", 8)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    shutil.rmtree(model)
+    finish(start(tmp_path / "killed", *flags))
+    assert_same_run(tmp_path / "killed", tmp_path / "once")
+
+    ours, theirs = final_weights(tmp_path / "once"), weights_of(whole[0] / "bundle")
+    for name, array in ours.items():
+        assert name.startswith("encoder.") == np.array_equal(array, theirs[name]), name
+    ema = final_state(tmp_path / "once")["ema"]["encoder"]
+    jax.tree.map(np.testing.assert_array_equal, ema, final_state(tmp_path / "once")["params"]["encoder"])
+
+    output = finish(start(tmp_path / "once", f"--init={whole[0]}", *flags[1:]), code=2)
+    assert f"began from {model}, not from {whole[0]}. To resume it, leave out --init; " in output
+    assert "Traceback" not in output
+    assert "finished, 384 images" in finish(start(tmp_path / "once", *flags[1:])), "the flag may be left out"
+
+
+def test_branch_with_twice_the_batch_continues_exactly(whole, tmp_path):
+    parent = tmp_path / "whole"
+    shutil.copytree(whole[0], parent)
+    flags = "--branch=large", "--config.train.batch_size=32", "--config.train.num_images=1280", TRAINING
+    changed = "--config.train.weight_decay=0.01", "--config.train.learning_rate=5e-4"  # Adam becomes AdamW
+    process = start(parent, *flags, *changed)
+    wait_for_checkpoint(process, tmp_path / "large", 20)
+    process.send_signal(signal.SIGSTOP)
+    first, before = final_state_at(tmp_path / "large", 20), final_state(parent)
+    assert int(first["step"]) == 640 // 32
+    for name in ("params", "ema"):
+        jax.tree.map(np.testing.assert_array_equal, first[name], before[name])
+    for ours, theirs in zip(*(jax.tree.leaves(state["opt_state"]) for state in (first, before)), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    shutil.copytree(tmp_path / "large", tmp_path / "copy")
+    output = finish(start(parent, *flags, *changed))
+    assert "Resuming after step 20 (640 images)." in output
+    shutil.move(parent, tmp_path / "gone")
+    config = from_json(tmp_path / "large" / "config.json")
+    assert (config.name, config.train.batch_size) == ("large", 32)
+    again = tmp_path / "copy"
+    finish(start(again, "--config.name=large", *flags[1:], *changed))
+    assert_same_run(again, tmp_path / "large")
+    rows = [row for row in rows_of(again, "autoencoder") if "loss" in row]
+    last = [row for row in rows_of(whole[0], "autoencoder") if "loss" in row][-1]
+    assert (rows[0]["images"], rows[-1]["images"]) == (22 * 32, 1280)
+    assert abs(rows[0]["loss"] / last["loss"] - 1) < 0.3, "and not the loss of new weights, which is about 1"
+    assert DiffAE.load(again).origin["branch"] == {"run": "tiny", "images_seen": 640}
+    message = "model.z_dim: 8 -> 9. To start a new run from the weights that fit, use --init="
+    assert message in finish(start(tmp_path / "gone", "--branch=other", "--config.model.z_dim=9"), code=2)
+    assert not (tmp_path / "other").exists()
+
+
+def final_state_at(folder, step):
+    from orbax.checkpoint import v1 as ocp
+
+    return ocp.load_checkpointables(folder / "autoencoder" / "checkpoints" / str(step))["state"]
+
+
+def test_images_of_a_branch_follow_those_of_its_parent():
+    seen = [rows_of_batch(100, batch_size=16, seed=3, step=step) for step in range(1, 7)]
+    following = [rows_of_batch(100, batch_size=24, seed=3, step=step) for step in range(5, 7)]
+    order = np.concatenate([rows_of_batch(100, batch_size=12, seed=3, step=step) for step in range(1, 13)])
+    np.testing.assert_array_equal(np.concatenate([*seen, *following]), order)
+
+
+# --- refusals, which start no training -----------------------------------------------------------
+
+
+def begun(folder, config, step=4):
+    """A folder that looks like that of a run."""
+    (folder / "autoencoder" / "checkpoints" / str(step)).mkdir(parents=True)
+    (folder / "config.json").write_text(config.to_json())
+    return folder
+
+
+def refusal(*arguments):
+    with pytest.raises(UserError) as refused:
+        check_origin(*arguments)
+    assert_is_one_sentence(refused.value)
+    return str(refused.value)
+
+
+def test_what_a_run_cannot_start_from_is_refused_before_anything_is_written(tmp_path, tiny_config):
+    new, old = tmp_path / "new", begun(tmp_path / "old", tiny_config)
+    assert "is neither a bundle nor the folder of a trained run" in refusal(tiny_config, new, tmp_path / "no", None)
+    assert "began from nothing, not from" in refusal(tiny_config, old, tmp_path / "no", None)
+    assert "use one of them" in refusal(tiny_config, new, old, old)
+    assert "holds no checkpoint, so there is nothing to continue" in refusal(tiny_config, new, None, tmp_path / "no")
+    assert "is the run itself" in refusal(tiny_config, old, None, old)
+    assert "is not a branch of" in refusal(tiny_config, begun(tmp_path / "other", tiny_config), None, old)
+    assert not new.exists()
+    for name in ("", "..", "a/b", "/a"):
+        with pytest.raises(UserError, match="must be the name of a new run, such as --branch=old2"):
+            workdir_of(old, tiny_config, name)
+    tiny_config.train.freeze = "unet"
+    assert "this run starts from nothing: add --init=MODEL" in refusal(tiny_config, new, None, None)
+    check_origin(tiny_config, new, old, None)
+    check_origin(tiny_config, new, None, old)
+    tiny_config.model.dropout = 0.5  # changes no weight
+    check_origin(tiny_config, new, None, old)
+    tiny_config.image_shape = (16, 16, 1)
+    assert "image_shape: [8, 8, 1] -> [16, 16, 1]" in refusal(tiny_config, new, None, old)
+
+
+@pytest.fixture
+def recorded(model, tmp_path, one_device):
+    """Records a model as the start of a new run of a config, and returns the printed lines."""
+
+    def record(config, capsys):
+        folder = tmp_path / "run"
+        folder.mkdir(exist_ok=True)
+        (folder / "origin.json").unlink(missing_ok=True)
+        record_origin(config, folder, model, None, one_device)
+        return capsys.readouterr().out
+
+    return record
+
+
+def test_other_sizes_start_anew_where_they_do_not_fit_and_are_named(recorded, model, tiny_config, one_device, capsys):
+    tiny_config.image_shape = (16, 32, 3)
+    tiny_config.train.schedule = "cosine"
+    output = recorded(tiny_config, capsys)
+    assert "  Random, because their shapes differ: encoder.conv_in.kernel, unet.conv_in.kernel, unet.conv_out.bias, "
+    assert "unet.conv_out.kernel.\n" in output
+    assert "The prior starts from " in output
+    assert "  WARNING: the model was trained with train.schedule=linear, not cosine.\n" in output
+    network = abstract_weights(tiny_config, one_device)["autoencoder"]
+    fit = fit_weights(weights_of(model), network)
+    assert len(fit.weights) == len(flatten(network)) - 4
+
+    tiny_config.image_shape = (16, 32, 1)
+    assert "The autoencoder starts from " in (output := recorded(tiny_config, capsys))
+    assert "Random" not in output, "the networks are convolutional"
+
+    tiny_config.model.z_dim = 9
+    output = recorded(tiny_config, capsys)
+    assert "encoder.out.bias, encoder.out.kernel, unet.down.*.z_proj.kernel (2), " in output
+    assert f"The prior starts from nothing, because {model} has none of these shapes.\n" in output
+
+    tiny_config.model.attention_resolutions = (16, 32)
+    output = recorded(tiny_config, capsys)
+    assert "  Random, because the model does not have them: encoder.blocks." in output
+
+    tiny_config.train.freeze = "unet"
+    with pytest.raises(UserError, match=r"train\.freeze=unet would keep random weights, because these do not fit"):
+        recorded(tiny_config, capsys)
+
+
+def test_model_without_any_weight_that_fits_is_refused(recorded, tiny_config, capsys):
+    tiny_config.model.update(base_channels=64, embed_dim=96, z_dim=7)
+    tiny_config.image_shape = (8, 8, 2)
+    with pytest.raises(UserError, match=r"No weights of .* fit the networks of this config\. Use the networks that it"):
+        recorded(tiny_config, capsys)
+
+
+def test_prior_of_a_branch_does_not_need_the_model_of_its_parent(recorded, tiny_config, tmp_path, one_device, capsys):
+    recorded(tiny_config, capsys)
+    network = abstract_weights(tiny_config, one_device)["prior"]
+    assert starting_weights(tmp_path / "run", "prior", network).keys() == flatten(network).keys()
+    origin = json.loads((tmp_path / "run" / "origin.json").read_text())
+    shutil.rmtree(tmp_path / "run" / "init")
+    (tmp_path / "run" / "origin.json").write_text(json.dumps(origin | {"branch": {"path": "parent", "model": {}}}))
+    assert starting_weights(tmp_path / "run", "prior", network) == {}
+
+
+def test_damaged_copy_of_the_model_is_refused(recorded, tiny_config, tmp_path, one_device, capsys):
+    recorded(tiny_config, capsys)
+    weights = tmp_path / "run" / "init" / "weights.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-5] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(UserError, match=r"weights\.safetensors does not match the manifest"):
+        describe_init(tiny_config, tmp_path / "run", one_device)
+
+
+def test_names_of_weights_are_shortened():
+    names = ["unet.down.0.1.conv.kernel", "unet.down.1.0.conv.kernel", "encoder.conv1.bias", "unet.up.2.kernel"]
+    assert patterns(names) == "encoder.conv1.bias, unet.down.*.*.conv.kernel (2), unet.up.*.kernel"
+
+
+def test_origin_of_a_run_is_read_back_or_refused(tmp_path, tiny_config):
+    folder = begun(tmp_path / "run", tiny_config)
+    (folder / "origin.json").write_text(json.dumps({"init": 3}))
+    with pytest.raises(UserError, match=r"origin\.json is damaged"):
+        check_origin(tiny_config, folder, None, None)
