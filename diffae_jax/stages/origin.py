@@ -77,7 +77,7 @@ def _check_init(folder: AnyPath, init: str, origin: dict[str, Any], begun: bool)
             f"The run in {folder} began from {start}, not from {init}. To resume it, leave out --init; to begin from "
             f"{init}, set a different --workdir."
         )
-    if not begun and (recorded is None or _is_on_disk(init)):
+    if not begun and _must_be_read(folder, init):
         read_config(init)
 
 
@@ -86,8 +86,10 @@ def address_of(model: str | AnyPath) -> str:
     return str(parse_address(model)) if is_hub_address(model) else str(expand_home(model).absolute())
 
 
-def _is_on_disk(address: str) -> bool:
-    return not is_hub_address(address) and expand_home(address).exists()
+def _must_be_read(folder: AnyPath, init: str) -> bool:
+    """Returns whether a model must be copied, although the run may have a copy of it."""
+    recorded = read_origin(folder).get("init", {}).get("path")
+    return recorded != init or (not is_hub_address(init) and expand_home(init).exists())
 
 
 def _check_parent(config: ConfigDict, folder: AnyPath, parent: AnyPath, origin: dict[str, Any], begun: bool) -> None:
@@ -128,18 +130,15 @@ def record_origin(config: ConfigDict, folder: AnyPath, init: str | None, parent:
             if is_main_process():
                 inherited = {kind: start for kind, start in read_origin(parent).items() if kind == "init"}
                 _write_origin(folder, inherited | {"branch": {"path": str(parent.absolute()), "model": {}}})
-    if init is not None and ("init" not in read_origin(folder) or _is_on_disk(init)):
+    if init is not None and _must_be_read(folder, init):
         model = DiffAE.load(init, mesh)
         digest = model.digest()
         with together():
             model.save(folder / INIT)
             if is_main_process():
                 plain = {key: value for key, value in model.origin.items() if not isinstance(value, dict)}
-                described = {
-                    "name": init if is_hub_address(init) else expand_home(init).name,
-                    **plain,
-                    "digest": digest,
-                }
+                name = init if is_hub_address(init) else expand_home(init).name
+                described = {"name": name, **plain, "digest": digest}
                 _write_origin(folder, {"init": {"path": init, "model": described}})
     if "init" in (origin := read_origin(folder)) and "branch" not in origin:
         with together():
