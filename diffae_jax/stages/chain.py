@@ -20,7 +20,7 @@ from diffae_jax.runtime.cluster import check_clocks, check_equal_on_all, is_main
 from diffae_jax.runtime.compilation import enable_compilation_cache
 from diffae_jax.runtime.console import say
 from diffae_jax.runtime.errors import UserError
-from diffae_jax.runtime.files import AnyPath, expand_home, unforeseen
+from diffae_jax.runtime.files import AnyPath, unforeseen
 from diffae_jax.runtime.interrupts import RESUME, if_interrupted
 from diffae_jax.runtime.logs import quiet_libraries
 from diffae_jax.runtime.own_code import code_digest, import_own
@@ -30,7 +30,7 @@ from diffae_jax.stages import autoencoder, evaluation, export, latents, prior, p
 from diffae_jax.stages.damage import set_aside_damage
 from diffae_jax.stages.early_checks import check_folder, check_settings
 from diffae_jax.stages.loss_terms import LossTerm
-from diffae_jax.stages.origin import check_origin, record_origin
+from diffae_jax.stages.origin import address_of, check_origin, record_origin
 from diffae_jax.stages.run_folder import RunFolder, workdir_of
 from diffae_jax.training.checkpoint import latest_step
 
@@ -138,8 +138,8 @@ def run_stages(
             `models.encoders`.
         loss_terms: Functions (z, batch, keys) -> [N] that are added to the loss of the autoencoder
             and logged under their names: see `stages.loss_terms`. Default: none.
-        init: A bundle or a run folder whose weights the run starts from, where they fit. A run
-            that has begun does not need it any more.
+        init: A bundle, also on the Hugging Face Hub, or a run folder. The run starts from its
+            weights, where they fit. A run that has begun does not need it any more.
         branch: The name of a new run, in a folder next to the run folder. It continues the run
             with this config, from its newest checkpoint.
 
@@ -159,7 +159,7 @@ def run_stages(
     folder, parent = workdir_of(workdir, config, branch), None
     if branch is not None:
         parent, config.name = workdir_of(workdir, config), branch
-    init = None if init is None else expand_home(init)
+    init = None if init is None else address_of(init)
     check_run(config)
     check_main_guard(config.execution.num_workers)
     if ":" in config.model.encoder.kind:  # the user's own config may import code; a downloaded bundle may not

@@ -27,6 +27,7 @@ from diffae_jax.runtime.cluster import is_main_process, together
 from diffae_jax.runtime.console import say
 from diffae_jax.runtime.errors import UserError, shown
 from diffae_jax.runtime.files import AnyPath, expand_home, os_errors_as_user_errors, write_json
+from diffae_jax.runtime.hub import is_hub_address, parse_address
 from diffae_jax.runtime.sharding import shard_array
 from diffae_jax.stages.run_folder import is_begun
 from diffae_jax.training.checkpoint import Checkpoints, find_undamaged, restore
@@ -42,13 +43,13 @@ MEANINGS = {
 }
 
 
-def check_origin(config: ConfigDict, folder: AnyPath, init: AnyPath | None, parent: AnyPath | None) -> None:
+def check_origin(config: ConfigDict, folder: AnyPath, init: str | None, parent: AnyPath | None) -> None:
     """Checks what a run is asked to start from, before anything is written.
 
     Args:
         config: The config of the run.
         folder: The run folder, which may not exist yet.
-        init: A bundle or a run folder whose weights the run starts from.
+        init: The address of the model whose weights the run starts from: see `address_of`.
         parent: The folder of the run that it continues.
 
     Raises:
@@ -68,16 +69,27 @@ def check_origin(config: ConfigDict, folder: AnyPath, init: AnyPath | None, pare
         )
 
 
-def _check_init(folder: AnyPath, init: AnyPath, origin: dict[str, Any], begun: bool) -> None:
+def _check_init(folder: AnyPath, init: str, origin: dict[str, Any], begun: bool) -> None:
     recorded = origin.get("init", {}).get("path")
-    if begun and recorded != str(init.absolute()):
+    if begun and recorded != init:
         start = "nothing" if recorded is None else recorded
         raise UserError(
             f"The run in {folder} began from {start}, not from {init}. To resume it, leave out --init; to begin from "
             f"{init}, set a different --workdir."
         )
-    if not begun and (recorded is None or init.exists()):
+    if not begun and _must_be_read(folder, init):
         read_config(init)
+
+
+def address_of(model: str | AnyPath) -> str:
+    """Returns the address of a bundle or a run folder, also on the Hub: absolute, as recorded."""
+    return str(parse_address(model)) if is_hub_address(model) else str(expand_home(model).absolute())
+
+
+def _must_be_read(folder: AnyPath, init: str) -> bool:
+    """Returns whether a model must be copied, although the run may have a copy of it."""
+    recorded = read_origin(folder).get("init", {}).get("path")
+    return recorded != init or (not is_hub_address(init) and expand_home(init).exists())
 
 
 def _check_parent(config: ConfigDict, folder: AnyPath, parent: AnyPath, origin: dict[str, Any], begun: bool) -> None:
@@ -105,9 +117,7 @@ def refuse_other_networks(old: ConfigDict, new: ConfigDict, parent: AnyPath) -> 
         )
 
 
-def record_origin(
-    config: ConfigDict, folder: AnyPath, init: AnyPath | None, parent: AnyPath | None, mesh: Mesh
-) -> None:
+def record_origin(config: ConfigDict, folder: AnyPath, init: str | None, parent: AnyPath | None, mesh: Mesh) -> None:
     """Records what a new run starts from and copies the model. Prints what fits, and what not.
 
     Raises UserError if the model cannot be read, if none of its weights fit, or if weights that
@@ -120,15 +130,16 @@ def record_origin(
             if is_main_process():
                 inherited = {kind: start for kind, start in read_origin(parent).items() if kind == "init"}
                 _write_origin(folder, inherited | {"branch": {"path": str(parent.absolute()), "model": {}}})
-    if init is not None and ("init" not in read_origin(folder) or init.exists()):
+    if init is not None and _must_be_read(folder, init):
         model = DiffAE.load(init, mesh)
         digest = model.digest()
         with together():
             model.save(folder / INIT)
             if is_main_process():
                 plain = {key: value for key, value in model.origin.items() if not isinstance(value, dict)}
-                described = {"name": init.absolute().name, **plain, "digest": digest}
-                _write_origin(folder, {"init": {"path": str(init.absolute()), "model": described}})
+                name = init if is_hub_address(init) else expand_home(init).name
+                described = {"name": name, **plain, "digest": digest}
+                _write_origin(folder, {"init": {"path": init, "model": described}})
     if "init" in (origin := read_origin(folder)) and "branch" not in origin:
         with together():
             describe_init(config, folder, mesh)

@@ -16,6 +16,7 @@ from diffae_jax.inference.weights import abstract_weights
 from diffae_jax.models.functional import flatten
 from diffae_jax.runtime.errors import UserError
 from diffae_jax.stages.origin import (
+    address_of,
     check_origin,
     describe_init,
     fit_weights,
@@ -176,10 +177,10 @@ def refusal(*arguments):
 
 
 def test_what_a_run_cannot_start_from_is_refused_before_anything_is_written(tmp_path, tiny_config):
-    new, old = tmp_path / "new", begun(tmp_path / "old", tiny_config)
-    assert "is neither a bundle nor the folder of a trained run" in refusal(tiny_config, new, tmp_path / "no", None)
-    assert "began from nothing, not from" in refusal(tiny_config, old, tmp_path / "no", None)
-    assert "use one of them" in refusal(tiny_config, new, old, old)
+    new, old, no = tmp_path / "new", begun(tmp_path / "old", tiny_config), str(tmp_path / "no")
+    assert "is neither a bundle nor the folder of a trained run" in refusal(tiny_config, new, no, None)
+    assert "began from nothing, not from" in refusal(tiny_config, old, no, None)
+    assert "use one of them" in refusal(tiny_config, new, str(old), old)
     assert "holds no checkpoint, so there is nothing to continue" in refusal(tiny_config, new, None, tmp_path / "no")
     assert "is the run itself" in refusal(tiny_config, old, None, old)
     assert "is not a branch of" in refusal(tiny_config, begun(tmp_path / "other", tiny_config), None, old)
@@ -189,7 +190,7 @@ def test_what_a_run_cannot_start_from_is_refused_before_anything_is_written(tmp_
             workdir_of(old, tiny_config, name)
     tiny_config.train.freeze = "unet"
     assert "this run starts from nothing: add --init=MODEL" in refusal(tiny_config, new, None, None)
-    check_origin(tiny_config, new, old, None)
+    check_origin(tiny_config, new, str(old), None)
     check_origin(tiny_config, new, None, old)
     tiny_config.model.dropout = 0.5  # changes no weight
     check_origin(tiny_config, new, None, old)
@@ -205,7 +206,7 @@ def recorded(model, tmp_path, one_device):
         folder = tmp_path / "run"
         folder.mkdir(exist_ok=True)
         (folder / "origin.json").unlink(missing_ok=True)
-        record_origin(config, folder, model, None, one_device)
+        record_origin(config, folder, str(model), None, one_device)
         return capsys.readouterr().out
 
     return record
@@ -266,6 +267,13 @@ def test_damaged_copy_of_the_model_is_refused(recorded, tiny_config, tmp_path, o
     weights.write_bytes(content)
     with pytest.raises(UserError, match=r"weights\.safetensors does not match the manifest"):
         describe_init(tiny_config, tmp_path / "run", one_device)
+
+
+def test_address_of_a_model_is_absolute_or_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert address_of("faces") == address_of(tmp_path / "faces") == str(tmp_path / "faces")
+    assert address_of("hf://me/faces@v1") == "hf://me/faces@v1"
+    assert address_of("gs://bucket/faces") == "gs://bucket/faces"
 
 
 def test_names_of_weights_are_shortened():
