@@ -28,7 +28,7 @@ from diffae_jax.diffusion.samplers import (
 )
 
 MAX_CALLS = 10  # network calls that one step of an exact inversion may take
-TOLERANCE = 1e-5  # of x_t, as a root mean square: some ten times the rounding error in float32
+TOLERANCE = 1e-5  # of x_t, as a root mean square: about ten times the rounding error in float32
 STALLED = 3  # calls without a smaller residual after which a step ends, as in lower precisions
 
 
@@ -167,12 +167,23 @@ def _exact_init(x: Array, keys: Array | None) -> ExactState:
     return ExactState(x, jnp.zeros_like(x), jnp.zeros(len(x), jnp.int32), jnp.zeros(len(x), x.dtype))
 
 
+@jax.custom_jvp
+def _without_gradient(x: Array) -> Array:
+    return x
+
+
+@_without_gradient.defjvp
+def _refuse_gradient(primals: tuple, tangents: tuple) -> tuple:
+    raise ValueError("The exact inversion has no gradient. Use the inversion ddim or gaussian.")
+
+
 @functools.cache  # equal samplers share a compiled function
 def exact_inversion(tolerance: float = TOLERANCE, max_calls: int = MAX_CALLS) -> Sampler:
     """Returns the inversion that solves each step of DDIM for the x_t where the step starts.
 
     The equation is x_t = sqrt(abar / abar_to) x_to + factor * eps(x_t), with the eps of the
-    decoder. The first guess takes eps from the previous solution.
+    decoder. The first guess takes eps from the previous solution. It has no gradient: the calls
+    of a step end when the residual is small enough.
 
     Args:
         tolerance: The largest difference in a step, as the root mean square of a sample.
@@ -193,10 +204,11 @@ def exact_inversion(tolerance: float = TOLERANCE, max_calls: int = MAX_CALLS) ->
 
         guess = scale * carried.x + factor * carried.eps
         solution = fixed_point(function, guess, tolerance=tolerance, max_calls=max_calls)
-        eps = (solution.x - scale * carried.x) / factor
-        num_calls = carried.num_calls + solution.num_calls
-        state = ExactState(solution.x, eps, num_calls, jnp.maximum(carried.residual, solution.residual))
-        return state, (solution.x - jnp.sqrt(1 - row.abar) * eps) / jnp.sqrt(row.abar)
+        x = _without_gradient(solution.x)
+        eps = (x - scale * carried.x) / factor
+        num_calls, residual = carried.num_calls + solution.num_calls, jnp.maximum(carried.residual, solution.residual)
+        state = ExactState(x, eps, num_calls, residual)
+        return state, (x - jnp.sqrt(1 - row.abar) * eps) / jnp.sqrt(row.abar)
 
     return Sampler(_exact_coefficients, _exact_init, step)
 
