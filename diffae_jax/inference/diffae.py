@@ -25,7 +25,7 @@ from diffae_jax.inference.checks import check_count, check_seed_or_traced, indic
 from diffae_jax.inference.editing import Strength
 from diffae_jax.inference.inputs import as_codes, as_images
 from diffae_jax.inference.loading import from_bundle, read_model
-from diffae_jax.inference.methods import as_inversion, as_round_trip, as_sampler
+from diffae_jax.inference.methods import as_inversion, as_round_trip, as_sampler, cost
 from diffae_jax.inference.weights import placed
 from diffae_jax.models import DiffusionAutoencoder, abstract_model
 from diffae_jax.models.build import builder, prior_builder
@@ -1035,7 +1035,11 @@ class DiffAE:
     def _invert_arrays(self, images, z, num_steps, sampler, seed=0, first=0):
         """Inverts the result of `_images`. Returns an `Inversion`."""
         program = self._program(programs.invert, num_steps, sampler)
-        return self._walk(program, images, z, sampler, indices_of_images(first, len(images)), seed, "inverting")
+        indices = indices_of_images(first, len(images))
+        inversion = self._walk(program, images, z, sampler, indices, seed, "inverting")
+        if not is_traced(*inversion) and not np.isnan(inversion.residual).any():  # NaN: not computed
+            note(cost(inversion))
+        return inversion
 
     def _decode_arrays(self, z, x_T, num_steps, sampler, indices, seed):
         """Decodes the result of `_codes`."""

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from diffae_jax.config import check_grid, check_inversion, check_sampler
-from diffae_jax.diffusion.inversion import INVERSIONS, Method
+from diffae_jax.diffusion.inversion import INVERSIONS, Inversion, Method
 from diffae_jax.diffusion.loop import Sampler
 from diffae_jax.diffusion.samplers import SAMPLERS
 from diffae_jax.runtime.errors import UserError
@@ -73,6 +73,15 @@ def as_round_trip(inversion: Any, sampler: Any = None, grid: str | None = None) 
             f"{' or '.join(decoders)}, or the inversion ddim."
         )
     return dataclasses.replace(method.sampler, grid=decoder.grid), decoder
+
+
+def cost(inversion: Inversion) -> str:
+    """Describes the network calls and the residual of an inversion on the host, in one sentence."""
+    calls, residual = inversion.num_calls, inversion.residual
+    return (
+        f"Inversion took {calls.mean():.0f} network calls per image (at most {calls.max():,}); the largest error of a "
+        f"step is {residual.max():.1e}."
+    )
 
 
 def _as_method(method: Any) -> Method:

@@ -123,10 +123,8 @@ def distances(
 
 def num_calls(study: Study) -> int:
     """Returns the approximate number of UNet calls, counted per image."""
-    steps, sets = (
-        study.settings.num_sample_steps,
-        len(study.settings.samplers) + (study.baseline is not None) + study.has_z,
-    )
+    steps = study.settings.num_sample_steps
+    sets = len(study.settings.samplers) + (study.baseline is not None) + study.has_z
     return study.settings.num_samples * (sets * sum(steps) + max(steps))
 
 
