@@ -8,8 +8,8 @@ from jaxtyping import Float, Float64, Int
 
 from diffae_jax.diffusion.schedule import NUM_TIMESTEPS, check_num_steps, timesteps
 
-# Time steps with a smaller abar are only used if the others are fewer than the steps. There, x_t is
-# almost pure noise and says little of x_0. The cosine schedule goes down to 2e-9.
+# Time steps with a smaller abar are only used if the others are fewer than the steps. x_t is
+# almost pure noise there and says little of x_0. The cosine schedule goes down to 2e-9.
 MIN_ABAR = 1e-3
 
 

@@ -76,7 +76,7 @@ def as_round_trip(inversion: Any, sampler: Any = None, grid: str | None = None) 
 
 
 def cost(inversion: Inversion) -> str:
-    """Describes the network calls and the residual of an inversion on the host, in one sentence."""
+    """Describes the network calls and the residual of an inversion on the host."""
     calls, residual = inversion.num_calls, inversion.residual
     return (
         f"Inversion took {calls.mean():.0f} network calls per image (at most {calls.max():,}); the largest error of a "

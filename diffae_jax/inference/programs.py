@@ -70,7 +70,7 @@ def invert(
     images: Array,
     z: Array | None,
     indices: Array | None = None,
-    seed: Array = 0,
+    seed: Array | int = 0,
     *,
     graphdef: nnx.GraphDef,
     **settings: Any,
@@ -103,7 +103,7 @@ def decode(
     x_T: Array,
     z: Array | None,
     indices: Array | None = None,
-    seed: Array = 0,
+    seed: Array | int = 0,
     *,
     graphdef: nnx.GraphDef,
     remat: bool = False,
@@ -137,7 +137,7 @@ def progress(
     x_T: Array,
     z: Array | None,
     indices: Array | None = None,
-    seed: Array = 0,
+    seed: Array | int = 0,
     *,
     graphdef: nnx.GraphDef,
     **settings: Any,
@@ -163,7 +163,7 @@ def progress(
     return jnp.moveaxis(steps, 0, 1)
 
 
-def _keys(seed: Array, indices: Int[Array, "n"]) -> Key[Array, "2 n"]:
+def _keys(seed: Array | int, indices: Int[Array, "n"]) -> Key[Array, "2 n"]:
     """Returns two keys for each image, for x_T and z.
 
     They depend only on the seed and the index of the image.
@@ -177,7 +177,7 @@ def _step_keys(keys: Key[Array, "n"]) -> Key[Array, "n"]:
     return jax.vmap(lambda key: jax.random.fold_in(key, 2))(keys)
 
 
-def _keys_of_steps(seed: Array, indices: Int[Array, "n"] | None) -> Key[Array, "n"] | None:
+def _keys_of_steps(seed: Array | int, indices: Int[Array, "n"] | None) -> Key[Array, "n"] | None:
     return None if indices is None else _step_keys(_keys(seed, indices)[0])
 
 
