@@ -70,13 +70,10 @@ def test_exact_inversion_decodes_to_the_image(grid, schedule, parameterization):
     predict = process.predictor(network, clip=True)
     with jax.enable_x64(True):
         inverter = dataclasses.replace(exact_inversion(1e-10, 200), grid=grid)
-        rows = [
-            jax.tree.map(double, s.rows(process.abar, 20)) for s in (inverter, dataclasses.replace(DDIM, grid=grid))
-        ]
-        there_and_back = jax.jit(
-            lambda x: (c := walk(inverter, predict, x, rows[0]), walk(DDIM, predict, c.x, rows[1]))
-        )
-        state, (again,) = there_and_back(jnp.asarray(x_0))
+        rows = jax.tree.map(double, inverter.rows(process.abar, 20))
+        back = jax.tree.map(lambda a: a[::-1], rows)
+        state = jax.jit(lambda x: walk(inverter, predict, x, rows))(jnp.asarray(x_0))
+        (again,) = jax.jit(lambda x: walk(DDIM, predict, x, back))(state.x)
     inversion = report(inverter, 20, state)
     assert inversion.residual.max() < 1e-9
     assert inversion.num_calls.max() < 20 * 40
@@ -104,9 +101,7 @@ def test_exact_inversion_works_under_vmap_and_refuses_a_gradient_in_one_sentence
     whole = walk(inverter, predict, x_0, rows)
     each = jax.vmap(lambda x: jax.tree.map(lambda a: a[0], walk(inverter, predict, x[None], rows)))(x_0)
     np.testing.assert_allclose(each.x, whole.x, atol=1e-5)
-    with pytest.raises(
-        ValueError, match=r"^The exact inversion has no gradient\. Use the inversion ddim or gaussian\.$"
-    ):
+    with pytest.raises(ValueError, match=r"^The exact inversion has no gradient\. Use .* ddim or gaussian\.$"):
         jax.grad(lambda x: walk(inverter, predict, x, rows)[0].sum())(x_0)
 
 

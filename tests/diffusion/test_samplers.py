@@ -133,9 +133,9 @@ def test_samplers_equal_float64_loops(name, clip):
     sampler, process = SAMPLERS[name], Process("cosine")
     t = GRIDS[sampler.grid](process.abar, 9)[::-1]
     steps = list(zip(t, process.abar[t], [*process.abar[t[1:]], 1.0], strict=True))
-    keys, x = jax.random.split(jax.random.key(3), 4), normal(4, 3, 2).astype(np.float32)
+    keys, x = jax.random.split(jax.random.key(3), 4), jnp.asarray(normal(4, 3, 2), jnp.float32)
     noise = [[jax.random.normal(jax.random.fold_in(key, step), (3, 2)) for key in keys] for step in t]
-    expected = LOOPS[name](x.astype(np.float64), steps, clip, np.asarray(noise, np.float64))
+    expected = LOOPS[name](np.asarray(x, np.float64), steps, clip, np.asarray(noise, np.float64))
     predict, rows = process.predictor(lambda x, t: wavy(jnp, x, t), clip), sampler.rows(process.abar, 9)
     found = jax.jit(lambda x, keys: walk(sampler, predict, x, rows, keys)[0])(x, keys)
     assert np.linalg.norm(found - expected) < 2e-5 * np.linalg.norm(expected)
