@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Float64, Int, Key
+from jaxtyping import Array, Bool, Float, Float64, Int, Key
 
 from diffae_jax.diffusion.loop import Rows, Sampler, walk
 from diffae_jax.diffusion.process import Predict, Process
@@ -301,10 +301,16 @@ class HeunRows(NamedTuple):
     abar: Float[Array, "steps"]
     t_to: Int[Array, "steps"]
     abar_to: Float[Array, "steps"]
-    is_euler: Array
+    is_euler: Bool[Array, "steps"]
 
 
-def heun_rows(t: TimeSteps, abar: Array, t_to: TimeSteps, abar_to: Array, is_euler: Array) -> HeunRows:
+def heun_rows(
+    t: TimeSteps,
+    abar: Float64[np.ndarray, "steps"],
+    t_to: TimeSteps,
+    abar_to: Float64[np.ndarray, "steps"],
+    is_euler: Bool[np.ndarray, "steps"],
+) -> HeunRows:
     """Returns coefficients of Heun steps from host arrays."""
     return HeunRows(*map(jnp.asarray, (t, np.float32(abar), t_to, np.float32(abar_to), is_euler)))
 

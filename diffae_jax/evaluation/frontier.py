@@ -54,6 +54,7 @@ DECODINGS = (
 )
 TARGET = Choice("heun", "quadratic")  # approximates the exact solution
 NUM_TARGET_STEPS = 100
+NUM_FRAMES = 8  # of an interpolation
 
 
 class Point(NamedTuple):
@@ -122,6 +123,31 @@ def decoding(
 def exact_decoding(model: DiffAE, z: Float[np.ndarray, "n d"] | None, x_T: Images) -> Images:
     """Decodes with so many second-order steps that more of them change little."""
     return model.decode(z, x_T, NUM_TARGET_STEPS, sampler=TARGET.sampler, grid=TARGET.grid)
+
+
+def jumps(
+    model: DiffAE, z: Float[np.ndarray, "n d"] | None, x_T: Images, choice: Choice, num_steps: int
+) -> Float[np.ndarray, "pairs"]:
+    """Measures how evenly an interpolation changes: 1 if all its frames are equally far apart.
+
+    Args:
+        model: the model.
+        z: latent codes, [N, D]; None for a DDIM baseline. Each pair of neighbors is a path.
+        x_T: their stochastic codes, [N, *spatial, C].
+        choice: the sampler and grid.
+        num_steps: the steps.
+
+    Returns:
+        The largest distance between neighboring frames divided by the mean one, for as many pairs
+        as have N frames together. Compiled functions for N images are used again.
+    """
+    num_pairs = max(1, len(x_T) // NUM_FRAMES)
+    paths = [model.path(None if z is None else z[[i, i + 1]], x_T[[i, i + 1]], NUM_FRAMES) for i in range(num_pairs)]
+    codes, noise = (None if part[0] is None else np.concatenate(part) for part in zip(*paths, strict=True))
+    frames = model.decode(codes, noise, num_steps, sampler=choice.sampler, grid=choice.grid)
+    changes = np.diff(frames.reshape(num_pairs, NUM_FRAMES, -1), axis=1)
+    distances = np.sqrt(np.square(changes).mean(-1))
+    return distances.max(1) / distances.mean(1)
 
 
 def calls_of_decoding(choice: Choice, num_steps: int) -> int:

@@ -13,6 +13,7 @@ from diffae_jax.evaluation.frontier import (
     calls_of_decoding,
     decoding,
     exact_decoding,
+    jumps,
     reconstruction,
 )
 from diffae_jax.evaluation.intervals import mean_figure, percentiles
@@ -22,11 +23,13 @@ from diffae_jax.runtime.cluster import is_main_process
 
 NAME = "frontier"
 TITLE = "Error against network calls"
-REQUIREMENTS: tuple[str, ...] = ()
+REQUIREMENTS: tuple[str, ...] = ("two images",)
 NUM_IMAGES = 64
 PICTURE = "frontier.png"
 RECONSTRUCTED, DECODED = "MSE of the reconstruction", "MSE to the exact solution"
-CALLS, SECONDS = "network calls", "seconds per image"
+CALLS, CALLS_OF_DECODING = "network calls in both directions", "network calls of decoding"
+SECONDS = "seconds per image"
+JUMPS = "largest jump of an interpolation"
 CALLS_OF_EXACT = 6  # about as many in each step, to estimate the duration
 
 
@@ -42,23 +45,36 @@ def run(study: Study) -> Section:
     """Measures errors, network calls and times, and draws the error against the calls."""
     figures: list[Figure] = []
     curves: dict[str, dict[str, list[tuple[float, float]]]] = {RECONSTRUCTED: {}, DECODED: {}}
-    for metric, choices in ((RECONSTRUCTED, RECONSTRUCTIONS), (DECODED, DECODINGS)):
+    for metric, calls, choices in (
+        (RECONSTRUCTED, CALLS, RECONSTRUCTIONS),
+        (DECODED, CALLS_OF_DECODING, DECODINGS),
+    ):
         for choice in choices:
             for num_steps in study.settings.num_steps:
                 point = _point(study, choice, num_steps)
                 row, column = choice.name, f"T = {num_steps}"
                 figures.append(mean_figure(metric, row, column, point["errors"]))
-                figures.append(mean_figure(CALLS, row, column, point["num_calls"]))
-                figures.append(Figure(SECONDS, row, column, float(point["seconds"]), len(point["errors"])))
+                figures.append(mean_figure(calls, row, column, point["num_calls"]))
+                figures.append(
+                    Figure(
+                        calls.replace("network calls", SECONDS),
+                        row,
+                        column,
+                        float(point["seconds"]),
+                        len(point["errors"]),
+                    )
+                )
                 if choice.inversion is not None:
                     figures += [_of_codes(name, row, column, point) for name in NORMALITY]
+                    figures.append(mean_figure(JUMPS, row, column, point["jumps"], counted="pairs"))
                 mean = float(point["num_calls"].mean()), float(point["errors"].mean())
                 curves[metric].setdefault(choice.name, []).append(mean)
     if is_main_process():
         save_curves(study.folder / PICTURE, curves, "network calls per image")
     note = (
         f"The exact solution is taken from {NUM_TARGET_STEPS} steps of {TARGET.sampler} on the grid {TARGET.grid}. "
-        "Deviation and kurtosis are 1 and 3 if x_T is N(0, I); the autocorrelation of neighboring values is 0."
+        "If x_T is N(0, I), its deviation is 1, its kurtosis 3, and the autocorrelation of neighboring values 0. The "
+        "largest jump is 1 if all frames of an interpolation are equally far apart."
     )
     picture = Picture(PICTURE, "Mean squared error against network calls; below and to the left is better.")
     return Section(NAME, TITLE, tuple(figures), (picture,), (note,))
@@ -98,7 +114,8 @@ def _point(study: Study, choice: Choice, num_steps: int) -> Arrays:
     def compute() -> Arrays:
         if choice.inversion is not None:
             point = reconstruction(study.model, x_0, choice, num_steps)
-            more = {"moments": moments(point.x_T)}
+            z = encoded(study.model, x_0)
+            more = {"moments": moments(point.x_T), "jumps": jumps(study.model, z, point.x_T, choice, num_steps)}
         else:
             z, x_T, target = _targets(study, x_0)
             point, more = decoding(study.model, z, x_T, target, choice, num_steps), {}
