@@ -55,15 +55,8 @@ def run(study: Study) -> Section:
                 row, column = choice.name, f"T = {num_steps}"
                 figures.append(mean_figure(metric, row, column, point["errors"]))
                 figures.append(mean_figure(calls, row, column, point["num_calls"]))
-                figures.append(
-                    Figure(
-                        calls.replace("network calls", SECONDS),
-                        row,
-                        column,
-                        float(point["seconds"]),
-                        len(point["errors"]),
-                    )
-                )
+                seconds = calls.replace("network calls", SECONDS)
+                figures.append(Figure(seconds, row, column, float(point["seconds"]), len(point["errors"])))
                 if choice.inversion is not None:
                     figures += [_of_codes(name, row, column, point) for name in NORMALITY]
                     figures.append(mean_figure(JUMPS, row, column, point["jumps"], counted="pairs"))
