@@ -71,6 +71,8 @@ def save_curves(path: AnyPath, panels: dict[str, dict[str, list[tuple[float, flo
         for name, points in curves.items():
             axis.loglog(*zip(*points, strict=True), marker="o", markersize=4, label=name)
         axis.set(xlabel=xlabel, ylabel=ylabel)
+        axis.xaxis.set_major_formatter("{x:g}")  # 40 instead of 4 x 10^1
+        axis.xaxis.set_minor_formatter("{x:g}")
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
     _save(path, lambda scratch: figure.savefig(scratch, dpi=100))
