@@ -72,7 +72,7 @@ class DiffAE:
     **Methods, by task**
 
         load and save       load, from_bundle, save, digest
-        codes of an image   encode (image to z), invert (image and z to x_T)
+        codes of an image   encode (image to z), invert (image and z to x_T), invert_with_report
         images from codes   decode, progress, noise (random x_T)
         both                reconstruct, variations, interpolate, path
         probes and edits    fit_probe, predict, edit, move, principal_components
@@ -369,7 +369,7 @@ class DiffAE:
             z: latent codes, [N, D]; None for a DDIM baseline.
             x_T: stochastic codes, [N, *spatial, C]; by default random. The random x_T of image i
                 depends only on the seed and on i.
-            num_steps: network calls, 1 to 1,000; by default 100.
+            num_steps: steps, 1 to 1,000; by default 100.
             seed: 0 to 2**31 - 1; by default 0. Of a random x_T and of a stochastic sampler.
             first: the index of the first image; by default 0. Calls with consecutive indices give
                 the same images as one call.
@@ -402,7 +402,7 @@ class DiffAE:
         Args:
             z: latent codes, [N, D]; None for a DDIM baseline.
             x_T: stochastic codes, [N, *spatial, C]; by default random, as in `decode`.
-            num_steps: network calls, 1 to 1,000; by default 100.
+            num_steps: steps, 1 to 1,000; by default 100.
             seed: 0 to 2**31 - 1; by default 0. Of a random x_T and of a stochastic sampler.
             first: the index of the first image, as in `decode`.
             sampler: a name in `diffusion.samplers.SAMPLERS`, or your own `Sampler`.
@@ -454,7 +454,7 @@ class DiffAE:
 
         Args:
             images: images in any form that `DiffAE` lists.
-            num_steps: network calls in each direction, 1 to 1,000; by default 100.
+            num_steps: steps in each direction, 1 to 1,000; by default 100.
             infer_x_T: if True, decode each image's own x_T, for a near-exact reconstruction. If
                 False, decode a random x_T, which shows what z holds.
             seed: 0 to 2**31 - 1; by default 0. Of a random x_T and of the inversion "gaussian".
@@ -499,7 +499,7 @@ class DiffAE:
         Args:
             images: images in any form that `DiffAE` lists.
             num_variations: variations of each image, at least 1; by default 8.
-            num_steps: network calls, 1 to 1,000; by default 100.
+            num_steps: steps, 1 to 1,000; by default 100.
             seed: 0 to 2**31 - 1; by default 0.
             first: the index of the first image; by default 0. Calls with consecutive indices give
                 the same images as one call.
@@ -544,7 +544,7 @@ class DiffAE:
             image_b: another image.
             num_frames: frames, at least 1; by default 8. The first and the last are the
                 reconstructions of the two images.
-            num_steps: network calls in each direction, 1 to 1,000; by default 100.
+            num_steps: steps in each direction, 1 to 1,000; by default 100.
             inversion: the method of inversion, "ddim", "exact" or "gaussian": see `invert`.
             sampler: a name in `diffusion.samplers.SAMPLERS`, or your own `Sampler`. By default
                 the one that suits the inversion: "ddim", or "heun" for "gaussian".
@@ -667,7 +667,7 @@ class DiffAE:
             strength: -1,000 to 1,000, in units of sqrt(D) standard deviations of z; by default
                 0.3. 0 gives exactly the reconstruction, and negative values move away from the
                 label.
-            num_steps: network calls in each direction, 1 to 1,000; by default 100.
+            num_steps: steps in each direction, 1 to 1,000; by default 100.
             to: instead of a strength, what the probe predicts after the edit: a probability
                 between 0 and 1 (binary), or a value in the unit of the labels (continuous).
             inversion: the method of inversion, "ddim", "exact" or "gaussian": see `invert`.
@@ -761,7 +761,7 @@ class DiffAE:
         Args:
             num_images: images, at least 1.
             seed: 0 to 2**31 - 1; by default 0.
-            num_steps: network calls for each image, 1 to 1,000; by default 100.
+            num_steps: steps for each image, 1 to 1,000; by default 100.
             num_latent_steps: network calls for each z, 1 to 1,000; by default 100.
             first: the index of the first image; by default 0. Image i depends only on the seed
                 and on i, so you can draw a large set in several calls.
@@ -822,7 +822,7 @@ class DiffAE:
             probe: a binary probe, or the name of one in `probes`, such as "smile" or "digit=2".
             positive: if False, draw images that the probe rejects.
             seed: 0 to 2**31 - 1; by default 0.
-            num_steps: network calls for each image, 1 to 1,000; by default 100.
+            num_steps: steps for each image, 1 to 1,000; by default 100.
             num_latent_steps: network calls for each z, 1 to 1,000; by default 100.
             max_tries: the maximum number of z to draw for each image; by default 1,000.
             sampler: a name in `diffusion.samplers.SAMPLERS`, or your own `Sampler`, for the
