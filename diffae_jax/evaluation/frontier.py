@@ -121,7 +121,7 @@ def decoding(
 
 
 def exact_decoding(model: DiffAE, z: Float[np.ndarray, "n d"] | None, x_T: Images) -> Images:
-    """Decodes with so many second-order steps that more of them change little."""
+    """Decodes with `NUM_TARGET_STEPS` steps of `TARGET`, which approximates the exact solution."""
     return model.decode(z, x_T, NUM_TARGET_STEPS, sampler=TARGET.sampler, grid=TARGET.grid)
 
 
