@@ -114,7 +114,7 @@ def _point(study: Study, choice: Choice, num_steps: int) -> Arrays:
             point, more = decoding(study.model, z, x_T, target, choice, num_steps), {}
         return {
             "errors": np.asarray(point.errors),
-            "num_calls": np.asarray(point.num_calls),
+            "num_calls": np.asarray(point.num_calls, np.float64),
             "seconds": np.asarray(point.seconds),
         } | more
 
