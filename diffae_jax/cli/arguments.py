@@ -148,10 +148,20 @@ def add_steps(parser: Parser) -> None:
     parser.add_argument("--steps", metavar="N", type=steps, default=100, help="number of steps, 1 to 1000; default 100")
 
 
-def add_sampler(parser: Parser) -> None:
-    """Adds the sampler."""
-    text = "the sampler that decodes x_T to an image; default ddim"
-    parser.add_argument("--sampler", metavar="NAME", type=checked("check_sampler", str), default="ddim", help=text)
+def add_sampler(parser: Parser, *, default: str | None = "ddim") -> None:
+    """Adds the sampler and its grid. Without a default, the sampler is that of the inversion."""
+    shown_default = default or "ddim, or heun with --inversion=gaussian"
+    text = f"the sampler of images: ddim, stochastic_ddim, dpmpp_2m or heun; default {shown_default}"
+    parser.add_argument("--sampler", metavar="NAME", type=checked("check_sampler", str), default=default, help=text)
+    text = "the time steps: even, quadratic or log_snr; default: the grid that suits the sampler"
+    parser.add_argument("--grid", metavar="NAME", type=checked("check_grid", str), help=text)
+
+
+def add_inversion(parser: Parser) -> None:
+    """Adds the method of inversion, and the sampler and grid that go with it."""
+    text = "how an image is turned into x_T: ddim (the paper), exact or gaussian; default ddim"
+    parser.add_argument("--inversion", metavar="NAME", type=checked("check_inversion", str), default="ddim", help=text)
+    add_sampler(parser, default=None)
 
 
 def add_seed(parser: Parser) -> None:

@@ -2,7 +2,7 @@
 
 import argparse
 
-from diffae_jax.cli.arguments import Parser, add_images, add_model, add_out, add_sampler, add_steps, number
+from diffae_jax.cli.arguments import Parser, add_images, add_inversion, add_model, add_out, add_steps, number
 
 HELP = "edit images: give them more or less of a probe's label"
 EXAMPLES = (
@@ -32,7 +32,7 @@ def add_arguments(parser: Parser) -> None:
     )
     add_out(parser, "PATH", "a folder for one file per image, a .png with all images, or an .npy with all values")
     add_steps(parser)
-    add_sampler(parser)
+    add_inversion(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -57,6 +57,8 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.strength,
         arguments.steps,
         to=arguments.to,
+        inversion=arguments.inversion,
         sampler=arguments.sampler,
+        grid=arguments.grid,
     )
     outputs.write(arguments.out, is_file, names, edited, model.transform, originals)

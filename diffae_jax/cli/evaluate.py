@@ -55,6 +55,12 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--steps", metavar="N", type=steps, nargs="+", help=text)
     text = "the number of steps for all other measurements; by default the largest of --steps"
     parser.add_argument("--code-steps", metavar="N", type=steps, help=text)
+    text = "samplers for new images, such as ddim dpmpp_2m; default: those in the config of the model"
+    sampler = checked("check_sampler", str)
+    parser.add_argument("--samplers", metavar="NAME", type=sampler, nargs="+", help=text)
+    text = "methods of inversion for reconstructions: ddim, exact, gaussian"
+    inversion = checked("check_inversion", str)
+    parser.add_argument("--inversions", metavar="NAME", type=inversion, nargs="+", help=text)
     count = within(2, 10_000_000)
     parser.add_argument("--num-images", metavar="N", type=count, help="the maximum number of images to measure")
     parser.add_argument("--num-samples", metavar="N", type=count, help="the number of new images to sample")
@@ -148,6 +154,8 @@ def evaluation_settings(model: "DiffAE", arguments: argparse.Namespace) -> "Conf
         "num_images": arguments.num_images,
         "num_samples": arguments.num_samples,
         "num_steps": arguments.steps,
+        "samplers": arguments.samplers,
+        "inversions": arguments.inversions,
         "num_sample_steps": arguments.steps,
         "num_code_steps": arguments.code_steps or (arguments.steps and max(arguments.steps)),
         "programs": PROGRAMS if arguments.programs == ["all"] else arguments.programs,

@@ -2,7 +2,7 @@
 
 import argparse
 
-from diffae_jax.cli.arguments import Parser, add_model, add_out, add_sampler, add_steps, as_path, within
+from diffae_jax.cli.arguments import Parser, add_inversion, add_model, add_out, add_steps, as_path, within
 from diffae_jax.runtime.errors import UserError, counted, shown
 
 HELP = "interpolate between two images"
@@ -23,7 +23,7 @@ def add_arguments(parser: Parser) -> None:
         "--frames", metavar="N", type=within(2, 1000), default=8, help="number of frames, 2 to 1000; default 8"
     )
     add_steps(parser)
-    add_sampler(parser)
+    add_inversion(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -46,7 +46,8 @@ def run(arguments: argparse.Namespace) -> None:
     names = outputs.names_of([f"frame-{i:03d}" for i in range(arguments.frames)], model.image_shape)
     for source in sources:
         outputs.check_apart([arguments.out] if is_file else [arguments.out / name for name in names], source)
-    frames = model.interpolate(*map(images_of, sources), arguments.frames, arguments.steps, sampler=arguments.sampler)
+    settings = {name: getattr(arguments, name) for name in ("inversion", "sampler", "grid")}
+    frames = model.interpolate(*map(images_of, sources), arguments.frames, arguments.steps, **settings)
     if not is_file:
         outputs.write_images(arguments.out, names, frames, model.transform)
     else:

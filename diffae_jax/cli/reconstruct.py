@@ -2,7 +2,7 @@
 
 import argparse
 
-from diffae_jax.cli.arguments import Parser, add_images, add_model, add_out, add_sampler, add_seed, add_steps
+from diffae_jax.cli.arguments import Parser, add_images, add_inversion, add_model, add_out, add_seed, add_steps
 from diffae_jax.runtime.errors import shown
 
 HELP = "encode and decode images, and print the reconstruction error"
@@ -19,7 +19,7 @@ def add_arguments(parser: Parser) -> None:
         "a folder for one PNG per image, named after the image; volumes and signals also get an npy or NIfTI",
     )
     add_steps(parser)
-    add_sampler(parser)
+    add_inversion(parser)
     text = "decode with a random x_T instead of the image's own, to see what z holds"
     parser.add_argument("--random-x-T", action="store_true", help=text)
     add_seed(parser)
@@ -47,7 +47,9 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.steps,
         not arguments.random_x_T,
         arguments.seed,
+        inversion=arguments.inversion,
         sampler=arguments.sampler,
+        grid=arguments.grid,
     )
     outputs.write_images(arguments.out, names, decoded, model.transform, originals)
     pairs = [(image[None], to_float(source[i][None])) for i, image in enumerate(decoded)]

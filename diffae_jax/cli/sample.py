@@ -23,6 +23,9 @@ def add_arguments(parser: Parser) -> None:
     steps = checked("check_num_steps")
     text = "number of steps to draw z, 1 to 1000; default 100"
     parser.add_argument("--latent-steps", metavar="N", type=steps, default=100, help=text)
+    text = "the sampler that draws z; default ddim"
+    sampler = checked("check_sampler", str)
+    parser.add_argument("--latent-sampler", metavar="NAME", type=sampler, default="ddim", help=text)
     add_seed(parser)
 
 
@@ -38,10 +41,11 @@ def run(arguments: argparse.Namespace) -> None:
         outputs.check_number(arguments.out, arguments.num)
     model = load(arguments.model)
     steps = (arguments.steps, arguments.latent_steps)
+    samplers = {name: getattr(arguments, name) for name in ("sampler", "grid", "latent_sampler")}
     if arguments.probe is None:
-        images = model.sample(arguments.num, arguments.seed, *steps, sampler=arguments.sampler)
+        images = model.sample(arguments.num, arguments.seed, *steps, **samplers)
     else:
         settings = arguments.num, arguments.probe, not arguments.negative, arguments.seed
-        images = model.sample_class(*settings, *steps, sampler=arguments.sampler)
+        images = model.sample_class(*settings, *steps, **samplers)
     names = outputs.names_of([f"sample-{i:05d}" for i in range(len(images))], model.image_shape)
     outputs.write(arguments.out, is_file, names, images, model.transform)

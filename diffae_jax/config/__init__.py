@@ -3,7 +3,16 @@
 A config is a `ConfigDict` of plain values. This package imports no network, data or training code.
 """
 
-from diffae_jax.config.check import check, check_license, check_num_steps, check_run, check_sampler, check_seed
+from diffae_jax.config.check import (
+    check,
+    check_grid,
+    check_inversion,
+    check_license,
+    check_num_steps,
+    check_run,
+    check_sampler,
+    check_seed,
+)
 from diffae_jax.config.differences import differing_keys
 from diffae_jax.config.intensity import format_intensity, parse_intensity
 from diffae_jax.config.keys import MAX_LEVELS, MAX_PRIOR_LAYERS, PROGRAMS, default
@@ -15,6 +24,8 @@ __all__ = [
     "MAX_PRIOR_LAYERS",
     "PROGRAMS",
     "check",
+    "check_grid",
+    "check_inversion",
     "check_license",
     "check_num_steps",
     "check_run",

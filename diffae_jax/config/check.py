@@ -4,6 +4,7 @@ import importlib.util
 import math
 import numbers
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -11,6 +12,8 @@ from ml_collections import ConfigDict
 from diffae_jax.config.differences import flat
 from diffae_jax.config.intensity import parse_intensity
 from diffae_jax.config.keys import FLAT_KEYS, KINDS, Key
+from diffae_jax.diffusion.grids import GRIDS
+from diffae_jax.diffusion.inversion import INVERSIONS
 from diffae_jax.diffusion.samplers import SAMPLERS
 from diffae_jax.diffusion.schedule import NUM_TIMESTEPS
 from diffae_jax.runtime.arrays import refuse_traced
@@ -134,8 +137,22 @@ def check_num_steps(num_steps: int) -> None:
 
 def check_sampler(name: Any) -> None:
     """Raises UserError if no sampler has this name."""
-    if not isinstance(name, str) or name not in SAMPLERS:
-        raise UserError(f"There is no sampler {shown(name)}. Choose one of: {', '.join(SAMPLERS)}.")
+    _check_name("sampler", name, SAMPLERS)
+
+
+def check_grid(name: Any) -> None:
+    """Raises UserError if no grid has this name."""
+    _check_name("grid", name, GRIDS)
+
+
+def check_inversion(name: Any) -> None:
+    """Raises UserError if no method of inversion has this name."""
+    _check_name("inversion", name, INVERSIONS)
+
+
+def _check_name(kind: str, name: Any, table: Mapping[str, Any]) -> None:
+    if not isinstance(name, str) or name not in table:
+        raise UserError(f"There is no {kind} {shown(name)}. Choose one of: {', '.join(table)}.")
 
 
 def check_seed(seed: int) -> None:

@@ -54,7 +54,9 @@ PROGRAMS = (  # the measurements of an evaluation: one file each in evaluation/p
     "out_of_distribution",
     "detection",
     "throughput",
+    "frontier",
 )
+DEFAULT_PROGRAMS = PROGRAMS[:-1]  # frontier needs many compilations
 MAX_LEVELS = 8  # of a network; those of the paper have at most 7
 MAX_PRIOR_LAYERS = 50
 
@@ -247,7 +249,7 @@ REPORT = Section(
 EVALUATION = Section(
     "What is measured after training. See docs/evaluate.md.",
     dict(
-        programs=Key(PROGRAMS, "the measurements to run", choices=PROGRAMS),
+        programs=Key(DEFAULT_PROGRAMS, "the measurements to run", choices=PROGRAMS),
         num_images=Key(1024, "maximum number of held-out images to measure", positive=True),
         num_steps=Key(
             (10, 20, 50, 100), "numbers of steps to invert and decode; each is measured", **LIST_OF_NUM_STEPS
@@ -257,6 +259,8 @@ EVALUATION = Section(
             (10, 20, 50, 100), "numbers of steps of the prior and of decoding; each is measured", **LIST_OF_NUM_STEPS
         ),
         num_code_steps=Key(100, "number of steps for all programs that do not use num_steps", **NUM_STEPS),
+        samplers=Key(("ddim",), "samplers of new images; each is measured", length=(1, 20)),
+        inversions=Key(("ddim",), "methods of inversion; each is measured", length=(1, 20)),
         baseline=Key("", "a DDIM baseline to compare with: a bundle or a run folder"),
         others=Key((), "models with different sizes of z to compare with: bundles or run folders"),
         foreign=Key("", "images of a different kind, for out_of_distribution: a path, or digits"),

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -9,6 +10,9 @@ from PIL import Image
 
 from diffae_jax.runtime.arrays import AnyArray
 from diffae_jax.runtime.files import AnyPath, atomic_write
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SMALLEST_GRID = 600  # pixels on the longer side; smaller grids are enlarged
 
@@ -42,13 +46,8 @@ def save_rows(path: AnyPath, rows: dict[str, Float[np.ndarray, "n *shape"]]) -> 
         path: The file to write.
         rows: By label, the images of the row in [-1, 1], [n, *shape]. n is the same for all rows.
     """
-    # pyplot needs a display, and would change the plots of a notebook
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     columns = len(next(iter(rows.values())))
-    figure = Figure(figsize=(1.2 * columns + 1.6, 1.2 * len(rows)), layout="compressed")
-    FigureCanvasAgg(figure)
+    figure = _figure((1.2 * columns + 1.6, 1.2 * len(rows)))
     axes = figure.subplots(len(rows), columns, squeeze=False)
     for row, (label, images) in zip(axes, rows.items(), strict=True):
         for axis, image in zip(row, images, strict=True):
@@ -57,6 +56,37 @@ def save_rows(path: AnyPath, rows: dict[str, Float[np.ndarray, "n *shape"]]) -> 
             axis.set(xticks=[], yticks=[])
         row[0].set_ylabel(label, rotation=0, ha="right", va="center")
     _save(path, lambda scratch: figure.savefig(scratch, dpi=100))
+
+
+def save_curves(path: AnyPath, panels: dict[str, dict[str, list[tuple[float, float]]]], xlabel: str) -> None:
+    """Writes panels of curves on logarithmic axes as one PNG, atomically.
+
+    Args:
+        path: The file to write.
+        panels: By label of the vertical axis, the points (x, y) of each curve by its name.
+        xlabel: The label of the horizontal axes.
+    """
+    figure = _figure((5.5 * len(panels), 4.5))
+    for axis, (ylabel, curves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for name, points in curves.items():
+            axis.loglog(*zip(*points, strict=True), marker="o", markersize=4, label=name)
+        axis.set(xlabel=xlabel, ylabel=ylabel)
+        axis.xaxis.set_major_formatter("{x:g}")  # 40 instead of 4 x 10^1
+        axis.xaxis.set_minor_formatter("{x:g}")
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+    _save(path, lambda scratch: figure.savefig(scratch, dpi=100))
+
+
+def _figure(size: tuple[float, float]) -> "Figure":
+    """Returns an empty figure of a size in inches."""
+    # pyplot needs a display, and would change the plots of a notebook
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="compressed")
+    FigureCanvasAgg(figure)
+    return figure
 
 
 def to_pil(images: Float[AnyArray, "n *shape"]) -> list[Image.Image]:

@@ -1,106 +1,25 @@
-"""Samplers: methods that turn x_T into an image. Each is a `lax.scan` over coefficients.
+"""Samplers: methods that turn x_T into an image, in 20 to 30 lines each.
 
 To add a sampler, define a `Sampler` and add it to `SAMPLERS`.
 """
 
 import dataclasses
-import math
+import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Float64, Int
+from jaxtyping import Array, Bool, Float, Float64, Int, Key
 
+from diffae_jax.diffusion.loop import Rows, Sampler, walk
 from diffae_jax.diffusion.process import Predict, Process
 from diffae_jax.diffusion.schedule import timesteps
 
-Rows = Any  # a NamedTuple of arrays [steps, ...] in the order of the steps, with a field `t`; `step` gets one row
-
-
-@dataclasses.dataclass(frozen=True)
-class Sampler:
-    """A method that moves x from one time step to the next.
-
-    It is frozen and hashable, so it can be a static argument of a compiled function. The loop
-    carries a tuple: first x_t, then anything that a multistep method needs from earlier steps.
-
-    Attributes:
-        grid: A function (abar of all time steps [1000], number of steps) -> the coefficients of
-            each step, as a NamedTuple of arrays [steps, ...] with a field `t`.
-        init: A function x -> the carried tuple at the start.
-        step: A function (predict, carried tuple, one row of the grid) -> (new carried tuple,
-            predicted x_0). `predict` is the result of `Process.predictor`.
-    """
-
-    grid: Callable[[Float64[np.ndarray, "1000"], int], Rows]
-    init: Callable[[Array], tuple]
-    step: Callable[[Predict, tuple, Rows], tuple[tuple, Array]]
-
-
-def walk(sampler: Sampler, predict: Predict, x: Float[Array, "n *shape"], rows: Rows, *, remat: bool = False) -> Array:
-    """Runs all steps of a sampler.
-
-    Args:
-        sampler: The sampler.
-        predict: A function (x_t, t, abar) -> (x_0, eps): see `Process.predictor`.
-        x: The array at the first step, [N, *shape].
-        rows: The coefficients of all steps: the result of `sampler.grid`.
-        remat: Whether to recompute steps in the backward pass. The memory that a gradient
-            needs then grows with the square root of the number of steps, at the price of two more
-            forward passes.
-
-    Returns:
-        The array after the last step, [N, *shape].
-    """
-
-    def step(carried, row):
-        return sampler.step(predict, carried, row)[0], None
-
-    loop = _checkpointed_scan if remat else lax.scan
-    return loop(step, sampler.init(x), rows)[0][0]
-
-
-def walk_with_progress(
-    sampler: Sampler, predict: Predict, x: Float[Array, "n *shape"], rows: Rows
-) -> Float[Array, "steps n *shape"]:
-    """Runs all steps of a sampler and returns the x_0 that each step predicts (Fig. 6).
-
-    Args:
-        sampler: The sampler.
-        predict: A function (x_t, t, abar) -> (x_0, eps): see `Process.predictor`.
-        x: The array at the first step, [N, *shape].
-        rows: The coefficients of all steps: the result of `sampler.grid`.
-
-    Returns:
-        The predicted x_0 of each step, [steps, N, *shape].
-    """
-    return lax.scan(lambda carried, row: sampler.step(predict, carried, row), sampler.init(x), rows)[1]
-
-
-def _checkpointed_scan(step: Callable, carried: tuple, rows: Rows) -> tuple[tuple, None]:
-    """Runs a scan whose backward pass stores x at about 2 sqrt(T) of T steps.
-
-    The steps are grouped into about sqrt(T) segments of sqrt(T) steps. The forward pass stores x
-    at the start of each segment. The backward pass recomputes one segment at a time and stores x
-    at its steps. Each step therefore runs three times. If sqrt(T) does not divide T, the first
-    segment is shorter. Only the final carried tuple is returned.
-    """
-    num_steps = len(rows.t)
-    length = math.isqrt(num_steps)
-    rest = num_steps % length
-
-    @jax.checkpoint
-    def segment(carried, rows):
-        return lax.scan(jax.checkpoint(step), carried, rows)
-
-    if rest:
-        carried, _ = segment(carried, jax.tree.map(lambda a: a[:rest], rows))
-    grouped = jax.tree.map(lambda a: a[rest:].reshape(-1, length, *a.shape[1:]), rows)
-    return lax.scan(segment, carried, grouped)
-
+Abar = Float64[np.ndarray, "1000"]  # of all time steps
+TimeSteps = Int[np.ndarray, "steps"]  # ascending
 
 # DDIM (Eq. 1), and its inversion (Eq. 8).
 
@@ -139,17 +58,13 @@ class DDIMGrid:
     abar_next: Float[Array, "steps"]
 
     @classmethod
-    def of(cls, abar: Float64[np.ndarray, "1000"], num_steps: int) -> "DDIMGrid":
-        """Creates a grid of evenly spaced time steps.
+    def of(cls, abar: Abar, t: TimeSteps) -> "DDIMGrid":
+        """Creates the grid of some time steps.
 
         Args:
             abar: The cumulative alpha of all time steps, float64 [1000].
-            num_steps: Number of steps, 1 to 1000.
-
-        Raises:
-            ValueError: num_steps is outside this range.
+            t: Ascending time steps, int32 [steps].
         """
-        t = timesteps(num_steps)
         abar = abar[t]
         ends = np.concatenate([[1.0], abar, [0.0]])
         return cls(jnp.asarray(t), *(jnp.asarray(a, jnp.float32) for a in (abar, ends[:-2], ends[2:])))
@@ -183,21 +98,20 @@ def ddim_step(predict: Predict, carried: tuple[Array], row: DDIMRows) -> tuple[t
     return (jnp.sqrt(row.abar_to) * x_0 + jnp.sqrt(1 - row.abar_to) * eps,), x_0
 
 
-def _carry_x(x: Array) -> tuple[Array]:
+def _x_alone(x: Array, keys: Array | None) -> tuple[Array]:
     return (x,)
 
 
-def _to_image(abar: Float64[np.ndarray, "1000"], num_steps: int) -> DDIMRows:
-    return DDIMGrid.of(abar, num_steps).to_image
+def _to_image(abar: Abar, t: TimeSteps) -> DDIMRows:
+    return DDIMGrid.of(abar, t).to_image
 
 
-def _to_noise(abar: Float64[np.ndarray, "1000"], num_steps: int) -> DDIMRows:
-    return DDIMGrid.of(abar, num_steps).to_noise
+def _to_noise(abar: Abar, t: TimeSteps) -> DDIMRows:
+    return DDIMGrid.of(abar, t).to_noise
 
 
-DDIM = Sampler(_to_image, _carry_x, ddim_step)
-DDIM_INVERSION = Sampler(_to_noise, _carry_x, ddim_step)
-SAMPLERS = {"ddim": DDIM}
+DDIM = Sampler(_to_image, _x_alone, ddim_step)
+DDIM_INVERSION = Sampler(_to_noise, _x_alone, ddim_step)
 
 
 def ddim_grid(schedule: str, num_steps: int) -> DDIMGrid:
@@ -213,7 +127,7 @@ def ddim_grid(schedule: str, num_steps: int) -> DDIMGrid:
     Raises:
         ValueError: num_steps is outside this range.
     """
-    return DDIMGrid.of(Process(schedule).abar, num_steps)
+    return DDIMGrid.of(Process(schedule).abar, timesteps(num_steps))
 
 
 def ddim_decode(
@@ -239,7 +153,7 @@ def ddim_decode(
 
     Source: Eq. 1.
     """
-    return walk(DDIM, Process().predictor(eps_fn, clip), x_T, grid.to_image, remat=remat)
+    return walk(DDIM, Process().predictor(eps_fn, clip), x_T, grid.to_image, remat=remat)[0]
 
 
 def ddim_encode(
@@ -258,4 +172,195 @@ def ddim_encode(
 
     Source: Eq. 8.
     """
-    return walk(DDIM_INVERSION, Process().predictor(eps_fn, clip), x_0, grid.to_noise)
+    return walk(DDIM_INVERSION, Process().predictor(eps_fn, clip), x_0, grid.to_noise)[0]
+
+
+# Stochastic DDIM: DDIM with fresh noise in each step. It is DDPM for eta = 1.
+
+
+class StochasticRows(NamedTuple):
+    """Coefficients of steps x = keep * x_0 + turn * eps + add * noise.
+
+    Attributes:
+        t: The time step, given to the network.
+        abar: The cumulative alpha at t.
+        keep: The factor of x_0.
+        turn: The factor of eps.
+        add: The factor of the fresh noise; 0 in the last step.
+    """
+
+    t: Int[Array, "steps"]
+    abar: Float[Array, "steps"]
+    keep: Float[Array, "steps"]
+    turn: Float[Array, "steps"]
+    add: Float[Array, "steps"]
+
+
+def _x_and_keys(x: Array, keys: Key[Array, "n"] | None) -> tuple[Array, Array]:
+    return x, keys
+
+
+def _stochastic_step(predict: Predict, carried: tuple, row: StochasticRows) -> tuple[tuple, Array]:
+    x, keys = carried
+    x_0, eps = predict(x, row.t, row.abar)
+    # the noise depends only on the sample and the time step
+    noise = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, row.t), x.shape[1:], jnp.float32))(keys)
+    return (row.keep * x_0 + row.turn * eps + row.add * noise, keys), x_0
+
+
+@functools.cache  # equal samplers share a compiled function
+def stochastic_ddim(eta: float) -> Sampler:
+    """Returns DDIM with noise.
+
+    Args:
+        eta: The deviation of the noise of each step, relative to that of DDPM, in [0, 1]. 0: DDIM.
+
+    Returns:
+        The sampler.
+
+    Raises:
+        ValueError: eta is outside this range.
+
+    Source: Song et al. 2021 (DDIM), Eq. 12 and 16.
+    """
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta must be between 0 and 1, not {eta}.")
+
+    def coefficients(abar: Abar, t: TimeSteps) -> StochasticRows:
+        t = t[::-1]
+        abar, abar_to = abar[t], np.append(abar[t[1:]], 1.0)
+        variance = eta**2 * (1 - abar_to) / (1 - abar) * (1 - abar / abar_to)
+        return _rows(StochasticRows, t, abar, np.sqrt(abar_to), np.sqrt(1 - abar_to - variance), np.sqrt(variance))
+
+    return Sampler(coefficients, _x_and_keys, _stochastic_step, stochastic=True)
+
+
+# DPM-Solver++(2M): second order with one network call a step.
+
+
+class MultistepRows(NamedTuple):
+    """Coefficients of steps x = keep * x + gain * (x_0 extrapolated from two predictions).
+
+    Attributes:
+        t: The time step, given to the network.
+        abar: The cumulative alpha at t.
+        keep: The factor of x.
+        gain: The factor of x_0.
+        extrapolate: The weight of the change since the previous x_0; 0 in the first and the last
+            step.
+    """
+
+    t: Int[Array, "steps"]
+    abar: Float[Array, "steps"]
+    keep: Float[Array, "steps"]
+    gain: Float[Array, "steps"]
+    extrapolate: Float[Array, "steps"]
+
+
+def _multistep_coefficients(abar: Abar, t: TimeSteps) -> MultistepRows:
+    t = t[::-1]
+    abar, abar_to = abar[t], np.append(abar[t[1:]], 1.0)
+    half_log_snr = 0.5 * (np.log(abar) - np.log1p(-abar))
+    h = np.diff(half_log_snr, append=np.inf)
+    extrapolate = np.zeros(len(t))
+    extrapolate[1:-1] = h[1:-1] / (2 * h[:-2])
+    keep = np.sqrt((1 - abar_to) / (1 - abar))
+    return _rows(MultistepRows, t, abar, keep, np.sqrt(abar_to) * -np.expm1(-h), extrapolate)
+
+
+def _x_and_x_0(x: Array, keys: Array | None) -> tuple[Array, Array]:
+    return x, jnp.zeros_like(x)
+
+
+def _multistep_step(predict: Predict, carried: tuple, row: MultistepRows) -> tuple[tuple, Array]:
+    """Takes one step of Algorithm 2 of Lu et al. 2022 (DPM-Solver++)."""
+    x, previous = carried
+    x_0, _ = predict(x, row.t, row.abar)
+    extrapolated = x_0 + row.extrapolate * (x_0 - previous)
+    return (row.keep * x + row.gain * extrapolated, x_0), x_0
+
+
+DPMPP_2M = Sampler(_multistep_coefficients, _x_and_x_0, _multistep_step, "log_snr", poor_grids=("even",))
+
+
+# Heun: second order with two network calls a step.
+
+
+class HeunRows(NamedTuple):
+    """Coefficients of Heun steps.
+
+    Attributes:
+        t: The time step, given to the network.
+        abar: The cumulative alpha at t.
+        t_to: The time step after the step; that of the step itself if it is not in the grid.
+        abar_to: The cumulative alpha after the step.
+        is_euler: Whether the step ends outside the grid, so that it has no second network call.
+    """
+
+    t: Int[Array, "steps"]
+    abar: Float[Array, "steps"]
+    t_to: Int[Array, "steps"]
+    abar_to: Float[Array, "steps"]
+    is_euler: Bool[Array, "steps"]
+
+
+def heun_rows(
+    t: TimeSteps,
+    abar: Float64[np.ndarray, "steps"],
+    t_to: TimeSteps,
+    abar_to: Float64[np.ndarray, "steps"],
+    is_euler: Bool[np.ndarray, "steps"],
+) -> HeunRows:
+    """Returns coefficients of Heun steps from host arrays."""
+    return HeunRows(*map(jnp.asarray, (t, np.float32(abar), t_to, np.float32(abar_to), is_euler)))
+
+
+def _heun_coefficients(abar: Abar, t: TimeSteps) -> HeunRows:
+    t = t[::-1]
+    is_last = np.arange(len(t)) == len(t) - 1
+    return heun_rows(t, abar[t], np.append(t[1:], t[-1]), np.append(abar[t[1:]], 1.0), is_euler=is_last)
+
+
+def heun_step(predict: Predict, carried: tuple[Array], row: HeunRows) -> tuple[tuple[Array], Array]:
+    """Takes one DDIM step, then repeats it with the mean of the predictions at both ends.
+
+    x turns by an angle from x_0 to eps (Salimans and Ho 2022, Appendix D). Only the part of the
+    mean prediction that is the velocity of this turn is used. So the step is of second order, and
+    bounded for every abar.
+
+    Args:
+        predict: A function (x_t, t, abar) -> (x_0, eps).
+        carried: (x_t,).
+        row: The coefficients of the step.
+
+    Returns:
+        ((x at the next step,), predicted x_0).
+
+    Source: Karras et al. 2022, Algorithm 1.
+    """
+    (x,) = carried
+    alpha, sigma = jnp.sqrt(row.abar), jnp.sqrt(1 - row.abar)
+    alpha_to, sigma_to = jnp.sqrt(row.abar_to), jnp.sqrt(1 - row.abar_to)
+    x_0, eps = predict(x, row.t, row.abar)
+    euler = alpha_to * x_0 + sigma_to * eps
+
+    def correct() -> Array:
+        x_0_to, eps_to = predict(euler, row.t_to, row.abar_to)
+        velocity = (alpha * (eps + eps_to) - sigma * (x_0 + x_0_to)) / 2
+        return alpha_to * (alpha * x - sigma * velocity) + sigma_to * (sigma * x + alpha * velocity)
+
+    return (lax.cond(row.is_euler, lambda: euler, correct),), x_0
+
+
+def _twice_a_step(num_steps: int) -> int:
+    return 2 * num_steps - 1
+
+
+HEUN = Sampler(_heun_coefficients, _x_alone, heun_step, "quadratic", num_calls=_twice_a_step)
+
+
+def _rows(kind: type, t: TimeSteps, *coefficients: Float64[np.ndarray, "steps"]) -> Rows:
+    return kind(jnp.asarray(t), *(jnp.asarray(a, jnp.float32) for a in coefficients))
+
+
+SAMPLERS = {"ddim": DDIM, "stochastic_ddim": stochastic_ddim(1.0), "dpmpp_2m": DPMPP_2M, "heun": HEUN}

@@ -54,6 +54,11 @@ def timesteps(num_steps: int) -> Int[np.ndarray, "{num_steps}"]:
     Raises:
         ValueError: num_steps is outside this range.
     """
+    check_num_steps(num_steps)
+    return (np.arange(num_steps) * NUM_TIMESTEPS // num_steps).astype(np.int32)
+
+
+def check_num_steps(num_steps: int) -> None:
+    """Raises ValueError if a number of steps is not from 1 to 1000."""
     if not 1 <= num_steps <= NUM_TIMESTEPS:
         raise ValueError(f"num_steps must be between 1 and {NUM_TIMESTEPS}, not {num_steps}.")
-    return (np.arange(num_steps) * NUM_TIMESTEPS // num_steps).astype(np.int32)

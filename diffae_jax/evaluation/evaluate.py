@@ -13,7 +13,7 @@ import jax
 from ml_collections import ConfigDict
 
 from diffae_jax import __version__
-from diffae_jax.config import default
+from diffae_jax.config import check_inversion, check_sampler, default
 from diffae_jax.data.formats.files import file_paths
 from diffae_jax.data.inspect.scan import scan
 from diffae_jax.data.labels.matching import fingerprint
@@ -96,6 +96,9 @@ def evaluate(
     folder = expand_home(folder)
     check_comparable(model.config, baseline and baseline.config, [other.config for other in others])
     settings = settings.copy_and_resolve_references()
+    for check_name, names in ((check_sampler, settings.samplers), (check_inversion, settings.inversions)):
+        for name in names:
+            check_name(name)
     for key in ("num_steps", "num_sample_steps"):
         settings[key] = tuple(sorted(set(settings[key])))
     networks = networks or public_networks(model, settings)
@@ -111,7 +114,7 @@ def evaluate(
         "labels": fingerprint(images.labels, training.labels if training is not None else {}),
         "seed": seed,
         "networks": [name for name in ("inception", "lpips") if getattr(networks, name) is not None],
-        "settings": {k: value for k, value in json.loads(settings.to_json()).items() if k not in NEUTRAL_SETTINGS},
+        "settings": _settings_of_figures(settings),
     }
     inputs = json.loads(json.dumps(inputs))  # as it looks when read back from JSON
     with together():  # no process may write before all processes have read
@@ -253,6 +256,15 @@ def resized_images(images: Source) -> str | None:
     sizes, size = scan(images).sizes, images.transform.image_shape[:-1]
     count = sizes.total() - sizes[size]
     return f"{count:,} of the {len(images):,} images are scaled to {format_size(size)} and cropped." if count else None
+
+
+def _settings_of_figures(settings: ConfigDict) -> dict[str, Any]:
+    """Returns the settings that figures depend on, as JSON values."""
+    values = {k: value for k, value in json.loads(settings.to_json()).items() if k not in NEUTRAL_SETTINGS}
+    for key in ("samplers", "inversions"):  # keeps results from before these keys valid
+        if settings[key] == default().evaluation[key]:
+            del values[key]
+    return values
 
 
 def _hashes(source: Source, other: Source) -> dict[str, bytes]:

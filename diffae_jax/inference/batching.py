@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
@@ -16,8 +17,8 @@ BATCH_ELEMENTS = 2**22  # maximum image values in the batch of one device
 BATCH_IMAGES = 1024  # maximum images per batch; more would take memory without saving time
 
 
-def in_batches(function: Callable, params: Params, mesh: Mesh, image_size: int, *arrays: Any, what: str) -> np.ndarray:
-    """Applies `function(params, *arrays)` to batches over all devices; returns one host array.
+def in_batches(function: Callable, params: Params, mesh: Mesh, image_size: int, *arrays: Any, what: str) -> Any:
+    """Applies `function(params, *arrays)` to batches over all devices; returns host arrays.
 
     `image_size` is the number of values of an image, which determines the batch size. On a
     terminal, a progress bar with the label `what` is shown.
@@ -32,7 +33,7 @@ def in_batches(function: Callable, params: Params, mesh: Mesh, image_size: int, 
             ]
             results.append(on_host(function(params, *batch)))
             bar.update(min(size, count - bar.n))
-    return np.concatenate(results)[:count]
+    return jax.tree.map(lambda *parts: np.concatenate(parts)[:count], *results)
 
 
 def images_at_once(image_size: int) -> int:

@@ -10,9 +10,8 @@ import numpy as np
 from jaxtyping import Int
 from ml_collections import ConfigDict
 
-from diffae_jax.config import check_sampler, check_seed
+from diffae_jax.config import check_seed
 from diffae_jax.data.latents import LatentStatistics
-from diffae_jax.diffusion.samplers import SAMPLERS, Sampler
 from diffae_jax.models.functional import Params
 from diffae_jax.probes import ClassProbe, Probe
 from diffae_jax.runtime.arrays import is_traced, is_tracing, refuse_traced
@@ -43,17 +42,6 @@ def check_parts(
     for part, size in sizes:
         if size != config.model.z_dim:
             raise UserError(f"The z of this model has {config.model.z_dim} dimensions, but {part} {size}.")
-
-
-def as_sampler(sampler: Any) -> Sampler:
-    """Returns `sampler`, or the sampler of that name.
-
-    Raises UserError for an unknown name.
-    """
-    if isinstance(sampler, Sampler):
-        return sampler
-    check_sampler(sampler)
-    return SAMPLERS[sampler]
 
 
 def check_seed_or_traced(seed: Any) -> None:

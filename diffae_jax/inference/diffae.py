@@ -18,15 +18,17 @@ from ml_collections import ConfigDict
 from diffae_jax.config import check, check_num_steps
 from diffae_jax.data.latents import LatentStatistics
 from diffae_jax.data.transforms import to_float, transform_of
+from diffae_jax.diffusion.inversion import Inversion, Method
+from diffae_jax.diffusion.loop import Sampler
 from diffae_jax.diffusion.process import image_process, latent_process
-from diffae_jax.diffusion.samplers import DDIM_INVERSION, Sampler
 from diffae_jax.inference import batching, checks, editing, programs
 from diffae_jax.inference.bundle import Bundle, check_probe_name, write_bundle
 from diffae_jax.inference.card import Card, render
-from diffae_jax.inference.checks import as_sampler, check_count, check_seed_or_traced, indices_of_images, refuse_tracing
+from diffae_jax.inference.checks import check_count, check_seed_or_traced, indices_of_images, refuse_tracing
 from diffae_jax.inference.editing import Strength
 from diffae_jax.inference.inputs import as_codes, as_images
 from diffae_jax.inference.loading import from_bundle, read_model
+from diffae_jax.inference.methods import as_inversion, as_round_trip, as_sampler, cost
 from diffae_jax.inference.sharing import parse_name, push
 from diffae_jax.inference.weights import count_parameters, placed
 from diffae_jax.models import DiffusionAutoencoder, abstract_model
@@ -75,7 +77,7 @@ class DiffAE:
     **Methods, by task**
 
         load and save       load, from_bundle, save, push_to_hub, digest
-        codes of an image   encode (image to z), invert (image and z to x_T)
+        codes of an image   encode (image to z), invert (image and z to x_T), invert_with_report
         images from codes   decode, progress, noise (random x_T)
         both                reconstruct, variations, interpolate, path
         probes and edits    fit_probe, predict, edit, move, principal_components
@@ -357,25 +359,72 @@ class DiffAE:
         return self._encode_arrays(self._images(images))
 
     def invert(
-        self, images: Any, z: Float[AnyArray, "n d"] | None = None, num_steps: int = 100
+        self,
+        images: Any,
+        z: Float[AnyArray, "n d"] | None = None,
+        num_steps: int = 100,
+        *,
+        method: str | Method = "ddim",
+        grid: str | None = None,
+        seed: Seed = 0,
+        first: int = 0,
     ) -> Float[AnyArray, "n *shape"]:
-        """Inverts images: image and z to x_T, by running DDIM backwards.
+        """Inverts images: image and z to x_T.
 
         Args:
             images: images in any form that `DiffAE` lists.
             z: their latent codes, [N, D]; by default `encode(images)`.
-            num_steps: network calls, 1 to 1,000; by default 100. More steps give a more
-                exact inversion.
+            num_steps: steps, 1 to 1,000; by default 100. Decode with as many.
+            method: a name in `diffusion.inversion.INVERSIONS`. "ddim" is the paper's: DDIM
+                backwards. "exact" solves each step of DDIM, so that `decode` gives the image again
+                almost exactly; a step takes several network calls. "gaussian" gives the x_T that
+                is closest to N(0, I), for `decode` with sampler "heun".
+            grid: a name in `diffusion.grids.GRIDS`: which time steps. By default "even", or
+                "quadratic" for "gaussian". Decode with the same.
+            seed: 0 to 2**31 - 1; by default 0. Only "gaussian" draws noise.
+            first: the index of the first image, which its noise depends on; by default 0.
 
         Returns:
             The stochastic codes x_T, [N, *spatial, C].
 
         Source: Eq. 8.
         """
+        return self.invert_with_report(images, z, num_steps, method=method, grid=grid, seed=seed, first=first).x_T
+
+    def invert_with_report(
+        self,
+        images: Any,
+        z: Float[AnyArray, "n d"] | None = None,
+        num_steps: int = 100,
+        *,
+        method: str | Method = "ddim",
+        grid: str | None = None,
+        seed: Seed = 0,
+        first: int = 0,
+    ) -> Inversion:
+        """Inverts images as `invert` does and returns the cost and the error of each.
+
+        Args:
+            images: images in any form that `DiffAE` lists.
+            z: their latent codes, [N, D]; by default `encode(images)`.
+            num_steps: steps, 1 to 1,000; by default 100.
+            method: as in `invert`.
+            grid: as in `invert`.
+            seed: as in `invert`.
+            first: as in `invert`.
+
+        Returns:
+            `Inversion(x_T, num_calls, residual)`: x_T [N, *spatial, C], the network calls of each
+            image [N], and its largest error of a step [N], which only "exact" computes.
+
+        Source: Eq. 8.
+        """
         check_num_steps(num_steps)
+        check_seed_or_traced(seed)
+        sampler = as_inversion(method, grid)
         images = self._images(images)
         z = self._encode_arrays(images) if z is None else self._z(z, len(images))
-        return self._invert_arrays(images, z, num_steps)
+        return self._invert_arrays(images, z, num_steps, sampler, seed, first)
 
     def decode(
         self,
@@ -384,7 +433,9 @@ class DiffAE:
         num_steps: int = 100,
         seed: Seed = 0,
         *,
+        first: int = 0,
         sampler: str | Sampler = "ddim",
+        grid: str | None = None,
     ) -> Float[AnyArray, "n *shape"]:
         """Decodes codes to images: z and x_T to image.
 
@@ -395,9 +446,12 @@ class DiffAE:
             z: latent codes, [N, D]; None for a DDIM baseline.
             x_T: stochastic codes, [N, *spatial, C]; by default random. The random x_T of image i
                 depends only on the seed and on i.
-            num_steps: network calls, 1 to 1,000; by default 100.
-            seed: 0 to 2**31 - 1; by default 0. Only used if x_T is None.
+            num_steps: steps, 1 to 1,000; by default 100.
+            seed: 0 to 2**31 - 1; by default 0. Of a random x_T and of a stochastic sampler.
+            first: the index of the first image; by default 0. Calls with consecutive indices give
+                the same images as one call.
             sampler: a name in `diffusion.samplers.SAMPLERS`, or your own `Sampler`.
+            grid: a name in `diffusion.grids.GRIDS`; by default that of the sampler.
 
         Returns:
             The images, [N, *spatial, C], float32 in [-1, 1].
@@ -405,9 +459,9 @@ class DiffAE:
         Source: Eq. 1.
         """
         check_num_steps(num_steps)
-        z, x_T = self._codes(z, x_T, seed)
-        program = self._program(programs.decode, num_steps, as_sampler(sampler), remat=is_traced(z, x_T))
-        return self._apply(program, x_T, z, description="decoding")
+        sampler = as_sampler(sampler, grid)
+        z, x_T, indices = self._codes(z, x_T, seed, first)
+        return self._decode_arrays(z, x_T, num_steps, sampler, indices, seed)
 
     def progress(
         self,
@@ -416,16 +470,20 @@ class DiffAE:
         num_steps: int = 100,
         seed: Seed = 0,
         *,
+        first: int = 0,
         sampler: str | Sampler = "ddim",
+        grid: str | None = None,
     ) -> Float[AnyArray, "n steps *shape"]:
         """Decodes as `decode` does and returns the predicted image at every step.
 
         Args:
             z: latent codes, [N, D]; None for a DDIM baseline.
             x_T: stochastic codes, [N, *spatial, C]; by default random, as in `decode`.
-            num_steps: network calls, 1 to 1,000; by default 100.
-            seed: 0 to 2**31 - 1; by default 0. Only used if x_T is None.
+            num_steps: steps, 1 to 1,000; by default 100.
+            seed: 0 to 2**31 - 1; by default 0. Of a random x_T and of a stochastic sampler.
+            first: the index of the first image, as in `decode`.
             sampler: a name in `diffusion.samplers.SAMPLERS`, or your own `Sampler`.
+            grid: a name in `diffusion.grids.GRIDS`; by default that of the sampler.
 
         Returns:
             The predicted images x_0, [N, num_steps, *spatial, C]. The last step is the result of
@@ -434,14 +492,10 @@ class DiffAE:
         Source: Fig. 6.
         """
         check_num_steps(num_steps)
-        z, x_T = self._codes(z, x_T, seed)
-        return self._apply(
-            self._program(programs.progress, num_steps, as_sampler(sampler)),
-            x_T,
-            z,
-            description="decoding",
-            frames=num_steps,
-        )
+        sampler = as_sampler(sampler, grid)
+        z, x_T, indices = self._codes(z, x_T, seed, first)
+        program = self._program(programs.progress, num_steps, sampler)
+        return self._walk(program, x_T, z, sampler, indices, seed, "decoding", frames=num_steps)
 
     def noise(self, numbers: Int[AnyArray, "n"], seed: Seed = 0) -> Float[AnyArray, "n *shape"]:
         """Draws random x_T from N(0, I), as `decode`, `reconstruct` and `sample` draw them.
@@ -469,17 +523,23 @@ class DiffAE:
         infer_x_T: bool = True,
         seed: Seed = 0,
         *,
-        sampler: str | Sampler = "ddim",
+        inversion: str | Method = "ddim",
+        sampler: str | Sampler | None = None,
+        grid: str | None = None,
     ) -> Float[AnyArray, "n *shape"]:
         """Reconstructs images: encodes, inverts and decodes them.
 
         Args:
             images: images in any form that `DiffAE` lists.
-            num_steps: network calls in each direction, 1 to 1,000; by default 100.
+            num_steps: steps in each direction, 1 to 1,000; by default 100.
             infer_x_T: if True, decode each image's own x_T, for a near-exact reconstruction. If
                 False, decode a random x_T, which shows what z holds.
-            seed: 0 to 2**31 - 1; by default 0. Only used for a random x_T.
-            sampler: a name in `diffusion.samplers.SAMPLERS`, or your own `Sampler`.
+            seed: 0 to 2**31 - 1; by default 0. Of a random x_T and of the inversion "gaussian".
+            inversion: the method of inversion, "ddim", "exact" or "gaussian": see `invert`.
+            sampler: a name in `diffusion.samplers.SAMPLERS`, or your own `Sampler`. By default
+                the one that suits the inversion: "ddim", or "heun" for "gaussian".
+            grid: a name in `diffusion.grids.GRIDS`, for both directions; by default that of the
+                sampler.
 
         Returns:
             The reconstructions, [N, *spatial, C], float32 in [-1, 1].
@@ -489,11 +549,16 @@ class DiffAE:
         check_num_steps(num_steps)
         check_seed_or_traced(seed)
         refuse_traced("infer_x_T", infer_x_T)
-        sampler = as_sampler(sampler)  # before the work
+        if infer_x_T:
+            inverter, sampler = as_round_trip(inversion, sampler, grid)  # before the work
+        else:
+            sampler = as_sampler(sampler or "ddim", grid)
         images = self._images(images)
         z = self._encode_arrays(images)
-        x_T = self._invert_arrays(images, z, num_steps) if infer_x_T else self.noise(np.arange(len(images)), seed)
-        return self.decode(z, x_T, num_steps, sampler=sampler)
+        if infer_x_T:
+            x_T = self._invert_arrays(images, z, num_steps, inverter, seed).x_T
+            return self.decode(z, x_T, num_steps, sampler=sampler)
+        return self.decode(z, self.noise(np.arange(len(images)), seed), num_steps, seed, sampler=sampler)
 
     def variations(
         self,
@@ -504,17 +569,19 @@ class DiffAE:
         *,
         first: int = 0,
         sampler: str | Sampler = "ddim",
+        grid: str | None = None,
     ) -> Variations:
         """Decodes the z of each image with several random x_T, which shows what z leaves open.
 
         Args:
             images: images in any form that `DiffAE` lists.
             num_variations: variations of each image, at least 1; by default 8.
-            num_steps: network calls, 1 to 1,000; by default 100.
+            num_steps: steps, 1 to 1,000; by default 100.
             seed: 0 to 2**31 - 1; by default 0.
             first: the index of the first image; by default 0. Calls with consecutive indices give
                 the same images as one call.
             sampler: a name in `diffusion.samplers.SAMPLERS`, or your own `Sampler`.
+            grid: a name in `diffusion.grids.GRIDS`; by default that of the sampler.
 
         Returns:
             `Variations(images, mean, std)`: images [N, num_variations, *spatial, C], and their
@@ -528,10 +595,11 @@ class DiffAE:
         check_count("variation", num_variations)
         check_num_steps(num_steps)
         check_seed_or_traced(seed)
-        sampler = as_sampler(sampler)
+        sampler = as_sampler(sampler, grid)
         z = self.encode(images)
-        x_T = self.noise(indices_of_images(first * num_variations, len(z) * num_variations), seed)
-        decoded = self.decode(z[np.arange(len(x_T)) // num_variations], x_T, num_steps, sampler=sampler)
+        indices = indices_of_images(first * num_variations, len(z) * num_variations)
+        z_of_each = z[np.arange(len(indices)) // num_variations]
+        decoded = self._decode_arrays(z_of_each, self.noise(indices, seed), num_steps, sampler, indices, seed)
         decoded = decoded.reshape(len(z), num_variations, *self.image_shape)
         return Variations(decoded, decoded.mean(axis=1), editing.deviation(decoded))
 
@@ -542,7 +610,9 @@ class DiffAE:
         num_frames: int = 8,
         num_steps: int = 100,
         *,
-        sampler: str | Sampler = "ddim",
+        inversion: str | Method = "ddim",
+        sampler: str | Sampler | None = None,
+        grid: str | None = None,
     ) -> Float[AnyArray, "frames *shape"]:
         """Interpolates between two images: z on a straight line, x_T on an arc.
 
@@ -551,8 +621,12 @@ class DiffAE:
             image_b: another image.
             num_frames: frames, at least 1; by default 8. The first and the last are the
                 reconstructions of the two images.
-            num_steps: network calls in each direction, 1 to 1,000; by default 100.
-            sampler: a name in `diffusion.samplers.SAMPLERS`, or your own `Sampler`.
+            num_steps: steps in each direction, 1 to 1,000; by default 100.
+            inversion: the method of inversion, "ddim", "exact" or "gaussian": see `invert`.
+            sampler: a name in `diffusion.samplers.SAMPLERS`, or your own `Sampler`. By default
+                the one that suits the inversion: "ddim", or "heun" for "gaussian".
+            grid: a name in `diffusion.grids.GRIDS`, for both directions; by default that of the
+                sampler.
 
         Returns:
             The frames, [num_frames, *spatial, C], float32 in [-1, 1].
@@ -561,11 +635,11 @@ class DiffAE:
         """
         check_count("frame", num_frames)  # before the work
         check_num_steps(num_steps)
-        sampler = as_sampler(sampler)
+        inverter, sampler = as_round_trip(inversion, sampler, grid)
         pair = [self._images(image_a, one="image_a"), self._images(image_b, one="image_b")]
         both = (jnp if is_traced(*pair) else np).concatenate(list(map(to_float, pair)))
         z = self._encode_arrays(both)
-        z, x_T = self.path(z, self._invert_arrays(both, z, num_steps), num_frames)
+        z, x_T = self.path(z, self._invert_arrays(both, z, num_steps, inverter).x_T, num_frames)
         return self.decode(z, x_T, num_steps, sampler=sampler)
 
     @staticmethod
@@ -658,7 +732,9 @@ class DiffAE:
         num_steps: int = 100,
         *,
         to: float | int | None = None,
-        sampler: str | Sampler = "ddim",
+        inversion: str | Method = "ddim",
+        sampler: str | Sampler | None = None,
+        grid: str | None = None,
     ) -> Float[AnyArray, "n *shape"]:
         """Edits images: moves their z along a probe and decodes them with their own x_T.
 
@@ -668,10 +744,14 @@ class DiffAE:
             strength: -1,000 to 1,000, in units of sqrt(D) standard deviations of z; by default
                 0.3. 0 gives exactly the reconstruction, and negative values move away from the
                 label.
-            num_steps: network calls in each direction, 1 to 1,000; by default 100.
+            num_steps: steps in each direction, 1 to 1,000; by default 100.
             to: instead of a strength, what the probe predicts after the edit: a probability
                 between 0 and 1 (binary), or a value in the unit of the labels (continuous).
-            sampler: a name in `diffusion.samplers.SAMPLERS`, or your own `Sampler`.
+            inversion: the method of inversion, "ddim", "exact" or "gaussian": see `invert`.
+            sampler: a name in `diffusion.samplers.SAMPLERS`, or your own `Sampler`. By default
+                the one that suits the inversion: "ddim", or "heun" for "gaussian".
+            grid: a name in `diffusion.grids.GRIDS`, for both directions; by default that of the
+                sampler.
 
         Returns:
             The edited images, [N, *spatial, C], float32 in [-1, 1].
@@ -684,10 +764,10 @@ class DiffAE:
         """
         self.check_edit(probe, strength, to)
         check_num_steps(num_steps)
-        sampler = as_sampler(sampler)
+        inverter, sampler = as_round_trip(inversion, sampler, grid)
         images = self._images(images)
         z = self._encode_arrays(images)
-        x_T = self._invert_arrays(images, z, num_steps)
+        x_T = self._invert_arrays(images, z, num_steps, inverter).x_T
         return self.decode(self.move(z, probe, strength, to=to), x_T, num_steps, sampler=sampler)
 
     def move(
@@ -750,18 +830,23 @@ class DiffAE:
         *,
         first: int = 0,
         sampler: str | Sampler = "ddim",
+        grid: str | None = None,
+        latent_sampler: str | Sampler = "ddim",
     ) -> Float[AnyArray, "n *shape"]:
         """Draws new images: z from the prior, x_T from N(0, I). A DDIM baseline needs only x_T.
 
         Args:
             num_images: images, at least 1.
             seed: 0 to 2**31 - 1; by default 0.
-            num_steps: network calls for each image, 1 to 1,000; by default 100.
+            num_steps: steps for each image, 1 to 1,000; by default 100.
             num_latent_steps: network calls for each z, 1 to 1,000; by default 100.
             first: the index of the first image; by default 0. Image i depends only on the seed
                 and on i, so you can draw a large set in several calls.
             sampler: a name in `diffusion.samplers.SAMPLERS`, or your own `Sampler`, for the
                 images.
+            grid: a name in `diffusion.grids.GRIDS`, for the images; by default that of the
+                sampler.
+            latent_sampler: as `sampler`, for z, on its own grid.
 
         Returns:
             The images, [num_images, *spatial, C], float32 in [-1, 1].
@@ -772,9 +857,10 @@ class DiffAE:
         Source: Sec. 4, Sec. 5.7.
         """
         self._check_sampling(num_images, seed, num_steps, num_latent_steps)
+        samplers = as_sampler(sampler, grid), as_sampler(latent_sampler)
         indices = indices_of_images(first, num_images)
         if self.config.model.z_dim is None:
-            return self.decode(None, self.noise(indices, seed), num_steps, sampler=sampler)
+            return self._decode_arrays(None, self.noise(indices, seed), num_steps, samplers[0], indices, seed)
         draw = partial(
             programs.sample,
             prior=self.prior,
@@ -783,7 +869,7 @@ class DiffAE:
             graphdefs=(self.graphdef, self.prior_graphdef),
             shape=self.image_shape,
             processes=(image_process(self.config), latent_process(self.config)),
-            sampler=as_sampler(sampler),
+            samplers=samplers,
             num_steps=(num_steps, num_latent_steps),
         )
         return self._apply(draw, indices, description="sampling", traced=is_traced(seed))
@@ -799,6 +885,8 @@ class DiffAE:
         max_tries: int = 1000,
         *,
         sampler: str | Sampler = "ddim",
+        grid: str | None = None,
+        latent_sampler: str | Sampler = "ddim",
     ) -> Float[AnyArray, "n *shape"]:
         """Draws new images that a probe accepts, by rejection sampling.
 
@@ -811,11 +899,14 @@ class DiffAE:
             probe: a binary probe, or the name of one in `probes`, such as "smile" or "digit=2".
             positive: if False, draw images that the probe rejects.
             seed: 0 to 2**31 - 1; by default 0.
-            num_steps: network calls for each image, 1 to 1,000; by default 100.
+            num_steps: steps for each image, 1 to 1,000; by default 100.
             num_latent_steps: network calls for each z, 1 to 1,000; by default 100.
             max_tries: the maximum number of z to draw for each image; by default 1,000.
             sampler: a name in `diffusion.samplers.SAMPLERS`, or your own `Sampler`, for the
                 images.
+            grid: a name in `diffusion.grids.GRIDS`, for the images; by default that of the
+                sampler.
+            latent_sampler: as `sampler`, for z, on its own grid.
 
         Returns:
             The images, [num_images, *spatial, C], float32 in [-1, 1].
@@ -828,9 +919,11 @@ class DiffAE:
         """
         refuse_tracing("sample_class", num_images, positive, seed, max_tries, instead="or use sample")
         check_num_steps(num_steps)
-        sampler = as_sampler(sampler)
-        z, indices = self.sample_latents(num_images, probe, positive, seed, num_latent_steps, max_tries)
-        return self.decode(z, self.noise(indices, seed), num_steps, sampler=sampler)
+        sampler = as_sampler(sampler, grid)
+        z, indices = self.sample_latents(
+            num_images, probe, positive, seed, num_latent_steps, max_tries, sampler=latent_sampler
+        )
+        return self._decode_arrays(z, self.noise(indices, seed), num_steps, sampler, indices, seed)
 
     def sample_latents(
         self,
@@ -840,6 +933,8 @@ class DiffAE:
         seed: Seed = 0,
         num_latent_steps: int = 100,
         max_tries: int = 1000,
+        *,
+        sampler: str | Sampler = "ddim",
     ) -> tuple[Float[AnyArray, "n d"], Int[AnyArray, "n"]]:
         """Draws only the z of `sample_class`, without decoding.
 
@@ -850,6 +945,7 @@ class DiffAE:
             seed: 0 to 2**31 - 1; by default 0.
             num_latent_steps: network calls for each z, 1 to 1,000; by default 100.
             max_tries: the maximum number of z to draw for each requested z; by default 1,000.
+            sampler: a name in `diffusion.samplers.SAMPLERS`, or your own `Sampler`, for z.
 
         Returns:
             z, [num_latents, D], and the index of each z among the images of `sample`,
@@ -863,6 +959,7 @@ class DiffAE:
         forbid_forks()
         refuse_tracing("sample_latents", num_latents, positive, seed, max_tries, instead="or use sample")
         self._check_sampling(num_latents, seed, num_latent_steps)
+        sampler = as_sampler(sampler)
         probe = self._direction(probe)
         if probe.kind != "binary":
             raise UserError(
@@ -886,6 +983,7 @@ class DiffAE:
                 max_tries * num_latents,
                 graphdef=self.prior_graphdef,
                 process=latent_process(self.config),
+                sampler=sampler,
                 num_steps=num_latent_steps,
                 num_places=batching.padded(num_latents),
                 split=split_batch(self.mesh),
@@ -973,16 +1071,19 @@ class DiffAE:
             raise UserError(f"There are {counted(count, 'image')} but {len(z)} z. Give one z for each image.")
         return z
 
-    def _codes(self, z, x_T, seed):
-        """Checks z and x_T, and draws x_T if it is None."""
+    def _codes(self, z, x_T, seed, first):
+        """Checks z and x_T, draws x_T if it is None, and returns them with the images' indices."""
+        check_seed_or_traced(seed)
         if x_T is None:
             if z is None:
                 raise UserError("decode needs z, x_T or both: they determine the number of images.")
             z = self._z(z)
-            x_T = self.noise(np.arange(len(z)), seed)
+            indices = indices_of_images(first, len(z))
+            x_T = self.noise(indices, seed)
         else:
             x_T = as_codes("x_T", x_T, self.image_shape)
-        return self._z(z, len(x_T)), x_T
+            indices = indices_of_images(first, len(x_T))
+        return self._z(z, len(x_T)), x_T, indices
 
     def _normalized(self, z):
         self.check_normalized()
@@ -1008,11 +1109,26 @@ class DiffAE:
             return None
         return self._apply(partial(programs.encode, graphdef=self.graphdef), images, description="encoding")
 
-    def _invert_arrays(self, images, z, num_steps):
-        """Inverts the result of `_images`."""
-        return self._apply(
-            self._program(programs.invert, num_steps, DDIM_INVERSION), images, z, description="inverting"
-        )
+    def _invert_arrays(self, images, z, num_steps, sampler, seed=0, first=0):
+        """Inverts the result of `_images`. Returns an `Inversion`."""
+        program = self._program(programs.invert, num_steps, sampler)
+        indices = indices_of_images(first, len(images))
+        inversion = self._walk(program, images, z, sampler, indices, seed, "inverting")
+        if not is_traced(*inversion) and not np.isnan(inversion.residual).any():  # NaN: not computed
+            note(cost(inversion))
+        return inversion
+
+    def _decode_arrays(self, z, x_T, num_steps, sampler, indices, seed):
+        """Decodes the result of `_codes`."""
+        program = self._program(programs.decode, num_steps, sampler, remat=is_traced(z, x_T))
+        return self._walk(program, x_T, z, sampler, indices, seed, "decoding")
+
+    def _walk(self, program, x, z, sampler, indices, seed, description, frames=1):
+        """Applies a program that runs a sampler. Only a stochastic one needs indices and seed."""
+        if not sampler.stochastic:
+            return self._apply(program, x, z, description=description, frames=frames)
+        program = partial(program, seed=seed)
+        return self._apply(program, x, z, indices, description=description, frames=frames, traced=is_traced(seed))
 
     def _program(self, function, num_steps, sampler, **settings):
         """Returns one of `programs` for this network, a sampler and a number of steps."""

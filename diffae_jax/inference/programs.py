@@ -16,8 +16,9 @@ from jax.sharding import NamedSharding
 from jaxtyping import Array, Float, Int, Key, Shaped
 
 from diffae_jax.data.transforms import to_float
+from diffae_jax.diffusion.inversion import Inversion, report
+from diffae_jax.diffusion.loop import Sampler, walk, walk_with_progress
 from diffae_jax.diffusion.process import Process
-from diffae_jax.diffusion.samplers import DDIM, Sampler, walk, walk_with_progress
 from diffae_jax.models.functional import Params
 
 LATENT_BATCH = 128  # candidates that one device draws at a time
@@ -49,42 +50,64 @@ def _walk(
     sampler: Sampler,
     num_steps: int,
     clip: bool = True,
+    keys: Array | None = None,
     walk: Callable = walk,
-) -> Array:
+) -> Any:
     """Moves x along all steps of the sampler.
 
     Only this function combines network, process and sampler.
     """
-    rows = sampler.grid(process.abar, num_steps)
-    return walk(sampler, process.predictor(network.noise_predictor(rows.t, *condition), clip), x, rows)
+    eps_fn = network.noise_predictor(jnp.asarray(sampler.timesteps(process.abar, num_steps)), *condition)
+    return walk(sampler, process.predictor(eps_fn, clip), x, sampler.rows(process.abar, num_steps), keys)
 
 
 STATIC = ("graphdef", "process", "sampler", "num_steps")  # the functions below are compiled for each value
 
 
 @partial(jax.jit, static_argnames=STATIC)
-def invert(params: Params, images: Array, z: Array | None, *, graphdef: nnx.GraphDef, **settings: Any) -> Array:
+def invert(
+    params: Params,
+    images: Array,
+    z: Array | None,
+    indices: Array | None = None,
+    seed: Array | int = 0,
+    *,
+    graphdef: nnx.GraphDef,
+    **settings: Any,
+) -> Inversion:
     """Inverts images: image and z to x_T.
 
     Args:
         params: the weights of the autoencoder.
         images: [N, *spatial, C], float in [-1, 1] or uint8.
         z: [N, D], or None for a DDIM baseline.
+        indices: the indices of the images, [N]; only needed by a stochastic sampler.
+        seed: one whole number; only used by a stochastic sampler.
         graphdef: the structure of the autoencoder.
-        **settings: `process` (a `Process`), `sampler` (`DDIM_INVERSION`), `num_steps` (1 to
-            1,000).
+        **settings: `process` (a `Process`), `sampler` (a sampler of `INVERSIONS`), `num_steps` (1
+            to 1,000).
 
     Returns:
-        The stochastic codes x_T, [N, *spatial, C].
+        The stochastic codes x_T, [N, *spatial, C], with the network calls and residuals.
 
     Source: Eq. 8.
     """
-    return _walk(nnx.merge(graphdef, params), (z,), to_float(images), **settings)
+    keys = _keys_of_steps(seed, indices)
+    carried = _walk(nnx.merge(graphdef, params), (z,), to_float(images), keys=keys, **settings)
+    return report(settings["sampler"], settings["num_steps"], carried)
 
 
 @partial(jax.jit, static_argnames=(*STATIC, "remat"))
 def decode(
-    params: Params, x_T: Array, z: Array | None, *, graphdef: nnx.GraphDef, remat: bool = False, **settings: Any
+    params: Params,
+    x_T: Array,
+    z: Array | None,
+    indices: Array | None = None,
+    seed: Array | int = 0,
+    *,
+    graphdef: nnx.GraphDef,
+    remat: bool = False,
+    **settings: Any,
 ) -> Array:
     """Decodes codes: z and x_T to image.
 
@@ -92,6 +115,8 @@ def decode(
         params: the weights of the autoencoder.
         x_T: [N, *spatial, C].
         z: [N, D], or None for a DDIM baseline.
+        indices: the indices of the images, [N]; only needed by a stochastic sampler.
+        seed: one whole number; only used by a stochastic sampler.
         graphdef: the structure of the autoencoder.
         remat: if True, the memory that a gradient needs grows with the square root of the number
             of steps instead of linearly, at the price of recomputation. By default False.
@@ -102,17 +127,29 @@ def decode(
 
     Source: Eq. 1.
     """
-    return _walk(nnx.merge(graphdef, params), (z,), x_T, walk=partial(walk, remat=remat), **settings)
+    keys = _keys_of_steps(seed, indices)
+    return _walk(nnx.merge(graphdef, params), (z,), x_T, keys=keys, walk=partial(walk, remat=remat), **settings)[0]
 
 
 @partial(jax.jit, static_argnames=STATIC)
-def progress(params: Params, x_T: Array, z: Array | None, *, graphdef: nnx.GraphDef, **settings: Any) -> Array:
+def progress(
+    params: Params,
+    x_T: Array,
+    z: Array | None,
+    indices: Array | None = None,
+    seed: Array | int = 0,
+    *,
+    graphdef: nnx.GraphDef,
+    **settings: Any,
+) -> Array:
     """Decodes as `decode` does and returns the predicted image at every step.
 
     Args:
         params: the weights of the autoencoder.
         x_T: [N, *spatial, C].
         z: [N, D], or None for a DDIM baseline.
+        indices: the indices of the images, [N]; only needed by a stochastic sampler.
+        seed: one whole number; only used by a stochastic sampler.
         graphdef: the structure of the autoencoder.
         **settings: `process` (a `Process`), `sampler` (such as `DDIM`), `num_steps` (1 to 1,000).
 
@@ -121,11 +158,12 @@ def progress(params: Params, x_T: Array, z: Array | None, *, graphdef: nnx.Graph
 
     Source: Fig. 6.
     """
-    steps = _walk(nnx.merge(graphdef, params), (z,), x_T, walk=walk_with_progress, **settings)
+    keys = _keys_of_steps(seed, indices)
+    steps = _walk(nnx.merge(graphdef, params), (z,), x_T, keys=keys, walk=walk_with_progress, **settings)
     return jnp.moveaxis(steps, 0, 1)
 
 
-def _keys(seed: Array, indices: Int[Array, "n"]) -> Key[Array, "2 n"]:
+def _keys(seed: Array | int, indices: Int[Array, "n"]) -> Key[Array, "2 n"]:
     """Returns two keys for each image, for x_T and z.
 
     They depend only on the seed and the index of the image.
@@ -134,14 +172,25 @@ def _keys(seed: Array, indices: Int[Array, "n"]) -> Key[Array, "2 n"]:
     return jax.vmap(jax.random.split, out_axes=1)(keys)
 
 
+def _step_keys(keys: Key[Array, "n"]) -> Key[Array, "n"]:
+    """Returns keys for the noise of a stochastic sampler, from the keys of x_T or z."""
+    return jax.vmap(lambda key: jax.random.fold_in(key, 2))(keys)
+
+
+def _keys_of_steps(seed: Array | int, indices: Int[Array, "n"] | None) -> Key[Array, "n"] | None:
+    return None if indices is None else _step_keys(_keys(seed, indices)[0])
+
+
 def _normal(keys: Array, shape: tuple[int, ...]) -> Array:
     return jax.vmap(lambda key: jax.random.normal(key, shape, jnp.float32))(keys)
 
 
-def _latents(prior: nnx.Module, keys: Array, shape: tuple[int, ...], process: Process, num_steps: int) -> Array:
+def _latents(
+    prior: nnx.Module, keys: Array, shape: tuple[int, ...], process: Process, sampler: Sampler, num_steps: int
+) -> Array:
     """Draws one normalized z from the prior for each key (Sec. 4)."""
-    z_T = _normal(keys, shape)
-    return _walk(prior, (), z_T, process=process, sampler=DDIM, num_steps=num_steps, clip=False)
+    settings = dict(process=process, sampler=sampler, num_steps=num_steps, clip=False, keys=_step_keys(keys))
+    return _walk(prior, (), _normal(keys, shape), **settings)[0]
 
 
 @partial(jax.jit, static_argnames="shape")
@@ -159,7 +208,7 @@ def noise(seed: Array, indices: Array, *, shape: tuple[int, ...]) -> Array:
     return _normal(_keys(seed, indices)[0], shape)
 
 
-@partial(jax.jit, static_argnames=("graphdefs", "shape", "processes", "sampler", "num_steps"))
+@partial(jax.jit, static_argnames=("graphdefs", "shape", "processes", "samplers", "num_steps"))
 def sample(
     params: Params,
     indices: Array,
@@ -171,7 +220,7 @@ def sample(
     shape: tuple[int, ...],
     processes: tuple[Process, Process],
     num_steps: tuple[int, int],
-    sampler: Sampler,
+    samplers: tuple[Sampler, Sampler],
 ) -> Array:
     """Draws new images: z from the prior and x_T from N(0, I), then decodes them.
 
@@ -185,7 +234,7 @@ def sample(
         shape: the shape of an image, (*spatial, C).
         processes: the process of images and that of z.
         num_steps: the steps for images and those for z, 1 to 1,000 each.
-        sampler: the sampler of images; z are drawn with DDIM.
+        samplers: the sampler of images and that of z.
 
     Returns:
         The images, [N, *spatial, C].
@@ -194,12 +243,13 @@ def sample(
     """
     mean, std = statistics
     x_keys, z_keys = _keys(seed, indices)
-    z = _latents(nnx.merge(graphdefs[1], prior), z_keys, mean.shape, processes[1], num_steps[1]) * std + mean
+    z = _latents(nnx.merge(graphdefs[1], prior), z_keys, mean.shape, processes[1], samplers[1], num_steps[1])
     network, x_T = nnx.merge(graphdefs[0], params), _normal(x_keys, shape)
-    return _walk(network, (z,), x_T, process=processes[0], sampler=sampler, num_steps=num_steps[0])
+    settings = dict(process=processes[0], sampler=samplers[0], num_steps=num_steps[0], keys=_step_keys(x_keys))
+    return _walk(network, (z * std + mean,), x_T, **settings)[0]
 
 
-@partial(jax.jit, static_argnames=("graphdef", "process", "num_steps", "num_places", "split"))
+@partial(jax.jit, static_argnames=("graphdef", "process", "sampler", "num_steps", "num_places", "split"))
 def latents_of_class(
     prior: Params,
     weights: Array,
@@ -210,6 +260,7 @@ def latents_of_class(
     *,
     graphdef: nnx.GraphDef,
     process: Process,
+    sampler: Sampler,
     num_steps: int,
     num_places: int,
     split: NamedSharding,
@@ -229,6 +280,7 @@ def latents_of_class(
         max_tries: the maximum number of candidates to draw.
         graphdef: the structure of the prior.
         process: the process of z.
+        sampler: the sampler of z.
         num_steps: network calls for each z, 1 to 1,000.
         num_places: the rows of the result, at least `num_images`. A rounded number lets several
             values of `num_images` share one compiled function.
@@ -247,7 +299,7 @@ def latents_of_class(
         z, indices, accepted, tried = state
         candidates = jax.lax.with_sharding_constraint(tried + jnp.arange(batch_size, dtype=jnp.int32), split)
         _, z_keys = _keys(seed, candidates)
-        drawn = _latents(network, z_keys, weights.shape, process, num_steps)
+        drawn = _latents(network, z_keys, weights.shape, process, sampler, num_steps)
         probability = jax.nn.sigmoid(drawn @ weights + bias)
         chance = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, 1), dtype=jnp.float32))(z_keys)
         accept = (probability > 0.5) & (chance < probability) & (candidates < max_tries)

@@ -128,7 +128,7 @@ def inference_arguments(config: "ConfigDict", mesh: "Mesh", program: str, batch:
         shape=tuple(config.image_shape),
         processes=(image_process(config), latent_process(config)),
         num_steps=(num_steps, num_steps),
-        sampler=DDIM,
+        samplers=(DDIM, DDIM),
     )
 
 

@@ -9,17 +9,15 @@ import numpy as np
 import pytest
 
 from diffae_jax.diffusion.interpolation import lerp, slerp
+from diffae_jax.diffusion.loop import Sampler, walk, walk_with_progress
 from diffae_jax.diffusion.loss import diffusion_loss, q_sample
 from diffae_jax.diffusion.process import PARAMETERIZATIONS, WEIGHTINGS, Process
 from diffae_jax.diffusion.samplers import (
     DDIM,
     DDIM_INVERSION,
-    Sampler,
     ddim_decode,
     ddim_encode,
     ddim_grid,
-    walk,
-    walk_with_progress,
 )
 from diffae_jax.diffusion.schedule import cumulative_alpha, timesteps
 from tests.jaxprs import equations
@@ -406,7 +404,7 @@ def test_ddim_walks_the_same_way_by_v_as_by_the_noise(sampler, clip):
 
     x, abar = jnp.asarray(normal(64, 4)), abar_of("linear")
     by = {
-        name: walk(sampler, Process("linear", name).predictor(network, clip), x, sampler.grid(abar, 25))
+        name: walk(sampler, Process("linear", name).predictor(network, clip), x, sampler.rows(abar, 25))[0]
         for name, network in (("eps", gaussian_eps), ("v", v_fn))
     }
     np.testing.assert_allclose(by["v"], by["eps"], atol=2e-4)
@@ -429,13 +427,13 @@ def test_a_sampler_may_carry_more_than_x():
         x_0 = (x - jnp.sqrt(1 - row.abar) * eps_used) / jnp.sqrt(row.abar)
         return (jnp.sqrt(row.abar_to) * x_0 + jnp.sqrt(1 - row.abar_to) * eps_used, eps), x_0
 
-    sampler = Sampler(DDIM.grid, lambda x: (x, jnp.zeros_like(x)), step)
+    sampler = Sampler(DDIM.coefficients, lambda x, keys: (x, jnp.zeros_like(x)), step)
     abar, x = abar_of("linear"), normal(3, 4).astype(np.float64)
     start, before = jnp.asarray(x, jnp.float32), 0
     for t in reversed(range(0, 1000, 100)):
         eps, abar_to = wavy(np, x, t), abar[t - 100] if t else 1.0
         used, before = eps if t == 900 else 1.5 * eps - 0.5 * before, eps
         x = np.sqrt(abar_to) * (x - np.sqrt(1 - abar[t]) * used) / np.sqrt(abar[t]) + np.sqrt(1 - abar_to) * used
-    predict, rows = Process().predictor(partial(wavy, jnp), clip=False), sampler.grid(abar, 10)
+    predict, rows = Process().predictor(partial(wavy, jnp), clip=False), sampler.rows(abar, 10)
     for remat in (False, True):
-        np.testing.assert_allclose(walk(sampler, predict, start, rows, remat=remat), x, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(walk(sampler, predict, start, rows, remat=remat)[0], x, rtol=1e-4, atol=1e-4)

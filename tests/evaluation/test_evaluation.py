@@ -25,6 +25,7 @@ from diffae_jax.data.transforms import to_float, to_uint8
 from diffae_jax.evaluation import results
 from diffae_jax.evaluation.chunk_cache import ChunkCache
 from diffae_jax.evaluation.evaluate import evaluate
+from diffae_jax.evaluation.frontier import Choice
 from diffae_jax.evaluation.intervals import mean_figure, percentiles, share_figure, spread_of_distance
 from diffae_jax.evaluation.metrics import frechet_distance, kernel_distance, mse, ssim
 from diffae_jax.evaluation.networks.detector import detect, splits
@@ -35,6 +36,7 @@ from diffae_jax.evaluation.paper import published as paper
 from diffae_jax.evaluation.programs import (
     PROGRAMS,
     conditional,
+    frontier,
     neighbors,
     out_of_distribution,
     reconstruction,
@@ -103,7 +105,7 @@ def everything(model, baseline, tmp_path_factory):
         model,
         images(58, seed=1),
         images(62, seed=2),
-        settings(programs=NAMES, keep_images=True, num_images=57, num_samples=58),
+        settings(keep_images=True, num_images=57, num_samples=58),
         folder,
         baseline=baseline,
         foreign=images(57, seed=3),
@@ -114,7 +116,7 @@ def everything(model, baseline, tmp_path_factory):
 
 def test_every_program_of_the_config_measures_and_writes_its_picture(everything):
     found, folder = everything
-    assert tuple(PROGRAMS) == NAMES == tuple(section.name for section in found.sections)
+    assert tuple(PROGRAMS) == NAMES == (*(section.name for section in found.sections), "frontier")
     for section in found.sections:
         assert section.figures, section.name
         assert not any("kipped" in note and "FID" not in note and "LPIPS" not in note for note in section.notes)
@@ -127,6 +129,41 @@ def test_every_program_of_the_config_measures_and_writes_its_picture(everything)
             assert np.asarray(Image.open(folder / picture.file).convert("L")).std() > 5, picture
     assert results.read(folder) == found
     assert found.about["images"] == "57 of 58 held-out images"
+
+
+def test_the_frontier_measures_what_the_model_does(model, tmp_path, monkeypatch):
+    reconstructions = Choice("ddim", "even", "ddim"), Choice("ddim", "even", "exact")
+    monkeypatch.setattr(frontier, "RECONSTRUCTIONS", reconstructions)  # fewer compilations
+    monkeypatch.setattr(frontier, "DECODINGS", (Choice("ddim", "even"),))
+    monkeypatch.setattr("diffae_jax.evaluation.frontier.NUM_TARGET_STEPS", 3)
+    changes = dict(programs=("frontier",), num_images=16, num_steps=(2,))
+    found = evaluate(model, images(16), None, settings(**changes), tmp_path / "report")
+    section, x_0 = found.section("frontier"), to_float(images(16).images)
+    figure = section.find(frontier.RECONSTRUCTED, "ddim, even")
+    assert figure.value == pytest.approx(mse(model.reconstruct(x_0, 2), x_0).mean(), rel=1e-4)
+    assert section.find(frontier.CALLS, "ddim, even").value == 4
+    assert section.find(frontier.CALLS_OF_DECODING, "ddim, even").value == 2
+    assert section.find(frontier.CALLS, "exact, even").value > 4
+    x_T = model.invert(x_0, num_steps=2)
+    assert section.find("deviation of x_T", "ddim, even").value == pytest.approx(x_T.std(), rel=1e-4)
+    centered = (x_T - x_T.mean()) / x_T.std()
+    assert section.find("kurtosis of x_T", "ddim, even").value == pytest.approx((centered**4).mean(), rel=1e-3)
+    assert section.find(frontier.JUMPS, "ddim, even").value >= 1
+    assert np.asarray(Image.open(tmp_path / "report" / frontier.PICTURE).convert("L")).std() > 5
+
+
+def test_figures_by_sampler_and_inversion(model, tmp_path):
+    changes = dict(programs=("reconstruction", "sampling"), num_images=16, num_samples=16, num_steps=(2,))
+    names = dict(samplers=("ddim", "dpmpp_2m"), inversions=("ddim", "gaussian"))
+    found = evaluate(model, images(32), None, settings(**changes, **names), tmp_path / "report")
+    x_0 = to_float(images(32).images[np.sort(np.random.default_rng(0).choice(32, 16, replace=False))])
+    row = f"{reconstruction.INFERRED}, gaussian"
+    expected = mse(model.reconstruct(x_0, 2, inversion="gaussian"), x_0).mean()
+    assert found.section("reconstruction").find("MSE", row).value == pytest.approx(expected, rel=1e-3)
+    rows = {figure.row for figure in found.section("sampling").figures}
+    assert {sampling.SAMPLES, f"{sampling.SAMPLES}, dpmpp_2m"} <= rows
+    with pytest.raises(UserError, match="no sampler euler"):
+        evaluate(model, images(32), None, settings(**changes, samplers=("euler",)), tmp_path / "other")
 
 
 def test_reconstruction_is_that_of_the_model(everything, model, baseline):

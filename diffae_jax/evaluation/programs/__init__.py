@@ -7,6 +7,7 @@ from diffae_jax.evaluation.programs import (
     conditional,
     denoising,
     detection,
+    frontier,
     labels,
     neighbors,
     out_of_distribution,
@@ -87,6 +88,7 @@ PROGRAMS: dict[str, Program] = {
         out_of_distribution,
         detection,
         throughput,
+        frontier,
     )
 }
 

@@ -27,7 +27,7 @@ def column(step: int) -> str:
 
 def num_calls(study: Study) -> int:
     """Returns the approximate number of UNet calls, counted per image."""
-    return 2 * NUM_STEPS * min(NUM_IMAGES, len(study.chosen)) * sum(method.infers for method in methods(study))
+    return 2 * NUM_STEPS * min(NUM_IMAGES, len(study.chosen)) * len(_inferred(study))
 
 
 def run(study: Study) -> Section:
@@ -35,9 +35,7 @@ def run(study: Study) -> Section:
     count = min(NUM_IMAGES, len(study.chosen))
     figures: list[Figure] = []
     rows = {}
-    for method in methods(study):
-        if not method.infers:
-            continue
+    for method in _inferred(study):
         chunks = [_chunk(study, method, *bounds) for bounds in study.chunks(count)]
         errors = np.concatenate([chunk["errors"] for chunk in chunks])
         figures += [mean_figure(METRIC, method.row, column(step), errors[:, step]) for step in range(NUM_STEPS)]
@@ -46,6 +44,11 @@ def run(study: Study) -> Section:
         save_rows(study.folder / PICTURE, rows)
     picture = Picture(PICTURE, f"The predicted image at each of {NUM_STEPS} steps, from t_9 to t_0.")
     return Section(NAME, TITLE, tuple(figures), (picture,))
+
+
+def _inferred(study: Study) -> list[Method]:
+    """Returns the methods of the paper that infer x_T."""
+    return [method for method in methods(study) if method.inversion == "ddim"]
 
 
 def _chunk(study: Study, method: Method, start: int, stop: int) -> Arrays:

@@ -12,6 +12,7 @@ from diffae_jax.evaluation.paper import published as paper
 from diffae_jax.evaluation.results import Figure, Picture, Section
 from diffae_jax.evaluation.study import NUM_PICTURES, Study, encoded
 from diffae_jax.inference.diffae import DiffAE
+from diffae_jax.inference.methods import as_round_trip
 from diffae_jax.runtime.cluster import is_main_process
 
 NAME = "reconstruction"
@@ -29,7 +30,12 @@ class Method(NamedTuple):
     row: str
     name: str  # part of the names of its chunks
     model: DiffAE
-    infers: bool  # whether x_T is inferred; otherwise it is random
+    inversion: str | None = "ddim"  # how x_T is inferred; None: it is random
+
+    @property
+    def infers(self) -> bool:
+        """Whether x_T is inferred."""
+        return self.inversion is not None
 
 
 def row_for_size(model: DiffAE) -> str:
@@ -39,13 +45,19 @@ def row_for_size(model: DiffAE) -> str:
 
 def methods(study: Study) -> list[Method]:
     """Returns the methods to compare: x_T inferred or random, baseline, other sizes of z."""
-    result = [Method(INFERRED if study.has_z else BASELINE, "inferred", study.model, True)]
+    row = INFERRED if study.has_z else BASELINE
+    result = [
+        Method(row, "inferred", study.model)
+        if inversion == "ddim"
+        else Method(f"{row}, {inversion}", f"inferred-{inversion}", study.model, inversion)
+        for inversion in study.settings.inversions
+    ]
     if study.has_z:
-        result.append(Method(RANDOM, "random", study.model, False))
+        result.append(Method(RANDOM, "random", study.model, None))
     if study.baseline is not None:
-        result.append(Method(BASELINE, "baseline", study.baseline, True))
+        result.append(Method(BASELINE, "baseline", study.baseline))
     others = sorted(study.others, key=lambda model: -model.config.model.z_dim)
-    return result + [Method(row_for_size(model), f"z{model.config.model.z_dim}", model, False) for model in others]
+    return result + [Method(row_for_size(model), f"z{model.config.model.z_dim}", model, None) for model in others]
 
 
 def reconstruct_chunk(study: Study, method: Method, num_steps: int, start: int, stop: int) -> Arrays:
@@ -57,12 +69,13 @@ def reconstruct_chunk(study: Study, method: Method, num_steps: int, start: int, 
     def compute() -> Arrays:
         x_0 = study.read(start, stop)
         z = encoded(method.model, x_0)
-        x_T = (
-            method.model.invert(x_0, z, num_steps)
-            if method.infers
-            else method.model.noise(np.arange(start, stop), study.seed)
-        )
-        decoded = method.model.decode(z, x_T, num_steps)
+        if method.infers:
+            inverter, sampler = as_round_trip(method.inversion)
+            settings = dict(method=method.inversion, grid=inverter.grid, seed=study.seed, first=start)
+            x_T = method.model.invert(x_0, z, num_steps, **settings)
+        else:
+            sampler, x_T = "ddim", method.model.noise(np.arange(start, stop), study.seed)
+        decoded = method.model.decode(z, x_T, num_steps, sampler=sampler)
         study.write_images(start, decoded, NAME, f"{method.name}-{num_steps}")
         errors = {name: getattr(metrics, name)(decoded, x_0) for name in ("ssim", "mse", "psnr")}
         if study.networks.lpips is not None:

@@ -123,7 +123,8 @@ def distances(
 
 def num_calls(study: Study) -> int:
     """Returns the approximate number of UNet calls, counted per image."""
-    steps, sets = study.settings.num_sample_steps, 1 + (study.baseline is not None) + study.has_z
+    steps = study.settings.num_sample_steps
+    sets = len(study.settings.samplers) + (study.baseline is not None) + study.has_z
     return study.settings.num_samples * (sets * sum(steps) + max(steps))
 
 
@@ -137,18 +138,18 @@ def run(study: Study) -> Section:
     feature_spaces = spaces(study, real) if min(counts) >= MIN_IMAGES else []
     figures: list[Figure] = []
     reference = _real_features(study, "reference", real.reference, feature_spaces)
-    shown_row = SAMPLES if study.has_z else BASELINE
+    samples = list(_samples_of(study, SAMPLES if study.has_z else BASELINE, 1))
     # the same number for all rows, because distances depend on it
     count = min(study.settings.num_samples, counts[1]) if feature_spaces else study.settings.num_samples
     for num_steps in study.settings.num_sample_steps:
         for row, draw in _sets(study, real, num_steps).items():
-            if feature_spaces or row in (SAMPLES, BASELINE):
+            if feature_spaces or row in (*samples, BASELINE):
                 draw = _also_writing(study, f"{row}-{num_steps}", draw)
                 generated = features(study, f"{NAME}-{row}-{num_steps}", draw, count, feature_spaces)
                 for space in feature_spaces:
                     paper_value = paper.sampling(study.model.config.name, row, num_steps)
                     figures += distances(space, row, f"T = {num_steps}", generated, reference, paper_value)
-                if row == shown_row:
+                if row == samples[0]:
                     shown = generated["images"]
     others = _real_features(study, "others", real.others, feature_spaces)
     for space in feature_spaces:
@@ -179,8 +180,8 @@ def _real_features(study: Study, name: str, images: ImageSubset, feature_spaces:
 def _sets(study: Study, real: ReferenceSets, num_steps: int) -> dict[str, Draw]:
     """Returns a function for each row that draws the images to compare with real ones."""
     if not study.has_z:
-        return {BASELINE: _sampled(study.model, study.seed, num_steps)}
-    sets = {SAMPLES: _sampled(study.model, study.seed, num_steps)}
+        return _samples_of(study, BASELINE, num_steps)
+    sets = _samples_of(study, SAMPLES, num_steps)
     if study.baseline is not None:
         sets[BASELINE] = _sampled(study.baseline, study.seed, num_steps)
     sets[AUTOENCODED] = _autoencoded(study, real, num_steps)
@@ -198,9 +199,18 @@ def _also_writing(study: Study, name: str, draw: Draw) -> Draw:
     return draw_and_write
 
 
-def _sampled(model: DiffAE, seed: int, num_steps: int) -> Draw:
-    """Draws samples, with the same number of steps for z and for images."""
-    return lambda start, stop: model.sample(stop - start, seed, num_steps, num_steps, first=start)
+def _samples_of(study: Study, row: str, num_steps: int) -> dict[str, Draw]:
+    """Returns a row for each sampler."""
+    return {
+        row if sampler == "ddim" else f"{row}, {sampler}": _sampled(study.model, study.seed, num_steps, sampler)
+        for sampler in study.settings.samplers
+    }
+
+
+def _sampled(model: DiffAE, seed: int, num_steps: int, sampler: str = "ddim") -> Draw:
+    """Draws samples, with the same sampler and number of steps for z and for images."""
+    samplers = dict(sampler=sampler, latent_sampler=sampler)
+    return lambda start, stop: model.sample(stop - start, seed, num_steps, num_steps, first=start, **samplers)
 
 
 def _autoencoded(study: Study, real: ReferenceSets, num_steps: int) -> Draw:
