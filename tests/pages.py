@@ -20,6 +20,7 @@ REPLACED = {
     '"configs/images.py"': '"tiny.py"',
     'from_file("digits")': 'from_file("tiny.py")',
     "(64, 64, 1)": "(8, 8, 1)",
+    "steps=40, step_size=0.1": "steps=2",
     " --download": "",
     "gs://BUCKET/faces.zip": "FOLDER",
     "gs://BUCKET/runs/faces": "runs/mine",

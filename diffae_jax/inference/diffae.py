@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,9 +20,10 @@ from diffae_jax.data.transforms import to_float, transform_of
 from diffae_jax.diffusion.inversion import Inversion, Method
 from diffae_jax.diffusion.loop import Sampler
 from diffae_jax.diffusion.process import image_process, latent_process
-from diffae_jax.inference import batching, checks, editing, programs
+from diffae_jax.inference import batching, checks, counterfactual, editing, programs
 from diffae_jax.inference.bundle import Bundle, check_probe_name, write_bundle
 from diffae_jax.inference.checks import check_count, check_seed_or_traced, indices_of_images, refuse_tracing
+from diffae_jax.inference.counterfactual import Counterfactual
 from diffae_jax.inference.editing import Strength
 from diffae_jax.inference.inputs import as_codes, as_images
 from diffae_jax.inference.loading import from_bundle, read_model
@@ -76,6 +78,7 @@ class DiffAE:
         images from codes   decode, progress, noise (random x_T)
         both                reconstruct, variations, interpolate, path
         probes and edits    fit_probe, predict, edit, move, principal_components
+        by gradients        counterfactual
         new images          sample, sample_class, sample_latents
         checks              check_has_encoder, check_normalized, check_edit
 
@@ -742,6 +745,111 @@ class DiffAE:
         refuse_tracing("principal_components", z, instead="and use the returned probes inside")
         return components(self._normalized(z), count)
 
+    # --- counterfactuals -------------------------------------------------------------------------
+
+    def counterfactual(
+        self,
+        images: Any,
+        f: Callable[[jax.Array], jax.Array],
+        target: Any,
+        *,
+        kind: str | None = None,
+        on: str = "z",
+        steps: int = 100,
+        step_size: float | int = 0.05,
+        penalty: float | int = 0.1,
+        num_steps: int = 10,
+        inversion: str | Method = "ddim",
+        sampler: str | Sampler | None = None,
+        grid: str | None = None,
+    ) -> Counterfactual:
+        """Changes images as little as possible until a function of the image reaches a target.
+
+        Adam moves the codes of each image by the gradient of f through the decoder. Of all steps
+        that reach the target, the one nearest to the start is taken, and bisection shortens its
+        way. Works only outside JAX transformations.
+
+        Args:
+            images: images in any form that `DiffAE` lists.
+            f: a function of images [N, *spatial, C], float32 in [-1, 1], that JAX can
+                differentiate. It returns a value for each image, [N], or logits of K classes,
+                [N, K]. The value of an image must not depend on the other images.
+            target: a number, or one for each image, [N]. A value reaches it by coming at least
+                that far from its value at the start. For logits: a class from 0 to K - 1, which
+                must get the largest logit.
+            kind: "continuous" (default for [N]), "binary" for probabilities [N] in [0, 1], which
+                are compared by log odds, or "classes" (default for [N, K]).
+            on: the codes to move: "z" (default) or "z and x_T".
+            steps: steps of Adam, 1 to 10,000; by default 100.
+            step_size: the first step in standard deviations of z, or of x_T; by default 0.05.
+                Later steps become smaller, down to 0.
+            penalty: the weight of the squared distance from the start, at least 0; by default 0.1.
+                The shortfall of f has the weight 1 at the start. With 0, the first step that
+                reaches the target is taken.
+            num_steps: steps in each direction, 1 to 1,000; by default 10. The memory grows with
+                its square root.
+            inversion: the method of inversion, as in `reconstruct`.
+            sampler: as in `reconstruct`.
+            grid: as in `reconstruct`.
+
+        Returns:
+            `Counterfactual(images, reconstruction, z, x_T, f_before, f_after, distance, reached)`.
+            A warning says how many images do not reach the target. Their result is the step that
+            came closest to it.
+
+        Raises:
+            UserError: if JAX cannot differentiate f, if f or its gradient is not finite, if the
+                gradient is 0 for all images, if the target does not fit f, if the model has no
+                encoder or no statistics of z, or inside a JAX transformation.
+        """
+        refuse_tracing("counterfactual", images, target, instead="or take gradients of decode yourself")
+        self.check_normalized()
+        check_num_steps(num_steps)
+        inverter, sampler = as_round_trip(inversion, sampler, grid)
+        counterfactual.check_settings(on, steps, step_size, penalty)
+        kind, num_classes = counterfactual.check_function(f, self.image_shape, kind)
+        images = self._images(images)
+        target = counterfactual.as_target(target, len(images), kind, num_classes)
+
+        z = self._encode_arrays(images)
+        x_T = self._invert_arrays(images, z, num_steps, inverter).x_T
+        reconstruction = self.decode(z, x_T, num_steps, sampler=sampler)
+        # compiled again for each call, because the weights that f uses may have changed
+        start = jax.jit(partial(counterfactual.at_start, f=f, kind=kind))
+        f_before, reached, gradient = self._apply(
+            lambda _, *arrays: start(*arrays), reconstruction, target, description="evaluating f"
+        )
+        counterfactual.check_start(f_before, reached, gradient, kind)
+        search = jax.jit(
+            partial(
+                counterfactual.search,
+                f=f,
+                kind=kind,
+                on=on,
+                decode=self._program(programs.decode, num_steps, sampler, remat=True),
+            )
+        )
+        numbers = self.statistics.std, np.int32(steps), np.float32(step_size), np.float32(penalty)
+        best, bad_step, bad_f = self._apply(
+            lambda params, *arrays: search(params, *arrays, *numbers),
+            *(z, x_T, target, f_before),
+            description="counterfactuals",
+            frames=counterfactual.GRADIENT_MEMORY,
+        )
+        counterfactual.check_finite(bad_step, bad_f)
+        if text := counterfactual.not_reached(best.reached):
+            warn(text)
+        return Counterfactual(
+            best.images,
+            reconstruction,
+            z + best.moves["z"] * self.statistics.std,
+            x_T + best.moves.get("x_T", 0),
+            f_before,
+            best.f,
+            best.distance,
+            best.reached,
+        )
+
     # --- new images ------------------------------------------------------------------------------
 
     def sample(
@@ -932,15 +1040,15 @@ class DiffAE:
             raise UserError(f"{self.config.name} is a DDIM baseline: it has no encoder and no z. Use a model with z.")
 
     def check_normalized(self) -> None:
-        """Raises UserError if the model cannot normalize z, which probes need."""
+        """Raises UserError if the model cannot normalize z, as probes and counterfactuals do."""
         if self.config.model.z_dim is None:
             raise UserError(
-                f"{shown(self.config.name)} is a DDIM baseline: it has no z for probes. Use a model with z."
+                f"{shown(self.config.name)} is a DDIM baseline: it has no encoder and no z. Use a model with z."
             )
         if self.statistics is None:
             raise UserError(
-                f"{shown(self.config.name)} has no mean and standard deviation of z, which probes need. Compute them "
-                f"with --stages=latents, or import a checkpoint with its latent.pkl."
+                f"{shown(self.config.name)} has no mean and standard deviation of z, which probes and "
+                f"counterfactuals need. Compute them with --stages=latents, or import a checkpoint with its latent.pkl."
             )
 
     def check_edit(self, probe: str | Probe, strength: Strength | None, to: float | int | None) -> Probe:
@@ -1062,7 +1170,7 @@ class DiffAE:
     def _apply(self, function, *arrays, description, frames=1, traced=False):
         """Applies a program to arrays: in batches over all devices, or at once while JAX traces.
 
-        `frames` is the number of output images for each input. `traced` is true if another
+        `frames` is the number of images in memory for each input. `traced` is true if another
         argument of the program is traced.
         """
         if traced or is_traced(*arrays) or is_tracing():
