@@ -12,6 +12,7 @@ from diffae_jax.diffusion.process import image_process
 from diffae_jax.diffusion.samplers import DDIM
 from diffae_jax.inference import batching, counterfactual, programs
 from diffae_jax.runtime.errors import UserError
+from diffae_jax.runtime.sharding import make_mesh
 from tests.jaxprs import equations
 from tests.messages import assert_is_one_sentence
 from tests.random_models import random_model
@@ -31,7 +32,7 @@ def logits(images):
 
 
 def probability(images):
-    return jax.nn.sigmoid(60 * (images.mean((1, 2, 3)) - 0.4))
+    return jax.nn.sigmoid(200 * (images.mean((1, 2, 3)) - 0.2))
 
 
 def with_sensitive_z(mesh, **settings):
@@ -173,17 +174,18 @@ def test_shortfall_is_the_closed_form_of_each_kind():
 
 
 def test_flat_probability_reaches_the_target(model):
-    found = model.counterfactual(IMAGES, probability, 0.6, kind="binary", **BOTH | dict(steps=60))
+    found = model.counterfactual(IMAGES, probability, 0.6, kind="binary", **BOTH | dict(steps=40))
     assert (found.f_before < 1e-6).all(), "where the gradient of the probability itself is negligible"
     assert found.reached.all()
     assert ((found.f_after >= 0.6) & (found.f_after <= 1)).all()
 
 
-def test_volumes_on_several_devices(one_device, eight_devices):
-    """Decoding the codes on one device gives the images that eight devices found."""
+def test_volumes_on_several_devices(one_device):
+    """Decoding the codes on one device gives the images that two devices found."""
     volumes = np.random.default_rng(1).uniform(-1, 1, (2, 4, 4, 4, 2)).astype(np.float32)
-    one, eight = (random_model(mesh, image_shape=(4, 4, 4, 2)) for mesh in (one_device, eight_devices))
-    found = eight.counterfactual(volumes, lambda x: x.mean((1, 2, 3, 4)), 0.1, **BOTH | dict(steps=8))
+    two_devices = make_mesh(jax.devices()[:2])
+    one, two = (random_model(mesh, image_shape=(4, 4, 4, 2)) for mesh in (one_device, two_devices))
+    found = two.counterfactual(volumes, lambda x: x.mean((1, 2, 3, 4)), 0.1, **BOTH | dict(steps=8))
     assert found.images.shape == volumes.shape
     assert found.reached.all()
     np.testing.assert_allclose(found.images, one.decode(found.z, found.x_T, 2), atol=1e-3)
