@@ -1,6 +1,6 @@
 """The bundle: a trained model as one folder, without code, to share. Each file has a SHA-256 hash.
 
-manifest.json         format version, origin of the model, size and hash of each other file
+manifest.json         format version, origin, recommended settings, size and hash of other files
 config.json
 weights.safetensors   EMA weights, "autoencoder.*" and, if there is a prior, "prior.*"
 latents.npz           mean and std of z, if they are known
@@ -24,6 +24,8 @@ from safetensors.numpy import save_file
 
 from diffae_jax.config import from_json
 from diffae_jax.data.latents import INPUTS, LatentStatistics, read_inputs
+from diffae_jax.inference import recommended
+from diffae_jax.inference.recommended import Recommended
 from diffae_jax.probes import ClassProbe, Probe
 from diffae_jax.probes import from_json as probe_from_json
 from diffae_jax.runtime.buckets import BucketPath
@@ -32,6 +34,7 @@ from diffae_jax.runtime.errors import UserError, shown
 from diffae_jax.runtime.files import (
     MAX_JSON_BYTES,
     AnyPath,
+    atomic_write,
     expand_home,
     local_copy,
     names_below,
@@ -42,6 +45,7 @@ from diffae_jax.runtime.files import (
 )
 
 FORMAT = 1
+RECOMMENDED = "recommended"  # a key of the manifest, which earlier versions ignore
 LONGEST_PROBE_FILE = 250  # characters of a file name; each character of a probe's name may become twelve
 MAX_HEADER_BYTES = 4 * 2**20  # of the file of weights
 MANIFEST, CONFIG, WEIGHTS, LATENTS, PROBES = (
@@ -63,6 +67,7 @@ class Bundle:
         statistics: mean and standard deviation of z, or None.
         probes: the fitted probes by name.
         origin: plain values that describe where the model comes from.
+        recommended: the settings to invert and decode with, or None.
     """
 
     config: ConfigDict
@@ -70,6 +75,7 @@ class Bundle:
     statistics: LatentStatistics | None
     probes: dict[str, Probe | ClassProbe]
     origin: dict[str, Any]
+    recommended: Recommended | None = None
 
 
 def check_free(path: AnyPath) -> None:
@@ -143,6 +149,8 @@ def _write_files(folder: AnyPath, bundle: Bundle, contents: dict[str, str]) -> N
         (folder / PROBES / name).write_text(content)
     names = names_below(folder)
     manifest = {"format": FORMAT, "origin": bundle.origin, "files": describe_files(folder, names)}
+    if bundle.recommended is not None:
+        manifest[RECOMMENDED] = bundle.recommended.as_json()
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
     for name in (*names, MANIFEST):
         with (folder / name).open("rb") as handle:
@@ -254,7 +262,25 @@ def _read_bundle(path: Path) -> Bundle:
     read = [read_probe(path / name) for name in names if name.startswith(f"{PROBES}/")]
     probes = {probe.name: probe for probe in read}
     origin = manifest.get("origin")
-    return Bundle(config, _read_weights(path / WEIGHTS), statistics, probes, origin if isinstance(origin, dict) else {})
+    return Bundle(
+        config,
+        _read_weights(path / WEIGHTS),
+        statistics,
+        probes,
+        origin if isinstance(origin, dict) else {},
+        recommended.from_json(manifest.get(RECOMMENDED), str(path / MANIFEST)),
+    )
+
+
+def write_recommended(path: AnyPath, settings: Recommended) -> None:
+    """Stores recommended settings in a bundle, atomically.
+
+    Only the manifest is written, so the hashes of all files stay right. Raises UserError if `path`
+    is no bundle or cannot be written.
+    """
+    manifest = read_manifest(path) | {RECOMMENDED: settings.as_json()}
+    with os_errors_as_user_errors(path / MANIFEST, "written"), atomic_write(path / MANIFEST) as scratch:
+        scratch.write_text(json.dumps(manifest, indent=2) + "\n")
 
 
 def _read_weights(file: AnyPath) -> dict[str, np.ndarray]:

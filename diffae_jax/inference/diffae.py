@@ -28,6 +28,7 @@ from diffae_jax.inference.editing import Strength
 from diffae_jax.inference.inputs import as_codes, as_images
 from diffae_jax.inference.loading import from_bundle, read_model
 from diffae_jax.inference.methods import as_inversion, as_round_trip, as_sampler, cost
+from diffae_jax.inference.recommended import Recommended
 from diffae_jax.inference.weights import placed
 from diffae_jax.models import DiffusionAutoencoder, abstract_model
 from diffae_jax.models.build import builder, prior_builder
@@ -45,6 +46,7 @@ from diffae_jax.runtime.sharding import make_mesh, on_host, split_batch
 
 Seed = int | Int[jax.Array, ""]
 
+DEFAULT_STEPS = 100  # of inversion and of decoding
 MAX_TRIES = 2**30  # z that one call of sample_latents may draw
 
 
@@ -100,6 +102,10 @@ class DiffAE:
     **JAX transformations.** Most methods also work on traced arrays, inside `jax.jit`, `jax.grad`
     and `jax.vmap`. There, the whole input is one batch. Methods that do not work there say so.
 
+    **Recommended settings.** A bundle may hold the number of steps, inversion, sampler and grid
+    that `diffae budget` chose. Calls that invert an image, or decode an x_T, use them if they name
+    none of the four. This is logged once as a warning. In the arguments: "as recommended".
+
     **Errors.** All methods raise `UserError`, a `ValueError`, if an argument has a wrong shape,
     type or range.
 
@@ -112,6 +118,7 @@ class DiffAE:
         prior: the EMA weights of the prior (latent DDIM), or None.
         probes: the fitted probes by name.
         origin: where the model comes from, such as its run and the number of images seen.
+        recommended: the settings to invert and decode with, from `diffae budget`, or None.
         precision: the type that the networks compute in, such as "float32".
         mesh: the devices.
     """
@@ -125,6 +132,7 @@ class DiffAE:
         prior: Params | None = None,
         probes: dict[str, Probe | ClassProbe] | None = None,
         origin: dict[str, Any] | None = None,
+        recommended: Recommended | None = None,
         mesh: Mesh | None = None,
     ):
         """Makes a model from weights in memory. To read a model from disk, use `DiffAE.load`.
@@ -136,6 +144,7 @@ class DiffAE:
             prior: the weights of the prior.
             probes: probes by name.
             origin: plain values that describe where the model comes from.
+            recommended: the settings to invert and decode with if a call names none.
             mesh: the devices; by default all.
 
         Raises:
@@ -154,6 +163,7 @@ class DiffAE:
         self.prior = None if prior is None else placed(prior, self.mesh)
         self.probes = dict(probes or {})
         self.origin = dict(origin or {})
+        self.recommended = recommended
         self.precision = resolve_precision(config.train.precision)
         self.graphdef, _ = abstract_model(builder(config, self.precision))
         if prior is not None:
@@ -187,6 +197,7 @@ class DiffAE:
             prior=weights.get("prior"),
             probes=self.probes,
             origin=self.origin,
+            recommended=self.recommended,
         )
 
     def __setstate__(self, arguments: dict[str, Any]) -> None:
@@ -249,7 +260,8 @@ class DiffAE:
         """
         weights = flatten(self._weights_on_host())
         if is_main_process():
-            write_bundle(expand_home(path), Bundle(self.config, weights, self.statistics, self.probes, self.origin))
+            parts = self.statistics, self.probes, self.origin, self.recommended
+            write_bundle(expand_home(path), Bundle(self.config, weights, *parts))
 
     def digest(self) -> str:
         """Returns a hash of the weights and the statistics of z, which identifies the model.
@@ -288,9 +300,9 @@ class DiffAE:
         self,
         images: Any,
         z: Float[AnyArray, "n d"] | None = None,
-        num_steps: int = 100,
+        num_steps: int | None = None,
         *,
-        method: str | Method = "ddim",
+        method: str | Method | None = None,
         grid: str | None = None,
         seed: Seed = 0,
         first: int = 0,
@@ -300,11 +312,12 @@ class DiffAE:
         Args:
             images: images in any form that `DiffAE` lists.
             z: their latent codes, [N, D]; by default `encode(images)`.
-            num_steps: steps, 1 to 1,000; by default 100. Decode with as many.
-            method: a name in `diffusion.inversion.INVERSIONS`. "ddim" is the paper's: DDIM
-                backwards. "exact" solves each step of DDIM, so that `decode` gives the image again
-                almost exactly; a step takes several network calls. "gaussian" gives the x_T that
-                is closest to N(0, I), for `decode` with sampler "heun".
+            num_steps: steps, 1 to 1,000; by default as recommended, or 100. Decode with as many.
+            method: a name in `diffusion.inversion.INVERSIONS`, by default as recommended, or
+                "ddim", which is the paper's: DDIM backwards. "exact" solves each step of DDIM, so
+                that `decode` gives the image again almost exactly; a step takes several network
+                calls. "gaussian" gives the x_T that is closest to N(0, I), for `decode` with
+                sampler "heun".
             grid: a name in `diffusion.grids.GRIDS`: which time steps. By default "even", or
                 "quadratic" for "gaussian". Decode with the same.
             seed: 0 to 2**31 - 1; by default 0. Only "gaussian" draws noise.
@@ -321,9 +334,9 @@ class DiffAE:
         self,
         images: Any,
         z: Float[AnyArray, "n d"] | None = None,
-        num_steps: int = 100,
+        num_steps: int | None = None,
         *,
-        method: str | Method = "ddim",
+        method: str | Method | None = None,
         grid: str | None = None,
         seed: Seed = 0,
         first: int = 0,
@@ -333,7 +346,7 @@ class DiffAE:
         Args:
             images: images in any form that `DiffAE` lists.
             z: their latent codes, [N, D]; by default `encode(images)`.
-            num_steps: steps, 1 to 1,000; by default 100.
+            num_steps: as in `invert`.
             method: as in `invert`.
             grid: as in `invert`.
             seed: as in `invert`.
@@ -345,7 +358,7 @@ class DiffAE:
 
         Source: Eq. 8.
         """
-        check_num_steps(num_steps)
+        num_steps, method, _, grid = self._with_defaults(num_steps, inversion=method, grid=grid)
         check_seed_or_traced(seed)
         sampler = as_inversion(method, grid)
         images = self._images(images)
@@ -356,11 +369,11 @@ class DiffAE:
         self,
         z: Float[AnyArray, "n d"] | None,
         x_T: Float[AnyArray, "n *shape"] | None = None,
-        num_steps: int = 100,
+        num_steps: int | None = None,
         seed: Seed = 0,
         *,
         first: int = 0,
-        sampler: str | Sampler = "ddim",
+        sampler: str | Sampler | None = None,
         grid: str | None = None,
     ) -> Float[AnyArray, "n *shape"]:
         """Decodes codes to images: z and x_T to image.
@@ -372,11 +385,12 @@ class DiffAE:
             z: latent codes, [N, D]; None for a DDIM baseline.
             x_T: stochastic codes, [N, *spatial, C]; by default random. The random x_T of image i
                 depends only on the seed and on i.
-            num_steps: steps, 1 to 1,000; by default 100.
+            num_steps: steps, 1 to 1,000; by default as recommended if x_T is given, or 100.
             seed: 0 to 2**31 - 1; by default 0. Of a random x_T and of a stochastic sampler.
             first: the index of the first image; by default 0. Calls with consecutive indices give
                 the same images as one call.
-            sampler: a name in `diffusion.samplers.SAMPLERS`, or your own `Sampler`.
+            sampler: a name in `diffusion.samplers.SAMPLERS`, or your own `Sampler`; by default as
+                recommended if x_T is given, or "ddim".
             grid: a name in `diffusion.grids.GRIDS`; by default that of the sampler.
 
         Returns:
@@ -384,8 +398,10 @@ class DiffAE:
 
         Source: Eq. 1.
         """
-        check_num_steps(num_steps)
-        sampler = as_sampler(sampler, grid)
+        num_steps, _, sampler, grid = self._with_defaults(
+            num_steps, sampler=sampler, grid=grid, is_inferred=x_T is not None
+        )
+        sampler = as_sampler(sampler or "ddim", grid)
         z, x_T, indices = self._codes(z, x_T, seed, first)
         return self._decode_arrays(z, x_T, num_steps, sampler, indices, seed)
 
@@ -393,11 +409,11 @@ class DiffAE:
         self,
         z: Float[AnyArray, "n d"] | None,
         x_T: Float[AnyArray, "n *shape"] | None = None,
-        num_steps: int = 100,
+        num_steps: int | None = None,
         seed: Seed = 0,
         *,
         first: int = 0,
-        sampler: str | Sampler = "ddim",
+        sampler: str | Sampler | None = None,
         grid: str | None = None,
     ) -> Float[AnyArray, "n steps *shape"]:
         """Decodes as `decode` does and returns the predicted image at every step.
@@ -405,10 +421,11 @@ class DiffAE:
         Args:
             z: latent codes, [N, D]; None for a DDIM baseline.
             x_T: stochastic codes, [N, *spatial, C]; by default random, as in `decode`.
-            num_steps: steps, 1 to 1,000; by default 100.
+            num_steps: steps, 1 to 1,000; by default as recommended if x_T is given, or 100.
             seed: 0 to 2**31 - 1; by default 0. Of a random x_T and of a stochastic sampler.
             first: the index of the first image, as in `decode`.
-            sampler: a name in `diffusion.samplers.SAMPLERS`, or your own `Sampler`.
+            sampler: a name in `diffusion.samplers.SAMPLERS`, or your own `Sampler`; by default as
+                recommended if x_T is given, or "ddim".
             grid: a name in `diffusion.grids.GRIDS`; by default that of the sampler.
 
         Returns:
@@ -417,8 +434,10 @@ class DiffAE:
 
         Source: Fig. 6.
         """
-        check_num_steps(num_steps)
-        sampler = as_sampler(sampler, grid)
+        num_steps, _, sampler, grid = self._with_defaults(
+            num_steps, sampler=sampler, grid=grid, is_inferred=x_T is not None
+        )
+        sampler = as_sampler(sampler or "ddim", grid)
         z, x_T, indices = self._codes(z, x_T, seed, first)
         program = self._program(programs.progress, num_steps, sampler)
         return self._walk(program, x_T, z, sampler, indices, seed, "decoding", frames=num_steps)
@@ -445,11 +464,11 @@ class DiffAE:
     def reconstruct(
         self,
         images: Any,
-        num_steps: int = 100,
+        num_steps: int | None = None,
         infer_x_T: bool = True,
         seed: Seed = 0,
         *,
-        inversion: str | Method = "ddim",
+        inversion: str | Method | None = None,
         sampler: str | Sampler | None = None,
         grid: str | None = None,
     ) -> Float[AnyArray, "n *shape"]:
@@ -457,7 +476,7 @@ class DiffAE:
 
         Args:
             images: images in any form that `DiffAE` lists.
-            num_steps: steps in each direction, 1 to 1,000; by default 100.
+            num_steps: steps in each direction, 1 to 1,000; by default as recommended, or 100.
             infer_x_T: if True, decode each image's own x_T, for a near-exact reconstruction. If
                 False, decode a random x_T, which shows what z holds.
             seed: 0 to 2**31 - 1; by default 0. Of a random x_T and of the inversion "gaussian".
@@ -472,9 +491,11 @@ class DiffAE:
 
         Source: Sec. 5.4.
         """
-        check_num_steps(num_steps)
         check_seed_or_traced(seed)
         refuse_traced("infer_x_T", infer_x_T)
+        num_steps, inversion, sampler, grid = self._with_defaults(
+            num_steps, inversion, sampler, grid, is_inferred=infer_x_T
+        )
         if infer_x_T:
             inverter, sampler = as_round_trip(inversion, sampler, grid)  # before the work
         else:
@@ -534,9 +555,9 @@ class DiffAE:
         image_a: Any,
         image_b: Any,
         num_frames: int = 8,
-        num_steps: int = 100,
+        num_steps: int | None = None,
         *,
-        inversion: str | Method = "ddim",
+        inversion: str | Method | None = None,
         sampler: str | Sampler | None = None,
         grid: str | None = None,
     ) -> Float[AnyArray, "frames *shape"]:
@@ -547,7 +568,7 @@ class DiffAE:
             image_b: another image.
             num_frames: frames, at least 1; by default 8. The first and the last are the
                 reconstructions of the two images.
-            num_steps: steps in each direction, 1 to 1,000; by default 100.
+            num_steps: steps in each direction, 1 to 1,000; by default as recommended, or 100.
             inversion: the method of inversion, "ddim", "exact" or "gaussian": see `invert`.
             sampler: a name in `diffusion.samplers.SAMPLERS`, or your own `Sampler`. By default
                 the one that suits the inversion: "ddim", or "heun" for "gaussian".
@@ -560,7 +581,7 @@ class DiffAE:
         Source: Sec. 5.2.
         """
         check_count("frame", num_frames)  # before the work
-        check_num_steps(num_steps)
+        num_steps, inversion, sampler, grid = self._with_defaults(num_steps, inversion, sampler, grid)
         inverter, sampler = as_round_trip(inversion, sampler, grid)
         pair = [self._images(image_a, one="image_a"), self._images(image_b, one="image_b")]
         both = (jnp if is_traced(*pair) else np).concatenate(list(map(to_float, pair)))
@@ -655,10 +676,10 @@ class DiffAE:
         images: Any,
         probe: str | Probe,
         strength: Strength | None = None,
-        num_steps: int = 100,
+        num_steps: int | None = None,
         *,
         to: float | int | None = None,
-        inversion: str | Method = "ddim",
+        inversion: str | Method | None = None,
         sampler: str | Sampler | None = None,
         grid: str | None = None,
     ) -> Float[AnyArray, "n *shape"]:
@@ -670,7 +691,7 @@ class DiffAE:
             strength: -1,000 to 1,000, in units of sqrt(D) standard deviations of z; by default
                 0.3. 0 gives exactly the reconstruction, and negative values move away from the
                 label.
-            num_steps: steps in each direction, 1 to 1,000; by default 100.
+            num_steps: steps in each direction, 1 to 1,000; by default as recommended, or 100.
             to: instead of a strength, what the probe predicts after the edit: a probability
                 between 0 and 1 (binary), or a value in the unit of the labels (continuous).
             inversion: the method of inversion, "ddim", "exact" or "gaussian": see `invert`.
@@ -689,7 +710,7 @@ class DiffAE:
         Source: Sec. 5.3.
         """
         self.check_edit(probe, strength, to)
-        check_num_steps(num_steps)
+        num_steps, inversion, sampler, grid = self._with_defaults(num_steps, inversion, sampler, grid)
         inverter, sampler = as_round_trip(inversion, sampler, grid)
         images = self._images(images)
         z = self._encode_arrays(images)
@@ -1127,6 +1148,22 @@ class DiffAE:
     def _probe(self, probe):
         self.check_normalized()
         return editing.as_probe(probe, self.probes, self.config.model.z_dim)
+
+    def _with_defaults(self, num_steps, inversion=None, sampler=None, grid=None, *, is_inferred=True):
+        """Returns what a call names, or the recommended settings if it names nothing.
+
+        They were measured with x_T of images, so they are not used for random x_T.
+        """
+        named = (num_steps, inversion, sampler, grid)
+        if self.recommended is not None and is_inferred and not any(value is not None for value in named):
+            text = f"{self.recommended} (recommended by this model). Give num_steps to choose others."
+            if text not in self._logged_notes:
+                warn(f"Note: {text}")
+                self._logged_notes.add(text)
+            return self.recommended.num_steps, *self.recommended.methods
+        num_steps = DEFAULT_STEPS if num_steps is None else num_steps
+        check_num_steps(num_steps)
+        return num_steps, inversion or "ddim", sampler, grid
 
     # --- compiled functions ----------------------------------------------------------------------
 

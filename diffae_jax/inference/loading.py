@@ -69,6 +69,7 @@ def from_bundle(bundle: Bundle, mesh: Mesh, encoder: type[nnx.Module] | None = N
         prior=weights.get("prior"),
         probes=bundle.probes,
         origin=bundle.origin,
+        recommended=bundle.recommended,
     )
 
 
