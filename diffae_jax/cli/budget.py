@@ -1,6 +1,7 @@
 """diffae budget: finds the number of steps and the inversion for an error or a time."""
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffae_jax.cli.arguments import IMAGES, Parser, add_model, add_out, add_seed, as_path, checked, number, within
@@ -9,6 +10,7 @@ from diffae_jax.runtime.errors import UserError, shown
 if TYPE_CHECKING:
     from diffae_jax import DiffAE
     from diffae_jax.data.sources import TransformedSource
+    from diffae_jax.evaluation.budget import Cost
     from diffae_jax.runtime.files import AnyPath
 
 HELP = "find the steps and the inversion that reach an error or a time, and store them in the bundle"
@@ -28,7 +30,7 @@ def add_arguments(parser: Parser) -> None:
     targets = parser.add_mutually_exclusive_group()
     targets.add_argument("--target-mse", metavar="X", type=positive, help="the largest MSE, for images in [0, 1]")
     targets.add_argument("--target-lpips", metavar="X", type=positive, help="the largest LPIPS")
-    text = "the longest time to encode, invert and decode one image; the setting of least MSE is chosen"
+    text = "the longest time to invert and decode an image in a batch; the setting of least MSE is chosen"
     targets.add_argument("--seconds", metavar="X", type=positive, help=text)
     steps = checked("check_num_steps")
     text = "the numbers of steps to measure; default 5 10 20 50 100"
@@ -56,9 +58,7 @@ def run(arguments: argparse.Namespace) -> None:
     from diffae_jax.cli import outputs
     from diffae_jax.cli.inputs import load
     from diffae_jax.data.sources import choose
-    from diffae_jax.diffusion.grids import GRIDS
-    from diffae_jax.diffusion.inversion import INVERSIONS
-    from diffae_jax.evaluation import budget
+    from diffae_jax.evaluation import budget, frontier
     from diffae_jax.evaluation.networks.feature_spaces import load_lpips, lpips_problem
     from diffae_jax.evaluation.study import as_float
     from diffae_jax.inference.bundle import MANIFEST, write_recommended
@@ -71,11 +71,7 @@ def run(arguments: argparse.Namespace) -> None:
     saves = target is not None and not arguments.no_save
     if saves and not (arguments.model / MANIFEST).exists():
         raise UserError(f"{arguments.model} is no bundle, which could store the settings. Give a bundle or --no-save.")
-    settings = budget.candidates(
-        arguments.inversions or INVERSIONS, arguments.grids or GRIDS, arguments.steps or budget.STEPS
-    )
-    if not settings:
-        raise UserError("These inversions and grids do not go together. Add a grid, or leave out --grids.")
+    settings = budget.candidates(arguments.steps or budget.STEPS, arguments.inversions, arguments.grids)
     model = load(arguments.model)
     lpips, problem = None, lpips_problem(model.image_shape)
     if not problem:
@@ -86,31 +82,42 @@ def run(arguments: argparse.Namespace) -> None:
     images = as_float(source, choose(len(source), arguments.num_images, arguments.seed))
     say(f"Measuring up to {len(settings)} settings on {len(images):,} of {len(source):,} images.")
 
-    def measure(setting: budget.Setting) -> budget.Point:
-        point = budget.measure(model, images, setting, lpips)
-        say(f"  {setting}: MSE {point.mse:.2e}, {point.num_calls:.0f} network calls, {point.seconds:.3g} s")
-        return point
+    def measure(choice: frontier.Choice, num_steps: int) -> budget.Cost:
+        cost = budget.measure(model, images, choice, num_steps, lpips)
+        say(
+            f"  {budget.as_recommended(cost)}: MSE {cost.mse:.2e}, {cost.num_calls:.0f} network calls, "
+            f"{cost.seconds:.2g} s"
+        )
+        return cost
 
-    points = budget.search(settings, target, measure)
+    costs = budget.search(settings, target, measure)
     metric = "lpips" if target is not None and target.metric == "lpips" else "mse"
-    print(f"\nSettings that no other one beats in both network calls and {metric.upper()}:")
-    print(budget.as_table(budget.frontier(points, metric)))
+    print(f"\nSettings that no other one beats in network calls and {metric.upper()}, per image:")
+    print(budget.as_table(budget.frontier(costs, metric)))
     try:
-        chosen = None if target is None else budget.choose(points, target)
-    finally:  # the picture also shows why no setting is chosen
-        if arguments.out is not None:
-            reached = target is not None and any(getattr(p, target.metric) <= target.value for p in points)
-            budget.draw(arguments.out, points, target, budget.choose(points, target) if reached else None)
-            print(f"Picture: {shown(str(arguments.out))}")
+        chosen = None if target is None else budget.choose(costs, target)
+    except UserError:
+        draw(arguments.out, costs, metric)  # it shows how far away the target is
+        raise
+    draw(arguments.out, costs, metric, chosen)
     if chosen is None:
         print("To choose one, add --target-mse, --target-lpips or --seconds.")
         return
     recommended = budget.as_recommended(chosen)
-    print(f"\nFor {budget.describe(target)}: {chosen.setting}.")
+    print(f"\nFor {budget.describe(target)}: {recommended}.")
     print(f"  diffae reconstruct {shown(str(arguments.model))} IMAGES {recommended.options} --out FOLDER")
     if saves:
         write_recommended(arguments.model, recommended)
-        print(f"Stored in {shown(str(arguments.model))}: DiffAE and diffae use these settings if you give none.")
+        print(f"Stored in {shown(str(arguments.model))}: DiffAE and the commands use these settings if you give none.")
+
+
+def draw(out: Path | None, costs: "list[Cost]", metric: str, chosen: "Cost | None" = None) -> None:
+    """Draws all settings, if a file is given, and prints its path."""
+    from diffae_jax.evaluation import budget
+
+    if out is not None:
+        budget.draw(out, costs, metric, chosen)
+        print(f"Picture: {shown(str(out))}")
 
 
 def held_out_images(model: "DiffAE", path: "AnyPath") -> "TransformedSource":

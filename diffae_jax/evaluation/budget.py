@@ -1,48 +1,35 @@
 """Finds the settings of inversion and decoding for a budget: measures them, and chooses one."""
 
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
 
-from diffae_jax.diffusion.inversion import INVERSIONS
-from diffae_jax.diffusion.samplers import SAMPLERS
-from diffae_jax.evaluation import metrics
-from diffae_jax.evaluation.study import Distance, encoded
+from diffae_jax.data.pictures import save_curves
+from diffae_jax.evaluation.frontier import RECONSTRUCTIONS, Choice, Images, reconstruction
+from diffae_jax.evaluation.study import Distance
 from diffae_jax.inference.diffae import DiffAE
 from diffae_jax.inference.recommended import Recommended
 from diffae_jax.runtime.errors import UserError
-from diffae_jax.runtime.files import AnyPath, atomic_write
+from diffae_jax.runtime.files import AnyPath
 
 STEPS = (5, 10, 20, 50, 100)
 
 
-class Setting(NamedTuple):
-    """A way to invert and decode an image."""
-
-    inversion: str
-    sampler: str
-    grid: str
-    num_steps: int
-
-    def __str__(self) -> str:
-        return f"{self.num_steps} steps, inversion {self.inversion}, sampler {self.sampler}, grid {self.grid}"
-
-
-class Point(NamedTuple):
-    """What a setting costs and how well it reconstructs, as means over images.
+class Cost(NamedTuple):
+    """What a choice with a number of steps costs and how well it reconstructs: means over images.
 
     Attributes:
-        setting: The setting.
+        choice: The inversion, sampler and grid.
+        num_steps: The steps in each direction.
         mse: The mean squared error of reconstructions, in [0, 1].
         lpips: Their LPIPS, or None if its weights are not available.
-        num_calls: Network calls of an image, to invert and to decode it.
-        seconds: The time to encode, invert and decode one image alone.
+        num_calls: The network calls of an image, in both directions.
+        seconds: The time of an image in both directions, as one of all measured images.
     """
 
-    setting: Setting
+    choice: Choice
+    num_steps: int
     mse: float
     lpips: float | None
     num_calls: float
@@ -56,154 +43,147 @@ class Target(NamedTuple):
     value: float
 
 
-def candidates(inversions: Iterable[str], grids: Iterable[str], steps: Iterable[int]) -> list[Setting]:
-    """Returns the settings to measure, those with few steps first.
+def candidates(
+    steps: Iterable[int], inversions: Collection[str] | None = None, grids: Collection[str] | None = None
+) -> list[tuple[Choice, int]]:
+    """Returns what to measure, few steps first: pairs of a choice and a number of steps.
 
-    Each inversion is decoded with the sampler that suits it. Grids that do not suit are left out.
+    Args:
+        steps: The numbers of steps.
+        inversions: The names of inversions; by default all.
+        grids: The names of grids; by default all that suit an inversion.
+
+    Raises:
+        UserError: If no choice has such an inversion and grid.
     """
-    pairs = []
-    for inversion in inversions:
-        sampler = next(iter(INVERSIONS[inversion].decoders), "ddim")
-        pairs += [(inversion, sampler, grid) for grid in grids if grid not in SAMPLERS[sampler].poor_grids]
-    return [Setting(*pair, num_steps) for num_steps in sorted(set(steps)) for pair in pairs]
+    choices = [
+        choice
+        for choice in RECONSTRUCTIONS
+        if choice.inversion in (inversions or (choice.inversion,)) and choice.grid in (grids or (choice.grid,))
+    ]
+    if not choices:
+        known = "; ".join(f"{choice.inversion} with {choice.grid}" for choice in RECONSTRUCTIONS)
+        raise UserError(f"No measured inversion uses these grids. Choose among: {known}.")
+    return [(choice, num_steps) for num_steps in sorted(set(steps)) for choice in choices]
 
 
-def measure(
-    model: DiffAE, images: Float[np.ndarray, "n *shape"], setting: Setting, lpips: Distance | None = None
-) -> Point:
-    """Measures a setting on images.
+def measure(model: DiffAE, images: Images, choice: Choice, num_steps: int, lpips: Distance | None = None) -> Cost:
+    """Measures a choice with a number of steps.
 
     Args:
         model: The model.
         images: Images in [-1, 1], [N, *spatial, C].
-        setting: The setting.
+        choice: The inversion, sampler and grid.
+        num_steps: The steps in each direction, 1 to 1,000.
         lpips: A function that returns the LPIPS of pairs of images, or None.
 
     Returns:
-        What was measured. The time is that of one image after compilation.
+        Its error and cost.
     """
-    inversion, sampler, grid, num_steps = setting
-
-    def reconstruct(images):
-        z = encoded(model, images)
-        inverted = model.invert_with_report(images, z, num_steps, method=inversion, grid=grid)
-        return model.decode(z, inverted.x_T, num_steps, sampler=sampler, grid=grid), inverted.num_calls
-
-    decoded, num_calls = reconstruct(images)
-    seconds = []
-    for _ in range(3):  # the first one compiles
-        start = time.perf_counter()
-        reconstruct(images[:1])
-        seconds.append(time.perf_counter() - start)
-    return Point(
-        setting,
-        float(metrics.mse(decoded, images).mean()),
-        None if lpips is None else float(lpips(decoded, images).mean()),
-        float(np.mean(num_calls) + SAMPLERS[sampler].num_calls(num_steps)),
-        min(seconds[1:]),
-    )
+    point = reconstruction(model, images, choice, num_steps)
+    distance = None if lpips is None else float(np.mean(lpips(point.images, images)))
+    calls = float(np.mean(point.num_calls))
+    return Cost(choice, num_steps, float(np.mean(point.errors)), distance, calls, point.seconds)
 
 
-def search(settings: Sequence[Setting], target: Target | None, measure: Callable[[Setting], Point]) -> list[Point]:
-    """Measures settings, and leaves out those that cannot be the choice for the target.
+def search(
+    settings: Sequence[tuple[Choice, int]], target: Target | None, measure: Callable[[Choice, int], Cost]
+) -> list[Cost]:
+    """Measures settings, and leaves out those that cannot be chosen for the target.
 
-    These are settings that only differ by more steps from one that reaches an error, or from one
-    that takes too long. Without a target, all settings are measured.
+    These only add steps to a setting that reaches an error, or to one that takes too long. Without
+    a target, all settings are measured.
     """
-    points: list[Point] = []
-    for setting in settings:
-        fewer = [point for point in points if point.setting[:3] == setting[:3]]
-        if target is None or not any(_makes_more_steps_useless(point, target) for point in fewer):
-            points.append(measure(setting))
-    return points
+    costs: list[Cost] = []
+    for choice, num_steps in settings:
+        if target is None or not any(_ends(cost, target) for cost in costs if cost.choice == choice):
+            costs.append(measure(choice, num_steps))
+    return costs
 
 
-def _makes_more_steps_useless(point: Point, target: Target) -> bool:
-    reaches = getattr(point, target.metric) <= target.value
-    return not reaches if target.metric == "seconds" else reaches
+def _ends(cost: Cost, target: Target) -> bool:
+    """Whether more steps of the same choice are of no use."""
+    return _reaches(cost, target) != (target.metric == "seconds")
 
 
-def frontier(points: Sequence[Point], metric: str = "mse") -> list[Point]:
-    """Returns the points that no other point beats in both network calls and error, by calls."""
-    found: list[Point] = []
-    for point in sorted(points, key=lambda point: (point.num_calls, getattr(point, metric))):
-        if not found or getattr(point, metric) < getattr(found[-1], metric):
-            found.append(point)
+def _reaches(cost: Cost, target: Target) -> bool:
+    return getattr(cost, target.metric) <= target.value
+
+
+def frontier(costs: Iterable[Cost], metric: str = "mse") -> list[Cost]:
+    """Returns the settings that no other one beats in network calls and error, by calls."""
+    found: list[Cost] = []
+    for cost in sorted(costs, key=lambda cost: (cost.num_calls, getattr(cost, metric))):
+        if not found or getattr(cost, metric) < getattr(found[-1], metric):
+            found.append(cost)
     return found
 
 
-def choose(points: Sequence[Point], target: Target) -> Point:
-    """Returns the point with the fewest network calls, or within the time the one of least error.
+def choose(costs: Sequence[Cost], target: Target) -> Cost:
+    """Returns the setting of fewest network calls; for a time, the one of least error.
 
-    Raises UserError if no point reaches the target.
+    Raises UserError if no setting reaches the target.
     """
-    reaching = [point for point in points if getattr(point, target.metric) <= target.value]
-    best = min(points, key=lambda point: getattr(point, target.metric))
+    reaching = [cost for cost in costs if _reaches(cost, target)]
     if not reaching:
-        reached, change = {
-            "seconds": (f"{best.seconds:.3g} s per image", "Allow more seconds, or measure fewer --steps"),
-            "mse": (f"an MSE of {best.mse:.2e}", "Allow a larger error, or measure more --steps"),
-            "lpips": (f"an LPIPS of {best.lpips or 0:.3g}", "Allow a larger error, or measure more --steps"),
-        }[target.metric]
-        raise UserError(f"No setting reaches {describe(target)}: the best is {reached}, with {best.setting}. {change}.")
+        best = min(costs, key=lambda cost: getattr(cost, target.metric))
+        fix = "fewer --steps or more seconds" if target.metric == "seconds" else "more --steps or a larger error"
+        raise UserError(
+            f"No setting reaches {describe(target)}: the best is "
+            f"{describe(Target(target.metric, getattr(best, target.metric)))}, with {as_recommended(best)}. Use {fix}."
+        )
     if target.metric == "seconds":
-        return min(reaching, key=lambda point: (point.mse, point.num_calls))
-    return min(reaching, key=lambda point: (point.num_calls, getattr(point, target.metric)))
+        return min(reaching, key=lambda cost: (cost.mse, cost.num_calls))
+    return min(reaching, key=lambda cost: (cost.num_calls, getattr(cost, target.metric)))
 
 
 def describe(target: Target) -> str:
     """Describes a target in a few words."""
     names = {"mse": "an MSE of", "lpips": "an LPIPS of", "seconds": "a time per image of"}
-    return f"{names[target.metric]} {target.value:g}{' s' if target.metric == 'seconds' else ''}"
+    return f"{names[target.metric]} {target.value:.3g}{' s' if target.metric == 'seconds' else ''}"
 
 
-def as_recommended(point: Point) -> Recommended:
+def as_recommended(cost: Cost) -> Recommended:
     """Returns a setting with its measurements, to store in a bundle."""
-    measured = {name: getattr(point, name) for name in ("mse", "lpips", "num_calls", "seconds")}
+    measured = {name: getattr(cost, name) for name in ("mse", "lpips", "num_calls", "seconds")}
     known = {name: value for name, value in measured.items() if value is not None}
-    return Recommended(**point.setting._asdict(), measured=known)
+    return Recommended(cost.num_steps, cost.choice.inversion, cost.choice.sampler, cost.choice.grid, known)
 
 
-def as_table(points: Sequence[Point]) -> str:
-    """Formats points as a table with a line for each."""
+def as_table(costs: Sequence[Cost]) -> str:
+    """Formats settings as a table with a line for each."""
     header = ("steps", "inversion", "sampler", "grid", "network calls", "seconds", "MSE", "LPIPS")
     rows = [
         (
-            *(str(point.setting.num_steps), *point.setting[:3], f"{point.num_calls:.0f}"),
-            *(f"{point.seconds:.3g}", f"{point.mse:.2e}", "" if point.lpips is None else f"{point.lpips:.4f}"),
+            *(str(cost.num_steps), cost.choice.inversion, cost.choice.sampler, cost.choice.grid),
+            *(f"{cost.num_calls:.0f}", f"{cost.seconds:.2g}", f"{cost.mse:.2e}"),
+            "" if cost.lpips is None else f"{cost.lpips:.4f}",
         )
-        for point in points
+        for cost in costs
     ]
-    num_columns = len(header) - all(point.lpips is None for point in points)
+    num_columns = len(header) - all(cost.lpips is None for cost in costs)
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(num_columns)]
-    lines = ["  ".join(row[i].ljust(width) for i, width in enumerate(widths)).rstrip() for row in (header, *rows)]
-    return "\n".join(lines)
+    return "\n".join(
+        "  ".join(row[i].ljust(width) for i, width in enumerate(widths)).rstrip() for row in (header, *rows)
+    )
 
 
-def draw(path: AnyPath, points: Sequence[Point], target: Target | None, chosen: Point | None) -> None:
-    """Draws the error of all settings by network calls, with the frontier, as a PNG."""
-    # pyplot needs a display, and would change the plots of a notebook
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+def draw(path: AnyPath, costs: Sequence[Cost], metric: str = "mse", chosen: Cost | None = None) -> None:
+    """Draws the error of settings against their network calls as a PNG, atomically.
 
-    metric = "lpips" if target is not None and target.metric == "lpips" else "mse"
-    figure = Figure(figsize=(7, 4.5), layout="compressed")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    for inversion, marker in zip(dict.fromkeys(point.setting.inversion for point in points), "osD^v<>", strict=False):
-        for grid, color in zip(dict.fromkeys(point.setting.grid for point in points), ("C0", "C1", "C2"), strict=False):
-            line = [point for point in points if (point.setting.inversion, point.setting.grid) == (inversion, grid)]
-            calls, errors = [point.num_calls for point in line], [getattr(point, metric) for point in line]
-            axes.plot(calls, errors, marker, color=color, ls=":", lw=0.8, label=f"inversion {inversion}, grid {grid}")
-    best = frontier(points, metric)
-    axes.plot([p.num_calls for p in best], [getattr(p, metric) for p in best], color="0.4", zorder=0, label="frontier")
+    Args:
+        path: The file to write.
+        costs: The settings.
+        metric: "mse" or "lpips".
+        chosen: One of them, to mark.
+    """
+
+    def curve(costs: Iterable[Cost]) -> list[tuple[float, float]]:
+        return [(cost.num_calls, getattr(cost, metric)) for cost in costs]
+
+    names = dict.fromkeys(cost.choice.name for cost in costs)
+    curves = {name: curve(cost for cost in costs if cost.choice.name == name) for name in names}
+    curves["frontier"] = curve(frontier(costs, metric))
     if chosen is not None:
-        place = [chosen.num_calls], [getattr(chosen, metric)]
-        axes.plot(*place, "o", ms=16, mfc="none", mec="k", label=f"chosen: {chosen.setting.num_steps} steps")
-    if target is not None and target.metric == metric:
-        axes.axhline(target.value, color="k", lw=0.5)
-    name = "MSE in [0, 1]" if metric == "mse" else "LPIPS"
-    axes.set(xscale="log", yscale="log", xlabel="network calls of an image", ylabel=f"{name} of reconstructions")
-    axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
-    with atomic_write(path) as scratch:
-        figure.savefig(scratch, dpi=100)
+        curves[f"chosen: {chosen.num_steps} steps"] = curve([chosen])
+    save_curves(path, {f"{metric.upper()} of reconstructions": curves}, "network calls per image")

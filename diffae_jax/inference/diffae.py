@@ -28,7 +28,7 @@ from diffae_jax.inference.editing import Strength
 from diffae_jax.inference.inputs import as_codes, as_images
 from diffae_jax.inference.loading import from_bundle, read_model
 from diffae_jax.inference.methods import as_inversion, as_round_trip, as_sampler, cost
-from diffae_jax.inference.recommended import Recommended
+from diffae_jax.inference.recommended import Recommended, with_defaults
 from diffae_jax.inference.weights import placed
 from diffae_jax.models import DiffusionAutoencoder, abstract_model
 from diffae_jax.models.build import builder, prior_builder
@@ -46,7 +46,6 @@ from diffae_jax.runtime.sharding import make_mesh, on_host, split_batch
 
 Seed = int | Int[jax.Array, ""]
 
-DEFAULT_STEPS = 100  # of inversion and of decoding
 MAX_TRIES = 2**30  # z that one call of sample_latents may draw
 
 
@@ -1154,16 +1153,13 @@ class DiffAE:
 
         They were measured with x_T of images, so they are not used for random x_T.
         """
-        named = (num_steps, inversion, sampler, grid)
-        if self.recommended is not None and is_inferred and not any(value is not None for value in named):
-            text = f"{self.recommended} (recommended by this model). Give num_steps to choose others."
-            if text not in self._logged_notes:
-                warn(f"Note: {text}")
-                self._logged_notes.add(text)
-            return self.recommended.num_steps, *self.recommended.methods
-        num_steps = DEFAULT_STEPS if num_steps is None else num_steps
-        check_num_steps(num_steps)
-        return num_steps, inversion or "ddim", sampler, grid
+        recommended = self.recommended if is_inferred else None
+        chosen, is_recommended = with_defaults(recommended, num_steps, inversion, sampler, grid)
+        text = f"{recommended} (recommended by this model). Give num_steps to choose others."
+        if is_recommended and text not in self._logged_notes:
+            warn(f"Note: {text}")
+            self._logged_notes.add(text)
+        return chosen
 
     # --- compiled functions ----------------------------------------------------------------------
 

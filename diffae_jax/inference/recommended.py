@@ -12,8 +12,10 @@ from diffae_jax.diffusion.grids import GRIDS
 from diffae_jax.diffusion.inversion import INVERSIONS
 from diffae_jax.diffusion.samplers import SAMPLERS
 from diffae_jax.runtime.console import warn
-from diffae_jax.runtime.errors import UserError, shown
+from diffae_jax.runtime.errors import UserError, counted, shown
 
+DEFAULT_STEPS = 100
+DEFAULT_INVERSION = "ddim"
 MEASURED = ("mse", "lpips", "num_calls", "seconds")
 
 
@@ -38,7 +40,8 @@ class Recommended:
 
     def __str__(self) -> str:
         """Describes the settings in a few words."""
-        return f"{self.num_steps} steps, inversion {self.inversion}, sampler {self.sampler}, grid {self.grid}"
+        methods = f"inversion {self.inversion}, sampler {self.sampler}, grid {self.grid}"
+        return f"{counted(self.num_steps, 'step')}, {methods}"
 
     @property
     def methods(self) -> tuple[str, str, str]:
@@ -53,6 +56,26 @@ class Recommended:
     def as_json(self) -> dict[str, Any]:
         """Returns plain values for JSON."""
         return dataclasses.asdict(self)
+
+
+def with_defaults(
+    recommended: Recommended | None,
+    num_steps: int | None,
+    inversion: Any = None,
+    sampler: Any = None,
+    grid: str | None = None,
+) -> tuple[tuple[int, Any, Any, str | None], bool]:
+    """Completes what a call names: by the recommended settings if it names nothing.
+
+    Returns steps, inversion, sampler and grid, and whether they are recommended. Sampler and grid
+    may be None: then those that suit the inversion. Raises UserError for a wrong number of steps.
+    """
+    named = (num_steps, inversion, sampler, grid)
+    if recommended is not None and all(value is None for value in named):
+        return (recommended.num_steps, *recommended.methods), True
+    num_steps = DEFAULT_STEPS if num_steps is None else num_steps
+    check_num_steps(num_steps)
+    return (num_steps, inversion or DEFAULT_INVERSION, sampler, grid), False
 
 
 def from_json(content: Any, name: str) -> Recommended | None:

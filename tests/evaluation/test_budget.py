@@ -10,8 +10,10 @@ from PIL import Image
 
 from diffae_jax import DiffAE, cli
 from diffae_jax.evaluation import budget
-from diffae_jax.evaluation.budget import Point, Setting, Target
+from diffae_jax.evaluation.budget import Cost, Target
+from diffae_jax.evaluation.frontier import Choice
 from diffae_jax.inference.bundle import MANIFEST
+from diffae_jax.inference.methods import as_round_trip
 from diffae_jax.inference.recommended import Recommended
 from diffae_jax.runtime.errors import UserError
 from tests.messages import assert_is_one_sentence
@@ -21,25 +23,25 @@ IMAGES = np.random.default_rng(1).uniform(-1, 1, (3, 8, 8, 1)).astype(np.float32
 RECOMMENDED = Recommended(2, "ddim", "ddim", "quadratic", {"mse": 0.25, "num_calls": 4.0})
 
 
-def point(num_steps, num_calls, mse, seconds=1.0, inversion="ddim", lpips=None):
-    return Point(Setting(inversion, "ddim", "even", num_steps), mse, lpips, num_calls, seconds)
+def cost(num_steps, num_calls, mse, seconds=1.0, inversion="ddim"):
+    return Cost(Choice("ddim", "even", inversion), num_steps, mse, None, num_calls, seconds)
 
 
-POINTS = [
-    point(5, 10, 1e-2, 0.1),
-    point(10, 20, 1e-3, 0.2),
-    point(20, 40, 2e-3, 0.4),  # worse than with half the calls
-    point(10, 60, 1e-6, 0.9, "exact"),
-    point(50, 100, 1e-4, 1.0),  # worse than the exact inversion
+COSTS = [
+    cost(5, 10, 1e-2, 0.1),
+    cost(10, 20, 1e-3, 0.2),
+    cost(20, 40, 2e-3, 0.4),  # worse than with half the calls
+    cost(10, 60, 1e-6, 0.9, "exact"),
+    cost(50, 100, 1e-4, 1.0),  # worse than the exact inversion
 ]
 
 
 # --- the choice ----------------------------------------------------------------------------------
 
 
-def test_frontier_has_the_points_that_none_beats_in_calls_and_error():
-    assert budget.frontier(POINTS[::-1]) == [POINTS[0], POINTS[1], POINTS[3]]
-    same_calls = [point(1, 2, 0.5), point(1, 2, 0.4)]
+def test_frontier_has_the_settings_that_none_beats_in_calls_and_error():
+    assert budget.frontier(COSTS[::-1]) == [COSTS[0], COSTS[1], COSTS[3]]
+    same_calls = [cost(1, 2, 0.5), cost(1, 2, 0.4)]
     assert budget.frontier(same_calls) == same_calls[1:]
 
 
@@ -54,28 +56,30 @@ def test_frontier_has_the_points_that_none_beats_in_calls_and_error():
     ],
 )
 def test_fewest_calls_for_an_error_and_smallest_error_for_a_time(target, chosen):
-    assert budget.choose(POINTS, target) == POINTS[chosen]
+    assert budget.choose(COSTS, target) == COSTS[chosen]
 
 
 def test_targets_that_no_setting_reaches_are_reported_with_the_best_one():
-    with pytest.raises(UserError, match=r"No setting reaches an MSE of 1e-09: the best is an MSE of 1\.00e-06") as error:
-        budget.choose(POINTS, Target("mse", 1e-9))
+    with pytest.raises(UserError, match=r"No setting reaches an MSE of 1e-09: the best is an MSE of 1e-06") as error:
+        budget.choose(COSTS, Target("mse", 1e-9))
     assert "with 10 steps, inversion exact, sampler ddim, grid even" in str(error.value)
     assert_is_one_sentence(error.value)
-    with pytest.raises(UserError, match=r"a time per image of 0\.01 s: the best is 0\.1 s per image, with 5 steps"):
-        budget.choose(POINTS, Target("seconds", 0.01))
+    with pytest.raises(
+        UserError, match=r"a time per image of 0\.01 s: the best is a time per image of 0\.1 s, with 5 steps"
+    ):
+        budget.choose(COSTS, Target("seconds", 0.01))
 
 
 def test_more_steps_are_measured_only_while_they_may_be_the_choice():
     errors = {5: 1e-1, 10: 1e-2, 20: 1e-3, 50: 1e-4}
-    settings = budget.candidates(["ddim", "exact"], ["even"], [50, 10, 5, 20])
+    settings = budget.candidates([50, 10, 5, 20], ["ddim", "exact"], ["even"])
 
-    def measure(setting):
-        better = 10 if setting.inversion == "exact" else 1
-        return Point(setting, errors[setting.num_steps] / better, None, setting.num_steps, setting.num_steps / 10)
+    def measure(choice, num_steps):
+        better = 10 if choice.inversion == "exact" else 1
+        return Cost(choice, num_steps, errors[num_steps] / better, None, num_steps, num_steps / 10)
 
     def measured(target):
-        return [(p.setting.inversion, p.setting.num_steps) for p in budget.search(settings, target, measure)]
+        return [(found.choice.inversion, found.num_steps) for found in budget.search(settings, target, measure)]
 
     everything = [(inversion, steps) for steps in (5, 10, 20, 50) for inversion in ("ddim", "exact")]
     assert measured(None) == everything
@@ -84,10 +88,13 @@ def test_more_steps_are_measured_only_while_they_may_be_the_choice():
 
 
 def test_candidates_are_pairs_that_go_together():
-    settings = budget.candidates(["ddim", "exact", "gaussian"], ["even", "quadratic"], [2])
-    assert ("exact", "ddim", "even", 2) in settings
-    assert ("gaussian", "heun", "quadratic", 2) in settings
-    assert all(sampler == "ddim" for inversion, sampler, *_ in settings if inversion != "gaussian")
+    found = [(*choice, num_steps) for choice, num_steps in budget.candidates([3, 2])]
+    assert ("ddim", "even", "exact", 2) in found
+    assert ("heun", "quadratic", "gaussian", 3) in found
+    for sampler, grid, inversion, _ in found:
+        as_round_trip(inversion, sampler, grid)  # raises UserError if they do not
+    with pytest.raises(UserError, match=r"No measured inversion uses these grids. Choose among: ddim with even; "):
+        budget.candidates([2], ["gaussian"], ["even"])
 
 
 # --- what is measured and stored -----------------------------------------------------------------
@@ -109,7 +116,7 @@ def bundle(model, tmp_path, monkeypatch):
 
 
 def test_error_and_calls_are_those_of_the_reconstruction(model):
-    found = budget.measure(model, IMAGES, Setting("ddim", "ddim", "quadratic", 2))
+    found = budget.measure(model, IMAGES, Choice("ddim", "quadratic", "ddim"), 2)
     again = model.reconstruct(IMAGES, 2, inversion="ddim", sampler="ddim", grid="quadratic").astype(np.float64)
     np.testing.assert_allclose(found.mse, np.square((again - IMAGES) / 2).mean(), rtol=1e-4)
     assert (found.num_calls, found.lpips) == (4, None)
@@ -132,10 +139,10 @@ def test_command_stores_the_choice_which_methods_and_info_then_use(bundle, capsy
     output = capsys.readouterr().out
     assert "Measuring up to 4 settings on 3 of 3 images." in output
     assert "network calls" in output
-    assert "For an MSE of 9: 1 steps, inversion ddim" in output
+    assert "For an MSE of 9: 1 step, inversion ddim" in output
     assert "--steps=1 --inversion=ddim --sampler=ddim --grid=" in output
     with Image.open("budget.png") as picture:
-        assert picture.size == (700, 450)
+        assert picture.size == (550, 450)
     after = hashes(bundle)
     assert {name for name in before if before[name] != after[name]} == {MANIFEST}
     loaded = DiffAE.load(bundle)
@@ -148,6 +155,8 @@ def test_command_stores_the_choice_which_methods_and_info_then_use(bundle, capsy
     for _ in range(2):
         np.testing.assert_array_equal(loaded.reconstruct(IMAGES), expected)
     assert caplog.text.count(f"Note: {stored} (recommended by this model)") == 1
+    cli.run(["reconstruct", "bundle", "photos", "--out", "again"])
+    assert "3 images, 1 steps, inferred x_T" in capsys.readouterr().out
     loaded.save("copy")
     assert DiffAE.load("copy").recommended == stored
     cli.run(["info", "copy"])
