@@ -34,7 +34,10 @@ TRAINING = (  # added to every training command: two steps of the tiny network
     *("--config.train.num_images=32", "--config.report.num_grid_images=4", "--config.report.num_grid_steps=2"),
     "--stages=autoencoder",
 )
-QUICK = {"evaluate": "--num-images 16 --num-samples 16 --steps 2 --code-steps 2"}  # added to a command
+QUICK = {  # added to a command
+    "evaluate": "--num-images 16 --num-samples 16 --steps 2 --code-steps 2",
+    "budget": "--num-images 4 --inversions ddim --grids even --steps 1 --target-mse 9",
+}
 INSTALLATIONS = ("pip", "make", ".venv/bin/python", ".venv/bin/ruff")  # these lines are not run
 NO_COMMANDS = ("runs/NAME/",)  # the first words of indented blocks that are not commands
 
