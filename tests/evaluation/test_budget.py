@@ -228,7 +228,7 @@ def with_stored(bundle, content):
 
 
 def test_settings_are_for_codes_of_images_and_a_call_that_names_one_uses_none(model):
-    recommending = DiffAE(model.config, model.params, statistics=model.statistics, recommended=RECOMMENDED)
+    recommending = DiffAE(model.config, model.params, recommended=RECOMMENDED, mesh=model.mesh)
     z, x_T = recommending.encode(IMAGES), recommending.invert(IMAGES)
     np.testing.assert_array_equal(x_T, model.invert(IMAGES, num_steps=2, grid="quadratic"))
     np.testing.assert_array_equal(recommending.decode(z, x_T), model.decode(z, x_T, 2, grid="quadratic"))
