@@ -91,19 +91,24 @@ def search(
 ) -> list[Cost]:
     """Measures settings, and leaves out those that cannot be chosen for the target.
 
-    These only add steps to a setting that reaches an error, or to one that takes too long. Without
-    a target, all settings are measured.
+    More steps need more network calls and more time. So a choice is finished when it takes longer
+    than the target, or as many calls as a setting that reaches the target error. Without a target,
+    all settings are measured.
     """
     costs: list[Cost] = []
     for choice, num_steps in settings:
-        if target is None or not any(_ends(cost, target) for cost in costs if cost.choice == choice):
+        if not any(_is_finished(cost, costs, target) for cost in costs if cost.choice == choice):
             costs.append(measure(choice, num_steps))
     return costs
 
 
-def _ends(cost: Cost, target: Target) -> bool:
+def _is_finished(cost: Cost, costs: Sequence[Cost], target: Target | None) -> bool:
     """Whether more steps of the same choice are of no use."""
-    return _reaches(cost, target) != (target.metric == "seconds")
+    if target is None:
+        return False
+    if target.metric == "seconds":
+        return not _reaches(cost, target)
+    return any(_reaches(other, target) and other.num_calls <= cost.num_calls for other in costs)
 
 
 def _reaches(cost: Cost, target: Target) -> bool:
