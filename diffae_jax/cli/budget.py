@@ -1,6 +1,7 @@
 """diffae budget: finds the number of steps and the inversion for an error or a time."""
 
 import argparse
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,6 +64,7 @@ def run(arguments: argparse.Namespace) -> None:
     from diffae_jax.evaluation.study import as_float
     from diffae_jax.inference.bundle import MANIFEST, write_recommended
     from diffae_jax.runtime.console import say
+    from diffae_jax.runtime.logs import LOGGER
 
     given = [(name, value) for name in TARGETS if (value := getattr(arguments, name)) is not None]
     target = budget.Target(given[0][0].removeprefix("target_"), given[0][1]) if given else None
@@ -80,6 +82,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError(f"LPIPS cannot be measured: {problem.rstrip('.')}. Use --target-mse.")
     source = held_out_images(model, arguments.data)
     images = as_float(source, choose(len(source), arguments.num_images, arguments.seed))
+    LOGGER.setLevel(logging.WARNING)  # the lines below have the cost of inversions; `cli.run` restores the level
     say(f"Measuring up to {len(settings)} settings on {len(images):,} of {len(source):,} images.")
 
     def measure(choice: frontier.Choice, num_steps: int) -> budget.Cost:
