@@ -59,7 +59,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         self.serve()
 
-    do_HEAD = do_POST = do_PUT = do_GET  # noqa: N815, the names of http.server
+    do_HEAD = do_POST = do_PUT = do_GET
 
     def serve(self):
         path = unquote(urlsplit(self.path).path)

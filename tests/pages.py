@@ -20,6 +20,7 @@ REPLACED = {
     '"configs/images.py"': '"tiny.py"',
     'from_file("digits")': 'from_file("tiny.py")',
     "(64, 64, 1)": "(8, 8, 1)",
+    "steps=40, step_size=0.1": "steps=2",
     " --download": "",
     "gs://BUCKET/faces.zip": "FOLDER",
     "gs://BUCKET/runs/faces": "runs/mine",
@@ -34,7 +35,10 @@ TRAINING = (  # added to every training command: two steps of the tiny network
     "--config.train.warmup_images=0",  # fewer than the images
     "--stages=autoencoder",
 )
-QUICK = {"evaluate": "--num-images 16 --num-samples 16 --steps 2 --code-steps 2"}  # added to a command
+QUICK = {  # added to a command
+    "evaluate": "--num-images 16 --num-samples 16 --steps 2 --code-steps 2",
+    "budget": "--num-images 4 --inversions ddim --grids even --steps 1 --target-mse 9",
+}
 INSTALLATIONS = ("pip", "make", ".venv/bin/python", ".venv/bin/ruff")  # these lines are not run
 NO_COMMANDS = ("runs/NAME/",)  # the first words of indented blocks that are not commands
 

@@ -9,6 +9,7 @@ import contextlib
 import sys
 
 from diffae_jax.cli import (
+    budget,
     data,
     edit,
     encode,
@@ -43,6 +44,7 @@ COMMANDS = {
     "sample": sample,
     "probe": probe,
     "evaluate": evaluate,
+    "budget": budget,
     "push": push,
     "import": import_,
 }

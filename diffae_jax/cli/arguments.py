@@ -142,10 +142,11 @@ def add_out(parser: Parser, metavar: str, text: str, *, required: bool = True) -
     parser.add_argument("--overwrite", action="store_true", help="replace existing output, but never an input image")
 
 
-def add_steps(parser: Parser) -> None:
-    """Adds the number of steps."""
+def add_steps(parser: Parser, *, default: int | None = 100) -> None:
+    """Adds the number of steps. Without a default, it is that of the recommended settings."""
     steps = checked("check_num_steps")
-    parser.add_argument("--steps", metavar="N", type=steps, default=100, help="number of steps, 1 to 1000; default 100")
+    text = f"number of steps, 1 to 1000; default {default or 'that of the recommended settings, or 100'}"
+    parser.add_argument("--steps", metavar="N", type=steps, default=default, help=text)
 
 
 def add_sampler(parser: Parser, *, default: str | None = "ddim") -> None:
@@ -158,9 +159,13 @@ def add_sampler(parser: Parser, *, default: str | None = "ddim") -> None:
 
 
 def add_inversion(parser: Parser) -> None:
-    """Adds the method of inversion, and the sampler and grid that go with it."""
-    text = "how an image is turned into x_T: ddim (the paper), exact or gaussian; default ddim"
-    parser.add_argument("--inversion", metavar="NAME", type=checked("check_inversion", str), default="ddim", help=text)
+    """Adds the steps, the method of inversion, and the sampler and grid that go with it.
+
+    If none is given, the recommended settings of the model are used.
+    """
+    add_steps(parser, default=None)
+    text = "how an image is turned into x_T: ddim (the paper), exact or gaussian; default ddim, or as recommended"
+    parser.add_argument("--inversion", metavar="NAME", type=checked("check_inversion", str), help=text)
     add_sampler(parser, default=None)
 
 

@@ -2,7 +2,7 @@
 
 import argparse
 
-from diffae_jax.cli.arguments import Parser, add_images, add_inversion, add_model, add_out, add_steps, number
+from diffae_jax.cli.arguments import Parser, add_images, add_inversion, add_model, add_out, number
 
 HELP = "edit images: give them more or less of a probe's label"
 EXAMPLES = (
@@ -31,7 +31,6 @@ def add_arguments(parser: Parser) -> None:
         help="instead of --strength: the probability or value that the probe predicts after the edit",
     )
     add_out(parser, "PATH", "a folder for one file per image, a .png with all images, or an .npy with all values")
-    add_steps(parser)
     add_inversion(parser)
 
 

@@ -10,7 +10,7 @@ from diffae_jax.runtime.errors import shown
 if TYPE_CHECKING:
     from diffae_jax import DiffAE
 
-HELP = "describe a model: image shape, parameters, prior, statistics of z, probes, origin, data and results"
+HELP = "describe a model: image shape, parameters, prior, statistics of z, probes, settings, origin, data and results"
 EXAMPLES = ("ffhq128", "hf://USER/NAME", "runs/digits/bundle --html card.html")
 
 
@@ -67,6 +67,11 @@ def describe(model: "DiffAE") -> str:
         lines.append(f"  prior (latent DDIM): {'yes' if model.prior else 'no, so it cannot sample new images'}")
         lines.append(f"  statistics of z: {'yes' if model.statistics else 'no, so it cannot use probes'}")
     lines += [f"  probe {probes.describe(probe)}" for probe in model.probes.values()]
+    if model.recommended is not None:
+        measured = ", ".join(
+            f"{name.replace('_', ' ')} {value:.3g}" for name, value in model.recommended.measured.items()
+        )
+        lines.append(f"  recommended: {model.recommended}{f' ({measured})' if measured else ''}")
     lines += [f"  {key}: {value}" for key, value in origin_lines(model.origin)]
     return "\n".join(lines)
 

@@ -2,7 +2,7 @@
 
 import argparse
 
-from diffae_jax.cli.arguments import Parser, add_inversion, add_model, add_out, add_steps, as_path, within
+from diffae_jax.cli.arguments import Parser, add_inversion, add_model, add_out, as_path, within
 from diffae_jax.runtime.errors import UserError, counted, shown
 
 HELP = "interpolate between two images"
@@ -22,7 +22,6 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--frames", metavar="N", type=within(2, 1000), default=8, help="number of frames, 2 to 1000; default 8"
     )
-    add_steps(parser)
     add_inversion(parser)
 
 

@@ -2,7 +2,7 @@
 
 import argparse
 
-from diffae_jax.cli.arguments import Parser, add_images, add_inversion, add_model, add_out, add_seed, add_steps
+from diffae_jax.cli.arguments import Parser, add_images, add_inversion, add_model, add_out, add_seed
 from diffae_jax.runtime.errors import shown
 
 HELP = "encode and decode images, and print the reconstruction error"
@@ -18,7 +18,6 @@ def add_arguments(parser: Parser) -> None:
         "FOLDER",
         "a folder for one PNG per image, named after the image; volumes and signals also get an npy or NIfTI",
     )
-    add_steps(parser)
     add_inversion(parser)
     text = "decode with a random x_T instead of the image's own, to see what z holds"
     parser.add_argument("--random-x-T", action="store_true", help=text)
@@ -35,6 +34,7 @@ def run(arguments: argparse.Namespace) -> None:
     from diffae_jax.data.transforms import to_float
     from diffae_jax.evaluation.metrics import mse, psnr
     from diffae_jax.inference.encode_dataset import open_for
+    from diffae_jax.inference.recommended import with_defaults
 
     outputs.check_free(arguments.out, (), folder=True, overwrite=arguments.overwrite)
     model = load(arguments.model)
@@ -54,8 +54,10 @@ def run(arguments: argparse.Namespace) -> None:
     outputs.write_images(arguments.out, names, decoded, model.transform, originals)
     pairs = [(image[None], to_float(source[i][None])) for i, image in enumerate(decoded)]
     errors, ratios = ([float(measure(*pair)[0]) for pair in pairs] for measure in (mse, psnr))
+    named = (getattr(arguments, name) for name in ("steps", "inversion", "sampler", "grid"))
+    (steps, *_), _ = with_defaults(None if arguments.random_x_T else model.recommended, *named)
     kind = "random" if arguments.random_x_T else "inferred"
     print(
-        f"{len(decoded):,} images, {arguments.steps} steps, {kind} x_T: MSE {np.mean(errors):.2e}, "
+        f"{len(decoded):,} images, {steps} steps, {kind} x_T: MSE {np.mean(errors):.2e}, "
         f"PSNR {np.mean(ratios):.2f} dB (images in [0, 1])\nImages: {shown(str(arguments.out))}"
     )

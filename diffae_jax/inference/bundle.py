@@ -1,6 +1,7 @@
 """The bundle: a trained model as one folder, without code, to share. Each file has a SHA-256 hash.
 
-manifest.json         format version, origin, facts of the card; size and hash of each file below
+manifest.json         format version, origin, recommended settings, facts of the card; size and hash
+                      of each file below
 config.json
 weights.safetensors   EMA weights, "autoencoder.*" and, if there is a prior, "prior.*"
 latents.npz           mean and std of z, if they are known
@@ -27,7 +28,9 @@ from safetensors.numpy import save_file
 
 from diffae_jax.config import from_json
 from diffae_jax.data.latents import INPUTS, LatentStatistics, read_inputs
+from diffae_jax.inference import recommended
 from diffae_jax.inference.card import Card, edited_text, is_card_file, read_card, write_card
+from diffae_jax.inference.recommended import Recommended
 from diffae_jax.inference.weights import count_parameters
 from diffae_jax.probes import ClassProbe, Probe
 from diffae_jax.probes import from_json as probe_from_json
@@ -37,6 +40,7 @@ from diffae_jax.runtime.errors import UserError, shown
 from diffae_jax.runtime.files import (
     MAX_JSON_BYTES,
     AnyPath,
+    atomic_write,
     expand_home,
     local_copy,
     names_below,
@@ -47,6 +51,7 @@ from diffae_jax.runtime.files import (
 )
 
 FORMAT = 1
+RECOMMENDED = "recommended"  # a key of the manifest, which earlier versions ignore
 LONGEST_PROBE_FILE = 250  # characters of a file name; each character of a probe's name may become twelve
 MAX_HEADER_BYTES = 4 * 2**20  # of the file of weights
 MANIFEST, CONFIG, WEIGHTS, LATENTS, PROBES = (
@@ -69,6 +74,7 @@ class Bundle:
         probes: the fitted probes by name.
         origin: plain values that describe where the model comes from.
         card: what the model card says in addition.
+        recommended: the settings to invert and decode with, or None.
     """
 
     config: ConfigDict
@@ -77,6 +83,7 @@ class Bundle:
     probes: dict[str, Probe | ClassProbe]
     origin: dict[str, Any]
     card: Card = dataclasses.field(default_factory=Card)
+    recommended: Recommended | None = None
 
 
 def check_free(path: AnyPath) -> None:
@@ -162,6 +169,8 @@ def _write_files(folder: Path, bundle: Bundle, contents: dict[str, str], locatio
     for name, content in contents.items():
         (folder / PROBES / name).write_text(content)
     manifest = {"format": FORMAT, "origin": bundle.origin, "files": describe_files(folder, names_below(folder))}
+    if bundle.recommended is not None:
+        manifest[RECOMMENDED] = bundle.recommended.as_json()
     sizes = count_parameters(bundle.weights)
     manifest["card"] = write_card(folder, bundle.card, location, bundle.config, bundle.probes, bundle.origin, sizes)
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
@@ -275,8 +284,26 @@ def _read_bundle(path: Path) -> Bundle:
     read = [read_probe(path / name) for name in names if name.startswith(f"{PROBES}/")]
     probes = {probe.name: probe for probe in read}
     origin = manifest.get("origin")
-    origin = origin if isinstance(origin, dict) else {}
-    return Bundle(config, _read_weights(path / WEIGHTS), statistics, probes, origin, read_card(path, manifest))
+    return Bundle(
+        config,
+        _read_weights(path / WEIGHTS),
+        statistics,
+        probes,
+        origin if isinstance(origin, dict) else {},
+        read_card(path, manifest),
+        recommended.from_json(manifest.get(RECOMMENDED), str(path / MANIFEST)),
+    )
+
+
+def write_recommended(path: AnyPath, settings: Recommended) -> None:
+    """Stores recommended settings in a bundle, atomically.
+
+    Only the manifest is written, so the hashes of all files stay right. Raises UserError if `path`
+    is no bundle or cannot be written.
+    """
+    manifest = read_manifest(path) | {RECOMMENDED: settings.as_json()}
+    with os_errors_as_user_errors(path / MANIFEST, "written"), atomic_write(path / MANIFEST) as scratch:
+        scratch.write_text(json.dumps(manifest, indent=2) + "\n")
 
 
 def _read_weights(file: AnyPath) -> dict[str, np.ndarray]:

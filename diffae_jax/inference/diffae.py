@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import tempfile
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,14 +22,16 @@ from diffae_jax.data.transforms import to_float, transform_of
 from diffae_jax.diffusion.inversion import Inversion, Method
 from diffae_jax.diffusion.loop import Sampler
 from diffae_jax.diffusion.process import image_process, latent_process
-from diffae_jax.inference import batching, checks, editing, programs
+from diffae_jax.inference import batching, checks, counterfactual, editing, programs
 from diffae_jax.inference.bundle import Bundle, check_probe_name, write_bundle
 from diffae_jax.inference.card import Card, render
 from diffae_jax.inference.checks import check_count, check_seed_or_traced, indices_of_images, refuse_tracing
+from diffae_jax.inference.counterfactual import Counterfactual
 from diffae_jax.inference.editing import Strength
 from diffae_jax.inference.inputs import as_codes, as_images
 from diffae_jax.inference.loading import from_bundle, read_model
 from diffae_jax.inference.methods import as_inversion, as_round_trip, as_sampler, cost
+from diffae_jax.inference.recommended import Recommended, with_defaults
 from diffae_jax.inference.sharing import parse_name, push
 from diffae_jax.inference.weights import count_parameters, placed
 from diffae_jax.models import DiffusionAutoencoder, abstract_model
@@ -81,6 +84,7 @@ class DiffAE:
         images from codes   decode, progress, noise (random x_T)
         both                reconstruct, variations, interpolate, path
         probes and edits    fit_probe, predict, edit, move, principal_components
+        by gradients        counterfactual
         new images          sample, sample_class, sample_latents
         checks              check_has_encoder, check_normalized, check_edit
 
@@ -102,6 +106,10 @@ class DiffAE:
     **JAX transformations.** Most methods also work on traced arrays, inside `jax.jit`, `jax.grad`
     and `jax.vmap`. There, the whole input is one batch. Methods that do not work there say so.
 
+    **Recommended settings.** A bundle may hold the number of steps, inversion, sampler and grid
+    that `diffae budget` chose. Calls that invert an image, or decode an x_T, use them if they name
+    none of the four. This is logged once as a warning. In the arguments: "as recommended".
+
     **Errors.** All methods raise `UserError`, a `ValueError`, if an argument has a wrong shape,
     type or range.
 
@@ -115,6 +123,7 @@ class DiffAE:
         probes: the fitted probes by name.
         origin: where the model comes from, such as its run and the number of images seen.
         card: what the model card says in addition, such as training data and results.
+        recommended: the settings to invert and decode with, from `diffae budget`, or None.
         precision: the type that the networks compute in, such as "float32".
         mesh: the devices.
     """
@@ -129,6 +138,7 @@ class DiffAE:
         probes: dict[str, Probe | ClassProbe] | None = None,
         origin: dict[str, Any] | None = None,
         card: Card | None = None,
+        recommended: Recommended | None = None,
         mesh: Mesh | None = None,
     ):
         """Makes a model from weights in memory. To read a model from disk, use `DiffAE.load`.
@@ -141,6 +151,7 @@ class DiffAE:
             probes: probes by name.
             origin: plain values that describe where the model comes from.
             card: what the model card says in addition.
+            recommended: the settings to invert and decode with if a call names none.
             mesh: the devices; by default all.
 
         Raises:
@@ -160,6 +171,7 @@ class DiffAE:
         self.probes = dict(probes or {})
         self.origin = dict(origin or {})
         self.card = card or Card()
+        self.recommended = recommended
         self.precision = resolve_precision(config.train.precision)
         self.graphdef, _ = abstract_model(builder(config, self.precision))
         if prior is not None:
@@ -194,6 +206,7 @@ class DiffAE:
             probes=self.probes,
             origin=self.origin,
             card=self.card,
+            recommended=self.recommended,
         )
 
     def __setstate__(self, arguments: dict[str, Any]) -> None:
@@ -302,7 +315,7 @@ class DiffAE:
 
     def _as_bundle(self) -> Bundle:
         weights = flatten(self._weights_on_host())
-        return Bundle(self.config, weights, self.statistics, self.probes, self.origin, self.card)
+        return Bundle(self.config, weights, self.statistics, self.probes, self.origin, self.card, self.recommended)
 
     def digest(self) -> str:
         """Returns a hash of the weights and the statistics of z, which identifies the model.
@@ -362,9 +375,9 @@ class DiffAE:
         self,
         images: Any,
         z: Float[AnyArray, "n d"] | None = None,
-        num_steps: int = 100,
+        num_steps: int | None = None,
         *,
-        method: str | Method = "ddim",
+        method: str | Method | None = None,
         grid: str | None = None,
         seed: Seed = 0,
         first: int = 0,
@@ -374,11 +387,12 @@ class DiffAE:
         Args:
             images: images in any form that `DiffAE` lists.
             z: their latent codes, [N, D]; by default `encode(images)`.
-            num_steps: steps, 1 to 1,000; by default 100. Decode with as many.
-            method: a name in `diffusion.inversion.INVERSIONS`. "ddim" is the paper's: DDIM
-                backwards. "exact" solves each step of DDIM, so that `decode` gives the image again
-                almost exactly; a step takes several network calls. "gaussian" gives the x_T that
-                is closest to N(0, I), for `decode` with sampler "heun".
+            num_steps: steps, 1 to 1,000; by default as recommended, or 100. Decode with as many.
+            method: a name in `diffusion.inversion.INVERSIONS`, by default as recommended, or
+                "ddim", which is the paper's: DDIM backwards. "exact" solves each step of DDIM, so
+                that `decode` gives the image again almost exactly; a step takes several network
+                calls. "gaussian" gives the x_T that is closest to N(0, I), for `decode` with
+                sampler "heun".
             grid: a name in `diffusion.grids.GRIDS`: which time steps. By default "even", or
                 "quadratic" for "gaussian". Decode with the same.
             seed: 0 to 2**31 - 1; by default 0. Only "gaussian" draws noise.
@@ -395,9 +409,9 @@ class DiffAE:
         self,
         images: Any,
         z: Float[AnyArray, "n d"] | None = None,
-        num_steps: int = 100,
+        num_steps: int | None = None,
         *,
-        method: str | Method = "ddim",
+        method: str | Method | None = None,
         grid: str | None = None,
         seed: Seed = 0,
         first: int = 0,
@@ -407,7 +421,7 @@ class DiffAE:
         Args:
             images: images in any form that `DiffAE` lists.
             z: their latent codes, [N, D]; by default `encode(images)`.
-            num_steps: steps, 1 to 1,000; by default 100.
+            num_steps: as in `invert`.
             method: as in `invert`.
             grid: as in `invert`.
             seed: as in `invert`.
@@ -419,7 +433,7 @@ class DiffAE:
 
         Source: Eq. 8.
         """
-        check_num_steps(num_steps)
+        num_steps, method, _, grid = self._with_defaults(num_steps, inversion=method, grid=grid)
         check_seed_or_traced(seed)
         sampler = as_inversion(method, grid)
         images = self._images(images)
@@ -430,11 +444,11 @@ class DiffAE:
         self,
         z: Float[AnyArray, "n d"] | None,
         x_T: Float[AnyArray, "n *shape"] | None = None,
-        num_steps: int = 100,
+        num_steps: int | None = None,
         seed: Seed = 0,
         *,
         first: int = 0,
-        sampler: str | Sampler = "ddim",
+        sampler: str | Sampler | None = None,
         grid: str | None = None,
     ) -> Float[AnyArray, "n *shape"]:
         """Decodes codes to images: z and x_T to image.
@@ -446,11 +460,12 @@ class DiffAE:
             z: latent codes, [N, D]; None for a DDIM baseline.
             x_T: stochastic codes, [N, *spatial, C]; by default random. The random x_T of image i
                 depends only on the seed and on i.
-            num_steps: steps, 1 to 1,000; by default 100.
+            num_steps: steps, 1 to 1,000; by default as recommended if x_T is given, or 100.
             seed: 0 to 2**31 - 1; by default 0. Of a random x_T and of a stochastic sampler.
             first: the index of the first image; by default 0. Calls with consecutive indices give
                 the same images as one call.
-            sampler: a name in `diffusion.samplers.SAMPLERS`, or your own `Sampler`.
+            sampler: a name in `diffusion.samplers.SAMPLERS`, or your own `Sampler`; by default as
+                recommended if x_T is given, or "ddim".
             grid: a name in `diffusion.grids.GRIDS`; by default that of the sampler.
 
         Returns:
@@ -458,8 +473,10 @@ class DiffAE:
 
         Source: Eq. 1.
         """
-        check_num_steps(num_steps)
-        sampler = as_sampler(sampler, grid)
+        num_steps, _, sampler, grid = self._with_defaults(
+            num_steps, sampler=sampler, grid=grid, is_inferred=x_T is not None
+        )
+        sampler = as_sampler(sampler or "ddim", grid)
         z, x_T, indices = self._codes(z, x_T, seed, first)
         return self._decode_arrays(z, x_T, num_steps, sampler, indices, seed)
 
@@ -467,11 +484,11 @@ class DiffAE:
         self,
         z: Float[AnyArray, "n d"] | None,
         x_T: Float[AnyArray, "n *shape"] | None = None,
-        num_steps: int = 100,
+        num_steps: int | None = None,
         seed: Seed = 0,
         *,
         first: int = 0,
-        sampler: str | Sampler = "ddim",
+        sampler: str | Sampler | None = None,
         grid: str | None = None,
     ) -> Float[AnyArray, "n steps *shape"]:
         """Decodes as `decode` does and returns the predicted image at every step.
@@ -479,10 +496,11 @@ class DiffAE:
         Args:
             z: latent codes, [N, D]; None for a DDIM baseline.
             x_T: stochastic codes, [N, *spatial, C]; by default random, as in `decode`.
-            num_steps: steps, 1 to 1,000; by default 100.
+            num_steps: steps, 1 to 1,000; by default as recommended if x_T is given, or 100.
             seed: 0 to 2**31 - 1; by default 0. Of a random x_T and of a stochastic sampler.
             first: the index of the first image, as in `decode`.
-            sampler: a name in `diffusion.samplers.SAMPLERS`, or your own `Sampler`.
+            sampler: a name in `diffusion.samplers.SAMPLERS`, or your own `Sampler`; by default as
+                recommended if x_T is given, or "ddim".
             grid: a name in `diffusion.grids.GRIDS`; by default that of the sampler.
 
         Returns:
@@ -491,8 +509,10 @@ class DiffAE:
 
         Source: Fig. 6.
         """
-        check_num_steps(num_steps)
-        sampler = as_sampler(sampler, grid)
+        num_steps, _, sampler, grid = self._with_defaults(
+            num_steps, sampler=sampler, grid=grid, is_inferred=x_T is not None
+        )
+        sampler = as_sampler(sampler or "ddim", grid)
         z, x_T, indices = self._codes(z, x_T, seed, first)
         program = self._program(programs.progress, num_steps, sampler)
         return self._walk(program, x_T, z, sampler, indices, seed, "decoding", frames=num_steps)
@@ -519,11 +539,11 @@ class DiffAE:
     def reconstruct(
         self,
         images: Any,
-        num_steps: int = 100,
+        num_steps: int | None = None,
         infer_x_T: bool = True,
         seed: Seed = 0,
         *,
-        inversion: str | Method = "ddim",
+        inversion: str | Method | None = None,
         sampler: str | Sampler | None = None,
         grid: str | None = None,
     ) -> Float[AnyArray, "n *shape"]:
@@ -531,7 +551,7 @@ class DiffAE:
 
         Args:
             images: images in any form that `DiffAE` lists.
-            num_steps: steps in each direction, 1 to 1,000; by default 100.
+            num_steps: steps in each direction, 1 to 1,000; by default as recommended, or 100.
             infer_x_T: if True, decode each image's own x_T, for a near-exact reconstruction. If
                 False, decode a random x_T, which shows what z holds.
             seed: 0 to 2**31 - 1; by default 0. Of a random x_T and of the inversion "gaussian".
@@ -546,9 +566,11 @@ class DiffAE:
 
         Source: Sec. 5.4.
         """
-        check_num_steps(num_steps)
         check_seed_or_traced(seed)
         refuse_traced("infer_x_T", infer_x_T)
+        num_steps, inversion, sampler, grid = self._with_defaults(
+            num_steps, inversion, sampler, grid, is_inferred=infer_x_T
+        )
         if infer_x_T:
             inverter, sampler = as_round_trip(inversion, sampler, grid)  # before the work
         else:
@@ -608,9 +630,9 @@ class DiffAE:
         image_a: Any,
         image_b: Any,
         num_frames: int = 8,
-        num_steps: int = 100,
+        num_steps: int | None = None,
         *,
-        inversion: str | Method = "ddim",
+        inversion: str | Method | None = None,
         sampler: str | Sampler | None = None,
         grid: str | None = None,
     ) -> Float[AnyArray, "frames *shape"]:
@@ -621,7 +643,7 @@ class DiffAE:
             image_b: another image.
             num_frames: frames, at least 1; by default 8. The first and the last are the
                 reconstructions of the two images.
-            num_steps: steps in each direction, 1 to 1,000; by default 100.
+            num_steps: steps in each direction, 1 to 1,000; by default as recommended, or 100.
             inversion: the method of inversion, "ddim", "exact" or "gaussian": see `invert`.
             sampler: a name in `diffusion.samplers.SAMPLERS`, or your own `Sampler`. By default
                 the one that suits the inversion: "ddim", or "heun" for "gaussian".
@@ -634,7 +656,7 @@ class DiffAE:
         Source: Sec. 5.2.
         """
         check_count("frame", num_frames)  # before the work
-        check_num_steps(num_steps)
+        num_steps, inversion, sampler, grid = self._with_defaults(num_steps, inversion, sampler, grid)
         inverter, sampler = as_round_trip(inversion, sampler, grid)
         pair = [self._images(image_a, one="image_a"), self._images(image_b, one="image_b")]
         both = (jnp if is_traced(*pair) else np).concatenate(list(map(to_float, pair)))
@@ -729,10 +751,10 @@ class DiffAE:
         images: Any,
         probe: str | Probe,
         strength: Strength | None = None,
-        num_steps: int = 100,
+        num_steps: int | None = None,
         *,
         to: float | int | None = None,
-        inversion: str | Method = "ddim",
+        inversion: str | Method | None = None,
         sampler: str | Sampler | None = None,
         grid: str | None = None,
     ) -> Float[AnyArray, "n *shape"]:
@@ -744,7 +766,7 @@ class DiffAE:
             strength: -1,000 to 1,000, in units of sqrt(D) standard deviations of z; by default
                 0.3. 0 gives exactly the reconstruction, and negative values move away from the
                 label.
-            num_steps: steps in each direction, 1 to 1,000; by default 100.
+            num_steps: steps in each direction, 1 to 1,000; by default as recommended, or 100.
             to: instead of a strength, what the probe predicts after the edit: a probability
                 between 0 and 1 (binary), or a value in the unit of the labels (continuous).
             inversion: the method of inversion, "ddim", "exact" or "gaussian": see `invert`.
@@ -763,7 +785,7 @@ class DiffAE:
         Source: Sec. 5.3.
         """
         self.check_edit(probe, strength, to)
-        check_num_steps(num_steps)
+        num_steps, inversion, sampler, grid = self._with_defaults(num_steps, inversion, sampler, grid)
         inverter, sampler = as_round_trip(inversion, sampler, grid)
         images = self._images(images)
         z = self._encode_arrays(images)
@@ -818,6 +840,111 @@ class DiffAE:
         """
         refuse_tracing("principal_components", z, instead="and use the returned probes inside")
         return components(self._normalized(z), count)
+
+    # --- counterfactuals -------------------------------------------------------------------------
+
+    def counterfactual(
+        self,
+        images: Any,
+        f: Callable[[jax.Array], jax.Array],
+        target: Any,
+        *,
+        kind: str | None = None,
+        on: str = "z",
+        steps: int = 100,
+        step_size: float | int = 0.05,
+        penalty: float | int = 0.1,
+        num_steps: int = 10,
+        inversion: str | Method = "ddim",
+        sampler: str | Sampler | None = None,
+        grid: str | None = None,
+    ) -> Counterfactual:
+        """Changes images as little as possible until a function of the image reaches a target.
+
+        Adam moves the codes of each image by the gradient of f through the decoder. Of all steps
+        that reach the target, the one nearest to the start is taken, and bisection shortens its
+        way. Works only outside JAX transformations.
+
+        Args:
+            images: images in any form that `DiffAE` lists.
+            f: a function of images [N, *spatial, C], float32 in [-1, 1], that JAX can
+                differentiate. It returns a value for each image, [N], or logits of K classes,
+                [N, K]. The value of an image must not depend on the other images.
+            target: a number, or one for each image, [N]. A value reaches it by coming at least
+                that far from its value at the start. For logits: a class from 0 to K - 1, which
+                must get the largest logit.
+            kind: "continuous" (default for [N]), "binary" for probabilities [N] in [0, 1], which
+                are compared by log odds, or "classes" (default for [N, K]).
+            on: the codes to move: "z" (default) or "z and x_T".
+            steps: steps of Adam, 1 to 10,000; by default 100.
+            step_size: the first step in standard deviations of z, or of x_T; by default 0.05.
+                Later steps become smaller, down to 0.
+            penalty: the weight of the squared distance from the start, at least 0; by default 0.1.
+                The shortfall of f has the weight 1 at the start. With 0, the first step that
+                reaches the target is taken.
+            num_steps: steps in each direction, 1 to 1,000; by default 10. The memory grows with
+                its square root.
+            inversion: the method of inversion, as in `reconstruct`.
+            sampler: as in `reconstruct`.
+            grid: as in `reconstruct`.
+
+        Returns:
+            `Counterfactual(images, reconstruction, z, x_T, f_before, f_after, distance, reached)`.
+            A warning says how many images do not reach the target. Their result is the step that
+            came closest to it.
+
+        Raises:
+            UserError: if JAX cannot differentiate f, if f or its gradient is not finite, if the
+                gradient is 0 for all images, if the target does not fit f, if the model has no
+                encoder or no statistics of z, or inside a JAX transformation.
+        """
+        refuse_tracing("counterfactual", images, target, instead="or take gradients of decode yourself")
+        self.check_normalized()
+        check_num_steps(num_steps)
+        inverter, sampler = as_round_trip(inversion, sampler, grid)
+        counterfactual.check_settings(on, steps, step_size, penalty)
+        kind, num_classes = counterfactual.check_function(f, self.image_shape, kind)
+        images = self._images(images)
+        target = counterfactual.as_target(target, len(images), kind, num_classes)
+
+        z = self._encode_arrays(images)
+        x_T = self._invert_arrays(images, z, num_steps, inverter).x_T
+        reconstruction = self.decode(z, x_T, num_steps, sampler=sampler)
+        # compiled again for each call, because the weights that f uses may have changed
+        start = jax.jit(partial(counterfactual.at_start, f=f, kind=kind))
+        f_before, reached, gradient = self._apply(
+            lambda _, *arrays: start(*arrays), reconstruction, target, description="evaluating f"
+        )
+        counterfactual.check_start(f_before, reached, gradient, kind)
+        search = jax.jit(
+            partial(
+                counterfactual.search,
+                f=f,
+                kind=kind,
+                on=on,
+                decode=self._program(programs.decode, num_steps, sampler, remat=True),
+            )
+        )
+        numbers = self.statistics.std, np.int32(steps), np.float32(step_size), np.float32(penalty)
+        best, bad_step, bad_f = self._apply(
+            lambda params, *arrays: search(params, *arrays, *numbers),
+            *(z, x_T, target, f_before),
+            description="counterfactuals",
+            frames=counterfactual.GRADIENT_MEMORY,
+        )
+        counterfactual.check_finite(bad_step, bad_f)
+        if text := counterfactual.not_reached(best.reached):
+            warn(text)
+        return Counterfactual(
+            best.images,
+            reconstruction,
+            z + best.moves["z"] * self.statistics.std,
+            x_T + best.moves.get("x_T", 0),
+            f_before,
+            best.f,
+            best.distance,
+            best.reached,
+        )
 
     # --- new images ------------------------------------------------------------------------------
 
@@ -1009,15 +1136,15 @@ class DiffAE:
             raise UserError(f"{self.config.name} is a DDIM baseline: it has no encoder and no z. Use a model with z.")
 
     def check_normalized(self) -> None:
-        """Raises UserError if the model cannot normalize z, which probes need."""
+        """Raises UserError if the model cannot normalize z, as probes and counterfactuals do."""
         if self.config.model.z_dim is None:
             raise UserError(
-                f"{shown(self.config.name)} is a DDIM baseline: it has no z for probes. Use a model with z."
+                f"{shown(self.config.name)} is a DDIM baseline: it has no encoder and no z. Use a model with z."
             )
         if self.statistics is None:
             raise UserError(
-                f"{shown(self.config.name)} has no mean and standard deviation of z, which probes need. Compute them "
-                f"with --stages=latents, or import a checkpoint with its latent.pkl."
+                f"{shown(self.config.name)} has no mean and standard deviation of z, which probes and "
+                f"counterfactuals need. Compute them with --stages=latents, or import a checkpoint with its latent.pkl."
             )
 
     def check_edit(self, probe: str | Probe, strength: Strength | None, to: float | int | None) -> Probe:
@@ -1097,6 +1224,19 @@ class DiffAE:
         self.check_normalized()
         return editing.as_probe(probe, self.probes, self.config.model.z_dim)
 
+    def _with_defaults(self, num_steps, inversion=None, sampler=None, grid=None, *, is_inferred=True):
+        """Returns what a call names, or the recommended settings if it names nothing.
+
+        They were measured with x_T of images, so they are not used for random x_T.
+        """
+        recommended = self.recommended if is_inferred else None
+        chosen, is_recommended = with_defaults(recommended, num_steps, inversion, sampler, grid)
+        text = f"{recommended} (recommended by this model). Give num_steps to choose others."
+        if is_recommended and text not in self._logged_notes:
+            warn(f"Note: {text}")
+            self._logged_notes.add(text)
+        return chosen
+
     # --- compiled functions ----------------------------------------------------------------------
 
     def _weights_on_host(self):
@@ -1139,7 +1279,7 @@ class DiffAE:
     def _apply(self, function, *arrays, description, frames=1, traced=False):
         """Applies a program to arrays: in batches over all devices, or at once while JAX traces.
 
-        `frames` is the number of output images for each input. `traced` is true if another
+        `frames` is the number of images in memory for each input. `traced` is true if another
         argument of the program is traced.
         """
         if traced or is_traced(*arrays) or is_tracing():

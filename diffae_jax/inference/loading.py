@@ -92,6 +92,7 @@ def from_bundle(bundle: Bundle, mesh: Mesh, encoder: type[nnx.Module] | None = N
         probes=bundle.probes,
         origin=bundle.origin,
         card=bundle.card,
+        recommended=bundle.recommended,
     )
 
 
