@@ -14,7 +14,8 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags(8)}"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".cache" / "compiled"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # its threads spin while they wait, and other workers need the cores
+# Idle threads of OpenBLAS spin. Workers, and processes that tests start, inherit this setting.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="huggingface-")  # where Parquet is copied to
 os.environ["HF_HUB_OFFLINE"] = "1"
 
