@@ -12,8 +12,10 @@ from tests.environment import flags
 
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags(8)}"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".cache" / "compiled"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
 os.environ["JAX_PLATFORMS"] = "cpu"
+# Idle threads of OpenBLAS spin. Workers, and processes that tests start, inherit this setting.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="huggingface-")  # where Parquet is copied to
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -36,10 +38,10 @@ def pytest_unconfigure() -> None:
 
 
 SLOW = (  # files of slow tests: those of the first worker, and those of the second
-    ("test_docs.py", "test_evaluation.py", "test_own_data.py", "test_wheel.py"),
+    ("test_docs.py", "test_evaluation.py", "test_own_data.py", "test_wheel.py", "test_structure.py", "test_local.py"),
     (
         *("test_training.py", "test_transformations.py", "test_loss_terms.py", "test_two_processes.py"),
-        *("test_cluster_faults.py", "test_interrupted.py", "test_same_folder.py"),
+        *("test_cluster_faults.py", "test_interrupted.py", "test_same_folder.py", "test_buckets.py"),
     ),
 )
 

@@ -3,8 +3,6 @@
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -19,8 +17,9 @@ from diffae_jax.data.transforms import to_float
 from diffae_jax.inference import encode_dataset as encoding
 from diffae_jax.inference.encode_dataset import encode_dataset, latents, open_for
 from diffae_jax.runtime.errors import UserError
-from tests.environment import ROOT, environment
+from tests.processes import Forked
 from tests.random_models import random_model
+from tests.runs import finish
 
 
 @pytest.fixture(scope="module")
@@ -159,23 +158,21 @@ def test_killed_twice_it_writes_what_it_would_have_written(model, tmp_path):
     for name, image in zip(ids, images, strict=True):
         Image.fromarray(image[..., 0]).save(photos / name, compress_level=0)
     model.save(tmp_path / "bundle")
-    command = [sys.executable, "-m", "diffae_jax.cli", "encode", tmp_path / "bundle", photos, "--out", out]
-    settings = dict(cwd=ROOT, env=environment(), text=True)
+    command = "diffae_jax.cli:run", ["encode", tmp_path / "bundle", photos, "--out", out]
     done, dice = 0, random.Random()
     for _ in range(2):
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **settings)
-        while (now := len(list(parts.glob("images-*.npz")))) <= done and process.poll() is None:
+        process = Forked(*command)
+        while (now := len(list(parts.glob("images-*.npz")))) <= done and process.is_running():
             time.sleep(0.001)
         time.sleep(dice.uniform(0, 0.1))
         process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL, process.stdout.read()
+        assert process.wait() == -signal.SIGKILL, process.output
         assert now >= 1
         assert not out.exists()
         done = len(list(parts.glob("images-*.npz")))
         assert now <= done < 10
-    last = subprocess.run(command, capture_output=True, **settings)
-    assert last.returncode == 0, last.stderr
-    assert f"10,000 images, z of 8 dimensions; {10_000 - done * 1024:,} images to go." in last.stdout
+    output = finish(Forked(*command))
+    assert f"10,000 images, z of 8 dimensions; {10_000 - done * 1024:,} images to go." in output
     assert not parts.exists()
     order = np.argsort(ids)
     with np.load(out) as arrays:

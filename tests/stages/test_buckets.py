@@ -62,7 +62,7 @@ def assert_one_sentence(output, pattern):
         assert word not in output, output
 
 
-def test_run_is_used_by_one_process(store):
+def test_run_is_used_by_one_process_and_resumes_after_a_kill(store):
     workdir, endless = store.path("used"), "--config.train.num_images=1_000_000"
     process = start(workdir, endless, TRAINING, settings=store.settings)
     wait_until(lambda: steps_in(workdir / "autoencoder" / "checkpoints"), process)
@@ -70,8 +70,14 @@ def test_run_is_used_by_one_process(store):
     assert_one_sentence(finish(other, code=75), rf"{workdir} is in use by another run \(process \d+ on .*\): wait")
     process.send_signal(signal.SIGKILL)
     process.wait()
+    process = start(workdir, endless, TRAINING, settings=store.settings)
+    wait_until(lambda: "Resuming after step" in process.output, process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
 
 
+# the test above kills and resumes a run in either kind of bucket
+@pytest.mark.parametrize("store", ["s3", pytest.param("gs", marks=pytest.mark.long)], indirect=True)
 def test_killed_run_ends_in_the_same_bundle_as_on_a_disk(store, whole):
     workdir = store.path("killed")
     process = start(workdir, MANY_STEPS, WITHOUT_EVALUATION, settings=store.settings)

@@ -77,7 +77,7 @@ def test_killed_process_ends_the_training_of_the_other(tmp_path, victim):
     )
 
 
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.long)])
 def test_killed_process_ends_the_latents_of_the_other(whole, tmp_path, victim):
     workdir = tmp_path / "run"
     shutil.copytree(whole[0], workdir)

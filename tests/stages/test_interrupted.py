@@ -93,7 +93,7 @@ FOLDERS = dict(zip(STAGES, ("autoencoder", "latents", "prior", "probes", "evalua
 @pytest.mark.alone  # a stage takes a moment
 @pytest.mark.parametrize(
     "stage",
-    [pytest.param(name, marks=[pytest.mark.long] * (name in ("prior", "evaluation"))) for name in STAGES],
+    [pytest.param(name, marks=[pytest.mark.long] * (name in ("prior", "probes", "evaluation"))) for name in STAGES],
 )
 def test_signal_in_each_stage_ends_it_with_what_is_kept_and_a_run_resumes(whole, tmp_path, stage):
     place = list(STAGES).index(stage)
