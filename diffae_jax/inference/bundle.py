@@ -1,7 +1,7 @@
 """The bundle: a trained model as one folder, without code, to share. Each file has a SHA-256 hash.
 
-manifest.json         format version, origin, recommended settings, facts of the card; size and hash
-                      of each file below
+manifest.json         format version, origin, recommended settings, facts of the card; size and
+                      hash of each file below
 config.json
 weights.safetensors   EMA weights, "autoencoder.*" and, if there is a prior, "prior.*"
 latents.npz           mean and std of z, if they are known
