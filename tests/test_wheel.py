@@ -12,6 +12,7 @@ import zipfile
 import pytest
 
 from tests.environment import ROOT, environment
+from tests.pages import TRAINING
 
 SOURCES = ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "CITATION.cff")
 SOURCES += ("diffae_jax", "configs", "tests")
@@ -19,11 +20,7 @@ BUILD_SDIST = "import sys; from setuptools import build_meta; build_meta.build_s
 WRITE_METADATA = BUILD_SDIST.replace("build_sdist", "prepare_metadata_for_build_wheel")
 PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet")
 OFFLINE = ("--no-deps", "--no-build-isolation", "--no-index", "--no-cache-dir")
-TINY = (
-    *("--config.model.channel_mults=(1,)", "--config.model.encoder_channel_mults=(1,)", "--config.model.z_dim=8"),
-    *("--config.model.embed_dim=32", "--config.train.batch_size=16", "--config.train.num_images=32"),
-    *("--config.report.log_every=16", "--stages=autoencoder"),
-)
+TINY = (*TRAINING, "--config.report.log_every=16")
 
 
 def run(*command, cwd):
