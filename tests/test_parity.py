@@ -15,6 +15,7 @@ from flax import nnx
 
 from diffae_jax.convert import import_official
 from diffae_jax.convert.names import autoencoder_names, to_our_layout
+from diffae_jax.diffusion.inversion import Method, exact_inversion
 from diffae_jax.diffusion.loss import diffusion_loss
 from diffae_jax.diffusion.process import image_process, latent_process
 from diffae_jax.diffusion.samplers import ddim_decode, ddim_grid
@@ -75,6 +76,15 @@ def test_single_passes(model, networks, expected):
     )
     eps = jax.jit(autoencoder)(expected["x_t"], expected["t"].astype(np.int32), z)
     assert difference("eps_pred", eps, expected["eps_pred"]) <= SINGLE_PASS
+
+
+def test_steps_of_the_decoder_are_inverted_to_rounding(model, expected):
+    method = Method(exact_inversion(tolerance=1e-7, max_calls=40), ("ddim",))
+    report = model.invert_with_report(expected["x0"], expected["z_sem"], num_steps=2 * STEPS, method=method)
+    assert report.residual.max() <= 2e-7
+    decoded = model.decode(expected["z_sem"], report.x_T, num_steps=2 * STEPS)
+    # the random networks amplify the rounding of a step by a factor of 2,000
+    assert difference("decoded again", decoded, expected["x0"]) <= 1e-3
 
 
 def test_loss_and_gradients(model, expected):
