@@ -163,7 +163,7 @@ class DiffAE:
         self.config = config
         self.image_shape = tuple(config.image_shape)
         self.transform = transform_of(config)  # of files and PIL images
-        self._logged_notes: set[str] = set()  # on converted images
+        self._logged_notes: set[str] = set()  # on converted images, and of costs
         self.mesh = mesh or make_mesh()
         self.params = placed(params, self.mesh)
         self.statistics = statistics
@@ -1179,10 +1179,13 @@ class DiffAE:
         """
         images, notes = as_images(images, self.transform, one=one)
         for text in notes:
-            if text not in self._logged_notes:
-                warn(f"Note: {text}")
-                self._logged_notes.add(text)
+            self._log_once(warn, f"Note: {text}")
         return images
+
+    def _log_once(self, log, text):
+        if text not in self._logged_notes:
+            log(text)
+            self._logged_notes.add(text)
 
     def _z(self, z, count=None):
         """Checks z, and that there are `count` of them if given. Traced arrays stay traced."""
@@ -1232,9 +1235,8 @@ class DiffAE:
         recommended = self.recommended if is_inferred else None
         chosen, is_recommended = with_defaults(recommended, num_steps, inversion, sampler, grid)
         text = f"{recommended} (recommended by this model). Give num_steps to choose others."
-        if is_recommended and text not in self._logged_notes:
-            warn(f"Note: {text}")
-            self._logged_notes.add(text)
+        if is_recommended:
+            self._log_once(warn, f"Note: {text}")
         return chosen
 
     # --- compiled functions ----------------------------------------------------------------------
@@ -1255,7 +1257,7 @@ class DiffAE:
         indices = indices_of_images(first, len(images))
         inversion = self._walk(program, images, z, sampler, indices, seed, "inverting")
         if not is_traced(*inversion) and not np.isnan(inversion.residual).any():  # NaN: not computed
-            note(cost(inversion))
+            self._log_once(note, cost(inversion))
         return inversion
 
     def _decode_arrays(self, z, x_T, num_steps, sampler, indices, seed):
