@@ -28,6 +28,18 @@ FLAGS = {
     "rtx4090": dict(ffhq128_48m=PARTS.format(2), ffhq128=PARTS.format(2), ffhq256=PARTS.format(8)),
 }
 
+HEAD = """\
+# What every config needs on every machine
+
+`python -m benchmarks.plan_table > launch/plans.md` makes this page, with the compilers of
+[`diffae plan`](../docs/plan.md). Each row is `diffae plan CONFIG --target=TARGET FLAGS --programs
+train decode sample`, where the first column has CONFIG and FLAGS.
+
+- Training takes the batch size of the config. Decoding takes a full batch with 100 steps, and 20
+  for the digits. Sampling also draws z with as many steps.
+- Speeds are predictions that no measurement has confirmed. Compare machines, and expect less.
+- (1): more than JAX uses by default. Set `XLA_PYTHON_CLIENT_MEM_FRACTION=0.92`.
+"""
 COLUMNS = (
     "config and flags",
     "training: memory of a device",
@@ -92,6 +104,7 @@ def main() -> None:
     parser.add_argument("--targets", nargs="+", default=TARGETS, choices=TARGETS)
     parser.add_argument("--configs", nargs="+", default=CONFIGS, choices=CONFIGS)
     arguments = parser.parse_args()
+    print(HEAD, end="")
     for name in arguments.targets:
         target = find_target(name)
         print(f"\n## `--target={name}`\n\n{target.num_devices} x {target.chip.kind}, {target.chip.precision}.", end=" ")
