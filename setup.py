@@ -117,6 +117,7 @@ setup(
         "tensorflow-datasets>=4.9.9",  # reads array_record without TensorFlow
         "absl-py>=2.1",
         "scikit-learn>=1.5",
+        "joblib>=1.4",  # counts cores; a dependency of scikit-learn
         "scipy>=1.13",
         "pillow>=11",
         "tqdm>=4.66",

@@ -1,5 +1,6 @@
 """One CPU device for each core, because XLA leaves a third of the cores idle with a single one."""
 
+import contextlib
 import os
 from typing import Any
 
@@ -24,4 +25,5 @@ def use_all_cores(config: Any) -> None:
     most = min(cpu_count(only_physical_cores=True), MOST_DEVICES)
     batch_sizes = config.train.batch_size // config.execution.num_microbatches, config.prior.batch_size
     fitting = (n for n in range(most, 0, -1) if all(size % n == 0 for size in batch_sizes))
-    jax.config.update("jax_num_cpu_devices", next(fitting, 1))
+    with contextlib.suppress(RuntimeError):  # a config file has used JAX, which fixed the number of devices
+        jax.config.update("jax_num_cpu_devices", next(fitting, 1))

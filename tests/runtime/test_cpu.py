@@ -49,6 +49,13 @@ def test_settings_are_checked_before_cores_are_counted(tmp_path):
     assert "Traceback" not in errors
 
 
+def test_config_that_uses_jax_keeps_its_devices(tmp_path):
+    config = "import jax.numpy as jnp\nX = jnp.ones(3)\nfrom diffae_jax.configs.digits import get_config\n"
+    (tmp_path / "mine.py").write_text(config)
+    program = PROGRAM.replace("--config=digits", f"--config={tmp_path / 'mine.py'}")
+    assert run(["-c", program]) == (0, "1\n", "")
+
+
 def test_devices_of_a_program_that_has_imported_jax_are_its_own():
     program = "import jax; from diffae_jax.main import run; run(['--config=digits', '--stages=none']); "
     code, output, errors = run(["-c", f"try:\n    {program}\nexcept SystemExit:\n    print(jax.device_count())"])
