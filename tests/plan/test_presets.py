@@ -5,7 +5,8 @@ import shlex
 
 import pytest
 
-from diffae_jax.cli.plan import figures
+from benchmarks.plan_table import CONFIGS
+from diffae_jax.cli.plan import checked, figures
 from diffae_jax.cli.train import parse
 from diffae_jax.plan.planning import needs_of
 from diffae_jax.plan.targets import find_target
@@ -32,6 +33,25 @@ def test_settings_can_be_split_and_memory_is_that_of_the_machine(row):
 
 def test_there_are_rows():
     assert len(ROWS) >= 4
+
+
+TABLES = re.findall(r"^## `--target=(\S+)`$(.*?)(?=^## |\Z)", (ROOT / "launch" / "plans.md").read_text(), re.M | re.S)
+LINES = [
+    (target, *line) for target, text in TABLES for line in re.findall(r"^\| `(\S+) ?(.*?)` \| ([\d.]+) GiB", text, re.M)
+]
+
+
+@pytest.mark.parametrize("line", LINES, ids=lambda line: "-".join(line[:2]))
+def test_lines_of_the_table_of_plans_fit(line):
+    target, config, flags, memory = line
+    assert float(memory) <= find_target(target).chip.most_usable / 2**30
+    checked(parse([f"--config={config}", *flags.split()]).config, target, ["train"])
+
+
+def test_every_config_is_in_the_table_of_each_target():
+    assert {target: sum(line[0] == target for line in LINES) for target, _ in TABLES} == {
+        target: len(CONFIGS) for target, _ in TABLES
+    }
 
 
 @pytest.mark.compilers
