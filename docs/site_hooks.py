@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 ELSEWHERE = {  # page of the site: file of the repository
     "index.md": "README.md",
     "launch.md": "launch/README.md",
+    "plans.md": "launch/plans.md",
     "benchmarks.md": "benchmarks/README.md",
     "contributing.md": "CONTRIBUTING.md",
     "changelog.md": "CHANGELOG.md",
