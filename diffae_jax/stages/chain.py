@@ -172,7 +172,7 @@ def run_stages(
     mesh = make_mesh()
     with together():
         check_settings(config, chosen, mesh.size)
-        check_origin(config, folder, init, parent)
+        check_origin(config, folder, init, parent, mesh)
     with quiet_libraries(), RunFolder(folder, config) as folder:
         with together():
             if is_main_process():

@@ -43,7 +43,7 @@ MEANINGS = {
 }
 
 
-def check_origin(config: ConfigDict, folder: AnyPath, init: str | None, parent: AnyPath | None) -> None:
+def check_origin(config: ConfigDict, folder: AnyPath, init: str | None, parent: AnyPath | None, mesh: Mesh) -> None:
     """Checks what a run is asked to start from, before anything is written.
 
     Args:
@@ -51,15 +51,20 @@ def check_origin(config: ConfigDict, folder: AnyPath, init: str | None, parent: 
         folder: The run folder, which may not exist yet.
         init: The address of the model whose weights the run starts from: see `address_of`.
         parent: The folder of the run that it continues.
+        mesh: The devices.
 
     Raises:
-        UserError: The run has begun from something else, or cannot begin from this.
+        UserError: The run has begun from something else, or cannot begin from this. None of the
+            weights of the model fit, or those that `train.freeze` would keep do not.
     """
     origin, begun = read_origin(folder), is_begun(folder)
     if init is not None and parent is not None:
         raise UserError("--init starts with new optimizer state and --branch keeps it: use one of them.")
     if init is not None:
         _check_init(folder, init, origin, begun)
+    if not begun and parent is None and (init is not None or "init" in origin):
+        model = folder / INIT if init is None or not _must_be_read(folder, init) else init
+        _check_fit(config, read_config(model), init or origin["init"]["path"], mesh)
     if parent is not None:
         _check_parent(config, folder, parent, origin, begun)
     if config.train.freeze != "none" and not (init or parent or origin or begun):
@@ -77,8 +82,6 @@ def _check_init(folder: AnyPath, init: str, origin: dict[str, Any], begun: bool)
             f"The run in {folder} began from {start}, not from {init}. To resume it, leave out --init; to begin from "
             f"{init}, set a different --workdir."
         )
-    if not begun and _must_be_read(folder, init):
-        read_config(init)
 
 
 def address_of(model: str | AnyPath) -> str:
@@ -120,8 +123,7 @@ def refuse_other_networks(old: ConfigDict, new: ConfigDict, parent: AnyPath) -> 
 def record_origin(config: ConfigDict, folder: AnyPath, init: str | None, parent: AnyPath | None, mesh: Mesh) -> None:
     """Records what a new run starts from and copies the model. Prints what fits, and what not.
 
-    Raises UserError if the model cannot be read, if none of its weights fit, or if weights that
-    `train.freeze` would keep do not.
+    Raises UserError if the model cannot be read.
     """
     if is_begun(folder):
         return
@@ -157,7 +159,7 @@ def _write_origin(folder: AnyPath, origin: dict[str, Any]) -> None:
 class Fit:
     """Which weights of a model a network can start from, by dotted name."""
 
-    weights: dict[str, np.ndarray]  # same name, same shape
+    weights: dict[str, Any]  # same name, same shape
     misshapen: list[str]
     missing: list[str]  # only in the network
     unused: list[str]  # only in the model
@@ -168,8 +170,11 @@ class Fit:
         return not (self.misshapen or self.missing)
 
 
-def fit_weights(weights: dict[str, np.ndarray], network: Params) -> Fit:
-    """Compares the weights of a model, by dotted name, with the shapes of a network."""
+def fit_weights(weights: dict[str, Any], network: Params) -> Fit:
+    """Compares the weights of a model, or only their shapes, with the shapes of a network.
+
+    `weights` are arrays or `jax.ShapeDtypeStruct`, by dotted name.
+    """
     shapes = {name: tuple(leaf.shape) for name, leaf in flatten(network).items()}
     common = shapes.keys() & weights.keys()
     return Fit(
@@ -207,18 +212,13 @@ def _part_of(weights: dict[str, np.ndarray], part: str) -> dict[str, np.ndarray]
 
 
 def describe_init(config: ConfigDict, folder: AnyPath, mesh: Mesh) -> None:
-    """Prints which weights a new run takes from the model, and which not.
-
-    Raises UserError if none fit, or if weights that `train.freeze` would keep do not.
-    """
+    """Prints which weights a new run takes from the model, and which not."""
     record, bundle = read_origin(folder)["init"], read_bundle(folder / INIT)
     old = flat(bundle.config.to_dict())
     settings = flat(config.to_dict())
     for part, network in abstract_weights(config, mesh).items():
         fit = fit_weights(_part_of(bundle.weights, part), network)
-        if part == "autoencoder":
-            _check_fit(config, fit, record["path"])
-        elif not fit.is_whole:
+        if part == "prior" and not fit.is_whole:
             say(f"The prior starts from nothing, because {record['path']} has none of these shapes.")
             continue
         say(f"The {part} starts from {record['path']}: {_share(fit, network)} of its parameters.")
@@ -234,7 +234,10 @@ def describe_init(config: ConfigDict, folder: AnyPath, mesh: Mesh) -> None:
                 say(f"  WARNING: the model was trained with {key}={shown(old[key])}, not {shown(settings[key])}.")
 
 
-def _check_fit(config: ConfigDict, fit: Fit, path: str) -> None:
+def _check_fit(config: ConfigDict, old: ConfigDict, path: str, mesh: Mesh) -> None:
+    """Raises UserError if the model at a path, of the config `old`, is of no use for a config."""
+    model, network = (abstract_weights(each, mesh)["autoencoder"] for each in (old, config))
+    fit = fit_weights(flatten(model), network)
     if not fit.weights:
         raise UserError(
             f"No weights of {path} fit the networks of this config. Use the networks that it was trained with, as in "

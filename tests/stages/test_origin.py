@@ -1,5 +1,6 @@
 """Runs that start from a model (--init) or continue another run differently (--branch)."""
 
+import functools
 import json
 import shutil
 import signal
@@ -15,6 +16,7 @@ from diffae_jax.inference.diffae import DiffAE
 from diffae_jax.inference.weights import abstract_weights
 from diffae_jax.models.functional import flatten
 from diffae_jax.runtime.errors import UserError
+from diffae_jax.stages.chain import run_stages
 from diffae_jax.stages.origin import (
     address_of,
     check_origin,
@@ -169,14 +171,15 @@ def begun(folder, config, step=4):
     return folder
 
 
-def refusal(*arguments):
-    with pytest.raises(UserError) as refused:
-        check_origin(*arguments)
-    assert_is_one_sentence(refused.value)
-    return str(refused.value)
+def refused(mesh, *arguments):
+    with pytest.raises(UserError) as refusal:
+        check_origin(*arguments, mesh)
+    assert_is_one_sentence(refusal.value)
+    return str(refusal.value)
 
 
-def test_what_a_run_cannot_start_from_is_refused_before_anything_is_written(tmp_path, tiny_config):
+def test_what_a_run_cannot_start_from_is_refused_before_anything_is_written(tmp_path, tiny_config, one_device):
+    refusal = functools.partial(refused, one_device)
     new, old, no = tmp_path / "new", begun(tmp_path / "old", tiny_config), str(tmp_path / "no")
     assert "is neither a bundle nor the folder of a trained run" in refusal(tiny_config, new, no, None)
     assert "began from nothing, not from" in refusal(tiny_config, old, no, None)
@@ -190,10 +193,10 @@ def test_what_a_run_cannot_start_from_is_refused_before_anything_is_written(tmp_
             workdir_of(old, tiny_config, name)
     tiny_config.train.freeze = "unet"
     assert "this run starts from nothing: add --init=MODEL" in refusal(tiny_config, new, None, None)
-    check_origin(tiny_config, new, str(old), None)
-    check_origin(tiny_config, new, None, old)
+    check_origin(tiny_config, new, str(old), None, one_device)
+    check_origin(tiny_config, new, None, old, one_device)
     tiny_config.model.dropout = 0.5  # changes no weight
-    check_origin(tiny_config, new, None, old)
+    check_origin(tiny_config, new, None, old, one_device)
     tiny_config.image_shape = (16, 16, 1)
     assert "image_shape: [8, 8, 1] -> [16, 16, 1]" in refusal(tiny_config, new, None, old)
 
@@ -237,16 +240,24 @@ def test_other_sizes_start_anew_where_they_do_not_fit_and_are_named(recorded, mo
     output = recorded(tiny_config, capsys)
     assert "  Random, because the model does not have them: encoder.blocks." in output
 
-    tiny_config.train.freeze = "unet"
+
+def test_model_that_does_not_fit_is_refused_and_the_folder_is_still_free(
+    model, recorded, tiny_config, tmp_path, capsys
+):
+    tiny_config.train.freeze, tiny_config.model.z_dim = "unet", 9
     with pytest.raises(UserError, match=r"train\.freeze=unet would keep random weights, because these do not fit"):
-        recorded(tiny_config, capsys)
-
-
-def test_model_without_any_weight_that_fits_is_refused(recorded, tiny_config, capsys):
+        run_stages(tiny_config, tmp_path / "run", init=model)
+    tiny_config.train.freeze = "none"
     tiny_config.model.update(base_channels=64, embed_dim=96, z_dim=7)
     tiny_config.image_shape = (8, 8, 2)
     with pytest.raises(UserError, match=r"No weights of .* fit the networks of this config\. Use the networks that it"):
-        recorded(tiny_config, capsys)
+        run_stages(tiny_config, tmp_path / "run", init=model)
+    assert not (tmp_path / "run").exists()
+
+    recorded(tiny_config, capsys)  # as a run that was killed before its first checkpoint
+    with pytest.raises(UserError, match=f"No weights of {model} fit"):
+        run_stages(tiny_config, tmp_path / "run")
+    assert not (tmp_path / "run" / "config.json").exists()
 
 
 def test_prior_of_a_branch_does_not_need_the_model_of_its_parent(recorded, tiny_config, tmp_path, one_device, capsys):
@@ -281,8 +292,8 @@ def test_names_of_weights_are_shortened():
     assert patterns(names) == "encoder.conv1.bias, unet.down.*.*.conv.kernel (2), unet.up.*.kernel"
 
 
-def test_origin_of_a_run_is_read_back_or_refused(tmp_path, tiny_config):
+def test_origin_of_a_run_is_read_back_or_refused(tmp_path, tiny_config, one_device):
     folder = begun(tmp_path / "run", tiny_config)
     (folder / "origin.json").write_text(json.dumps({"init": 3}))
     with pytest.raises(UserError, match=r"origin\.json is damaged"):
-        check_origin(tiny_config, folder, None, None)
+        check_origin(tiny_config, folder, None, None, one_device)
