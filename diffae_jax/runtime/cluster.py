@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ from diffae_jax.runtime.peers import HEARTBEAT_SECONDS, end_with_peers
 from diffae_jax.runtime.rendezvous import meet
 
 MOST_SECONDS_APART = 60  # of two clocks
+Found = TypeVar("Found")
 
 
 def on_cluster() -> bool:
@@ -128,6 +129,18 @@ def together() -> Iterator[None]:
             problem = kind("Another process could not continue. See its error message.")
     if problem is not None:
         raise problem
+
+
+def found_by_main_process(find: Callable[[], Found]) -> Found:
+    """Returns, on all processes, what process 0 finds. It must be of a type that JSON has.
+
+    If `find` raises UserError, all processes raise it.
+    """
+    found = None
+    with together():
+        if is_main_process():
+            found = find()
+    return found if jax.process_count() == 1 else _gathered({"found": found})["found"][0]
 
 
 def check_equal_on_all(values: dict[str, Any], fix: str) -> None:

@@ -4,11 +4,12 @@
 state of another run becomes the first checkpoint. So a run that has begun needs neither any more.
 """
 
+import contextlib
 import dataclasses
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
@@ -23,14 +24,14 @@ from diffae_jax.inference.diffae import DiffAE
 from diffae_jax.inference.loading import ORIGIN, read_config, read_origin
 from diffae_jax.inference.weights import abstract_weights
 from diffae_jax.models.functional import Params, flatten
-from diffae_jax.runtime.cluster import is_main_process, together
+from diffae_jax.runtime.cluster import found_by_main_process, is_main_process, together
 from diffae_jax.runtime.console import say
 from diffae_jax.runtime.errors import UserError, shown
 from diffae_jax.runtime.files import AnyPath, expand_home, os_errors_as_user_errors, write_json
 from diffae_jax.runtime.hub import is_hub_address, parse_address
 from diffae_jax.runtime.sharding import shard_array
 from diffae_jax.stages.run_folder import is_begun
-from diffae_jax.training.checkpoint import Checkpoints, find_undamaged, restore
+from diffae_jax.training.checkpoint import Checkpoints, find_undamaged, restore, steps_in
 from diffae_jax.training.loop import Window
 from diffae_jax.training.program import abstract_states
 from diffae_jax.training.state import TrainState, make_optimizer
@@ -292,7 +293,8 @@ class Branch:
         """
         network, sharding = abstract_weights(config, mesh)["autoencoder"], config.execution.sharding
         packing, *layouts = abstract_states(network, _optimizer(self.config), mesh, sharding)
-        state, _ = restore(self.parent / "autoencoder" / "checkpoints" / str(self.step), *layouts, packing)
+        with _explained_if_gone(self.parent, self.step):
+            state, _ = restore(self.parent / "autoencoder" / "checkpoints" / str(self.step), *layouts, packing)
         _, wanted, _ = abstract_states(network, _optimizer(config), mesh, sharding)
         kept = {part: jax.tree.map(jax.numpy.copy, state.ema[part]) for part in frozen_parts(config)}
         state = TrainState(
@@ -310,6 +312,20 @@ class Branch:
                 _write_origin(folder, origin | {"branch": origin["branch"] | {"model": described}})
         checkpoints.save(self.first_step, state, dataclasses.asdict(Window()))
         checkpoints.wait()
+
+
+@contextlib.contextmanager
+def _explained_if_gone(parent: AnyPath, step: int) -> Iterator[None]:
+    """Explains an error in reading a step that the other run has replaced in the meantime."""
+    try:
+        yield
+    except UserError as error:
+        if step in steps_in(parent / "autoencoder" / "checkpoints"):
+            raise
+        raise UserError(
+            f"Step {step:,} of {parent} is gone, because that run is still training. Run the same command again to "
+            f"continue from a newer step."
+        ) from error
 
 
 def _optimizer(config: ConfigDict) -> Any:
@@ -335,7 +351,8 @@ def branch_of(config: ConfigDict, folder: AnyPath) -> Branch | None:
     old = from_json(parent / "config.json")
     check(old)
     refuse_other_networks(old, config, parent)
-    step, _ = find_undamaged(parent / "autoencoder" / "checkpoints")
+    # one choice for all processes, because a run that is still training saves and removes steps
+    step, _ = found_by_main_process(lambda: find_undamaged(parent / "autoencoder" / "checkpoints"))
     seen = step * old.train.batch_size
     say(f"Continues {parent} after {seen:,} images.")
     for text in changes(old.to_dict(), config.to_dict()).values():

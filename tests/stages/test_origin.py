@@ -1,5 +1,6 @@
 """Runs that start from a model (--init) or continue another run differently (--branch)."""
 
+import contextlib
 import functools
 import json
 import shutil
@@ -19,6 +20,7 @@ from diffae_jax.runtime.errors import UserError
 from diffae_jax.stages.chain import run_stages
 from diffae_jax.stages.origin import (
     address_of,
+    branch_of,
     check_origin,
     describe_init,
     fit_weights,
@@ -26,7 +28,8 @@ from diffae_jax.stages.origin import (
     record_origin,
     starting_weights,
 )
-from diffae_jax.stages.run_folder import workdir_of
+from diffae_jax.stages.run_folder import is_begun, workdir_of
+from diffae_jax.training.checkpoint import Checkpoints
 from tests.messages import assert_is_one_sentence
 from tests.runs import (
     TRAINING,
@@ -146,6 +149,24 @@ def test_branch_with_twice_the_batch_continues_exactly(whole, tmp_path):
     message = "model.z_dim: 8 -> 9. To start a new run from the weights that fit, use --init="
     assert message in finish(start(tmp_path / "gone", "--branch=other", "--config.model.z_dim=9"), code=2)
     assert not (tmp_path / "other").exists()
+
+
+def test_step_that_the_parent_has_replaced_is_named(whole, tmp_path, one_device):
+    parent, folder = tmp_path / "whole", tmp_path / "branch"
+    shutil.copytree(whole[0], parent)
+    folder.mkdir()
+    config = from_json(parent / "config.json")
+    record_origin(config, folder, None, parent, one_device)
+    branch = branch_of(config, folder)
+    shutil.move(parent / "autoencoder" / "checkpoints" / "40", parent / "autoencoder" / "checkpoints" / "44")
+    with (
+        contextlib.closing(Checkpoints(folder / "autoencoder" / "checkpoints")) as checkpoints,
+        pytest.raises(UserError, match=rf"Step 40 of {parent} is gone, because that run is still training") as refusal,
+    ):
+        branch.begin(config, folder, checkpoints, one_device)
+    assert_is_one_sentence(refusal.value)
+    assert not is_begun(folder)
+    assert branch_of(config, folder).step == 44, "the same command continues"
 
 
 def final_state_at(folder, step):
