@@ -31,7 +31,7 @@ from diffae_jax.stages.damage import set_aside_damage
 from diffae_jax.stages.early_checks import check_folder, check_settings
 from diffae_jax.stages.loss_terms import LossTerm
 from diffae_jax.stages.origin import address_of, check_origin, record_origin
-from diffae_jax.stages.run_folder import RunFolder, workdir_of
+from diffae_jax.stages.run_folder import RunFolder, name_of, workdir_of
 from diffae_jax.training.checkpoint import latest_step
 
 MAY_DIFFER = ("data.path", "data.labels", "data.held_out", "execution.num_workers")  # between processes
@@ -129,7 +129,8 @@ def run_stages(
 
     Args:
         config: The settings of the run. It is not changed.
-        workdir: The run folder; default: `runs/NAME`, with the `name` of the config.
+        workdir: The run folder; default: `runs/NAME`, with the `name` of the config. A run in it
+            that has begun keeps its name.
         stages: Names of the stages to run: autoencoder, latents, prior, probes, evaluation,
             export. They run in this order, whatever the order of the list. Default: all.
         images: Images to use instead of config.data.path: an array [N, *spatial, C], or a sequence
@@ -159,6 +160,8 @@ def run_stages(
     folder, parent = workdir_of(workdir, config, branch), None
     if branch is not None:
         parent, config.name = workdir_of(workdir, config), branch
+    elif workdir is not None:
+        config.name = name_of(folder, config)
     init = None if init is None else address_of(init)
     check_run(config)
     check_main_guard(config.execution.num_workers)

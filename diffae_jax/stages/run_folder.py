@@ -43,6 +43,15 @@ def workdir_of(workdir: str | AnyPath | None, config: ConfigDict, branch: str | 
     return folder.parent / branch
 
 
+def name_of(folder: AnyPath, config: ConfigDict) -> str:
+    """Returns the name of a run that has begun, or the one in the config.
+
+    A run that is resumed by its folder keeps its name.
+    """
+    path = folder / "config.json"
+    return from_json(path).name if path.exists() and is_begun(folder) else config.name
+
+
 def saved_steps(folder: AnyPath) -> str:
     """Returns a sentence about the checkpoints of a run and how to resume it."""
     steps = {stage: latest_step(folder / stage / "checkpoints") for stage in ("autoencoder", "prior")}

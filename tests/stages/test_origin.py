@@ -139,7 +139,8 @@ def test_branch_with_twice_the_batch_continues_exactly(whole, tmp_path):
     config = from_json(tmp_path / "large" / "config.json")
     assert (config.name, config.train.batch_size) == ("large", 32)
     again = tmp_path / "copy"
-    finish(start(again, "--config.name=large", *flags[1:], *changed))
+    finish(start(again, *flags[1:], *changed))  # the config has the name of the parent
+    assert from_json(again / "config.json").name == "large"
     assert_same_run(again, tmp_path / "large")
     rows = [row for row in rows_of(again, "autoencoder") if "loss" in row]
     last = [row for row in rows_of(whole[0], "autoencoder") if "loss" in row][-1]
