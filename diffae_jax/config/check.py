@@ -27,7 +27,7 @@ LICENSE = re.compile(r"[a-z0-9.+-]{0,50}")
 
 
 def check(config: ConfigDict) -> None:
-    """Checks the type and the range of every value of a config.
+    """Checks the type and the range of every value of a config, and values that depend on others.
 
     Args:
         config: A config with all keys of `default()`.
@@ -44,6 +44,14 @@ def check(config: ConfigDict) -> None:
         )
     parse_intensity(config.data.intensity)
     check_license(config.export.license)
+    for warmup, length in (("train.warmup_images", "train.num_images"), ("prior.warmup_latents", "prior.num_latents")):
+        if values[warmup] >= values[length]:
+            raise UserError(
+                f"{warmup}={values[warmup]:,} must be less than {length}={values[length]:,}, or the learning rate "
+                f"never reaches its full value. Set a shorter warm-up."
+            )
+    if config.train.freeze == "encoder" and config.model.z_dim is None:
+        raise UserError("train.freeze=encoder cannot be used: a DDIM baseline has no encoder. Set it to none.")
 
 
 def check_license(text: str) -> None:
@@ -110,16 +118,8 @@ def check_run(config: ConfigDict) -> None:
         raise UserError(
             f'report.tracker={tracker} needs {tracker}. Run pip install "diffae_jax[{tracker}]", or set it to none.'
         )
-    values = flat(config.to_dict())
-    for warmup, length in (("train.warmup_images", "train.num_images"), ("prior.warmup_latents", "prior.num_latents")):
-        if values[warmup] >= values[length]:
-            raise UserError(
-                f"{warmup}={values[warmup]:,} must be less than {length}={values[length]:,}, or the learning rate "
-                f"never reaches its full value. Set a shorter warm-up."
-            )
-    if config.train.freeze == "encoder" and config.model.z_dim is None:
-        raise UserError("train.freeze=encoder cannot be used: a DDIM baseline has no encoder. Set it to none.")
     evaluation = config.evaluation
+    check_measured(evaluation)
     paths = (evaluation.baseline, *evaluation.others, evaluation.inception, evaluation.alexnet, evaluation.lpips)
     for path in filter(None, paths):
         if not is_hub_address(path) and not expand_home(path).exists():  # fail now, not after days of training
@@ -153,6 +153,13 @@ def check_inversion(name: Any) -> None:
 def _check_name(kind: str, name: Any, table: Mapping[str, Any]) -> None:
     if not isinstance(name, str) or name not in table:
         raise UserError(f"There is no {kind} {shown(name)}. Choose one of: {', '.join(table)}.")
+
+
+def check_measured(settings: ConfigDict) -> None:
+    """Raises UserError if an evaluation with these settings would measure an unknown method."""
+    for check_name, names in ((check_sampler, settings.samplers), (check_inversion, settings.inversions)):
+        for name in names:
+            check_name(name)
 
 
 def check_seed(seed: int) -> None:

@@ -13,7 +13,7 @@ import jax
 from ml_collections import ConfigDict
 
 from diffae_jax import __version__
-from diffae_jax.config import check_inversion, check_sampler, default
+from diffae_jax.config import check_measured, default
 from diffae_jax.data.formats.files import file_paths
 from diffae_jax.data.inspect.scan import scan
 from diffae_jax.data.labels.matching import fingerprint
@@ -96,9 +96,7 @@ def evaluate(
     folder = expand_home(folder)
     check_comparable(model.config, baseline and baseline.config, [other.config for other in others])
     settings = settings.copy_and_resolve_references()
-    for check_name, names in ((check_sampler, settings.samplers), (check_inversion, settings.inversions)):
-        for name in names:
-            check_name(name)
+    check_measured(settings)
     for key in ("num_steps", "num_sample_steps"):
         settings[key] = tuple(sorted(set(settings[key])))
     networks = networks or public_networks(model, settings)

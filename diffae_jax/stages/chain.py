@@ -160,8 +160,6 @@ def run_stages(
     folder, parent = workdir_of(workdir, config, branch), None
     if branch is not None:
         parent, config.name = workdir_of(workdir, config), branch
-    elif workdir is not None:
-        config.name = name_of(folder, config)
     init = None if init is None else address_of(init)
     check_run(config)
     check_main_guard(config.execution.num_workers)
@@ -174,6 +172,8 @@ def run_stages(
     enable_compilation_cache()
     mesh = make_mesh()
     with together():
+        if workdir is not None and branch is None:
+            config.name = name_of(folder, config)
         check_settings(config, chosen, mesh.size)
         check_origin(config, folder, init, parent, mesh)
     with quiet_libraries(), RunFolder(folder, config) as folder:

@@ -322,21 +322,32 @@ def test_warmup_is_shorter_than_the_training(section, noun):
     config = default()
     config.name = "a"
     config[section].update({f"num_{noun}": 1000, f"warmup_{noun}": 999})
-    check_run(config)
+    check(config)
     config[section][f"warmup_{noun}"] = 1000
     message = rf"^{section}\.warmup_{noun}=1,000 must be less than {section}\.num_{noun}=1,000, or the learning rate "
     with pytest.raises(UserError, match=message) as refusal:
-        check_run(config)
+        check(config)
     assert_is_one_sentence(refusal.value)
 
 
 def test_baseline_has_no_encoder_to_freeze():
     config = variant(default(), "ddim")
     config.train.freeze = "unet"
-    check_run(config)
+    check(config)
     config.train.freeze = "encoder"
     with pytest.raises(UserError, match=r"train\.freeze=encoder cannot be used: a DDIM baseline has no encoder\. "):
+        check(config)
+
+
+@pytest.mark.parametrize(("key", "noun"), [("samplers", "sampler"), ("inversions", "inversion")])
+def test_unknown_method_to_measure_is_reported_before_the_run(key, noun):
+    config = default()
+    config.name = "a"
+    config.evaluation[key] = ("ddim", "ddmi")
+    check(config)  # a trained model may come from a program with more of them
+    with pytest.raises(UserError, match=rf"^There is no {noun} ddmi\. Choose one of: ddim, ") as refusal:
         check_run(config)
+    assert_is_one_sentence(refusal.value)
 
 
 @pytest.mark.parametrize(("section", "length"), [("train", "num_images"), ("prior", "num_latents")])

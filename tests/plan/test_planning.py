@@ -134,6 +134,8 @@ def test_fit_stops_at_the_first_settings_that_fit_and_says_what_is_missing_if_no
         (["ffhq64:ddim", "--target=t4", "--programs", "sample"], "choose from train, invert, decode"),
         (["ffhq64", "--target=t4", "--config.train.batchsize=3"], "did you mean train.batch_size?"),
         (["ffhq64", "--target=t4", "--config.train.batch_size=0"], "train.batch_size must be"),
+        (["digits", "--config.train.warmup_images=1_000_000"], "train.warmup_images=1,000,000 must be less than"),
+        (["digits:ddim", "--config.train.freeze=encoder"], "a DDIM baseline has no encoder"),
     ],
 )
 def test_mistakes_are_one_sentence(arguments, sentence, capsys):
