@@ -22,6 +22,7 @@ from diffae_jax.config.differences import changes, flat, shapes_networks
 from diffae_jax.inference.bundle import read_bundle
 from diffae_jax.inference.diffae import DiffAE
 from diffae_jax.inference.loading import ORIGIN, read_config, read_origin
+from diffae_jax.inference.sharing import local_model
 from diffae_jax.inference.weights import abstract_weights
 from diffae_jax.models.functional import Params, flatten
 from diffae_jax.runtime.cluster import found_by_main_process, is_main_process, together
@@ -65,7 +66,7 @@ def check_origin(config: ConfigDict, folder: AnyPath, init: str | None, parent: 
         _check_init(folder, init, origin, begun)
     if not begun and parent is None and (init is not None or "init" in origin):
         model = folder / INIT if init is None or not _must_be_read(folder, init) else init
-        _check_fit(config, read_config(model), init or origin["init"]["path"], mesh)
+        _check_fit(config, model, init or origin["init"]["path"], mesh)
     if parent is not None:
         _check_parent(config, folder, parent, origin, begun)
     if config.train.freeze != "none" and not (init or parent or origin or begun):
@@ -235,20 +236,22 @@ def describe_init(config: ConfigDict, folder: AnyPath, mesh: Mesh) -> None:
                 say(f"  WARNING: the model was trained with {key}={shown(old[key])}, not {shown(settings[key])}.")
 
 
-def _check_fit(config: ConfigDict, old: ConfigDict, path: str, mesh: Mesh) -> None:
-    """Raises UserError if the model at a path, of the config `old`, is of no use for a config."""
-    model, network = (abstract_weights(each, mesh)["autoencoder"] for each in (old, config))
-    fit = fit_weights(flatten(model), network)
+def _check_fit(config: ConfigDict, model: str | AnyPath, name: str, mesh: Mesh) -> None:
+    """Raises UserError if a model, which the message calls `name`, is of no use for a config."""
+    with local_model(model) as local:  # one of the Hub is in the cache, where --config finds it
+        old = read_config(local)
+    weights, network = (abstract_weights(each, mesh)["autoencoder"] for each in (old, config))
+    fit = fit_weights(flatten(weights), network)
     if not fit.weights:
         raise UserError(
-            f"No weights of {path} fit the networks of this config. Use the networks that it was trained with, as in "
-            f"--config={path}/config.json."
+            f"No weights of {name} fit the networks of this config. Use the networks that it was trained with, as in "
+            f"--config={local / 'config.json'}."
         )
     frozen = config.train.freeze
     others = [name for name in fit.misshapen + fit.missing if name.startswith(f"{frozen}.")]
     if others:
         raise UserError(
-            f"train.freeze={frozen} would keep random weights, because these do not fit {path}: {patterns(others)}. "
+            f"train.freeze={frozen} would keep random weights, because these do not fit {name}: {patterns(others)}. "
             f"Set it to none, or use the networks that the model was trained with."
         )
 

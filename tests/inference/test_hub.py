@@ -11,9 +11,11 @@ import pytest
 
 from diffae_jax import DiffAE
 from diffae_jax.cli import arguments
+from diffae_jax.config import from_file
 from diffae_jax.inference.card import Card, CardPicture
 from diffae_jax.runtime.errors import UserError
 from diffae_jax.runtime.hub import parse_address
+from diffae_jax.stages.origin import check_origin
 from tests.hub_server import TOKEN, Repository, serve
 from tests.messages import assert_is_one_sentence
 from tests.processes import Forked
@@ -370,3 +372,14 @@ def test_commands_take_addresses_and_obey_the_environment(hub, model, tmp_path):
     assert output == f"Error: {ADDRESS} has no revision v9. Use the name of a branch, a tag or a commit.\n"
     output = diffae("push", tmp_path / "bundle", "digits", code=2)
     assert "is not the address of a model" in output
+
+
+def test_config_of_a_model_that_does_not_fit_is_named(hub, bundle, tiny_config, tmp_path, one_device):
+    put(hub, bundle)
+    tiny_config.model.update(base_channels=64, embed_dim=96, z_dim=7)
+    tiny_config.image_shape = (8, 8, 2)
+    with pytest.raises(UserError, match=f"No weights of {ADDRESS} fit") as refusal:
+        check_origin(tiny_config, tmp_path / "run", ADDRESS, None, one_device)
+    assert_is_one_sentence(refusal.value)
+    config = from_file(str(refusal.value).partition("--config=")[2].removesuffix("."))
+    assert config.to_dict() == DiffAE.load(ADDRESS, one_device).config.to_dict()
