@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from diffae_jax.runtime.errors import UserError, shown
 from diffae_jax.runtime.files import unforeseen
-from diffae_jax.runtime.interrupts import RESUME, Interruptible, end_process, stuck
+from diffae_jax.runtime.interrupts import RESUME, Interruptible, Stopped, end_process, stuck
 from diffae_jax.runtime.logs import log_to_stderr, quiet_libraries
 from diffae_jax.runtime.process import prepare_command, standard_streams
 
@@ -166,7 +166,6 @@ def train(values: "FlagValues", interruptible: Interruptible, *, is_own_process:
     from diffae_jax.runtime.cpu import use_all_cores
     from diffae_jax.stages.chain import run_stages
     from diffae_jax.stages.run_folder import saved_steps, workdir_of
-    from diffae_jax.training.loop import Stopped
 
     def saved() -> str:
         return saved_steps(workdir_of(values.workdir, values.config, values.branch))

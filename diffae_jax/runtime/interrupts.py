@@ -19,6 +19,15 @@ stuck = threading.Event()  # set if threads of a library may never end, so that 
 _reports: list[Callable[[], str]] = []  # the innermost comes last
 
 
+class Stopped(Exception):
+    """Raised when a signal stopped the training. The state is saved."""
+
+    def __init__(self, step: int, signal_number: int):
+        super().__init__(f"stopped by {signal.Signals(signal_number).name} at step {step}")
+        self.step = step
+        self.signal_number = signal_number
+
+
 class Interrupted(KeyboardInterrupt):
     """Raised in the main thread of a command at SIGINT and SIGTERM. Its text says what is kept."""
 

@@ -276,7 +276,7 @@ def run(
         describe(config, program, len(training), intervals.num_steps)
         if first_step:
             say(f"Resuming after step {first_step:,} ({first_step * batch_size:,} images).")
-        writer = open_writer(config, folder, "autoencoder", "images", first_step)
+        writer = stack.enter_context(open_writer(config, folder, "autoencoder", "images", first_step))
         fit(
             program,
             batches=on_devices(batches, split_batch(mesh)),
@@ -285,7 +285,7 @@ def run(
             intervals=intervals,
             periodic=periodic_tasks(config, folder, mesh, program.packing, held_out if len(held_out) else training),
             checkpoints=checkpoints,
-            writer=stack.enter_context(contextlib.closing(writer)),
+            writer=writer,
             sample_names=partial(names_in_batch, config, training) if config.report.debug_nonfinite else None,
             weights=weights,
         )

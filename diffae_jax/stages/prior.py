@@ -115,7 +115,7 @@ def run(config: ConfigDict, folder: AnyPath, mesh: Mesh) -> None:
         if first_step:
             say(f"Resuming after step {first_step:,} ({first_step * batch_size:,} z).")
         weights = starting_weights(folder, "prior", program.packing.abstract) if checkpoints.latest is None else {}
-        writer = open_writer(config, folder, "prior", "latents", first_step)
+        writer = stack.enter_context(open_writer(config, folder, "prior", "latents", first_step))
         resident = shard_array(z, replicated(mesh))
         del z  # gigabytes for a large data set
         rows = batches_of_rows(
@@ -135,7 +135,7 @@ def run(config: ConfigDict, folder: AnyPath, mesh: Mesh) -> None:
             intervals=intervals,
             periodic=[sample_task(model, program.packing, output)],
             checkpoints=checkpoints,
-            writer=stack.enter_context(contextlib.closing(writer)),
+            writer=writer,
             sample_names=partial(names_in_batch, config, folder / "latents") if config.report.debug_nonfinite else None,
             weights=weights,
         )

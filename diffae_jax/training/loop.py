@@ -21,6 +21,7 @@ from jaxtyping import Array, Key
 
 from diffae_jax.models.functional import flatten, unflatten
 from diffae_jax.runtime.console import Progress
+from diffae_jax.runtime.interrupts import Stopped
 from diffae_jax.runtime.sharding import on_host, shard_array
 from diffae_jax.training.checkpoint import Checkpoints
 from diffae_jax.training.health import check_finite
@@ -35,16 +36,6 @@ _SYNC_POINTS = itertools.count()  # JAX stops all processes at the same number
 # spike. The mean of few steps says little.
 SPIKE, STEPS_BEFORE_SPIKE = 5, 10
 CALLS_IN_FLIGHT = 3  # dispatched ahead of the running call; more would only hold batches in memory
-
-
-class Stopped(Exception):
-    """Raised when a signal stopped the training. The state is saved."""
-
-    def __init__(self, step: int, signal_number: int):
-        super().__init__(f"stopped by {signal.Signals(signal_number).name} at step {step}")
-        self.step = step
-        self.signal_number = signal_number
-
 
 # (state, step, metrics of that step) -> values for metrics.jsonl
 PeriodicCall = Callable[[TrainState, int, dict[str, float]], dict[str, float]]

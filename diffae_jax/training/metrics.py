@@ -2,16 +2,18 @@
 
 import json
 from collections.abc import Callable
+from types import TracebackType
 from typing import Any
 
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
 from diffae_jax.config.differences import flat
-from diffae_jax.runtime.cluster import is_main_process
+from diffae_jax.runtime.cluster import is_main_process, together
 from diffae_jax.runtime.console import warn
 from diffae_jax.runtime.files import AnyPath, GrowingText, atomic_write, reason_of
-from diffae_jax.training.trackers import Tracker, open_tracker
+from diffae_jax.runtime.interrupts import Stopped
+from diffae_jax.training.trackers import Status, Tracker, open_tracker
 
 METRICS = "metrics.jsonl"
 FLUSH_SECONDS = 10  # a killed run loses at most this much of the TensorBoard file
@@ -33,7 +35,8 @@ class MetricsWriter:
     Only the main process writes. A resumed stage first removes its rows after `first_step`, so
     that the file equals that of an uninterrupted run. A tracker cannot remove rows: it gets them
     once, because the resumed stage writes the same values. If it fails, it gets no more rows, and
-    training continues. `unit` is "images" or "latents".
+    training continues. `unit` is "images" or "latents". As a context, the writer tells the tracker
+    how the stage ended.
     """
 
     def __init__(
@@ -100,12 +103,21 @@ class MetricsWriter:
                 f"{METRICS} has all of them."
             )
 
-    def close(self) -> None:
-        """Flushes and closes the files, and ends the connection to the tracker."""
+    def __enter__(self) -> "MetricsWriter":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is None:
+            self.close()
+        else:
+            self.close("KILLED" if isinstance(error, Stopped | KeyboardInterrupt) else "FAILED")
+
+    def close(self, status: Status = "FINISHED") -> None:
+        """Closes the files, and the connection to the tracker with the status of the stage."""
         for file in (self._file, self._tensorboard):
             if file is not None:
                 file.close()
-        self._track(lambda tracker: tracker.close())
+        self._track(lambda tracker: tracker.close(status))
 
 
 def open_writer(config: ConfigDict, folder: AnyPath, stage: str, unit: str, first_step: int) -> MetricsWriter:
@@ -114,7 +126,8 @@ def open_writer(config: ConfigDict, folder: AnyPath, stage: str, unit: str, firs
     Raises UserError if the tracker cannot be used.
     """
     is_new = stage == "autoencoder" and not first_step
-    tracker = open_tracker(config.report.tracker, folder, config.name, flat(config.to_dict()), is_new=is_new)
+    with together():
+        tracker = open_tracker(config.report.tracker, folder, config.name, flat(config.to_dict()), is_new=is_new)
     return MetricsWriter(folder, stage, unit, first_step, config.report.tensorboard, tracker)
 
 

@@ -11,7 +11,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from diffae_jax.runtime.cluster import is_main_process
 from diffae_jax.runtime.errors import UserError
@@ -21,6 +21,7 @@ from diffae_jax.runtime.logs import quiet_libraries
 RECORD = "tracker.json"
 PROJECT = "diffae_jax"  # unless WANDB_PROJECT or MLFLOW_EXPERIMENT_NAME is set
 MLFLOW_PARAMS = 100  # in one call
+Status = Literal["FINISHED", "FAILED", "KILLED"]  # of a stage, in the terms of MLflow
 
 
 @runtime_checkable
@@ -32,7 +33,7 @@ class Tracker(Protocol):
     def write(self, stage: str, unit: str, samples: int, values: Mapping[str, float]) -> None:
         """Adds values at a number of samples seen; `unit` is "images" or "latents"."""
 
-    def close(self) -> None:
+    def close(self, status: Status) -> None:
         """Sends what is waiting and ends the connection. The run can be continued."""
 
 
@@ -61,9 +62,9 @@ class Wandb:
             self._known.add(stage)
         self._run.log({axis: samples} | {f"{stage}/{name}": value for name, value in values.items()})
 
-    def close(self) -> None:
-        """Sends what is waiting."""
-        self._run.finish()
+    def close(self, status: Status) -> None:
+        """Sends what is waiting. Weights & Biases knows only success and failure."""
+        self._run.finish(exit_code=0 if status == "FINISHED" else 1)
 
 
 class MLflow:
@@ -89,9 +90,9 @@ class MLflow:
         metrics = [self._entities.Metric(f"{stage}/{name}", value, now, samples) for name, value in values.items()]
         self._client.log_batch(self.run_id, metrics=metrics)
 
-    def close(self) -> None:
-        """Marks the run as finished."""
-        self._client.set_terminated(self.run_id)
+    def close(self, status: Status) -> None:
+        """Sets the status of the run."""
+        self._client.set_terminated(self.run_id, status)
 
 
 TRACKERS: dict[str, Callable[[AnyPath, str, str, Mapping[str, Any]], Tracker]] = {

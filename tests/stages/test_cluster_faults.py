@@ -108,6 +108,15 @@ def test_process_that_hangs_ends_the_training_of_the_other(tmp_path, victim):
     assert error.startswith(f"Process {victim} ended or lost the connection")
 
 
+def test_tracker_that_cannot_be_used_is_named_and_ends_all_processes(tmp_path):
+    (tmp_path / "file").write_text("")
+    settings = {"MLFLOW_TRACKING_URI": (tmp_path / "file" / "below").as_uri(), "MLFLOW_ALLOW_FILE_STORE": "true"}
+    processes = two_processes(tmp_path / "run", "--config.report.tracker=mlflow", TRAINING, settings=settings)
+    first, second = (only_error(finish(process, code=2)) for process in processes)
+    assert first.startswith("report.tracker=mlflow cannot be used (Not a directory). Log in or check its server")
+    assert second == "Another process could not continue. See its error message."
+
+
 def run_with_a_bug():
     def split(*_):
         raise AttributeError("a bug")

@@ -1,12 +1,15 @@
 """Weights & Biases and MLflow without a server: what they hold after a run that was resumed."""
 
+import contextlib
 import json
+import signal
 import struct
 
 import pytest
 
 from diffae_jax.config import default
 from diffae_jax.runtime.errors import UserError
+from diffae_jax.runtime.interrupts import Interrupted, Stopped
 from diffae_jax.training.metrics import METRICS, MetricsWriter, open_writer, read_metrics
 from diffae_jax.training.trackers import RECORD, open_tracker
 from tests.messages import assert_is_one_sentence
@@ -96,12 +99,43 @@ def test_wandb_has_each_step_once_in_one_run(tmp_path, offline):
     assert {("autoencoder/*", "autoencoder/images"), ("prior/*", "prior/latents")} <= axes
 
 
+def test_mlflow_knows_how_a_stage_ended(tmp_path, offline):
+    import mlflow
+
+    config, statuses = default(), []
+    config.report.tracker = "mlflow"
+    ends = (UserError("The loss is not finite."), Stopped(2, signal.SIGTERM), Interrupted(), None)
+    for first_step, error in enumerate(ends):
+        with (
+            contextlib.suppress(UserError, Stopped, Interrupted),
+            open_writer(config, tmp_path, "autoencoder", "images", first_step),
+        ):
+            if error is not None:
+                raise error
+        (run,) = mlflow.search_runs(experiment_names=["diffae_jax"], output_format="list")
+        statuses.append(run.info.status)
+    assert statuses == ["FAILED", "KILLED", "KILLED", "FINISHED"]
+
+
+def test_wandb_knows_whether_a_stage_failed(tmp_path, offline):
+    config = default()
+    config.report.tracker = "wandb"
+    with pytest.raises(UserError), open_writer(config, tmp_path, "autoencoder", "images", 0):
+        raise UserError("The loss is not finite.")
+    with open_writer(config, tmp_path, "autoencoder", "images", 2):
+        pass
+    ends = [
+        record.exit.exit_code for _, record in wandb_records(tmp_path) if record.WhichOneof("record_type") == "exit"
+    ]
+    assert ends == [1, 0]
+
+
 def test_training_from_the_start_is_a_new_run_of_the_tracker(tmp_path, offline):
     ids = []
     for stage, is_new in (("autoencoder", True), ("prior", False), ("autoencoder", True)):
         tracker = open_tracker("mlflow", tmp_path, stage, {}, is_new=is_new)
         ids.append(tracker.run_id)
-        tracker.close()
+        tracker.close("FINISHED")
     assert ids[0] == ids[1] != ids[2]
     assert open_tracker("none", tmp_path, "none", {}, is_new=True) is None
 

@@ -19,11 +19,12 @@ from tensorboardX.proto import event_pb2
 from diffae_jax.data.batches import on_devices
 from diffae_jax.runtime import precision
 from diffae_jax.runtime.errors import UserError
+from diffae_jax.runtime.interrupts import Stopped
 from diffae_jax.runtime.sharding import on_host, replicated, shard_array, split_batch, state_shardings
 from diffae_jax.stages.autoencoder import autoencoder_program
 from diffae_jax.training import health
 from diffae_jax.training.checkpoint import Checkpoints, latest_step
-from diffae_jax.training.loop import Intervals, Periodic, Stopped, Window, fit
+from diffae_jax.training.loop import Intervals, Periodic, Window, fit
 from diffae_jax.training.metrics import MetricsWriter
 from diffae_jax.training.program import compile_program, count_flops, run_key
 from diffae_jax.training.state import make_optimizer
