@@ -108,6 +108,7 @@ def test_process_that_hangs_ends_the_training_of_the_other(tmp_path, victim):
     assert error.startswith(f"Process {victim} ended or lost the connection")
 
 
+@pytest.mark.long
 def test_tracker_that_cannot_be_used_is_named_and_ends_all_processes(tmp_path):
     (tmp_path / "file").write_text("")
     settings = {"MLFLOW_TRACKING_URI": (tmp_path / "file" / "below").as_uri(), "MLFLOW_ALLOW_FILE_STORE": "true"}
