@@ -13,7 +13,7 @@ from diffae_jax.runtime.cluster import is_main_process, together
 from diffae_jax.runtime.console import warn
 from diffae_jax.runtime.files import AnyPath, GrowingText, atomic_write, reason_of
 from diffae_jax.runtime.interrupts import Stopped
-from diffae_jax.training.trackers import Status, Tracker, open_tracker
+from diffae_jax.training.trackers import Status, TrackedStage, open_tracker
 
 METRICS = "metrics.jsonl"
 FLUSH_SECONDS = 10  # a killed run loses at most this much of the TensorBoard file
@@ -34,9 +34,9 @@ class MetricsWriter:
 
     Only the main process writes. A resumed stage first removes its rows after `first_step`, so
     that the file equals that of an uninterrupted run. A tracker cannot remove rows: it gets them
-    once, because the resumed stage writes the same values. If it fails, it gets no more rows, and
-    training continues. `unit` is "images" or "latents". As a context, the writer tells the tracker
-    how the stage ended.
+    once, because the resumed stage writes the same values. If it fails, it gets no more rows until
+    the run is resumed, and training continues. `unit` is "images" or "latents". As a context, the
+    writer tells the tracker how the stage ended.
     """
 
     def __init__(
@@ -46,20 +46,17 @@ class MetricsWriter:
         unit: str,
         first_step: int,
         tensorboard: bool,
-        tracker: Tracker | None = None,
+        tracker: TrackedStage | None = None,
     ):
         self.stage, self.unit = stage, unit
         self._file = None
         self._tensorboard = None
         self._tracker = tracker
-        self._tracked_step = 0  # the tracker has the rows up to this step
         if not is_main_process():
             return
         path = folder / METRICS
         if path.exists():
             rows = read_metrics(folder)
-            steps = [row["step"] for row in rows if row.get("stage", "autoencoder") == stage]
-            self._tracked_step = max(steps, default=0) if first_step else 0
             kept = [
                 json.dumps(row) for row in rows if row.get("stage", "autoencoder") != stage or row["step"] <= first_step
             ]
@@ -87,10 +84,9 @@ class MetricsWriter:
         if self._tensorboard is not None:
             for name, value in values.items():
                 self._tensorboard.add_scalar(name, value, step)
-        if step > self._tracked_step:
-            self._track(lambda tracker: tracker.write(self.stage, self.unit, samples, values))
+        self._track(lambda tracked: tracked.write(step, samples, values))
 
-    def _track(self, call: Callable[[Tracker], None]) -> None:
+    def _track(self, call: Callable[[TrackedStage], None]) -> None:
         """Calls the tracker. Gives it up with a warning if it fails."""
         if self._tracker is None:
             return
@@ -117,7 +113,7 @@ class MetricsWriter:
         for file in (self._file, self._tensorboard):
             if file is not None:
                 file.close()
-        self._track(lambda tracker: tracker.close(status))
+        self._track(lambda tracked: tracked.close(status))
 
 
 def open_writer(config: ConfigDict, folder: AnyPath, stage: str, unit: str, first_step: int) -> MetricsWriter:
@@ -125,9 +121,10 @@ def open_writer(config: ConfigDict, folder: AnyPath, stage: str, unit: str, firs
 
     Raises UserError if the tracker cannot be used.
     """
-    is_new = stage == "autoencoder" and not first_step
     with together():
-        tracker = open_tracker(config.report.tracker, folder, config.name, flat(config.to_dict()), is_new=is_new)
+        tracker = open_tracker(
+            config.report.tracker, folder, config.name, flat(config.to_dict()), stage, unit, first_step
+        )
     return MetricsWriter(folder, stage, unit, first_step, config.report.tensorboard, tracker)
 
 

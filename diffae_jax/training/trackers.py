@@ -1,6 +1,7 @@
 """Experiment trackers, which also get the metrics of a run: Weights & Biases and MLflow.
 
-A run has one run of the tracker, whose id is in `tracker.json`, so a resumed run continues it.
+A run has one run of the tracker. Its id and the newest step that it has of each stage are in
+`tracker.json`, so a resumed run continues it.
 Server, credentials and offline mode are settings of the tracker itself, such as WANDB_MODE and
 MLFLOW_TRACKING_URI.
 """
@@ -101,17 +102,51 @@ TRACKERS: dict[str, Callable[[AnyPath, str, str, Mapping[str, Any]], Tracker]] =
 }  # by report.tracker
 
 
+class TrackedStage:
+    """A training stage in the run of a tracker, which gets each row once.
+
+    A resumed stage writes the rows after its checkpoint again. Rows up to the newest step that the
+    tracker already has are left out. tracker.json records that step.
+
+    Args:
+        tracker: The run of the tracker.
+        stage: The training stage.
+        unit: "images" or "latents".
+        sent: The newest step that the tracker has.
+        record: Called with each new step, to record it.
+    """
+
+    def __init__(self, tracker: Tracker, stage: str, unit: str, sent: int, record: Callable[[int], None]):
+        self.tracker = tracker
+        self._stage, self._unit, self._sent, self._record = stage, unit, sent, record
+
+    def write(self, step: int, samples: int, values: Mapping[str, float]) -> None:
+        """Sends a row, unless the tracker has it. A step may have several rows."""
+        if step > self._sent:
+            self.tracker.write(self._stage, self._unit, samples, values)
+            self._record(step)
+
+    def close(self, status: Status) -> None:
+        """Ends the connection to the tracker, which gets the status of the stage."""
+        self.tracker.close(status)
+
+
 def open_tracker(
-    name: str, folder: AnyPath, run_name: str, settings: Mapping[str, Any], *, is_new: bool
-) -> Tracker | None:
+    name: str, folder: AnyPath, run_name: str, settings: Mapping[str, Any], stage: str, unit: str, first_step: int
+) -> TrackedStage | None:
     """Opens the run of a tracker, or returns None for "none" or if another process does so.
+
+    Step 0 of the autoencoder begins a new run of the tracker. Otherwise, the tracker continues its
+    run.
 
     Args:
         name: A name in `TRACKERS`, or "none".
         folder: The run folder.
         run_name: The name that the tracker shows.
         settings: The config, flat.
-        is_new: Whether the training begins. Otherwise, the tracker continues its run.
+        stage: The training stage: "autoencoder" or "prior".
+        unit: "images" or "latents".
+        first_step: The step after which the stage begins or resumes.
 
     Raises:
         UserError: The tracker cannot be used, for example because of a missing login.
@@ -119,13 +154,22 @@ def open_tracker(
     if name == "none" or not is_main_process():
         return None
     record = folder / RECORD
-    ids = read_json(record) if record.exists() and not is_new else {}
+    is_new = stage == "autoencoder" and not first_step
+    runs = read_json(record) if record.exists() and not is_new else {}
+    run = runs.setdefault(name, {"id": "", "steps": {}})
     try:
         with quiet_libraries():
-            tracker = TRACKERS[name](folder, ids.get(name, ""), run_name, settings)
+            tracker = TRACKERS[name](folder, run["id"], run_name, settings)
     except Exception as error:  # each tracker has errors of its own
         raise UserError(
             f"report.tracker={name} cannot be used ({reason_of(error)}). Log in or check its server, or set it to none."
         ) from error
-    write_json(record, ids | {name: tracker.run_id})
-    return tracker
+    run["id"] = tracker.run_id
+
+    def record_step(step: int) -> None:
+        run["steps"][stage] = step
+        write_json(record, runs)
+
+    sent = run["steps"].get(stage, 0) if first_step else 0
+    record_step(sent)
+    return TrackedStage(tracker, stage, unit, sent, record_step)

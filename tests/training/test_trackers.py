@@ -10,7 +10,7 @@ import pytest
 from diffae_jax.config import default
 from diffae_jax.runtime.errors import UserError
 from diffae_jax.runtime.interrupts import Interrupted, Stopped
-from diffae_jax.training.metrics import METRICS, MetricsWriter, open_writer, read_metrics
+from diffae_jax.training.metrics import METRICS, open_writer, read_metrics
 from diffae_jax.training.trackers import RECORD, open_tracker
 from tests.messages import assert_is_one_sentence
 
@@ -48,7 +48,9 @@ def test_mlflow_has_each_step_once_in_one_run(tmp_path, offline):
 
     write_run(tmp_path, "mlflow")
     (run,) = mlflow.search_runs(experiment_names=["diffae_jax"], output_format="list")
-    assert json.loads((tmp_path / RECORD).read_text()) == {"mlflow": run.info.run_id}
+    assert json.loads((tmp_path / RECORD).read_text()) == {
+        "mlflow": {"id": run.info.run_id, "steps": {"autoencoder": 4, "prior": 4}}
+    }
     assert (run.info.run_name, run.info.status) == ("faces", "FINISHED")
     assert run.data.params["train.batch_size"] == "128"
     for stage, _ in STAGES:
@@ -87,7 +89,7 @@ def wandb_records(folder):
 def test_wandb_has_each_step_once_in_one_run(tmp_path, offline):
     write_run(tmp_path, "wandb")
     records = list(wandb_records(tmp_path))
-    assert {name for name, _ in records} == {f"run-{json.loads((tmp_path / RECORD).read_text())['wandb']}"}
+    assert {name for name, _ in records} == {f"run-{json.loads((tmp_path / RECORD).read_text())['wandb']['id']}"}
     runs = [record.run for _, record in records if record.WhichOneof("record_type") == "run"]
     assert {(run.project, run.display_name) for run in runs} == {("diffae_jax", "faces")}
     rows = [record.history.item for _, record in records if record.WhichOneof("record_type") == "history"]
@@ -117,27 +119,25 @@ def test_mlflow_knows_how_a_stage_ended(tmp_path, offline):
     assert statuses == ["FAILED", "KILLED", "KILLED", "FINISHED"]
 
 
-def test_wandb_knows_whether_a_stage_failed(tmp_path, offline):
+@pytest.mark.parametrize(("error", "code"), [(None, 0), (UserError("The loss is not finite."), 1)])
+def test_wandb_knows_whether_a_stage_failed(tmp_path, offline, error, code):
     config = default()
     config.report.tracker = "wandb"
-    with pytest.raises(UserError), open_writer(config, tmp_path, "autoencoder", "images", 0):
-        raise UserError("The loss is not finite.")
-    with open_writer(config, tmp_path, "autoencoder", "images", 2):
-        pass
-    ends = [
-        record.exit.exit_code for _, record in wandb_records(tmp_path) if record.WhichOneof("record_type") == "exit"
-    ]
-    assert ends == [1, 0]
+    with contextlib.suppress(UserError), open_writer(config, tmp_path, *STAGES[0], 0):
+        if error is not None:
+            raise error
+    (end,) = (record for _, record in wandb_records(tmp_path) if record.WhichOneof("record_type") == "exit")
+    assert end.exit.exit_code == code
 
 
 def test_training_from_the_start_is_a_new_run_of_the_tracker(tmp_path, offline):
     ids = []
-    for stage, is_new in (("autoencoder", True), ("prior", False), ("autoencoder", True)):
-        tracker = open_tracker("mlflow", tmp_path, stage, {}, is_new=is_new)
+    for stage, unit in (*STAGES, STAGES[0]):
+        tracker = open_tracker("mlflow", tmp_path, stage, {}, stage, unit, 0).tracker
         ids.append(tracker.run_id)
         tracker.close("FINISHED")
     assert ids[0] == ids[1] != ids[2]
-    assert open_tracker("none", tmp_path, "none", {}, is_new=True) is None
+    assert open_tracker("none", tmp_path, "none", {}, *STAGES[0], 0) is None
 
 
 def test_tracker_that_cannot_be_used_is_refused_at_the_start(tmp_path, offline, monkeypatch):
@@ -146,7 +146,7 @@ def test_tracker_that_cannot_be_used_is_refused_at_the_start(tmp_path, offline, 
     with pytest.raises(
         UserError, match=r"report\.tracker=mlflow cannot be used \(Not a directory\)\. Log in"
     ) as refusal:
-        open_tracker("mlflow", tmp_path, "faces", {}, is_new=True)
+        open_tracker("mlflow", tmp_path, "faces", {}, *STAGES[0], 0)
     assert_is_one_sentence(refusal.value)
     assert not (tmp_path / RECORD).exists()
 
@@ -154,10 +154,12 @@ def test_tracker_that_cannot_be_used_is_refused_at_the_start(tmp_path, offline, 
 def test_tracker_that_fails_later_is_given_up_and_all_rows_are_kept(tmp_path, offline, caplog):
     import mlflow
 
-    tracker = open_tracker("mlflow", tmp_path, "faces", {}, is_new=True)
-    writer = MetricsWriter(tmp_path, "autoencoder", "images", 0, tensorboard=False, tracker=tracker)
+    config = default()
+    config.report.tracker = "mlflow"
+    writer = open_writer(config, tmp_path, *STAGES[0], 0)
     writer.write(1, 16, loss=1.0)
-    mlflow.MlflowClient().delete_run(tracker.run_id)  # as a colleague could do
+    run_id = json.loads((tmp_path / RECORD).read_text())["mlflow"]["id"]
+    mlflow.MlflowClient().delete_run(run_id)  # as a colleague could do
     for step in (2, 3):
         writer.write(step, 16 * step, loss=1.0)
     writer.close()
@@ -165,3 +167,26 @@ def test_tracker_that_fails_later_is_given_up_and_all_rows_are_kept(tmp_path, of
     (warning,) = [record.getMessage() for record in caplog.records if "tracker" in record.getMessage()]
     assert warning.startswith("WARNING: the tracker failed (")
     assert warning.endswith(f"so it gets no more metrics of this stage. {METRICS} has all of them.")
+
+    mlflow.MlflowClient().restore_run(run_id)
+    with open_writer(config, tmp_path, *STAGES[0], 1) as writer:
+        for step in (2, 3):
+            writer.write(step, 16 * step, loss=1.0)
+    history = mlflow.MlflowClient().get_metric_history(run_id, "autoencoder/loss")
+    assert [metric.step for metric in history] == [16, 32, 48], "the resumed stage sends the rows that it lacks"
+
+
+def test_tracker_that_is_switched_on_later_gets_all_rows_from_then_on(tmp_path, offline):
+    import mlflow
+
+    config, ends = default(), ((0, 3), (2, 4))
+    for tracker, (first_step, last_step) in zip(("none", "mlflow"), ends, strict=True):
+        config.report.tracker = tracker
+        with open_writer(config, tmp_path, *STAGES[0], first_step) as writer:
+            for step in range(first_step + 1, last_step + 1):
+                writer.write(step, 16 * step, loss=1.0)
+                writer.write(step, 16 * step, rank=2.0)
+    (run,) = mlflow.search_runs(experiment_names=["diffae_jax"], output_format="list")
+    for name in ("loss", "rank"):
+        history = mlflow.MlflowClient().get_metric_history(run.info.run_id, f"autoencoder/{name}")
+        assert [metric.step for metric in history] == [48, 64]
