@@ -39,6 +39,7 @@ from tests.runs import (
     finish,
     rows_of,
     start,
+    two_processes,
     wait_for_checkpoint,
 )
 
@@ -168,6 +169,16 @@ def test_step_that_the_parent_has_replaced_is_named(whole, tmp_path, one_device)
     assert_is_one_sentence(refusal.value)
     assert not is_begun(folder)
     assert branch_of(config, folder).step == 44, "the same command continues"
+
+
+@pytest.mark.long
+def test_two_processes_continue_the_same_step_of_another_run(whole, tmp_path):
+    parent = tmp_path / "whole"
+    shutil.copytree(whole[0], parent)
+    processes = two_processes(parent, "--branch=two", "--config.train.num_images=704", TRAINING)
+    outputs = [finish(process) for process in processes]
+    assert f"Continues {parent} after 640 images." in outputs[0]
+    assert int(final_state(tmp_path / "two")["step"]) == 704 // 16
 
 
 def final_state_at(folder, step):
