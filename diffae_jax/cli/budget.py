@@ -64,6 +64,7 @@ def run(arguments: argparse.Namespace) -> None:
     from diffae_jax.evaluation.study import as_float
     from diffae_jax.inference.bundle import MANIFEST, write_recommended
     from diffae_jax.runtime.console import say
+    from diffae_jax.runtime.hub import is_hub_address
     from diffae_jax.runtime.logs import LOGGER
 
     given = [(name, value) for name in TARGETS if (value := getattr(arguments, name)) is not None]
@@ -71,6 +72,8 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.out is not None:
         outputs.check_free(arguments.out, (".png",), overwrite=arguments.overwrite)
     saves = target is not None and not arguments.no_save
+    if saves and is_hub_address(arguments.model):
+        raise UserError(f"{arguments.model} is on the Hub, where settings cannot be stored. Add --no-save.")
     if saves and not (arguments.model / MANIFEST).exists():
         raise UserError(f"{arguments.model} is no bundle, which could store the settings. Give a bundle or --no-save.")
     settings = budget.candidates(arguments.steps or budget.STEPS, arguments.inversions, arguments.grids)

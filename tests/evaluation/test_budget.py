@@ -204,6 +204,14 @@ def test_a_run_folder_cannot_store_settings(bundle, capsys):
     assert "bundle is no bundle, which could store the settings. Give a bundle or --no-save." in capsys.readouterr().err
 
 
+def test_settings_cannot_be_stored_on_the_hub(capsys):
+    with pytest.raises(SystemExit):
+        cli.run(["budget", "hf://someone/digits", "--data", "digits", "--target-mse", "9"])
+    assert (
+        "hf://someone/digits is on the Hub, where settings cannot be stored. Add --no-save." in capsys.readouterr().err
+    )
+
+
 def test_only_held_out_images_of_the_data_of_the_run_are_measured(model, tmp_path, capsys):
     from diffae_jax.cli.budget import held_out_images
 
