@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from diffae_jax import DiffAE
+from diffae_jax import DiffAE, cli
 from diffae_jax.cli import arguments
 from diffae_jax.inference.card import Card, CardPicture
 from diffae_jax.runtime.errors import UserError
@@ -186,6 +186,12 @@ def test_malformed_address_is_refused_before_any_request(hub, text):
 def test_address_survives_a_path():
     assert str(parse_address(Path(f"{ADDRESS}@v2"))) == f"{ADDRESS}@v2"
     assert arguments.as_model(ADDRESS) == ADDRESS
+
+
+def test_malformed_address_in_a_command_is_named(capsys):
+    with pytest.raises(SystemExit):
+        cli.run(["info", "hf://digits"])
+    assert "argument MODEL: hf://digits is not the address of a model. Write hf://USER/NAME" in capsys.readouterr().err
 
 
 def manifest_with(bundle, *names):
