@@ -253,7 +253,8 @@ def test_bundles_with_unknown_or_damaged_settings_and_without(bundle, caplog):
     assert DiffAE.load(with_stored(bundle, good)).recommended == RECOMMENDED
     assert DiffAE.load(with_stored(bundle, good | {"sampler": "newer"})).recommended is None
     assert "are not used: there is no sampler newer in this version" in caplog.text
-    for bad in (3, [], good | {"num_steps": "ten"}, good | {"grid": None}, good | {"measured": {"mse": "small"}}):
+    bad_figures = [good | {"measured": {"mse": value}} for value in ("small", 10**400, float("nan"))]
+    for bad in (3, [], good | {"num_steps": "ten"}, good | {"grid": None}, *bad_figures):
         with pytest.raises(UserError, match=r"The recommended settings in .* are damaged") as refused:
             DiffAE.load(with_stored(bundle, bad))
         assert_is_one_sentence(refused.value)
