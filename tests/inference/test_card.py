@@ -151,6 +151,44 @@ def test_edited_card_is_kept_and_a_removed_one_is_written_again(model, bundle, c
     assert DiffAE.load(bundle).card == card
 
 
+def test_all_pictures_of_an_edited_card_are_kept(model, bundle, card, tmp_path):
+    (bundle / "README.md").write_text("# Mine\n\n![How](pictures/diagram.png)")
+    own, changed = (
+        picture_file(bundle / "pictures" / "diagram.png", 8),
+        picture_file(bundle / "pictures" / "samples.png", 9),
+    )
+    model.save(bundle)
+    loaded = DiffAE.load(bundle)
+    assert [(picture.file, picture.content) for picture in loaded.card.pictures] == [
+        ("pictures/samples.png", changed),
+        ("pictures/diagram.png", own),
+    ]
+    loaded.save(tmp_path / "other")
+    assert (tmp_path / "other" / "pictures" / "diagram.png").read_bytes() == own
+    (bundle / "README.md").unlink()
+    loaded = DiffAE.load(bundle)
+    assert [picture.caption for picture in loaded.card.pictures] == ["Samples in 20 steps."]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("README.md", b"a" * (2**20 + 1), "more than the 1,048,576 bytes"),
+        ("README.md", "# M\u00fcller".encode("latin-1"), "README.md is not text in UTF-8. Save it as UTF-8"),
+        ("pictures/film.png", b"GIF89a", "film.png cannot be kept: it is not a PNG file of up to"),
+    ],
+    ids=["too long", "latin-1", "no png"],
+)
+def test_edits_that_cannot_be_kept_are_never_overwritten(model, bundle, name, content, message):
+    (bundle / "README.md").write_text("# Mine")
+    (bundle / name).write_bytes(content)
+    before = {path: path.read_bytes() for path in bundle.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match=message) as refused:
+        model.save(bundle)
+    assert_is_one_sentence(refused.value)
+    assert {path: path.read_bytes() for path in bundle.rglob("*") if path.is_file()} == before
+
+
 def test_card_follows_the_probes_of_a_loaded_model(bundle):
     loaded = DiffAE.load(bundle)
     loaded.fit_probe("smile", np.random.default_rng(0).normal(size=(20, 8)).astype(np.float32), [0, 1] * 10)

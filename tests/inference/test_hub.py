@@ -312,7 +312,7 @@ def test_license_that_the_hub_does_not_know_is_refused_before_the_commit(hub, mo
     assert 'license: "cc-by-4.0"' in hub.repositories[NAME].files()["README.md"].decode()
 
 
-def test_push_replaces_a_bundle_and_keeps_the_files_and_the_card_of_its_owner(hub, model):
+def test_push_replaces_a_bundle_and_keeps_the_files_and_the_card_of_its_owner(hub, model, caplog):
     picture = CardPicture("pictures/samples.png", "Samples.", PNG)
     with_picture = DiffAE(**model.__getstate__(), mesh=model.mesh)
     with_picture.card = dataclasses.replace(model.card, pictures=(picture,))
@@ -320,7 +320,8 @@ def test_push_replaces_a_bundle_and_keeps_the_files_and_the_card_of_its_owner(hu
     repository = hub.repositories[NAME]
     assert repository.files()["pictures/samples.png"] == PNG
     assert load().card.pictures == (picture,)
-    repository.commit("main", repository.files() | {"README.md": b"# By hand", "video.mp4": b"film"}, "Edit")
+    by_hand = {"README.md": b"# By hand", "video.mp4": b"film", "pictures/diagram.png": PNG + b"er"}
+    repository.commit("main", repository.files() | by_hand, "Edit")
     assert load().card.text == "# By hand"
 
     other = random_model(model.mesh, seed=1, probes={})
@@ -328,11 +329,17 @@ def test_push_replaces_a_bundle_and_keeps_the_files_and_the_card_of_its_owner(hu
     files = repository.files()
     assert files["README.md"] == b"# By hand"
     assert files["video.mp4"] == b"film"
-    assert not [name for name in files if name.startswith(("probes/", "pictures/"))]
+    assert "was edited, so it is kept with its license and its pictures" in caplog.text
+    assert not [name for name in files if name.startswith("probes/")]
+    assert {name for name in files if name.startswith("pictures/")} == {"pictures/samples.png", "pictures/diagram.png"}
     assert load().digest() == other.digest()
-    other.card = Card(text="# Edited here")
+    own = CardPicture("pictures/own.png", "", PNG)
+    other.card = Card(text="# Edited here", pictures=(own,))
     other.push_to_hub(NAME)
-    assert repository.files()["README.md"] == b"# Edited here"
+    files = repository.files()
+    assert files["README.md"] == b"# Edited here"
+    assert {"pictures/samples.png", "pictures/diagram.png", "pictures/own.png"} <= files.keys()
+    assert load().card.pictures == (own,)
 
 
 def test_empty_card_of_a_new_repository_is_replaced(hub, model):
