@@ -139,7 +139,7 @@ def held_out_images(model: "DiffAE", path: "AnyPath") -> "TransformedSource":
     from diffae_jax.runtime.files import expand_home
 
     data = model.config.data
-    if str(path) != DIGITS and (not data.path or expand_home(data.path) != path):
+    if str(path) != DIGITS and not (data.path and _is_same(expand_home(data.path), path)):
         return open_for(model, path)
     rules = {} if str(path) == DIGITS else dict(held_out=data.held_out, held_out_share=data.held_out_share)
     _, _, held_out = open_splits(
@@ -149,3 +149,11 @@ def held_out_images(model: "DiffAE", path: "AnyPath") -> "TransformedSource":
         say("The model was trained on these images and holds out none: errors on other images are larger.")
         return open_for(model, path)
     return TransformedSource(held_out, model.transform)
+
+
+def _is_same(first: "AnyPath", second: "AnyPath") -> bool:
+    """Whether two paths are the same, however they are spelled."""
+    try:
+        return first.resolve() == second.resolve()
+    except (OSError, RuntimeError, ValueError):  # no path can be like this
+        return first == second

@@ -212,7 +212,7 @@ def test_settings_cannot_be_stored_on_the_hub(capsys):
     )
 
 
-def test_only_held_out_images_of_the_data_of_the_run_are_measured(model, tmp_path, capsys):
+def test_only_held_out_images_of_the_data_of_the_run_are_measured(model, tmp_path, capsys, monkeypatch):
     from diffae_jax.cli.budget import held_out_images
 
     assert len(held_out_images(model, Path("digits"))) == 360, "the last fifth, as in the evaluation"
@@ -222,6 +222,11 @@ def test_only_held_out_images_of_the_data_of_the_run_are_measured(model, tmp_pat
     config.data.update(path=str(tmp_path), held_out="[:5]")
     other = DiffAE(config, model.params, mesh=model.mesh)
     assert held_out_images(other, tmp_path).ids == [f"{i:02d}.png" for i in range(5)]
+    monkeypatch.chdir(tmp_path)
+    for spelling in (Path(), Path("..", tmp_path.name)):
+        assert len(held_out_images(other, spelling)) == 5
+    config.data.path = "../" + tmp_path.name
+    assert len(held_out_images(other, tmp_path)) == 5
     config.data.update(held_out="", held_out_share=0.0)
     assert len(held_out_images(other, tmp_path)) == 20
     assert "holds out none" in capsys.readouterr().out
