@@ -16,7 +16,8 @@ from jinja2 import Environment, StrictUndefined
 from ml_collections import ConfigDict
 
 from diffae_jax.probes import ClassProbe, Probe, describe
-from diffae_jax.runtime.errors import UserError, shown
+from diffae_jax.runtime.console import warn
+from diffae_jax.runtime.errors import UserError, list_some, shown
 from diffae_jax.runtime.files import AnyPath, names_below, os_errors_as_user_errors, read_bytes
 from diffae_jax.runtime.hub import is_hub_address
 
@@ -30,6 +31,7 @@ MAX_CARD_BYTES, MAX_PICTURE_BYTES = 2**20, 16 * 2**20
 MAX_ENTRIES = 100  # of each list in the facts
 PNG = b"\x89PNG\r\n\x1a\n"  # the first bytes of a file
 FRONT_MATTER = re.compile(r"\A\s*---\n.*?^---\s*$", re.MULTILINE | re.DOTALL)
+LICENSE = re.compile(r"^license:(.*)$", re.MULTILINE)  # in the front matter
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,11 +213,38 @@ def write_card(
         sizes: the number of parameters of each network.
     """
     text = render(card, location, config, probes, origin, sizes)
+    if card.text is not None:
+        _warn_of_edits(card, card.text, config.export.license)
     (folder / CARD).write_bytes((card.text or text).encode())
     for picture in card.pictures:
         (folder / picture.file).parent.mkdir(exist_ok=True)
         (folder / picture.file).write_bytes(picture.content)
     return card.facts() | {"sha256": hashlib.sha256(text.encode()).hexdigest()}
+
+
+def _warn_of_edits(card: Card, text: str, license: str) -> None:
+    """Warns if an edited card does not fit the model."""
+    if license and _license_in(text) != license:
+        warn(f"The edited {CARD} does not state the license {license}. Write `license: {license}` in its first lines.")
+    if missing := set(PICTURE_FILE.findall(text)) - {picture.file for picture in card.pictures}:
+        warn(f"The edited {CARD} shows {list_some(missing)}, but there is no such file. Remove it from the text.")
+
+
+def _license_in(text: str) -> str | None:
+    front_matter = FRONT_MATTER.match(text.replace("\r\n", "\n"))
+    found = LICENSE.search(front_matter[0]) if front_matter else None
+    return found and found[1].strip().strip("\"'")
+
+
+def with_license(text: str, license: str) -> str:
+    """Returns the text of a card with a license in its front matter."""
+    text = text.replace("\r\n", "\n")
+    front_matter, line = FRONT_MATTER.match(text), f"license: {json.dumps(license)}"
+    if front_matter is None:
+        return f"---\n{line}\n---\n\n{text}"
+    head, body = front_matter[0], text[front_matter.end() :]
+    head = LICENSE.sub(line, head) if LICENSE.search(head) else head.replace("---\n", f"---\n{line}\n", 1)
+    return head + body
 
 
 def render(

@@ -16,7 +16,7 @@ from diffae_jax import DiffAE, cli
 from diffae_jax.evaluation import results
 from diffae_jax.evaluation.model_card import card_of_run
 from diffae_jax.evaluation.results import Figure, Picture, Results, Section
-from diffae_jax.inference.card import TAGS, Card, CardPicture, CardTable
+from diffae_jax.inference.card import TAGS, Card, CardPicture, CardTable, with_license
 from diffae_jax.inference.card_page import write_page
 from diffae_jax.models.functional import flatten
 from diffae_jax.runtime.errors import UserError
@@ -187,6 +187,19 @@ def test_edits_that_cannot_be_kept_are_never_overwritten(model, bundle, name, co
         model.save(bundle)
     assert_is_one_sentence(refused.value)
     assert {path: path.read_bytes() for path in bundle.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("# Mine\n", '---\nlicense: "mit"\n---\n\n# Mine\n'),
+        ("---\r\ntags: [a]\r\n---\r\n\r\nlicense: b", '---\nlicense: "mit"\ntags: [a]\n---\n\nlicense: b'),
+        ("---\ntags: [a]\nlicense: unknown\n---\n# Mine", '---\ntags: [a]\nlicense: "mit"\n---\n# Mine'),
+    ],
+    ids=["no front matter", "no license", "another license"],
+)
+def test_license_is_put_into_an_edited_card(text, expected):
+    assert with_license(text, "mit") == expected
 
 
 def test_card_follows_the_probes_of_a_loaded_model(bundle):

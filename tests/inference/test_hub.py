@@ -283,9 +283,10 @@ def test_missing_library_is_named(hub, model, monkeypatch):
 def test_push_refuses_repositories_of_other_things(hub, model, bundle):
     for other in ({}, {"manifest.json": b"{}", "config.json": b"{}"}):
         repository = put(hub, {".gitattributes": b"", "README.md": b"# Mine", "model.pt": b"weights"} | other)
-        before = dict(repository.commits)
-        is_refused(lambda: model.push_to_hub(NAME), "holds model.pt")
-        assert repository.commits == before
+        before = dict(repository.commits), dict(repository.branches)
+        for branch in (None, "v2"):
+            is_refused(lambda branch=branch: model.push_to_hub(NAME, branch=branch), "holds model.pt")
+        assert (repository.commits, repository.branches) == before
     with pytest.raises(UserError, match="use push_to_hub or diffae push"):
         model.save(ADDRESS)
 
@@ -340,6 +341,31 @@ def test_push_replaces_a_bundle_and_keeps_the_files_and_the_card_of_its_owner(hu
     assert files["README.md"] == b"# Edited here"
     assert {"pictures/samples.png", "pictures/diagram.png", "pictures/own.png"} <= files.keys()
     assert load().card.pictures == (own,)
+
+
+def test_license_of_a_push_replaces_that_of_an_edited_card(hub, model, tmp_path, caplog, capsys):
+    card = CardPicture("pictures/samples.png", "Samples.", PNG)
+    edited = DiffAE(**model.__getstate__(), mesh=model.mesh)
+    edited.card = Card(
+        text="---\nlicense: unknown\ntags: [a]\n---\n# Mine\n![](pictures/samples.png)", pictures=(card,)
+    )
+    edited.save(tmp_path / "bundle")
+    assert not caplog.messages
+    cli.run(["push", str(tmp_path / "bundle"), NAME, "--license", "mit", "--no-pictures"])
+    text = hub.repositories[NAME].files()["README.md"].decode()
+    assert text == edited.card.text.replace("unknown", '"mit"')
+    warning = "The edited README.md shows pictures/samples.png, but there is no such file. Remove it from the text.\n"
+    assert capsys.readouterr().err == warning
+
+
+def test_other_license_of_an_edited_card_is_reported(model, tmp_path, caplog):
+    edited = DiffAE(**model.__getstate__(), mesh=model.mesh)
+    edited.card = Card(text="# Mine")
+    edited.config = model.config.copy_and_resolve_references()
+    edited.config.export.license = "mit"
+    edited.save(tmp_path / "bundle")
+    message = "The edited README.md does not state the license mit. Write `license: mit` in its first lines."
+    assert caplog.messages == [message]
 
 
 def test_empty_card_of_a_new_repository_is_replaced(hub, model):
