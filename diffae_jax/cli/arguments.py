@@ -46,7 +46,10 @@ def as_model(text: str) -> "AnyPath | str":
     """Parses the path of a model, or an address on the Hub, which stays text."""
     from diffae_jax.runtime.hub import is_hub_address, parse_address
 
-    return str(parse_address(text)) if is_hub_address(text) else as_path(text)
+    try:
+        return str(parse_address(text)) if is_hub_address(text) else as_path(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def as_output(text: str) -> Path:

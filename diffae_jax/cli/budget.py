@@ -64,6 +64,7 @@ def run(arguments: argparse.Namespace) -> None:
     from diffae_jax.evaluation.study import as_float
     from diffae_jax.inference.bundle import MANIFEST, write_recommended
     from diffae_jax.runtime.console import say
+    from diffae_jax.runtime.hub import is_hub_address
     from diffae_jax.runtime.logs import LOGGER
 
     given = [(name, value) for name in TARGETS if (value := getattr(arguments, name)) is not None]
@@ -71,6 +72,8 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.out is not None:
         outputs.check_free(arguments.out, (".png",), overwrite=arguments.overwrite)
     saves = target is not None and not arguments.no_save
+    if saves and is_hub_address(arguments.model):
+        raise UserError(f"{arguments.model} is on the Hub, where settings cannot be stored. Add --no-save.")
     if saves and not (arguments.model / MANIFEST).exists():
         raise UserError(f"{arguments.model} is no bundle, which could store the settings. Give a bundle or --no-save.")
     settings = budget.candidates(arguments.steps or budget.STEPS, arguments.inversions, arguments.grids)
@@ -136,7 +139,7 @@ def held_out_images(model: "DiffAE", path: "AnyPath") -> "TransformedSource":
     from diffae_jax.runtime.files import expand_home
 
     data = model.config.data
-    if str(path) != DIGITS and (not data.path or expand_home(data.path) != path):
+    if str(path) != DIGITS and not (data.path and _is_same(expand_home(data.path), path)):
         return open_for(model, path)
     rules = {} if str(path) == DIGITS else dict(held_out=data.held_out, held_out_share=data.held_out_share)
     _, _, held_out = open_splits(
@@ -146,3 +149,11 @@ def held_out_images(model: "DiffAE", path: "AnyPath") -> "TransformedSource":
         say("The model was trained on these images and holds out none: errors on other images are larger.")
         return open_for(model, path)
     return TransformedSource(held_out, model.transform)
+
+
+def _is_same(first: "AnyPath", second: "AnyPath") -> bool:
+    """Whether two paths are the same, however they are spelled."""
+    try:
+        return first.resolve() == second.resolve()
+    except (OSError, RuntimeError, ValueError):  # no path can be like this
+        return first == second

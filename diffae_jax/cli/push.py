@@ -31,6 +31,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     from diffae_jax.cli.inputs import load_with_card
     from diffae_jax.config import check_license
+    from diffae_jax.inference.card import with_license
     from diffae_jax.inference.sharing import parse_name
     from diffae_jax.runtime.hub import check_installed
 
@@ -41,6 +42,8 @@ def run(arguments: argparse.Namespace) -> None:
     model = load_with_card(arguments.model)
     if arguments.license is not None:
         model.config.export.license = arguments.license
+        if model.card.text is not None:  # edited
+            model.card = dataclasses.replace(model.card, text=with_license(model.card.text, arguments.license))
     if arguments.no_pictures:
         model.card = dataclasses.replace(model.card, pictures=())
     commit = model.push_to_hub(

@@ -29,7 +29,7 @@ from safetensors.numpy import save_file
 from diffae_jax.config import from_json
 from diffae_jax.data.latents import INPUTS, LatentStatistics, read_inputs
 from diffae_jax.inference import recommended
-from diffae_jax.inference.card import Card, edited_text, is_card_file, read_card, write_card
+from diffae_jax.inference.card import Card, check_edits, is_card_file, read_card, write_card
 from diffae_jax.inference.recommended import Recommended
 from diffae_jax.inference.weights import count_parameters
 from diffae_jax.probes import ClassProbe, Probe
@@ -115,7 +115,9 @@ def _may_lie_in(name: str) -> bool:
 
 
 def write_bundle(path: AnyPath, bundle: Bundle, location: str = "") -> None:
-    """Writes a bundle atomically and replaces an existing one, except for a card that was edited.
+    """Writes a bundle atomically and replaces an existing one.
+
+    If the existing card was edited, its text and its pictures are kept.
 
     Args:
         path: the folder to write.
@@ -123,7 +125,8 @@ def write_bundle(path: AnyPath, bundle: Bundle, location: str = "") -> None:
         location: the path or address in the examples of the card; by default the folder's name.
 
     Raises:
-        UserError: if the path holds anything else or cannot be written.
+        UserError: if the path holds anything else, if it cannot be written, or if an edited card
+            cannot be kept.
     """
     check_free(path)
     contents = probe_files(bundle.probes.values())
@@ -132,8 +135,10 @@ def write_bundle(path: AnyPath, bundle: Bundle, location: str = "") -> None:
     except (OSError, RuntimeError) as error:
         raise UserError(f"{path} cannot be written: it is a symbolic link to itself. Use another path.") from error
     if bundle.card.text is None and (path / MANIFEST).is_file():
-        text = edited_text(path, read_manifest(path))
-        bundle = dataclasses.replace(bundle, card=dataclasses.replace(bundle.card, text=text))
+        manifest = read_manifest(path)
+        check_edits(path, manifest)
+        card = bundle.card.with_edits_of(read_card(path, manifest), pictures=bundle.config.export.pictures)
+        bundle = dataclasses.replace(bundle, card=card)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # on the bundle's disk, so renaming works; the scratch folder is always removed

@@ -1,7 +1,7 @@
 """The model card: README.md of a bundle, which describes the model to people and to the Hub.
 
 The manifest keeps the facts of the card, so each save writes the card again. A card that someone
-has edited is kept as it is: its hash differs from the one in the manifest.
+has edited is kept as it is, with its pictures: its hash differs from the one in the manifest.
 """
 
 import dataclasses
@@ -16,8 +16,9 @@ from jinja2 import Environment, StrictUndefined
 from ml_collections import ConfigDict
 
 from diffae_jax.probes import ClassProbe, Probe, describe
-from diffae_jax.runtime.errors import UserError, shown
-from diffae_jax.runtime.files import AnyPath, read_bytes
+from diffae_jax.runtime.console import warn
+from diffae_jax.runtime.errors import UserError, list_some, shown
+from diffae_jax.runtime.files import AnyPath, names_below, os_errors_as_user_errors, read_bytes
 from diffae_jax.runtime.hub import is_hub_address
 
 CARD, PICTURES = "README.md", "pictures"
@@ -30,6 +31,7 @@ MAX_CARD_BYTES, MAX_PICTURE_BYTES = 2**20, 16 * 2**20
 MAX_ENTRIES = 100  # of each list in the facts
 PNG = b"\x89PNG\r\n\x1a\n"  # the first bytes of a file
 FRONT_MATTER = re.compile(r"\A\s*---\n.*?^---\s*$", re.MULTILINE | re.DOTALL)
+LICENSE = re.compile(r"^license:(.*)$", re.MULTILINE)  # in the front matter
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +44,10 @@ class CardTable:
 
 @dataclasses.dataclass(frozen=True)
 class CardPicture:
-    """A PNG file in the folder of pictures, such as pictures/samples.png."""
+    """A PNG file in the folder of pictures, such as pictures/samples.png.
+
+    What someone has added to an edited card has no caption.
+    """
 
     file: str
     caption: str
@@ -67,6 +72,17 @@ class Card:
     pictures: tuple[CardPicture, ...] = ()
     text: str | None = None
 
+    def with_edits_of(self, old: "Card", *, pictures: bool) -> "Card":
+        """Returns this card with text and pictures of an old one, if someone has edited that.
+
+        Without `pictures`, only those are kept that someone has added.
+        """
+        if old.text is None:
+            return self
+        kept = [picture for picture in old.pictures if pictures or not picture.caption]
+        by_file = {picture.file: picture for picture in (*self.pictures, *kept)}
+        return dataclasses.replace(self, text=old.text, pictures=tuple(by_file.values()))
+
     def facts(self) -> dict[str, Any]:
         """Returns the content without `text` and the bytes of pictures, for the manifest."""
         return {
@@ -83,10 +99,15 @@ def read_card(folder: AnyPath, manifest: dict[str, Any]) -> Card:
     A card never makes a model unusable. What is missing, damaged or too large is left out.
     """
     facts = manifest.get("card")
-    if not isinstance(facts, dict):
-        return Card(text=edited_text(folder, manifest))
-    pictures = facts.get("pictures")
-    pictures = list(pictures.items())[:MAX_ENTRIES] if isinstance(pictures, dict) else []
+    facts = facts if isinstance(facts, dict) else {}
+    try:
+        text = edited_text(folder, manifest)
+    except UserError:
+        text = None
+    captions = facts.get("pictures")
+    captions = dict(list(captions.items())[:MAX_ENTRIES]) if isinstance(captions, dict) else {}
+    if text is not None:
+        captions |= {file: "" for file in picture_files(folder)[:MAX_ENTRIES] if file not in captions}
     measured_on = facts.get("measured_on")
     return Card(
         data=_texts(facts.get("data")),
@@ -98,12 +119,35 @@ def read_card(folder: AnyPath, manifest: dict[str, Any]) -> Card:
         ),
         pictures=tuple(
             CardPicture(file, caption, content)
-            for file, caption in pictures
-            if PICTURE_FILE.fullmatch(file) and isinstance(caption, str)
+            for file, caption in captions.items()
+            if PICTURE_FILE.fullmatch(file) and isinstance(caption, str) and (caption or text is not None)
             if (content := _picture(folder / file)) is not None
         ),
-        text=edited_text(folder, manifest),
+        text=text,
     )
+
+
+def picture_files(folder: AnyPath) -> list[str]:
+    """Returns the names of all pictures in a bundle, such as pictures/samples.png."""
+    with os_errors_as_user_errors(folder):
+        return [name for name in names_below(folder) if PICTURE_FILE.fullmatch(name)]
+
+
+def check_edits(folder: AnyPath, manifest: dict[str, Any]) -> None:
+    """Raises UserError if a card that someone has edited cannot be kept."""
+    if edited_text(folder, manifest) is None:
+        return
+    files = picture_files(folder)
+    if len(files) > MAX_ENTRIES:
+        raise UserError(
+            f"{folder / PICTURES} has {len(files):,} pictures, but a card has up to {MAX_ENTRIES}. Remove some."
+        )
+    for file in files:
+        if _picture(folder / file) is None:
+            raise UserError(
+                f"{folder / file} cannot be kept: it is not a PNG file of up to {MAX_PICTURE_BYTES:,} bytes. Replace "
+                f"or remove it."
+            )
 
 
 def card_files(manifest: dict[str, Any]) -> list[str]:
@@ -120,27 +164,32 @@ def is_card_file(name: str) -> bool:
 
 
 def edited_text(folder: AnyPath, manifest: dict[str, Any]) -> str | None:
-    """Returns the text of a card that someone has written or edited, otherwise None."""
-    try:
-        content = read_bytes(folder / CARD, MAX_CARD_BYTES)
-    except UserError:  # missing, not a file, or too large
+    """Returns the text of a card that someone has written or edited, otherwise None.
+
+    Raises UserError if it is not a file, too large or not text.
+    """
+    with os_errors_as_user_errors(folder / CARD):
+        if not (folder / CARD).exists():
+            return None
+    content = read_bytes(folder / CARD, MAX_CARD_BYTES)
+    if not is_edited(content, manifest):
         return None
-    return edited(content, manifest)
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{folder / CARD} is not text in UTF-8. Save it as UTF-8, or remove it.") from error
 
 
-def edited(content: bytes, manifest: dict[str, Any]) -> str | None:
-    """Returns a card as text if it differs from the one that was written with the manifest.
+def is_edited(content: bytes, manifest: dict[str, Any]) -> bool:
+    """Whether a card differs from the one that was written with the manifest.
 
-    Returns None if it is equal, is not text, or has nothing but metadata.
+    A card that has nothing but metadata counts as not edited.
     """
     facts = manifest.get("card")
     if isinstance(facts, dict) and facts.get("sha256") == hashlib.sha256(content).hexdigest():
-        return None
-    try:
-        text = content.decode()
-    except UnicodeDecodeError:
-        return None
-    return text if FRONT_MATTER.sub("", text.replace("\r\n", "\n")).strip() else None
+        return False
+    text = content.decode(errors="replace").replace("\r\n", "\n")
+    return bool(FRONT_MATTER.sub("", text).strip())
 
 
 def write_card(
@@ -164,11 +213,38 @@ def write_card(
         sizes: the number of parameters of each network.
     """
     text = render(card, location, config, probes, origin, sizes)
+    if card.text is not None:
+        _warn_of_edits(card, card.text, config.export.license)
     (folder / CARD).write_bytes((card.text or text).encode())
     for picture in card.pictures:
         (folder / picture.file).parent.mkdir(exist_ok=True)
         (folder / picture.file).write_bytes(picture.content)
     return card.facts() | {"sha256": hashlib.sha256(text.encode()).hexdigest()}
+
+
+def _warn_of_edits(card: Card, text: str, license: str) -> None:
+    """Warns if an edited card does not fit the model."""
+    if license and _license_in(text) != license:
+        warn(f"The edited {CARD} does not state the license {license}. Write `license: {license}` in its first lines.")
+    if missing := set(PICTURE_FILE.findall(text)) - {picture.file for picture in card.pictures}:
+        warn(f"The edited {CARD} shows {list_some(missing)}, but there is no such file. Remove it from the text.")
+
+
+def _license_in(text: str) -> str | None:
+    front_matter = FRONT_MATTER.match(text.replace("\r\n", "\n"))
+    found = LICENSE.search(front_matter[0]) if front_matter else None
+    return found and found[1].strip().strip("\"'")
+
+
+def with_license(text: str, license: str) -> str:
+    """Returns the text of a card with a license in its front matter."""
+    text = text.replace("\r\n", "\n")
+    front_matter, line = FRONT_MATTER.match(text), f"license: {json.dumps(license)}"
+    if front_matter is None:
+        return f"---\n{line}\n---\n\n{text}"
+    head, body = front_matter[0], text[front_matter.end() :]
+    head = LICENSE.sub(line, head) if LICENSE.search(head) else head.replace("---\n", f"---\n{line}\n", 1)
+    return head + body
 
 
 def render(

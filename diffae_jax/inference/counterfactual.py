@@ -3,7 +3,6 @@
 The function f reads decoded images. Adam moves the codes, and a penalty keeps them near the start.
 """
 
-import math
 import numbers
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
@@ -14,7 +13,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from diffae_jax.runtime.arrays import AnyArray, refuse_traced
+from diffae_jax.runtime.arrays import AnyArray, is_finite, plain, refuse_traced
 from diffae_jax.runtime.errors import UserError, counted, shown
 
 Kind = Literal["continuous", "binary", "classes"]  # as of probes
@@ -78,7 +77,7 @@ def check_settings(on: Any, steps: Any, step_size: Any, penalty: Any) -> None:
     for name, value, lowest in (("step_size", step_size, "above 0"), ("penalty", penalty, "at least 0")):
         refuse_traced(f"The {name} of a counterfactual", value)
         enough = isinstance(value, numbers.Real) and (value > 0 if name == "step_size" else value >= 0)
-        if not (enough and math.isfinite(value)):
+        if not (enough and is_finite(value)):
             raise UserError(f"The {name} of a counterfactual must be a number {lowest}, not {shown(value)}.")
 
 
@@ -146,24 +145,22 @@ def as_target(target: Any, count: int, kind: Kind, num_classes: int | None) -> S
             f"The target must be one number or one for each of {counted(count, 'image')}, not an array of shape "
             f"{values.shape}."
         )
-    if kind == "classes":
-        if values.dtype.kind not in "iu" or not ((values >= 0) & (values < num_classes)).all():
-            raise UserError(
-                f"The target of a function that returns logits must be a class from 0 to {num_classes - 1}, not "
-                f"{_first(values, lambda v: not (isinstance(v, int) and 0 <= v < num_classes))}."
-            )
-    elif values.dtype.kind not in "iuf" or not np.isfinite(values).all():
-        found = _first(values, lambda v: not (isinstance(v, int | float) and math.isfinite(v)) or isinstance(v, bool))
-        raise UserError(f"The target must be a number, not {found}.")
-    elif kind == "binary" and not ((values > 0) & (values < 1)).all():
-        found = _first(values, lambda v: not 0 < v < 1)
-        raise UserError(f"The target of a probability must be between 0 and 1, both excluded, not {found}.")
+    found = [plain(value) for value in values.reshape(-1).tolist()]
+    what, fits = _targets_of(kind, num_classes)
+    if wrong := [value for value in found if not fits(value)]:
+        raise UserError(f"The target{what}, not {shown(wrong[0])}.")
     return np.broadcast_to(values.astype(np.int32 if kind == "classes" else np.float32), (count,))
 
 
-def _first(values: np.ndarray, wrong: Callable[[Any], bool]) -> str:
-    """Returns the first wrong value, for a message."""
-    return next(shown(value) for value in values.reshape(-1).tolist() if wrong(value))
+def _targets_of(kind: Kind, num_classes: int | None) -> tuple[str, Callable[[Any], bool]]:
+    """Returns what a target must be, for a message, and a check of a plain value."""
+    if kind == "classes":
+        what = f" of a function that returns logits must be a class from 0 to {num_classes - 1}"
+        return what, lambda value: type(value) is int and 0 <= value < num_classes
+    if kind == "binary":
+        what = " of a probability must be between 0 and 1, both excluded"
+        return what, lambda value: type(value) in (int, float) and 0 < value < 1
+    return " must be a number", lambda value: type(value) in (int, float) and is_finite(value)
 
 
 # --- compiled functions --------------------------------------------------------------------------

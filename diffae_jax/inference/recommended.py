@@ -4,13 +4,13 @@
 """
 
 import dataclasses
-import math
 from typing import Any
 
 from diffae_jax.config import check_num_steps
 from diffae_jax.diffusion.grids import GRIDS
 from diffae_jax.diffusion.inversion import INVERSIONS
 from diffae_jax.diffusion.samplers import SAMPLERS
+from diffae_jax.runtime.arrays import is_finite
 from diffae_jax.runtime.console import warn
 from diffae_jax.runtime.errors import UserError, counted, shown
 
@@ -103,5 +103,5 @@ def from_json(content: Any, name: str) -> Recommended | None:
 
 def _are_figures(measured: Any) -> bool:
     return isinstance(measured, dict) and all(
-        key in MEASURED and type(value) in (int, float) and math.isfinite(value) for key, value in measured.items()
+        key in MEASURED and type(value) in (int, float) and is_finite(value) for key, value in measured.items()
     )

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from diffae_jax.inference.bundle import CONFIG, MANIFEST, WEIGHTS, may_hold, read_manifest
-from diffae_jax.inference.card import CARD, card_files, edited, is_card_file
+from diffae_jax.inference.card import CARD, card_files, is_card_file, is_edited
+from diffae_jax.runtime.console import warn
 from diffae_jax.runtime.errors import UserError, list_some, shown
 from diffae_jax.runtime.files import AnyPath, expand_home, parse_json
 from diffae_jax.runtime.hub import HubAddress, Remote, download, is_hub_address, open_remote, parse_address
@@ -63,7 +64,8 @@ def push(folder: Path, address: HubAddress, *, private: bool | None = None, mess
     """Copies a bundle to a repository in one commit, and creates the repository if there is none.
 
     Files that the bundle no longer has are removed. A card that was edited on the Hub is kept,
-    unless the one of the bundle was edited, too.
+    unless the one of the bundle was edited, too. With an edited card, all pictures on the Hub are
+    kept.
 
     Args:
         folder: the bundle.
@@ -85,9 +87,14 @@ def push(folder: Path, address: HubAddress, *, private: bool | None = None, mess
         raise UserError(
             f"{address} holds {shown(min(others))}, so it is not a repository of a bundle. Push to another name."
         )
-    if edited((folder / CARD).read_bytes(), manifest) is None and _has_edited_card(remote):
-        names.remove(CARD)
-    removed = {name for name in remote.names if _is_ours(name)} - names - {CARD}
+    is_edited_here = is_edited((folder / CARD).read_bytes(), manifest)
+    is_kept = not is_edited_here and _has_edited_card(remote)
+    if is_kept:
+        names = {name for name in names if not is_card_file(name)}
+        warn(f"The model card of {address} was edited, so it is kept with its license and its pictures.")
+    removed = {name for name in remote.names - names if _is_ours(name)}
+    if is_kept or is_edited_here:
+        removed = {name for name in removed if not is_card_file(name)}
     return remote.write(folder, names, removed, message or "Upload a diffusion autoencoder")
 
 
@@ -103,4 +110,4 @@ def _has_edited_card(remote: Remote) -> bool:
     if MANIFEST in remote.names:
         with contextlib.suppress(UserError):  # of a damaged manifest, which is replaced
             manifest = parse_json(remote.read(MANIFEST), Path(MANIFEST))
-    return edited(remote.read(CARD), manifest if isinstance(manifest, dict) else {}) is not None
+    return is_edited(remote.read(CARD), manifest if isinstance(manifest, dict) else {})

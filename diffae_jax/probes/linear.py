@@ -1,7 +1,6 @@
 """Probes: what they predict from normalized z, how they move z, and how they are stored."""
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from diffae_jax.runtime.arrays import AnyArray, is_traced
+from diffae_jax.runtime.arrays import AnyArray, is_finite, is_traced
 from diffae_jax.runtime.errors import UserError, list_some, shown
 
 MAX_FLOAT32 = float(np.finfo(np.float32).max)
@@ -174,8 +173,8 @@ class Probe:
             raise UserError(
                 f"Probe {shown(self.name)} predicts a probability, so `to` must be between 0 and 1, not {to}."
             )
-        if not math.isfinite(to):
-            raise UserError(f"The value `to` of an edit along {shown(self.name)} must be finite, not {to}.")
+        if not is_finite(to):
+            raise UserError(f"The value `to` of an edit along {shown(self.name)} must be finite, not {shown(to)}.")
         from scipy.special import logit
 
         target = logit(to) if self.kind == "binary" else to

@@ -1,5 +1,6 @@
 """NumPy and JAX arrays, and checks whether JAX is tracing them."""
 
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -49,6 +50,11 @@ def plain(value: Any) -> Any:
         return value.item() if hasattr(value, "item") else value
     except (ValueError, TypeError, RuntimeError):  # an array of several values
         return value
+
+
+def is_finite(number: Any) -> bool:
+    """Returns whether a real number is finite as a float. `math.isfinite` raises for 10**400."""
+    return abs(number) <= sys.float_info.max
 
 
 def plain_column(name: str, values: Iterable[Any]) -> list[Any]:

@@ -107,7 +107,9 @@ class Remote:
     def write(self, folder: Path, names: Collection[str], removed: Collection[str], message: str) -> str:
         """Copies files of a folder here and removes others, in one commit.
 
-        Returns the address of the commit. Raises UserError if nothing could be committed.
+        Creates the branch if it does not exist. Returns the address of the commit.
+
+        Raises UserError if nothing could be committed.
         """
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
@@ -115,25 +117,31 @@ class Remote:
             *(CommitOperationDelete(name) for name in sorted(removed)),
             *(CommitOperationAdd(name, folder / name) for name in sorted(names)),
         ]
+        api, name, branch = HfApi(), self.address.repository, self.address.revision
         with _errors_as_user_errors(self.address, "write"), _quiet():
-            done = HfApi().create_commit(
-                self.address.repository,
+            if branch is not None:
+                api.create_branch(name, branch=branch, revision=self.commit, exist_ok=True)
+            done = api.create_commit(
+                name,
                 operations,
                 commit_message=message,
-                revision=self.address.revision,
+                revision=branch,
                 parent_commit=self.commit,
             )
         return done.commit_url
 
 
 def open_remote(address: HubAddress, private: bool | None) -> Remote:
-    """Opens a repository to write to it. Creates it and its branch if they do not exist.
+    """Opens a repository to write to it. Creates it if it does not exist.
+
+    If its branch does not exist, these are the files of main.
 
     Raises UserError if that fails, or if an existing repository is public and `private` is set, or
     the reverse.
     """
     check_installed()
     from huggingface_hub import HfApi
+    from huggingface_hub.errors import RevisionNotFoundError
 
     api, name = HfApi(), address.repository
     with _errors_as_user_errors(address, "write"), _quiet():
@@ -145,9 +153,10 @@ def open_remote(address: HubAddress, private: bool | None) -> Remote:
                 f"{address} exists and is {kinds[0]}, not {kinds[1]}. Change that in its settings on the Hub, or push "
                 f"to another name."
             )
-        if address.revision is not None:
-            api.create_branch(name, branch=address.revision, exist_ok=True)
-        info = api.model_info(name, revision=address.revision)
+        try:
+            info = api.model_info(name, revision=address.revision)
+        except RevisionNotFoundError:
+            info = api.model_info(name)
     return Remote(address, info.sha, frozenset(file.rfilename for file in info.siblings or ()))
 
 

@@ -1,6 +1,5 @@
 """Stage 6: writes the trained model as one portable bundle."""
 
-import dataclasses
 import shutil
 
 from jax.sharding import Mesh
@@ -8,7 +7,7 @@ from ml_collections import ConfigDict
 
 from diffae_jax import __version__
 from diffae_jax.evaluation.model_card import card_of_run
-from diffae_jax.inference.bundle import MANIFEST, probe_files, read_bundle
+from diffae_jax.inference.bundle import MANIFEST, Bundle, probe_files, read_bundle
 from diffae_jax.inference.card import CARD
 from diffae_jax.inference.diffae import DiffAE
 from diffae_jax.runtime.cluster import is_main_process, together
@@ -37,28 +36,34 @@ def run(config: ConfigDict, folder: AnyPath, mesh: Mesh) -> None:
     with together():
         model.card = card_of_run(config, folder, model.origin["digest"])
     with together():  # all processes must check before one of them writes
-        finished = is_exported(bundle, model)
+        existing = read_existing(bundle)
+        finished = existing is not None and is_same(existing, model) and (bundle / CARD).exists()
     if finished:
         say(f"export: finished, {bundle}.")
         return
+    if existing is not None and existing.origin.get("digest") == model.origin["digest"]:
+        model.recommended = existing.recommended  # diffae budget has measured these weights
     with together():
         model.save(bundle)
     say(f"Wrote {bundle}. DiffAE.load opens it on any machine.")
 
 
-def is_exported(bundle: AnyPath, model: DiffAE) -> bool:
-    """Returns whether an undamaged bundle with the same origin, probes, license and card exists.
-
-    The text of the card may have been edited.
-    """
-    if not (bundle / MANIFEST).exists():
-        return False
+def read_existing(path: AnyPath) -> Bundle | None:
+    """Reads the bundle of an earlier export, or returns None if there is none or it is damaged."""
+    if not (path / MANIFEST).exists():
+        return None
     try:
-        existing = read_bundle(bundle)
+        return read_bundle(path)
     except UserError as error:
         say(f"{error} The bundle is written again.")
-        return False
-    same_probes = probe_files(existing.probes.values()) == probe_files(model.probes.values())
-    same_card = dataclasses.replace(existing.card, text=None) == model.card and (bundle / CARD).exists()
-    same_license = existing.config.export == model.config.export
-    return existing.origin == model.origin and same_probes and same_card and same_license
+        return None
+
+
+def is_same(bundle: Bundle, model: DiffAE) -> bool:
+    """Returns whether a bundle has the origin, probes, license and card of a model.
+
+    The card may have been edited.
+    """
+    same_probes = probe_files(bundle.probes.values()) == probe_files(model.probes.values())
+    same_card = model.card.with_edits_of(bundle.card, pictures=model.config.export.pictures) == bundle.card
+    return bundle.origin == model.origin and same_probes and same_card and bundle.config.export == model.config.export

@@ -204,7 +204,15 @@ def test_a_run_folder_cannot_store_settings(bundle, capsys):
     assert "bundle is no bundle, which could store the settings. Give a bundle or --no-save." in capsys.readouterr().err
 
 
-def test_only_held_out_images_of_the_data_of_the_run_are_measured(model, tmp_path, capsys):
+def test_settings_cannot_be_stored_on_the_hub(capsys):
+    with pytest.raises(SystemExit):
+        cli.run(["budget", "hf://someone/digits", "--data", "digits", "--target-mse", "9"])
+    assert (
+        "hf://someone/digits is on the Hub, where settings cannot be stored. Add --no-save." in capsys.readouterr().err
+    )
+
+
+def test_only_held_out_images_of_the_data_of_the_run_are_measured(model, tmp_path, capsys, monkeypatch):
     from diffae_jax.cli.budget import held_out_images
 
     assert len(held_out_images(model, Path("digits"))) == 360, "the last fifth, as in the evaluation"
@@ -214,6 +222,11 @@ def test_only_held_out_images_of_the_data_of_the_run_are_measured(model, tmp_pat
     config.data.update(path=str(tmp_path), held_out="[:5]")
     other = DiffAE(config, model.params, mesh=model.mesh)
     assert held_out_images(other, tmp_path).ids == [f"{i:02d}.png" for i in range(5)]
+    monkeypatch.chdir(tmp_path)
+    for spelling in (Path(), Path("..", tmp_path.name)):
+        assert len(held_out_images(other, spelling)) == 5
+    config.data.path = "../" + tmp_path.name
+    assert len(held_out_images(other, tmp_path)) == 5
     config.data.update(held_out="", held_out_share=0.0)
     assert len(held_out_images(other, tmp_path)) == 20
     assert "holds out none" in capsys.readouterr().out
@@ -245,7 +258,8 @@ def test_bundles_with_unknown_or_damaged_settings_and_without(bundle, caplog):
     assert DiffAE.load(with_stored(bundle, good)).recommended == RECOMMENDED
     assert DiffAE.load(with_stored(bundle, good | {"sampler": "newer"})).recommended is None
     assert "are not used: there is no sampler newer in this version" in caplog.text
-    for bad in (3, [], good | {"num_steps": "ten"}, good | {"grid": None}, good | {"measured": {"mse": "small"}}):
+    bad_figures = [good | {"measured": {"mse": value}} for value in ("small", 10**400, float("nan"))]
+    for bad in (3, [], good | {"num_steps": "ten"}, good | {"grid": None}, *bad_figures):
         with pytest.raises(UserError, match=r"The recommended settings in .* are damaged") as refused:
             DiffAE.load(with_stored(bundle, bad))
         assert_is_one_sentence(refused.value)

@@ -16,7 +16,7 @@ from diffae_jax import DiffAE, cli
 from diffae_jax.evaluation import results
 from diffae_jax.evaluation.model_card import card_of_run
 from diffae_jax.evaluation.results import Figure, Picture, Results, Section
-from diffae_jax.inference.card import TAGS, Card, CardPicture, CardTable
+from diffae_jax.inference.card import TAGS, Card, CardPicture, CardTable, with_license
 from diffae_jax.inference.card_page import write_page
 from diffae_jax.models.functional import flatten
 from diffae_jax.runtime.errors import UserError
@@ -149,6 +149,57 @@ def test_edited_card_is_kept_and_a_removed_one_is_written_again(model, bundle, c
     DiffAE.load(bundle).save(bundle)
     assert "# tiny" in text_of(bundle)
     assert DiffAE.load(bundle).card == card
+
+
+def test_all_pictures_of_an_edited_card_are_kept(model, bundle, card, tmp_path):
+    (bundle / "README.md").write_text("# Mine\n\n![How](pictures/diagram.png)")
+    own, changed = (
+        picture_file(bundle / "pictures" / "diagram.png", 8),
+        picture_file(bundle / "pictures" / "samples.png", 9),
+    )
+    model.save(bundle)
+    loaded = DiffAE.load(bundle)
+    assert [(picture.file, picture.content) for picture in loaded.card.pictures] == [
+        ("pictures/samples.png", changed),
+        ("pictures/diagram.png", own),
+    ]
+    loaded.save(tmp_path / "other")
+    assert (tmp_path / "other" / "pictures" / "diagram.png").read_bytes() == own
+    (bundle / "README.md").unlink()
+    loaded = DiffAE.load(bundle)
+    assert [picture.caption for picture in loaded.card.pictures] == ["Samples in 20 steps."]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("README.md", b"a" * (2**20 + 1), "more than the 1,048,576 bytes"),
+        ("README.md", "# M\u00fcller".encode("latin-1"), "README.md is not text in UTF-8. Save it as UTF-8"),
+        ("pictures/film.png", b"GIF89a", "film.png cannot be kept: it is not a PNG file of up to"),
+    ],
+    ids=["too long", "latin-1", "no png"],
+)
+def test_edits_that_cannot_be_kept_are_never_overwritten(model, bundle, name, content, message):
+    (bundle / "README.md").write_text("# Mine")
+    (bundle / name).write_bytes(content)
+    before = {path: path.read_bytes() for path in bundle.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match=message) as refused:
+        model.save(bundle)
+    assert_is_one_sentence(refused.value)
+    assert {path: path.read_bytes() for path in bundle.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("# Mine\n", '---\nlicense: "mit"\n---\n\n# Mine\n'),
+        ("---\r\ntags: [a]\r\n---\r\n\r\nlicense: b", '---\nlicense: "mit"\ntags: [a]\n---\n\nlicense: b'),
+        ("---\ntags: [a]\nlicense: unknown\n---\n# Mine", '---\ntags: [a]\nlicense: "mit"\n---\n# Mine'),
+    ],
+    ids=["no front matter", "no license", "another license"],
+)
+def test_license_is_put_into_an_edited_card(text, expected):
+    assert with_license(text, "mit") == expected
 
 
 def test_card_follows_the_probes_of_a_loaded_model(bundle):

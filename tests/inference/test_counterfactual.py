@@ -263,11 +263,15 @@ REFUSED = {
     "target of a class": (dict(f=logits, target=3), "a class from 0 to 2, not 3"),
     "fraction of a class": (dict(f=logits, target=0.5), "a class from 0 to 2, not 0.5"),
     "target without a value": (dict(target=np.array([0.1, np.nan, 0.1, 0.1])), "The target must be a number, not nan"),
+    "target without end": (dict(target=10**400), "The target must be a number, not an integer of 1,329 bits"),
+    "yes or no": (dict(target=True), "The target must be a number, not True"),
+    "yes or no of a class": (dict(f=logits, target=True), "a class from 0 to 2, not True"),
     "target of text": (dict(target="bright"), "The target must be a number, not bright"),
     "targets": (dict(target=[0.1, 0.2]), r"one for each of 4 images, not an array of shape \(2,\)"),
     "on": (dict(on="x"), '`on` must be "z" or "z and x_T".* It is x'),
     "no steps": (dict(steps=0), "takes 1 to 10,000 steps, not 0"),
     "step size": (dict(step_size=0), "step_size of a counterfactual must be a number above 0, not 0"),
+    "long step": (dict(step_size=10**400), "must be a number above 0, not an integer of 1,329 bits"),
     "penalty": (dict(penalty=-1.0), "penalty of a counterfactual must be a number at least 0, not -1.0"),
     "steps of the decoder": (dict(num_steps=1001), "1 to 1000 steps, not 1001"),
     "sampler": (dict(sampler="euler"), "There is no sampler euler"),
@@ -291,6 +295,15 @@ def test_wrong_types_are_refused_too():
     for name, value in dict(steps=1.5, step_size="big", penalty=float("nan")).items():
         with pytest.raises(UserError, match=f"not {value}"):
             counterfactual.check_settings(**dict(on="z", steps=1, step_size=0.1, penalty=0.1) | {name: value})
+
+
+def test_targets_may_be_a_column_of_objects():
+    column = np.array([2, np.int64(0), 1], object)
+    found = counterfactual.as_target(column, 3, "classes", 3)
+    assert (found.tolist(), found.dtype) == ([2, 0, 1], np.int32)
+    assert counterfactual.as_target(column, 3, "continuous", None).tolist() == [2, 0, 1]
+    with pytest.raises(UserError, match="a class from 0 to 1, not 2"):
+        counterfactual.as_target(column, 3, "classes", 2)
 
 
 def test_nan_of_f_stops_the_search_with_image_and_step(model):

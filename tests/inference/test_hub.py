@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from diffae_jax import DiffAE
+from diffae_jax import DiffAE, cli
 from diffae_jax.cli import arguments
 from diffae_jax.config import from_file
 from diffae_jax.inference.card import Card, CardPicture
@@ -190,6 +190,12 @@ def test_address_survives_a_path():
     assert arguments.as_model(ADDRESS) == ADDRESS
 
 
+def test_malformed_address_in_a_command_is_named(capsys):
+    with pytest.raises(SystemExit):
+        cli.run(["info", "hf://digits"])
+    assert "argument MODEL: hf://digits is not the address of a model. Write hf://USER/NAME" in capsys.readouterr().err
+
+
 def manifest_with(bundle, *names):
     manifest = json.loads(bundle["manifest.json"])
     manifest["files"] |= {name: {"bytes": 1, "sha256": ""} for name in names}
@@ -279,9 +285,10 @@ def test_missing_library_is_named(hub, model, monkeypatch):
 def test_push_refuses_repositories_of_other_things(hub, model, bundle):
     for other in ({}, {"manifest.json": b"{}", "config.json": b"{}"}):
         repository = put(hub, {".gitattributes": b"", "README.md": b"# Mine", "model.pt": b"weights"} | other)
-        before = dict(repository.commits)
-        is_refused(lambda: model.push_to_hub(NAME), "holds model.pt")
-        assert repository.commits == before
+        before = dict(repository.commits), dict(repository.branches)
+        for branch in (None, "v2"):
+            is_refused(lambda branch=branch: model.push_to_hub(NAME, branch=branch), "holds model.pt")
+        assert (repository.commits, repository.branches) == before
     with pytest.raises(UserError, match="use push_to_hub or diffae push"):
         model.save(ADDRESS)
 
@@ -308,7 +315,7 @@ def test_license_that_the_hub_does_not_know_is_refused_before_the_commit(hub, mo
     assert 'license: "cc-by-4.0"' in hub.repositories[NAME].files()["README.md"].decode()
 
 
-def test_push_replaces_a_bundle_and_keeps_the_files_and_the_card_of_its_owner(hub, model):
+def test_push_replaces_a_bundle_and_keeps_the_files_and_the_card_of_its_owner(hub, model, caplog):
     picture = CardPicture("pictures/samples.png", "Samples.", PNG)
     with_picture = DiffAE(**model.__getstate__(), mesh=model.mesh)
     with_picture.card = dataclasses.replace(model.card, pictures=(picture,))
@@ -316,7 +323,8 @@ def test_push_replaces_a_bundle_and_keeps_the_files_and_the_card_of_its_owner(hu
     repository = hub.repositories[NAME]
     assert repository.files()["pictures/samples.png"] == PNG
     assert load().card.pictures == (picture,)
-    repository.commit("main", repository.files() | {"README.md": b"# By hand", "video.mp4": b"film"}, "Edit")
+    by_hand = {"README.md": b"# By hand", "video.mp4": b"film", "pictures/diagram.png": PNG + b"er"}
+    repository.commit("main", repository.files() | by_hand, "Edit")
     assert load().card.text == "# By hand"
 
     other = random_model(model.mesh, seed=1, probes={})
@@ -324,11 +332,42 @@ def test_push_replaces_a_bundle_and_keeps_the_files_and_the_card_of_its_owner(hu
     files = repository.files()
     assert files["README.md"] == b"# By hand"
     assert files["video.mp4"] == b"film"
-    assert not [name for name in files if name.startswith(("probes/", "pictures/"))]
+    assert "was edited, so it is kept with its license and its pictures" in caplog.text
+    assert not [name for name in files if name.startswith("probes/")]
+    assert {name for name in files if name.startswith("pictures/")} == {"pictures/samples.png", "pictures/diagram.png"}
     assert load().digest() == other.digest()
-    other.card = Card(text="# Edited here")
+    own = CardPicture("pictures/own.png", "", PNG)
+    other.card = Card(text="# Edited here", pictures=(own,))
     other.push_to_hub(NAME)
-    assert repository.files()["README.md"] == b"# Edited here"
+    files = repository.files()
+    assert files["README.md"] == b"# Edited here"
+    assert {"pictures/samples.png", "pictures/diagram.png", "pictures/own.png"} <= files.keys()
+    assert load().card.pictures == (own,)
+
+
+def test_license_of_a_push_replaces_that_of_an_edited_card(hub, model, tmp_path, caplog, capsys):
+    card = CardPicture("pictures/samples.png", "Samples.", PNG)
+    edited = DiffAE(**model.__getstate__(), mesh=model.mesh)
+    edited.card = Card(
+        text="---\nlicense: unknown\ntags: [a]\n---\n# Mine\n![](pictures/samples.png)", pictures=(card,)
+    )
+    edited.save(tmp_path / "bundle")
+    assert not caplog.messages
+    cli.run(["push", str(tmp_path / "bundle"), NAME, "--license", "mit", "--no-pictures"])
+    text = hub.repositories[NAME].files()["README.md"].decode()
+    assert text == edited.card.text.replace("unknown", '"mit"')
+    warning = "The edited README.md shows pictures/samples.png, but there is no such file. Remove it from the text.\n"
+    assert capsys.readouterr().err == warning
+
+
+def test_other_license_of_an_edited_card_is_reported(model, tmp_path, caplog):
+    edited = DiffAE(**model.__getstate__(), mesh=model.mesh)
+    edited.card = Card(text="# Mine")
+    edited.config = model.config.copy_and_resolve_references()
+    edited.config.export.license = "mit"
+    edited.save(tmp_path / "bundle")
+    message = "The edited README.md does not state the license mit. Write `license: mit` in its first lines."
+    assert caplog.messages == [message]
 
 
 def test_empty_card_of_a_new_repository_is_replaced(hub, model):

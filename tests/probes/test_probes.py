@@ -68,7 +68,7 @@ def test_shift_is_as_long_as_strength_says_and_nothing_for_none():
 
 @pytest.mark.parametrize(
     ("kind", "to"),
-    [("binary", 0.0), ("binary", 1.0), ("binary", np.nan), ("continuous", np.inf), ("continuous", np.nan)],
+    [("binary", 0.0), ("binary", 1.0), ("binary", np.nan), ("continuous", np.inf), ("continuous", 10**400)],
 )
 def test_what_cannot_be_reached_is_refused(kind, to):
     with pytest.raises(UserError, match=r"a predicts a probability|along a must be finite") as refusal:

@@ -6,6 +6,8 @@ import shutil
 import pytest
 
 from diffae_jax.evaluation.results import read
+from diffae_jax.inference.bundle import MANIFEST, write_recommended
+from diffae_jax.inference.recommended import Recommended
 from tests.runs import MANY_STEPS, finish, start
 
 
@@ -46,3 +48,15 @@ def test_repeated_export_keeps_an_edited_card_and_follows_the_license(run):
     export(run, "--config.export.license=mit", "--config.export.pictures=False")
     assert 'license: "mit"' in (bundle / "README.md").read_text()
     assert (bundle / "weights.safetensors").read_bytes() == weights
+
+
+def test_repeated_export_keeps_the_recommended_settings_of_the_same_weights_only(run):
+    manifest = run / "bundle" / MANIFEST
+    settings = Recommended(2, "ddim", "ddim", "quadratic", {"mse": 0.25})
+    write_recommended(run / "bundle", settings)
+    export(run, "--config.export.license=mit")
+    content = json.loads(manifest.read_text())
+    assert content["recommended"] == settings.as_json()
+    manifest.write_text(json.dumps(content | {"origin": content["origin"] | {"digest": "of other weights"}}))
+    export(run)
+    assert "recommended" not in json.loads(manifest.read_text())
