@@ -118,7 +118,8 @@ def _point(study: Study, choice: Choice, num_steps: int) -> Arrays:
             "seconds": np.asarray(point.seconds),
         } | more
 
-    return study.cache.load_or_compute(f"{NAME}-{choice.name.replace(', ', '-')}-{num_steps}", compute)
+    direction = "decoding" if choice.inversion is None else "both"  # a name such as "ddim, even" is of either
+    return study.cache.load_or_compute(f"{NAME}-{direction}-{choice.name.replace(', ', '-')}-{num_steps}", compute)
 
 
 def _targets(study: Study, x_0: np.ndarray) -> tuple[np.ndarray | None, np.ndarray, np.ndarray]:
