@@ -136,6 +136,13 @@ def test_the_frontier_measures_what_the_model_does(model, tmp_path, monkeypatch)
     monkeypatch.setattr(frontier, "RECONSTRUCTIONS", reconstructions)  # fewer compilations
     monkeypatch.setattr(frontier, "DECODINGS", (Choice("ddim", "even"),))
     monkeypatch.setattr("diffae_jax.evaluation.frontier.NUM_TARGET_STEPS", 3)
+    chunks, original = [], ChunkCache.load_or_compute
+
+    def load_or_compute(cache, name, compute):
+        chunks.append(name)
+        return original(cache, name, compute)
+
+    monkeypatch.setattr(ChunkCache, "load_or_compute", load_or_compute)
     changes = dict(programs=("frontier",), num_images=16, num_steps=(2,))
     found = evaluate(model, images(16), None, settings(**changes), tmp_path / "report")
     section, x_0 = found.section("frontier"), to_float(images(16).images)
@@ -149,6 +156,8 @@ def test_the_frontier_measures_what_the_model_does(model, tmp_path, monkeypatch)
     centered = (x_T - x_T.mean()) / x_T.std()
     assert section.find("kurtosis of x_T", "ddim, even").value == pytest.approx((centered**4).mean(), rel=1e-3)
     assert section.find(frontier.JUMPS, "ddim, even").value >= 1
+    points = [name for name in chunks if name.startswith("frontier-")]
+    assert len(set(points)) == len(points) == 4, "a resumed evaluation must find each again"
     assert np.asarray(Image.open(tmp_path / "report" / frontier.PICTURE).convert("L")).std() > 5
 
 
