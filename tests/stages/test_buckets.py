@@ -313,6 +313,11 @@ def test_saved_model_is_loaded_and_replaced(store, one_device):
     for _ in range(2):
         model.save(path)
         assert DiffAE.load(path, one_device).digest() == model.digest()
+    edits = {"README.md": b"# Mine", "pictures/own.png": b"\x89PNG\r\n\x1a\n"}
+    for name, content in edits.items():
+        store.path(f"models/one/{name}").write_bytes(content)
+    model.save(path)
+    assert {name: store.path(f"models/one/{name}").read_bytes() for name in edits} == edits
     store.path("models/one/notes.txt").write_text("mine")
     with pytest.raises(UserError, match=r"notes\.txt, which is not part of a bundle"):
         model.save(path)
