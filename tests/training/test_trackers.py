@@ -4,6 +4,7 @@ import contextlib
 import json
 import signal
 import struct
+import time
 
 import pytest
 
@@ -126,8 +127,10 @@ def test_wandb_knows_whether_a_stage_failed(tmp_path, offline, error, code):
     with contextlib.suppress(UserError), open_writer(config, tmp_path, *STAGES[0], 0):
         if error is not None:
             raise error
-    (end,) = (record for _, record in wandb_records(tmp_path) if record.WhichOneof("record_type") == "exit")
-    assert end.exit.exit_code == code
+    deadline, ends = time.monotonic() + 30, []
+    while not ends and time.monotonic() < deadline:  # its own process writes the file
+        ends = [record.exit for _, record in wandb_records(tmp_path) if record.WhichOneof("record_type") == "exit"]
+    assert [end.exit_code for end in ends] == [code]
 
 
 def test_training_from_the_start_is_a_new_run_of_the_tracker(tmp_path, offline):
