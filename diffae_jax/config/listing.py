@@ -67,7 +67,8 @@ def values_of(key: Key) -> str:
     elif isinstance(key.default, str) and not key.choices:
         values = "text"
     if key.length:
-        values = f"{key.length[0]} to {key.length[1]} numbers, each {values}"
+        things = f"numbers, each {values}" if values else "names"
+        values = f"{key.length[0]} to {key.length[1]} {things}"
     return f"{values}; None: {key.none}" if key.none else values
 
 
