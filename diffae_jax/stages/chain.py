@@ -20,7 +20,7 @@ from diffae_jax.runtime.cluster import check_clocks, check_equal_on_all, is_main
 from diffae_jax.runtime.compilation import enable_compilation_cache
 from diffae_jax.runtime.console import say
 from diffae_jax.runtime.errors import UserError
-from diffae_jax.runtime.files import AnyPath, unforeseen
+from diffae_jax.runtime.files import AnyPath, os_errors_as_user_errors, unforeseen
 from diffae_jax.runtime.interrupts import RESUME, if_interrupted
 from diffae_jax.runtime.logs import quiet_libraries
 from diffae_jax.runtime.own_code import code_digest, import_own
@@ -171,7 +171,7 @@ def run_stages(
     given = {"images": images, "loss_terms": loss_terms or {}, "stages": chosen}
     enable_compilation_cache()
     mesh = make_mesh()
-    with together():
+    with together(), os_errors_as_user_errors(folder):
         if workdir is not None and branch is None:
             config.name = name_of(folder, config)
         check_settings(config, chosen, mesh.size)
