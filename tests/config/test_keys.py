@@ -75,7 +75,10 @@ def right_values(key):
 @pytest.mark.parametrize("name", FLAT_KEYS)
 def test_key_takes_what_is_declared_and_nothing_else(name):
     for value in right_values(FLAT_KEYS[name]):
-        check(changed(name, value))
+        config = changed(name, value)
+        if "warmup" in name:  # must be shorter than the training
+            config.train.num_images = config.prior.num_latents = value + 1
+        check(config)
     for value in wrong_values(FLAT_KEYS[name]):
         with pytest.raises(UserError, match=rf"^(\S+ )*{name} (must|are|may) [^\n]+\.$"):
             check(changed(name, value))

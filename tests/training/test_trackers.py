@@ -89,7 +89,11 @@ def wandb_records(folder):
 
 def test_wandb_has_each_step_once_in_one_run(tmp_path, offline):
     write_run(tmp_path, "wandb")
-    records = list(wandb_records(tmp_path))
+    records, deadline = [], time.monotonic() + 30
+    while sum(record.WhichOneof("record_type") == "history" for _, record in records) < len(STAGES) * len(EXPECTED):
+        assert time.monotonic() < deadline, "a process of wandb writes the last rows after the run has ended"
+        time.sleep(0.1)
+        records = list(wandb_records(tmp_path))
     assert {name for name, _ in records} == {f"run-{json.loads((tmp_path / RECORD).read_text())['wandb']['id']}"}
     runs = [record.run for _, record in records if record.WhichOneof("record_type") == "run"]
     assert {(run.project, run.display_name) for run in runs} == {("diffae_jax", "faces")}
