@@ -20,20 +20,18 @@ CONFIGS = ("digits", "celeba64", "ffhq64", "ffhq128_48m", "ffhq128", "ffhq256")
 TARGETS = ("t4", "rtx4090", "v100x8", "v100-32x8", "a100x8", "h100x8", "h200", "v4-8", "v5e-8", "v5p-8", "v6e-16")
 PROGRAMS = ("train", "decode", "sample")
 
-PARTS = "--config.execution.num_microbatches={}"
-# Flags with which training fits, by target and config: what `diffae plan --fit` prints
-FLAGS = {
-    "t4": dict(celeba64=PARTS.format(4), ffhq64=PARTS.format(4), ffhq128_48m=PARTS.format(8))
-    | dict(ffhq128=PARTS.format(8), ffhq256=PARTS.format(16)),
-    "rtx4090": dict(ffhq128_48m=PARTS.format(2), ffhq128=PARTS.format(2), ffhq256=PARTS.format(8)),
+# microbatches with which training fits, by target and config: what `diffae plan --fit` prints
+PARTS = {
+    "t4": dict(celeba64=4, ffhq64=4, ffhq128_48m=8, ffhq128=8, ffhq256=16),
+    "rtx4090": dict(ffhq128_48m=2, ffhq128=2, ffhq256=8),
 }
 
 HEAD = """\
 # What every config needs on every machine
 
 `python -m benchmarks.plan_table > launch/plans.md` makes this page, with the compilers of
-[`diffae plan`](../docs/plan.md). Each row is `diffae plan CONFIG --target=TARGET FLAGS --programs
-train decode sample`, where the first column has CONFIG and FLAGS.
+[`diffae plan`](../docs/plan.md). Each row is `diffae plan CONFIG --target=TARGET --programs train
+decode sample`. "In 4 parts" stands for the flag `--config.execution.num_microbatches=4`.
 
 - Training takes the batch size of the config. Decoding takes a full batch with 100 steps, and 20
   for the digits. Sampling also draws z with as many steps.
@@ -41,7 +39,7 @@ train decode sample`, where the first column has CONFIG and FLAGS.
 - (1): more than JAX uses by default. Set `XLA_PYTHON_CLIENT_MEM_FRACTION=0.92`.
 """
 COLUMNS = (
-    "config and flags",
+    "config",
     "training: memory of a device",
     "images/s",
     "device-hours",
@@ -59,15 +57,15 @@ def row(name: str, target: Target) -> list[str]:
     Raises:
         UserError: The compiler of the target is missing or refuses a program.
     """
-    flags = FLAGS.get(target.name, {}).get(name, "")
-    config = parse([f"--config={name}", *flags.split()]).config
+    parts = PARTS.get(target.name, {}).get(name, 1)
+    config = parse([f"--config={name}", f"--config.execution.num_microbatches={parts}"]).config
     needs = needs_of(config, target, PROGRAMS, lambda program, seconds: note(f"{name} {program}: {seconds:.0f} s"))
     train, decode, sample = (figures(config, need) for need in needs)
     hours = config.train.num_images / train["images_per_second"] / 3600 * target.num_devices
     count = sum(collective["times"] for collective in train["collectives"])
     moved = sum(collective["bytes"] * collective["times"] for collective in train["collectives"])
     return [
-        f"`{name} {flags}`".replace(" `", "`"),
+        f"`{name}`" if parts == 1 else f"`{name}` in {parts} parts",
         memory(train, target),
         f"{train['images_per_second']:,.0f}",
         f"{hours:,.1f}" if hours < 10 else f"{hours:,.0f}",

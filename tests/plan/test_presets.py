@@ -36,22 +36,22 @@ def test_there_are_rows():
 
 
 TABLES = re.findall(r"^## `--target=(\S+)`$(.*?)(?=^## |\Z)", (ROOT / "launch" / "plans.md").read_text(), re.M | re.S)
-LINES = [
-    (target, *line) for target, text in TABLES for line in re.findall(r"^\| `(\S+) ?(.*?)` \| ([\d.]+) GiB", text, re.M)
-]
+LINE = r"^\| `(\S+)`(?: in (\d+) parts)? \| ([\d.]+) GiB"
+LINES = [(target, *line) for target, text in TABLES for line in re.findall(LINE, text, re.M)]
 
 
 @pytest.mark.parametrize("line", LINES, ids=lambda line: "-".join(line[:2]))
 def test_lines_of_the_table_of_plans_fit(line):
-    target, config, flags, memory = line
+    target, config, parts, memory = line
     assert float(memory) <= find_target(target).chip.most_usable / 2**30
-    checked(parse([f"--config={config}", *flags.split()]).config, target, ["train"])
+    flags = [f"--config={config}", f"--config.execution.num_microbatches={parts or 1}"]
+    checked(parse(flags).config, target, ["train"])
 
 
 def test_every_config_is_in_the_table_of_each_target():
-    assert {target: sum(line[0] == target for line in LINES) for target, _ in TABLES} == {
-        target: len(CONFIGS) for target, _ in TABLES
-    }
+    assert len(TABLES) >= 3
+    for target, _ in TABLES:
+        assert [line[1] for line in LINES if line[0] == target] == list(CONFIGS)
 
 
 @pytest.mark.compilers
