@@ -50,7 +50,7 @@ def test_settings_are_checked_before_cores_are_counted(tmp_path):
 
 
 def test_config_that_uses_jax_keeps_its_devices(tmp_path):
-    config = "import jax.numpy as jnp\nX = jnp.ones(3)\nfrom diffae_jax.configs.digits import get_config\n"
+    config = "import jax.numpy as jnp\nX = jnp.ones(3)\nfrom configs.digits import get_config\n"
     (tmp_path / "mine.py").write_text(config)
     program = PROGRAM.replace("--config=digits", f"--config={tmp_path / 'mine.py'}")
     assert run(["-c", program]) == (0, "1\n", "")
