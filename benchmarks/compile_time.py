@@ -48,18 +48,14 @@ def compile_once(name: str, program: str, overrides: list[str]) -> None:
     """Prints the seconds that compiling takes, and how often the cache missed."""
     import jax
 
-    from diffae_jax.cli.train import parse
+    from benchmarks.measure import parser, read
     from diffae_jax.plan.compiling import analyze
-    from diffae_jax.runtime.cpu import use_all_cores
-    from diffae_jax.runtime.precision import resolve_precision
     from diffae_jax.runtime.sharding import make_mesh
 
     misses = []
-    config = parse([f"--config={name}", *overrides]).config
-    use_all_cores(config)
-    config.train.precision = resolve_precision(config.train.precision)
+    _, configs = read(parser(None), [f"--config={name}", *overrides])
     jax.monitoring.register_event_listener(lambda event, **_: misses.append(event) if "cache_miss" in event else None)
-    _, found = analyze(config, make_mesh(), program)
+    _, found = analyze(configs[name], make_mesh(), program)
     print(json.dumps([found["compile_seconds"], len(misses)]))
 
 
