@@ -1,6 +1,6 @@
 """Your own images on a laptop: resized and cropped to 32x32, with a small model.
 
-    python -m diffae_jax.main --config=configs/images_small.py --config.data.path=PATH
+    python -m diffae_jax.main --config=configs/photos32.py --config.data.path=PATH
 
 Useful flags are those of configs/images.py. Sizes are multiples of 8.
 
@@ -19,7 +19,7 @@ from diffae_jax.config import default
 
 def get_config() -> ConfigDict:
     config = default()
-    config.name = "images_small"
+    config.name = "photos32"
     config.image_shape = (32, 32, 3)
     config.model.update(
         base_channels=32,
