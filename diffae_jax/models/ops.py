@@ -46,9 +46,7 @@ def norm_silu(
 ) -> Float[Array, "n *spatial c"]:
     """Returns silu(GroupNorm(h) * scale + shift) in the type of h, computed in float32.
 
-    The feature maps, by far the largest arrays, are read twice forward: for the statistics, and
-    for the result. They are also read twice backward, together with the gradient: for two sums
-    per channel, and for the result. Only h itself is kept for that.
+    The gradient keeps h alone of all arrays of its size.
     """
     return _forward(h, scale, shift)[0]
 
@@ -61,7 +59,21 @@ def _forward(h, scale, shift):
 
 
 def _backward(kept, gradient):
-    h, scale, shift, mean, inverse = kept
+    """Takes two passes on a CPU. For a GPU, the compiler's gradient moves 4 % fewer bytes."""
+    return lax.platform_dependent(*kept, gradient, cpu=_two_passes, default=_derived)
+
+
+def _derived(h, scale, shift, mean, inverse, gradient):
+    del mean, inverse
+    return jax.vjp(lambda *inputs: _forward(*inputs)[0], h, scale, shift)[1](gradient)
+
+
+def _two_passes(h, scale, shift, mean, inverse, gradient):
+    """Reads h and gradient for two sums per channel, and then for the result.
+
+    The compiler for CPUs instead puts the derivatives of up to 46 arrays into one loop, and
+    computes them again for each use.
+    """
     over_space = tuple(range(1, h.ndim - 1))
     normalized = (h - everywhere(mean, h)) * everywhere(inverse, h)
     u = normalized * everywhere(scale, h) + everywhere(shift, h)
@@ -70,8 +82,8 @@ def _backward(kept, gradient):
     of_shift, of_scale = of_u.sum(over_space), (of_u * normalized).sum(over_space)
     # the mean of a group, and what is parallel to its normalized values, have no effect on the result
     size = h.size // (h.shape[0] * h.shape[-1])
-    parallel_to_one, parallel = group_mean(jnp.stack([of_shift, of_scale]) * scale / size)
-    of_h = of_u * everywhere(scale, h) - everywhere(parallel_to_one, h) - normalized * everywhere(parallel, h)
+    along_one, along_h = group_mean(jnp.stack([of_shift, of_scale]) * scale / size)
+    of_h = of_u * everywhere(scale, h) - everywhere(along_one, h) - normalized * everywhere(along_h, h)
     return (of_h * everywhere(inverse, h)).astype(h.dtype), of_scale, of_shift
 
 
