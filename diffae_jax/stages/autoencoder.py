@@ -275,7 +275,9 @@ def run(
             process_index=jax.process_index(),
             num_processes=jax.process_count(),
         )
-        program = autoencoder_program(config, mesh, training.transform.dtype, loss_terms, intervals.num_steps - first_step)
+        program = autoencoder_program(
+            config, mesh, training.transform.dtype, loss_terms, intervals.num_steps - first_step
+        )
         weights = (
             starting_weights(folder, "autoencoder", program.packing.abstract) if checkpoints.latest is None else {}
         )

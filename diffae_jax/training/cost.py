@@ -13,7 +13,7 @@ PHOTOS32 = 0.27e15  # FLOP of the config photos32, in full
 
 
 def describe_cost(flops: float, device: jax.Device) -> str:
-    """Returns what a training of so many FLOP takes on a CPU: see `sentence_of_cost`."""
+    """Returns what a training of `flops` FLOP takes on a CPU: see `sentence_of_cost`."""
     return sentence_of_cost(flops, USUAL_SHARE * speed_of_products(device, "float32", size=1024))
 
 

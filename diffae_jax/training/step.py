@@ -38,9 +38,9 @@ def sample_keys(key: Key[Array, ""], step: Array | int, num_samples: int) -> Key
 def ema_decay_at(step: Array | int, ema_decay: float) -> Float[Array, ""]:
     """Returns the decay of a step while it rises to `ema_decay`: (1 + step) / (10 + step) at most.
 
-    The average then spans about a tenth of the training so far. With a constant decay d it instead
-    keeps the share d**n of the random initial weights after n steps, and samples stay noise for
-    several 1 / (1 - d) steps.
+    The average then spans about a tenth of the training so far. With a constant decay d, it
+    has a share d**n of the random initial weights after n steps. Samples stay noise until this
+    share vanishes.
     """
     return jnp.minimum(ema_decay, (1 + step) / (10 + step))
 

@@ -22,4 +22,3 @@ def test_speed_is_that_of_this_machine():
     speed = speed_of_products(jax.devices()[0], "float32", size=1024)
     assert 1e9 < speed < 1e14
     assert "The training needs 9 TFLOP: about " in describe_cost(9e12, jax.devices()[0])
-
