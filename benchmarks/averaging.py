@@ -50,7 +50,7 @@ def decays() -> dict[str, Decay]:
 
 
 def correlation_of_neighbors(images: np.ndarray) -> float:
-    """Returns the correlation of pixels with those to their right, around the mean of each image."""
+    """Returns the correlation of pixels with those to their right, less the mean of each image."""
     images = images - images.mean((1, 2), keepdims=True)
     return float((images[:, :, 1:] * images[:, :, :-1]).mean() / np.square(images).mean())
 

@@ -15,8 +15,8 @@ def group_statistics(
     """Returns mean and 1 / standard deviation of the group of each channel, float32.
 
     They are computed in one pass over the input. The difference mean(h^2) - mean(h)^2 loses
-    precision if the mean is large. A typical value of the group, its mean at the first position, is
-    therefore subtracted first.
+    precision if the mean is large. A typical value of the group, its mean at the first position,
+    is therefore subtracted first.
     """
     n, channels = h.shape[0], h.shape[-1]
     over_space = tuple(range(1, h.ndim - 1))
@@ -80,7 +80,7 @@ def _two_passes(h, scale, shift, mean, inverse, gradient):
     sigmoid = jax.nn.sigmoid(u)
     of_u = gradient * (sigmoid * (1 + u * (1 - sigmoid)))
     of_shift, of_scale = of_u.sum(over_space), (of_u * normalized).sum(over_space)
-    # the mean of a group, and what is parallel to its normalized values, have no effect on the result
+    # the result depends neither on the mean of a group nor on the scale of its values
     size = h.size // (h.shape[0] * h.shape[-1])
     along_one, along_h = group_mean(jnp.stack([of_shift, of_scale]) * scale / size)
     of_h = of_u * everywhere(scale, h) - everywhere(along_one, h) - normalized * everywhere(along_h, h)

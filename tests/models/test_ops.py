@@ -13,7 +13,7 @@ SHAPES = [(2, 3, 64), (2, 2, 3, 32), (1, 2, 2, 2, 96)]  # samples, spatial axes,
 
 def norm_silu64(h, scale, shift):
     """silu(GroupNorm(h) * scale + shift), step by step."""
-    n, *spatial, channels = h.shape
+    n, channels = h.shape[0], h.shape[-1]
     grouped = h.reshape(n, -1, NUM_GROUPS, channels // NUM_GROUPS)
     mean, variance = grouped.mean((1, 3), keepdims=True), grouped.var((1, 3), keepdims=True)
     normalized = ((grouped - mean) / np.sqrt(variance + EPSILON)).reshape(n, -1, channels)
