@@ -30,8 +30,8 @@ def get_config() -> ConfigDict:
         z_dim=128,
         dropout=0.0,
     )
-    config.train.update(batch_size=32, num_images=100_000, schedule="cosine", learning_rate=1e-3)
-    config.train.update(ema_decay=0.999, ema_warmup=True)
+    config.train.update(batch_size=32, num_images=100_000, schedule="cosine", parameterization="v")
+    config.train.update(learning_rate=1e-3, ema_decay=0.999, ema_warmup=True)
     config.prior.update(width=512, batch_size=128, num_latents=1_000_000, learning_rate=1e-3, ema_decay=0.999)
     config.data.held_out_share = 0.05
     config.report.update(log_every=2_000, health_every=20_000, save_every=20_000, grid_every=20_000)
