@@ -1,7 +1,7 @@
 """Writes images as PNG and GIF files, and converts them to PIL images."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -39,16 +39,21 @@ def as_picture(image: Float[AnyArray, "*spatial c"]) -> Float[np.ndarray, "h w c
     return (np.clip(image, -1, 1) + 1) / 2
 
 
-def save_rows(path: AnyPath, rows: dict[str, Float[np.ndarray, "n *shape"]]) -> None:
+def save_rows(
+    path: AnyPath, rows: dict[str, Float[np.ndarray, "n *shape"]], columns: Sequence[str] = ()
+) -> None:
     """Writes labeled rows of images as one PNG, atomically.
 
     Args:
         path: The file to write.
         rows: By label, the images of the row in [-1, 1], [n, *shape]. n is the same for all rows.
+        columns: A name for each column; by default none.
     """
-    columns = len(next(iter(rows.values())))
-    figure = _figure((1.2 * columns + 1.6, 1.2 * len(rows)))
-    axes = figure.subplots(len(rows), columns, squeeze=False)
+    num_columns = len(next(iter(rows.values())))
+    figure = _figure((1.2 * num_columns + 1.6, 1.2 * len(rows)))
+    axes = figure.subplots(len(rows), num_columns, squeeze=False)
+    for axis, name in zip(axes[0], columns or [""] * num_columns, strict=True):
+        axis.set_title(name)
     for row, (label, images) in zip(axes, rows.items(), strict=True):
         for axis, image in zip(row, images, strict=True):
             picture = as_picture(image)
