@@ -25,6 +25,8 @@ LARGEST_IMAGE, LARGEST_PICTURE = 256, 960
 MILLISECONDS = 120  # of a frame of a film
 GAINS = (100, 50, 20, 10, 5, 2)  # of a difference map
 
+Images = Shaped[AnyArray, "n *shape"] | Sequence[Shaped[AnyArray, "*shape"]]  # an array, or a list of single images
+
 
 class Difference(NamedTuple):
     """The changes from some images to others, as `difference_map` returns them.
@@ -120,13 +122,13 @@ def image_grid(images: Shaped[AnyArray, "n *shape"], scale: int | None = None) -
 
 
 def image_rows(
-    rows: Mapping[str, Shaped[AnyArray, "n *shape"]], columns: Sequence[str] = (), scale: int | None = None
+    rows: Mapping[str, Images], columns: Sequence[str] = (), scale: int | None = None
 ) -> Image.Image:
     """Arranges rows of images, with names of rows and columns, as one PIL image.
 
     Args:
-        rows: By name, the images of each row, uint8 or float in [-1, 1], [n, *spatial, C].
-            `as_picture` converts volumes and signals.
+        rows: By name, the images of each row, uint8 or float in [-1, 1]: an array
+            [n, *spatial, C], or a list. `as_picture` converts volumes and signals.
         columns: A name for each column; by default none. A word that is wider than an image is
             cut.
         scale: Pixels of the picture for each pixel of an image, 1 to 64, without interpolation. By
@@ -218,7 +220,7 @@ def save_grid(path: AnyPath, images: Shaped[AnyArray, "n *shape"], scale: int | 
 
 def save_rows(
     path: AnyPath,
-    rows: Mapping[str, Shaped[AnyArray, "n *shape"]],
+    rows: Mapping[str, Images],
     columns: Sequence[str] = (),
     scale: int | None = None,
 ) -> None:
@@ -239,7 +241,7 @@ def save_film(path: AnyPath, pictures: Sequence[Image.Image]) -> None:
 
 
 def _painted(
-    rows: Sequence[Shaped[AnyArray, "n *shape"]], cell: tuple[int, int], left: int = 0, top: int = 0
+    rows: Sequence[Images], cell: tuple[int, int], left: int = 0, top: int = 0
 ) -> Image.Image:
     """Returns a white picture with rows of images of a size, below and to the right of a point."""
     (height, width), columns = cell, max(map(len, rows))

@@ -226,7 +226,9 @@ class DiffAE:
 
         Args:
             path: a bundle or a run folder, on a disk or in a bucket, such as gs://BUCKET/NAME. Or
-                a bundle on the Hugging Face Hub: hf://USER/NAME or hf://USER/NAME@REVISION.
+                the name of a model that ships with the package, such as digits: see
+                `diffae_jax.pretrained`. Or a bundle on the Hugging Face Hub: hf://USER/NAME or
+                hf://USER/NAME@REVISION. An existing path takes precedence over a name.
             mesh: the devices; by default all.
             encoder: the class of the model's custom encoder.
 
@@ -234,9 +236,9 @@ class DiffAE:
             The model, on the devices.
 
         Raises:
-            UserError: if the path is neither a bundle nor a run folder, if the bundle is damaged
-                or has a newer format, if the run's latent codes belong to another autoencoder, if
-                the encoder is not imported, or if the Hub cannot be reached.
+            UserError: if the path is none of these, if the bundle is damaged or has a newer
+                format, if the run's latent codes belong to another autoencoder, if the encoder is
+                not imported, or if the Hub cannot be reached.
         """
         mesh = mesh or make_mesh()
         return cls(**read_model(path, mesh, encoder), mesh=mesh)
