@@ -2,8 +2,8 @@
 
     python -m notebooks.links
 
-The address is that of `repository-code` in CITATION.cff. Without one, the badges open Colab itself,
-and the notebooks ask for the address before they install anything.
+The address is that of `repository-code` in CITATION.cff. Without one, the badges open Colab, and
+the notebooks ask for the address before they install anything.
 """
 
 import re

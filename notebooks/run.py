@@ -7,6 +7,7 @@ Needs the extra `notebooks`. Each notebook runs in an empty folder, which is rem
 """
 
 import argparse
+import ast
 import hashlib
 import os
 import tempfile
@@ -51,14 +52,13 @@ def code_hash(notebook: nbformat.NotebookNode) -> str:
 
 
 def set_parameters(notebook: nbformat.NotebookNode, values: Mapping[str, Any]) -> None:
-    """Adds assignments below the cell with the tag `parameters`. Raises KeyError for other names."""
+    """Changes values in the cell with the tag `parameters`. Raises KeyError for other names."""
     (cell,) = (cell for cell in notebook.cells if PARAMETERS in cell.metadata.get("tags", ()))
-    defined: dict[str, Any] = {}
-    exec(cell.source, defined)
-    for name, value in values.items():
-        if name not in defined:
-            raise KeyError(f"{name} is no parameter of this notebook.")
-        cell.source += f"\n{name} = {value!r}"
+    statements = ast.parse(cell.source).body
+    defined = {target.id for statement in statements for target in statement.targets}
+    if unknown := values.keys() - defined:
+        raise KeyError(f"The notebook has no parameters {', '.join(sorted(unknown))}.")
+    cell.source += "".join(f"\n{name} = {value!r}" for name, value in values.items())
 
 
 def execute(notebook: nbformat.NotebookNode, folder: Path, environment: Mapping[str, str]) -> None:
@@ -77,7 +77,7 @@ def execute(notebook: nbformat.NotebookNode, folder: Path, environment: Mapping[
 def main() -> None:
     """Executes the notebooks that are named, or all."""
     parser = argparse.ArgumentParser(description="Executes notebooks and stores their outputs.")
-    parser.add_argument("names", nargs="*", metavar="NAME", choices=[*names(), []], help="such as quickstart; default: all")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"default: all, which are {', '.join(names())}")
     for name in parser.parse_args().names or names():
         notebook = read(name)
         with tempfile.TemporaryDirectory() as folder:

@@ -152,7 +152,7 @@ def add_out(parser: Parser, metavar: str, text: str, *, required: bool = True) -
 
 
 def add_scale(parser: Parser) -> None:
-    """Adds the scale of pictures. A run checks it against their size: see `outputs.check_picture`."""
+    """Adds the scale of pictures. `outputs.check_picture` compares it with their size."""
     text = "pixels of a PNG or GIF for each pixel of an image, 1 to 64; by default, small images in grids are enlarged"
     parser.add_argument("--scale", metavar="N", type=within(1, 64), help=text)
 

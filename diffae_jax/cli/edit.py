@@ -25,7 +25,7 @@ def add_arguments(parser: Parser) -> None:
     )
     how = parser.add_mutually_exclusive_group(required=True)
     text = "how far to move z along the probe, such as 0.3, in units of sqrt(D) standard deviations of z"
-    how.add_argument("--strength", metavar="S", type=number, nargs="+", help=f"{text}; several make one picture or film")
+    how.add_argument("--strength", metavar="S", type=number, nargs="+", help=f"{text}; several make a picture or film")
     how.add_argument(
         "--to",
         metavar="P",

@@ -62,10 +62,8 @@ def check_number(out: Path, num_images: int) -> None:
         )
 
 
-def check_picture(
-    out: Path, is_file: bool, num_images: int, image_shape: tuple[int, ...], scale: int | None
-) -> None:
-    """Raises UserError if a PNG or GIF cannot hold the images at a scale, or if `out` is neither."""
+def check_picture(out: Path, is_file: bool, num_images: int, image_shape: tuple[int, ...], scale: int | None) -> None:
+    """Raises UserError if a PNG or GIF cannot hold the images, or if a different file has a scale."""
     if is_file and out.suffix.lower() != ".npy":
         check_number(out, num_images)
         check_scale(scale, image_shape, num_images)
@@ -183,9 +181,7 @@ def write_images(
                 np.save(path, image)
 
 
-def write_image_file(
-    out: Path, images: Float[np.ndarray, "n *shape"], transform: Transform, scale: int | None
-) -> None:
+def write_image_file(out: Path, images: Float[np.ndarray, "n *shape"], transform: Transform, scale: int | None) -> None:
     """Writes images in [-1, 1] to one npy or PNG file.
 
     An npy holds the values [N, *spatial, C] in the range of the data. A PNG holds one image pixel

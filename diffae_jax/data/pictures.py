@@ -37,12 +37,12 @@ class Difference(NamedTuple):
     """
 
     images: Float[np.ndarray, "n *shape"]
-    gain: float
+    gain: int | float
 
     @property
     def name(self) -> str:
-        """The name of the row or the column, such as "difference × 20"."""
-        return f"difference × {self.gain:g}" if self.gain != 1 else "difference"
+        """The name of the row or the column, such as "difference x20"."""
+        return f"difference x{self.gain:g}" if self.gain != 1 else "difference"
 
 
 def as_picture(image: Shaped[AnyArray, "*spatial c"]) -> Float[np.ndarray, "h w c2"]:
@@ -81,7 +81,7 @@ def to_pil(images: Shaped[AnyArray, "n *shape"]) -> list[Image.Image]:
 
 
 def difference_map(
-    images: Shaped[AnyArray, "n *shape"], others: Shaped[AnyArray, "n *shape"], gain: float | None = None
+    images: Shaped[AnyArray, "n *shape"], others: Shaped[AnyArray, "n *shape"], gain: int | float | None = None
 ) -> Difference:
     """Returns the changes from some images to others: gray is no change, white is brighter.
 
@@ -121,9 +121,7 @@ def image_grid(images: Shaped[AnyArray, "n *shape"], scale: int | None = None) -
     return _painted(rows, cell_size(np.shape(images)[1:], len(rows), columns, scale))
 
 
-def image_rows(
-    rows: Mapping[str, Images], columns: Sequence[str] = (), scale: int | None = None
-) -> Image.Image:
+def image_rows(rows: Mapping[str, Images], columns: Sequence[str] = (), scale: int | None = None) -> Image.Image:
     """Arranges rows of images, with names of rows and columns, as one PIL image.
 
     Args:
@@ -151,7 +149,7 @@ def image_rows(
     titles = [wrapped(name, font, width) for name in columns]
     left = max(block_size(name, font)[0] for name in names)
     top = max([block_size(title, font)[1] for title in titles], default=0)
-    left, top = left + MARGIN * (left > 0), top + MARGIN * (top > 0)
+    left, top = left + 2 * MARGIN * (left > 0), top + 2 * MARGIN * (top > 0)
     picture = _painted(list(rows.values()), (height, width), left, top)
     draw = ImageDraw.Draw(picture)
     for i, name in enumerate(names):
@@ -240,9 +238,7 @@ def save_film(path: AnyPath, pictures: Sequence[Image.Image]) -> None:
         scratch.write_bytes(film(pictures))
 
 
-def _painted(
-    rows: Sequence[Images], cell: tuple[int, int], left: int = 0, top: int = 0
-) -> Image.Image:
+def _painted(rows: Sequence[Images], cell: tuple[int, int], left: int = 0, top: int = 0) -> Image.Image:
     """Returns a white picture with rows of images of a size, below and to the right of a point."""
     (height, width), columns = cell, max(map(len, rows))
     size = left + columns * (width + GAP) - GAP, top + len(rows) * (height + GAP) - GAP
