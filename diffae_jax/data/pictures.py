@@ -39,9 +39,7 @@ def as_picture(image: Float[AnyArray, "*spatial c"]) -> Float[np.ndarray, "h w c
     return (np.clip(image, -1, 1) + 1) / 2
 
 
-def save_rows(
-    path: AnyPath, rows: dict[str, Float[np.ndarray, "n *shape"]], columns: Sequence[str] = ()
-) -> None:
+def save_rows(path: AnyPath, rows: dict[str, Float[np.ndarray, "n *shape"]], columns: Sequence[str] = ()) -> None:
     """Writes labeled rows of images as one PNG, atomically.
 
     Args:

@@ -19,7 +19,7 @@ from tests.random_models import random_model
 @pytest.fixture(scope="module")
 def model(one_device):
     model = random_model(one_device, probes={})
-    training, held_out = digits()
+    training, _ = digits()
     model.config.data.update(path="digits", labels="", held_out="")
     model.config.evaluation.update(num_code_steps=2, alexnet="/home/me/alexnet.pth")
     model.fit_probe("digit", model.encode(training.images[:300]), training.labels["digit"][:300])
@@ -57,7 +57,8 @@ def test_weights_are_the_nearest_halves_and_take_half_the_space(model, bundle, o
     sizes = [(folder / "weights.safetensors").stat().st_size for folder in (out / "digits", bundle)]
     assert 0.5 < sizes[0] / sizes[1] < 0.56
     with safe_open(out / "digits" / "weights.safetensors", "np") as opened:
-        assert {opened.get_slice(name).get_dtype() for name in opened.keys()} == {"F16"}
+        names = opened.keys()
+        assert {opened.get_slice(name).get_dtype() for name in names} == {"F16"}
     assert shipped.probes["digit"].as_json() == model.probes["digit"].as_json()
 
 
