@@ -151,6 +151,12 @@ def add_out(parser: Parser, metavar: str, text: str, *, required: bool = True) -
     parser.add_argument("--overwrite", action="store_true", help="replace existing output, but never an input image")
 
 
+def add_scale(parser: Parser) -> None:
+    """Adds the scale of pictures. `outputs.check_picture` compares it with their size."""
+    text = "pixels of a PNG or GIF for each pixel of an image, 1 to 64; by default, small images in grids are enlarged"
+    parser.add_argument("--scale", metavar="N", type=within(1, 64), help=text)
+
+
 def add_steps(parser: Parser, *, default: int | None = 100) -> None:
     """Adds the number of steps. Without a default, it is that of the recommended settings."""
     steps = checked("check_num_steps")

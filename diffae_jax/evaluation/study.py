@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
-from diffae_jax.data.pictures import to_pil
+from diffae_jax.data.pictures import save_picture, to_pil
 from diffae_jax.data.sources import Source, Subset, choose, read
 from diffae_jax.data.transforms import to_float
 from diffae_jax.data.varied import choose_varied
@@ -19,7 +19,7 @@ from diffae_jax.evaluation.chunk_cache import ChunkCache
 from diffae_jax.evaluation.networks.feature_spaces import FeatureSpace
 from diffae_jax.inference.diffae import DiffAE
 from diffae_jax.runtime.cluster import is_main_process
-from diffae_jax.runtime.files import AnyPath, atomic_write
+from diffae_jax.runtime.files import AnyPath
 
 NUM_PICTURES = 12  # images in a row of a picture
 CHUNK = 256  # images in a chunk, at most
@@ -89,8 +89,7 @@ class Study:
         # folder names contain labels, which may contain any character
         folder = self.folder.joinpath("images", *(quote(name, safe=" ,") for name in folders))
         for i, picture in enumerate(to_pil(images), start=first):
-            with atomic_write(folder / f"{i:06d}.png") as scratch:
-                picture.save(scratch)
+            save_picture(folder / f"{i:06d}.png", picture)
 
 
 def choose_in_order(images: Source, count: int, seed: int) -> Int[np.ndarray, "n"]:

@@ -218,10 +218,10 @@ def reconstructions(
     rows = {"input": x_0}
     z = None if model.config.model.z_dim is None else model.encode(x_0)
     x_T = model.invert(x_0, z, num_steps)
-    rows["inferred $x_T$"] = model.decode(z, x_T, num_steps)
-    rows["random $x_T$"] = model.reconstruct(x_0, num_steps, infer_x_T=False)
+    rows["inferred x_T"] = model.decode(z, x_T, num_steps)
+    rows["random x_T"] = model.reconstruct(x_0, num_steps, infer_x_T=False)
     if z is not None:
-        rows["$z$ of the\nprevious image"] = model.decode(np.roll(z, 1, axis=0), x_T, num_steps)
+        rows["z of the previous image"] = model.decode(np.roll(z, 1, axis=0), x_T, num_steps)
     return rows
 
 
