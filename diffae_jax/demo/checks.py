@@ -89,7 +89,7 @@ def _without_folder(path: Path) -> Iterator[None]:
 
 
 def index_below(value: Any, count: int) -> int:
-    """Returns the index of the thing that was clicked. Raises UserError if there is no such thing."""
+    """Returns the index of what was clicked. Raises UserError if there is no such image."""
     if type(value) is not int or not 0 <= value < count:
         raise UserError(f"There is no image {shown(value)} of {counted(count, 'image')}. Reload the page.")
     return value

@@ -24,12 +24,14 @@ class Page:
         sessions: the sessions of all people.
         changed: a number that grows when the chosen image, the steps or the slice changed.
         tabs: the tabs by title.
+        picker: the images to choose from.
     """
 
     def __init__(self, shared: Shared):
         self.shared, self.sessions = shared, Sessions(shared)
         self.changed = gr.State(0)
         self.tabs: dict[str, gr.Tab] = {}
+        self.picker: gr.HTML
 
     def listen(
         self,
@@ -56,7 +58,7 @@ class Page:
     def listen_click(
         self, clickable: gr.HTML, answer: Answer, inputs: Components = (), outputs: Components = ()
     ) -> None:
-        """Answers a click on a tile. `answer` gets the session, the index of the tile and the inputs."""
+        """Answers a click on a tile. `answer` gets the session, its index and the inputs."""
         call = _with_messages(self.sessions, answer)
 
         def clicked(request: gr.Request, event: gr.EventData, *values: Any):

@@ -24,7 +24,7 @@ def build(shared: Shared) -> gr.Blocks:
     with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(REMOVE_EVERY, REMOVE_AFTER)) as blocks:
         page = Page(shared)
         gr.Markdown(f"# {shown(model.config.name)}\n{describe(model)}", elem_classes="head")
-        add_picker(page)
+        page.picker = add_picker(page)
         with gr.Tabs():
             for tab in TABS:
                 if tab.suits(model):

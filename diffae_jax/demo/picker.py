@@ -1,4 +1,4 @@
-"""The top of the page: the image that all tabs use, the number of steps, and the slice of volumes."""
+"""The top of the page: the image that all tabs use, the steps, and the slice of volumes."""
 
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,8 @@ def row_of_images(session: Session, chosen: ChosenImage | None) -> str:
     return tiles(row, "small", can_click=True, in_one_row=True) if row else hint("Upload an image to begin.")
 
 
-def add_picker(page: Page) -> None:
-    """Adds the images to choose from, the upload, the steps and, for volumes, the slice."""
+def add_picker(page: Page) -> gr.HTML:
+    """Adds images, upload, steps and, for volumes, the slice. Returns the row of images."""
     model = page.shared.model
     with gr.Row(elem_classes="picker"):
         images = gr.HTML(js_on_load=ON_LOAD, apply_default_css=False, elem_id="images", scale=8)
@@ -77,7 +77,7 @@ def add_picker(page: Page) -> None:
     page.listen(steps.input, set_steps, [steps], [page.changed])
     if is_volume:
         page.listen(slices.input, set_slice, [slices], [images, page.changed], is_live=True)
-    page.picker = images
+    return images
 
 
 def _steps(model: Any) -> gr.Radio:

@@ -216,7 +216,7 @@ class Session:
 
 
 class Sessions:
-    """The sessions by the hash of their browser tab. The one that was used longest ago is dropped."""
+    """The sessions by the hash of their browser tab. The oldest ones are dropped."""
 
     def __init__(self, shared: Shared):
         self._shared, self._lock = shared, threading.Lock()

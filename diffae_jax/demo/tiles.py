@@ -17,7 +17,7 @@ from diffae_jax.data.transforms import to_float
 SMALL = 128  # pixels; a browser enlarges smaller pictures without interpolation
 WIDTHS = {"small": 112, "medium": 224, "large": 448}  # pixels of a picture, twice as many as its tile has
 
-# Reports a click on a tile or, in a map, near a point. It listens to the component, whose content changes.
+# Reports a click on a tile or, in a map, near a point. The content of `element` may change.
 ON_LOAD = """
 element.addEventListener('click', (event) => {
   let target = event.target.closest('[data-index]');

@@ -37,7 +37,7 @@ save_gif(Path("film.gif"), film)
 
 
 def suits(model: DiffAE) -> bool:
-    """A model with statistics of z can be edited, at the latest with a probe fitted on the page."""
+    """A model needs statistics of z. It gets a probe on the page if it has none."""
     return model.statistics is not None
 
 
@@ -146,7 +146,7 @@ def predictions(session: Session, probe: Probe, z: np.ndarray, moved: np.ndarray
 
 
 def code_for(session: Session, moves: Moves) -> str:
-    """Returns code that makes the same PNG and GIF, and that fits the probes fitted on the page."""
+    """Returns code that makes the same PNG and GIF. It fits the probes fitted on the page."""
     origin = session.need_image().origin
     lines = [
         f"moved = model.move({'moved' if i else 'z'}, {quoted(probe.name)}, {strength:g})"

@@ -1,4 +1,4 @@
-"""Explore: a map of z, the nearest images of the set, and the directions in which z varies most."""
+"""Explore: a map of z, the nearest images, and the directions in which z varies most."""
 
 from typing import Any
 
@@ -140,7 +140,7 @@ def nearest_of(session: Session) -> tuple[np.ndarray, np.ndarray]:
 
 
 def strengths_of(session: Session, component: Probe) -> list[float]:
-    """Returns the strengths that move z by `DEVIATIONS` along a component, rounded for the code."""
+    """Returns the strengths that move z by `DEVIATIONS`, rounded for the code."""
     deviation = component.logits(normalized(session, session.images.z)).std()
     per_strength = np.linalg.norm(component.shift(1.0)) * np.linalg.norm(component.weights)
     return [round(float(count * deviation / per_strength), 4) for count in DEVIATIONS]

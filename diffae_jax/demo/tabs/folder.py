@@ -78,7 +78,7 @@ def add(page: Page) -> None:
 
 
 def upload(session: Session, files: list[str]) -> Iterator[tuple[Any, ...]]:
-    """Reads and encodes uploaded files, and yields the progress. Files that are no images are skipped."""
+    """Reads and encodes files, and yields the progress. Files without an image are skipped."""
     if len(files) > MOST_IMAGES:
         raise UserError(f"There are {len(files):,} files. At most {MOST_IMAGES:,} can be uploaded. Choose fewer.")
     images, names, skipped = [], [], []
