@@ -106,6 +106,7 @@ setup(
         "diffae_jax.demo": ["style.css"],
         "diffae_jax.evaluation.report": ["report.html.jinja"],
         "diffae_jax.inference": ["card.md.jinja"],
+        "diffae_jax.pretrained": ["*/*.json", "*/*.safetensors", "*/*.npz", "*/*.md", "*/*/*.json", "*/*/*.png"],
     },
     entry_points={"console_scripts": ["diffae = diffae_jax.cli:run"]},
     python_requires=">=3.11",

@@ -50,10 +50,10 @@ def reconstruct(model: DiffAE, images: np.ndarray, out: Path) -> None:
     variations, mean, std = model.variations(shown, num_variations=16, num_steps=STEPS)
     rows = {
         "input": shown,
-        "own $x_T$,\n100 steps": model.reconstruct(shown, 100),
-        **{f"random $x_T$ ({i})": variations[:, i] for i in (0, 1, 2)},
+        "own x_T, 100 steps": model.reconstruct(shown, 100),
+        **{f"random x_T ({i})": variations[:, i] for i in (0, 1, 2)},
         "mean of 16": mean,
-        "deviation of 16\n(white: 0.5)": np.clip(4 * std - 1, -1, 1),
+        "deviation of 16 (white: 0.5)": np.clip(4 * std - 1, -1, 1),
     }
     save_rows(out / "reconstruct.png", rows)
     z = model.encode(images[:4])
@@ -77,7 +77,7 @@ def edit(model: DiffAE, images: np.ndarray, labels: np.ndarray, svm: SVC, out: P
     """Draws edits, and the share of them that is recognized as the target digit."""
     first = np.stack([images[labels == digit][0] for digit in (0, 1, 3, 4, 5, 6, 7, 8, 9)])
     rows = {"input": first}
-    rows |= {f"to 2,\nstrength {s:g}": model.edit(first, "digit=2", s, STEPS) for s in STRENGTHS}
+    rows |= {f"to 2, strength {s:g}": model.edit(first, "digit=2", s, STEPS) for s in STRENGTHS}
     save_rows(out / "edit.png", rows)
     same = np.array_equal(model.edit(first, "digit=2", 0.0, STEPS), model.reconstruct(first, STEPS))
     print(f"strength 0 gives exactly the reconstruction: {same}")

@@ -71,6 +71,7 @@ def test_wheel_holds_the_package_and_its_configs_and_no_tests(wheel):
     package = [path for path in (ROOT / "diffae_jax").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
     expected = {f"diffae_jax/{path.relative_to(ROOT / 'diffae_jax')}" for path in package}
     assert "diffae_jax/evaluation/report/report.html.jinja" in expected
+    assert "diffae_jax/pretrained/digits/weights.safetensors" in expected
     expected |= {f"diffae_jax/configs/{path.name}" for path in (ROOT / "configs").glob("*.py")}
     assert {name for name in names if name.startswith("diffae_jax/")} == expected
 
@@ -95,6 +96,7 @@ def test_package_page_has_the_license_and_links(source, wheel, tmp_path):
 def test_wheel_trains_in_an_empty_environment_from_an_empty_folder(wheel, tmp_path):
     bin_, here = environment_with(tmp_path / "venv", wheel), tmp_path / "empty"
     here.mkdir()
+    assert "10 classes" in run(bin_ / "diffae", "info", "digits", cwd=here)
     where = run(bin_ / "python", "-c", "import diffae_jax; print(diffae_jax.__file__)", cwd=here)
     assert where.startswith(str(tmp_path / "venv"))
     _, *command = shlex.split(run(bin_ / "diffae", "data", "digits", cwd=here).splitlines()[-1])

@@ -13,12 +13,14 @@ RULES = ROOT / "CONTRIBUTING.md"  # whose paragraph "Words" has the table of ret
 MAX_COLUMNS = 99  # of a line of prose
 MAX_WORDS = 25  # of a sentence
 PROSE = ("README.md", "CONTRIBUTING.md", "docs", "launch", "benchmarks", "diffae_jax", "configs", "setup.py")
+CARDS = ROOT / "diffae_jax" / "pretrained"  # model cards, which are generated
 LISTS_WORDS = {RULES}  # which names the words that it retires
 
 
 def files(suffix: str) -> list[Path]:
     paths = [path for name in PROSE for path in (ROOT / name, *sorted((ROOT / name).rglob("*")))]
-    return [path for path in paths if path.suffix == suffix and path.is_file()]
+    paths = [path for path in paths if path.suffix == suffix and path.is_file()]
+    return [path for path in paths if not (suffix == ".md" and CARDS in path.parents)]
 
 
 PAGES, MODULES = files(".md"), files(".py")

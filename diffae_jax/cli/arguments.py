@@ -43,9 +43,12 @@ def as_path(text: str) -> "AnyPath":
 
 
 def as_model(text: str) -> "AnyPath | str":
-    """Parses the path of a model, or an address on the Hub, which stays text."""
+    """Parses the path of a model. The name of a shipped one or an address on the Hub stays text."""
+    from diffae_jax.pretrained import is_shipped
     from diffae_jax.runtime.hub import is_hub_address, parse_address
 
+    if is_shipped(text):
+        return text
     try:
         return str(parse_address(text)) if is_hub_address(text) else as_path(text)
     except UserError as error:
@@ -110,7 +113,10 @@ def number(text: str) -> float:
 
 def add_model(parser: Parser) -> None:
     """Adds the first argument of every command that uses a model."""
-    text = "a bundle or a run folder; may be in a bucket, or on the Hugging Face Hub: hf://USER/NAME[@REVISION]"
+    text = (
+        "a bundle or a run folder; may be in a bucket, or on the Hugging Face Hub: hf://USER/NAME[@REVISION]; or the "
+        "name of a model that ships with the package: digits"
+    )
     parser.add_argument("model", metavar="MODEL", type=as_model, help=text)
     add_import(parser)
 
@@ -143,6 +149,12 @@ def add_out(parser: Parser, metavar: str, text: str, *, required: bool = True) -
     """Adds the output path and --overwrite."""
     parser.add_argument("--out", metavar=metavar, type=as_output, required=required, help=text)
     parser.add_argument("--overwrite", action="store_true", help="replace existing output, but never an input image")
+
+
+def add_scale(parser: Parser) -> None:
+    """Adds the scale of pictures. `outputs.check_picture` compares it with their size."""
+    text = "pixels of a PNG or GIF for each pixel of an image, 1 to 64; by default, small images in grids are enlarged"
+    parser.add_argument("--scale", metavar="N", type=within(1, 64), help=text)
 
 
 def add_steps(parser: Parser, *, default: int | None = 100) -> None:

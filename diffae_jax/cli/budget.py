@@ -72,8 +72,9 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.out is not None:
         outputs.check_free(arguments.out, (".png",), overwrite=arguments.overwrite)
     saves = target is not None and not arguments.no_save
-    if saves and is_hub_address(arguments.model):
-        raise UserError(f"{arguments.model} is on the Hub, where settings cannot be stored. Add --no-save.")
+    if saves and isinstance(arguments.model, str):
+        place = "on the Hub" if is_hub_address(arguments.model) else "part of the package"
+        raise UserError(f"{arguments.model} is {place}, where settings cannot be stored. Add --no-save.")
     if saves and not (arguments.model / MANIFEST).exists():
         raise UserError(f"{arguments.model} is no bundle, which could store the settings. Give a bundle or --no-save.")
     settings = budget.candidates(arguments.steps or budget.STEPS, arguments.inversions, arguments.grids)

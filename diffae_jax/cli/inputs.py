@@ -10,7 +10,6 @@ from diffae_jax.evaluation.model_card import card_of_run
 from diffae_jax.inference.bundle import MANIFEST
 from diffae_jax.runtime.compilation import enable_compilation_cache
 from diffae_jax.runtime.files import AnyPath
-from diffae_jax.runtime.hub import is_hub_address
 
 
 def load(path: str | AnyPath) -> DiffAE:
@@ -22,7 +21,7 @@ def load(path: str | AnyPath) -> DiffAE:
 def load_with_card(path: str | AnyPath) -> DiffAE:
     """Loads a model with its card. That of a run folder is made from its data and its results."""
     model = load(path)
-    if not is_hub_address(path) and (path / RECORD).exists() and not (path / MANIFEST).exists():
+    if not isinstance(path, str) and (path / RECORD).exists() and not (path / MANIFEST).exists():
         model.card = card_of_run(model.config, path, model.digest())
     return model
 

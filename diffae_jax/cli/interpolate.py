@@ -2,7 +2,7 @@
 
 import argparse
 
-from diffae_jax.cli.arguments import Parser, add_inversion, add_model, add_out, as_path, within
+from diffae_jax.cli.arguments import Parser, add_inversion, add_model, add_out, add_scale, as_path, within
 from diffae_jax.runtime.errors import UserError, counted, shown
 
 HELP = "interpolate between two images"
@@ -22,6 +22,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--frames", metavar="N", type=within(2, 1000), default=8, help="number of frames, 2 to 1000; default 8"
     )
+    add_scale(parser)
     add_inversion(parser)
 
 
@@ -31,7 +32,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     from diffae_jax.cli import outputs
     from diffae_jax.cli.inputs import images_of, load
-    from diffae_jax.data.pictures import save_gif, save_grid
+    from diffae_jax.data.pictures import image_grid, save_film, save_rows
     from diffae_jax.inference.encode_dataset import open_for
     from diffae_jax.runtime.files import os_errors_as_user_errors
 
@@ -43,6 +44,7 @@ def run(arguments: argparse.Namespace) -> None:
         if len(source) != 1:  # before any is read
             raise UserError(f"{path} holds {counted(len(source), 'image')}. Give the file of a single image.")
     names = outputs.names_of([f"frame-{i:03d}" for i in range(arguments.frames)], model.image_shape)
+    outputs.check_picture(arguments.out, is_file, arguments.frames, model.image_shape, arguments.scale)
     for source in sources:
         outputs.check_apart([arguments.out] if is_file else [arguments.out / name for name in names], source)
     settings = {name: getattr(arguments, name) for name in ("inversion", "sampler", "grid")}
@@ -52,7 +54,8 @@ def run(arguments: argparse.Namespace) -> None:
     else:
         with os_errors_as_user_errors(arguments.out, "written"):
             if arguments.out.suffix.lower() == ".gif":
-                save_gif(arguments.out, np.concatenate([frames, frames[-2:0:-1]]))  # forward and backward
+                save_film(arguments.out, [image_grid(frame[None], arguments.scale) for frame in frames])
             else:
-                save_grid(arguments.out, np.concatenate(frames, axis=-2)[None])  # side by side
+                shares = [f"{share:.2f}" for share in np.linspace(0, 1, len(frames))]  # of the second image
+                save_rows(arguments.out, {"": frames}, shares, arguments.scale)
     print(f"{len(frames)} frames: {shown(str(arguments.out))}")

@@ -16,14 +16,15 @@ from diffae_jax.data.formats.arrays import ArrayFile
 from diffae_jax.data.formats.files import file_paths
 from diffae_jax.data.formats.huggingface import HuggingFace
 from diffae_jax.data.formats.nifti import NIFTI_SUFFIXES, save_nifti
-from diffae_jax.data.pictures import save_grid, to_pil
-from diffae_jax.data.sources import TransformedSource
-from diffae_jax.data.transforms import Transform
+from diffae_jax.data.pictures import check_scale, image_grid, save_film, save_picture, save_rows, to_pil
+from diffae_jax.data.sources import TransformedSource, read
+from diffae_jax.data.transforms import Transform, to_float
 from diffae_jax.runtime.errors import UserError, list_some, shown
 from diffae_jax.runtime.files import atomic_write, has_suffix, os_errors_as_user_errors
 
 NIFTI_OUT = ".nii.gz"
 IMAGE_FILES = (".png", ".npy")  # for one or several images
+PICTURE_FILES = (".png", ".gif")
 MAX_IMAGES_IN_PNG = 1024
 # a new folder must not end in these, nor in a suffix that `mimetypes` knows
 ARRAYS_AND_TABLES = (".npy", ".npz", ".parquet", ".tsv")
@@ -59,6 +60,15 @@ def check_number(out: Path, num_images: int) -> None:
         raise UserError(
             f"A .png holds at most {MAX_IMAGES_IN_PNG:,} images, not {num_images:,}. Use a folder as --out."
         )
+
+
+def check_picture(out: Path, is_file: bool, num_images: int, image_shape: tuple[int, ...], scale: int | None) -> None:
+    """Raises UserError if a PNG or GIF cannot hold the images, or if a different file has a scale."""
+    if is_file and out.suffix.lower() != ".npy":
+        check_number(out, num_images)
+        check_scale(scale, image_shape, num_images)
+    elif scale is not None:
+        raise UserError(f"--scale is for a .png or a .gif, and {out} is neither. Leave out --scale.")
 
 
 def check_apart(targets: Iterable[Path], images: TransformedSource) -> None:
@@ -171,21 +181,46 @@ def write_images(
                 np.save(path, image)
 
 
-def write_image_file(out: Path, images: Float[np.ndarray, "n *shape"], transform: Transform) -> None:
+def write_image_file(out: Path, images: Float[np.ndarray, "n *shape"], transform: Transform, scale: int | None) -> None:
     """Writes images in [-1, 1] to one npy or PNG file.
 
     An npy holds the values [N, *spatial, C] in the range of the data. A PNG holds one image pixel
-    for pixel, or several in a grid.
+    for pixel, or several in a grid. A scale enlarges both.
     """
     with os_errors_as_user_errors(out, "written"):
         if out.suffix.lower() == ".npy":
             with atomic_write(out) as scratch:
                 np.save(scratch, transform.restored(images))
-        elif len(images) > 1:
-            save_grid(out, images)
         else:
-            with atomic_write(out) as scratch:
-                to_pil(images)[0].save(scratch)
+            save_picture(out, image_grid(images, scale or (1 if len(images) == 1 else None)))
+
+
+def write_rows(
+    out: Path, images: TransformedSource, columns: dict[str, Float[np.ndarray, "n *shape"]], scale: int | None
+) -> None:
+    """Writes a PNG with a row for each image: the input, and what each named column has of it."""
+    columns = {"input": to_float(read(images, range(len(images)))), **columns}
+    rows = {name: np.stack(row) for name, *row in zip(images.ids, *columns.values(), strict=True)}
+    with os_errors_as_user_errors(out, "written"):
+        save_rows(out, rows, list(columns), scale)
+
+
+def write_sweep(
+    out: Path,
+    images: TransformedSource,
+    probe: str,
+    strengths: Sequence[float],
+    edited: Float[np.ndarray, "n strengths *shape"],
+    scale: int | None,
+) -> None:
+    """Writes edits of several strengths: as columns of a PNG, or as frames of a GIF."""
+    by_strength = np.moveaxis(edited, 1, 0)
+    if out.suffix.lower() == ".png":
+        columns = {f"{probe} {strength:+g}": each for strength, each in zip(strengths, by_strength, strict=True)}
+        write_rows(out, images, columns, scale)
+        return
+    with os_errors_as_user_errors(out, "written"):
+        save_film(out, [image_grid(each, scale) for each in by_strength])
 
 
 def write_table(out: Path, rows: Iterable[Sequence[object]]) -> None:
@@ -201,10 +236,11 @@ def write(
     images: Float[np.ndarray, "n *shape"],
     transform: Transform,
     originals: Sequence[Path] = (),
+    scale: int | None = None,
 ) -> None:
     """Writes images to one file, or as `write_images` to a folder, and prints the path."""
     if is_file:
-        write_image_file(out, images, transform)
+        write_image_file(out, images, transform, scale)
     else:
         write_images(out, names, images, transform, originals)
     print(f"{len(images):,} images: {shown(str(out))}")

@@ -2,7 +2,17 @@
 
 import argparse
 
-from diffae_jax.cli.arguments import Parser, add_model, add_out, add_sampler, add_seed, add_steps, checked, within
+from diffae_jax.cli.arguments import (
+    Parser,
+    add_model,
+    add_out,
+    add_sampler,
+    add_scale,
+    add_seed,
+    add_steps,
+    checked,
+    within,
+)
 from diffae_jax.runtime.errors import UserError
 
 HELP = "draw new images, optionally with a label"
@@ -18,6 +28,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--probe", metavar="NAME", help=text)
     parser.add_argument("--negative", action="store_true", help="with --probe: draw only images that the probe rejects")
     add_out(parser, "PATH", "a .png with all images, an .npy with all values, or a folder for one file per image")
+    add_scale(parser)
     add_steps(parser)
     add_sampler(parser)
     steps = checked("check_num_steps")
@@ -40,6 +51,7 @@ def run(arguments: argparse.Namespace) -> None:
     if is_file:
         outputs.check_number(arguments.out, arguments.num)
     model = load(arguments.model)
+    outputs.check_picture(arguments.out, is_file, arguments.num, model.image_shape, arguments.scale)
     steps = (arguments.steps, arguments.latent_steps)
     samplers = {name: getattr(arguments, name) for name in ("sampler", "grid", "latent_sampler")}
     if arguments.probe is None:
@@ -48,4 +60,4 @@ def run(arguments: argparse.Namespace) -> None:
         settings = arguments.num, arguments.probe, not arguments.negative, arguments.seed
         images = model.sample_class(*settings, *steps, **samplers)
     names = outputs.names_of([f"sample-{i:05d}" for i in range(len(images))], model.image_shape)
-    outputs.write(arguments.out, is_file, names, images, model.transform)
+    outputs.write(arguments.out, is_file, names, images, model.transform, scale=arguments.scale)

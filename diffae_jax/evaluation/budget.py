@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from diffae_jax.data.pictures import save_curves
+from diffae_jax.evaluation.curves import save_curves
 from diffae_jax.evaluation.frontier import RECONSTRUCTIONS, Choice, Images, reconstruction
 from diffae_jax.evaluation.study import Distance
 from diffae_jax.inference.diffae import DiffAE

@@ -29,6 +29,7 @@ from diffae_jax.evaluation.programs import PROGRAMS, skip_reason
 from diffae_jax.evaluation.report.page import write_report
 from diffae_jax.evaluation.results import REPORT, RESULTS, Results, Section
 from diffae_jax.evaluation.study import Networks, Study
+from diffae_jax.evaluation.training_signs import undertrained
 from diffae_jax.inference.diffae import DiffAE
 from diffae_jax.inference.encode_dataset import describe
 from diffae_jax.runtime.cluster import is_main_process, together
@@ -43,9 +44,9 @@ NEUTRAL_SETTINGS = (
 )  # fmt: skip
 CHUNKS = "chunks"
 STEP_IN_CALLS = 3  # a training step takes at least as long as this number of calls of the network
-# Claims look up figures by name: increase NAMES after renaming a program, metric or row. Old
-# results are then measured again.
-NAMES = 2
+# Claims look up figures by name: increase NAMES after renaming a program, metric or row, or after
+# changing the order of the images. Old results are then measured again.
+NAMES = 3
 
 
 def evaluate(
@@ -169,6 +170,8 @@ def _measure(study: Study, sections: dict[str, Section]) -> Results:
             unwritten.remove(name)
             say(results.as_text(sections[name]))
     written = _write(study, sections, notes)
+    if warning := undertrained(written.sections):
+        say(warning)
     for claim in written.claims:
         if claim.verdict != "not measured":
             say(f"  {claim.verdict.upper()}: {claim.text} ({claim.source})")

@@ -8,17 +8,18 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
-from diffae_jax.data.pictures import to_pil
-from diffae_jax.data.sources import Source, choose, read
+from diffae_jax.data.pictures import save_picture, to_pil
+from diffae_jax.data.sources import Source, Subset, choose, read
 from diffae_jax.data.transforms import to_float
+from diffae_jax.data.varied import choose_varied
 from diffae_jax.evaluation.chunk_cache import ChunkCache
 from diffae_jax.evaluation.networks.feature_spaces import FeatureSpace
 from diffae_jax.inference.diffae import DiffAE
 from diffae_jax.runtime.cluster import is_main_process
-from diffae_jax.runtime.files import AnyPath, atomic_write
+from diffae_jax.runtime.files import AnyPath
 
 NUM_PICTURES = 12  # images in a row of a picture
 CHUNK = 256  # images in a chunk, at most
@@ -57,7 +58,7 @@ class Study:
     @cached_property
     def chosen(self) -> np.ndarray:
         """The indices of the measured images, at most `num_images` of them."""
-        return choose(len(self.images), self.settings.num_images, self.seed)
+        return choose_in_order(self.images, self.settings.num_images, self.seed)
 
     @property
     def has_z(self) -> bool:
@@ -88,8 +89,19 @@ class Study:
         # folder names contain labels, which may contain any character
         folder = self.folder.joinpath("images", *(quote(name, safe=" ,") for name in folders))
         for i, picture in enumerate(to_pil(images), start=first):
-            with atomic_write(folder / f"{i:06d}.png") as scratch:
-                picture.save(scratch)
+            save_picture(folder / f"{i:06d}.png", picture)
+
+
+def choose_in_order(images: Source, count: int, seed: int) -> Int[np.ndarray, "n"]:
+    """Chooses images at random. Returns their indices.
+
+    The first ones, which pictures show, vary. The others are in random order, because some programs
+    measure only a part of the images, and neighbors often share a class.
+    """
+    chosen = choose(len(images), count, seed)
+    first = choose_varied(Subset(images, chosen), NUM_PICTURES)
+    others = np.random.default_rng(seed).permutation(np.delete(chosen, first))
+    return np.concatenate([chosen[first], others])
 
 
 def as_float(source: Source, indices: np.ndarray) -> Float[np.ndarray, "n *shape"]:

@@ -3,7 +3,8 @@
 manifest.json         format version, origin, recommended settings, facts of the card; size and
                       hash of each file below
 config.json
-weights.safetensors   EMA weights, "autoencoder.*" and, if there is a prior, "prior.*"
+weights.safetensors   EMA weights, "autoencoder.*" and, if there is a prior, "prior.*", as float32
+                      or, at half the size, as float16
 latents.npz           mean and std of z, if they are known
 probes/*.json
 
@@ -69,7 +70,8 @@ class Bundle:
 
     Attributes:
         config: the config that the model was trained with.
-        weights: "autoencoder.*" and, if there is a prior, "prior.*", as float32.
+        weights: "autoencoder.*" and, if there is a prior, "prior.*", as float32. A bundle of
+            float16 weights takes half the space on disk, and `read_bundle` returns float32.
         statistics: mean and standard deviation of z, or None.
         probes: the fitted probes by name.
         origin: plain values that describe where the model comes from.
@@ -312,7 +314,10 @@ def write_recommended(path: AnyPath, settings: Recommended) -> None:
 
 
 def _read_weights(file: AnyPath) -> dict[str, np.ndarray]:
-    """Reads weights by their dotted names. Raises UserError unless all are finite float32."""
+    """Reads weights by their dotted names. They may be stored as float16.
+
+    Returns float32. Raises UserError for other types, and unless all are finite.
+    """
     with os_errors_as_user_errors(file), file.open("rb") as handle:
         size = int.from_bytes(handle.read(8), "little")
     if size > MAX_HEADER_BYTES:  # safetensors allows 100 MB, which take 25 s and 2 GB
@@ -322,12 +327,12 @@ def _read_weights(file: AnyPath) -> dict[str, np.ndarray]:
     try:
         with safe_open(file, "np") as opened:
             names = opened.keys()
-            others = [name for name in names if opened.get_slice(name).get_dtype() != "F32"]
-            weights = {} if others else {name: opened.get_tensor(name) for name in names}
+            others = [name for name in names if opened.get_slice(name).get_dtype() not in ("F32", "F16")]
+            weights = {} if others else {name: opened.get_tensor(name).astype(np.float32, copy=False) for name in names}
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"{file} cannot be read: {shown(str(error))}. Get the bundle again.") from error
     if others:
-        raise UserError(f"{file} cannot be read: its {shown(others[0])} is not float32. Get the bundle again.")
+        raise UserError(f"{file} cannot be read: its {shown(others[0])} is neither float32 nor float16. Get the bundle again.")
     for name, array in weights.items():
         if not np.isfinite(array).all():
             raise UserError(

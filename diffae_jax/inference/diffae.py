@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -83,7 +83,7 @@ class DiffAE:
         codes of an image   encode (image to z), invert (image and z to x_T), invert_with_report
         images from codes   decode, progress, noise (random x_T)
         both                reconstruct, variations, interpolate, path
-        probes and edits    fit_probe, predict, edit, move, principal_components
+        probes and edits    fit_probe, predict, edit, sweep, move, principal_components
         by gradients        counterfactual
         new images          sample, sample_class, sample_latents
         checks              check_has_encoder, check_normalized, check_edit
@@ -226,7 +226,9 @@ class DiffAE:
 
         Args:
             path: a bundle or a run folder, on a disk or in a bucket, such as gs://BUCKET/NAME. Or
-                a bundle on the Hugging Face Hub: hf://USER/NAME or hf://USER/NAME@REVISION.
+                the name of a model that ships with the package, such as digits: see
+                `diffae_jax.pretrained`. Or a bundle on the Hugging Face Hub: hf://USER/NAME or
+                hf://USER/NAME@REVISION. An existing path takes precedence over a name.
             mesh: the devices; by default all.
             encoder: the class of the model's custom encoder.
 
@@ -234,9 +236,9 @@ class DiffAE:
             The model, on the devices.
 
         Raises:
-            UserError: if the path is neither a bundle nor a run folder, if the bundle is damaged
-                or has a newer format, if the run's latent codes belong to another autoencoder, if
-                the encoder is not imported, or if the Hub cannot be reached.
+            UserError: if the path is none of these, if the bundle is damaged or has a newer
+                format, if the run's latent codes belong to another autoencoder, if the encoder is
+                not imported, or if the Hub cannot be reached.
         """
         mesh = mesh or make_mesh()
         return cls(**read_model(path, mesh, encoder), mesh=mesh)
@@ -791,6 +793,49 @@ class DiffAE:
         z = self._encode_arrays(images)
         x_T = self._invert_arrays(images, z, num_steps, inverter).x_T
         return self.decode(self.move(z, probe, strength, to=to), x_T, num_steps, sampler=sampler)
+
+    def sweep(
+        self,
+        images: Any,
+        probe: str | Probe,
+        strengths: Sequence[Strength],
+        num_steps: int | None = None,
+        *,
+        inversion: str | Method | None = None,
+        sampler: str | Sampler | None = None,
+        grid: str | None = None,
+    ) -> Float[AnyArray, "n strengths *shape"]:
+        """Edits images with several strengths. Each image is inverted once.
+
+        Args:
+            images: images in any form that `DiffAE` lists.
+            probe: a probe, or the name of one in `probes`, such as "smile" or "digit=2".
+            strengths: at least one strength, as in `edit`.
+            num_steps: as in `edit`.
+            inversion: as in `edit`.
+            sampler: as in `edit`.
+            grid: as in `edit`.
+
+        Returns:
+            The edited images, [N, len(strengths), *spatial, C], float32 in [-1, 1].
+
+        Raises:
+            UserError: as `edit` does.
+
+        Source: Sec. 5.3.
+        """
+        check_count("strength", len(strengths))
+        for strength in strengths:
+            self.check_edit(probe, strength, None)
+        num_steps, inversion, sampler, grid = self._with_defaults(num_steps, inversion, sampler, grid)
+        inverter, sampler = as_round_trip(inversion, sampler, grid)
+        images = self._images(images)
+        z = self._encode_arrays(images)
+        x_T = self._invert_arrays(images, z, num_steps, inverter).x_T
+        moved = (jnp if is_traced(z, *strengths) else np).stack([self.move(z, probe, each) for each in strengths], 1)
+        image_of_each = np.arange(len(z) * len(strengths)) // len(strengths)
+        decoded = self.decode(moved.reshape(-1, z.shape[1]), x_T[image_of_each], num_steps, sampler=sampler)
+        return decoded.reshape(len(z), len(strengths), *self.image_shape)
 
     def move(
         self,

@@ -14,6 +14,7 @@ from diffae_jax.inference.sharing import local_model
 from diffae_jax.inference.weights import abstract_weights, check_weights
 from diffae_jax.models import encoder_name
 from diffae_jax.models.functional import digest, flatten, unflatten
+from diffae_jax.pretrained import names
 from diffae_jax.runtime.console import warn
 from diffae_jax.runtime.errors import UserError
 from diffae_jax.runtime.files import AnyPath, os_errors_as_user_errors, read_json
@@ -25,9 +26,10 @@ ORIGIN = "origin.json"  # of a run folder
 def read_model(path: str | AnyPath, mesh: Mesh, encoder: type[nnx.Module] | None = None) -> dict[str, Any]:
     """Returns the arguments of `DiffAE` from a bundle, or the EMA weights of a run folder.
 
-    `encoder` replaces the encoder that the config names. Raises UserError if the path is neither a
-    bundle nor a run folder, or if the bundle is damaged or has a newer format. Also raises
-    UserError if the run's latent codes belong to another autoencoder.
+    `path` may also be the name of a shipped model or an address on the Hub. `encoder` replaces the
+    encoder that the config names. Raises UserError if the path is none of these, or if the bundle
+    is damaged or has a newer format. Also raises UserError if the run's latent codes belong to
+    another autoencoder.
     """
     with local_model(path) as folder:
         if _is_bundle(folder):
@@ -65,12 +67,14 @@ def read_origin(folder: AnyPath) -> dict[str, dict[str, Any]]:
 def _is_bundle(path: AnyPath) -> bool:
     """Returns whether a path is a bundle, else a run folder. Raises UserError if it is neither."""
     with os_errors_as_user_errors(path):
+        if not path.exists():
+            raise UserError(f"{path} is neither a path nor a shipped model: {', '.join(names())}. Check the path.")
         is_bundle = (path / MANIFEST).exists()
         is_run = (path / CONFIG).exists() and (path / "autoencoder" / "checkpoints").is_dir()
     if not is_bundle and not is_run:
         raise UserError(
             f"{path} is neither a bundle nor the folder of a trained run: it has no {MANIFEST}, and no {CONFIG} with "
-            f"autoencoder/checkpoints. Check the path."
+            f"autoencoder/checkpoints. Check the path{', or rename it to use the shipped model' * (str(path) in names())}."
         )
     return is_bundle
 

@@ -1,4 +1,7 @@
-"""Models on the Hugging Face Hub: only the files of a bundle are read from it or written to it."""
+"""Models that are not at a path: those that ship with the package, and those on the Hugging Face Hub.
+
+Only the files of a bundle are read from the Hub or written to it.
+"""
 
 import contextlib
 from collections.abc import Iterator
@@ -7,6 +10,7 @@ from typing import Any
 
 from diffae_jax.inference.bundle import CONFIG, MANIFEST, WEIGHTS, may_hold, read_manifest
 from diffae_jax.inference.card import CARD, card_files, is_card_file, is_edited
+from diffae_jax.pretrained import folder_of, is_shipped
 from diffae_jax.runtime.console import warn
 from diffae_jax.runtime.errors import UserError, list_some, shown
 from diffae_jax.runtime.files import AnyPath, expand_home, parse_json
@@ -18,21 +22,32 @@ ALLOWED = (".gitattributes", ".gitignore", "LICENSE", "LICENSE.md", "LICENSE.txt
 
 @contextlib.contextmanager
 def local_model(path: str | AnyPath) -> Iterator[AnyPath]:
-    """Yields the folder of a model, which is copied from the Hub to this machine if it is there.
+    """Yields the folder of a model: of a shipped one, or of a copy of one on the Hub.
 
-    Other paths are yielded as they are. The message of a UserError in the block names the address.
+    Other paths are yielded as they are. The message of a UserError in the block has the name or
+    the address instead of the folder.
     """
-    if not is_hub_address(path):
+    if is_shipped(path):
+        with _named(folder_of(str(path)), str(path), "Install diffae_jax again.") as folder:
+            yield folder
+    elif is_hub_address(path):
+        address = parse_address(path)
+        folder = download(address, MANIFEST, lambda folder: _names_in(folder, address))
+        fix = f"Tell its owner, or delete {folder.parents[1]} if the copy there may be damaged."
+        with _named(folder, str(address), fix):
+            yield folder
+    else:
         yield expand_home(path)
-        return
-    address = parse_address(path)
-    folder = download(address, MANIFEST, lambda folder: _names_in(folder, address))
+
+
+@contextlib.contextmanager
+def _named(folder: Path, name: str, fix: str) -> Iterator[Path]:
+    """Yields a folder. The message of a UserError in the block has a name and a fix of its own."""
     try:
         yield folder
     except UserError as error:
-        fix = f"Tell its owner, or delete {folder.parents[1]} if the copy there may be damaged."
-        text = str(error).replace("Get the bundle again.", fix).replace(f"{folder}/", f"{address}: ")
-        raise type(error)(text.replace(str(folder), str(address))) from error
+        text = str(error).replace("Get the bundle again.", fix).replace(f"{folder}/", f"{name}: ")
+        raise type(error)(text.replace(str(folder), name)) from error
 
 
 def _names_in(folder: Path, address: HubAddress) -> list[str]:

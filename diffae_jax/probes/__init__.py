@@ -3,7 +3,7 @@
 Imports no network.
 """
 
-from diffae_jax.probes.fitting import check_labels, components, fit, is_known, kind_of
+from diffae_jax.probes.fitting import check_labels, components, fit, is_known, kind_of, score
 from diffae_jax.probes.linear import ClassProbe, Probe, Score, describe, directions, find, from_json
 
 __all__ = [
@@ -19,4 +19,5 @@ __all__ = [
     "from_json",
     "is_known",
     "kind_of",
+    "score",
 ]

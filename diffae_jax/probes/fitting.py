@@ -94,11 +94,49 @@ def fit(
     else:
         ridge = _ridge().fit(z, targets)
         probe = Probe(name, ridge.coef_.astype(np.float32), float(ridge.intercept_), "continuous")
-    score = None
-    if held_out is not None:
-        held_z, held_values = _paired(f"{name}, held out,", *held_out, positive_unlabeled)
-        score = _held_out_score(probe, kind, held_z, _targets(held_values, kind, positive))
-    return dataclasses.replace(probe, score=score or _cross_validated(kind, z, targets, repeats))
+    measured = None if held_out is None else score(probe, *held_out, positive_unlabeled=positive_unlabeled)
+    return dataclasses.replace(probe, score=measured or _cross_validated(kind, z, targets, repeats))
+
+
+def score(
+    probe: Probe | ClassProbe,
+    z_normalized: Shaped[np.ndarray, "..."],
+    labels: Iterable[Any],
+    *,
+    positive_unlabeled: bool = False,
+) -> Score | None:
+    """Measures how well a probe predicts labels, on images that it was not fitted to.
+
+    Args:
+        probe: the probe.
+        z_normalized: normalized z, [N, D].
+        labels: a label for each z, as for `fit`.
+        positive_unlabeled: as for `fit`.
+
+    Returns:
+        AUROC (binary), accuracy (classes) or R^2 (continuous). None if there are too few different
+        labels.
+
+    Raises:
+        UserError: if the labels do not fit z or the probe.
+    """
+    kind = "classes" if isinstance(probe, ClassProbe) else probe.kind
+    z, values = _paired(f"{probe.name}, held out,", z_normalized, labels, positive_unlabeled)
+    if kind == "binary":  # a probe keeps its positive value as text
+        values = [_text(value) == probe.positive for value in values]
+    targets = _targets(values, kind, True)
+    if len(set(targets.tolist())) < (1 if kind == "classes" else 2):
+        return None
+    from sklearn.metrics import accuracy_score, r2_score, roc_auc_score
+
+    z = z.astype(np.float32)
+    if kind == "binary":
+        value = roc_auc_score(targets, probe.logits(z))
+    elif kind == "classes":
+        value = accuracy_score(targets, probe.predict(z))
+    else:
+        value = r2_score(targets, probe.predict(z))
+    return Score(METRICS[kind], float(value), len(z))
 
 
 def check_labels(
@@ -261,22 +299,6 @@ def _logistic(repeats: float) -> Any:
 def _binary(name: str, z: np.ndarray, targets: np.ndarray, positive: str, repeats: float = 1.0) -> Probe:
     fitted = _logistic(repeats).fit(z, targets)
     return Probe(name, fitted.coef_[0].astype(np.float32), float(fitted.intercept_[0]), positive=positive)
-
-
-def _held_out_score(probe: Probe | ClassProbe, kind: str, z: np.ndarray, targets: np.ndarray) -> Score | None:
-    """Returns the score on held-out images, or None if they have too few different labels."""
-    if len(set(targets.tolist())) < (1 if kind == "classes" else 2):
-        return None
-    from sklearn.metrics import accuracy_score, r2_score, roc_auc_score
-
-    z = z.astype(np.float32)
-    if kind == "binary":
-        value = roc_auc_score(targets, probe.logits(z))
-    elif kind == "classes":
-        value = accuracy_score(targets, probe.predict(z))
-    else:
-        value = r2_score(targets, probe.predict(z))
-    return Score(METRICS[kind], float(value), len(z))
 
 
 def _cross_validated(kind: str, z: np.ndarray, targets: np.ndarray, repeats: float) -> Score:

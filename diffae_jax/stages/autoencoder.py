@@ -19,6 +19,7 @@ from diffae_jax.data.run_images import data_summary, open_data
 from diffae_jax.data.sources import Source, read
 from diffae_jax.data.splits import notes_on_labels
 from diffae_jax.data.transforms import to_float
+from diffae_jax.data.varied import choose_varied
 from diffae_jax.diffusion.loss import diffusion_loss, draw_t_and_eps
 from diffae_jax.diffusion.process import Process, image_process
 from diffae_jax.inference.diffae import DiffAE
@@ -147,13 +148,13 @@ def periodic_tasks(config: ConfigDict, folder: AnyPath, mesh: Mesh, packing: Pac
     """Returns the tasks to run at intervals: the health of z and a grid of reconstructions."""
     batch_size = config.train.batch_size
 
-    def first_images(count):
-        return read(images, range(min(count, len(images))))
+    def varied_images(count):
+        return read(images, choose_varied(images, count))
 
-    grid = grid_task(config, folder, mesh, packing, first_images(config.report.num_grid_images))
+    grid = grid_task(config, folder, mesh, packing, varied_images(config.report.num_grid_images))
     tasks = [Periodic(steps_of(config.report.grid_every, batch_size), grid)]
     if config.model.z_dim is not None:
-        health_images = first_images(batch_size // config.execution.num_microbatches)  # a microbatch fits in memory
+        health_images = varied_images(batch_size // config.execution.num_microbatches)  # a microbatch fits in memory
         if len(health_images) > 1:
             health = health_task(config, mesh, packing, health_images)
             tasks.append(Periodic(steps_of(config.report.health_every, batch_size), health))
@@ -211,10 +212,10 @@ def reconstructions(
     rows = {"input": x_0}
     z = None if model.config.model.z_dim is None else model.encode(x_0)
     x_T = model.invert(x_0, z, num_steps)
-    rows["inferred $x_T$"] = model.decode(z, x_T, num_steps)
-    rows["random $x_T$"] = model.reconstruct(x_0, num_steps, infer_x_T=False)
+    rows["inferred x_T"] = model.decode(z, x_T, num_steps)
+    rows["random x_T"] = model.reconstruct(x_0, num_steps, infer_x_T=False)
     if z is not None:
-        rows["$z$ of the\nprevious image"] = model.decode(np.roll(z, 1, axis=0), x_T, num_steps)
+        rows["z of the previous image"] = model.decode(np.roll(z, 1, axis=0), x_T, num_steps)
     return rows
 
 

@@ -25,6 +25,7 @@ from diffae_jax.inference.loading import ORIGIN, read_config, read_origin
 from diffae_jax.inference.sharing import local_model
 from diffae_jax.inference.weights import abstract_weights
 from diffae_jax.models.functional import Params, flatten
+from diffae_jax.pretrained import is_shipped
 from diffae_jax.runtime.cluster import found_by_main_process, is_main_process, together
 from diffae_jax.runtime.console import say
 from diffae_jax.runtime.errors import UserError, shown
@@ -87,7 +88,9 @@ def _check_init(folder: AnyPath, init: str, origin: dict[str, Any], begun: bool)
 
 
 def address_of(model: str | AnyPath) -> str:
-    """Returns the address of a bundle or a run folder, also on the Hub: absolute, as recorded."""
+    """Returns the name of a shipped model, or the absolute address of another one, as recorded."""
+    if is_shipped(model):
+        return str(model)
     return str(parse_address(model)) if is_hub_address(model) else str(expand_home(model).absolute())
 
 

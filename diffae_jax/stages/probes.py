@@ -85,6 +85,8 @@ def _fit_all(z: dict[str, np.ndarray], labels: dict[str, Mapping[str, np.ndarray
             say(f"  no probe: {error}")
             continue
         say(f"  {describe(probes[-1])}")
+    if probes:
+        say("  Probes are fitted for edits. Linear models that only predict a label do better: see the evaluation.")
     return probes
 
 

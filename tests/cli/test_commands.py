@@ -19,7 +19,7 @@ from diffae_jax import DiffAE, cli
 from diffae_jax.cli import inputs, outputs
 from diffae_jax.cli.info import describe
 from diffae_jax.data.detect import open_images
-from diffae_jax.data.pictures import SMALLEST_GRID, image_grid, to_pil
+from diffae_jax.data.pictures import difference_map, image_grid, image_rows, to_pil
 from diffae_jax.data.sources import TransformedSource
 from diffae_jax.data.transforms import Transform, to_float
 from diffae_jax.diffusion.samplers import SAMPLERS
@@ -95,11 +95,19 @@ def assert_pictures(path, names, images):
             np.testing.assert_array_equal(np.asarray(file), np.asarray(picture))
 
 
-def small(picture, width):
-    """Undoes the enlargement to so many pixels."""
-    factor = picture.width // width
-    assert SMALLEST_GRID / 2 < max(picture.size) <= SMALLEST_GRID
-    return np.asarray(picture.convert("L"))[factor // 2 :: factor, factor // 2 :: factor]
+def assert_film(path, expected):
+    """Whether a GIF has these frames, as far as its few colors allow."""
+    with Image.open(path) as film:
+        assert (film.n_frames, film.info["loop"]) == (len(expected), 0)
+        for i, frame in enumerate(expected):
+            film.seek(i)
+            found = np.asarray(film.convert(frame.mode)).astype(int)
+            assert np.abs(found - np.asarray(frame)).max() <= 2
+
+
+def assert_picture(path, expected):
+    with Image.open(path) as file:
+        np.testing.assert_array_equal(np.asarray(file), np.asarray(expected))
 
 
 def test_info_describes_the_model(bundle, capsys):
@@ -140,6 +148,15 @@ def test_reconstruct_writes_each_image_under_its_name(bundle, model, folder, cap
     assert f"5 images, 3 steps, {kind} x_T: MSE {error:.2e}" in capsys.readouterr().out
 
 
+def test_reconstruct_writes_one_picture_with_inputs_and_differences(bundle, model, folder):
+    cli.run(["reconstruct", str(bundle), "photos", "--steps", "3", "--scale", "2", "--out", "again.png"])
+    images = to_float(images_of())
+    decoded = model.reconstruct(images, 3)
+    difference = difference_map(images, decoded)
+    rows = {name: np.stack(row) for name, *row in zip(NAMES, images, decoded, difference.images, strict=True)}
+    assert_picture("again.png", image_rows(rows, ["input", "inferred x_T", difference.name], 2))
+
+
 def test_images_of_one_name_keep_their_own(bundle, model, folder):
     with Image.open("photos/b.png") as image:
         image.save("photos/b.bmp")
@@ -150,17 +167,11 @@ def test_images_of_one_name_keep_their_own(bundle, model, folder):
 def test_interpolate_writes_frames_a_strip_and_a_film_there_and_back(bundle, model, folder):
     pair = "photos/b.png", "photos/c.png"
     frames = model.interpolate(*map(images_of, pair), 4, 3)
-    pixels = np.stack([np.asarray(picture) for picture in to_pil(frames)])
     for out in ("frames", "morph.png", "morph.gif"):
         cli.run(["interpolate", str(bundle), *pair, "--frames", "4", "--steps", "3", "--out", out])
     assert_pictures("frames", [f"frame-{i:03d}.png" for i in range(4)], frames)
-    with Image.open("morph.png") as strip:
-        np.testing.assert_array_equal(small(strip, 32), np.concatenate(pixels, axis=1))
-    with Image.open("morph.gif") as film:
-        assert (film.n_frames, film.info["loop"]) == (6, 0)
-        for i, frame in enumerate((0, 1, 2, 3, 2, 1)):
-            film.seek(i)
-            assert np.abs(small(film, 8).astype(int) - pixels[frame]).max() <= 2  # a GIF has few colors
+    assert_picture("morph.png", image_rows({"": frames}, ["0.00", "0.33", "0.67", "1.00"]))
+    assert_film("morph.gif", [image_grid(frames[i : i + 1]) for i in (0, 1, 2, 3, 2, 1)])
 
 
 def test_edit_writes_a_folder_or_one_picture(bundle, model, folder):
@@ -169,19 +180,31 @@ def test_edit_writes_a_folder_or_one_picture(bundle, model, folder):
     cli.run(["edit", str(bundle), "photos", *probe, "--out", "edited"])
     assert_pictures("edited", NAMES, expected)
     cli.run(["edit", str(bundle), "photos", *probe, "--out", "grid.png"])
-    with Image.open("grid.png") as grid:
-        np.testing.assert_array_equal(small(grid, 26), np.asarray(image_grid(expected)))
+    assert_picture("grid.png", image_grid(expected))
     cli.run(["edit", str(bundle), "photos/b.png", *probe, "--out", "one/b.png"])
     one = model.edit(images_of("photos/b.png"), "hair/color é", -0.5, 3)
     assert_pictures("one", ["b.png"], one)
+
+
+def test_edit_with_several_strengths_writes_rows_or_a_film(bundle, model, folder):
+    edit = ["edit", str(bundle), "photos", "--probe", "hair/color é", "--steps", "3", "--strength", "-0.5", "0", "1"]
+    images = to_float(images_of())
+    edited = [model.edit(images, "hair/color é", strength, 3) for strength in (-0.5, 0.0, 1.0)]
+    cli.run([*edit, "--out", "edits.png"])
+    rows = {name: np.stack(row) for name, *row in zip(NAMES, images, *edited, strict=True)}
+    columns = ["input", "hair/color é -0.5", "hair/color é +0", "hair/color é +1"]
+    assert_picture("edits.png", image_rows(rows, columns))
+    cli.run([*edit, "--scale", "4", "--out", "edits.gif"])
+    assert_film("edits.gif", [image_grid(edited[i], 4) for i in (0, 1, 2, 1)])
 
 
 def test_sample_writes_a_grid_or_a_folder(bundle, model, folder):
     settings = ["--num", "4", "--steps", "3", "--latent-steps", "2", "--seed", "7"]
     expected = model.sample(4, 7, 3, 2)
     cli.run(["sample", str(bundle), *settings, "--out", "grid.png"])
-    with Image.open("grid.png") as grid:
-        np.testing.assert_array_equal(small(grid, 17), np.asarray(image_grid(expected)))
+    assert_picture("grid.png", image_grid(expected))
+    cli.run(["sample", str(bundle), *settings, "--scale", "3", "--out", "large.png"])
+    assert_picture("large.png", image_grid(expected, 3))
     cli.run(["sample", str(bundle), *settings, "--out", "samples"])
     assert_pictures("samples", [f"sample-{i:05d}.png" for i in range(4)], expected)
     for negative in ([], ["--negative"]):
@@ -239,7 +262,10 @@ def test_probe_fits_writes_and_reads(bundle, model, labeled, capsys):
         ("edit BUNDLE faces --probe Age --strength 1 --out new", "no probe Age"),
         ("edit BUNDLE faces --probe 'hair/color é' --to 1.5 --out new", "between 0 and 1, not 1.5"),
         ("edit BUNDLE faces --probe 'hair/color é' --strength 1 --out new.png", "at most 3 images, not 40"),
+        ("edit BUNDLE faces --probe 'hair/color é' --strength 0 1 --out new", "ends in .png or .gif"),
         ("sample BUNDLE --num 4 --out new.png", "at most 3 images, not 4. Use a folder"),
+        ("sample BUNDLE --num 2 --out new --scale 2", "--scale is for a .png or a .gif, and new is neither"),
+        ("reconstruct BUNDLE faces --out new.png", "at most 3 images, not 120"),
         ("probe BUNDLE faces --labels same.csv --out new", "must have at least two different values, but all 40 are 1"),
         ("probe BUNDLE faces --labels labels.csv --positive-unlabeled --out new", "those of bright are text: no, yes"),
     ],
@@ -312,7 +338,7 @@ BAD = {
     "no command": ("", "required: COMMAND"),
     "no such command": ("paint", "invalid choice: 'paint'"),
     "no out": ("encode BUNDLE photos", "required: --out"),
-    "no model": ("info nothing", "neither a bundle nor"),
+    "no model": ("info nothing", "nothing is neither a path nor a shipped model: digits"),
     "model that is none": ("info photos", "neither a bundle nor"),
     "no images": ("encode BUNDLE nothing --out z.npz", "nothing is missing"),
     "no images in it": ("encode BUNDLE empty --out z.npz", "empty holds no image files"),

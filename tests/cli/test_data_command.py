@@ -16,7 +16,7 @@ from diffae_jax.cli import train
 from diffae_jax.config import from_file
 from diffae_jax.data.inspect import report, suggest
 from diffae_jax.data.inspect.infer_shape import infer_image_shape
-from diffae_jax.data.pictures import SMALLEST_GRID
+from diffae_jax.data.pictures import GAP, cell_size
 from diffae_jax.data.sources import choose
 from diffae_jax.data.transforms import resize_and_crop
 from tests.environment import ROOT
@@ -64,14 +64,13 @@ def command_of(said):
 def tiles(path, count, height, width):
     """Cuts a contact sheet into its images, undoing the enlargement of small ones."""
     columns = int(np.ceil(np.sqrt(count)))
-    with Image.open(path) as picture:
-        factor = round(picture.width / (columns * (width + 1) - 1))
-        assert max(picture.size) > SMALLEST_GRID / 2
-        pixels = np.asarray(picture)[factor // 2 :: factor, factor // 2 :: factor]
     rows = int(np.ceil(count / columns))
-    assert pixels.shape[:2] == (rows * (height + 1) - 1, columns * (width + 1) - 1)
-    corners = [(i // columns * (height + 1), i % columns * (width + 1)) for i in range(count)]
-    return np.stack([pixels[top : top + height, left : left + width] for top, left in corners])
+    high, wide = cell_size((height, width, 1), rows, columns)
+    with Image.open(path) as picture:
+        pixels = np.asarray(picture)
+    assert pixels.shape[:2] == (rows * (high + GAP) - GAP, columns * (wide + GAP) - GAP)
+    corners = [(i // columns * (high + GAP), i % columns * (wide + GAP)) for i in range(count)]
+    return np.stack([pixels[y : y + high : high // height, x : x + wide : wide // width] for y, x in corners])
 
 
 @pytest.fixture

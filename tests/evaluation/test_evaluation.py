@@ -20,7 +20,7 @@ from diffae_jax import DiffAE, cli
 from diffae_jax.cli.evaluate import evaluation_settings
 from diffae_jax.config import PROGRAMS as NAMES
 from diffae_jax.config import default
-from diffae_jax.data.sources import Arrays
+from diffae_jax.data.sources import Arrays, choose
 from diffae_jax.data.transforms import to_float, to_uint8
 from diffae_jax.evaluation import results
 from diffae_jax.evaluation.chunk_cache import ChunkCache
@@ -44,7 +44,7 @@ from diffae_jax.evaluation.programs import (
 )
 from diffae_jax.evaluation.programs.denoising import METRIC as PREDICTED
 from diffae_jax.evaluation.results import Figure, Section
-from diffae_jax.evaluation.study import Networks, Study
+from diffae_jax.evaluation.study import Networks, Study, choose_in_order
 from diffae_jax.inference.encode_dataset import open_for
 from diffae_jax.models.functional import flatten, split, unflatten
 from diffae_jax.runtime.errors import UserError
@@ -165,7 +165,7 @@ def test_figures_by_sampler_and_inversion(model, tmp_path):
     changes = dict(programs=("reconstruction", "sampling"), num_images=16, num_samples=16, num_steps=(2,))
     names = dict(samplers=("ddim", "dpmpp_2m"), inversions=("ddim", "gaussian"))
     found = evaluate(model, images(32), None, settings(**changes, **names), tmp_path / "report")
-    x_0 = to_float(images(32).images[np.sort(np.random.default_rng(0).choice(32, 16, replace=False))])
+    x_0 = to_float(images(32).images[choose_in_order(images(32), 16, seed=0)])
     row = f"{reconstruction.INFERRED}, gaussian"
     expected = mse(model.reconstruct(x_0, 2, inversion="gaussian"), x_0).mean()
     assert found.section("reconstruction").find("MSE", row).value == pytest.approx(expected, rel=1e-3)
@@ -177,8 +177,7 @@ def test_figures_by_sampler_and_inversion(model, tmp_path):
 
 def test_reconstruction_is_that_of_the_model(everything, model, baseline):
     section = everything[0].section("reconstruction")
-    chosen = np.sort(np.random.default_rng(0).choice(58, 57, replace=False))
-    x_0 = to_float(images(58, seed=1).images[chosen])
+    x_0 = to_float(images(58, seed=1).images[choose_in_order(images(58, seed=1), 57, seed=0)])
     for num_steps in (2, 3):
         for row, decoded in (
             (reconstruction.INFERRED, model.reconstruct(x_0, num_steps)),
@@ -227,6 +226,30 @@ def test_labels_that_depend_on_brightness_are_predicted_from_pixels(everything):
         assert section.find(metric, "bright, from pixels").value > 0.95
     assert section.find("R^2", "shade, from pixels").value > 0.8
     assert section.find("accuracy", "bright, from z").count == 58
+
+
+def test_the_score_of_a_probe_is_the_one_that_was_logged(one_device, tmp_path):
+    """That of the evaluation is measured again, on the same held-out images."""
+    model, held_out, training = random_model(one_device), images(58, seed=1), images(62, seed=2)
+    held_out.labels["kind"], training.labels["kind"] = (np.arange(count) % 3 for count in (58, 62))
+    z, unseen = model.encode(training.images), model.encode(held_out.images)
+    for name, values in training.labels.items():
+        model.fit_probe(name, z, values, held_out=(unseen, held_out.labels[name]))
+    found = evaluate(model, held_out, training, settings(programs=("labels",)), tmp_path).section("labels")
+    for name, metric in (("bright", "AUROC"), ("kind", "accuracy"), ("shade", "R^2")):
+        figure, logged = found.find(metric, f"{name}, by its probe"), model.probes[name].score
+        assert (figure.value, figure.count) == (pytest.approx(logged.value, abs=1e-6), logged.num_images)
+        assert figure.low < figure.value < figure.high
+    assert any("gives the direction of edits" in note for note in found.notes)
+
+
+def test_measured_images_are_a_random_choice_that_begins_with_all_classes():
+    """Images of a folder are sorted by class, and pictures show the first ones."""
+    kinds = np.repeat(np.arange(6), 100)
+    chosen = choose_in_order(Arrays(images(600).images, [str(i) for i in range(600)], {"kind": kinds}), 300, seed=4)
+    assert np.bincount(kinds[chosen[:12]]).tolist() == [2] * 6
+    np.testing.assert_array_equal(np.sort(chosen), choose(600, 300, seed=4))
+    assert set(kinds[chosen[12:44]]) == set(range(6)), "the next ones are random"
 
 
 @pytest.mark.long  # a killed evaluation has chunks too
@@ -634,7 +657,7 @@ def test_models_that_cannot_be_compared_are_rejected(model, baseline, tmp_path):
         (["--steps", "0"], "1 to 1000 steps, not 0"),
         (["--num-images", "1"], "it must be from 2 to 10,000,000, not 1"),
         (["--data", "nowhere"], "nowhere is missing. Check the path"),
-        (["--baseline", "nowhere"], "nowhere is neither a bundle nor the folder of a trained run"),
+        (["--baseline", "nowhere"], "nowhere is neither a path nor a shipped model"),
         (["--baseline", "BUNDLE"], "tiny has a z, so it cannot be the baseline. Use a DDIM without z"),
         (["--others", "BUNDLE"], "2 models have a z of 8 dimensions, .* Use models whose z differ in size"),
         (["--inception", "nowhere.pth"], "nowhere.pth is missing"),

@@ -8,8 +8,6 @@ import scipy.linalg
 from skimage.metrics import structural_similarity
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from diffae_jax.data.pictures import image_grid, to_pil
-from diffae_jax.data.transforms import to_uint8
 from diffae_jax.evaluation import metrics
 from diffae_jax.evaluation.metrics import mse, psnr, ssim
 from diffae_jax.evaluation.programs import labels
@@ -234,26 +232,6 @@ def test_principal_components_are_the_strongest_directions_of_the_first_images()
     expected = (others.reshape(7, -1) - flat.mean(0)) @ directions.T
     found = metrics.principal_components(first, 5)(others)
     np.testing.assert_allclose(np.abs(found), np.abs(expected), rtol=1e-3, atol=1e-4)
-
-
-def test_image_grid_lays_images_out_in_rows():
-    grid = np.asarray(image_grid(np.stack([np.full((2, 2, 1), value, np.float32) for value in (-1, 0, 1, -1, 1)])))
-    assert grid.shape == (5, 8)  # two rows of three, a pixel between
-    assert [grid[0, 0], grid[0, 3], grid[0, 6], grid[3, 0], grid[3, 3]] == [0, 128, 255, 0, 255]
-    assert (grid[2] == 255).all()
-    assert (grid[3:, 6:] == 255).all(), "empty cells are not white"
-
-
-@pytest.mark.parametrize(
-    ("shape", "mode", "size"),
-    [((4, 6, 1), "L", (6, 4)), ((4, 6, 3), "RGB", (6, 4)), ((9, 4, 6, 1), "L", (6, 4)), ((8, 2), "L", (8, 2))],
-)
-def test_to_pil_shows_images_of_every_rank(shape, mode, size):
-    images = np.linspace(-1, 1, 2 * np.prod(shape)).reshape(2, *shape).astype(np.float32)
-    pictures = to_pil(images)
-    assert [(picture.mode, picture.size) for picture in pictures] == [(mode, size)] * 2
-    if len(shape) == 3:
-        np.testing.assert_array_equal(np.asarray(pictures[1]).reshape(shape), to_uint8(images[1]))
 
 
 def test_scores_of_classes_are_those_of_scikit_learn_with_ties():

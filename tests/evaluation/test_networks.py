@@ -402,7 +402,10 @@ def is_rejected(file, pattern):
 def test_nothing_is_downloaded_unasked(cache, serve):
     server = serve([CONTENT])
     assert weights.find(server.file) is None
-    sentence = f"w.pth (7,000 bytes) is not available. Download {server.file.url} to {cache}/w.pth."
+    sentence = (
+        "w.pth (7,000 bytes) is not available. Download it with diffae evaluate --download, or in a training run with "
+        "--config.evaluation.download=True."
+    )
     assert weights.how_to_get(server.file) == sentence
     assert not server.asked
     assert not cache.exists()
@@ -500,12 +503,14 @@ def test_the_cache_is_in_the_home_folder_unless_an_absolute_path_is_set(monkeypa
 def test_missing_weights_give_a_sentence_on_how_to_get_them(cache, one_device):
     space, sentence = feature_spaces.load_inception(one_device)
     assert space is None
-    assert weights.INCEPTION.url in sentence
+    assert weights.INCEPTION.name in sentence
     distance, sentence = feature_spaces.load_lpips(one_device)
     assert distance is None
-    assert weights.ALEXNET.url in sentence
-    assert weights.LPIPS_LINEAR.url in sentence
-    assert " are not available. Download " in sentence
+    assert weights.ALEXNET.name in sentence
+    assert weights.LPIPS_LINEAR.name in sentence
+    assert " are not available. Download them with diffae evaluate --download" in sentence
+    assert str(Path.home()) not in sentence
+    assert str(cache) not in sentence
     assert "\n" not in sentence
     assert sentence.count(". ") == 1
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 from diffae_jax.data.pictures import save_grid
 from diffae_jax.evaluation import results
+from diffae_jax.evaluation.programs.variations import METRIC as SHARE
 from diffae_jax.evaluation.report.page import write_report
 from diffae_jax.evaluation.results import Claim, Figure, Picture, Results, Section, Verdict, rounded, tables
 from diffae_jax.runtime.errors import UserError
@@ -75,10 +76,11 @@ def others() -> tuple[Section, ...]:
 def found() -> Results:
     """Results as of a large model."""
     comparison = "SSIM at T = 10: 0.827 [0.825, 0.829] (inferred x_T) versus 0.600 [0.597, 0.603] (DDIM baseline)"
-    verdicts: list[Verdict] = ["holds"] * 8 + ["undecided"] * 3 + ["does not hold"]
+    verdicts: list[Verdict] = ["holds"] * 8 + ["undecided"] * 3 + ["does not hold"] + ["not measured"] * 2
     claims = tuple(
         Claim(f"Claim {i}: reconstructions are closer than the DDIM baseline's, at every number of steps.",
-              f"Sec. 5.{i % 8 + 1}, Table {i % 7 + 1}", verdict, "; ".join([comparison] * (1 + 4 * (i % 3))) + ".")
+              f"Sec. 5.{i % 8 + 1}, Table {i % 7 + 1}", verdict, "Needs a DDIM baseline." if verdict == "not measured"
+              else "; ".join([comparison] * (1 + 4 * (i % 3))) + ".")
         for i, verdict in enumerate(verdicts)
     )  # fmt: skip
     about = {
@@ -175,9 +177,12 @@ def test_page_shows_all_results(folder):
             assert figure.row in text
             assert figure.column in text
     for claim in evaluation.claims:
-        assert f"{claim.text} {claim.verdict} " in text
-        assert claim.source in text
-    assert "8 hold 3 undecided 1 does not hold" in text
+        if claim.verdict == "not measured":
+            assert f"{claim.text} {claim.source}. {claim.evidence}" in text
+        else:
+            assert f" {claim.verdict} {claim.text} {claim.source} " in text
+    assert "8 hold 3 undecided 1 does not hold 2 not measured" in text
+    assert "2 more claims were not measured" in text
     assert "model.z_dim 512" in text
     assert "data.limit null" in text
     assert all(f"{key} {value}" in text for key, value in evaluation.about.items())
@@ -231,7 +236,7 @@ def browser():
         yield started
 
 
-@pytest.mark.parametrize("width", [400, 1200])
+@pytest.mark.parametrize("width", [380, 1200])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_browser_shows_the_page_without_the_network(browser, folder, width, scheme):
     page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
@@ -244,17 +249,61 @@ def test_a_browser_shows_the_page_without_the_network(browser, folder, width, sc
     assert complaints == [], "the page violates its security policy"
     widths = page.eval_on_selector_all("img", "all => all.map(image => [image.naturalWidth, image.clientWidth])")
     assert len(widths) == 3
-    assert all(natural > 0 and 0 < shown <= width for natural, shown in widths)
+    assert all(natural > 0 for natural, _ in widths)
+    for selector in ("figure .scroll", ".verdict", ".claims li", ".tables .scroll"):
+        for box in map(lambda element: element.bounding_box(), page.query_selector_all(selector)):
+            assert 0 <= box["x"] and box["x"] + box["width"] <= width, f"{selector} is cut off"
     assert page.eval_on_selector("img.enlarged", "image => getComputedStyle(image).imageRendering") == "pixelated"
     page.click("#config ~ details > summary")
     assert page.get_by_text("model.z_dim").is_visible()
-    for open_too in page.query_selector_all("td summary"):
+    for open_too in page.query_selector_all("#claims ~ * summary"):
         open_too.click()
+    assert page.get_by_text("Needs ").first.is_visible()
     assert page.evaluate("document.documentElement.scrollWidth") == width, "the page scrolls sideways"
     page.click("nav a[href='#section-2']")
     assert page.evaluate("document.querySelector('#section-2').getBoundingClientRect().top") < 900
     page.screenshot(path=folder / f"{scheme}-{width}.png", full_page=True)
     page.close()
+
+
+def test_captions_of_wide_pictures_stay_readable_on_a_phone(browser, folder):
+    """Such a picture scrolls. One with few pixels is enlarged, and fits."""
+    page = browser.new_page(viewport={"width": 380, "height": 900})
+    page.goto((folder / "report.html").as_uri())
+    found = page.eval_on_selector_all(
+        "figure", "all => all.map(f => [f.querySelector('img').clientWidth, f.querySelector('.scroll').clientWidth])"
+    )
+    natural = [Image.open(folder / name).width for name in ("reconstruct.png", "samples.png", "variations.png")]
+    assert natural[0] > 1000
+    assert found[0][0] > 700
+    assert all(shown <= 380 for shown, _ in found[1:])
+    assert all(box < 380 for _, box in found)
+    page.close()
+
+
+def test_not_measured_looks_different_from_every_verdict(browser, folder):
+    page = browser.new_page()
+    page.goto((folder / "report.html").as_uri())
+    styles = {
+        name: page.eval_on_selector(
+            f".tally .{name}", "e => [getComputedStyle(e).color, getComputedStyle(e).backgroundColor]"
+        )
+        for name in ("holds", "undecided", "does-not-hold", "not-measured")
+    }
+    assert len(set(map(tuple, styles.values()))) == 4
+    assert styles["not-measured"][1] == "rgba(0, 0, 0, 0)"
+    assert page.query_selector_all(".claims .not-measured") == []
+    assert not page.get_by_text("Needs a DDIM baseline").first.is_visible(), "they are folded"
+    page.close()
+
+
+def test_page_says_that_a_model_looks_undertrained(tmp_path, folder):
+    figures = Figure(SHARE, "random x_T", "T = 20", 0.7, 32, 0.6, 0.8), Figure(SHARE, "random x_T", "T = 20", 0.2, 32)
+    pages = [
+        Page(write_report(tmp_path, only(Section("variations", "V", (figure,))))).text for figure in figures
+    ]
+    assert "The model looks undertrained: z determines less than half of an image, because x_T causes 0.70" in pages[0]
+    assert "undertrained" not in pages[1]
 
 
 def test_a_missing_browser_is_an_error(monkeypatch):

@@ -291,8 +291,8 @@ HOSTILE = {
         ),
     },
     "weights.safetensors": {
-        "of 8 bits": (listed({"a": empty("F8_E4M3")}), "its a is not float32"),
-        "of halves": (listed({"a": empty("BF16")}), "its a is not float32"),
+        "of 8 bits": (listed({"a": empty("F8_E4M3")}), "its a is neither float32 nor float16"),
+        "of halves": (listed({"a": empty("BF16")}), "its a is neither float32 nor float16"),
         "of no type": (listed({"a\nb": 1}), "cannot be read: .*header"),
         "list without end": (listed({}, 2**62), "its header has 4,611,686,018,427,387,904 bytes"),
         "names without end": (listed({f"a{i}": empty() for i in range(10**5)}), "its header has 6,"),
@@ -361,7 +361,7 @@ def test_paths_that_the_system_refuses_are_reported(model, bundle, tmp_path, one
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     for path in (tmp_path / ("x" * 300), tmp_path / "loop", "/" + "x/" * 3000):
         for act in (model.save, lambda path: DiffAE.load(path, one_device)):
-            with pytest.raises(UserError, match=r"cannot be|neither a bundle") as refusal:
+            with pytest.raises(UserError, match=r"cannot be|neither a path") as refusal:
                 act(path)
             assert_is_one_sentence(refusal.value)
     edit(bundle, files={f"probes/{'x' * 300}.json": {}, "config.json": {}, "weights.safetensors": {}})
@@ -563,7 +563,7 @@ def test_bundle_is_replaced_by_a_bundle_and_nothing_else_is(model, bundle, tmp_p
     with pytest.raises(UserError, match="cannot be written"):
         model.save("/proc/nowhere/bundle")
     shutil.rmtree(bundle)
-    with pytest.raises(UserError, match="neither a bundle nor the folder"):
+    with pytest.raises(UserError, match="is neither a path nor a shipped model: digits"):
         DiffAE.load(bundle)
 
 

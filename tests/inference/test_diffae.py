@@ -129,6 +129,15 @@ def test_edit_of_no_strength_is_the_reconstruction_exactly(model):
     np.testing.assert_array_equal(model.edit(IMAGES, "smile", 0, STEPS), model.reconstruct(IMAGES, STEPS))
 
 
+def test_a_sweep_has_the_edits_of_each_strength(model):
+    swept = model.sweep(IMAGES, "smile", (-0.5, 0, 1.0), STEPS)
+    assert swept.shape == (len(IMAGES), 3, *IMAGES.shape[1:])
+    for i, strength in enumerate((-0.5, 0, 1.0)):
+        np.testing.assert_allclose(swept[:, i], model.edit(IMAGES, "smile", strength, STEPS), atol=1e-5)
+    with pytest.raises(UserError, match="number of strengths must be at least 1"):
+        model.sweep(IMAGES, "smile", (), STEPS)
+
+
 def test_edit_moves_normalized_z_along_the_probe_and_keeps_the_noise_map(model, codes):
     z, x_T = codes
     w = model.probes["smile"].weights.astype(np.float64)

@@ -67,6 +67,7 @@ METHODS = {
     "interpolate": lambda m, x, z, x_T: m.interpolate(x[0], x[1], 3, STEPS),
     "path": lambda m, x, z, x_T: m.path(z, x_T, 3),
     "edit": lambda m, x, z, x_T: m.edit(x, "smile", 0.5, STEPS),
+    "sweep": lambda m, x, z, x_T: m.sweep(x, "smile", (0.5, -1), STEPS),
     "edit to a value": lambda m, x, z, x_T: m.edit(x, "age", num_steps=STEPS, to=42),
     "move": lambda m, x, z, x_T: m.move(z, "smile", -0.4),
     "move to a probability": lambda m, x, z, x_T: m.move(z, "smile", to=0.8),
@@ -78,7 +79,7 @@ METHODS = {
 }
 
 
-SIMILAR = ("reconstruct from noise", "edit to a value")  # others of METHODS call the same programs
+SIMILAR = ("reconstruct from noise", "sweep", "edit to a value")  # others of METHODS call the same programs
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.long if n in SIMILAR else ()) for n in METHODS])

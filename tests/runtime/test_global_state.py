@@ -54,6 +54,7 @@ def run_program(program, *arguments, **settings):
 def test_importing_every_module_changes_nothing(tmp_path):
     program = """
 import importlib, pkgutil
+from pathlib import Path
 before = state()
 import diffae_jax
 names = [module.name for module in pkgutil.walk_packages(diffae_jax.__path__, "diffae_jax.")]
@@ -65,8 +66,9 @@ heavy = {"matplotlib.pyplot", "tensorflow", "orbax.checkpoint"} & set(sys.module
 assert not heavy, heavy
 import matplotlib
 assert matplotlib.rcParams._get_backend_or_none() is None, "a notebook chooses how its plots are drawn"
+from diffae_jax.evaluation.curves import save_curves
+save_curves(Path(sys.argv[1]), {"y": {"a": [(1.0, 2.0)]}}, "x")
 diffae_jax.to_pil(np.zeros((1, 8, 8, 1), np.float32)), diffae_jax.image_grid(np.zeros((1, 8, 8, 1), np.float32))
-from pathlib import Path
 from diffae_jax.data.pictures import save_rows
 save_rows(Path(sys.argv[1]), {"zero": np.zeros((2, 8, 8, 1), np.float32)})
 assert matplotlib.rcParams._get_backend_or_none() is None
@@ -94,7 +96,8 @@ assert both <= max(1.5, 1.7 * with_jax), f"{{both:.2f}} s of processor time, {{w
 
 
 def test_editors_are_offered_what_the_package_has():
-    offered = {"DiffAE", "image_grid", "import_official", "to_pil", "to_uint8"}
+    pictures = {"difference_map", "film", "image_grid", "image_rows", "to_pil"}
+    offered = {"DiffAE", "import_official", "to_uint8", *pictures}
     assert set(diffae_jax.__all__) == offered
     assert offered | {"__version__"} <= set(dir(diffae_jax))
     for name in offered:

@@ -214,7 +214,7 @@ def refused(mesh, *arguments):
 def test_what_a_run_cannot_start_from_is_refused_before_anything_is_written(tmp_path, tiny_config, one_device):
     refusal = functools.partial(refused, one_device)
     new, old, no = tmp_path / "new", begun(tmp_path / "old", tiny_config), str(tmp_path / "no")
-    assert "is neither a bundle nor the folder of a trained run" in refusal(tiny_config, new, no, None)
+    assert "is neither a path nor a shipped model" in refusal(tiny_config, new, no, None)
     assert "began from nothing, not from" in refusal(tiny_config, old, no, None)
     assert "use one of them" in refusal(tiny_config, new, str(old), old)
     assert "holds no checkpoint, so there is nothing to continue" in refusal(tiny_config, new, None, tmp_path / "no")

@@ -85,10 +85,13 @@ def find(file: WeightFile, path: str | Path | None = None, *, download: bool = F
 
 
 def how_to_get(*files: WeightFile) -> str:
-    """Returns a text on where to download files from and where to put them."""
+    """Returns a text on how to download files. It names no folder, because reports contain it."""
     names = " and ".join(f"{file.name} ({file.size:,} bytes)" for file in files)
-    downloads = " and ".join(f"{file.url} to {cache_folder() / file.name}" for file in files)
-    return f"{names} {'are' if len(files) > 1 else 'is'} not available. Download {downloads}."
+    are, them = ("are", "them") if len(files) > 1 else ("is", "it")
+    return (
+        f"{names} {are} not available. Download {them} with diffae evaluate --download, or in a training run with "
+        f"--config.evaluation.download=True."
+    )
 
 
 def _download(file: WeightFile, path: Path) -> None:

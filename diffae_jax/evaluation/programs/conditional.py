@@ -94,7 +94,7 @@ def run(study: Study) -> Section:
             paper_value = _paper_value(study, space, name, NAIVE, len(subset), len(class_features))
             figures.append(Figure(space.frechet_name, name, NAIVE, naive, len(subset), paper=paper_value))
         if sampled[BINARY]:
-            rows[name.replace(" ", "\n")] = sampled[BINARY][0]["images"][:NUM_PICTURES]
+            rows[name] = sampled[BINARY][0]["images"][:NUM_PICTURES]
     if rows and is_main_process():
         save_rows(study.folder / PICTURE, rows)
     caption = f"Samples of each class, with a probe from {PER_SIDE} images inside and {PER_SIDE} outside of the class."

@@ -39,9 +39,9 @@ def run(study: Study) -> Section:
         chunks = [_chunk(study, method, *bounds) for bounds in study.chunks(count)]
         errors = np.concatenate([chunk["errors"] for chunk in chunks])
         figures += [mean_figure(METRIC, method.row, column(step), errors[:, step]) for step in range(NUM_STEPS)]
-        rows["DDIM baseline" if method.row == BASELINE else "with $z$"] = chunks[0]["frames"]
+        rows["DDIM baseline" if method.row == BASELINE else "with z"] = chunks[0]["frames"]
     if is_main_process():
-        save_rows(study.folder / PICTURE, rows)
+        save_rows(study.folder / PICTURE, rows, [column(step) for step in range(NUM_STEPS)])
     picture = Picture(PICTURE, f"The predicted image at each of {NUM_STEPS} steps, from t_9 to t_0.")
     return Section(NAME, TITLE, tuple(figures), (picture,))
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from diffae_jax.data.pictures import save_curves
 from diffae_jax.evaluation.chunk_cache import Arrays
+from diffae_jax.evaluation.curves import save_curves
 from diffae_jax.evaluation.frontier import (
     DECODINGS,
     NUM_TARGET_STEPS,

@@ -11,7 +11,7 @@ from diffae_jax.evaluation.intervals import percentiles, share_figure
 from diffae_jax.evaluation.programs import reconstruction
 from diffae_jax.evaluation.results import Figure, Section
 from diffae_jax.evaluation.study import Study, as_float
-from diffae_jax.probes import is_known, kind_of
+from diffae_jax.probes import ClassProbe, is_known, kind_of, score
 from diffae_jax.runtime.errors import shown
 
 NAME = "labels"
@@ -22,6 +22,9 @@ MAX_FITTED = 20_000  # training images
 MIN_PER_CLASS = 3  # training images
 RESAMPLES = 100  # for scores that sort all images
 RECOGNIZED = "accuracy of an SVM trained on real images"
+REAL, DECODED = "real images", "decoded with random x_T"
+FROM = ", from "  # between the label and the features
+BY_PROBE = ", by its probe"
 INVERSE_PENALTIES = {"C": [1, 10, 100]}
 
 
@@ -35,7 +38,8 @@ def run(study: Study) -> Section:
     """Fits linear models of labels on training images and scores them on held-out images.
 
     The features are z and, for a small data set, pixels. Cross-validation chooses the penalty.
-    Probes for edits use a fixed penalty instead, which gives better editing directions.
+    Probes for edits use a fixed penalty instead, which gives better editing directions. Those of
+    the model are measured too.
     """
     training = choose(len(study.training), MAX_FITTED, study.seed)
     features = {"z": (_encoded(study, "training", training), _encoded(study, "held-out", None))}
@@ -56,8 +60,14 @@ def run(study: Study) -> Section:
             continue
         for feature, (fitted, held_out) in features.items():
             model = _fit(kind, fitted[known], labels[known])
-            figures += _scores(kind, f"{name}, from {feature}", model, held_out[known_truth], truth[known_truth])
+            figures += _scores(kind, f"{name}{FROM}{feature}", model, held_out[known_truth], truth[known_truth])
+        figures += _by_probe(study, name, kind, features["z"][1], truth)
     figures += _recognized(study, training)
+    if any(figure.row.endswith(BY_PROBE) for figure in figures):
+        notes.append(
+            "The probe of a label gives the direction of edits. Its score is also in the log and in `diffae info`. Its "
+            "penalty is strong, so that edits stay near the data, and it usually predicts less well than the model from z."
+        )
     return Section(NAME, TITLE, tuple(figures), (), tuple(notes))
 
 
@@ -160,6 +170,27 @@ def _is_defined(is_class: Bool[np.ndarray, "n c"]) -> bool:
     return bool((is_class.any(0) & ~is_class.all(0)).all())
 
 
+def _by_probe(study: Study, name: str, kind: str, z: np.ndarray, truth: np.ndarray) -> list[Figure]:
+    """Returns the score of the model's own probe of a label, if it has one of that kind."""
+    probe = study.model.probes.get(name)
+    if probe is None or kind != ("classes" if isinstance(probe, ClassProbe) else probe.kind):
+        return []
+    z = study.model.statistics.normalize(z)
+    measured = score(probe, z, truth)
+    if measured is None:
+        return []
+    row, count = f"{name}{BY_PROBE}", measured.num_images
+    if measured.metric == "accuracy":
+        return [share_figure(measured.metric, row, "", np.arange(count) < round(measured.value * count))]
+
+    def resampled(z: np.ndarray, truth: np.ndarray) -> float:
+        again = score(probe, z, truth)
+        return float("nan") if again is None else again.value
+
+    low, high = percentiles(resampled, z, truth, resamples=RESAMPLES)
+    return [Figure(measured.metric, row, "", measured.value, count, low, high)]
+
+
 def _recognized(study: Study, training: np.ndarray) -> list[Figure]:
     """Returns how often an SVM recognizes images that are decoded with random x_T."""
     complete = (
@@ -175,10 +206,10 @@ def _recognized(study: Study, training: np.ndarray) -> list[Figure]:
     pixels = as_float(study.training, training)
     svm = SVC().fit(pixels.reshape(len(pixels), -1), study.training.labels[labels][training])
     truth = study.images.labels[labels][study.chosen]
-    sets = {("real images", ""): study.read(0, len(study.chosen))}
+    sets = {(REAL, ""): study.read(0, len(study.chosen))}
     random = next(method for method in reconstruction.methods(study) if method.row == reconstruction.RANDOM)
     for num_steps in study.settings.num_steps:
-        sets["decoded with random x_T", f"T = {num_steps}"] = reconstruction.decoded(study, random, num_steps)
+        sets[DECODED, f"T = {num_steps}"] = reconstruction.decoded(study, random, num_steps)
     return [
         share_figure(RECOGNIZED, row, column, svm.predict(images.reshape(len(images), -1)) == truth)
         for (row, column), images in sets.items()

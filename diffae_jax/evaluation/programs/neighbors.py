@@ -55,9 +55,9 @@ def run(study: Study) -> Section:
     shown = min(NUM_PICTURES, count)
     rows = {"sample": samples[:shown]}
     for space, label in SPACES.items():
-        rows[f"nearest in\n{label}"] = as_float(study.training, nearest[f"samples-{space}-number"][:shown, 0])
+        rows[f"nearest in {label}"] = as_float(study.training, nearest[f"samples-{space}-number"][:shown, 0])
     if study.networks.lpips is not None:
-        rows["nearest\nby LPIPS"], distance = _by_lpips(study, samples[:shown], nearest)
+        rows["nearest by LPIPS"], distance = _by_lpips(study, samples[:shown], nearest)
         figures.append(mean_figure("LPIPS to the nearest candidate", "samples", "", distance))
         notes.append(
             f"LPIPS is measured for {shown} samples. The candidates are the {CANDIDATES} nearest training images in "

@@ -87,8 +87,8 @@ def run(study: Study) -> Section:
         measured = {key: np.concatenate([chunk[key] for chunk in chunks]) for key in chunks[0]}
         x_T = measured.pop("x_T")[:shown]
         figures += [mean_figure(key, name, f"T = {num_steps}", values) for key, values in measured.items()]
-        rows[name.replace(" ", "\n")] = images(0, shown)
-        rows[f"$x_T$ of\n{name}"] = x_T / 3  # black and white are -3 and 3
+        rows[name] = images(0, shown)
+        rows[f"x_T of {name}"] = x_T / 3  # black and white are -3 and 3
     random = np.random.default_rng(study.seed)
     noise = [normality(random.normal(size=(stop - start, *shape))) for start, stop in study.chunks(count)]
     for key in noise[0]:

@@ -117,7 +117,7 @@ def run(study: Study) -> Section:
                         figures.append(mean_figure(metric, method.row, f"T = {num_steps}", values, paper=paper_value))
             if num_steps == max(study.settings.num_steps):
                 shown = np.concatenate([chunk["decoded"] for chunk in chunks])[:NUM_PICTURES]
-                rows[method.row.replace("x_T", "$x_T$").replace(", ", ",\n")] = shown
+                rows[method.row] = shown
     if is_main_process():
         save_rows(study.folder / PICTURE, rows)
     notes = ["Errors are measured on the scale [0, 1]."]

@@ -17,6 +17,7 @@ NUM_IMAGES = 32
 NUM_ROWS = 6  # of the picture
 METRIC = "share of the pixel variance that is due to x_T"
 PICTURE = "variations.png"
+COLUMNS = ("image", *(f"x_T {i + 1}" for i in range(NUM_VARIATIONS)), "mean", "4 x deviation")
 
 
 def num_calls(study: Study) -> int:
@@ -45,9 +46,9 @@ def run(study: Study) -> Section:
             f"image {i + 1}": np.concatenate([x_0[None], decoded, m[None], 4 * np.sqrt(v)[None] - 1])
             for i, (x_0, decoded, m, v) in enumerate(zip(shown, images, mean, variance, strict=False))
         }
-        save_rows(study.folder / PICTURE, rows)
+        save_rows(study.folder / PICTURE, rows, COLUMNS)
     caption = (
-        f"Each row shows an image, {NUM_VARIATIONS} decodings of its z with random x_T, their mean, and their standard "
+        f"Each row shows an image, decodings of its z with {NUM_VARIATIONS} random x_T, their mean, and their standard "
         "deviation (four times as bright)."
     )
     picture = Picture(PICTURE, caption)

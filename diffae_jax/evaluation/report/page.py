@@ -13,12 +13,14 @@ from jinja2 import Environment, StrictUndefined
 from PIL import Image, UnidentifiedImageError
 
 from diffae_jax.evaluation.results import REPORT, Picture, Results, Table, rounded, tables
+from diffae_jax.evaluation.training_signs import undertrained
 from diffae_jax.runtime.errors import UserError, shown
 from diffae_jax.runtime.files import AnyPath, atomic_write, read_bytes
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
 MAX_PICTURE_BYTES = 64 * 2**20
 MIN_WIDTH = 400  # pixels; narrower pictures are enlarged
+WIDE = 704  # pixels; on a narrow screen, wider pictures scroll instead of shrinking to unreadable captions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Embedded:
     width: int
     height: int
     is_enlarged: bool
+    is_wide: bool
     caption: str
 
 
@@ -41,6 +44,7 @@ def write_report(folder: AnyPath, results: Results) -> AnyPath:
     environment.filters |= {"rounded": rounded, "tables": tables, "common_count": common_count, "in_paper": in_paper}
     html = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         results=results,
+        warning=undertrained(results.sections),
         name=str(results.config.get("name") or "a model"),
         verdicts=Counter(claim.verdict for claim in results.claims),
         pictures={picture: embedded(folder, picture) for section in results.sections for picture in section.pictures},
@@ -67,7 +71,7 @@ def embedded(folder: AnyPath, picture: Picture) -> Embedded:
         ) from error
     factor = max(1, MIN_WIDTH // width)
     url = "data:image/png;base64," + base64.b64encode(content).decode()
-    return Embedded(url, width * factor, height * factor, factor > 1, picture.caption)
+    return Embedded(url, width * factor, height * factor, factor > 1, width > WIDE, picture.caption)
 
 
 def common_count(table: Table) -> str | None:

@@ -1,0 +1,1 @@
+"""Notebooks for Jupyter and Colab, and the commands that execute and link them."""
