@@ -3,12 +3,13 @@
 import collections
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
+from PIL import Image
 
-from diffae_jax.data.pictures import save_gif, save_grid
+from diffae_jax.data.pictures import save_film, save_picture
 
 MOST_FOLDERS = 24
 
@@ -24,16 +25,16 @@ class Downloads:
         self._root = Path(tempfile.mkdtemp(prefix="session-", dir=root))
         self._folders: collections.deque[Path] = collections.deque()
 
-    def png(self, name: str, images: Float[np.ndarray, "n *shape"]) -> Path:
-        """Writes a grid of images in [-1, 1]."""
+    def png(self, name: str, picture: Image.Image) -> Path:
+        """Writes a picture."""
         path = self._new(f"{name}.png")
-        save_grid(path, images)
+        save_picture(path, picture)
         return path
 
-    def gif(self, name: str, frames: Float[np.ndarray, "t *shape"]) -> Path:
-        """Writes a film of images in [-1, 1]."""
+    def gif(self, name: str, frames: Sequence[Image.Image]) -> Path:
+        """Writes a film."""
         path = self._new(f"{name}.gif")
-        save_gif(path, frames)
+        save_film(path, frames)
         return path
 
     def npz(self, name: str, **arrays: np.ndarray | None) -> Path:

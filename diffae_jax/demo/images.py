@@ -12,12 +12,15 @@ from diffae_jax.data.sources import choose, read
 from diffae_jax.demo.snippets import Origin, quoted
 from diffae_jax.inference.diffae import DiffAE
 from diffae_jax.inference.encode_dataset import open_for
+from diffae_jax.inference.inputs import as_images
+from diffae_jax.pretrained import examples
 from diffae_jax.runtime.console import say
 from diffae_jax.runtime.errors import counted
 from diffae_jax.runtime.files import AnyPath
 
 MOST_IMAGES = 500  # of a set; the page draws a point for each
 ENCODE_BATCH = 32
+OPEN_FOR = "from diffae_jax.inference.encode_dataset import open_for"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,9 +79,23 @@ class ImageSet:
 
 def uploaded_set(images: Shaped[np.ndarray, "n *shape"], names: Sequence[str], z: Float[np.ndarray, "n d"]) -> ImageSet:
     """Returns a set of images that were uploaded. Code expects the files in the current folder."""
-    origins = [Origin(quoted(name)) for name in names]
-    everything = Origin(f"[{', '.join(origin.expression for origin in origins)}]")
-    return ImageSet(images, names, origins, {}, z, everything)
+    everything = Origin(f"[{', '.join(map(quoted, names))}]")
+    return ImageSet(images, names, list(map(uploaded_file, names)), {}, z, everything)
+
+
+def uploaded_file(name: str) -> Origin:
+    """Returns how code gets an uploaded image, from a file in the current folder."""
+    return Origin(f"open_for(model, {quoted(name)})[0]", imported=(OPEN_FOR,))
+
+
+def shipped_images(model: DiffAE, name: str) -> ImageSet:
+    """Returns the example images that ship with a model of that name."""
+    shipped = examples(name)
+    images, _ = as_images(shipped.images, model.transform)
+    setup, imported = f"images = examples({quoted(name)}).images", ("from diffae_jax.pretrained import examples",)
+    origins = [Origin(f"images[{i}]", setup, imported) for i in range(len(images))]
+    names = [f"image {i}" for i in range(len(images))]
+    return ImageSet(images, names, origins, shipped.labels, encode(model, images), Origin("images", setup, imported))
 
 
 def no_images(model: DiffAE) -> ImageSet:
@@ -99,12 +116,11 @@ def images_at(model: DiffAE, path: AnyPath) -> ImageSet:
         say(f"The page shows {len(rows):,} of {counted(len(source), 'image')}, chosen at random.")
     images = read(source, rows)
     setup = f"source = open_for(model, {quoted(str(path))})"
-    imported = "from diffae_jax.inference.encode_dataset import open_for"
-    origins = [Origin(f"source[{row}]", setup, (imported,)) for row in rows]
+    origins = [Origin(f"source[{row}]", setup, (OPEN_FOR,)) for row in rows]
     everything = Origin(
         f"read(source, choose(len(source), {MOST_IMAGES}, seed=0))",
         setup,
-        (imported, "from diffae_jax.data.sources import choose, read"),
+        (OPEN_FOR, "from diffae_jax.data.sources import choose, read"),
     )
     labels = {name: values[rows] for name, values in source.labels.items()}
     say(f"Encoding {counted(len(rows), 'image')}.")

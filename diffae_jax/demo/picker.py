@@ -7,9 +7,8 @@ import gradio as gr
 
 from diffae_jax.demo import checks
 from diffae_jax.demo.events import Page
-from diffae_jax.demo.images import ChosenImage
+from diffae_jax.demo.images import ChosenImage, uploaded_file
 from diffae_jax.demo.sessions import Session
-from diffae_jax.demo.snippets import Origin, quoted
 from diffae_jax.demo.tiles import ON_LOAD, hint, tile_of, tiles
 
 SHOWN = 30  # images in the row
@@ -59,7 +58,7 @@ def add_picker(page: Page) -> gr.HTML:
     def uploaded(session: Session, file: str) -> tuple[Any, ...]:
         path = Path(file)
         image, converted = checks.read_upload(path, model)
-        session.upload(ChosenImage(image, path.name, Origin(quoted(path.name))))
+        session.upload(ChosenImage(image, path.name, uploaded_file(path.name)))
         return *show(session), converted
 
     def set_steps(session: Session, value: int) -> int:

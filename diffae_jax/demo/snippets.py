@@ -4,6 +4,8 @@ import dataclasses
 import json
 from collections.abc import Iterable
 
+LIBRARIES = {"Path(": "from pathlib import Path", "np.": "import numpy as np"}  # by what shows that code uses them
+
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
@@ -25,22 +27,21 @@ def quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def snippet(location: str, origins: Iterable[Origin], body: str, *imports: str) -> str:
+def snippet(location: str, origins: Iterable[Origin], body: str, names: str = "") -> str:
     """Returns a program.
 
     Args:
         location: the model, as `DiffAE.load` takes it.
         origins: the images that the body uses.
         body: the lines after the model is loaded.
-        *imports: lines that import what the body uses, in addition to `DiffAE`.
+        names: what else the body imports from the package, such as ", film, image_grid".
 
     Returns:
         The program. It imports, loads the model, opens the images and runs the body.
     """
     origins = list(origins)
-    lines = {"from diffae_jax import DiffAE", *imports, *(line for origin in origins for line in origin.imported)}
-    standard = sorted(line for line in lines if "diffae_jax" not in line)
-    ours = sorted(line for line in lines if "diffae_jax" in line)
+    libraries = [line for used, line in LIBRARIES.items() if used in body]
+    ours = {f"from diffae_jax import DiffAE{names}", *(line for origin in origins for line in origin.imported)}
     setups = dict.fromkeys(origin.setup for origin in origins if origin.setup)
-    blocks = [standard, ours, [f"model = DiffAE.load({quoted(location)})", *setups, body.strip()]]
+    blocks = [libraries, sorted(ours), [f"model = DiffAE.load({quoted(location)})", *setups, body.strip()]]
     return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"

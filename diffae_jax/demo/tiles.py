@@ -12,7 +12,6 @@ from jaxtyping import Shaped
 from PIL import Image
 
 from diffae_jax.data.pictures import to_pil
-from diffae_jax.data.transforms import to_float
 
 SMALL = 128  # pixels; a browser enlarges smaller pictures without interpolation
 WIDTHS = {"small": 112, "medium": 224, "large": 448}  # pixels of a picture, twice as many as its tile has
@@ -69,7 +68,6 @@ def tile_of(
         size: a key of `WIDTHS`.
         mark: how it is framed, see `Tile`.
     """
-    image = to_float(np.asarray(image))
     (picture,) = to_pil([image[slice] if image.ndim == 4 else image])
     is_small = max(picture.size) < SMALL
     picture.thumbnail((WIDTHS[size], WIDTHS[size]))

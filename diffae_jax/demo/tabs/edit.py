@@ -6,11 +6,12 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
+from diffae_jax.data.pictures import image_grid, image_rows
 from diffae_jax.demo import checks
 from diffae_jax.demo.events import Page
 from diffae_jax.demo.sessions import Session
 from diffae_jax.demo.snippets import quoted, snippet
-from diffae_jax.demo.tabs.parts import SAVE_GRID_AND_GIF, add_code, add_downloads, ready
+from diffae_jax.demo.tabs.parts import add_code, add_downloads, ready
 from diffae_jax.demo.tiles import film_tile, table, tile_of, tiles
 from diffae_jax.inference.diffae import DiffAE
 from diffae_jax.probes import Probe
@@ -28,11 +29,12 @@ z = model.encode(image)
 x_T = model.invert(image, z{steps})
 {moves}
 edited = model.decode(moved, x_T{steps})
-save_grid(Path("edited.png"), edited)
+reconstruction = model.decode(z, x_T{steps})
+image_rows({{"": [reconstruction[0], edited[0]]}}, ["before", "after"]).save("edited.png")
 
 weights = np.linspace(0, 1, {frames}, dtype=np.float32)[:, None]
-film = model.decode(z + weights * (moved - z), np.repeat(x_T, {frames}, axis=0){steps})
-save_gif(Path("film.gif"), film)
+frames = model.decode(z + weights * (moved - z), np.repeat(x_T, {frames}, axis=0){steps})
+Path("film.gif").write_bytes(film([image_grid(frame[None]) for frame in frames]))
 """
 
 
@@ -94,13 +96,13 @@ def show(session: Session, probes: list[str], *values: float, gif: Any = None) -
     z, x_T = session.codes(image)
     moved = move(session, moves)
     edited = session.once(("edited", image.digest, moved.tobytes()), lambda: session.decode(moved, x_T))
+    row, columns = [session.reconstruction(image), edited[0]], ["before", "after"]
     pictures = [
-        tile_of(session.reconstruction(image), "before", slice=session.slice, size="large"),
-        tile_of(edited[0], "after", slice=session.slice, size="large"),
-        *([] if gif is None else [film_tile(gif, "film")]),
+        tile_of(each, caption, slice=session.slice, size="large") for each, caption in zip(row, columns, strict=True)
     ]
+    pictures += [] if gif is None else [film_tile(gif, "film")]
     predicted = table(("probe", "before", "after"), [predictions(session, probe, z, moved) for probe, _ in moves])
-    png = session.downloads.png("edited", edited)
+    png = session.downloads.png("edited", image_rows({"": row}, columns))
     npz = session.downloads.npz("edited", z=z, x_T=x_T, moved_z=moved, edited=edited)
     return tiles(pictures, "large") + predicted, ready(png), ready(gif), ready(npz), code_for(session, moves)
 
@@ -111,9 +113,8 @@ def show_film(session: Session, probes: list[str], *values: float) -> tuple[Any,
     weights = np.linspace(0, 1, NUM_FRAMES, dtype=np.float32)[:, None]
     path = z + weights * (move(session, moves_of(session, probes, values)) - z)
     frames = session.once(("edit film", path.tobytes()), lambda: session.decode(path, np.repeat(x_T, NUM_FRAMES, 0)))
-    if frames.ndim == 5:  # volumes
-        frames = frames[:, session.slice]
-    return show(session, probes, *values, gif=session.downloads.gif("film", frames))
+    gif = session.downloads.gif("film", [image_grid(frame[None]) for frame in frames])
+    return show(session, probes, *values, gif=gif)
 
 
 def moves_of(session: Session, probes: list[str], values: Sequence[float]) -> Moves:
@@ -156,4 +157,4 @@ def code_for(session: Session, moves: Moves) -> str:
     body = CODE.format(
         fits=fits, image=origin.expression, steps=session.steps_in_code, moves="\n".join(lines), frames=NUM_FRAMES
     )
-    return snippet(session.shared.location, [origin, *origins], body, "import numpy as np", *SAVE_GRID_AND_GIF)
+    return snippet(session.shared.location, [origin, *origins], body, ", film, image_grid, image_rows")

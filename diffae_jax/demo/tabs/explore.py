@@ -6,13 +6,14 @@ import gradio as gr
 import numpy as np
 from jaxtyping import Float
 
+from diffae_jax.data.pictures import image_rows
 from diffae_jax.demo import checks
 from diffae_jax.demo.events import Page
 from diffae_jax.demo.picker import row_of_images
 from diffae_jax.demo.scatter import scatter
 from diffae_jax.demo.sessions import Session
 from diffae_jax.demo.snippets import snippet
-from diffae_jax.demo.tabs.parts import SAVE_GRID, add_code, add_downloads, ready
+from diffae_jax.demo.tabs.parts import add_code, add_downloads, ready
 from diffae_jax.demo.tiles import ON_LOAD, hint, tile_of, tiles
 from diffae_jax.inference.diffae import DiffAE
 from diffae_jax.probes import ClassProbe, Probe
@@ -21,6 +22,7 @@ TITLE = "Explore"
 NUM_COMPONENTS = 6
 NUM_NEAREST = 8
 DEVIATIONS = (-3, -2, -1, 0, 1, 2, 3)  # of the coordinate along a component
+NAMES = [f"{deviation:+d}" for deviation in DEVIATIONS]
 NO_LABEL = "none"
 PREDICTED = " (predicted)"
 SAME = 1e-4  # images with a smaller distance have the same z
@@ -34,7 +36,7 @@ x_T = model.invert(image, z{steps})
 strengths = {strengths}
 moved = np.concatenate([model.move(z, component, strength) for strength in strengths])
 images = model.decode(moved, np.repeat(x_T, len(moved), axis=0){steps})
-save_grid(Path("component.png"), images)
+image_rows({{"": images}}, {columns}).save("direction.png")
 """
 
 
@@ -100,16 +102,13 @@ def show(session: Session, label: str, number: int) -> tuple[Any, ...]:
     index = min(checks.index_below(number - 1, NUM_COMPONENTS), count - 1)
     strengths = strengths_of(session, components[index])
     moved_z, images = along(session, components[index], strengths)
-    row = [
-        tile_of(image, f"{deviation:+d}", slice=session.slice)
-        for image, deviation in zip(images, DEVIATIONS, strict=True)
-    ]
+    row = [tile_of(image, name, slice=session.slice) for image, name in zip(images, NAMES, strict=True)]
     share = f"Direction {index + 1} holds {components[index].score.value:.0%} of the variance of z."
     return (
         scatter(place, names, labels, chosen),
         tiles(near, "small", can_click=True),
         tiles(row) + hint(share),
-        ready(session.downloads.png("component", images)),
+        ready(session.downloads.png("direction", image_rows({"": images}, NAMES))),
         ready(
             session.downloads.npz("explore", z=session.images.z, names=np.array(session.images.names), moved=moved_z)
         ),
@@ -180,5 +179,6 @@ def code_for(session: Session, index: int, strengths: list[float]) -> str:
         index=index,
         steps=session.steps_in_code,
         strengths=strengths,
+        columns=str(NAMES).replace("'", '"'),
     )
-    return snippet(session.shared.location, [origin, session.images.origin], body, "import numpy as np", *SAVE_GRID)
+    return snippet(session.shared.location, [origin, session.images.origin], body, ", image_rows")

@@ -7,6 +7,7 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
+from diffae_jax.data.pictures import image_rows
 from diffae_jax.demo import checks
 from diffae_jax.demo.events import Page
 from diffae_jax.demo.images import ENCODE_BATCH, MOST_IMAGES, encode, uploaded_set
@@ -14,7 +15,7 @@ from diffae_jax.demo.picker import row_of_images
 from diffae_jax.demo.sessions import Session
 from diffae_jax.demo.snippets import quoted, snippet
 from diffae_jax.demo.tabs import edit
-from diffae_jax.demo.tabs.parts import SAVE_GRID, add_code, add_downloads, ready
+from diffae_jax.demo.tabs.parts import add_code, add_downloads, ready
 from diffae_jax.demo.tiles import ON_LOAD, hint, progress, tile_of, tiles
 from diffae_jax.inference.diffae import DiffAE
 from diffae_jax.probes import Probe, describe
@@ -34,7 +35,7 @@ CODE = """
 {fits}image = {image}
 strengths = {strengths}
 images = np.concatenate([model.edit(image, {name}, strength{steps}) for strength in strengths])
-save_grid(Path("probe.png"), images)
+image_rows({{"": images}}, [f"{{strength:+g}}" for strength in strengths]).save("probe.png")
 """
 
 
@@ -151,11 +152,10 @@ def fit_probe(session: Session, name: str) -> tuple[Any, ...]:
     code = CODE_OF_PROBE.format(images=labeled, name=quoted(name), labels=labels).strip()
     probe = session.fit_probe(name, rows, labels, code)
     images = edits(session, probe)
-    pictures = [
-        tile_of(image, f"{strength:+g}", slice=session.slice) for image, strength in zip(images, STRENGTHS, strict=True)
-    ]
+    columns = [f"{strength:+g}" for strength in STRENGTHS]
+    pictures = [tile_of(image, name, slice=session.slice) for image, name in zip(images, columns, strict=True)]
     said = hint(f"{describe(probe)}. The chosen image, moved along it:")
-    png = session.downloads.png("probe", images)
+    png = session.downloads.png("probe", image_rows({"": images}, columns))
     return said + tiles(pictures), ready(png), code_for(session, name), gr.Tab(visible=True)
 
 
@@ -177,4 +177,4 @@ def code_for(session: Session, name: str) -> str:
         name=quoted(name),
         steps=session.steps_in_code,
     )
-    return snippet(session.shared.location, [origin, *origins], body, "import numpy as np", *SAVE_GRID)
+    return snippet(session.shared.location, [origin, *origins], body, ", image_rows")

@@ -5,13 +5,14 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
+from diffae_jax.data.pictures import image_grid, image_rows
 from diffae_jax.demo import checks
 from diffae_jax.demo.events import Page
 from diffae_jax.demo.images import ChosenImage
 from diffae_jax.demo.picker import row_of_images, shown_images
 from diffae_jax.demo.sessions import Session
 from diffae_jax.demo.snippets import snippet
-from diffae_jax.demo.tabs.parts import SAVE_GRID_AND_GIF, add_code, add_downloads, ready
+from diffae_jax.demo.tabs.parts import add_code, add_downloads, ready
 from diffae_jax.demo.tiles import ON_LOAD, film_tile, tile_of, tiles
 from diffae_jax.inference.diffae import DiffAE
 from diffae_jax.runtime.errors import UserError
@@ -21,8 +22,9 @@ NUM_FRAMES = 17
 
 CODE = """
 frames = model.interpolate({first}, {second}, num_frames={frames}{steps})
-save_grid(Path("frame.png"), frames[{position}:{next}])
-save_gif(Path("film.gif"), frames)
+row = frames[[0, {position}, -1]]
+image_rows({{"": row}}, ["first", "{position} of {last}", "second"]).save("between.png")
+Path("film.gif").write_bytes(film([image_grid(frame[None]) for frame in frames]))
 """
 
 
@@ -60,19 +62,22 @@ def show(session: Session, position: int) -> tuple[Any, ...]:
 
 def show_frame(session: Session, position: int, gif: Any = None) -> tuple[Any, ...]:
     """Returns the pictures as HTML, the files, of which the film may be missing, and the code."""
-    first, second = pair = _pair(session)
+    pair = _pair(session)
     position = checks.index_below(position, NUM_FRAMES)
     z, x_T = path(session)
-    row = [None if z is None else z[[position]], x_T[[position]]]
-    frame = session.once(("frame", position, *(image.digest for image in pair)), lambda: session.decode(*row))
+    frame = session.once(
+        ("frame", position, *(image.digest for image in pair)),
+        lambda: session.decode(None if z is None else z[[position]], x_T[[position]]),
+    )[0]
+    row = [session.reconstruction(pair[0]), frame, session.reconstruction(pair[1])]
+    columns = ["first", f"{position} of {NUM_FRAMES - 1}", "second"]
     pictures = [
-        tile_of(first.image, "first", slice=session.slice, size="large"),
-        tile_of(frame[0], f"{position} of {NUM_FRAMES - 1}", slice=session.slice, size="large"),
-        tile_of(second.image, "second", slice=session.slice, size="large"),
-        *([] if gif is None else [film_tile(gif, "film")]),
+        tile_of(image, caption, slice=session.slice, size="large") for image, caption in zip(row, columns, strict=True)
     ]
-    png = session.downloads.png("frame", frame)
-    npz = session.downloads.npz("frame", z=row[0], x_T=row[1], frame=frame)
+    pictures += [] if gif is None else [film_tile(gif, "film")]
+    png = session.downloads.png("between", image_rows({"": row}, columns))
+    arrays = dict(x_T=x_T[position], frame=frame) | ({} if z is None else {"z": z[position]})
+    npz = session.downloads.npz("between", **arrays)
     return tiles(pictures, "large"), ready(png), ready(gif), ready(npz), code_for(session, position)
 
 
@@ -80,9 +85,7 @@ def show_film(session: Session, position: int) -> tuple[Any, ...]:
     """Returns what `show_frame` returns, with the film."""
     digests = [image.digest for image in _pair(session)]
     frames = session.once(("film", *digests), lambda: session.decode(*path(session)))
-    if frames.ndim == 5:  # volumes
-        frames = frames[:, session.slice]
-    return show_frame(session, position, session.downloads.gif("film", frames))
+    return show_frame(session, position, session.downloads.gif("film", [image_grid(frame[None]) for frame in frames]))
 
 
 def path(session: Session) -> tuple[np.ndarray | None, np.ndarray]:
@@ -112,6 +115,6 @@ def code_for(session: Session, position: int) -> str:
         frames=NUM_FRAMES,
         steps=session.steps_in_code,
         position=position,
-        next=position + 1,
+        last=NUM_FRAMES - 1,
     )
-    return snippet(session.shared.location, origins, body, *SAVE_GRID_AND_GIF)
+    return snippet(session.shared.location, origins, body, ", film, image_grid, image_rows")

@@ -5,8 +5,6 @@ from pathlib import Path
 import gradio as gr
 
 NAMES = {"png": "PNG", "gif": "GIF", "npz": "npz"}
-SAVE_GRID = ("from pathlib import Path", "from diffae_jax.data.pictures import save_grid")
-SAVE_GRID_AND_GIF = ("from pathlib import Path", "from diffae_jax.data.pictures import save_gif, save_grid")
 
 
 def add_downloads(*kinds: str) -> list[gr.DownloadButton]:

@@ -5,30 +5,39 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
+from diffae_jax.data.pictures import difference_map, image_rows
 from diffae_jax.data.transforms import to_float
 from diffae_jax.demo.events import Page
 from diffae_jax.demo.sessions import Session
 from diffae_jax.demo.snippets import snippet
-from diffae_jax.demo.tabs.parts import SAVE_GRID, add_code, add_downloads, ready
+from diffae_jax.demo.tabs.parts import add_code, add_downloads, ready
 from diffae_jax.demo.tiles import tile_of, tiles
 from diffae_jax.evaluation.metrics import mse
 from diffae_jax.inference.diffae import DiffAE
 
 TITLE = "Reconstruct"
 NUM_VARIATIONS = 3
-BRIGHTER = 5  # how much the error map is amplified
 
 CODE = """
+image = {image}
 z = model.encode(image)
 x_T = model.invert(image, z{steps})
 reconstruction = model.decode(z, x_T{steps})
 z_alone = model.variations(image, {variations}, num_steps={random_steps}).images[0]
-save_grid(Path("reconstruction.png"), np.concatenate([reconstruction, z_alone]))
+
+difference = difference_map(image[None], reconstruction)
+columns = ["image", "z and x_T", difference.name, *["z alone"] * {variations}]
+row = [image, reconstruction[0], difference.images[0], *z_alone]
+image_rows({{"": row}}, columns).save("reconstruction.png")
 """
 CODE_WITHOUT_Z = """
+image = {image}
 x_T = model.invert(image{steps})
 reconstruction = model.decode(None, x_T{steps})
-save_grid(Path("reconstruction.png"), reconstruction)
+
+difference = difference_map(image[None], reconstruction)
+columns = ["image", "x_T", difference.name]
+image_rows({{"": [image, reconstruction[0], difference.images[0]]}}, columns).save("reconstruction.png")
 """
 
 
@@ -40,8 +49,8 @@ def suits(model: DiffAE) -> bool:
 def add(page: Page) -> None:
     """Adds the pictures, the downloads and the code."""
     gr.Markdown(
-        "z holds what the image shows, and x_T holds the details. With both, the model restores the image. With z "
-        "and random x_T, only the details change."
+        "z holds what the image shows, and x_T holds the details. From both, the model restores the image. From z "
+        "with random x_T, it makes images that differ in details."
     )
     pictures = gr.HTML(elem_id="reconstruction", apply_default_css=False)
     files = add_downloads("png", "npz")
@@ -52,19 +61,20 @@ def add(page: Page) -> None:
 def show(session: Session) -> tuple[Any, ...]:
     """Returns the pictures as HTML, the files and the code."""
     image = session.need_image()
-    original = to_float(image.image)
-    own = session.reconstruction(image)
-    error = mse(original[None], own[None])[0]
+    reconstruction = session.reconstruction(image)
     others = z_alone(session)
+    difference = difference_map(image.image[None], reconstruction[None])
+    error = mse(to_float(image.image[None]), reconstruction[None])[0]
+    row = [image.image, reconstruction, difference.images[0], *others]
+    columns = ["image", "z and x_T" if len(others) else "x_T", difference.name, *["z alone"] * len(others)]
+    captions = [columns[0], f"{columns[1]}, MSE {error:.2g}", *columns[2:]]
     pictures = [
-        tile_of(original, "image", slice=session.slice, size="large"),
-        tile_of(own, f"z and x_T, MSE {error:.2g}", slice=session.slice, size="large"),
-        tile_of(error_map(original, own), f"error, {BRIGHTER} times", slice=session.slice, size="large"),
-        *(tile_of(other, f"z alone, {i}", slice=session.slice, size="large") for i, other in enumerate(others, 1)),
+        tile_of(each, caption, slice=session.slice, size="large") for each, caption in zip(row, captions, strict=True)
     ]
     z, x_T = session.codes(image)
-    png = session.downloads.png("reconstruction", np.concatenate([own[None], others]))
-    npz = session.downloads.npz("reconstruction", image=original, z=z, x_T=x_T, reconstruction=own, z_alone=others)
+    arrays = dict(image=image.image, z=z, x_T=x_T, reconstruction=reconstruction, z_alone=others)
+    png = session.downloads.png("reconstruction", image_rows({"": row}, columns))
+    npz = session.downloads.npz("reconstruction", **arrays)
     return tiles(pictures, "large"), ready(png), ready(npz), code_for(session)
 
 
@@ -79,17 +89,14 @@ def z_alone(session: Session) -> np.ndarray:
     )
 
 
-def error_map(image: np.ndarray, reconstruction: np.ndarray) -> np.ndarray:
-    """Returns the absolute error, amplified, as an image in [-1, 1]. Black is no error."""
-    return np.minimum(BRIGHTER * np.abs(image - reconstruction), 2) - 1
-
-
 def code_for(session: Session) -> str:
     """Returns code that makes the same PNG."""
-    has_z = session.model.config.model.z_dim is not None
-    body = (CODE if has_z else CODE_WITHOUT_Z).format(
-        steps=session.steps_in_code, random_steps=session.random_steps, variations=NUM_VARIATIONS
-    )
     origin = session.need_image().origin
-    body = f"image = {origin.expression}\n{body.strip()}"
-    return snippet(session.shared.location, [origin], body, *SAVE_GRID, *["import numpy as np"] * has_z)
+    code = CODE if session.model.config.model.z_dim is not None else CODE_WITHOUT_Z
+    body = code.format(
+        image=origin.expression,
+        steps=session.steps_in_code,
+        random_steps=session.random_steps,
+        variations=NUM_VARIATIONS,
+    )
+    return snippet(session.shared.location, [origin], body, ", difference_map, image_rows")

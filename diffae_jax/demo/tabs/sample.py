@@ -5,11 +5,12 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
+from diffae_jax.data.pictures import image_grid
 from diffae_jax.demo import checks
 from diffae_jax.demo.events import Page
 from diffae_jax.demo.sessions import DECODE_BATCH, Session
 from diffae_jax.demo.snippets import quoted, snippet
-from diffae_jax.demo.tabs.parts import SAVE_GRID, add_code, add_downloads, ready
+from diffae_jax.demo.tabs.parts import add_code, add_downloads, ready
 from diffae_jax.demo.tiles import tile_of, tiles
 from diffae_jax.inference.diffae import DiffAE
 from diffae_jax.runtime.errors import UserError, shown
@@ -21,11 +22,11 @@ MOST_TRIES = 100  # z that are drawn for each image of a class
 
 CODE = """
 images = model.sample({count}, seed={seed}, num_steps={steps})
-save_grid(Path("samples.png"), images)
+image_grid(images).save("samples.png")
 """
 CODE_OF_CLASS = """
 {fits}images = model.sample_class({count}, {name}, seed={seed}, num_steps={steps}, max_tries={tries})
-save_grid(Path("samples.png"), images)
+image_grid(images).save("samples.png")
 """
 
 
@@ -60,7 +61,7 @@ def show(session: Session, seed: Any, count: int, name: str) -> tuple[Any, ...]:
     if count not in COUNTS:
         raise UserError(f"The number of images must be one of {', '.join(map(str, COUNTS))}, not {shown(count)}.")
     images = draw_all(session, seed, count) if name == ALL else draw_class(session, seed, count, name)
-    png, npz = session.downloads.png("samples", images), session.downloads.npz("samples", images=images)
+    png, npz = session.downloads.png("samples", image_grid(images)), session.downloads.npz("samples", images=images)
     pictures = [tile_of(image, slice=session.slice) for image in images]
     return tiles(pictures), ready(png), ready(npz), code_for(session, seed, count, name)
 
@@ -95,7 +96,7 @@ def code_for(session: Session, seed: int, count: int, name: str) -> str:
     """Returns code that makes the same PNG."""
     settings = dict(count=count, seed=seed, steps=session.random_steps)
     if name == ALL:
-        return snippet(session.shared.location, [], CODE.format(**settings), *SAVE_GRID)
+        return snippet(session.shared.location, [], CODE.format(**settings), ", image_grid")
     origins, fits = session.code_of_probes([name])
     body = CODE_OF_CLASS.format(fits=fits, name=quoted(name), tries=MOST_TRIES, **settings)
-    return snippet(session.shared.location, origins, body, *SAVE_GRID)
+    return snippet(session.shared.location, origins, body, ", image_grid")
