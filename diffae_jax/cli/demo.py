@@ -11,7 +11,7 @@ EXAMPLES = ("digits", "digits --images digits", "ffhq128 --images photos --port 
 def add_arguments(parser: Parser) -> None:
     """Adds the arguments."""
     add_model(parser)
-    text = f"images to show and to explore, at most 500 of them, chosen at random; by default the examples of a shipped model: {IMAGES}"
+    text = f"images to show, at most 500, chosen at random; by default the examples of a shipped model. {IMAGES}"
     parser.add_argument("--images", metavar="IMAGES", type=as_path, help=text)
     text = "the port of the page on this machine, 1 to 65535; default 7860"
     parser.add_argument("--port", metavar="N", type=within(1, 65535), default=7860, help=text)

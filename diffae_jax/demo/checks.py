@@ -99,6 +99,8 @@ def seed(value: Any) -> int:
     """Returns a seed. Raises UserError if it is not a whole number in the range of seeds."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
+    if not isinstance(value, int):
+        raise UserError(f"The seed must be a whole number, not {shown(value)}.")
     check_seed(value)
     return value
 

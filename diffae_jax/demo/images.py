@@ -54,6 +54,7 @@ class ImageSet:
         labels: by label name, an array with one value for each image.
         z: the latent codes, [N, D]; None for a DDIM baseline.
         origin: how code gets all images.
+        note: what to say about the set, such as what was skipped.
     """
 
     images: Shaped[np.ndarray, "n *shape"]
@@ -62,6 +63,7 @@ class ImageSet:
     labels: Mapping[str, np.ndarray]
     z: Float[np.ndarray, "n d"] | None
     origin: Origin
+    note: str = ""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -77,10 +79,12 @@ class ImageSet:
         return Origin(expression, origins[0].setup, origins[0].imported)
 
 
-def uploaded_set(images: Shaped[np.ndarray, "n *shape"], names: Sequence[str], z: Float[np.ndarray, "n d"]) -> ImageSet:
+def uploaded_set(
+    images: Shaped[np.ndarray, "n *shape"], names: Sequence[str], z: Float[np.ndarray, "n d"], note: str
+) -> ImageSet:
     """Returns a set of images that were uploaded. Code expects the files in the current folder."""
     everything = Origin(f"[{', '.join(map(quoted, names))}]")
-    return ImageSet(images, names, list(map(uploaded_file, names)), {}, z, everything)
+    return ImageSet(images, names, list(map(uploaded_file, names)), {}, z, everything, note)
 
 
 def uploaded_file(name: str) -> Origin:
@@ -105,7 +109,7 @@ def no_images(model: DiffAE) -> ImageSet:
     return ImageSet(images, [], [], {}, None if z_dim is None else np.zeros((0, z_dim), np.float32), Origin("[]"))
 
 
-def images_at(model: DiffAE, path: AnyPath) -> ImageSet:
+def images_at(model: DiffAE, path: str | AnyPath) -> ImageSet:
     """Reads and encodes the images at a path, at most `MOST_IMAGES` of them, chosen at random.
 
     Raises UserError if there are no images, or if the model cannot take them.

@@ -74,6 +74,8 @@ def served(model: DiffAE, location: str, images: ImageSet, port: int) -> Iterato
         shared = Shared(model, location, images, folder)
         warm_up(shared)
         page = build(shared)
+        # comes with Gradio; the file of weight 600, which is the default, lacks most letters
+        font = gr.themes.LocalFont("Source Sans Pro", weights=(400, 700)), "system-ui", "sans-serif"
         try:
             _, address, _ = page.launch(
                 server_name=HOST,
@@ -88,7 +90,7 @@ def served(model: DiffAE, location: str, images: ImageSet, port: int) -> Iterato
                 mcp_server=False,
                 pwa=False,
                 max_file_size=MOST_BYTES,
-                theme=gr.themes.Default(primary_hue="indigo", secondary_hue="indigo", neutral_hue="slate"),
+                theme=gr.themes.Default(primary_hue="indigo", secondary_hue="indigo", neutral_hue="slate", font=font),
                 css_paths=STYLE,
             )
         except OSError as error:  # something else took the port meanwhile

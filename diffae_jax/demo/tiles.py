@@ -14,7 +14,12 @@ from PIL import Image
 from diffae_jax.data.pictures import to_pil
 
 SMALL = 128  # pixels; a browser enlarges smaller pictures without interpolation
-WIDTHS = {"small": 112, "medium": 224, "large": 448}  # pixels of a picture, twice as many as its tile has
+WIDTHS = {
+    "small": 112,
+    "medium": 224,
+    "large": 328,
+    "largest": 448,
+}  # pixels of a picture, twice as many as its tile has
 
 # Reports a click on a tile or, in a map, near a point. The content of `element` may change.
 ON_LOAD = """
@@ -86,19 +91,18 @@ def film_tile(path: Path, caption: str) -> Tile:
     return Tile(f"data:image/gif;base64,{base64.b64encode(path.read_bytes()).decode()}", caption)
 
 
-def tiles(pictures: Sequence[Tile], size: str = "medium", *, can_click: bool = False, in_one_row: bool = False) -> str:
+def tiles(pictures: Sequence[Tile], size: str = "medium", *, can_click: bool = False, can_scroll: bool = False) -> str:
     """Returns tiles as HTML.
 
     Args:
         pictures: the tiles.
         size: a key of `WIDTHS`.
         can_click: whether a tile is a button. Its event `select` has its index.
-        in_one_row: whether the row scrolls instead of becoming several rows.
+        can_scroll: whether there are two rows that scroll, instead of as many as needed.
     """
-    row = " row" if in_one_row else ""
-    return (
-        f'<div class="tiles {size}{row}">{"".join(_tile(tile, i, can_click) for i, tile in enumerate(pictures))}</div>'
-    )
+    scroll = " scroll" if can_scroll else ""
+    content = "".join(_tile(tile, i, can_click) for i, tile in enumerate(pictures))
+    return f'<div class="tiles {size}{scroll}">{content}</div>'
 
 
 def _tile(tile: Tile, index: int, can_click: bool) -> str:

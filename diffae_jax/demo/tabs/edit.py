@@ -9,9 +9,9 @@ import numpy as np
 from diffae_jax.data.pictures import image_grid, image_rows
 from diffae_jax.demo import checks
 from diffae_jax.demo.events import Page
+from diffae_jax.demo.parts import add_button, add_code, add_downloads, add_tiles, ready
 from diffae_jax.demo.sessions import Session
 from diffae_jax.demo.snippets import quoted, snippet
-from diffae_jax.demo.tabs.parts import add_code, add_downloads, ready
 from diffae_jax.demo.tiles import film_tile, table, tile_of, tiles
 from diffae_jax.inference.diffae import DiffAE
 from diffae_jax.probes import Probe
@@ -52,10 +52,11 @@ def add(page: Page) -> None:
                 names, value=names[:1], multiselect=True, max_choices=MOST_PROBES, label="Probes", elem_id="probes"
             )
             strengths = [_slider(i, names) for i in range(MOST_PROBES)]
-            make_film = gr.Button("Make a film", size="sm", min_width=130, scale=0, elem_id="edit-film")
         with gr.Column(scale=3, min_width=300):
-            pictures = gr.HTML(elem_id="edited", apply_default_css=False)
-    png, gif, npz = add_downloads("png", "gif", "npz")
+            pictures = add_tiles("edited")
+    with gr.Row(elem_classes="files"):
+        make_film = add_button("Make a film", "edit-film")
+        png, gif, npz = add_downloads("png", "gif", "npz")
     code = add_code()
     shown_parts = [pictures, png, gif, npz, code]
 
@@ -98,13 +99,13 @@ def show(session: Session, probes: list[str], *values: float, gif: Any = None) -
     edited = session.once(("edited", image.digest, moved.tobytes()), lambda: session.decode(moved, x_T))
     row, columns = [session.reconstruction(image), edited[0]], ["before", "after"]
     pictures = [
-        tile_of(each, caption, slice=session.slice, size="large") for each, caption in zip(row, columns, strict=True)
+        tile_of(each, caption, slice=session.slice, size="largest") for each, caption in zip(row, columns, strict=True)
     ]
     pictures += [] if gif is None else [film_tile(gif, "film")]
     predicted = table(("probe", "before", "after"), [predictions(session, probe, z, moved) for probe, _ in moves])
     png = session.downloads.png("edited", image_rows({"": row}, columns))
     npz = session.downloads.npz("edited", z=z, x_T=x_T, moved_z=moved, edited=edited)
-    return tiles(pictures, "large") + predicted, ready(png), ready(gif), ready(npz), code_for(session, moves)
+    return tiles(pictures, "largest") + predicted, ready(png), ready(gif), ready(npz), code_for(session, moves)
 
 
 def show_film(session: Session, probes: list[str], *values: float) -> tuple[Any, ...]:

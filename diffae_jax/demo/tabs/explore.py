@@ -9,12 +9,12 @@ from jaxtyping import Float
 from diffae_jax.data.pictures import image_rows
 from diffae_jax.demo import checks
 from diffae_jax.demo.events import Page
+from diffae_jax.demo.parts import add_code, add_downloads, add_tiles, ready
 from diffae_jax.demo.picker import row_of_images
 from diffae_jax.demo.scatter import scatter
 from diffae_jax.demo.sessions import Session
 from diffae_jax.demo.snippets import snippet
-from diffae_jax.demo.tabs.parts import add_code, add_downloads, ready
-from diffae_jax.demo.tiles import ON_LOAD, hint, tile_of, tiles
+from diffae_jax.demo.tiles import hint, tile_of, tiles
 from diffae_jax.inference.diffae import DiffAE
 from diffae_jax.probes import ClassProbe, Probe
 
@@ -22,7 +22,7 @@ TITLE = "Explore"
 NUM_COMPONENTS = 6
 NUM_NEAREST = 8
 DEVIATIONS = (-3, -2, -1, 0, 1, 2, 3)  # of the coordinate along a component
-NAMES = [f"{deviation:+d}" for deviation in DEVIATIONS]
+NAMES = [f"{deviation:+d}" if deviation else "0" for deviation in DEVIATIONS]
 NO_LABEL = "none"
 PREDICTED = " (predicted)"
 SAME = 1e-4  # images with a smaller distance have the same z
@@ -50,16 +50,17 @@ def add(page: Page) -> None:
     gr.Markdown("Each point is the z of an image, drawn along the two directions in which z varies most. Click one.")
     with gr.Row():
         with gr.Column(scale=3, min_width=300):
-            drawn = gr.HTML(js_on_load=ON_LOAD, elem_id="map", apply_default_css=False)
+            drawn = add_tiles("map")
         with gr.Column(scale=2, min_width=280):
             names = choices_of_color(Session(page.shared))
             color = gr.Dropdown(names, value=names[0], label="Color", elem_id="color")
             gr.Markdown("**Nearest images** to the image above. Click one.")
-            nearest = gr.HTML(js_on_load=ON_LOAD, elem_id="nearest", apply_default_css=False)
+            nearest = add_tiles("nearest")
     gr.Markdown("**Principal directions.** The image above, moved by up to 3 standard deviations.")
     component = gr.Radio(list(range(1, NUM_COMPONENTS + 1)), value=1, label="Direction", elem_id="component")
-    row = gr.HTML(elem_id="directions", apply_default_css=False)
-    png, npz = add_downloads("png", "npz")
+    row = add_tiles("directions")
+    with gr.Row(elem_classes="files"):
+        png, npz = add_downloads("png", "npz")
     code = add_code()
     outputs = [color, drawn, nearest, row, png, npz, code]
 

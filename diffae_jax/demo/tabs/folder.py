@@ -11,19 +11,19 @@ from diffae_jax.data.pictures import image_rows
 from diffae_jax.demo import checks
 from diffae_jax.demo.events import Page
 from diffae_jax.demo.images import ENCODE_BATCH, MOST_IMAGES, encode, uploaded_set
+from diffae_jax.demo.parts import add_code, add_downloads, add_tiles, ready
 from diffae_jax.demo.picker import row_of_images
 from diffae_jax.demo.sessions import Session
 from diffae_jax.demo.snippets import quoted, snippet
 from diffae_jax.demo.tabs import edit
-from diffae_jax.demo.tabs.parts import add_code, add_downloads, ready
-from diffae_jax.demo.tiles import ON_LOAD, hint, progress, tile_of, tiles
+from diffae_jax.demo.tiles import hint, progress, tile_of, tiles
 from diffae_jax.inference.diffae import DiffAE
 from diffae_jax.probes import Probe, describe
 from diffae_jax.runtime.errors import UserError, counted
 
 TITLE = "Your folder"
 SHOWN = 40  # images to label
-YES, NO = "has it", "does not have it"
+YES, NO = "with it", "without it"
 ENOUGH = 2  # images of each kind that a probe needs
 STRENGTHS = (-1.0, -0.5, 0.0, 0.5, 1.0)
 
@@ -61,18 +61,18 @@ def add(page: Page) -> None:
             scale=0,
             elem_id="files",
         )
-    status = gr.HTML(elem_id="status", apply_default_css=False)
     with gr.Row(elem_classes="settings"):
         name = gr.Textbox(label="New label", placeholder="such as smile", max_length=60, elem_id="label")
-        mark = gr.Radio([YES, NO], value=YES, label="The image that you click", elem_id="mark")
+        mark = gr.Radio([YES, NO], value=YES, label="A click labels an image", elem_id="mark")
         fit = gr.Button("Fit a probe", variant="primary", min_width=140, scale=0, elem_id="fit")
-    grid = gr.HTML(js_on_load=ON_LOAD, elem_id="to-label", apply_default_css=False)
-    result = gr.HTML(elem_id="fitted", apply_default_css=False)
-    png, npz = add_downloads("png", "npz")
+    grid = add_tiles("to-label")
+    result = add_tiles("fitted")
+    with gr.Row(elem_classes="files"):
+        png, npz = add_downloads("png", "npz")
     code = add_code()
 
     for button in (folder, files):
-        page.listen(button.upload, upload, [button], [status, grid, npz, page.picker, page.changed])
+        page.listen(button.upload, upload, [button], [grid, npz, page.picker, page.changed])
     page.follow(TITLE, opened, outputs=[grid, npz])
     page.listen_click(grid, click, [mark], [grid])
     page.listen(fit.click, fit_probe, [name], [result, png, code, page.tabs[edit.TITLE]])
@@ -90,20 +90,21 @@ def upload(session: Session, files: list[str]) -> Iterator[tuple[Any, ...]]:
         except UserError as error:
             skipped.append(str(error))
         if i % ENCODE_BATCH == 0:
-            yield progress(i, 2 * len(files), f"Reading {i:,} of {len(files):,}"), *[gr.skip()] * 4
+            yield progress(i, 2 * len(files), f"Reading {i:,} of {len(files):,}"), *[gr.skip()] * 3
     if not images:
+        yield *opened(session), gr.skip(), gr.skip()
         raise UserError(f"None of {counted(len(files), 'file')} is an image that can be used. The first: {skipped[0]}")
     z = []
     for start in range(0, len(images), ENCODE_BATCH):
         what = f"Encoding {start:,} of {len(images):,}"
-        yield progress(len(files) + start, len(files) + len(images), what), *[gr.skip()] * 4
+        yield progress(len(files) + start, len(files) + len(images), what), *[gr.skip()] * 3
         with session.shared.turn:
             z.append(encode(session.model, np.stack(images[start : start + ENCODE_BATCH])))
-    session.replace_images(uploaded_set(np.stack(images), names, np.concatenate(z)))
-    said = f"{counted(len(images), 'image')} encoded."
+    note = f"{counted(len(images), 'image')} encoded."
     if skipped:
-        said += f" {counted(len(skipped), 'file', verb='was/were')} skipped. The first: {skipped[0]}"
-    yield hint(said), *opened(session), row_of_images(session, session.chosen), session.version
+        note += f" {counted(len(skipped), 'file', verb='was/were')} skipped. The first: {skipped[0]}"
+    session.replace_images(uploaded_set(np.stack(images), names, np.concatenate(z), note))
+    yield *opened(session), row_of_images(session, session.chosen), session.version
 
 
 def opened(session: Session) -> tuple[Any, ...]:
@@ -124,8 +125,9 @@ def images_to_label(session: Session) -> str:
         caption, mark = words[marks[i]] if i in marks else ("", "")
         pictures.append(tile_of(image, caption, slice=session.slice, size="small", mark=mark))
     yes = sum(marks.values())
-    said = f"{len(marks)} labeled: {yes} {YES}, {len(marks) - yes} {'do' if len(marks) - yes != 1 else 'does'} not."
-    return tiles(pictures, "small", can_click=True) + hint(said)
+    said = f"Labeled: {yes} with it, {len(marks) - yes} without it." if marks else "Click images to label them."
+    note = [hint(session.images.note)] if session.images.note else []
+    return "".join([*note, tiles(pictures, "small", can_click=True), hint(said)])
 
 
 def click(session: Session, index: Any, mark: str) -> str:

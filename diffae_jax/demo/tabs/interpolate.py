@@ -9,11 +9,11 @@ from diffae_jax.data.pictures import image_grid, image_rows
 from diffae_jax.demo import checks
 from diffae_jax.demo.events import Page
 from diffae_jax.demo.images import ChosenImage
+from diffae_jax.demo.parts import add_button, add_code, add_downloads, add_tiles, ready
 from diffae_jax.demo.picker import row_of_images, shown_images
 from diffae_jax.demo.sessions import Session
 from diffae_jax.demo.snippets import snippet
-from diffae_jax.demo.tabs.parts import add_code, add_downloads, ready
-from diffae_jax.demo.tiles import ON_LOAD, film_tile, tile_of, tiles
+from diffae_jax.demo.tiles import film_tile, tile_of, tiles
 from diffae_jax.inference.diffae import DiffAE
 from diffae_jax.runtime.errors import UserError
 
@@ -36,11 +36,12 @@ def suits(model: DiffAE) -> bool:
 def add(page: Page) -> None:
     """Adds the second image, the slider, the film, the downloads and the code."""
     gr.Markdown("From the image above to a second one: z moves on a straight line, and x_T on an arc.")
-    second = gr.HTML(js_on_load=ON_LOAD, elem_id="second", apply_default_css=False)
+    second = add_tiles("second")
     position = gr.Slider(0, NUM_FRAMES - 1, NUM_FRAMES // 2, step=1, label="Position", elem_id="position")
-    pictures = gr.HTML(elem_id="between", apply_default_css=False)
-    make_film = gr.Button("Make a film", size="sm", min_width=130, scale=0, elem_id="film")
-    png, gif, npz = add_downloads("png", "gif", "npz")
+    pictures = add_tiles("between")
+    with gr.Row(elem_classes="files"):
+        make_film = add_button("Make a film", "film")
+        png, gif, npz = add_downloads("png", "gif", "npz")
     code = add_code()
     shown = [pictures, png, gif, npz, code]
 
@@ -72,13 +73,14 @@ def show_frame(session: Session, position: int, gif: Any = None) -> tuple[Any, .
     row = [session.reconstruction(pair[0]), frame, session.reconstruction(pair[1])]
     columns = ["first", f"{position} of {NUM_FRAMES - 1}", "second"]
     pictures = [
-        tile_of(image, caption, slice=session.slice, size="large") for image, caption in zip(row, columns, strict=True)
+        tile_of(image, caption, slice=session.slice, size="largest")
+        for image, caption in zip(row, columns, strict=True)
     ]
     pictures += [] if gif is None else [film_tile(gif, "film")]
     png = session.downloads.png("between", image_rows({"": row}, columns))
     arrays = dict(x_T=x_T[position], frame=frame) | ({} if z is None else {"z": z[position]})
     npz = session.downloads.npz("between", **arrays)
-    return tiles(pictures, "large"), ready(png), ready(gif), ready(npz), code_for(session, position)
+    return tiles(pictures, "largest"), ready(png), ready(gif), ready(npz), code_for(session, position)
 
 
 def show_film(session: Session, position: int) -> tuple[Any, ...]:

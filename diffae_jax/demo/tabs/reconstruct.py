@@ -8,9 +8,9 @@ import numpy as np
 from diffae_jax.data.pictures import difference_map, image_rows
 from diffae_jax.data.transforms import to_float
 from diffae_jax.demo.events import Page
+from diffae_jax.demo.parts import add_code, add_downloads, add_tiles, ready
 from diffae_jax.demo.sessions import Session
 from diffae_jax.demo.snippets import snippet
-from diffae_jax.demo.tabs.parts import add_code, add_downloads, ready
 from diffae_jax.demo.tiles import tile_of, tiles
 from diffae_jax.evaluation.metrics import mse
 from diffae_jax.inference.diffae import DiffAE
@@ -52,8 +52,9 @@ def add(page: Page) -> None:
         "z holds what the image shows, and x_T holds the details. From both, the model restores the image. From z "
         "with random x_T, it makes images that differ in details."
     )
-    pictures = gr.HTML(elem_id="reconstruction", apply_default_css=False)
-    files = add_downloads("png", "npz")
+    pictures = add_tiles("reconstruction")
+    with gr.Row(elem_classes="files"):
+        files = add_downloads("png", "npz")
     code = add_code()
     page.follow(TITLE, show, outputs=[pictures, *files, code])
 

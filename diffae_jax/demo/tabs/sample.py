@@ -8,9 +8,9 @@ import numpy as np
 from diffae_jax.data.pictures import image_grid
 from diffae_jax.demo import checks
 from diffae_jax.demo.events import Page
+from diffae_jax.demo.parts import add_code, add_downloads, add_tiles, ready
 from diffae_jax.demo.sessions import DECODE_BATCH, Session
 from diffae_jax.demo.snippets import quoted, snippet
-from diffae_jax.demo.tabs.parts import add_code, add_downloads, ready
 from diffae_jax.demo.tiles import tile_of, tiles
 from diffae_jax.inference.diffae import DiffAE
 from diffae_jax.runtime.errors import UserError, shown
@@ -44,8 +44,9 @@ def add(page: Page) -> None:
         count = gr.Radio(list(COUNTS), value=COUNTS[1], label="Images", elem_id="count")
         kind = gr.Dropdown([ALL, *names], value=ALL, label="Class", visible=has_classes, elem_id="class", min_width=160)
         draw = gr.Button("Draw", variant="primary", min_width=120, scale=0, elem_id="draw")
-    pictures = gr.HTML(elem_id="samples", apply_default_css=False)
-    files = add_downloads("png", "npz")
+    pictures = add_tiles("samples")
+    with gr.Row(elem_classes="files"):
+        files = add_downloads("png", "npz")
     code = add_code()
 
     def opened(session: Session, number: Any, of: int, name: str) -> tuple[Any, ...]:
