@@ -9,9 +9,9 @@ from diffae_jax.demo.tiles import ON_LOAD
 NAMES = {"png": "PNG", "gif": "GIF", "npz": "npz"}
 
 
-def add_tiles(name: str, scale: int | None = None) -> gr.HTML:
+def add_tiles(name: str) -> gr.HTML:
     """Adds a place for pictures as HTML. Its event `select` has the index of a clicked tile."""
-    return gr.HTML(js_on_load=ON_LOAD, apply_default_css=False, elem_id=name, elem_classes="pictures", scale=scale)
+    return gr.HTML(js_on_load=ON_LOAD, apply_default_css=False, elem_id=name, elem_classes="pictures")
 
 
 def add_button(label: str, name: str) -> gr.Button:

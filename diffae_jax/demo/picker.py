@@ -8,8 +8,8 @@ import gradio as gr
 from diffae_jax.demo import checks
 from diffae_jax.demo.events import Page
 from diffae_jax.demo.images import ChosenImage, uploaded_file
+from diffae_jax.demo.parts import add_tiles
 from diffae_jax.demo.sessions import START_STEPS, Session
-from diffae_jax.demo.tabs.parts import add_tiles
 from diffae_jax.demo.tiles import hint, tile_of, tiles
 from diffae_jax.inference.diffae import DiffAE
 
@@ -44,8 +44,9 @@ def add_picker(page: Page) -> gr.HTML:
     model = page.shared.model
     is_volume = len(model.image_shape) == 4
     with gr.Row():
-        images = add_tiles("images", scale=6)
-        with gr.Column(scale=1, min_width=170):
+        with gr.Column(scale=6, min_width=320):
+            images = add_tiles("images")
+        with gr.Column(scale=1, min_width=170, elem_classes="controls"):
             types = list(checks.suffixes_for(model.image_shape))
             upload = gr.UploadButton("Upload an image", file_types=types, size="sm", elem_id="upload")
             steps = gr.Dropdown(steps_of(model), label="Steps", elem_id="steps", min_width=150)

@@ -73,7 +73,7 @@ def tile_of(
         size: a key of `WIDTHS`.
         mark: how it is framed, see `Tile`.
     """
-    (picture,) = to_pil([image[slice] if image.ndim == 4 else image])
+    (picture,) = to_pil((image[slice] if image.ndim == 4 else image)[None])
     is_small = max(picture.size) < SMALL
     picture.thumbnail((WIDTHS[size], WIDTHS[size]))
     return Tile(png_address(picture), caption, mark, is_small)

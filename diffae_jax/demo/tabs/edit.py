@@ -18,7 +18,7 @@ from diffae_jax.probes import Probe
 from diffae_jax.runtime.errors import UserError, shown
 
 TITLE = "Edit"
-MOST_PROBES = 4
+START_PROBES, MOST_PROBES = 2, 4  # at first, and at most
 NUM_FRAMES = 16
 
 Moves = list[tuple[Probe, float]]  # probes and strengths
@@ -49,7 +49,12 @@ def add(page: Page) -> None:
     with gr.Row():
         with gr.Column(scale=2, min_width=280):
             chosen = gr.Dropdown(
-                names, value=names[:1], multiselect=True, max_choices=MOST_PROBES, label="Probes", elem_id="probes"
+                names,
+                value=names[:START_PROBES],
+                multiselect=True,
+                max_choices=MOST_PROBES,
+                label="Probes",
+                elem_id="probes",
             )
             strengths = [_slider(i, names) for i in range(MOST_PROBES)]
         with gr.Column(scale=3, min_width=300):
@@ -62,7 +67,7 @@ def add(page: Page) -> None:
 
     def opened(session: Session, probes: list[str], *values: float) -> tuple[Any, ...]:
         known = list(session.directions())
-        probes = [name for name in probes if name in known] or known[:1]
+        probes = [name for name in probes if name in known] or known[:START_PROBES]
         menu = gr.Dropdown(choices=known, value=probes)
         return menu, *_sliders(session, probes), *show(session, probes, *(session.strengths.get(n, 0) for n in probes))
 
@@ -79,9 +84,9 @@ def add(page: Page) -> None:
 
 def _slider(index: int, names: Sequence[str]) -> gr.Slider:
     most = checks.MOST_STRENGTH
-    is_used = index == 0 and bool(names)
-    label = names[0] if is_used else ""
-    return gr.Slider(-most, most, 0, step=0.05, label=label, visible=is_used, elem_id=f"strength-{index}")
+    used = names[:START_PROBES]
+    label = used[index] if index < len(used) else ""
+    return gr.Slider(-most, most, 0, step=0.05, label=label, visible=bool(label), elem_id=f"strength-{index}")
 
 
 def _sliders(session: Session, probes: Sequence[str]) -> list[gr.Slider]:
