@@ -57,6 +57,7 @@ class Visitor:
     def __init__(self, browser, address, size=DESKTOP):
         self.context = browser.new_context(viewport=size, accept_downloads=True)
         self.page = self.context.new_page()
+        self.page.set_default_timeout(120_000)  # something may be compiled
         self.complaints, self.asked = [], []
         self.page.on("console", lambda message: self.complaints.append(message.text) if message.type == "error" else 0)
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))

@@ -65,7 +65,7 @@ def add(page: Page) -> None:
     code = add_code()
     shown_parts = [pictures, png, gif, npz, code]
 
-    def opened(session: Session, probes: list[str], *values: float) -> tuple[Any, ...]:
+    def opened(session: Session, probes: list[str], *values: float | int) -> tuple[Any, ...]:
         known = list(session.directions())
         probes = [name for name in probes if name in known] or known[:START_PROBES]
         menu = gr.Dropdown(choices=known, value=probes)
@@ -95,7 +95,7 @@ def _sliders(session: Session, probes: Sequence[str]) -> list[gr.Slider]:
     return [*used, *(gr.Slider(value=0, visible=False) for _ in range(MOST_PROBES - len(used)))]
 
 
-def show(session: Session, probes: list[str], *values: float, gif: Any = None) -> tuple[Any, ...]:
+def show(session: Session, probes: list[str], *values: float | int, gif: Any = None) -> tuple[Any, ...]:
     """Returns the pictures as HTML, the files, of which the film may be missing, and the code."""
     image = session.need_image()
     moves = moves_of(session, probes, values)
@@ -113,7 +113,7 @@ def show(session: Session, probes: list[str], *values: float, gif: Any = None) -
     return tiles(pictures, "largest") + predicted, ready(png), ready(gif), ready(npz), code_for(session, moves)
 
 
-def show_film(session: Session, probes: list[str], *values: float) -> tuple[Any, ...]:
+def show_film(session: Session, probes: list[str], *values: float | int) -> tuple[Any, ...]:
     """Returns what `show` returns, with the film."""
     z, x_T = session.codes(session.need_image())
     weights = np.linspace(0, 1, NUM_FRAMES, dtype=np.float32)[:, None]
@@ -123,7 +123,7 @@ def show_film(session: Session, probes: list[str], *values: float) -> tuple[Any,
     return show(session, probes, *values, gif=gif)
 
 
-def moves_of(session: Session, probes: list[str], values: Sequence[float]) -> Moves:
+def moves_of(session: Session, probes: list[str], values: Sequence[float | int]) -> Moves:
     """Returns the chosen probes with their strengths, and remembers these.
 
     Raises UserError if a probe does not exist or a strength is out of range.
