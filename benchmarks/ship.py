@@ -37,13 +37,13 @@ from diffae_jax.runtime.files import names_below, write_json
 NUM_EXAMPLES = 32
 NUM_IMAGES = 256  # compared, at most
 MAX_MSE = 1.05  # times that of full precision
-MAX_Z = 0.01  # standard deviations of z, in the root mean square
+MAX_Z = 0.005  # standard deviations of z, in the root mean square
 MAX_SCORE = 0.01  # by which AUROC, accuracy or R^2 of a probe may differ
 
 
 @dataclasses.dataclass(frozen=True)
 class Shipped:
-    """What is fixed for a shipped model: its size with the examples, and where its images come from."""
+    """What is fixed for a shipped model: its largest size, and where its images come from."""
 
     max_bytes: int
     source: str
@@ -137,7 +137,7 @@ def held_out_images(model: DiffAE) -> TransformedSource:
 
 
 def half_precision(model: DiffAE) -> Bundle:
-    """Returns a model as a bundle of float16 weights. Raises UserError if one is too large for that."""
+    """Returns a model as a bundle of float16 weights. Raises UserError if one is too large."""
     weights = flatten({"autoencoder": model.params} | ({} if model.prior is None else {"prior": model.prior}))
     with np.errstate(over="ignore"):
         halves = {name: np.asarray(array).astype(np.float16) for name, array in weights.items()}
@@ -183,7 +183,7 @@ def check(rows: list[Comparison]) -> None:
             name, limit, full, half = row.texts()
             raise UserError(
                 f"Half precision changes the results too much: {name} is {half} instead of {full}, and the limit is "
-                f"{limit}. Ship a model that was trained longer."
+                f"{limit}. Ship a different model."
             )
 
 

@@ -43,7 +43,7 @@ def as_path(text: str) -> "AnyPath":
 
 
 def as_model(text: str) -> "AnyPath | str":
-    """Parses the path of a model. The name of a shipped one or an address on the Hub stays text."""
+    """Parses a path. The name of a shipped model and an address on the Hub stay text."""
     from diffae_jax.pretrained import is_shipped
     from diffae_jax.runtime.hub import is_hub_address, parse_address
 

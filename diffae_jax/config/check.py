@@ -16,8 +16,8 @@ from diffae_jax.diffusion.grids import GRIDS
 from diffae_jax.diffusion.inversion import INVERSIONS
 from diffae_jax.diffusion.samplers import SAMPLERS
 from diffae_jax.diffusion.schedule import NUM_TIMESTEPS
-from diffae_jax.runtime.arrays import refuse_traced
 from diffae_jax.pretrained import is_shipped
+from diffae_jax.runtime.arrays import refuse_traced
 from diffae_jax.runtime.errors import UserError, list_some, shown
 from diffae_jax.runtime.files import expand_home
 from diffae_jax.runtime.hub import is_hub_address
@@ -123,7 +123,9 @@ def check_run(config: ConfigDict) -> None:
     check_measured(evaluation)
     paths = (evaluation.baseline, *evaluation.others, evaluation.inception, evaluation.alexnet, evaluation.lpips)
     for path in filter(None, paths):
-        if not (is_hub_address(path) or is_shipped(path) or expand_home(path).exists()):  # fail now, not after days of training
+        if not (
+            is_hub_address(path) or is_shipped(path) or expand_home(path).exists()
+        ):  # fail now, not after days of training
             raise UserError(f"{path}, named in config.evaluation, is missing. Check the path.")
     if not config.name:
         raise UserError("name is empty, but it names the run folder. Set it with --config.name=NAME.")

@@ -95,8 +95,8 @@ class Study:
 def choose_in_order(images: Source, count: int, seed: int) -> Int[np.ndarray, "n"]:
     """Chooses images at random. Returns their indices.
 
-    The first ones, which pictures show, vary. The others are in random order, because some programs
-    measure only a part of the images, and neighbors often share a class.
+    The first ones, which pictures show, vary. The others are in random order, because some
+    programs measure only a part of the images, and neighbors often share a class.
     """
     chosen = choose(len(images), count, seed)
     first = choose_varied(Subset(images, chosen), NUM_PICTURES)

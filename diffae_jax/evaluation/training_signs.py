@@ -36,7 +36,7 @@ def _of_labels(section: Section) -> Iterator[str]:
     real = section.find(labels.RECOGNIZED, labels.REAL)
     if decoded and real is not None and _is_below(decoded[-1], real):
         yield (
-            "a classifier recognizes fewer of the images that are decoded from z with a random x_T than of real images: "
+            "an SVM recognizes fewer of the images that are decoded from z with a random x_T than of real images: "
             f"{_versus(decoded[-1], real)}"
         )
 

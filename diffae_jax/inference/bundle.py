@@ -332,7 +332,9 @@ def _read_weights(file: AnyPath) -> dict[str, np.ndarray]:
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"{file} cannot be read: {shown(str(error))}. Get the bundle again.") from error
     if others:
-        raise UserError(f"{file} cannot be read: its {shown(others[0])} is neither float32 nor float16. Get the bundle again.")
+        raise UserError(
+            f"{file} cannot be read: its {shown(others[0])} is neither float32 nor float16. Get the bundle again."
+        )
     for name, array in weights.items():
         if not np.isfinite(array).all():
             raise UserError(

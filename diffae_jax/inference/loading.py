@@ -72,9 +72,10 @@ def _is_bundle(path: AnyPath) -> bool:
         is_bundle = (path / MANIFEST).exists()
         is_run = (path / CONFIG).exists() and (path / "autoencoder" / "checkpoints").is_dir()
     if not is_bundle and not is_run:
+        rename = ", or rename it to use the shipped model" if str(path) in names() else ""
         raise UserError(
             f"{path} is neither a bundle nor the folder of a trained run: it has no {MANIFEST}, and no {CONFIG} with "
-            f"autoencoder/checkpoints. Check the path{', or rename it to use the shipped model' * (str(path) in names())}."
+            f"autoencoder/checkpoints. Check the path{rename}."
         )
     return is_bundle
 

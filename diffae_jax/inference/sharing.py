@@ -1,4 +1,4 @@
-"""Models that are not at a path: those that ship with the package, and those on the Hugging Face Hub.
+"""Models by name: those that ship with the package, and those on the Hugging Face Hub.
 
 Only the files of a bundle are read from the Hub or written to it.
 """

@@ -338,7 +338,7 @@ BAD = {
     "no command": ("", "required: COMMAND"),
     "no such command": ("paint", "invalid choice: 'paint'"),
     "no out": ("encode BUNDLE photos", "required: --out"),
-    "no model": ("info nothing", "nothing is neither a path nor a shipped model: digits"),
+    "no model": ("info nothing", "nothing is neither a path nor a shipped model: .*digits"),
     "model that is none": ("info photos", "neither a bundle nor"),
     "no images": ("encode BUNDLE nothing --out z.npz", "nothing is missing"),
     "no images in it": ("encode BUNDLE empty --out z.npz", "empty holds no image files"),

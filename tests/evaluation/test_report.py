@@ -252,7 +252,7 @@ def test_a_browser_shows_the_page_without_the_network(browser, folder, width, sc
     assert all(natural > 0 for natural, _ in widths)
     for selector in ("figure .scroll", ".verdict", ".claims li", ".tables .scroll"):
         for box in map(lambda element: element.bounding_box(), page.query_selector_all(selector)):
-            assert 0 <= box["x"] and box["x"] + box["width"] <= width, f"{selector} is cut off"
+            assert 0 <= box["x"] <= width - box["width"], f"{selector} is cut off"
     assert page.eval_on_selector("img.enlarged", "image => getComputedStyle(image).imageRendering") == "pixelated"
     page.click("#config ~ details > summary")
     assert page.get_by_text("model.z_dim").is_visible()
@@ -299,9 +299,7 @@ def test_not_measured_looks_different_from_every_verdict(browser, folder):
 
 def test_page_says_that_a_model_looks_undertrained(tmp_path, folder):
     figures = Figure(SHARE, "random x_T", "T = 20", 0.7, 32, 0.6, 0.8), Figure(SHARE, "random x_T", "T = 20", 0.2, 32)
-    pages = [
-        Page(write_report(tmp_path, only(Section("variations", "V", (figure,))))).text for figure in figures
-    ]
+    pages = [Page(write_report(tmp_path, only(Section("variations", "V", (figure,))))).text for figure in figures]
     assert "The model looks undertrained: z determines less than half of an image, because x_T causes 0.70" in pages[0]
     assert "undertrained" not in pages[1]
 

@@ -39,7 +39,11 @@ GOOD = (
 BAD = {
     "class from z": ("digit, from z", 0.80, "z predicts the label digit less well than pixels do: 0.800"),
     "value from z": ("age, from z", 0.50, r"z predicts the label age less well than pixels do \(R\^2\): 0.500"),
-    "decoded images": (labels.DECODED, 0.70, "recognizes fewer of the images that are decoded .*: 0.700 .* versus 0.95"),
+    "decoded images": (
+        labels.DECODED,
+        0.70,
+        "recognizes fewer of the images that are decoded .*: 0.700 .* versus 0.95",
+    ),
     "random x_T": ("random x_T", 0.6, "x_T causes 0.600 .* of the pixel variance"),
     "far from real": (sampling.AUTOENCODED, 20.0, r"more than 3 times as far .* \(FID\): 20.000 .* versus 4.000"),
 }

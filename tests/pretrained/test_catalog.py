@@ -1,4 +1,4 @@
-"""The models that ship with the package: by name, complete, small, and the same as their manifest."""
+"""The models that ship with the package: by name, complete, and small."""
 
 import json
 import os
@@ -101,7 +101,9 @@ def test_an_existing_path_takes_precedence_over_a_name(tmp_path, capsys):
     assert not is_shipped("./digits")
     (tmp_path / "digits").mkdir()
     assert not is_shipped("digits")
-    with pytest.raises(UserError, match="digits is neither a bundle .* or rename it to use the shipped model") as error:
+    with pytest.raises(
+        UserError, match=r"digits is neither a bundle .* or rename it to use the shipped model"
+    ) as error:
         DiffAE.load("digits")
     assert_is_one_sentence(error.value)
     shutil.copytree(folder_of("digits"), "digits", dirs_exist_ok=True)
@@ -111,7 +113,7 @@ def test_an_existing_path_takes_precedence_over_a_name(tmp_path, capsys):
 
 
 def test_an_unknown_name_is_reported(capsys):
-    with pytest.raises(UserError, match="digit is neither a path nor a shipped model: .*digits") as error:
+    with pytest.raises(UserError, match=r"digit is neither a path nor a shipped model: .*digits") as error:
         DiffAE.load("digit")
     assert_is_one_sentence(error.value)
     with pytest.raises(UserError, match=r"no shipped model digit\. Choose one of: .*digits"):

@@ -3,7 +3,9 @@
 import re
 import shutil
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from diffae_jax.evaluation import results
 from diffae_jax.inference.diffae import DiffAE
@@ -34,6 +36,20 @@ def test_images_that_cannot_be_used_are_refused_or_left_out_and_listed_at_the_en
     last = output.splitlines()[-1]
     assert last.startswith("Left out: 1 image that cannot be used (3.png). ")
     assert str(images / "3.png") in (tmp_path / "run" / "data.json").read_text()
+
+
+def test_the_grid_shows_held_out_images_of_all_folders(tmp_path):
+    levels = dict(zip("abcd", (40, 100, 160, 220), strict=True))
+    for name, level in levels.items():
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for i in range(20):
+            Image.new("L", (8, 8), level).save(tmp_path / "images" / name / f"{i}.png")
+    data = f"--config.data.path={tmp_path / 'images'}", "--config.data.held_out_share=0.5"
+    finish(start(tmp_path / "run", *data, TRAINING))
+    (grid,) = (tmp_path / "run" / "autoencoder" / "grids").iterdir()
+    pixels = np.asarray(Image.open(grid).convert("L"), int)
+    inputs = pixels[: len(pixels) // 5]  # within the first of four rows
+    assert all((abs(inputs - level) <= 1).sum() > 100 for level in levels.values())
 
 
 def test_folder_of_images_trains(image_folder, tmp_path):

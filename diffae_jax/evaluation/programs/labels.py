@@ -65,8 +65,8 @@ def run(study: Study) -> Section:
     figures += _recognized(study, training)
     if any(figure.row.endswith(BY_PROBE) for figure in figures):
         notes.append(
-            "The probe of a label gives the direction of edits. Its score is also in the log and in `diffae info`. Its "
-            "penalty is strong, so that edits stay near the data, and it usually predicts less well than the model from z."
+            "The probe of a label gives the direction of edits. Its score is also in the log and in diffae info. Its "
+            "penalty is strong, so that edits stay near the data. It usually predicts less well than the model from z."
         )
     return Section(NAME, TITLE, tuple(figures), (), tuple(notes))
 
@@ -132,10 +132,10 @@ def _scores(kind: str, row: str, model: Any, features: np.ndarray, truth: np.nda
     if kind == "binary":  # only the greater value counts as positive, as for probes
         is_class, scores = is_class[:, 1:], scores[:, 1:]
     figures = [share_figure("accuracy", row, "", correct)]
-    for metric, score in (("AUROC", auroc), ("average precision", average_precision)):
-        value = score(is_class, scores)
+    for metric, measure in (("AUROC", auroc), ("average precision", average_precision)):
+        value = measure(is_class, scores)
         if np.isfinite(value):  # NaN if a class has no held-out image
-            low, high = percentiles(score, is_class, scores, resamples=RESAMPLES)
+            low, high = percentiles(measure, is_class, scores, resamples=RESAMPLES)
             figures.append(Figure(metric, row, "", value, len(truth), low, high))
     return figures
 
