@@ -48,6 +48,7 @@ GCS = ["gcsfs>=2025.9"]
 S3 = ["s3fs>=2025.9"]
 FORMATS = [*HDF5, *LMDB, *NIFTI, *DICOM, *TIFF, *ZARR, *HUGGINGFACE, *DEEP_COLOR, *XLSX]
 BROWSER = ["playwright>=1.55", "brotli>=1.1"]  # to control a browser, and to unpack it
+NOTEBOOKS = ["ipykernel>=6.17", "ipywidgets>=7.7", "nbclient>=0.10"]  # versions of Colab, which need no update
 SERVERS = ["moto[server,s3]>=5.1", "gcp-storage-emulator>=2026.7"]  # of S3 and GCS
 # mkdocstrings formats signatures with ruff
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.7", "mkdocstrings[python]>=1.0", "ruff>=0.14"]
@@ -84,6 +85,7 @@ TEST = [
     *GCS,
     *S3,
     *SERVERS,
+    *NOTEBOOKS,
     *DOCS,  # a test builds the site
 ]
 
@@ -156,6 +158,7 @@ setup(
         "demo": DEMO,  # the web page of a model
         "gcs": GCS,  # runs and data at gs://
         "s3": S3,  # runs and data at s3://
+        "notebooks": NOTEBOOKS,  # to run those in notebooks/
         "compilers": COMPILERS,
         "test": TEST,
         "docs": DOCS,

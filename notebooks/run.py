@@ -66,11 +66,12 @@ def execute(notebook: nbformat.NotebookNode, folder: Path, environment: Mapping[
 
     Raises CellExecutionError if a cell does.
     """
-    settings = dict(timeout=SECONDS, kernel_name="python3", store_widget_state=False, record_timing=False)
+    settings = dict(timeout=SECONDS, kernel_name="python3", record_timing=False)
     client = NotebookClient(notebook, resources={"metadata": {"path": str(folder)}}, **settings)
     client.execute(env=dict(environment))
     for cell in code_cells(notebook):
         cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", ())]
+    notebook.metadata.pop("widgets", None)  # their state, which also needs the kernel
     notebook.metadata[CODE] = code_hash(notebook)
 
 

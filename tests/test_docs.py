@@ -1,8 +1,11 @@
 """The Python blocks and the shell lines of README.md and docs/ run as printed."""
 
+import re
 import shutil
+from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.environment import ROOT
 from tests.hub_server import TOKEN, serve
@@ -10,6 +13,7 @@ from tests.pages import blocks, commands, prepare
 from tests.processes import Forked
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+GALLERY = ROOT / "docs" / "gallery.md"
 every_page = pytest.mark.parametrize(
     "page", [page for page in PAGES if any(blocks(page.read_text()))], ids=lambda page: page.name
 )
@@ -29,6 +33,16 @@ def hub():
         yield settings
 
 
+def pictures(page):
+    """Returns the files of the pictures of a page, relative to it."""
+    return re.findall(r"!\[[^\]]*\]\(([^)]+)\)", page)
+
+
+def size_of(path):
+    with Image.open(path) as picture:
+        return picture.size, getattr(picture, "n_frames", 1)
+
+
 def run(page, prepared, folder, hub, *arguments):
     shutil.copytree(prepared, folder)
     if (folder / f"of {page.stem}").exists():
@@ -41,6 +55,20 @@ def run(page, prepared, folder, hub, *arguments):
 @every_page
 def test_blocks_run(page, prepared, tmp_path, hub):
     run(page, prepared, tmp_path / "folder", hub)
+    if page == GALLERY:
+        for picture in pictures(page.read_text()):
+            assert size_of(tmp_path / "folder" / picture) == size_of(page.parent / picture), picture
+
+
+def test_each_picture_of_the_gallery_stands_below_the_lines_that_make_it():
+    text = GALLERY.read_text()
+    assert len(pictures(text)) >= 8
+    for picture in pictures(text):
+        above = text[: text.index(f"({picture})")]
+        assert picture in "".join(block for _, block in blocks(above)), picture
+    assert {path.name for path in (GALLERY.parent / "gallery").iterdir()} == {
+        Path(name).name for name in pictures(text)
+    }
 
 
 @pytest.mark.long

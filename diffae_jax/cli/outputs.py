@@ -216,7 +216,7 @@ def write_sweep(
     """Writes edits of several strengths: as columns of a PNG, or as frames of a GIF."""
     by_strength = np.moveaxis(edited, 1, 0)
     if out.suffix.lower() == ".png":
-        columns = {f"{probe} {strength:+g}": each for strength, each in zip(strengths, by_strength, strict=True)}
+        columns = {f"{probe}\n{strength:+g}": each for strength, each in zip(strengths, by_strength, strict=True)}
         write_rows(out, images, columns, scale)
         return
     with os_errors_as_user_errors(out, "written"):

@@ -24,14 +24,17 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 
 
 def wrapped(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    """Breaks a text into lines of at most `width` pixels. A word that is too long is cut."""
+    """Breaks lines that are wider than `width` pixels. A word that is too long is cut."""
     lines: list[str] = []
-    for word in text.split():
-        joined = f"{lines[-1]} {word}" if lines else word
-        if lines and font.getlength(joined) <= width:
-            lines[-1] = joined
-        else:
-            lines.append(_cut(word, font, width))
+    for line in text.splitlines():
+        words = line.split()
+        lines += words[:1] and [_cut(words[0], font, width)]
+        for word in words[1:]:
+            joined = f"{lines[-1]} {word}"
+            if font.getlength(joined) <= width:
+                lines[-1] = joined
+            else:
+                lines.append(_cut(word, font, width))
     return "\n".join(lines)
 
 

@@ -25,7 +25,7 @@ LARGEST_IMAGE, LARGEST_PICTURE = 256, 960
 MILLISECONDS = 120  # of a frame of a film
 GAINS = (100, 50, 20, 10, 5, 2)  # of a difference map
 
-Images = Shaped[AnyArray, "n *shape"] | Sequence[Shaped[AnyArray, "*shape"]]  # an array, or a list of single images
+Images = AnyArray | Sequence[AnyArray]  # [n, *shape]; rows of a picture may differ in n
 
 
 class Difference(NamedTuple):

@@ -192,7 +192,7 @@ def test_edit_with_several_strengths_writes_rows_or_a_film(bundle, model, folder
     edited = [model.edit(images, "hair/color é", strength, 3) for strength in (-0.5, 0.0, 1.0)]
     cli.run([*edit, "--out", "edits.png"])
     rows = {name: np.stack(row) for name, *row in zip(NAMES, images, *edited, strict=True)}
-    columns = ["input", "hair/color é -0.5", "hair/color é +0", "hair/color é +1"]
+    columns = ["input", *(f"hair/color é\n{strength}" for strength in ("-0.5", "+0", "+1"))]
     assert_picture("edits.png", image_rows(rows, columns))
     cli.run([*edit, "--scale", "4", "--out", "edits.gif"])
     assert_film("edits.gif", [image_grid(edited[i], 4) for i in (0, 1, 2, 1)])

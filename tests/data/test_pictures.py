@@ -111,6 +111,7 @@ def test_names_are_wrapped_at_words_and_long_words_are_cut():
     font = font_for(96)
     width = font.getlength("a reconstruction")
     assert wrapped("a reconstruction of it", font, int(width) + 1) == "a reconstruction\nof it"
+    assert wrapped("a\nb c", font, 500) == "a\nb c"
     cut = wrapped("reconstruction", font, 60)
     assert cut.endswith("…")
     assert "reconstruction".startswith(cut[:-1])
