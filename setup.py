@@ -43,6 +43,7 @@ HUGGINGFACE = ["datasets>=4.0"]  # earlier versions run code of data sets
 DEEP_COLOR = ["opencv-python-headless>=4.10"]
 XLSX = ["openpyxl>=3.1"]
 HUB = ["huggingface_hub>=1.0", "markdown-it-py>=3"]  # the second shows model cards as HTML
+DEMO = ["gradio>=6.16"]  # the first that works without a network
 GCS = ["gcsfs>=2025.9"]
 S3 = ["s3fs>=2025.9"]
 FORMATS = [*HDF5, *LMDB, *NIFTI, *DICOM, *TIFF, *ZARR, *HUGGINGFACE, *DEEP_COLOR, *XLSX]
@@ -80,6 +81,7 @@ TEST = [
     *MLFLOW,
     *FORMATS,
     *HUB,
+    *DEMO,
     *GCS,
     *S3,
     *SERVERS,
@@ -103,6 +105,7 @@ setup(
     package_dir={"diffae_jax.configs": "configs"},
     package_data={
         "diffae_jax": ["py.typed"],
+        "diffae_jax.demo": ["style.css"],
         "diffae_jax.evaluation.report": ["report.html.jinja"],
         "diffae_jax.inference": ["card.md.jinja"],
         "diffae_jax.pretrained": ["*/*.json", "*/*.safetensors", "*/*.npz", "*/*.md", "*/*/*.json", "*/*/*.png"],
@@ -152,6 +155,7 @@ setup(
         "deep-color": DEEP_COLOR,  # PNG and TIFF with 16 bits per color channel
         "xlsx": XLSX,  # labels in spreadsheets
         "hub": HUB,  # models by name: hf://USER/NAME
+        "demo": DEMO,  # the web page of a model
         "gcs": GCS,  # runs and data at gs://
         "s3": S3,  # runs and data at s3://
         "notebooks": NOTEBOOKS,  # to run those in notebooks/

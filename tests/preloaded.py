@@ -29,7 +29,7 @@ with quiet_libraries():
         importlib.import_module(name)
 
 for module in pkgutil.walk_packages(diffae_jax.__path__, "diffae_jax."):
-    if not module.name.endswith("__main__"):
+    if not module.name.endswith("__main__") and not module.name.startswith("diffae_jax.demo."):  # Gradio is large
         importlib.import_module(module.name)
 
 gc.freeze()  # the forked processes need not search these objects for garbage

@@ -15,7 +15,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # The rooms from the top: a file imports what stands below its own line, or in its own room.
 LAYERS = (
     ("main",),
-    ("cli", "demo"),
+    ("cli",),
+    ("demo",),
     ("plan",),
     ("stages",),
     ("diffae_jax",),  # the package itself: what `from diffae_jax import ...` offers

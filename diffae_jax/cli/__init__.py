@@ -11,6 +11,7 @@ import sys
 from diffae_jax.cli import (
     budget,
     data,
+    demo,
     edit,
     encode,
     evaluate,
@@ -42,6 +43,7 @@ COMMANDS = {
     "interpolate": interpolate,
     "edit": edit,
     "sample": sample,
+    "demo": demo,
     "probe": probe,
     "evaluate": evaluate,
     "budget": budget,

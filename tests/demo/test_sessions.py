@@ -1,0 +1,183 @@
+"""What a session keeps is bounded, and what a browser sends is checked."""
+
+import io
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffae_jax.demo import checks
+from diffae_jax.demo.downloads import MOST_FOLDERS, Downloads
+from diffae_jax.demo.images import images_at, no_images
+from diffae_jax.demo.sessions import MOST_SESSIONS, MOST_UPLOADS, Results, Sessions, Shared
+from diffae_jax.demo.snippets import Origin, snippet
+from diffae_jax.demo.tiles import escaped
+from diffae_jax.runtime.errors import UserError
+from tests.demo.models import model_with_probes
+
+
+@pytest.fixture(scope="module")
+def model(one_device):
+    return model_with_probes(one_device)
+
+
+@pytest.fixture
+def shared(model, tmp_path):
+    return Shared(model, "tiny", no_images(model), tmp_path)
+
+
+def test_results_are_computed_once_and_the_oldest_are_dropped():
+    results, calls = Results(2000), []
+
+    def compute(key):
+        calls.append(key)
+        return np.zeros(250)  # 2,000 bytes
+
+    assert results.get("a", lambda: compute("a")) is results.get("a", lambda: compute("a"))
+    results.get("b", lambda: compute("b"))
+    results.get("a", lambda: compute("a"))
+    assert calls == ["a", "b", "a"]
+
+
+def test_sessions_are_bounded_and_their_files_are_removed(shared):
+    sessions = Sessions(shared)
+    first = sessions.of("0")
+    assert sessions.of("0") is first
+    folders = len(list(shared.folder.iterdir()))
+    for i in range(1, MOST_SESSIONS + 1):
+        sessions.of(str(i))
+    assert len(sessions) == MOST_SESSIONS
+    assert len(list(shared.folder.iterdir())) == folders + MOST_SESSIONS - 1
+    assert sessions.of("0") is not first
+    sessions.drop("0")
+    sessions.drop("no such session")
+    assert len(sessions) == MOST_SESSIONS - 1
+
+
+def test_uploads_are_bounded(shared, model):
+    session = Sessions(shared).of("a")
+    with pytest.raises(UserError, match="no image yet"):
+        session.need_image()
+    for i in range(MOST_UPLOADS + 3):
+        image = np.full(model.image_shape, i, np.uint8)
+        session.upload(checks_image(image, f"{i}.png"))
+    assert len(session.uploads) == MOST_UPLOADS
+    assert session.chosen is session.uploads[0]
+
+
+def checks_image(image, name):
+    from diffae_jax.demo.images import ChosenImage
+
+    return ChosenImage(image, name, Origin(f'"{name}"'))
+
+
+def test_downloads_are_bounded(tmp_path):
+    downloads = Downloads(tmp_path)
+    paths = [downloads.npz("a", x=np.zeros(1)) for _ in range(MOST_FOLDERS + 2)]
+    assert [path.exists() for path in paths] == [False] * 2 + [True] * MOST_FOLDERS
+    downloads.remove()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_edit_is_computed_once(model, shared):
+    """z and x_T of an image are kept, so an edit needs only a decoding."""
+    session = Sessions(shared).of("a")
+    image = checks_image(np.full(model.image_shape, 7, np.uint8), "a.png")
+    z, x_T = session.codes(image)
+    assert session.codes(image)[1] is x_T
+    np.testing.assert_array_equal(z, model.encode(image.image[None]))
+    np.testing.assert_allclose(session.reconstruction(image), model.decode(z, x_T, 20)[0], atol=1e-5)
+    session.num_steps = 2
+    assert session.codes(image)[1] is not x_T
+
+
+def png(folder, size=(8, 8), mode="L", name="a.png"):
+    Image.new(mode, size).save(folder / name)
+    return folder / name
+
+
+def bomb(path, side):
+    """Writes a small PNG that claims to have side x side pixels."""
+    file = io.BytesIO()
+    Image.new("L", (1, 1)).save(file, "PNG")
+    content = bytearray(file.getvalue())
+    content[16:24] = side.to_bytes(4, "big") * 2
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+    path.write_bytes(content)
+    return path
+
+
+def test_an_upload_is_converted_and_described(model, tmp_path):
+    image, note = checks.read_upload(png(tmp_path), model)
+    assert (image.shape, image.dtype, note) == ((8, 8, 1), np.uint8, "")
+    image, note = checks.read_upload(png(tmp_path, (30, 20), "RGB"), model)
+    assert image.shape == (8, 8, 1)
+    assert "(a.png) from 30x20 in 3 channels to 8x8 in 1 channel" in note
+    assert str(tmp_path) not in note
+
+
+def test_bad_uploads_are_refused_with_their_name(model, tmp_path):
+    (tmp_path / "text.png").write_text("no image")
+    (tmp_path / "notes.txt").write_text("no image")
+    large = tmp_path / "large.png"
+    with large.open("wb") as file:
+        file.truncate(checks.MOST_BYTES + 1)
+    for path, message in (
+        (tmp_path / "text.png", "^text.png cannot be read as an image"),
+        (tmp_path / "notes.txt", "^notes.txt is not an image that this model takes. Use .png"),
+        (large, "^large.png has 32 MB. At most 32 MB"),
+        (bomb(tmp_path / "bomb.png", 30_000), "^bomb.png has 900 million pixels. At most 64 million"),
+        (png(tmp_path, (4, 4), name="small.png"), "^small.png is 4x4 pixels, smaller than the 8x8"),
+    ):
+        with pytest.raises(UserError, match=message) as error:
+            checks.read_upload(path, model)
+        assert str(tmp_path) not in str(error.value)
+
+
+@pytest.mark.parametrize("value", [-1, 2**31, 0.5, None, "1", float("nan"), 10**400])
+def test_bad_seeds_are_refused(value):
+    with pytest.raises(UserError, match="seed must be a whole number"):
+        checks.seed(value)
+    assert checks.seed(7.0) == checks.seed(7) == 7
+
+
+@pytest.mark.parametrize("value", [-1.6, 2, float("nan"), float("inf"), None, "1"])
+def test_bad_strengths_are_refused(value):
+    with pytest.raises(UserError, match=r"strength must be from -1\.5 to 1\.5"):
+        checks.strength(value)
+    assert checks.strength(-1.5) == -1.5
+
+
+@pytest.mark.parametrize("value", [-1, 3, 1.0, None, True, "1"])
+def test_bad_clicks_are_refused(value):
+    with pytest.raises(UserError, match="There is no image"):
+        checks.index_below(value, 3)
+    assert checks.index_below(2, 3) == 2
+
+
+def test_names_of_files_are_no_code_of_the_page():
+    assert escaped('<b>${x}{{y}}`"') == "&lt;b&gt;&#36;&#123;x}&#123;&#123;y}}&#96;&quot;"
+
+
+def test_a_snippet_imports_what_it_uses():
+    origin = Origin("source[1]", 'source = open_for(model, "a")', ("from diffae_jax.x import open_for",))
+    code = snippet('a "model"', [origin, origin], 'np.save(Path("a"), source[1])', ", film")
+    assert code == (
+        "from pathlib import Path\nimport numpy as np\n\n"
+        "from diffae_jax import DiffAE, film\nfrom diffae_jax.x import open_for\n\n"
+        'model = DiffAE.load("a \\"model\\"")\nsource = open_for(model, "a")\nnp.save(Path("a"), source[1])\n'
+    )
+
+
+def test_a_set_knows_where_its_images_come_from(model):
+    """The expressions in code give the images that the page shows."""
+    from diffae_jax.data.sources import choose, read
+    from diffae_jax.inference.encode_dataset import open_for
+
+    images = images_at(model, "digits")
+    source = open_for(model, "digits")
+    names = {"source": source, "choose": choose, "read": read}
+    np.testing.assert_array_equal(eval(images.origin.expression, names), images.images)
+    np.testing.assert_array_equal(eval(images.origin_of([3, 7]).expression, names), images.images[[3, 7]])
+    np.testing.assert_allclose(images.z, model.encode(images.images), atol=1e-5)
