@@ -63,7 +63,7 @@ def check_number(out: Path, num_images: int) -> None:
 
 
 def check_picture(out: Path, is_file: bool, num_images: int, image_shape: tuple[int, ...], scale: int | None) -> None:
-    """Raises UserError if a PNG or GIF cannot hold the images, or if a different file has a scale."""
+    """Raises UserError if a PNG or GIF cannot hold the images, or if another file has a scale."""
     if is_file and out.suffix.lower() != ".npy":
         check_number(out, num_images)
         check_scale(scale, image_shape, num_images)

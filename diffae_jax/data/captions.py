@@ -17,7 +17,7 @@ def font_for(height: int) -> ImageFont.FreeTypeFont:
 
 @functools.cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    """Returns DejaVu Sans, with Latin, Greek and Cyrillic letters. The font of Pillow has ASCII."""
+    """Returns DejaVu Sans, with Latin, Greek and Cyrillic letters. Pillow's own font has ASCII."""
     import matplotlib  # its backend is neither chosen nor loaded
 
     return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)

@@ -81,7 +81,7 @@ def to_pil(images: Shaped[AnyArray, "n *shape"]) -> list[Image.Image]:
 
 
 def difference_map(
-    images: Shaped[AnyArray, "n *shape"], others: Shaped[AnyArray, "n *shape"], gain: int | float | None = None
+    images: Shaped[AnyArray, "n *shape"], others: Shaped[AnyArray, "..."], gain: int | float | None = None
 ) -> Difference:
     """Returns the changes from some images to others: gray is no change, white is brighter.
 
@@ -93,7 +93,12 @@ def difference_map(
 
     Returns:
         `Difference(images, gain)`. Its `name` is for the row or the column of a picture.
+
+    Raises:
+        UserError: if the shapes differ.
     """
+    if np.shape(images) != np.shape(others):
+        raise UserError(f"Images of {np.shape(images)} cannot be compared with images of {np.shape(others)}.")
     changes = (to_float(np.asarray(others)) - to_float(np.asarray(images))) / 2
     if gain is None:
         largest = float(np.abs(changes).max(initial=0))
@@ -114,8 +119,11 @@ def image_grid(images: Shaped[AnyArray, "n *shape"], scale: int | None = None) -
         The grid, gray or RGB. Cells without an image are white.
 
     Raises:
-        UserError: if the scale is out of range, or the grid would be too large.
+        UserError: if there is no image, if the scale is out of range, or if the grid would be too
+            large.
     """
+    if not len(images):
+        raise UserError("A grid needs at least one image.")
     columns = math.ceil(math.sqrt(len(images)))
     rows = [images[i : i + columns] for i in range(0, len(images), columns)]
     return _painted(rows, cell_size(np.shape(images)[1:], len(rows), columns, scale))
@@ -136,9 +144,16 @@ def image_rows(rows: Mapping[str, Images], columns: Sequence[str] = (), scale: i
         The picture, gray or RGB, with black text on white.
 
     Raises:
-        UserError: if the number of columns is wrong, if the scale is out of range, or if the
-            picture would be too large.
+        UserError: if a row is empty, if the images differ in size, if the number of columns is
+            wrong, if the scale is out of range, or if the picture would be too large.
     """
+    shapes = {np.shape(image)[:-1] for images in rows.values() for image in images}
+    if not rows or not all(map(len, rows.values())) or len(shapes) > 1:
+        lengths = ", ".join(f"{shown(name)} has {len(images)}" for name, images in rows.items()) or "there is none"
+        raise UserError(
+            f"Each row of a picture needs at least one image, and all images the same size ({lengths}; sizes: "
+            f"{sorted(shapes)}). Check the rows."
+        )
     num_columns = max(map(len, rows.values()))
     if len(columns) not in (0, num_columns):
         raise UserError(f"There are {len(columns)} names for {num_columns} columns. Give a name for each column.")
@@ -207,7 +222,12 @@ def film(pictures: Sequence[Image.Image], kind: str = "GIF") -> bytes:
 
     Returns:
         The content of the file.
+
+    Raises:
+        UserError: if there is no picture, or if the kind is neither.
     """
+    if not pictures or kind not in ("GIF", "PNG"):
+        raise UserError(f"A film needs at least one picture ({len(pictures)} given), as GIF or PNG, not {shown(kind)}.")
     file = io.BytesIO()
     frames = [*pictures, *pictures[-2:0:-1]]
     frames[0].save(file, kind, save_all=True, append_images=frames[1:], duration=MILLISECONDS, loop=0)

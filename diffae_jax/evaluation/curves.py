@@ -1,4 +1,4 @@
-"""Draws curves with axes, which is all that matplotlib is used for."""
+"""Draws curves with axes, for which alone matplotlib draws."""
 
 from diffae_jax.runtime.files import AnyPath, atomic_write
 

@@ -46,7 +46,10 @@ from diffae_jax.training.metrics import open_writer, parameter_table
 from diffae_jax.training.packing import Packing
 from diffae_jax.training.program import Program, compile_program, run_key, warn_of_memory
 from diffae_jax.training.state import TrainState, make_optimizer
-from diffae_jax.training.step import LossFn, sample_keys
+from diffae_jax.training.step import LossFn, sample_keys, share_of_start
+
+YOUNG = 0.02  # share of the first weights in the EMA weights, above which a grid is early
+RANDOM = "random x_T"  # name of a row
 
 
 def autoencoder_loss(graphdef: nnx.GraphDef, process: Process, terms: Mapping[str, LossTerm] | None = None) -> LossFn:
@@ -200,6 +203,13 @@ def grid_task(
     def task(state: TrainState, step: int, _: dict[str, float]) -> dict[str, float]:
         model = DiffAE(config, packing.unpack(on_host(state.ema)), mesh=mesh)
         rows = reconstructions(model, x_0, config.report.num_grid_steps)
+        share = share_of_start(step, config.train.ema_decay, config.train.ema_warmup)
+        if share > YOUNG:
+            say(
+                f"This grid is early: {share:.0%} of the EMA weights are still those of the first step. Random x_T "
+                f"decode to noise until this share is below {YOUNG:.0%}."
+            )
+            rows = {f"{name} (early)" if name == RANDOM else name: images for name, images in rows.items()}
         if is_main_process():
             save_rows(folder / "autoencoder" / "grids" / f"{step * config.train.batch_size:010d}.png", rows)
         return {}
@@ -219,7 +229,7 @@ def reconstructions(
     z = None if model.config.model.z_dim is None else model.encode(x_0)
     x_T = model.invert(x_0, z, num_steps)
     rows["inferred x_T"] = model.decode(z, x_T, num_steps)
-    rows["random x_T"] = model.reconstruct(x_0, num_steps, infer_x_T=False)
+    rows[RANDOM] = model.reconstruct(x_0, num_steps, infer_x_T=False)
     if z is not None:
         rows["z of the previous image"] = model.decode(np.roll(z, 1, axis=0), x_T, num_steps)
     return rows

@@ -1,5 +1,6 @@
 """One training step: a pure function of state, batch and key."""
 
+import math
 from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
@@ -43,6 +44,13 @@ def ema_decay_at(step: Array | int, ema_decay: float) -> Float[Array, ""]:
     share vanishes.
     """
     return jnp.minimum(ema_decay, (1 + step) / (10 + step))
+
+
+def share_of_start(step: int, ema_decay: float, ema_warmup: bool) -> float:
+    """Returns how much of the EMA weights after some steps is the weights before the first one."""
+    if not ema_warmup:
+        return ema_decay**step
+    return math.prod(min(ema_decay, (1 + n) / (10 + n)) for n in range(min(step, 100)))  # 1e-13 after 100 steps
 
 
 def mean_loss_and_grads(

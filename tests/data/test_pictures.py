@@ -172,3 +172,20 @@ def test_a_scale_out_of_range_is_refused(scale, images, message):
         check_scale(scale, (256, 256, 3), images)
     with pytest.raises(UserError, match=message):
         image_grid(np.zeros((images, 256, 256, 3), np.uint8), scale)
+
+
+@pytest.mark.parametrize(
+    ("draw", "message"),
+    [
+        (lambda: image_grid(np.zeros((0, 4, 4, 1))), "A grid needs at least one image"),
+        (lambda: image_rows({}), r"\(there is none; sizes: \[\]\)"),
+        (lambda: image_rows({"a": SHADES[:2], "b": SHADES[:0]}), "a has 2, b has 0"),
+        (lambda: image_rows({"a": SHADES[:2], "b": np.zeros((1, 8, 8, 1))}), "all images the same size"),
+        (lambda: film([]), r"at least one picture \(0 given\)"),
+        (lambda: film([Image.new("L", (4, 4))], "MP4"), "as GIF or PNG, not MP4"),
+        (lambda: difference_map(np.zeros((1, 8, 8, 1)), np.zeros((8, 8, 8, 3))), "cannot be compared"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused_in_one_sentence(draw, message):
+    with pytest.raises(UserError, match=message):
+        draw()

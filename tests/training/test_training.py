@@ -28,6 +28,7 @@ from diffae_jax.training.loop import Intervals, Periodic, Window, fit
 from diffae_jax.training.metrics import MetricsWriter
 from diffae_jax.training.program import compile_program, count_flops, run_key
 from diffae_jax.training.state import make_optimizer
+from diffae_jax.training.step import share_of_start
 
 BATCH = 16
 
@@ -89,6 +90,15 @@ def test_steps_equal_adam_with_clipping_and_average_in_float64(one_device, weigh
     np.testing.assert_allclose(unpack(state.params)["part"]["w"], w, rtol=1e-5)
     np.testing.assert_allclose(unpack(state.ema)["part"]["w"], ema, rtol=1e-5)
     assert int(state.step) == 5
+
+
+@pytest.mark.parametrize("ema_warmup", [True, False])
+def test_share_of_the_start_is_that_of_an_average_of_ones(ema_warmup):
+    average = 1.0
+    for step in range(150):
+        decay = min(0.99, (1 + step) / (10 + step)) if ema_warmup else 0.99
+        average *= decay  # everything after the start is 0
+        np.testing.assert_allclose(share_of_start(step + 1, 0.99, ema_warmup), average, rtol=1e-9, atol=1e-12)
 
 
 def run_autoencoder(config, mesh, program=None):
