@@ -38,7 +38,15 @@ def pytest_unconfigure() -> None:
 
 
 SLOW = (  # files of slow tests: those of the first worker, and those of the second
-    ("test_docs.py", "test_evaluation.py", "test_own_data.py", "test_wheel.py", "test_structure.py", "test_local.py"),
+    (
+        "test_docs.py",
+        "test_notebooks.py",
+        "test_evaluation.py",
+        "test_own_data.py",
+        "test_wheel.py",
+        "test_structure.py",
+        "test_local.py",
+    ),
     (
         *("test_training.py", "test_transformations.py", "test_loss_terms.py", "test_two_processes.py"),
         *("test_cluster_faults.py", "test_interrupted.py", "test_same_folder.py", "test_buckets.py"),

@@ -122,33 +122,31 @@ MACHINES = {  # what nvidia-smi answers (None: there is none), and the extras th
 }
 
 
+def first_cell(folder, address):
+    """Runs the first cell without the package, and with a pip that prints what it is asked for."""
+    (folder / "pip").mkdir()
+    (folder / "pip" / "__init__.py").touch()
+    (folder / "pip" / "__main__.py").write_text("import sys; print(*sys.argv[1:])")
+    source = run.code_cells(run.read("quickstart"))[0].source
+    source = re.sub(r'^REPOSITORY = ".*"', f'REPOSITORY = "{address}"', source, flags=re.MULTILINE)
+    settings = {"PATH": str(folder), "PYTHONPATH": str(folder)}
+    command = [sys.executable, "-S", "-c", source]  # -S: without installed packages
+    return subprocess.run(command, cwd=folder, env=settings, capture_output=True, text=True)
+
+
 @pytest.mark.parametrize("machine", MACHINES)
 def test_the_first_cell_installs_what_suits_the_machine(machine, tmp_path):
-    """The package is missing, and pip only prints what it is asked for."""
     answer, extras = MACHINES[machine]
-    (tmp_path / "pip").mkdir()
-    (tmp_path / "pip" / "__main__.py").write_text("import sys; print(*sys.argv[1:])")
     if answer:
         (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{answer}\n")
         (tmp_path / "nvidia-smi").chmod(0o755)
-    source = run.code_cells(run.read("quickstart"))[0].source
-    address = 'REPOSITORY = "https://example.org/x/y"'
-    settings = {"PATH": f"{tmp_path}:/usr/bin:/bin", "PYTHONPATH": str(tmp_path)}
-    command = [sys.executable, "-S", "-c"]
-    done = subprocess.run(
-        [*command, re.sub(r'^REPOSITORY = ".*"', address, source, flags=re.M)],
-        env=settings,
-        capture_output=True,
-        text=True,
-    )
+    done = first_cell(tmp_path, "https://example.org/x/y")
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == f"install --quiet diffae_jax[{extras}] @ git+https://example.org/x/y"
-    done = subprocess.run(
-        [*command, re.sub(r'^REPOSITORY = ".*"', 'REPOSITORY = ""', source, flags=re.M)],
-        env=settings,
-        capture_output=True,
-        text=True,
-    )
+
+
+def test_the_first_cell_asks_for_an_address_that_is_missing(tmp_path):
+    done = first_cell(tmp_path, "")
     assert (done.returncode, done.stdout) == (1, "")
     assert "Write the address of the git repository" in done.stderr
 
