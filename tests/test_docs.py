@@ -34,8 +34,8 @@ def hub():
 
 
 def pictures(page):
-    """Returns the files of the pictures of a page, relative to it."""
-    return re.findall(r"!\[[^\]]*\]\(([^)]+)\)", page)
+    """Returns the pictures of the gallery that a page shows, as paths relative to it."""
+    return re.findall(r"!\[[^\]]*\]\((gallery/[^)]+)\)", page)
 
 
 def size_of(path):
