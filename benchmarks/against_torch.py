@@ -90,7 +90,9 @@ def find_device(name: str | None) -> tuple[str, Mesh]:
     if name == "cpu":
         return name, make_mesh(jax.devices("cpu"))
     if missing := [library for library, is_usable in usable.items() if not is_usable]:
-        raise UserError(f"{' and '.join(missing)} cannot use a GPU here: install the CUDA version, or set --device=cpu.")
+        raise UserError(
+            f"{' and '.join(missing)} cannot use a GPU here: install the CUDA version, or set --device=cpu."
+        )
     torch.set_float32_matmul_precision("high")  # TF32, as in JAX
     return name, make_mesh(jax.devices()[:1])
 

@@ -22,11 +22,11 @@ from diffae_jax.models.build import builder
 from diffae_jax.models.functional import Params, flatten, unflatten
 from diffae_jax.runtime.errors import UserError, shown
 
-# Largest difference between results, relative to their largest value. GPUs compute float32
+# Norm of the difference between results, relative to the norm of the results. GPUs compute float32
 # products with TF32.
 TOLERANCES = {("float32", "cpu"): 1e-3, ("float32", "cuda"): 0.05, ("bfloat16", "cpu"): 0.1, ("bfloat16", "cuda"): 0.1}
 # The same for the gradient of each weight. A bias before a normalization of single channels has
-# no gradient but rounding errors, so a gradient counts as at least this share of the largest one.
+# no gradient but rounding errors, so a norm counts as at least this share of the largest one.
 GRADIENT_TOLERANCE, LEAST_SHARE = 1e-3, 1e-3
 
 # what the networks and the training step in PyTorch can do
@@ -57,7 +57,7 @@ def check_comparable(config: ConfigDict) -> None:
 
 
 def random_weights(config: ConfigDict) -> Params:
-    """Returns random weights of a config's autoencoder. None is zero, so no layer is without effect."""
+    """Returns random weights of an autoencoder. None is zero, so every layer has an effect."""
     rng = np.random.default_rng(0)
 
     def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -82,12 +82,14 @@ def check_gradients(config: ConfigDict, params: Params) -> None:
     loss, gradients = our_gradients(config, params, inputs, t)
     their_loss, their_gradients = gradients_of_torch(config, params, inputs, t)
     agree("loss", loss, their_loss, GRADIENT_TOLERANCE)
-    least = LEAST_SHARE * max(float(gradient.abs().max()) for gradient in their_gradients.values())
+    least = LEAST_SHARE * max(float(gradient.norm()) for gradient in their_gradients.values())
     differences = [
         agree(f"gradient of {name}", gradient, their_gradients[name], GRADIENT_TOLERANCE, least)
         for name, gradient in in_their_layout(gradients).items()
     ]
-    print(f"{config.name}: the gradients of {len(differences)} weights agree to {max(differences):.0e}", file=sys.stderr)
+    print(
+        f"{config.name}: the gradients of {len(differences)} weights agree to {max(differences):.0e}", file=sys.stderr
+    )
 
 
 def our_gradients(config: ConfigDict, params: Params, inputs: Inputs, t: np.ndarray) -> tuple[jax.Array, Params]:
@@ -117,14 +119,14 @@ def gradients_of_torch(
 
 
 def agree(what: str, ours: jax.Array | np.ndarray, theirs: Tensor, tolerance: float, least: float = 0.0) -> float:
-    """Returns the largest difference between two results, relative to their largest value.
+    """Returns the norm of the difference between two results, relative to their norm.
 
     Args:
         what: What they are, for the message.
         ours: Our result.
         theirs: The same from PyTorch. Images have channels first.
         tolerance: The largest difference that is accepted.
-        least: Used instead of the largest value if that is smaller.
+        least: Used instead of the norm of the results if that is smaller.
 
     Raises:
         UserError: They differ more.
@@ -132,10 +134,10 @@ def agree(what: str, ours: jax.Array | np.ndarray, theirs: Tensor, tolerance: fl
     expected = theirs.float().cpu().numpy()
     if expected.shape != ours.shape:
         expected = np.moveaxis(expected, 1, -1)
-    difference = float(np.abs(np.asarray(ours) - expected).max() / max(np.abs(expected).max(), least))
+    difference = float(np.linalg.norm(np.asarray(ours) - expected) / max(np.linalg.norm(expected), least))
     if not difference <= tolerance:  # also if it is NaN
         raise UserError(
-            f"JAX and PyTorch do not compute the same: {what} differs by {difference:.1e} of its largest value, more "
-            f"than {tolerance:.0e}. Their times are not comparable, so correct benchmarks/torch_networks.py first."
+            f"JAX and PyTorch do not compute the same: {what} differs by {difference:.1e} of its norm, more than "
+            f"{tolerance:.0e}. Their times are not comparable, so correct benchmarks/torch_networks.py first."
         )
     return difference

@@ -202,7 +202,7 @@ class UNet(nn.Module):
         self.conv_out = conv(channels, image_shape[-1])
 
     def forward(self, x_t: Tensor, t: Tensor, z: Tensor) -> Tensor:
-        """Returns the predicted noise [N, C, H, W] for noisy images x_t, time steps t [N] and z [N, D]."""
+        """Returns the noise in x_t [N, C, H, W], given time steps t [N] and z [N, D]."""
         t_emb = self.time_out(functional.silu(self.time_in(timestep_embedding(t, self.base_channels))))
         t_emb, z = functional.silu(t_emb), functional.silu(z)
         h = self.conv_in(x_t)
@@ -237,9 +237,7 @@ class DiffusionAutoencoder(nn.Module):
             num_heads=model.num_heads,
         )
         self.encoder = SemanticEncoder(channel_mults=model.encoder_channel_mults, **shared)
-        self.unet = UNet(
-            channel_mults=model.channel_mults, embed_dim=model.embed_dim, dropout=model.dropout, **shared
-        )
+        self.unet = UNet(channel_mults=model.channel_mults, embed_dim=model.embed_dim, dropout=model.dropout, **shared)
 
     def forward(self, x_0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """Returns the noise in x_t [N, C, H, W], predicted with z of x_0."""

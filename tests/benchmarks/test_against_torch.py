@@ -32,7 +32,7 @@ BATCH = 4
 
 @pytest.fixture(scope="module")
 def config():
-    """A small network with everything that the paper's networks have: attention, levels, colors."""
+    """A small network with all that the paper's networks have: levels, attention, colors."""
     from tests.tiny import get_config
 
     config = get_config()
@@ -57,7 +57,7 @@ def test_outputs_agree(config, params, one_device, what, variant):
     ours = compile_program(config, one_device, what, BATCH)(**named)
     theirs = program(what, config, params, inputs, Variant(variant), "cpu")()
     assert np.ptp(ours) > 0.1, "not constant"
-    agree(what, ours, theirs, 2e-5)
+    agree(what, ours, theirs, 5e-5)
 
 
 def test_gradients_agree(config, params, capsys):
@@ -90,19 +90,21 @@ def test_a_training_step_changes_the_weights_as_ours_does(config, params, one_de
     average, optimizer = training_state(config, network)
     loss_fn = partial(loss_of, network, torch.tensor(image_process(config).abar, dtype=torch.float32))
     images, eps = on_device(inputs.images, "cpu"), on_device(eps, "cpu")
-    loss = train_step(network, average, optimizer, loss_fn, config.train.max_grad_norm, images, torch.from_numpy(t), eps)
+    loss = train_step(
+        network, average, optimizer, loss_fn, config.train.max_grad_norm, images, torch.from_numpy(t), eps
+    )
     agree("loss", metrics["loss"], loss, 1e-5)
 
     before, after, ema, mean_gradients = (
         in_their_layout(packed if packed is params else ours.packing.unpack(packed))
         for packed in (params, state.params, state.ema, state.opt_state[0].mu)
     )
-    largest = max(np.abs(array).max() for array in mean_gradients.values())
+    largest = max(np.linalg.norm(array) for array in mean_gradients.values())
     for name, parameter in network.named_parameters():
         mean_gradient = optimizer.state[parameter]["exp_avg"]
         agree(f"mean gradient of {name}", mean_gradients[name], mean_gradient, 1e-3, 1e-3 * largest)
-        # the first change is the learning rate, and rounding decides its sign if there is no gradient
-        has_gradient = np.abs(mean_gradients[name]) > 1e-3 * largest
+        # the first change is the learning rate; rounding decides its sign without a gradient
+        has_gradient = np.abs(mean_gradients[name]) > 1e-5 * largest
         for arrays, theirs in ((after, parameter), (ema, average.module.get_parameter(name))):
             change, their_change = arrays[name] - before[name], theirs.detach().numpy() - before[name]
             np.testing.assert_allclose(change[has_gradient], their_change[has_gradient], rtol=0.01, err_msg=name)
