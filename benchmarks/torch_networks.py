@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from diffae_jax.convert.names import LEAF
-from diffae_jax.models.blocks import NUM_GROUPS, GroupNorm
+from diffae_jax.models.ops import NUM_GROUPS
 from diffae_jax.models.functional import Params, flatten
 from diffae_jax.models.unet import BLOCKS_PER_LEVEL
 
@@ -41,7 +41,7 @@ def conv(inputs: int, outputs: int, size: int = 3) -> nn.Conv2d:
 
 def group_norm(channels: int) -> nn.GroupNorm:
     """Creates a group normalization."""
-    return nn.GroupNorm(NUM_GROUPS, channels, eps=GroupNorm.EPSILON)
+    return nn.GroupNorm(NUM_GROUPS, channels)
 
 
 def timestep_embedding(t: Tensor, dim: int) -> Tensor:
