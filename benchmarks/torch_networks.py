@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from diffae_jax.convert.names import LEAF
-from diffae_jax.models.ops import NUM_GROUPS
 from diffae_jax.models.functional import Params, flatten
+from diffae_jax.models.ops import NUM_GROUPS
 from diffae_jax.models.unet import BLOCKS_PER_LEVEL
 
 MAX_PERIOD = 10_000  # of the time embedding
