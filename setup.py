@@ -30,6 +30,7 @@ def links() -> dict[str, str]:
     return {"Paper": "https://arxiv.org/abs/2111.15640", **own}
 
 
+BENCH = ["torch>=2.6"]  # to compare with; nothing else uses it
 TENSORBOARD = ["tensorboardX>=2.6.4"]
 WANDB = ["wandb>=0.20"]
 MLFLOW = ["mlflow-skinny>=3"]  # enough for a server; mlflow itself brings a local database
@@ -160,6 +161,7 @@ setup(
         "s3": S3,  # runs and data at s3://
         "notebooks": NOTEBOOKS,  # to run those in notebooks/
         "compilers": COMPILERS,
+        "bench": BENCH,
         "test": TEST,
         "docs": DOCS,
         "dev": TEST,  # DOCS has the linter

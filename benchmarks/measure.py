@@ -44,14 +44,16 @@ class Measurement:
         precision: What the networks compute in.
         device: What JAX calls a device.
         num_devices: Their number.
-        jax: The version of JAX.
+        software: What ran it, such as "JAX 0.12.0" or "PyTorch 2.13.0 eager".
         compile_seconds: How long compiling took.
         flops: Of a call, over all devices.
-        memory: Bytes that the program needs on a device, according to the compiler.
+        memory: Bytes that the program needs on a device according to the compiler, or None.
         peak_memory: Bytes that were in use at most, or None if the device does not say.
         seconds: Of each timed call, in ascending order.
         peak: FLOP/s of all devices at most.
         peak_source: Where `peak` is from.
+        ratios: Time of our program in relation to this one, for each turn in which both ran, in
+            ascending order. Empty for ours.
     """
 
     config: str
@@ -61,20 +63,21 @@ class Measurement:
     precision: str
     device: str
     num_devices: int
-    jax: str
+    software: str
     compile_seconds: float
     flops: float
-    memory: int
+    memory: int | None
     peak_memory: int | None
     seconds: tuple[float, ...]
     peak: float
     peak_source: str
+    ratios: tuple[float, ...] = ()
 
     @classmethod
     def of(cls, figures: dict[str, Any]) -> "Measurement":
         """Returns the measurement whose figures are given."""
-        names = (field.name for field in dataclasses.fields(cls))
-        return cls(**{name: figures[name] for name in names} | {"seconds": tuple(figures["seconds"])})
+        values = {field.name: figures[field.name] for field in dataclasses.fields(cls)}
+        return cls(**values | {name: tuple(values[name]) for name in ("seconds", "ratios")})
 
     @property
     def median(self) -> float:
@@ -143,14 +146,26 @@ def measure(
         The measurement.
     """
     mesh = mesh or make_mesh()
+    compiled, row = compiled_here(name, config, program, mesh, batch and padded(-(-batch // mesh.size)) * mesh.size)
+    times = time_calls(compiled, donates=program in ("train", "prior"), seconds=seconds)
+    return timed(dataclasses.replace(row, batch=batch or row.batch), times, mesh.devices.flat[0])
+
+
+def compiled_here(
+    name: str, config: ConfigDict, program: str, mesh: Mesh, batch: int | None
+) -> tuple[jax.stages.Compiled, Measurement]:
+    """Compiles a program for this machine: see `measure`.
+
+    Returns:
+        (compiled program, its measurement without the times).
+    """
     with redirect_stdout(sys.stderr):
-        compiled, found = analyze(config, mesh, program, batch and padded(-(-batch // mesh.size)) * mesh.size)
+        compiled, found = analyze(config, mesh, program, batch)
     need, device = need_of(program, found, None), mesh.devices.flat[0]
     peak, source = peak_of(device, config.train.precision)
-    times = time_calls(compiled, donates=program in ("train", "prior"), seconds=seconds)
     batches = {"train": config.train.batch_size, "prior": config.prior.batch_size}
     steps = {"prior": config.execution.steps_per_dispatch, "train": 1, "encode": 1}
-    return Measurement(
+    return compiled, Measurement(
         config=name,
         program=program,
         batch=batches.get(program) or batch or inference_batch(config, mesh.size),
@@ -158,15 +173,21 @@ def measure(
         precision=config.train.precision,
         device=device.device_kind,
         num_devices=mesh.size,
-        jax=jax.__version__,
+        software=f"JAX {jax.__version__}",
         compile_seconds=need.compile_seconds,
         flops=need.contents.flops * mesh.size,
         memory=need.memory,
-        peak_memory=(device.memory_stats() or {}).get("peak_bytes_in_use"),
-        seconds=times,
+        peak_memory=None,
+        seconds=(),
         peak=peak * (mesh.size if device.platform != "cpu" else 1),  # the devices of a CPU share its cores
         peak_source=source,
     )
+
+
+def timed(row: Measurement, times: Sequence[float], device: jax.Device) -> Measurement:
+    """Completes a measurement by the seconds of its calls and the memory that was in use."""
+    peak_memory = (device.memory_stats() or {}).get("peak_bytes_in_use")
+    return dataclasses.replace(row, seconds=tuple(sorted(times)), peak_memory=peak_memory)
 
 
 def time_calls(compiled: jax.stages.Compiled, *, donates: bool, seconds: float) -> tuple[float, ...]:
@@ -180,18 +201,44 @@ def time_calls(compiled: jax.stages.Compiled, *, donates: bool, seconds: float) 
     Returns:
         The seconds of each timed call, in ascending order. Each call waits for its result.
     """
-    arguments, named = jax.tree.map(random_array, compiled.args_info)
+    call = repeated(compiled, *jax.tree.map(random_array, compiled.args_info), donates=donates)
     times: list[float] = []
     end = math.inf
     while len(times) < WARM_UP + LEAST_CALLS or time.perf_counter() < end:
-        began = time.perf_counter()
-        result = jax.block_until_ready(compiled(*arguments, **named))
-        times.append(time.perf_counter() - began)
-        if donates:
-            arguments = (result[0], *arguments[1:])
+        times.append(seconds_of(call))
         if len(times) == WARM_UP:
             end = time.perf_counter() + seconds
     return tuple(sorted(times[WARM_UP:]))
+
+
+def repeated(
+    compiled: jax.stages.Compiled, arguments: tuple, named: dict[str, Any], *, donates: bool
+) -> Callable[[], Any]:
+    """Returns a function that calls a program, waits for its result and returns it.
+
+    Args:
+        compiled: The program.
+        arguments: Its positional arguments. They and `named` are first sent to its devices.
+        named: Its named arguments.
+        donates: Whether it takes a state, which it replaces, as its first argument.
+    """
+    arguments, named = jax.device_put((arguments, named), compiled.input_shardings)
+
+    def call() -> Any:
+        nonlocal arguments
+        result = jax.block_until_ready(compiled(*arguments, **named))
+        if donates:
+            arguments = (result[0], *arguments[1:])
+        return result
+
+    return call
+
+
+def seconds_of(call: Callable[[], Any]) -> float:
+    """Returns how long a call takes."""
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
 
 
 def random_array(info: Any) -> jax.Array:
@@ -218,16 +265,24 @@ def peak_of(device: jax.Device, precision: str) -> tuple[float, str]:
 COLUMNS: dict[str, Callable[[Measurement], str]] = {
     "config": lambda m: m.config,
     "program": lambda m: m.program,
+    "run by": lambda m: m.software,
+    "precision": lambda m: m.precision,
     "batch": lambda m: f"{m.batch:,}",
     "steps": lambda m: f"{m.steps:,}",
     "samples/s": lambda m: f"{m.samples_per_second:,.4g}",
     "ms a call": lambda m: f"{m.median * 1e3:,.1f}",
     "fastest to slowest": lambda m: f"{m.seconds[0] * 1e3:,.1f} to {m.seconds[-1] * 1e3:,.1f}",
+    "ours to this": lambda m: ratio(m.ratios),
     "FLOP/s": lambda m: quantity(m.flops / m.median, ""),
     "of the peak": lambda m: f"{m.share_of_peak:.0%}",
-    "memory": lambda m: quantity(m.peak_memory or m.memory, "B"),
+    "memory": lambda m: quantity(memory, "B") if (memory := m.peak_memory or m.memory) else "-",
     "compiled in": lambda m: f"{m.compile_seconds:.1f} s",
 }
+
+
+def ratio(ratios: Sequence[float]) -> str:
+    """Returns the median and the spread of ratios."""
+    return f"{statistics.median(ratios):.2f}x ({ratios[0]:.2f} to {ratios[-1]:.2f})" if ratios else "-"
 
 
 def show(measurements: Iterable[Measurement], file: Path | None = None) -> None:
@@ -250,5 +305,5 @@ def show(measurements: Iterable[Measurement], file: Path | None = None) -> None:
 def describe_machine(measurement: Measurement) -> str:
     """Returns the devices and what their peak is, in a sentence."""
     m = measurement
-    devices = f"{m.num_devices} x {m.device}, {m.precision}, JAX {m.jax}"
+    devices = f"{m.num_devices} x {m.device}"
     return f"{devices}. Peak: {quantity(m.peak, 'FLOP/s')} ({m.peak_source})."

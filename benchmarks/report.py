@@ -17,14 +17,16 @@ from pathlib import Path
 from benchmarks.measure import Measurement, show
 
 BENCHMARKS = ("train_step", "prior", "encode", "sampling")
+OTHERS = ("against_torch",)  # which need more than the package
 
 
 def main() -> None:
     """Prints one table with the rows of all benchmarks."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--benchmarks", nargs="+", choices=(*BENCHMARKS, *OTHERS), default=BENCHMARKS)
     parser.add_argument("--json", type=Path, help="also write all figures to this file")
     arguments, others = parser.parse_known_args()
-    show((row for name in BENCHMARKS for row in rows_of(name, others)), arguments.json)
+    show((row for name in arguments.benchmarks for row in rows_of(name, others)), arguments.json)
 
 
 def rows_of(name: str, flags: list[str]) -> Iterator[Measurement]:
