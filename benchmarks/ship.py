@@ -35,7 +35,7 @@ from diffae_jax.runtime.errors import UserError, list_some
 from diffae_jax.runtime.files import names_below, write_json
 
 NUM_EXAMPLES = 32
-NUM_IMAGES = 256  # compared, at most
+NUM_IMAGES = 128  # compared, at most
 MAX_MSE = 1.05  # times that of full precision
 MAX_Z = 0.005  # standard deviations of z, in the root mean square
 MAX_SCORE = 0.01  # by which AUROC, accuracy or R^2 of a probe may differ
