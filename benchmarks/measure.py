@@ -22,7 +22,7 @@ from diffae_jax.inference.batching import padded
 from diffae_jax.plan.compiling import analyze, inference_batch
 from diffae_jax.plan.planning import chip_of, need_of
 from diffae_jax.runtime.console import quantity
-from diffae_jax.runtime.cpu import use_all_cores
+from diffae_jax.runtime.cpu import speed_of_products, use_all_cores
 from diffae_jax.runtime.precision import resolve_precision
 from diffae_jax.runtime.sharding import make_mesh
 
@@ -212,10 +212,7 @@ def peak_of(device: jax.Device, precision: str) -> tuple[float, str]:
     chip = chip_of(device.device_kind)
     if chip is not None:
         return chip.peak[OPERANDS[precision]], "data sheet"
-    a = jnp.ones((SIZE_OF_PRODUCT, SIZE_OF_PRODUCT), precision, device=device)
-    product = jax.jit(lambda a: a @ a).lower(a).compile()
-    times = time_calls(product, donates=False, seconds=1)
-    return 2 * SIZE_OF_PRODUCT**3 / times[0], "product of two matrices"
+    return speed_of_products(device, precision, size=SIZE_OF_PRODUCT), "product of two matrices"
 
 
 COLUMNS: dict[str, Callable[[Measurement], str]] = {

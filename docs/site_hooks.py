@@ -19,6 +19,7 @@ ELSEWHERE = {  # page of the site: file of the repository
     "index.md": "README.md",
     "launch.md": "launch/README.md",
     "plans.md": "launch/plans.md",
+    "notebooks.md": "notebooks/README.md",
     "benchmarks.md": "benchmarks/README.md",
     "contributing.md": "CONTRIBUTING.md",
     "changelog.md": "CHANGELOG.md",

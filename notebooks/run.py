@@ -69,9 +69,17 @@ def execute(notebook: nbformat.NotebookNode, folder: Path, environment: Mapping[
     settings = dict(timeout=SECONDS, kernel_name="python3", record_timing=False)
     client = NotebookClient(notebook, resources={"metadata": {"path": str(folder)}}, **settings)
     client.execute(env=dict(environment))
+    clean(notebook)
+
+
+def clean(notebook: nbformat.NotebookNode) -> None:
+    """Removes widgets and second copies of pictures, and adds the hash of the code."""
     for cell in code_cells(notebook):
         cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", ())]
-    notebook.metadata.pop("widgets", None)  # their state, which also needs the kernel
+        for output in cell.outputs:
+            if "image/png" in output.get("data", ()):
+                output.data.pop("image/jpeg", None)  # of a PIL image, IPython makes both
+    notebook.metadata.pop("widgets", None)
     notebook.metadata[CODE] = code_hash(notebook)
 
 

@@ -13,7 +13,17 @@ import pytest
 from tests import browser
 from tests.environment import ROOT
 
-COPIED = ("docs", "launch", "benchmarks", "diffae_jax", "configs", "README.md", "CONTRIBUTING.md", "CHANGELOG.md")
+COPIED = (
+    "docs",
+    "launch",
+    "benchmarks",
+    "notebooks",
+    "diffae_jax",
+    "configs",
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+)
 COPIED += ("CITATION.cff", "LICENSE", "mkdocs.yml", "tests")
 PHONE, DESKTOP = {"width": 400, "height": 800}, {"width": 1280, "height": 800}
 

@@ -12,7 +12,17 @@ from tests.environment import ROOT
 RULES = ROOT / "CONTRIBUTING.md"  # whose paragraph "Words" has the table of retired words
 MAX_COLUMNS = 99  # of a line of prose
 MAX_WORDS = 25  # of a sentence
-PROSE = ("README.md", "CONTRIBUTING.md", "docs", "launch", "benchmarks", "notebooks", "diffae_jax", "configs", "setup.py")
+PROSE = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "docs",
+    "launch",
+    "benchmarks",
+    "notebooks",
+    "diffae_jax",
+    "configs",
+    "setup.py",
+)
 CARDS = ROOT / "diffae_jax" / "pretrained"  # model cards, which are generated
 LISTS_WORDS = {RULES}  # which names the words that it retires
 

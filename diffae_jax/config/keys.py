@@ -129,6 +129,9 @@ TRAIN = Section(
             low=0.0,
             high=1.0,
         ),
+        ema_warmup=Key(
+            False, "let the decay rise from 0.1 to ema_decay, so that short trainings do not average their random start"
+        ),
         max_grad_norm=Key(1.0, "gradients with a larger global norm are scaled down to this norm", positive=True),
         loss_terms=Key((), "names of additional loss terms, set by run_stages(loss_terms=...); do not set it yourself"),
         precision=Key(

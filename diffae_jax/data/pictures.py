@@ -20,8 +20,8 @@ MARGIN = 6  # pixels between names and images
 WIDTH_OF_NAMES = 12  # of rows, in the size of the font
 MAX_SCALE = 64
 MAX_PIXELS = 2**26  # of an enlarged picture
-# without a scale, images are enlarged until one of these is reached, in pixels on the longer side
-LARGEST_IMAGE, LARGEST_PICTURE = 256, 960
+# without a scale, images are enlarged to these sizes, in pixels on the longer side
+SINGLE_IMAGE, LARGEST_IMAGE, LARGEST_PICTURE = 256, 96, 960
 MILLISECONDS = 120  # of a frame of a film
 GAINS = (100, 50, 20, 10, 5, 2)  # of a difference map
 
@@ -170,8 +170,9 @@ def cell_size(
     """
     height, width = picture_size(image_shape)
     if scale is None:
+        largest = LARGEST_IMAGE if num_rows * num_columns > 1 else SINGLE_IMAGE
         longest = max(num_rows * height, num_columns * width)
-        scale = max(1, min(LARGEST_IMAGE // max(height, width), LARGEST_PICTURE // longest))
+        scale = max(1, min(largest // max(height, width), LARGEST_PICTURE // longest))
     check_scale(scale, image_shape, num_rows * num_columns)
     return height * scale, width * scale
 
@@ -196,18 +197,20 @@ def picture_size(image_shape: tuple[int, ...]) -> tuple[int, int]:
     return height, width
 
 
-def film(pictures: Sequence[Image.Image]) -> bytes:
-    """Encodes pictures as a GIF that plays forward and backward, forever.
+def film(pictures: Sequence[Image.Image], kind: str = "GIF") -> bytes:
+    """Encodes pictures as a film that plays forward and backward, forever.
 
     Args:
         pictures: PIL images of one size, such as a grid for each frame.
+        kind: "GIF", which has 256 colors, or "PNG", an animated PNG. A notebook stores and shows
+            the second: `IPython.display.Image(film(pictures, "PNG"))`.
 
     Returns:
-        The content of the file, which `IPython.display.Image` shows in a notebook.
+        The content of the file.
     """
     file = io.BytesIO()
     frames = [*pictures, *pictures[-2:0:-1]]
-    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], duration=MILLISECONDS, loop=0)
+    frames[0].save(file, kind, save_all=True, append_images=frames[1:], duration=MILLISECONDS, loop=0)
     return file.getvalue()
 
 

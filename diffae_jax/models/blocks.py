@@ -11,9 +11,8 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
+from diffae_jax.models.ops import NUM_GROUPS, everywhere, group_statistics, norm_silu
 from diffae_jax.models.random_bits import random_bits, random_uniform
-
-NUM_GROUPS = 32  # groups of each group normalization, as in the official networks
 
 Resample = Literal["down", "up"]
 Projection = Callable[[int, nnx.Rngs], nnx.Module]  # (channels of a block, rngs) -> a layer of this block
@@ -85,21 +84,8 @@ def row_of_time(
     return jnp.where(matches.any(), table[jnp.argmax(matches)], jnp.nan)
 
 
-def scale_shift(h: Float[Array, "n *spatial c"], a: Float[Array, "#n c"], b: Float[Array, "#n c"]) -> Array:
-    """Returns `h * a + b` in the type of h, computed in float32. a and b are per channel."""
-    over_space = (slice(None), *(None,) * (h.ndim - 2), slice(None))
-    return (h * a[over_space] + b[over_space]).astype(h.dtype)
-
-
 class GroupNorm(nnx.Module):
-    """Group normalization over 32 groups, expressed as one affine map per sample.
-
-    The statistics are float32 and computed in one pass over the input. The difference
-    mean(h^2) - mean(h)^2 loses precision if the mean is large. A typical value of the group, its
-    mean at the first position, is therefore subtracted first.
-    """
-
-    EPSILON = 1e-5
+    """Group normalization over 32 groups."""
 
     def __init__(self, channels: int):
         if channels % NUM_GROUPS:
@@ -110,48 +96,33 @@ class GroupNorm(nnx.Module):
         self.scale = nnx.Param(jnp.ones(channels, jnp.float32))
         self.bias = nnx.Param(jnp.zeros(channels, jnp.float32))
 
-    def affine(self, h: Float[Array, "n *spatial c"]) -> tuple[Float[Array, "n c"], Float[Array, "n c"]]:
-        """Returns (a, b) such that the normalized h is `h * a + b`."""
-        n, *spatial, channels = h.shape
-        over_space = tuple(range(1, 1 + len(spatial)))
-        h = h.astype(jnp.float32)
-
-        def group_mean(values):
-            means = values.reshape(*values.shape[:-1], NUM_GROUPS, -1).mean(-1)
-            return jnp.repeat(means, channels // NUM_GROUPS, axis=-1)
-
-        typical = lax.stop_gradient(group_mean(h.reshape(n, -1, channels)[:, 0]))
-        offset = h - typical.reshape(n, *(1,) * len(spatial), channels)
-        # together, because each of these tiny operations costs as much as a large one to start
-        mean, square = group_mean(jnp.stack([offset.mean(over_space), jnp.square(offset).mean(over_space)]))
-        variance = square - jnp.square(mean)
-        a = lax.rsqrt(jnp.maximum(variance, 0) + self.EPSILON) * self.scale[...]
-        b = self.bias[...] - (typical + mean) * a
-        return a, b
-
     def __call__(self, h: Float[Array, "n *spatial c"]) -> Float[Array, "n *spatial c"]:
         """Normalizes h."""
-        return scale_shift(h, *self.affine(h))
+        mean, inverse = group_statistics(h)
+        a = inverse * self.scale[...]
+        return (h * everywhere(a, h) + everywhere(self.bias[...] - mean * a, h)).astype(h.dtype)
+
+    def silu(self, h: Float[Array, "n *spatial c"]) -> Float[Array, "n *spatial c"]:
+        """Normalizes h and applies SiLU."""
+        return norm_silu(h, *(jnp.broadcast_to(w[...], (len(h), h.shape[-1])) for w in (self.scale, self.bias)))
 
 
-def adagn(
+def adagn_silu(
     norm: GroupNorm,
     h: Float[Array, "n *spatial c"],
     t_scale_shift: Float[Array, "#n two_c"],
     z_scale: Float[Array, "n c"] | None,
 ) -> Float[Array, "n *spatial c"]:
-    """Adaptive group normalization, Eq. 7: z_s * (t_s * GroupNorm(h) + t_b).
+    """Adaptive group normalization, Eq. 7, and SiLU: silu(z_s * (t_s * GroupNorm(h) + t_b)).
 
     `t_scale_shift` contains t_s - 1 and t_b, `z_scale` is z_s - 1. All are first combined into one
-    factor and one offset per sample and channel. The feature maps, by far the largest arrays, are
-    then read only twice: for the statistics and for one multiply-add.
+    factor and one offset per sample and channel.
     """
-    a, b = norm.affine(h)
     t_scale, t_shift = jnp.split(t_scale_shift, 2, axis=-1)
-    a, b = a * (1 + t_scale), b * (1 + t_scale) + t_shift
+    scale, shift = norm.scale[...] * (1 + t_scale), norm.bias[...] * (1 + t_scale) + t_shift
     if z_scale is not None:
-        a, b = a * (1 + z_scale), b * (1 + z_scale)
-    return scale_shift(h, a, b)
+        scale, shift = scale * (1 + z_scale), shift * (1 + z_scale)
+    return norm_silu(h, *(jnp.broadcast_to(w, (len(h), h.shape[-1])) for w in (scale, shift)))
 
 
 def dropout(h: Float[Array, "n *rest"], rate: float, keys: Key[Array, "n"]) -> Float[Array, "n *rest"]:
@@ -262,10 +233,10 @@ class ResBlock(nnx.Module):
         dropout_keys: Key[Array, "n"] | None = None,
     ) -> Float[Array, "n *new out"]:
         """Returns the output of the block. Without `t_scale_shift`, only the first half runs."""
-        h = nnx.silu(self.norm1(x))
+        h = self.norm1.silu(x)
         h = self.conv1(resampled(h, self.resample))
         if t_scale_shift is not None:
-            h = nnx.silu(adagn(self.norm2, h, t_scale_shift, z_scale))
+            h = adagn_silu(self.norm2, h, t_scale_shift, z_scale)
             if dropout_keys is not None and self.dropout:
                 h = dropout(h, self.dropout, dropout_keys)
             h = self.conv2(h)

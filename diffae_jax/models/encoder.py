@@ -76,5 +76,5 @@ class SemanticEncoder(nnx.Module):
         h = self.conv_in(x_0.astype(self.dtype or x_0.dtype))
         for block in self.blocks:
             h = checkpointed(block, h) if self.remat else block(h)
-        h = nnx.silu(self.norm_out(h))
+        h = self.norm_out.silu(h)
         return self.out(h.mean(range(1, h.ndim - 1), dtype=jnp.float32))

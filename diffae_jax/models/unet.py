@@ -203,7 +203,7 @@ class UNet(nnx.Module):
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
             h = call(block, h, *next(modulations))
         assert not skips
-        return self.conv_out(nnx.silu(self.norm_out(h))).astype(jnp.float32)
+        return self.conv_out(self.norm_out.silu(h)).astype(jnp.float32)
 
     def _modulations(self, time_modulation, z_modulation, dropout_keys):
         """Yields the modulations and the dropout keys of each block."""

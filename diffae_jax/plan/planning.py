@@ -27,7 +27,7 @@ from diffae_jax.runtime.own_code import code_digest
 RELEVANT = ("image_shape", "model", "train", "execution")  # sections that all programs depend on
 IRRELEVANT = (
     *("num_images", "num_latents", "learning_rate", "learning_rate_schedule", "warmup_images", "warmup_latents"),
-    *("weight_decay", "ema_decay", "max_grad_norm", "num_workers"),
+    *("weight_decay", "ema_decay", "ema_warmup", "max_grad_norm", "num_workers"),
 )
 COMPILERS = ("jax", "jaxlib", "libtpu", "jax-cuda12-pjrt", "jax-cuda12-plugin", "jax-cuda13-pjrt", "jax-cuda13-plugin")
 MEMORY_OF_A_COMPILER = 5 * 2**30  # bytes

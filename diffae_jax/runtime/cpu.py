@@ -2,7 +2,11 @@
 
 import contextlib
 import os
-from typing import Any
+import time
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # imported late: `use_all_cores` comes before JAX looks for devices
+    import jax
 
 MOST_DEVICES = 8  # each holds a copy of the weights and of the optimizer state
 FLAG = "xla_force_host_platform_device_count"
@@ -27,3 +31,18 @@ def use_all_cores(config: Any) -> None:
     fitting = (n for n in range(most, 0, -1) if all(size % n == 0 for size in batch_sizes))
     with contextlib.suppress(RuntimeError):  # a config file has used JAX, which fixed the number of devices
         jax.config.update("jax_num_cpu_devices", next(fitting, 1))
+
+
+def speed_of_products(device: "jax.Device", dtype: str, *, size: int) -> float:
+    """Returns the FLOP/s that a device reaches in products of two matrices of `size` rows."""
+    import jax
+    import jax.numpy as jnp
+
+    a = jnp.ones((size, size), dtype, device=device)
+    product = jax.jit(lambda a: a @ a).lower(a).compile()
+    seconds = []
+    for _ in range(8):
+        began = time.perf_counter()
+        jax.block_until_ready(product(a))
+        seconds.append(time.perf_counter() - began)
+    return 2 * size**3 / min(seconds)

@@ -82,8 +82,12 @@ def autoencoder_program(
     mesh: Mesh,
     dtype: type | np.dtype = np.uint8,
     loss_terms: Mapping[str, LossTerm] | None = None,
+    num_steps: int = 0,
 ) -> Program:
-    """Compiles the training step of the autoencoder, for images of type `dtype`."""
+    """Compiles the training step of the autoencoder, for images of type `dtype`.
+
+    On a CPU, prints what `num_steps` steps cost, before it compiles.
+    """
     precision = resolve_precision(config.train.precision)
     build = builder(config, precision)
     graphdef, _ = abstract_model(build)
@@ -96,6 +100,7 @@ def autoencoder_program(
         optimizer=make_optimizer(config.train.learning_rate, config.train.weight_decay),
         precision=precision,
         ema_decay=config.train.ema_decay,
+        ema_warmup=config.train.ema_warmup,
         max_grad_norm=config.train.max_grad_norm,
         num_microbatches=config.execution.num_microbatches,
         sharding=config.execution.sharding,
@@ -106,6 +111,7 @@ def autoencoder_program(
             config.train.batch_size,
         ),
         frozen=frozen_parts(config),
+        num_steps=num_steps,
     )
 
 
@@ -270,7 +276,9 @@ def run(
             process_index=jax.process_index(),
             num_processes=jax.process_count(),
         )
-        program = autoencoder_program(config, mesh, training.transform.dtype, loss_terms)
+        program = autoencoder_program(
+            config, mesh, training.transform.dtype, loss_terms, intervals.num_steps - first_step
+        )
         weights = (
             starting_weights(folder, "autoencoder", program.packing.abstract) if checkpoints.latest is None else {}
         )

@@ -13,6 +13,7 @@ from jaxtyping import Array, Key
 
 from diffae_jax.runtime.console import quantity, say
 from diffae_jax.runtime.sharding import Sharding, replicated, state_shardings
+from diffae_jax.training.cost import describe_cost
 from diffae_jax.training.diagnosis import explain
 from diffae_jax.training.packing import Packing
 from diffae_jax.training.state import Params, TrainState
@@ -44,12 +45,14 @@ def compile_program(
     optimizer: optax.GradientTransformation,
     precision: str,
     ema_decay: float,
+    ema_warmup: bool = False,
     max_grad_norm: float,
     num_microbatches: int = 1,
     sharding: Sharding = "replicated",
     steps_per_call: int | None = None,  # if set, the step is `train_steps`
     learning_rate_factor: optax.Schedule | None = None,
     frozen: Collection[str] = (),  # parts of the weights that are not trained
+    num_steps: int = 0,  # that the caller will take, to say what they cost on a CPU; 0: unknown
 ) -> Program:
     """Compiles the training step.
 
@@ -82,6 +85,7 @@ def compile_program(
         loss_fn=packed_loss_fn,
         optimizer=optimizer,
         ema_decay=ema_decay,
+        ema_warmup=ema_warmup,
         max_grad_norm=max_grad_norm,
         scale_loss=precision == "float16",
         num_microbatches=num_microbatches,
@@ -96,11 +100,14 @@ def compile_program(
         abstract_batch,
         jax.ShapeDtypeStruct(abstract_key.shape, abstract_key.dtype, sharding=replicated(mesh)),
     )
+    is_here = mesh.devices.flat[0] in jax.devices()  # a plan compiles for absent devices, where XLA counts nothing
+    written = lowered.cost_analysis() if is_here else None
+    flops = count_flops(written, None, mesh.size, num_microbatches)
+    if num_steps and flops and jax.default_backend() == "cpu":
+        say(describe_cost(num_steps * flops, mesh.devices.flat[0]))
     say("Compiling the training step. This takes seconds on a GPU or TPU, or minutes on a CPU.")
     compiled = lowered.compile()
     memory = compiled.memory_analysis()
-    is_here = mesh.devices.flat[0] in jax.devices()  # a plan compiles for absent devices, where XLA counts nothing
-    written = lowered.cost_analysis() if is_here else None
     return Program(
         packing=packing,
         abstract_state=abstract_state,

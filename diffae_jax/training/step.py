@@ -35,6 +35,16 @@ def sample_keys(key: Key[Array, ""], step: Array | int, num_samples: int) -> Key
     return jax.vmap(jax.random.fold_in, (None, 0))(step_key, jnp.arange(num_samples, dtype=jnp.int32))
 
 
+def ema_decay_at(step: Array | int, ema_decay: float) -> Float[Array, ""]:
+    """Returns the decay of a step while it rises to `ema_decay`: (1 + step) / (10 + step) at most.
+
+    The average then spans about a tenth of the training so far. With a constant decay d, it
+    has a share d**n of the random initial weights after n steps. Samples stay noise until this
+    share vanishes.
+    """
+    return jnp.minimum(ema_decay, (1 + step) / (10 + step))
+
+
 def mean_loss_and_grads(
     loss_fn: LossFn, params: Params, batch: Any, keys: Key[Array, "n"], scale: Array | float, num_microbatches: int
 ) -> tuple[Float[Array, ""], Metrics, Params]:
@@ -85,6 +95,7 @@ def train_step(
     loss_fn: LossFn,
     optimizer: optax.GradientTransformation,
     ema_decay: float,
+    ema_warmup: bool = False,
     max_grad_norm: float,
     scale_loss: bool = False,
     num_microbatches: int = 1,
@@ -104,6 +115,7 @@ def train_step(
         loss_fn: The loss function: see `LossFn`.
         optimizer: The optax optimizer.
         ema_decay: Decay of the EMA weights, in [0, 1].
+        ema_warmup: Whether the decay rises to `ema_decay`: see `ema_decay_at`.
         max_grad_norm: Gradients with a larger global norm are scaled down to this norm.
         scale_loss: Whether to use dynamic loss scaling, which float16 needs.
         num_microbatches: Number of microbatches; it must divide N.
@@ -131,7 +143,8 @@ def train_step(
         factor = learning_rate_factor(state.step)
         updates = jax.tree.map(lambda u: u * factor, updates)
     params = optax.apply_updates(state.params, updates)
-    ema = optax.incremental_update(params, state.ema, 1 - ema_decay)
+    decay = ema_decay_at(state.step, ema_decay) if ema_warmup else ema_decay
+    ema = optax.incremental_update(params, state.ema, 1 - decay)
     for part in frozen:  # Adam still moves weights without a gradient, and the average rounds
         params, ema = params | {part: state.params[part]}, ema | {part: state.ema[part]}
 

@@ -89,7 +89,7 @@ def test_flags_change_any_key_of_a_config():
     assert (config.train.learning_rate, config.train.num_images) == (3.0, 1000)
 
 
-NAMES = "bedroom128, celeba64, digits, ffhq128, ffhq128_48m, ffhq256, ffhq64, horse128, images, images_small"
+NAMES = "bedroom128, celeba64, digits, ffhq128, ffhq128_48m, ffhq256, ffhq64, horse128, images, photos32"
 MISTAKES = {
     "unknown name": (["--config=ffhq12"], rf"ffhq12 is missing: .*\({NAMES}\)\."),
     "unknown name and variant": (["--config", "ffhq12:ddim"], rf"ffhq12 is missing: .*\({NAMES}\)\."),

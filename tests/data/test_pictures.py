@@ -12,6 +12,7 @@ from diffae_jax.data.pictures import (
     LARGEST_IMAGE,
     LARGEST_PICTURE,
     MARGIN,
+    SINGLE_IMAGE,
     as_picture,
     cell_size,
     check_scale,
@@ -47,8 +48,9 @@ def test_a_scale_repeats_pixels_and_leaves_the_gap():
 @pytest.mark.parametrize(
     ("shape", "rows", "columns", "scale"),
     [
-        ((8, 8, 1), 1, 1, LARGEST_IMAGE // 8),
-        ((8, 8, 1), 8, 8, LARGEST_PICTURE // 64),
+        ((8, 8, 1), 1, 1, SINGLE_IMAGE // 8),
+        ((8, 8, 1), 2, 3, LARGEST_IMAGE // 8),
+        ((8, 8, 1), 12, 20, LARGEST_PICTURE // 160),
         ((64, 64, 3), 8, 8, 1),
         ((512, 512, 3), 1, 1, 1),
     ],
@@ -145,14 +147,15 @@ def test_a_difference_is_gray_where_nothing_changes_and_amplified_until_it_would
     assert (difference_map(before, after, gain=100).images[0, :, 1, 0] == 1).all(), "it must be clipped"
 
 
-def test_a_film_plays_forward_and_backward():
+@pytest.mark.parametrize("kind", ["GIF", "PNG"])
+def test_a_film_plays_forward_and_backward(kind):
     frames = to_pil(SHADES[[0, 1, 2]])
-    with Image.open(io.BytesIO(film(frames))) as gif:
-        assert (gif.format, gif.n_frames, gif.info["loop"]) == ("GIF", 4, 0)
+    with Image.open(io.BytesIO(film(frames, kind))) as read:
+        assert (read.format, read.n_frames, read.info["loop"]) == (kind, 4, 0)
         shades = []
-        for i in range(gif.n_frames):
-            gif.seek(i)
-            shades.append(gif.convert("L").getpixel((0, 0)))
+        for i in range(read.n_frames):
+            read.seek(i)
+            shades.append(read.convert("L").getpixel((0, 0)))
     np.testing.assert_allclose(shades, [0, 128, 255, 128], atol=1)
 
 

@@ -563,7 +563,7 @@ def test_bundle_is_replaced_by_a_bundle_and_nothing_else_is(model, bundle, tmp_p
     with pytest.raises(UserError, match="cannot be written"):
         model.save("/proc/nowhere/bundle")
     shutil.rmtree(bundle)
-    with pytest.raises(UserError, match="is neither a path nor a shipped model: .*digits"):
+    with pytest.raises(UserError, match=r"is neither a path nor a shipped model: .*digits"):
         DiffAE.load(bundle)
 
 

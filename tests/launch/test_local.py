@@ -32,6 +32,7 @@ class Started:
 
         def take_terminal() -> None:  # of which Ctrl-C signals the script
             os.setsid()
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # which background jobs ignore, and Bash could not trap
             os.close(os.open(os.ttyname(script_side), os.O_RDWR))
 
         self._process = subprocess.Popen(

@@ -18,7 +18,7 @@ from diffae_jax.models.blocks import (
     Attention,
     GroupNorm,
     ResBlock,
-    adagn,
+    adagn_silu,
     conv,
     downsample,
     dropout,
@@ -332,8 +332,9 @@ def test_adagn_equals_equation_7_step_by_step(rows, with_z):
     z_scale = normal(3, 64, seed=3) if with_z else None
     t_scale, t_shift = time[:, :64].astype(np.float64), time[:, 64:].astype(np.float64)
     graphdef, params = split(norm)
-    fused = jax.jit(lambda params, *args: adagn(nnx.merge(graphdef, params), *args))(params, h, time, z_scale)
-    assert relative_error(fused, adagn64(norm, h.astype(np.float64), t_scale, t_shift, z_scale)) < 1e-6
+    fused = jax.jit(lambda params, *args: adagn_silu(nnx.merge(graphdef, params), *args))(params, h, time, z_scale)
+    expected = silu64(adagn64(norm, h.astype(np.float64), t_scale, t_shift, z_scale))
+    assert relative_error(fused, expected) < 1e-6
 
 
 @pytest.mark.parametrize("dim", [32, 128])
@@ -653,7 +654,7 @@ def test_remat_changes_memory_and_not_gradients():
         gradient = jax.jit(jax.grad(loss)).lower(params).compile()
         compiled_bytes[remat] = gradient.memory_analysis().temp_size_in_bytes
         gradients[remat] = ravel_pytree(gradient(params))[0]
-    assert kept_bytes[True] < 0.2 * kept_bytes[False]
+    assert kept_bytes[True] < 0.25 * kept_bytes[False]  # without remat, too, only the input of a norm is kept
     if jax.__version_info__ >= (0, 12):  # before, the CPU compiler reused no memory of recomputed activations
         assert compiled_bytes[True] < 0.75 * compiled_bytes[False]
     assert relative_error(gradients[True], gradients[False]) < 1e-6

@@ -18,7 +18,12 @@ SHORT = {  # parameters for few steps of few images
     "reconstruct_and_interpolate": {"STEPS": 2, "STEP_COUNTS": (2,), "NUM_VARIATIONS": 6, "NUM_FRAMES": 4},
     "edit_attributes": {"STEPS": 2, "STRENGTHS": (0, 1.0)},
     "sample": {"STEPS": 2, "NUM_IMAGES": 9, "PROBES": ("digit=0",), "PER_LABEL": 2},
-    "train_on_your_images": {"STEPS": 2, "NUM_IMAGES": 320, "NUM_LATENTS": 1280},
+    "train_on_your_images": {
+        "CONFIG": str(ROOT / "tests" / "tiny.py"),
+        "STEPS": 2,
+        "NUM_IMAGES": 192,
+        "NUM_LATENTS": 2560,
+    },
     "official_weights": {"STEPS": 2},
     "build_on_it": {"STEPS": 2, "NUM_UPDATES": 2, "NUM_TRAINING_STEPS": 3, "SEARCH_STEPS": 2},
 }

@@ -64,9 +64,9 @@ def quadratic_program(
     )
 
 
-@pytest.mark.parametrize("weight_decay", [0.0, 0.01])
-def test_steps_equal_adam_with_clipping_and_average_in_float64(one_device, weight_decay):
-    program = quadratic_program(one_device, weight_decay=weight_decay)
+@pytest.mark.parametrize(("weight_decay", "ema_warmup"), [(0.0, False), (0.01, True)])
+def test_steps_equal_adam_with_clipping_and_average_in_float64(one_device, weight_decay, ema_warmup):
+    program = quadratic_program(one_device, weight_decay=weight_decay, ema_decay=0.3, ema_warmup=ema_warmup)
     key = run_key(0, one_device)
     state = program.init(key)
     w = ema = m = v = np.zeros(3)
@@ -80,7 +80,8 @@ def test_steps_equal_adam_with_clipping_and_average_in_float64(one_device, weigh
         update = (m / (1 - 0.9**step)) / (np.sqrt(v / (1 - 0.999**step)) + 1e-8)
         loss = np.square(x @ w - y).mean()
         w = w - 0.1 * (update + weight_decay * w)
-        ema = 0.9 * ema + 0.1 * w
+        decay = min(0.3, step / (9 + step)) if ema_warmup else 0.3  # the warm-up ends within these steps
+        ema = decay * ema + (1 - decay) * w
         state, metrics = program.step(state, next(on_devices(iter([batch]), split_batch(one_device))), key)
         np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-5)
         np.testing.assert_allclose(metrics["grad_norm"], norm, rtol=1e-5)

@@ -1,6 +1,6 @@
 """Your own images on a laptop: resized and cropped to 32x32, with a small model.
 
-    python -m diffae_jax.main --config=configs/images_small.py --config.data.path=PATH
+    python -m diffae_jax.main --config=configs/photos32.py --config.data.path=PATH
 
 Useful flags are those of configs/images.py. Sizes are multiples of 8.
 
@@ -19,7 +19,7 @@ from diffae_jax.config import default
 
 def get_config() -> ConfigDict:
     config = default()
-    config.name = "images_small"
+    config.name = "photos32"
     config.image_shape = (32, 32, 3)
     config.model.update(
         base_channels=32,
@@ -30,7 +30,8 @@ def get_config() -> ConfigDict:
         z_dim=128,
         dropout=0.0,
     )
-    config.train.update(batch_size=32, num_images=100_000, schedule="cosine", learning_rate=1e-3, ema_decay=0.999)
+    config.train.update(batch_size=32, num_images=100_000, schedule="cosine", parameterization="v")
+    config.train.update(learning_rate=1e-3, ema_decay=0.999, ema_warmup=True)
     config.prior.update(width=512, batch_size=128, num_latents=1_000_000, learning_rate=1e-3, ema_decay=0.999)
     config.data.held_out_share = 0.05
     config.report.update(log_every=2_000, health_every=20_000, save_every=20_000, grid_every=20_000)
