@@ -1,6 +1,5 @@
 """Your folder: encode your own images, label some by clicking, and fit a probe to them."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from diffae_jax.demo.picker import row_of_images
 from diffae_jax.demo.sessions import Session
 from diffae_jax.demo.snippets import quoted, snippet
 from diffae_jax.demo.tabs import edit
-from diffae_jax.demo.tiles import hint, progress, tile_of, tiles
+from diffae_jax.demo.tiles import hint, tile_of, tiles
 from diffae_jax.inference.diffae import DiffAE
 from diffae_jax.probes import Probe, describe
 from diffae_jax.runtime.errors import UserError, counted
@@ -72,39 +71,34 @@ def add(page: Page) -> None:
     code = add_code()
 
     for button in (folder, files):
-        page.listen(button.upload, upload, [button], [grid, npz, page.picker, page.changed])
+        page.listen_long(button.upload, upload, [button], [grid, npz, page.picker, page.changed])
     page.follow(TITLE, opened, outputs=[grid, npz])
     page.listen_click(grid, click, [mark], [grid])
     page.listen(fit.click, fit_probe, [name], [result, png, code, page.tabs[edit.TITLE]])
 
 
-def upload(session: Session, files: list[str]) -> Iterator[tuple[Any, ...]]:
-    """Reads and encodes files, and yields the progress. Files without an image are skipped."""
+def upload(session: Session, progress: gr.Progress, files: list[str]) -> tuple[Any, ...]:
+    """Reads and encodes files. Files without an image are skipped, and the page says how many."""
     if len(files) > MOST_IMAGES:
         raise UserError(f"There are {len(files):,} files. At most {MOST_IMAGES:,} can be uploaded. Choose fewer.")
     images, names, skipped = [], [], []
-    for i, path in enumerate(map(Path, files)):
+    for path in progress.tqdm(list(map(Path, files)), desc="Reading"):
         try:
             images.append(checks.read_upload(path, session.model)[0])
             names.append(path.name)
         except UserError as error:
             skipped.append(str(error))
-        if i % ENCODE_BATCH == 0:
-            yield progress(i, 2 * len(files), f"Reading {i:,} of {len(files):,}"), *[gr.skip()] * 3
     if not images:
-        yield *opened(session), gr.skip(), gr.skip()
         raise UserError(f"None of {counted(len(files), 'file')} is an image that can be used. The first: {skipped[0]}")
     z = []
-    for start in range(0, len(images), ENCODE_BATCH):
-        what = f"Encoding {start:,} of {len(images):,}"
-        yield progress(len(files) + start, len(files) + len(images), what), *[gr.skip()] * 3
+    for start in progress.tqdm(range(0, len(images), ENCODE_BATCH), desc="Encoding"):
         with session.shared.turn:
             z.append(encode(session.model, np.stack(images[start : start + ENCODE_BATCH])))
     note = f"{counted(len(images), 'image')} encoded."
     if skipped:
         note += f" {counted(len(skipped), 'file', verb='was/were')} skipped. The first: {skipped[0]}"
     session.replace_images(uploaded_set(np.stack(images), names, np.concatenate(z), note))
-    yield *opened(session), row_of_images(session, session.chosen), session.version
+    return *opened(session), row_of_images(session, session.chosen), session.version
 
 
 def opened(session: Session) -> tuple[Any, ...]:
