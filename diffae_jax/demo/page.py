@@ -38,7 +38,7 @@ def build(shared: Shared) -> gr.Blocks:
             return row_of_images(session, session.chosen), session.version
 
         def leave(request: gr.Request) -> None:
-            page.sessions.drop(request.session_hash)
+            page.sessions.close(request.session_hash)
 
         page.listen(blocks.load, start, outputs=[page.picker, page.changed])
         blocks.unload(leave)

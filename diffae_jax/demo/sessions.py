@@ -1,9 +1,10 @@
 """What the page remembers: the model, which all people share, and a session for each of them."""
 
 import collections
+import contextlib
 import dataclasses
 import threading
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from diffae_jax.probes import Probe, directions, fit
 from diffae_jax.runtime.errors import UserError, shown
 
 MOST_SESSIONS = 16
+MOST_CLOSED = 1024  # closed browser tabs that are remembered
 MOST_BYTES = 2**27  # of the results that a session keeps
 MOST_UPLOADS = 12  # single images that a session keeps
 DECODE_BATCH = 8
@@ -32,11 +34,11 @@ class Shared:
     """What all sessions share.
 
     Attributes:
-        model: the model. Only one thread calls it at a time.
+        model: the model.
         location: the path or name of the model, as the person who started the page wrote it.
         images: the images that each session starts with.
         folder: where downloads are written.
-        turn: the lock that a thread holds while it calls the model.
+        turn: the lock that a thread holds while it calls networks, so that they run one at a time.
     """
 
     model: DiffAE
@@ -83,9 +85,11 @@ def _num_bytes(result: Any) -> int:
 
 
 class Session:
-    """What one browser tab has chosen, uploaded and computed.
+    """What one browser tab has chosen, uploaded and computed. One event at a time uses it.
 
     Attributes:
+        lock: the lock that an event holds from its start to its end.
+        is_closed: whether the browser tab was closed, so the files are gone.
         images: the set of images that the page shows.
         uploads: the images that were uploaded one by one, the newest first.
         chosen: the image that the tabs use, or None.
@@ -102,6 +106,7 @@ class Session:
 
     def __init__(self, shared: Shared):
         self.shared, self.model = shared, shared.model
+        self.lock, self.is_closed = threading.Lock(), False
         self.images = shared.images
         self.uploads: list[ChosenImage] = []
         self.chosen = self.images.at(0) if len(self.images) else None
@@ -119,6 +124,12 @@ class Session:
         """Returns a result of the model, which is computed if it is not kept."""
         with self.shared.turn:
             return self._results.get((key, self.num_steps), compute)
+
+    def close(self) -> None:
+        """Removes all files, as soon as no event uses them."""
+        with self.lock:
+            self.is_closed = True
+            self.downloads.remove()
 
     # --- images ----------------------------------------------------------------------------------
 
@@ -216,28 +227,49 @@ class Session:
 
 
 class Sessions:
-    """The sessions by the hash of their browser tab. The oldest ones are dropped."""
+    """The sessions by the hash of their browser tab. The oldest ones are closed."""
 
     def __init__(self, shared: Shared):
         self._shared, self._lock = shared, threading.Lock()
         self._by_hash: collections.OrderedDict[str, Session] = collections.OrderedDict()
+        self._closed: collections.deque[str] = collections.deque(maxlen=MOST_CLOSED)
 
     def __len__(self) -> int:
         return len(self._by_hash)
 
-    def of(self, session_hash: str) -> Session:
-        """Returns a session, which is new if there is none of that hash."""
+    @contextlib.contextmanager
+    def use(self, session_hash: str) -> Iterator[Session]:
+        """Yields a session to one event at a time. It is new if there was none of that hash.
+
+        Raises UserError if the session is closed, also if that happened while the event waited.
+        """
+        session = self._of(session_hash)
+        with session.lock:
+            if session.is_closed:
+                raise _closed_error()
+            yield session
+
+    def close(self, session_hash: str) -> None:
+        """Closes a session, whose browser tab was closed. Its events that still wait are refused."""
         with self._lock:
+            self._closed.append(session_hash)
+            session = self._by_hash.pop(session_hash, None)
+        if session is not None:
+            session.close()
+
+    def _of(self, session_hash: str) -> Session:
+        with self._lock:
+            if session_hash in self._closed:
+                raise _closed_error()
             if session_hash not in self._by_hash:
                 self._by_hash[session_hash] = Session(self._shared)
             self._by_hash.move_to_end(session_hash)
-            if len(self._by_hash) > MOST_SESSIONS:
-                self._by_hash.popitem(last=False)[1].downloads.remove()
-            return self._by_hash[session_hash]
+            session, oldest = self._by_hash[session_hash], next(iter(self._by_hash))
+            is_full = len(self._by_hash) > MOST_SESSIONS
+        if is_full:
+            self.close(oldest)
+        return session
 
-    def drop(self, session_hash: str) -> None:
-        """Forgets a session, whose browser tab was closed."""
-        with self._lock:
-            session = self._by_hash.pop(session_hash, None)
-        if session is not None:
-            session.downloads.remove()
+
+def _closed_error() -> UserError:
+    return UserError(f"This page was closed, or {MOST_SESSIONS} newer ones are open. Reload it.")

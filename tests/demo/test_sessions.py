@@ -1,5 +1,6 @@
 """What a session keeps is bounded, and what a browser sends is checked."""
 
+import concurrent.futures
 import io
 import zlib
 
@@ -10,7 +11,7 @@ from PIL import Image
 from diffae_jax.demo import checks
 from diffae_jax.demo.downloads import MOST_FOLDERS, Downloads
 from diffae_jax.demo.images import images_at, no_images
-from diffae_jax.demo.sessions import MOST_SESSIONS, MOST_UPLOADS, Results, Sessions, Shared
+from diffae_jax.demo.sessions import MOST_SESSIONS, MOST_UPLOADS, Results, Session, Sessions, Shared
 from diffae_jax.demo.snippets import Origin, snippet
 from diffae_jax.demo.tiles import escaped
 from diffae_jax.runtime.errors import UserError
@@ -42,21 +43,69 @@ def test_results_are_computed_once_and_the_oldest_are_dropped():
 
 def test_sessions_are_bounded_and_their_files_are_removed(shared):
     sessions = Sessions(shared)
-    first = sessions.of("0")
-    assert sessions.of("0") is first
-    folders = len(list(shared.folder.iterdir()))
-    for i in range(1, MOST_SESSIONS + 1):
-        sessions.of(str(i))
-    assert len(sessions) == MOST_SESSIONS
-    assert len(list(shared.folder.iterdir())) == folders + MOST_SESSIONS - 1
-    assert sessions.of("0") is not first
-    sessions.drop("0")
-    sessions.drop("no such session")
-    assert len(sessions) == MOST_SESSIONS - 1
+    for i in range(MOST_SESSIONS + 1):
+        with sessions.use(str(i)) as session:
+            assert session.downloads.npz("a", x=np.zeros(1)).exists()
+    with sessions.use(str(i)) as again:
+        assert again is session
+    assert len(sessions) == len(list(shared.folder.iterdir())) == MOST_SESSIONS
+    with pytest.raises(UserError, match=f"This page was closed, or {MOST_SESSIONS} newer ones are open"):
+        enter(sessions, "0")
+    sessions.close(str(i))
+    sessions.close("no such session")
+    assert len(sessions) == len(list(shared.folder.iterdir())) == MOST_SESSIONS - 1
+
+
+def enter(sessions, name):
+    with sessions.use(name):
+        pass
+
+
+@pytest.fixture
+def in_thread():
+    """A function that calls another one in a thread, and returns its future."""
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        yield pool.submit
+
+
+def test_a_session_answers_one_event_at_a_time(model, shared, in_thread):
+    """Otherwise, a decoding would have some batches of other steps, and would be kept."""
+    sessions = Sessions(shared)
+    image = checks_image(np.full(model.image_shape, 7, np.uint8), "a.png")
+
+    def set_steps():
+        with sessions.use("a") as session:
+            session.num_steps = 2
+
+    with sessions.use("a") as session:
+        setting = in_thread(set_steps)
+        with pytest.raises(concurrent.futures.TimeoutError):
+            setting.result(timeout=0.2)
+        np.testing.assert_allclose(session.reconstruction(image), model.reconstruct(image.image, 20)[0], atol=1e-4)
+    setting.result(timeout=10)
+    assert session.num_steps == 2
+    with sessions.use("b"):
+        in_thread(enter, sessions, "a").result(timeout=10)  # other sessions go on
+
+
+def test_a_browser_may_leave_while_an_event_runs(shared, in_thread):
+    """The event finishes, then the files are removed. Later events do not bring the session back."""
+    sessions = Sessions(shared)
+    with sessions.use("a") as session:
+        closing, waiting = in_thread(sessions.close, "a"), in_thread(enter, sessions, "a")
+        with pytest.raises(concurrent.futures.TimeoutError):
+            closing.result(timeout=0.2)
+        assert session.downloads.npz("a", x=np.zeros(1)).exists()
+    closing.result(timeout=10)
+    with pytest.raises(UserError, match="This page was closed"):
+        waiting.result(timeout=10)
+    with pytest.raises(UserError, match="This page was closed"):
+        enter(sessions, "a")
+    assert len(sessions) == len(list(shared.folder.iterdir())) == 0
 
 
 def test_uploads_are_bounded(shared, model):
-    session = Sessions(shared).of("a")
+    session = Session(shared)
     with pytest.raises(UserError, match="no image yet"):
         session.need_image()
     for i in range(MOST_UPLOADS + 3):
@@ -82,7 +131,7 @@ def test_downloads_are_bounded(tmp_path):
 
 def test_an_edit_is_computed_once(model, shared):
     """z and x_T of an image are kept, so an edit needs only a decoding."""
-    session = Sessions(shared).of("a")
+    session = Session(shared)
     image = checks_image(np.full(model.image_shape, 7, np.uint8), "a.png")
     z, x_T = session.codes(image)
     assert session.codes(image)[1] is x_T
@@ -115,6 +164,18 @@ def test_an_upload_is_converted_and_described(model, tmp_path):
     assert image.shape == (8, 8, 1)
     assert "(a.png) from 30x20 in 3 channels to 8x8 in 1 channel" in note
     assert str(tmp_path) not in note
+
+
+@pytest.mark.parametrize("stem", ["a" * 200, "b\u200b" * 60], ids=["long", "not printable"])
+def test_messages_do_not_show_folders_of_the_server(model, tmp_path, stem):
+    folder = tmp_path / ("f" * 64)  # as long as Gradio's
+    folder.mkdir()
+    _, note = checks.read_upload(png(folder, (30, 20), name=f"{stem}.png"), model)
+    assert note.startswith("1 of 1 image was converted, the first (" + stem[:1])
+    assert not any(part in note for part in tmp_path.parts[1:])
+    with pytest.raises(UserError, match=f"^{stem[0]}.*smaller than the 8x8") as error:
+        checks.read_upload(png(folder, (4, 4), name=f"{stem}.png"), model)
+    assert not any(part in str(error.value) for part in tmp_path.parts[1:])
 
 
 def test_bad_uploads_are_refused_with_their_name(model, tmp_path):
