@@ -55,6 +55,8 @@ def _check_file(path: Path, image_shape: tuple[int, ...]) -> None:
     suffixes = suffixes_for(image_shape)
     if not has_suffix(path, suffixes):
         raise UserError(f"{path} is not an image that this model takes. Use {', '.join(suffixes)}.")
+    if not path.is_file():  # the same file was uploaded twice, and removed after the first time
+        raise UserError(f"{path} is gone. Upload it again.")
     size = path.stat().st_size
     if size > MOST_BYTES:
         raise UserError(
@@ -113,12 +115,18 @@ def names_of(values: Any, known: Collection[str], noun: str, most: int) -> list[
     return values
 
 
-def files(value: Any) -> list[Path]:
-    """Returns the uploaded files. Raises UserError if there are none."""
+@contextlib.contextmanager
+def uploaded(value: Any) -> Iterator[list[Path]]:
+    """Yields the uploaded files, and removes them at the end. Raises UserError for no files."""
     paths = value if isinstance(value, list) else [value]
     if not paths or None in paths:
         raise UserError("No file was uploaded. Choose one.")
-    return list(map(Path, paths))
+    paths = list(map(Path, paths))
+    try:
+        yield paths
+    finally:
+        for path in paths:
+            path.unlink(missing_ok=True)
 
 
 def seed(value: Any) -> int:

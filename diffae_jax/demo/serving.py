@@ -3,6 +3,7 @@
 import contextlib
 import importlib.metadata
 import os
+import re
 import socket
 import tempfile
 import threading
@@ -34,7 +35,7 @@ def check_installed() -> None:
         version = importlib.metadata.version("gradio")
     except importlib.metadata.PackageNotFoundError as error:
         raise UserError('The page needs Gradio, which is missing: pip install "diffae_jax[demo]".') from error
-    if tuple(map(int, version.split(".")[:2])) < OLDEST_GRADIO:
+    if tuple(map(int, re.findall(r"\d+", version)[:2])) < OLDEST_GRADIO:
         raise UserError(f'The page needs Gradio {oldest} or later, not {version}: pip install "gradio>={oldest}".')
 
 
@@ -117,7 +118,7 @@ def served(model: DiffAE, location: str, images: ImageSet, port: int) -> Iterato
 
 @contextlib.contextmanager
 def _gradio_settings(folder: str) -> Iterator[None]:
-    """Sets the variables that Gradio reads: where it keeps uploads, and that no proxy is asked for the page."""
+    """Sets what Gradio reads: the folder of uploads, and that the page needs no proxy."""
     no_proxy = os.environ.get("no_proxy") or os.environ.get("NO_PROXY", "")
     settings = {"GRADIO_TEMP_DIR": folder, "no_proxy": ",".join(filter(None, [no_proxy, *HOSTS]))}
     before = {name: os.environ.get(name) for name in settings}
@@ -149,3 +150,4 @@ def warm_up(shared: Shared) -> None:
     for i, (what, call) in enumerate(calls.items(), 1):
         say(f"Compiling {i} of {len(calls)}: {what}.")
         call()
+    session.close()

@@ -10,10 +10,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 
 from diffae_jax.demo.downloads import Downloads
-from diffae_jax.demo.images import ChosenImage, ImageSet
+from diffae_jax.demo.images import ChosenImage, ImageSet, distinct, uploaded_file
 from diffae_jax.demo.snippets import Origin
 from diffae_jax.inference.bundle import check_probe_name
 from diffae_jax.inference.diffae import DiffAE
@@ -144,10 +144,12 @@ class Session:
         self.chosen = image
         self.version += 1
 
-    def upload(self, image: ChosenImage) -> None:
-        """Adds an image to the uploads, and chooses it."""
-        self.uploads = [image, *self.uploads][:MOST_UPLOADS]
-        self.choose(image)
+    def upload(self, image: Shaped[np.ndarray, "*shape"], name: str) -> None:
+        """Adds an image to the uploads, and chooses it. If its name is taken, it gets a number."""
+        taken = [*(upload.name for upload in self.uploads), *self.images.names]
+        *_, name = distinct([*taken, name])
+        self.uploads = [ChosenImage(image, name, uploaded_file(name)), *self.uploads][:MOST_UPLOADS]
+        self.choose(self.uploads[0])
 
     def replace_images(self, images: ImageSet) -> None:
         """Shows another set of images."""
@@ -204,10 +206,6 @@ class Session:
         """Returns a probe for each direction by name, first those that this person fitted."""
         return {name: fitted.probe for name, fitted in self.fitted.items()} | directions(self.model.probes)
 
-    def binary(self) -> dict[str, Probe]:
-        """Returns the directions of labels with two values, which samples may have."""
-        return {name: probe for name, probe in self.directions().items() if probe.kind == "binary"}
-
     def fit_probe(self, name: str, rows: list[int], labels: list[int], code: str) -> Probe:
         """Fits a probe to some images of the set and keeps it, with the code that fits it.
 
@@ -250,7 +248,7 @@ class Sessions:
             yield session
 
     def close(self, session_hash: str) -> None:
-        """Closes a session, whose browser tab was closed. Its events that still wait are refused."""
+        """Closes a session, whose browser tab was closed. Events that still wait are refused."""
         with self._lock:
             self._closed.append(session_hash)
             session = self._by_hash.pop(session_hash, None)

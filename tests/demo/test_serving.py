@@ -78,7 +78,9 @@ def test_without_gradio_the_command_says_how_to_install_it(monkeypatch, tmp_path
         check_installed()
 
 
-@pytest.mark.parametrize(("version", "is_refused"), [("5.49.1", True), ("6.9.0", True), ("6.16", False), ("7.0b1", False)])
+@pytest.mark.parametrize(
+    ("version", "is_refused"), [("5.49.1", True), ("6.9.0", True), ("6.16", False), ("7.0b1", False)]
+)
 def test_an_old_gradio_is_refused(monkeypatch, tmp_path, version, is_refused):
     folder = tmp_path / f"gradio-{version}.dist-info"
     folder.mkdir()

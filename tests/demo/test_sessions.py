@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from diffae_jax.data.transforms import Transform
 from diffae_jax.demo import checks
-from diffae_jax.demo.downloads import MOST_FOLDERS, Downloads
-from diffae_jax.demo.images import images_at, no_images
+from diffae_jax.demo.downloads import Downloads
+from diffae_jax.demo.images import ChosenImage, images_at, most_images, no_images
 from diffae_jax.demo.sessions import MOST_SESSIONS, MOST_UPLOADS, Results, Session, Sessions, Shared
 from diffae_jax.demo.snippets import Origin, snippet
 from diffae_jax.demo.tiles import escaped
@@ -89,7 +90,7 @@ def test_a_session_answers_one_event_at_a_time(model, shared, in_thread):
 
 
 def test_a_browser_may_leave_while_an_event_runs(shared, in_thread):
-    """The event finishes, then the files are removed. Later events do not bring the session back."""
+    """The event finishes, then the files are removed. Later events bring no session back."""
     sessions = Sessions(shared)
     with sessions.use("a") as session:
         closing, waiting = in_thread(sessions.close, "a"), in_thread(enter, sessions, "a")
@@ -110,21 +111,32 @@ def test_uploads_are_bounded(shared, model):
         session.need_image()
     for i in range(MOST_UPLOADS + 3):
         image = np.full(model.image_shape, i, np.uint8)
-        session.upload(checks_image(image, f"{i}.png"))
+        session.upload(image, f"{i}.png")
     assert len(session.uploads) == MOST_UPLOADS
     assert session.chosen is session.uploads[0]
 
 
-def checks_image(image, name):
-    from diffae_jax.demo.images import ChosenImage
+def test_uploads_of_one_name_are_told_apart(shared, model):
+    """Otherwise, the code would open the same file for both."""
+    session = Session(shared)
+    for i, name in enumerate(["a.png", "a.png", "a-2.png", "b.nii.gz", "b.nii.gz"]):
+        session.upload(np.full(model.image_shape, i, np.uint8), name)
+    assert [image.name for image in session.uploads] == ["b-2.nii.gz", "b.nii.gz", "a-2-2.png", "a-2.png", "a.png"]
+    assert len({image.origin.expression for image in session.uploads}) == 5
+    code = snippet("tiny", [session.chosen.origin], f"image = {session.chosen.origin.expression}")
+    assert "# copy the uploaded files into the current folder, under the names below\n" in code
 
+
+def checks_image(image, name):
     return ChosenImage(image, name, Origin(f'"{name}"'))
 
 
 def test_downloads_are_bounded(tmp_path):
     downloads = Downloads(tmp_path)
-    paths = [downloads.npz("a", x=np.zeros(1)) for _ in range(MOST_FOLDERS + 2)]
-    assert [path.exists() for path in paths] == [False] * 2 + [True] * MOST_FOLDERS
+    other = downloads.npz("b", x=np.zeros(1))
+    paths = [downloads.npz("a", x=np.zeros(1)) for _ in range(40)]
+    assert [path.exists() for path in paths] == [False] * 38 + [True] * 2
+    assert other.exists()  # its button is still on another tab
     downloads.remove()
     assert list(tmp_path.iterdir()) == []
 
@@ -212,9 +224,39 @@ def test_bad_strengths_are_refused(value):
 
 @pytest.mark.parametrize("value", [-1, 3, 1.0, None, True, "1"])
 def test_bad_clicks_are_refused(value):
-    with pytest.raises(UserError, match="There is no image"):
-        checks.index_below(value, 3)
+    with pytest.raises(UserError, match=r"There is no slice .* of 3 slices\. Reload"):
+        checks.index_below(value, 3, "slice")
     assert checks.index_below(2, 3) == 2
+
+
+NAMES = {
+    None: "Choose a probe",
+    (): "Choose a probe",
+    ("a", "b", "c"): "There are 3 probes. Choose at most 2",
+    ("a", "d"): "There is no probe d",
+    ("a", None): "There is no probe None",
+    ("a", "a"): "Choose each probe once",
+}
+
+
+@pytest.mark.parametrize(("value", "message"), NAMES.items())
+def test_bad_choices_are_refused(value, message):
+    with pytest.raises(UserError, match=message):
+        checks.names_of(value and list(value), ["a", "b", "c"], "probe", 2)
+    assert checks.names_of(["b", "a"], ["a", "b", "c"], "probe", 2) == ["b", "a"]
+
+
+def test_uploads_are_removed_once_they_are_read(model, tmp_path):
+    with checks.uploaded([str(png(tmp_path)), str(tmp_path / "b.png")]) as (path, missing):
+        checks.read_upload(path, model)
+        with pytest.raises(UserError, match=r"^b\.png is gone"):
+            checks.read_upload(missing, model)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_set_is_bounded_by_its_bytes():
+    assert most_images(Transform((64, 64, 3))) == 500
+    assert most_images(Transform((128, 128, 128, 1), intensity=(0, 1))) == 2**28 // (128**3 * 4)
 
 
 def test_names_of_files_are_no_code_of_the_page():
