@@ -97,7 +97,8 @@ class Page:
     def _answer(self, answer: Answer, request: gr.Request, *values: Any) -> Any:
         """Returns the answer. A UserError is shown, and leaves the outputs as they are."""
         try:
-            return answer(self.sessions.of(request.session_hash), *values)
+            with self.sessions.use(request.session_hash) as session:
+                return answer(session, *values)
         except UserError as error:
             gr.Warning(tiles.escaped(str(error)), MESSAGE_SECONDS, title="")
             return gr.skip()
