@@ -43,7 +43,7 @@ SETTINGS = {
 
 
 def check_comparable(config: ConfigDict) -> None:
-    """Raises UserError if a config is invalid, or the networks in PyTorch cannot do what it says."""
+    """Raises UserError if a config is invalid, or if PyTorch here cannot do what it describes."""
     check(config)
     values = flat(config.to_dict())
     for key, expected in SETTINGS.items():
