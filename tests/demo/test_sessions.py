@@ -256,7 +256,7 @@ def test_uploads_are_removed_once_they_are_read(model, tmp_path):
 
 def test_a_set_is_bounded_by_its_bytes():
     assert most_images(Transform((64, 64, 3))) == 500
-    assert most_images(Transform((128, 128, 128, 1), intensity=(0, 1))) == 2**28 // (128**3 * 4)
+    assert most_images(Transform((128, 128, 128, 1), intensity=(0.0, 1.0))) == 2**28 // (128**3 * 4)
 
 
 def test_names_of_files_are_no_code_of_the_page():
