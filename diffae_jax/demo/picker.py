@@ -46,7 +46,7 @@ def add_picker(page: Page) -> gr.HTML:
     with gr.Row():
         with gr.Column(scale=6, min_width=320):
             images = add_tiles("images")
-        with gr.Column(scale=1, min_width=170, elem_classes="controls"):
+        with gr.Column(scale=1, min_width=170):
             types = list(checks.suffixes_for(model.image_shape))
             upload = gr.UploadButton("Upload an image", file_types=types, size="sm", elem_id="upload")
             steps = gr.Dropdown(steps_of(model), label="Steps", elem_id="steps", min_width=150)

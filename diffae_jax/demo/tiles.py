@@ -18,7 +18,7 @@ WIDTHS = {
     "small": 112,
     "medium": 224,
     "large": 328,
-    "largest": 448,
+    "largest": 384,
 }  # pixels of a picture, twice as many as its tile has
 
 # Reports a click on a tile or, in a map, near a point. The content of `element` may change.

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import io
+import re
 import zlib
 
 import numpy as np
@@ -12,6 +13,7 @@ from diffae_jax.data.transforms import Transform
 from diffae_jax.demo import checks
 from diffae_jax.demo.downloads import Downloads
 from diffae_jax.demo.images import ChosenImage, images_at, most_images, no_images
+from diffae_jax.demo.scatter import UNKNOWN, scatter
 from diffae_jax.demo.sessions import MOST_SESSIONS, MOST_UPLOADS, Results, Session, Sessions, Shared
 from diffae_jax.demo.snippets import Origin, snippet
 from diffae_jax.demo.tiles import escaped
@@ -72,7 +74,7 @@ def in_thread():
 def test_a_session_answers_one_event_at_a_time(model, shared, in_thread):
     """Otherwise, a decoding would have some batches of other steps, and would be kept."""
     sessions = Sessions(shared)
-    image = checks_image(np.full(model.image_shape, 7, np.uint8), "a.png")
+    image = ChosenImage(np.full(model.image_shape, 7, np.uint8), "a.png", Origin('"a.png"'))
 
     def set_steps():
         with sessions.use("a") as session:
@@ -127,10 +129,6 @@ def test_uploads_of_one_name_are_told_apart(shared, model):
     assert "# copy the uploaded files into the current folder, under the names below\n" in code
 
 
-def checks_image(image, name):
-    return ChosenImage(image, name, Origin(f'"{name}"'))
-
-
 def test_downloads_are_bounded(tmp_path):
     downloads = Downloads(tmp_path)
     other = downloads.npz("b", x=np.zeros(1))
@@ -144,7 +142,7 @@ def test_downloads_are_bounded(tmp_path):
 def test_an_edit_is_computed_once(model, shared):
     """z and x_T of an image are kept, so an edit needs only a decoding."""
     session = Session(shared)
-    image = checks_image(np.full(model.image_shape, 7, np.uint8), "a.png")
+    image = ChosenImage(np.full(model.image_shape, 7, np.uint8), "a.png", Origin('"a.png"'))
     z, x_T = session.codes(image)
     assert session.codes(image)[1] is x_T
     np.testing.assert_array_equal(z, model.encode(image.image[None]))
@@ -284,3 +282,18 @@ def test_a_set_knows_where_its_images_come_from(model):
     np.testing.assert_array_equal(eval(images.origin.expression, names), images.images)
     np.testing.assert_array_equal(eval(images.origin_of([3, 7]).expression, names), images.images[[3, 7]])
     np.testing.assert_allclose(images.z, model.encode(images.images), atol=1e-5)
+
+
+def test_a_map_colors_labels_and_leaves_unknown_ones_gray():
+    points = np.random.default_rng(0).normal(size=(30, 2))
+    names = [f"{i}.png" for i in range(30)]
+
+    def colors(labels):
+        return re.findall(r'r="5" fill="(#\w+)"', scatter(points, names, labels, points[3]))
+
+    assert len(set(colors(None))) == 1
+    assert colors(np.array(["a", "b", ""] * 10, object))[2::3] == [UNKNOWN] * 10
+    assert len(set(colors(np.arange(30) % 7))) == 7
+    scale = colors(np.where(np.arange(30) == 4, np.nan, np.linspace(1.5, 9, 30)))
+    assert len(set(scale)) == 30
+    assert scale[4] == UNKNOWN
