@@ -74,7 +74,7 @@ def in_thread():
 def test_a_session_answers_one_event_at_a_time(model, shared, in_thread):
     """Otherwise, a decoding would have some batches of other steps, and would be kept."""
     sessions = Sessions(shared)
-    image = checks_image(np.full(model.image_shape, 7, np.uint8), "a.png")
+    image = ChosenImage(np.full(model.image_shape, 7, np.uint8), "a.png", Origin('"a.png"'))
 
     def set_steps():
         with sessions.use("a") as session:
@@ -129,10 +129,6 @@ def test_uploads_of_one_name_are_told_apart(shared, model):
     assert "# copy the uploaded files into the current folder, under the names below\n" in code
 
 
-def checks_image(image, name):
-    return ChosenImage(image, name, Origin(f'"{name}"'))
-
-
 def test_downloads_are_bounded(tmp_path):
     downloads = Downloads(tmp_path)
     other = downloads.npz("b", x=np.zeros(1))
@@ -146,7 +142,7 @@ def test_downloads_are_bounded(tmp_path):
 def test_an_edit_is_computed_once(model, shared):
     """z and x_T of an image are kept, so an edit needs only a decoding."""
     session = Session(shared)
-    image = checks_image(np.full(model.image_shape, 7, np.uint8), "a.png")
+    image = ChosenImage(np.full(model.image_shape, 7, np.uint8), "a.png", Origin('"a.png"'))
     z, x_T = session.codes(image)
     assert session.codes(image)[1] is x_T
     np.testing.assert_array_equal(z, model.encode(image.image[None]))
