@@ -67,9 +67,9 @@ def main() -> None:
         arguments.variants = arguments.variants or [Variant(name) for name in VARIANTS[arguments.device]]
         check_compiler(arguments)
         for config in configs.values():
+            config.evaluation.num_code_steps = arguments.steps
             check_comparable(config)
             check_batch_size("train.batch_size", config.train.batch_size, mesh.size)
-            config.evaluation.num_code_steps = arguments.steps
         measure.show(rows(arguments, configs, mesh), arguments.json)
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from benchmarks.torch_networks import DiffusionAutoencoder, in_their_layout, load
 from benchmarks.torch_programs import Inputs, loss_of, on_device
+from diffae_jax.config import check
+from diffae_jax.config.differences import flat
 from diffae_jax.data.transforms import to_float
 from diffae_jax.diffusion.loss import diffusion_loss
 from diffae_jax.diffusion.process import image_process
@@ -41,8 +43,9 @@ SETTINGS = {
 
 
 def check_comparable(config: ConfigDict) -> None:
-    """Raises UserError if the networks in PyTorch cannot do what a config describes."""
-    values = flatten(config.to_dict())
+    """Raises UserError if a config is invalid, or if PyTorch here cannot do what it describes."""
+    check(config)
+    values = flat(config.to_dict())
     for key, expected in SETTINGS.items():
         if values[key] != expected:
             raise UserError(

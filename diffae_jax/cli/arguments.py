@@ -113,9 +113,11 @@ def number(text: str) -> float:
 
 def add_model(parser: Parser) -> None:
     """Adds the first argument of every command that uses a model."""
+    from diffae_jax.pretrained import names
+
     text = (
         "a bundle or a run folder; may be in a bucket, or on the Hugging Face Hub: hf://USER/NAME[@REVISION]; or the "
-        "name of a model that ships with the package: digits"
+        f"name of a model that ships with the package: {', '.join(names())}"
     )
     parser.add_argument("model", metavar="MODEL", type=as_model, help=text)
     add_import(parser)

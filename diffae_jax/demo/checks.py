@@ -3,7 +3,8 @@
 import contextlib
 import math
 import numbers
-from collections.abc import Iterator
+import os
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def read_upload(path: Path, model: DiffAE) -> tuple[Shaped[np.ndarray, "*shape"]
     with _without_folder(path):
         _check_file(path, model.image_shape)
         images, notes = as_images([str(path)], model.transform)
-    return images[0], " ".join(notes).replace(str(path), path.name)
+    return images[0], " ".join(notes).replace(shown(str(path)), shown(path.name))
 
 
 def suffixes_for(image_shape: tuple[int, ...]) -> tuple[str, ...]:
@@ -54,6 +55,8 @@ def _check_file(path: Path, image_shape: tuple[int, ...]) -> None:
     suffixes = suffixes_for(image_shape)
     if not has_suffix(path, suffixes):
         raise UserError(f"{path} is not an image that this model takes. Use {', '.join(suffixes)}.")
+    if not path.is_file():  # the same file was uploaded twice, and removed after the first time
+        raise UserError(f"{path} is gone. Upload it again.")
     size = path.stat().st_size
     if size > MOST_BYTES:
         raise UserError(
@@ -81,18 +84,49 @@ def _claimed_size(path: Path) -> tuple[int, ...]:
 
 @contextlib.contextmanager
 def _without_folder(path: Path) -> Iterator[None]:
-    """Replaces the path in a message by the name, because the folder is one of the server."""
+    """Removes the folder from a message, because it is one of the server."""
     try:
         yield
     except UserError as error:
-        raise type(error)(str(error).replace(str(path), path.name)) from error
+        raise type(error)(str(error).replace(f"{path.parent}{os.sep}", "")) from error
 
 
-def index_below(value: Any, count: int) -> int:
-    """Returns the index of what was clicked. Raises UserError if there is no such image."""
+def index_below(value: Any, count: int, noun: str = "image") -> int:
+    """Returns the index of what was clicked. Raises UserError if there is no such thing."""
     if type(value) is not int or not 0 <= value < count:
-        raise UserError(f"There is no image {shown(value)} of {counted(count, 'image')}. Reload the page.")
+        raise UserError(f"There is no {noun} {shown(value)} of {counted(count, noun)}. Reload the page.")
     return value
+
+
+def names_of(values: Any, known: Collection[str], noun: str, most: int) -> list[str]:
+    """Returns names that were chosen from a menu.
+
+    Raises UserError if there are none or too many, or if one is unknown or there twice.
+    """
+    if not isinstance(values, list) or not values:
+        raise UserError(f"Choose a {noun}.")
+    if len(values) > most:
+        raise UserError(f"There are {counted(len(values), noun)}. Choose at most {most}.")
+    unknown = [value for value in values if not isinstance(value, str) or value not in known]
+    if unknown:
+        raise UserError(f"There is no {noun} {shown(unknown[0])}. Reload the page.")
+    if len(set(values)) < len(values):
+        raise UserError(f"Choose each {noun} once.")
+    return values
+
+
+@contextlib.contextmanager
+def uploaded(value: Any) -> Iterator[list[Path]]:
+    """Yields the uploaded files, and removes them at the end. Raises UserError for no files."""
+    paths = value if isinstance(value, list) else [value]
+    if not paths or None in paths:
+        raise UserError("No file was uploaded. Choose one.")
+    paths = list(map(Path, paths))
+    try:
+        yield paths
+    finally:
+        for path in paths:
+            path.unlink(missing_ok=True)
 
 
 def seed(value: Any) -> int:

@@ -1,4 +1,4 @@
-"""Files that a person can download from the page. Only the newest are kept."""
+"""Files that a person can download from the page. Only the newest of each name are kept."""
 
 import collections
 import shutil
@@ -11,7 +11,7 @@ from PIL import Image
 
 from diffae_jax.data.pictures import save_film, save_picture
 
-MOST_FOLDERS = 24
+KEPT = 2  # of each name: the browser may still show the second newest
 
 
 class Downloads:
@@ -23,7 +23,7 @@ class Downloads:
 
     def __init__(self, root: Path):
         self._root = Path(tempfile.mkdtemp(prefix="session-", dir=root))
-        self._folders: collections.deque[Path] = collections.deque()
+        self._folders: dict[str, collections.deque[Path]] = collections.defaultdict(collections.deque)
 
     def png(self, name: str, picture: Image.Image) -> Path:
         """Writes a picture."""
@@ -49,7 +49,7 @@ class Downloads:
 
     def _new(self, name: str) -> Path:
         folder = Path(tempfile.mkdtemp(dir=self._root))
-        self._folders.append(folder)
-        if len(self._folders) > MOST_FOLDERS:
-            shutil.rmtree(self._folders.popleft(), ignore_errors=True)
+        self._folders[name].append(folder)
+        if len(self._folders[name]) > KEPT:
+            shutil.rmtree(self._folders[name].popleft(), ignore_errors=True)
         return folder / name

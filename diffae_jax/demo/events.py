@@ -1,7 +1,6 @@
 """Connects what a person does on the page with the session of that person."""
 
-import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gradio as gr
@@ -10,7 +9,7 @@ from diffae_jax.demo import tiles
 from diffae_jax.demo.sessions import Session, Sessions, Shared
 from diffae_jax.runtime.errors import UserError
 
-Answer = Callable[..., Any]  # takes a session and the values of the inputs; returns or yields those of the outputs
+Answer = Callable[..., Any]  # takes a session and the values of the inputs; returns those of the outputs
 Components = Sequence[gr.blocks.Block]
 
 MESSAGE_SECONDS = 10
@@ -48,24 +47,36 @@ class Page:
 
         Args:
             triggers: an event or several, such as `button.click`.
-            answer: a function, or a generator that yields intermediate results.
+            answer: what returns the values of the outputs.
             inputs: the components whose values `answer` gets, after the session.
             outputs: the components that its result is for.
             is_live: whether only the newest of many events matters, as for a slider.
         """
-        self._on(triggers, _with_messages(self.sessions, answer), inputs, outputs, is_live)
+
+        def call(request: gr.Request, *values: Any) -> Any:
+            return self._answer(answer, request, *values)
+
+        mode = "always_last" if is_live else "multiple"
+        self._on(triggers, call, inputs, outputs, trigger_mode=mode, show_progress="hidden" if is_live else "minimal")
+
+    def listen_long(self, triggers: Any, answer: Answer, inputs: Components = (), outputs: Components = ()) -> None:
+        """Answers events as `listen` does. `answer` gets a progress bar after the session."""
+
+        def call(request: gr.Request, progress: gr.Progress = gr.Progress(), *values: Any) -> Any:  # noqa: B008
+            return self._answer(answer, request, progress, *values)
+
+        self._on(triggers, call, inputs, outputs, show_progress="full")
 
     def listen_click(
         self, clickable: gr.HTML, answer: Answer, inputs: Components = (), outputs: Components = ()
     ) -> None:
         """Answers a click on a tile. `answer` gets the session, its index and the inputs."""
-        call = _with_messages(self.sessions, answer)
 
-        def clicked(request: gr.Request, event: gr.EventData, *values: Any):
+        def call(request: gr.Request, event: gr.EventData, *values: Any) -> Any:
             index = event._data.get("index") if isinstance(event._data, dict) else None
-            return call(request, index, *values)
+            return self._answer(answer, request, index, *values)
 
-        self._on(clickable.select, clicked, inputs, outputs, False)
+        self._on(clickable.select, call, inputs, outputs, trigger_mode="multiple", show_progress="minimal")
 
     def follow(self, title: str, answer: Answer, inputs: Components = (), outputs: Components = ()) -> None:
         """Answers whenever a tab is opened, and whenever something changed while it is open."""
@@ -80,37 +91,14 @@ class Page:
         self.listen(self.tabs[title].select, opened, inputs, outputs)
         self.listen(self.changed.change, if_open, inputs, outputs)
 
-    def _on(self, triggers: Any, call: Callable, inputs: Components, outputs: Components, is_live: bool) -> None:
-        gr.on(
-            triggers,
-            call,
-            list(inputs),
-            list(outputs),
-            trigger_mode="always_last" if is_live else "multiple",
-            show_progress="hidden" if is_live else "minimal",
-            api_visibility="private",
-        )
+    def _on(self, triggers: Any, call: Callable, inputs: Components, outputs: Components, **settings: Any) -> None:
+        gr.on(triggers, call, list(inputs), list(outputs), api_visibility="private", **settings)
 
-
-def _with_messages(sessions: Sessions, answer: Answer) -> Callable:
-    """Returns an event handler of Gradio, which turns a UserError into a message."""
-
-    def call(request: gr.Request, *values: Any):
+    def _answer(self, answer: Answer, request: gr.Request, *values: Any) -> Any:
+        """Returns the answer. A UserError is shown, and leaves the outputs as they are."""
         try:
-            return answer(sessions.of(request.session_hash), *values)
+            with self.sessions.use(request.session_hash) as session:
+                return answer(session, *values)
         except UserError as error:
-            return _say(error)
-
-    def call_generator(request: gr.Request, *values: Any) -> Iterator[Any]:
-        try:
-            yield from answer(sessions.of(request.session_hash), *values)
-        except UserError as error:
-            yield _say(error)
-
-    return call_generator if inspect.isgeneratorfunction(answer) else call
-
-
-def _say(error: UserError) -> Any:
-    """Shows a message, and returns what leaves the outputs as they are."""
-    gr.Warning(tiles.escaped(str(error)), MESSAGE_SECONDS, title="")
-    return gr.skip()
+            gr.Warning(tiles.escaped(str(error)), MESSAGE_SECONDS, title="")
+            return gr.skip()

@@ -2,6 +2,8 @@
 
 import dataclasses
 import hashlib
+import itertools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 
@@ -9,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from diffae_jax.data.sources import choose, read
+from diffae_jax.data.transforms import Transform
 from diffae_jax.demo.snippets import Origin, quoted
 from diffae_jax.inference.diffae import DiffAE
 from diffae_jax.inference.encode_dataset import open_for
@@ -19,7 +22,9 @@ from diffae_jax.runtime.errors import counted
 from diffae_jax.runtime.files import AnyPath
 
 MOST_IMAGES = 500  # of a set; the page draws a point for each
+MOST_SET_BYTES = 2**28  # of the images of a set
 ENCODE_BATCH = 32
+WHERE = "# copy the uploaded files into the current folder, under the names below"
 OPEN_FOR = "from diffae_jax.inference.encode_dataset import open_for"
 
 
@@ -79,17 +84,33 @@ class ImageSet:
         return Origin(expression, origins[0].setup, origins[0].imported)
 
 
+def most_images(transform: Transform) -> int:
+    """Returns how many images a set may have, as the transform of a model returns them."""
+    num_bytes = math.prod(transform.image_shape) * np.dtype(transform.dtype).itemsize
+    return max(1, min(MOST_IMAGES, MOST_SET_BYTES // num_bytes))
+
+
+def distinct(names: Sequence[str]) -> list[str]:
+    """Returns names of files. Equal names get numbers, such as a.png, a-2.png and a-3.png."""
+    given: dict[str, None] = {}
+    for name in names:
+        stem, dot, suffix = name.partition(".")
+        others = (f"{stem}-{number}{dot}{suffix}" for number in itertools.count(2))
+        given[next(each for each in itertools.chain([name], others) if each not in given)] = None
+    return list(given)
+
+
 def uploaded_set(
     images: Shaped[np.ndarray, "n *shape"], names: Sequence[str], z: Float[np.ndarray, "n d"], note: str
 ) -> ImageSet:
-    """Returns a set of images that were uploaded. Code expects the files in the current folder."""
-    everything = Origin(f"[{', '.join(map(quoted, names))}]")
+    """Returns a set of images that were uploaded, whose names differ."""
+    everything = Origin(f"[{', '.join(map(quoted, names))}]", WHERE)
     return ImageSet(images, names, list(map(uploaded_file, names)), {}, z, everything, note)
 
 
 def uploaded_file(name: str) -> Origin:
     """Returns how code gets an uploaded image, from a file in the current folder."""
-    return Origin(f"open_for(model, {quoted(name)})[0]", imported=(OPEN_FOR,))
+    return Origin(f"open_for(model, {quoted(name)})[0]", WHERE, (OPEN_FOR,))
 
 
 def shipped_images(model: DiffAE, name: str) -> ImageSet:
@@ -110,19 +131,20 @@ def no_images(model: DiffAE) -> ImageSet:
 
 
 def images_at(model: DiffAE, path: str | AnyPath) -> ImageSet:
-    """Reads and encodes the images at a path, at most `MOST_IMAGES` of them, chosen at random.
+    """Reads and encodes the images at a path, at most `most_images` of them, chosen at random.
 
     Raises UserError if there are no images, or if the model cannot take them.
     """
     source = open_for(model, path)
-    rows = choose(len(source), MOST_IMAGES, seed=0)
+    most = most_images(model.transform)
+    rows = choose(len(source), most, seed=0)
     if len(rows) < len(source):
         say(f"The page shows {len(rows):,} of {counted(len(source), 'image')}, chosen at random.")
     images = read(source, rows)
     setup = f"source = open_for(model, {quoted(str(path))})"
     origins = [Origin(f"source[{row}]", setup, (OPEN_FOR,)) for row in rows]
     everything = Origin(
-        f"read(source, choose(len(source), {MOST_IMAGES}, seed=0))",
+        f"read(source, choose(len(source), {most}, seed=0))",
         setup,
         (OPEN_FOR, "from diffae_jax.data.sources import choose, read"),
     )

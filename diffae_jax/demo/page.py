@@ -7,6 +7,7 @@ from diffae_jax.demo.events import Page
 from diffae_jax.demo.picker import add_picker, row_of_images
 from diffae_jax.demo.sessions import Session, Shared
 from diffae_jax.demo.tabs import edit, explore, folder, interpolate, reconstruct, sample
+from diffae_jax.demo.tiles import escaped
 from diffae_jax.inference.diffae import DiffAE
 from diffae_jax.probes import directions
 from diffae_jax.runtime.errors import counted, shown
@@ -14,7 +15,7 @@ from diffae_jax.runtime.errors import counted, shown
 TABS = (reconstruct, interpolate, edit, sample, explore, folder)  # folder needs the tab edit
 MOST_WAITING = 64  # events in the queue
 MOST_AT_ONCE = 4  # events of a kind that are answered at a time
-REMOVE_EVERY, REMOVE_AFTER = 600, 3600  # seconds, of uploads
+REMOVE_EVERY, REMOVE_AFTER = 3600, 7 * 24 * 3600  # seconds, of files that no session removed
 
 
 def build(shared: Shared) -> gr.Blocks:
@@ -23,7 +24,7 @@ def build(shared: Shared) -> gr.Blocks:
     title = f"{shown(model.config.name)} - diffae"
     with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(REMOVE_EVERY, REMOVE_AFTER)) as blocks:
         page = Page(shared)
-        gr.Markdown(f"# {shown(model.config.name)}\n{describe(model)}", elem_classes="head")
+        gr.HTML(head(model), elem_classes="head")
         page.picker = add_picker(page)
         with gr.Tabs():
             for tab in TABS:
@@ -38,11 +39,16 @@ def build(shared: Shared) -> gr.Blocks:
             return row_of_images(session, session.chosen), session.version
 
         def leave(request: gr.Request) -> None:
-            page.sessions.drop(request.session_hash)
+            page.sessions.close(request.session_hash)
 
         page.listen(blocks.load, start, outputs=[page.picker, page.changed])
         blocks.unload(leave)
     return blocks.queue(max_size=MOST_WAITING, default_concurrency_limit=MOST_AT_ONCE, api_open=False)
+
+
+def head(model: DiffAE) -> str:
+    """Returns the name of a model and its description as HTML."""
+    return f"<h1>{escaped(shown(model.config.name))}</h1><p>{describe(model)}</p>"
 
 
 def describe(model: DiffAE) -> str:

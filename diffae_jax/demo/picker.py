@@ -1,17 +1,17 @@
 """The top of the page: the image that all tabs use, the steps, and the slice of volumes."""
 
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from diffae_jax.demo import checks
 from diffae_jax.demo.events import Page
-from diffae_jax.demo.images import ChosenImage, uploaded_file
+from diffae_jax.demo.images import ChosenImage
 from diffae_jax.demo.parts import add_tiles
 from diffae_jax.demo.sessions import START_STEPS, Session
 from diffae_jax.demo.tiles import hint, tile_of, tiles
 from diffae_jax.inference.diffae import DiffAE
+from diffae_jax.runtime.errors import UserError
 
 SHOWN = 26  # images of the set in the row
 STEPS = (10, 20, 50, 100)
@@ -46,7 +46,7 @@ def add_picker(page: Page) -> gr.HTML:
     with gr.Row():
         with gr.Column(scale=6, min_width=320):
             images = add_tiles("images")
-        with gr.Column(scale=1, min_width=170, elem_classes="controls"):
+        with gr.Column(scale=1, min_width=170):
             types = list(checks.suffixes_for(model.image_shape))
             upload = gr.UploadButton("Upload an image", file_types=types, size="sm", elem_id="upload")
             steps = gr.Dropdown(steps_of(model), label="Steps", elem_id="steps", min_width=150)
@@ -58,19 +58,21 @@ def add_picker(page: Page) -> gr.HTML:
         session.choose(choices[checks.index_below(index, len(choices))])
         return row_of_images(session, session.chosen), session.version
 
-    def uploaded(session: Session, file: str) -> tuple[str, int]:
-        path = Path(file)
-        image, note = checks.read_upload(path, model)
-        session.upload(ChosenImage(image, path.name, uploaded_file(path.name)))
+    def uploaded(session: Session, file: Any) -> tuple[str, int]:
+        with checks.uploaded(file) as (path, *_):
+            image, note = checks.read_upload(path, model)
+        session.upload(image, path.name)
         return row_of_images(session, session.chosen, note), session.version
 
-    def set_steps(session: Session, count: int) -> int:
+    def set_steps(session: Session, count: Any) -> int:
+        if count not in dict(steps_of(model)).values():
+            raise UserError("Choose a number of steps.")
         session.num_steps = count or None
         session.version += 1
         return session.version
 
-    def set_slice(session: Session, index: int) -> tuple[str, int]:
-        session.slice = checks.index_below(index, depth)
+    def set_slice(session: Session, index: Any) -> tuple[str, int]:
+        session.slice = checks.index_below(index, depth, "slice")
         session.version += 1
         return row_of_images(session, session.chosen), session.version
 

@@ -4,6 +4,7 @@ import numpy as np
 from jaxtyping import Float
 
 from diffae_jax.demo.tiles import escaped
+from diffae_jax.runtime.errors import counted
 
 WIDTH, HEIGHT, MARGIN = 640, 420, 16  # of the drawing, which the page scales
 MOST_COLORS = 10  # more values are shown on a scale
@@ -52,7 +53,7 @@ def _colors(labels: np.ndarray) -> tuple[list[str], str]:
     from matplotlib import colormaps  # a slow import
     from matplotlib.colors import to_hex
 
-    known = np.array([label == label and label != "" for label in labels.tolist()], bool)
+    known = np.array([label is not None and label == label and label != "" for label in labels.tolist()], bool)
     values = np.unique(labels[known].astype(str) if labels.dtype == object else labels[known])
     if not len(values):
         return [UNKNOWN] * len(labels), ""
@@ -61,6 +62,8 @@ def _colors(labels: np.ndarray) -> tuple[list[str], str]:
         color_of = {value: to_hex(colormaps["tab10"](i)) for i, value in enumerate(shown)}
         colors = [color_of.get(label, UNKNOWN) for label in labels.tolist()]
         entries = {f"{value:g}" if isinstance(value, float) else str(value): color_of[value] for value in shown}
+        if len(values) > MOST_COLORS:
+            entries[counted(len(values) - MOST_COLORS, "other value")] = UNKNOWN
     else:
         low, high = float(values.min()), float(values.max())
         shade = [(float(label) - low) / (high - low) if use else -1 for label, use in zip(labels, known, strict=True)]

@@ -1,8 +1,9 @@
 """Serves the page on this machine, until it is stopped."""
 
 import contextlib
-import importlib.util
+import importlib.metadata
 import os
+import re
 import socket
 import tempfile
 import threading
@@ -12,24 +13,30 @@ from pathlib import Path
 import numpy as np
 
 from diffae_jax.demo.checks import MOST_BYTES
+from diffae_jax.demo.guard import HOSTS, Guard
 from diffae_jax.demo.images import ChosenImage, ImageSet
 from diffae_jax.demo.sessions import DECODE_BATCH, Session, Shared
 from diffae_jax.demo.snippets import Origin
 from diffae_jax.inference.diffae import DiffAE
 from diffae_jax.runtime.console import say
-from diffae_jax.runtime.errors import UserError
+from diffae_jax.runtime.errors import UserError, shown
 from diffae_jax.runtime.files import reason_of
 from diffae_jax.runtime.interrupts import if_interrupted
 
 HOST = "127.0.0.1"  # only this machine reaches the page
-FOLDER = "GRADIO_TEMP_DIR"  # the variable with the folder of uploads and downloads
+OLDEST_GRADIO = (6, 16)
 STYLE = Path(__file__).with_name("style.css")
 
 
 def check_installed() -> None:
-    """Raises UserError if Gradio is missing."""
-    if importlib.util.find_spec("gradio") is None:
-        raise UserError('The page needs Gradio, which is missing: pip install "diffae_jax[demo]".')
+    """Raises UserError if Gradio is missing or too old."""
+    oldest = ".".join(map(str, OLDEST_GRADIO))
+    try:
+        version = importlib.metadata.version("gradio")
+    except importlib.metadata.PackageNotFoundError as error:
+        raise UserError('The page needs Gradio, which is missing: pip install "diffae_jax[demo]".') from error
+    if tuple(map(int, re.findall(r"\d+", version)[:2])) < OLDEST_GRADIO:
+        raise UserError(f'The page needs Gradio {oldest} or later, not {version}: pip install "gradio>={oldest}".')
 
 
 def check_port(port: int) -> None:
@@ -56,7 +63,7 @@ def serve(model: DiffAE, location: str, images: ImageSet, port: int) -> None:
         port: the port on this machine.
 
     Raises:
-        UserError: if the port is in use.
+        UserError: if the port is in use, or if the page does not answer there.
     """
     with if_interrupted(lambda: "the page is closed."), served(model, location, images, port) as address:
         say(f"Open {address} in a browser on this machine. Ctrl-C closes the page.")
@@ -67,10 +74,12 @@ def serve(model: DiffAE, location: str, images: ImageSet, port: int) -> None:
 def served(model: DiffAE, location: str, images: ImageSet, port: int) -> Iterator[str]:
     """Compiles the model, serves the page in threads, and yields its address; see `serve`."""
     import gradio as gr
+    from starlette.middleware import Middleware
 
     from diffae_jax.demo.page import build
 
-    with _private_folder() as folder:
+    with tempfile.TemporaryDirectory(prefix="diffae-demo-") as name, _gradio_settings(name):
+        folder = Path(name)
         shared = Shared(model, location, images, folder)
         warm_up(shared)
         page = build(shared)
@@ -90,11 +99,17 @@ def served(model: DiffAE, location: str, images: ImageSet, port: int) -> Iterato
                 mcp_server=False,
                 pwa=False,
                 max_file_size=MOST_BYTES,
+                app_kwargs={"middleware": [Middleware(Guard)]},
                 theme=gr.themes.Default(primary_hue="indigo", secondary_hue="indigo", neutral_hue="slate", font=font),
                 css_paths=STYLE,
             )
         except OSError as error:  # something else took the port meanwhile
             raise _port_error(port, error) from error
+        except Exception as error:  # Gradio raises errors of any type if its own requests to the page fail
+            raise UserError(
+                f"The page does not answer at {HOST}:{port} ({shown(str(error))}). Allow programs on this machine to "
+                f"connect to it, or choose another port with --port."
+            ) from error
         try:
             yield address
         finally:
@@ -102,17 +117,19 @@ def served(model: DiffAE, location: str, images: ImageSet, port: int) -> Iterato
 
 
 @contextlib.contextmanager
-def _private_folder() -> Iterator[Path]:
-    """Yields a folder for uploads and downloads, which Gradio uses, and removes it at the end."""
-    before = os.environ.get(FOLDER)
-    with tempfile.TemporaryDirectory(prefix="diffae-demo-") as folder:
-        os.environ[FOLDER] = folder
-        try:
-            yield Path(folder)
-        finally:
-            os.environ.pop(FOLDER)
-            if before is not None:
-                os.environ[FOLDER] = before
+def _gradio_settings(folder: str) -> Iterator[None]:
+    """Sets what Gradio reads: the folder of uploads, and that the page needs no proxy."""
+    no_proxy = os.environ.get("no_proxy") or os.environ.get("NO_PROXY", "")
+    settings = {"GRADIO_TEMP_DIR": folder, "no_proxy": ",".join(filter(None, [no_proxy, *HOSTS]))}
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
 
 
 def warm_up(shared: Shared) -> None:
@@ -133,3 +150,4 @@ def warm_up(shared: Shared) -> None:
     for i, (what, call) in enumerate(calls.items(), 1):
         say(f"Compiling {i} of {len(calls)}: {what}.")
         call()
+    session.close()

@@ -1,18 +1,19 @@
 """What the page remembers: the model, which all people share, and a session for each of them."""
 
 import collections
+import contextlib
 import dataclasses
 import threading
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 
 from diffae_jax.demo.downloads import Downloads
-from diffae_jax.demo.images import ChosenImage, ImageSet
+from diffae_jax.demo.images import ChosenImage, ImageSet, distinct, uploaded_file
 from diffae_jax.demo.snippets import Origin
 from diffae_jax.inference.bundle import check_probe_name
 from diffae_jax.inference.diffae import DiffAE
@@ -21,6 +22,7 @@ from diffae_jax.probes import Probe, directions, fit
 from diffae_jax.runtime.errors import UserError, shown
 
 MOST_SESSIONS = 16
+MOST_CLOSED = 1024  # closed browser tabs that are remembered
 MOST_BYTES = 2**27  # of the results that a session keeps
 MOST_UPLOADS = 12  # single images that a session keeps
 DECODE_BATCH = 8
@@ -32,11 +34,11 @@ class Shared:
     """What all sessions share.
 
     Attributes:
-        model: the model. Only one thread calls it at a time.
+        model: the model.
         location: the path or name of the model, as the person who started the page wrote it.
         images: the images that each session starts with.
         folder: where downloads are written.
-        turn: the lock that a thread holds while it calls the model.
+        turn: the lock that a thread holds while it calls networks, so that they run one at a time.
     """
 
     model: DiffAE
@@ -83,9 +85,11 @@ def _num_bytes(result: Any) -> int:
 
 
 class Session:
-    """What one browser tab has chosen, uploaded and computed.
+    """What one browser tab has chosen, uploaded and computed. One event at a time uses it.
 
     Attributes:
+        lock: the lock that an event holds from its start to its end.
+        is_closed: whether the browser tab was closed, so the files are gone.
         images: the set of images that the page shows.
         uploads: the images that were uploaded one by one, the newest first.
         chosen: the image that the tabs use, or None.
@@ -102,6 +106,7 @@ class Session:
 
     def __init__(self, shared: Shared):
         self.shared, self.model = shared, shared.model
+        self.lock, self.is_closed = threading.Lock(), False
         self.images = shared.images
         self.uploads: list[ChosenImage] = []
         self.chosen = self.images.at(0) if len(self.images) else None
@@ -120,6 +125,12 @@ class Session:
         with self.shared.turn:
             return self._results.get((key, self.num_steps), compute)
 
+    def close(self) -> None:
+        """Removes all files, as soon as no event uses them."""
+        with self.lock:
+            self.is_closed = True
+            self.downloads.remove()
+
     # --- images ----------------------------------------------------------------------------------
 
     def need_image(self) -> ChosenImage:
@@ -133,10 +144,12 @@ class Session:
         self.chosen = image
         self.version += 1
 
-    def upload(self, image: ChosenImage) -> None:
-        """Adds an image to the uploads, and chooses it."""
-        self.uploads = [image, *self.uploads][:MOST_UPLOADS]
-        self.choose(image)
+    def upload(self, image: Shaped[np.ndarray, "*shape"], name: str) -> None:
+        """Adds an image to the uploads, and chooses it. If its name is taken, it gets a number."""
+        taken = [*(upload.name for upload in self.uploads), *self.images.names]
+        *_, name = distinct([*taken, name])
+        self.uploads = [ChosenImage(image, name, uploaded_file(name)), *self.uploads][:MOST_UPLOADS]
+        self.choose(self.uploads[0])
 
     def replace_images(self, images: ImageSet) -> None:
         """Shows another set of images."""
@@ -193,10 +206,6 @@ class Session:
         """Returns a probe for each direction by name, first those that this person fitted."""
         return {name: fitted.probe for name, fitted in self.fitted.items()} | directions(self.model.probes)
 
-    def binary(self) -> dict[str, Probe]:
-        """Returns the directions of labels with two values, which samples may have."""
-        return {name: probe for name, probe in self.directions().items() if probe.kind == "binary"}
-
     def fit_probe(self, name: str, rows: list[int], labels: list[int], code: str) -> Probe:
         """Fits a probe to some images of the set and keeps it, with the code that fits it.
 
@@ -216,28 +225,49 @@ class Session:
 
 
 class Sessions:
-    """The sessions by the hash of their browser tab. The oldest ones are dropped."""
+    """The sessions by the hash of their browser tab. The oldest ones are closed."""
 
     def __init__(self, shared: Shared):
         self._shared, self._lock = shared, threading.Lock()
         self._by_hash: collections.OrderedDict[str, Session] = collections.OrderedDict()
+        self._closed: collections.deque[str] = collections.deque(maxlen=MOST_CLOSED)
 
     def __len__(self) -> int:
         return len(self._by_hash)
 
-    def of(self, session_hash: str) -> Session:
-        """Returns a session, which is new if there is none of that hash."""
+    @contextlib.contextmanager
+    def use(self, session_hash: str) -> Iterator[Session]:
+        """Yields a session to one event at a time. It is new if there was none of that hash.
+
+        Raises UserError if the session is closed, also if that happened while the event waited.
+        """
+        session = self._of(session_hash)
+        with session.lock:
+            if session.is_closed:
+                raise _closed_error()
+            yield session
+
+    def close(self, session_hash: str) -> None:
+        """Closes a session, whose browser tab was closed. Events that still wait are refused."""
         with self._lock:
+            self._closed.append(session_hash)
+            session = self._by_hash.pop(session_hash, None)
+        if session is not None:
+            session.close()
+
+    def _of(self, session_hash: str) -> Session:
+        with self._lock:
+            if session_hash in self._closed:
+                raise _closed_error()
             if session_hash not in self._by_hash:
                 self._by_hash[session_hash] = Session(self._shared)
             self._by_hash.move_to_end(session_hash)
-            if len(self._by_hash) > MOST_SESSIONS:
-                self._by_hash.popitem(last=False)[1].downloads.remove()
-            return self._by_hash[session_hash]
+            session, oldest = self._by_hash[session_hash], next(iter(self._by_hash))
+            is_full = len(self._by_hash) > MOST_SESSIONS
+        if is_full:
+            self.close(oldest)
+        return session
 
-    def drop(self, session_hash: str) -> None:
-        """Forgets a session, whose browser tab was closed."""
-        with self._lock:
-            session = self._by_hash.pop(session_hash, None)
-        if session is not None:
-            session.downloads.remove()
+
+def _closed_error() -> UserError:
+    return UserError(f"This page was closed, or {MOST_SESSIONS} newer ones are open. Reload it.")

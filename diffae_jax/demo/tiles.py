@@ -18,7 +18,7 @@ WIDTHS = {
     "small": 112,
     "medium": 224,
     "large": 328,
-    "largest": 448,
+    "largest": 384,
 }  # pixels of a picture, twice as many as its tile has
 
 # Reports a click on a tile or, in a map, near a point. The content of `element` may change.
@@ -129,8 +129,3 @@ def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
 def hint(text: str) -> str:
     """Returns a sentence as HTML, for a place that has no pictures yet."""
     return f'<p class="hint">{escaped(text)}</p>'
-
-
-def progress(done: int, count: int, what: str) -> str:
-    """Returns a progress bar as HTML."""
-    return f'<div class="working"><progress value="{done}" max="{count}"></progress><span>{escaped(what)}</span></div>'

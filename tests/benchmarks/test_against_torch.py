@@ -127,10 +127,19 @@ def run(*arguments):
     return subprocess.run(command, cwd=ROOT, env=os.environ | {"XLA_FLAGS": ""}, capture_output=True, text=True)
 
 
-def test_an_unknown_variant_is_refused():
-    done = run("--variants", "fast")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--variants", "fast"], "fast is neither eager nor some of channels-last, bfloat16, compiled joined by +"),
+        (["--steps=0"], "Error: evaluation.num_code_steps"),
+    ],
+    ids=["variant", "steps"],
+)
+def test_a_mistake_is_reported_at_once(arguments, message):
+    done = run(*arguments)
     assert done.returncode == 2
-    assert "fast is neither eager nor some of channels-last, bfloat16, compiled joined by +" in done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.long

@@ -1,7 +1,10 @@
 """The page in a real browser: what each tab shows, what is downloaded, and what goes wrong."""
 
 import io
+import os
 import re
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -275,10 +278,24 @@ def test_two_people_at_once_have_their_own_images(visitor):
     assert one.pictures("#reconstruction") == before
 
 
-def test_a_browser_may_leave_at_any_time(visitor):
+def session_folders():
+    """Returns the folders of the sessions that the server remembers."""
+    return set(Path(os.environ["GRADIO_TEMP_DIR"]).glob("session-*"))
+
+
+def test_a_browser_may_leave_at_any_time(visitor, capfd):
+    """The server forgets it, and has no error."""
+    before = session_folders()
     leaving = visitor()
+    (folder,) = session_folders() - before
     leaving.open("Interpolate")
     leaving.page.locator("#film").click()
     leaving.page.close()
     staying = visitor()
+    deadline = time.monotonic() + 60
+    while folder.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
     staying.change("#reconstruction", lambda: staying.click("#images", 6))
+    assert len(session_folders() - before) == 1
+    assert "Traceback" not in "".join(capfd.readouterr())

@@ -14,8 +14,7 @@ from diffae_jax.demo.sessions import Session
 from diffae_jax.demo.snippets import quoted, snippet
 from diffae_jax.demo.tiles import film_tile, table, tile_of, tiles
 from diffae_jax.inference.diffae import DiffAE
-from diffae_jax.probes import Probe
-from diffae_jax.runtime.errors import UserError, shown
+from diffae_jax.probes import Probe, directions
 
 TITLE = "Edit"
 START_PROBES, MOST_PROBES = 2, 4  # at first, and at most
@@ -34,7 +33,7 @@ image_rows({{"": [reconstruction[0], edited[0]]}}, ["before", "after"]).save("ed
 
 weights = np.linspace(0, 1, {frames}, dtype=np.float32)[:, None]
 frames = model.decode(z + weights * (moved - z), np.repeat(x_T, {frames}, axis=0){steps})
-Path("film.gif").write_bytes(film([image_grid(frame[None]) for frame in frames]))
+Path("edited.gif").write_bytes(film([image_grid(frame[None]) for frame in frames]))
 """
 
 
@@ -45,7 +44,7 @@ def suits(model: DiffAE) -> bool:
 
 def add(page: Page) -> None:
     """Adds the probes, a slider for each, the film, the downloads and the code."""
-    names = list(Session(page.shared).directions())
+    names = list(directions(page.shared.model.probes))
     with gr.Row():
         with gr.Column(scale=2, min_width=280):
             chosen = gr.Dropdown(
@@ -65,13 +64,14 @@ def add(page: Page) -> None:
     code = add_code()
     shown_parts = [pictures, png, gif, npz, code]
 
-    def opened(session: Session, probes: list[str], *values: float | int) -> tuple[Any, ...]:
+    def opened(session: Session, probes: Any, *values: Any) -> tuple[Any, ...]:
         known = list(session.directions())
-        probes = [name for name in probes if name in known] or known[:START_PROBES]
+        probes = checks.names_of(probes or known[:START_PROBES], known, "probe", MOST_PROBES)
         menu = gr.Dropdown(choices=known, value=probes)
         return menu, *_sliders(session, probes), *show(session, probes, *(session.strengths.get(n, 0) for n in probes))
 
-    def choose(session: Session, probes: list[str]) -> tuple[Any, ...]:
+    def choose(session: Session, probes: Any) -> tuple[Any, ...]:
+        probes = checks.names_of(probes, session.directions(), "probe", MOST_PROBES)
         values = [session.strengths.get(name, 0) for name in probes]
         return *_sliders(session, probes), *show(session, probes, *values)
 
@@ -95,7 +95,7 @@ def _sliders(session: Session, probes: Sequence[str]) -> list[gr.Slider]:
     return [*used, *(gr.Slider(value=0, visible=False) for _ in range(MOST_PROBES - len(used)))]
 
 
-def show(session: Session, probes: list[str], *values: float | int, gif: Any = None) -> tuple[Any, ...]:
+def show(session: Session, probes: Any, *values: Any, gif: Any = None) -> tuple[Any, ...]:
     """Returns the pictures as HTML, the files, of which the film may be missing, and the code."""
     image = session.need_image()
     moves = moves_of(session, probes, values)
@@ -113,25 +113,23 @@ def show(session: Session, probes: list[str], *values: float | int, gif: Any = N
     return tiles(pictures, "largest") + predicted, ready(png), ready(gif), ready(npz), code_for(session, moves)
 
 
-def show_film(session: Session, probes: list[str], *values: float | int) -> tuple[Any, ...]:
+def show_film(session: Session, probes: Any, *values: Any) -> tuple[Any, ...]:
     """Returns what `show` returns, with the film."""
     z, x_T = session.codes(session.need_image())
     weights = np.linspace(0, 1, NUM_FRAMES, dtype=np.float32)[:, None]
     path = z + weights * (move(session, moves_of(session, probes, values)) - z)
     frames = session.once(("edit film", path.tobytes()), lambda: session.decode(path, np.repeat(x_T, NUM_FRAMES, 0)))
-    gif = session.downloads.gif("film", [image_grid(frame[None]) for frame in frames])
+    gif = session.downloads.gif("edited", [image_grid(frame[None]) for frame in frames])
     return show(session, probes, *values, gif=gif)
 
 
-def moves_of(session: Session, probes: list[str], values: Sequence[float | int]) -> Moves:
+def moves_of(session: Session, probes: Any, values: Sequence[Any]) -> Moves:
     """Returns the chosen probes with their strengths, and remembers these.
 
-    Raises UserError if a probe does not exist or a strength is out of range.
+    Raises UserError if the page does not offer these probes, or if a strength is out of range.
     """
     known = session.directions()
-    unknown = [name for name in probes if name not in known]
-    if unknown or not probes:
-        raise UserError(f"There is no probe {shown(unknown[0])}." if unknown else "Choose a probe.")
+    probes = checks.names_of(probes, known, "probe", MOST_PROBES)
     strengths = dict(zip(probes, map(checks.strength, values), strict=False))
     session.strengths |= strengths
     return [(known[name], strength) for name, strength in strengths.items()]

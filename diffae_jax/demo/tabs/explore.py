@@ -1,5 +1,6 @@
 """Explore: a map of z, the nearest images, and the directions in which z varies most."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import gradio as gr
@@ -9,6 +10,7 @@ from jaxtyping import Float
 from diffae_jax.data.pictures import image_rows
 from diffae_jax.demo import checks
 from diffae_jax.demo.events import Page
+from diffae_jax.demo.images import ImageSet
 from diffae_jax.demo.parts import add_code, add_downloads, add_tiles, ready
 from diffae_jax.demo.picker import row_of_images
 from diffae_jax.demo.scatter import scatter
@@ -23,8 +25,7 @@ NUM_COMPONENTS = 6
 NUM_NEAREST = 8
 DEVIATIONS = (-3, -2, -1, 0, 1, 2, 3)  # of the coordinate along a component
 NAMES = [f"{deviation:+d}" if deviation else "0" for deviation in DEVIATIONS]
-NO_LABEL = "none"
-PREDICTED = " (predicted)"
+LABEL, PREDICTED, NO_COLOR = "label ", "probe ", ""  # what values of the menu of colors begin with
 SAME = 1e-4  # images with a smaller distance have the same z
 
 CODE = """
@@ -52,22 +53,24 @@ def add(page: Page) -> None:
         with gr.Column(scale=3, min_width=300):
             drawn = add_tiles("map")
         with gr.Column(scale=2, min_width=280):
-            names = choices_of_color(Session(page.shared))
-            color = gr.Dropdown(names, value=names[0], label="Color", elem_id="color")
+            colors = choices_of_color(page.shared.images, page.shared.model.probes)
+            color = gr.Dropdown(colors, value=colors[0][1], label="Color", elem_id="color")
             gr.Markdown("**Nearest images** to the image above. Click one.")
             nearest = add_tiles("nearest")
     gr.Markdown("**Principal directions.** The image above, moved by up to 3 standard deviations.")
-    component = gr.Radio(list(range(1, NUM_COMPONENTS + 1)), value=1, label="Direction", elem_id="component")
+    numbers = [(str(i + 1), i) for i in range(NUM_COMPONENTS)]
+    component = gr.Radio(numbers, value=0, label="Direction", elem_id="component")
     row = add_tiles("directions")
     with gr.Row(elem_classes="files"):
         png, npz = add_downloads("png", "npz")
     code = add_code()
     outputs = [color, drawn, nearest, row, png, npz, code]
 
-    def opened(session: Session, label: str, number: int) -> tuple[Any, ...]:
-        known = choices_of_color(session)
-        label = label if label in known else known[0]
-        return gr.Dropdown(choices=known, value=label), *show(session, label, number)
+    def opened(session: Session, chosen: Any, index: Any) -> tuple[Any, ...]:
+        known = choices_of_color(session.images, [*session.fitted, *session.model.probes])
+        values = [value for _, value in known]
+        chosen = chosen if chosen in values else values[0]
+        return gr.Dropdown(choices=known, value=chosen), *show(session, chosen, index)
 
     def click_point(session: Session, index: Any) -> tuple[Any, ...]:
         session.choose(session.images.at(checks.index_below(index, len(session.images))))
@@ -83,7 +86,7 @@ def add(page: Page) -> None:
     page.listen_click(nearest, click_nearest, outputs=[page.picker, page.changed])
 
 
-def show(session: Session, label: str, number: int) -> tuple[Any, ...]:
+def show(session: Session, color: str, index: Any) -> tuple[Any, ...]:
     """Returns the map, the nearest images and the component as HTML, the files and the code."""
     count = num_components(session)
     if count < 2:
@@ -93,14 +96,14 @@ def show(session: Session, label: str, number: int) -> tuple[Any, ...]:
     place = np.stack([probe.logits(normalized(session, session.images.z)) for probe in components[:2]], axis=1)
     own = normalized(session, session.codes(session.need_image())[0])
     chosen = np.array([probe.logits(own)[0] for probe in components[:2]])
-    labels = labels_of(session, label)
+    labels = labels_of(session, color)
     names = [f"{name}, {labels[i]}" if labels is not None else name for i, name in enumerate(session.images.names)]
     found, distances = nearest_of(session)
     near = [
         tile_of(session.images.images[i], f"{distance:.2f}", slice=session.slice, size="small")
         for i, distance in zip(found, distances, strict=True)
     ]
-    index = min(checks.index_below(number - 1, NUM_COMPONENTS), count - 1)
+    index = min(checks.index_below(index, NUM_COMPONENTS, "direction"), count - 1)
     strengths = strengths_of(session, components[index])
     moved_z, images = along(session, components[index], strengths)
     row = [tile_of(image, name, slice=session.slice) for image, name in zip(images, NAMES, strict=True)]
@@ -155,19 +158,21 @@ def along(session: Session, component: Probe, strengths: list[float]) -> tuple[n
     )
 
 
-def choices_of_color(session: Session) -> list[str]:
-    """Returns the labels of the set, the labels that probes predict, and none."""
-    predicted = [f"{name}{PREDICTED}" for name in [*session.fitted, *session.model.probes]]
-    return [*session.images.labels, *predicted, NO_LABEL]
+def choices_of_color(images: ImageSet, probes: Iterable[str]) -> list[tuple[str, str]]:
+    """Returns texts and values: the labels of a set, what probes predict, and no color."""
+    labels = [(name, LABEL + name) for name in images.labels]
+    return [*labels, *((f"{name} (predicted)", PREDICTED + name) for name in probes), ("none", NO_COLOR)]
 
 
-def labels_of(session: Session, choice: str) -> np.ndarray | None:
+def labels_of(session: Session, color: str) -> np.ndarray | None:
     """Returns a label for each image of the set, or None."""
-    if choice in session.images.labels:
-        return session.images.labels[choice]
-    name = choice.removesuffix(PREDICTED)
-    probe: Probe | ClassProbe | None = session.directions().get(name) or session.model.probes.get(name)
-    return None if probe is None else np.asarray(session.model.predict(session.images.z, probe))
+    if color == NO_COLOR:
+        return None
+    if color.startswith(LABEL):
+        return session.images.labels[color.removeprefix(LABEL)]
+    name = color.removeprefix(PREDICTED)
+    probe: Probe | ClassProbe = session.directions().get(name) or session.model.probes[name]
+    return np.asarray(session.model.predict(session.images.z, probe))
 
 
 def code_for(session: Session, index: int, strengths: list[float]) -> str:

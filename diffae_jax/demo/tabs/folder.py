@@ -1,7 +1,5 @@
 """Your folder: encode your own images, label some by clicking, and fit a probe to them."""
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -10,13 +8,13 @@ import numpy as np
 from diffae_jax.data.pictures import image_rows
 from diffae_jax.demo import checks
 from diffae_jax.demo.events import Page
-from diffae_jax.demo.images import ENCODE_BATCH, MOST_IMAGES, encode, uploaded_set
+from diffae_jax.demo.images import ENCODE_BATCH, distinct, encode, most_images, uploaded_set
 from diffae_jax.demo.parts import add_code, add_downloads, add_tiles, ready
 from diffae_jax.demo.picker import row_of_images
 from diffae_jax.demo.sessions import Session
 from diffae_jax.demo.snippets import quoted, snippet
 from diffae_jax.demo.tabs import edit
-from diffae_jax.demo.tiles import hint, progress, tile_of, tiles
+from diffae_jax.demo.tiles import hint, tile_of, tiles
 from diffae_jax.inference.diffae import DiffAE
 from diffae_jax.probes import Probe, describe
 from diffae_jax.runtime.errors import UserError, counted
@@ -72,39 +70,39 @@ def add(page: Page) -> None:
     code = add_code()
 
     for button in (folder, files):
-        page.listen(button.upload, upload, [button], [grid, npz, page.picker, page.changed])
+        page.listen_long(button.upload, upload, [button], [grid, npz, page.picker, page.changed])
     page.follow(TITLE, opened, outputs=[grid, npz])
     page.listen_click(grid, click, [mark], [grid])
     page.listen(fit.click, fit_probe, [name], [result, png, code, page.tabs[edit.TITLE]])
 
 
-def upload(session: Session, files: list[str]) -> Iterator[tuple[Any, ...]]:
-    """Reads and encodes files, and yields the progress. Files without an image are skipped."""
-    if len(files) > MOST_IMAGES:
-        raise UserError(f"There are {len(files):,} files. At most {MOST_IMAGES:,} can be uploaded. Choose fewer.")
-    images, names, skipped = [], [], []
-    for i, path in enumerate(map(Path, files)):
-        try:
-            images.append(checks.read_upload(path, session.model)[0])
-            names.append(path.name)
-        except UserError as error:
-            skipped.append(str(error))
-        if i % ENCODE_BATCH == 0:
-            yield progress(i, 2 * len(files), f"Reading {i:,} of {len(files):,}"), *[gr.skip()] * 3
-    if not images:
-        yield *opened(session), gr.skip(), gr.skip()
-        raise UserError(f"None of {counted(len(files), 'file')} is an image that can be used. The first: {skipped[0]}")
-    z = []
-    for start in range(0, len(images), ENCODE_BATCH):
-        what = f"Encoding {start:,} of {len(images):,}"
-        yield progress(len(files) + start, len(files) + len(images), what), *[gr.skip()] * 3
+def upload(session: Session, progress: gr.Progress, files: Any) -> tuple[Any, ...]:
+    """Reads and encodes files. Files without an image are skipped, and the page says how many."""
+    with checks.uploaded(files) as paths:
+        most = most_images(session.model.transform)
+        if len(paths) > most:
+            raise UserError(f"There are {counted(len(paths), 'file')}. At most {most:,} can be uploaded. Choose fewer.")
+        images = np.empty((len(paths), *session.model.image_shape), session.model.transform.dtype)
+        names, skipped = [], []
+        for path in progress.tqdm(paths, desc="Reading"):
+            try:
+                images[len(names)] = checks.read_upload(path, session.model)[0]
+                names.append(path.name)
+            except UserError as error:
+                skipped.append(str(error))
+    if not names:
+        raise UserError(f"None of {counted(len(paths), 'file')} is an image that can be used. The first: {skipped[0]}")
+    images, z = images[: len(names)], []
+    for start in progress.tqdm(range(0, len(images), ENCODE_BATCH), desc="Encoding"):
         with session.shared.turn:
-            z.append(encode(session.model, np.stack(images[start : start + ENCODE_BATCH])))
+            z.append(encode(session.model, images[start : start + ENCODE_BATCH]))
     note = f"{counted(len(images), 'image')} encoded."
     if skipped:
         note += f" {counted(len(skipped), 'file', verb='was/were')} skipped. The first: {skipped[0]}"
-    session.replace_images(uploaded_set(np.stack(images), names, np.concatenate(z), note))
-    yield *opened(session), row_of_images(session, session.chosen), session.version
+    taken = [image.name for image in session.uploads]
+    names = distinct([*taken, *names])[len(taken) :]
+    session.replace_images(uploaded_set(images, names, np.concatenate(z), note))
+    return *opened(session), row_of_images(session, session.chosen), session.version
 
 
 def opened(session: Session) -> tuple[Any, ...]:
@@ -130,7 +128,7 @@ def images_to_label(session: Session) -> str:
     return "".join([*note, tiles(pictures, "small", can_click=True), hint(said)])
 
 
-def click(session: Session, index: Any, mark: str) -> str:
+def click(session: Session, index: Any, mark: Any) -> str:
     """Labels an image, or removes the label if the image already has it."""
     index = checks.index_below(index, min(SHOWN, len(session.images)))
     if session.marks.get(index) == (mark == YES):
@@ -140,9 +138,9 @@ def click(session: Session, index: Any, mark: str) -> str:
     return images_to_label(session)
 
 
-def fit_probe(session: Session, name: str) -> tuple[Any, ...]:
+def fit_probe(session: Session, name: Any) -> tuple[Any, ...]:
     """Fits a probe to the labels, and returns an edit with it as HTML, the file and the code."""
-    name = name.strip()
+    name = name.strip() if isinstance(name, str) else ""
     rows = sorted(session.marks)
     labels = [int(session.marks[row]) for row in rows]
     few = [word for word, count in ((YES, sum(labels)), (NO, len(labels) - sum(labels))) if count < ENOUGH]

@@ -24,7 +24,7 @@ CODE = """
 frames = model.interpolate({first}, {second}, num_frames={frames}{steps})
 row = frames[[0, {position}, -1]]
 image_rows({{"": row}}, ["first", "{position} of {last}", "second"]).save("between.png")
-Path("film.gif").write_bytes(film([image_grid(frame[None]) for frame in frames]))
+Path("between.gif").write_bytes(film([image_grid(frame[None]) for frame in frames]))
 """
 
 
@@ -45,7 +45,7 @@ def add(page: Page) -> None:
     code = add_code()
     shown = [pictures, png, gif, npz, code]
 
-    def choose_second(session: Session, index: Any, frame: int) -> tuple[Any, ...]:
+    def choose_second(session: Session, index: Any, frame: Any) -> tuple[Any, ...]:
         choices = shown_images(session)
         session.second = choices[checks.index_below(index, len(choices))]
         return show(session, frame)
@@ -56,15 +56,15 @@ def add(page: Page) -> None:
     page.listen(make_film.click, show_film, [position], shown)
 
 
-def show(session: Session, position: int) -> tuple[Any, ...]:
+def show(session: Session, position: Any) -> tuple[Any, ...]:
     """Returns the second images to choose from, and what `show_frame` returns."""
     return row_of_images(session, _pair(session)[1]), *show_frame(session, position)
 
 
-def show_frame(session: Session, position: int, gif: Any = None) -> tuple[Any, ...]:
+def show_frame(session: Session, position: Any, gif: Any = None) -> tuple[Any, ...]:
     """Returns the pictures as HTML, the files, of which the film may be missing, and the code."""
     pair = _pair(session)
-    position = checks.index_below(position, NUM_FRAMES)
+    position = checks.index_below(position, NUM_FRAMES, "position")
     z, x_T = path(session)
     frame = session.once(
         ("frame", position, *(image.digest for image in pair)),
@@ -83,11 +83,12 @@ def show_frame(session: Session, position: int, gif: Any = None) -> tuple[Any, .
     return tiles(pictures, "largest"), ready(png), ready(gif), ready(npz), code_for(session, position)
 
 
-def show_film(session: Session, position: int) -> tuple[Any, ...]:
+def show_film(session: Session, position: Any) -> tuple[Any, ...]:
     """Returns what `show_frame` returns, with the film."""
     digests = [image.digest for image in _pair(session)]
     frames = session.once(("film", *digests), lambda: session.decode(*path(session)))
-    return show_frame(session, position, session.downloads.gif("film", [image_grid(frame[None]) for frame in frames]))
+    gif = session.downloads.gif("between", [image_grid(frame[None]) for frame in frames])
+    return show_frame(session, position, gif)
 
 
 def path(session: Session) -> tuple[np.ndarray | None, np.ndarray]:
