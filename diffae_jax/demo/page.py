@@ -24,7 +24,7 @@ def build(shared: Shared) -> gr.Blocks:
     title = f"{shown(model.config.name)} - diffae"
     with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(REMOVE_EVERY, REMOVE_AFTER)) as blocks:
         page = Page(shared)
-        gr.HTML(head(model), elem_classes="head")
+        gr.HTML(head(model), elem_classes="head", padding=False)
         page.picker = add_picker(page)
         with gr.Tabs():
             for tab in TABS:
