@@ -196,7 +196,7 @@ def test_signals_become_strips(run):
     assert "Sizes: all 500. All are scaled to 496." in said
     assert "Channels: 12." in said
     with Image.open("sheet.png") as picture:
-        assert picture.size == (8 * 497 - 1, 8 * 125 - 1)
+        assert picture.size == (8 * 498 - 2, 8 * 126 - 2)  # two pixels between strips
 
 
 def test_digits_are_trained_by_their_own_config(run):
