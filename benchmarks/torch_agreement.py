@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from torch import Tensor
 
 from benchmarks.torch_networks import DiffusionAutoencoder, in_their_layout, load
-from benchmarks.torch_programs import Inputs, loss_of, on_device
+from benchmarks.torch_programs import Inputs, loss_of, on_device, process_of
 from diffae_jax.config import check
 from diffae_jax.config.differences import flat
 from diffae_jax.data.transforms import to_float
@@ -34,7 +34,6 @@ GRADIENT_TOLERANCE, LEAST_SHARE = 1e-3, 1e-3
 # what the networks and the training step in PyTorch can do
 SETTINGS = {
     "model.encoder.kind": "unet",
-    "train.parameterization": "eps",
     "train.weighting": "uniform",
     "train.weight_decay": 0.0,
     "execution.num_microbatches": 1,
@@ -115,8 +114,8 @@ def gradients_of_torch(
     """Returns what `our_gradients` returns, with the gradients by their names in PyTorch."""
     network = DiffusionAutoencoder(config)
     load(network, params)
-    abar = torch.tensor(image_process(config).abar, dtype=torch.float32)
-    loss = loss_of(network, abar, on_device(inputs.images, "cpu"), torch.from_numpy(t), on_device(inputs.x_T, "cpu"))
+    images, eps = on_device(inputs.images, "cpu"), on_device(inputs.x_T, "cpu")
+    loss = loss_of(network, *process_of(config, "cpu"), images, torch.from_numpy(t), eps)
     loss.backward()
     return loss.detach(), {name: parameter.grad for name, parameter in network.named_parameters()}
 

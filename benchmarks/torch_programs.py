@@ -1,7 +1,7 @@
 """Training step, encoding and decoding in PyTorch, each as a function without arguments to time.
 
 The training step does what ours does: t, noise and dropout are drawn, then follow loss, gradients,
-clipping, Adam and EMA. The decoder calls the entire network at each step.
+clipping, Adam and EMA, whose decay is constant. The decoder calls the entire network at each step.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from benchmarks.torch_networks import DiffusionAutoencoder, load
-from diffae_jax.diffusion.process import image_process
+from diffae_jax.diffusion.process import Process, image_process
 from diffae_jax.diffusion.schedule import NUM_TIMESTEPS, timesteps
 from diffae_jax.models.functional import Params
 
@@ -103,17 +103,17 @@ def program(
     def to_device(array: np.ndarray) -> Tensor:
         return on_device(array, device, channels_last=variant.has(CHANNELS_LAST))
 
-    abar = image_process(config).abar
     if name == "train":
-        loss_fn = prepared(partial(loss_of, network, torch.tensor(abar, dtype=torch.float32, device=device)))
+        loss_fn = prepared(partial(loss_of, network, *process_of(config, device)))
         step = partial(train_step, network, *training_state(config, network), loss_fn, config.train.max_grad_norm)
         call = partial(draw_and_step, step, to_device(inputs.images))
     elif name == "encode":
         images = to_float(to_device(inputs.images))
         call = partial(torch.no_grad()(prepared(network.eval().encoder.forward)), images)
     else:
-        eps_fn = partial(torch.no_grad()(prepared(network.eval().unet.forward)), z=to_device(inputs.z))
-        call = partial(ddim_decode, eps_fn, to_device(inputs.x_T), abar, config.evaluation.num_code_steps)
+        predict = partial(torch.no_grad()(prepared(network.eval().unet.forward)), z=to_device(inputs.z))
+        process = image_process(config)
+        call = partial(ddim_decode, predict, to_device(inputs.x_T), process, config.evaluation.num_code_steps)
 
     def run() -> Tensor:
         result = call()
@@ -137,11 +137,18 @@ def to_float(images: Tensor) -> Tensor:
     return images.float() / 127.5 - 1
 
 
-def loss_of(network: nn.Module, abar: Tensor, images: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+def process_of(config: ConfigDict, device: str) -> tuple[Tensor, str]:
+    """Returns abar [1000] and the parameterization of a config, as `loss_of` takes them."""
+    process = image_process(config)
+    return torch.tensor(process.abar, dtype=torch.float32, device=device), process.parameterization
+
+
+def loss_of(network: nn.Module, abar: Tensor, parameterization: str, images: Tensor, t: Tensor, eps: Tensor) -> Tensor:
     """Returns the mean loss for given time steps [N] and noise [N, C, H, W]: Eq. 6."""
     x_0, abar_t = to_float(images), abar[t][:, None, None, None]
-    x_t = abar_t.sqrt() * x_0 + (1 - abar_t).sqrt() * eps
-    return functional.mse_loss(network(x_0, x_t, t), eps)
+    signal, noise = abar_t.sqrt(), (1 - abar_t).sqrt()
+    target = eps if parameterization == "eps" else signal * eps - noise * x_0  # v
+    return functional.mse_loss(network(x_0, signal * x_0 + noise * eps, t), target)
 
 
 def training_state(config: ConfigDict, network: nn.Module) -> tuple[AveragedModel, torch.optim.Optimizer]:
@@ -177,19 +184,22 @@ def draw_and_step(step: Callable[[Tensor, Tensor, Tensor], Tensor], images: Tens
     return step(images, t, torch.randn_like(images, dtype=torch.float32))
 
 
-def ddim_decode(eps_fn: Callable[[Tensor, Tensor], Tensor], x: Tensor, abar: np.ndarray, num_steps: int) -> Tensor:
+def ddim_decode(predict: Callable[[Tensor, Tensor], Tensor], x: Tensor, process: Process, num_steps: int) -> Tensor:
     """Decodes x_T to images with DDIM, clipping each predicted x_0.
 
     Args:
-        eps_fn: Predicts the noise: a function (x_t [N, C, H, W], t [N]) -> eps.
+        predict: The network: a function (x_t [N, C, H, W], t [N]) -> eps or v.
         x: x_T, [N, C, H, W].
-        abar: The cumulative alpha of all time steps, float64 [1000].
+        process: The diffusion process.
         num_steps: Number of steps.
     """
     t = timesteps(num_steps)
-    for at, now, then in zip(t[::-1], abar[t][::-1], [*abar[t][-2::-1], 1.0], strict=True):
-        eps = eps_fn(x, torch.full((len(x),), int(at), device=x.device)).float()
-        x_0 = ((x - math.sqrt(1 - now) * eps) / math.sqrt(now)).clamp(-1, 1)
-        eps = (x - math.sqrt(now) * x_0) / math.sqrt(1 - now)
+    abar = process.abar[t].tolist()
+    for at, now, then in zip(t.tolist()[::-1], abar[::-1], [*abar[-2::-1], 1.0], strict=True):
+        signal, noise = math.sqrt(now), math.sqrt(1 - now)
+        output = predict(x, torch.full((len(x),), at, device=x.device)).float()
+        x_0 = (x - noise * output) / signal if process.parameterization == "eps" else signal * x - noise * output
+        x_0 = x_0.clamp(-1, 1)
+        eps = (x - signal * x_0) / noise
         x = math.sqrt(then) * x_0 + math.sqrt(1 - then) * eps
     return x

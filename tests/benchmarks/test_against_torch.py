@@ -19,9 +19,17 @@ from benchmarks.against_torch import arguments_of  # noqa: E402
 from benchmarks.measure import Measurement  # noqa: E402
 from benchmarks.torch_agreement import agree, check_comparable, check_gradients, random_weights  # noqa: E402
 from benchmarks.torch_networks import DiffusionAutoencoder, in_their_layout, load  # noqa: E402
-from benchmarks.torch_programs import Inputs, Variant, loss_of, on_device, program, train_step, training_state  # noqa: E402
+from benchmarks.torch_programs import (  # noqa: E402
+    Inputs,
+    Variant,
+    loss_of,
+    on_device,
+    process_of,
+    program,
+    train_step,
+    training_state,
+)
 from diffae_jax.diffusion.loss import draw_t_and_eps  # noqa: E402
-from diffae_jax.diffusion.process import image_process  # noqa: E402
 from diffae_jax.plan.compiling import compile_program  # noqa: E402
 from diffae_jax.runtime.errors import UserError  # noqa: E402
 from diffae_jax.stages.autoencoder import autoencoder_program  # noqa: E402
@@ -30,8 +38,8 @@ from diffae_jax.training.step import sample_keys  # noqa: E402
 BATCH = 4
 
 
-@pytest.fixture(scope="module")
-def config():
+@pytest.fixture(scope="module", params=["eps", "v"])
+def config(request):
     """A small network with all that the paper's networks have: levels, attention, colors."""
     from tests.tiny import get_config
 
@@ -39,7 +47,7 @@ def config():
     config.image_shape = (8, 8, 3)
     config.model.update(channel_mults=(1, 2), encoder_channel_mults=(1, 2), attention_resolutions=(4,), num_heads=2)
     config.model.dropout = 0.0
-    config.train.update(batch_size=BATCH, precision="float32")
+    config.train.update(batch_size=BATCH, precision="float32", parameterization=request.param)
     config.evaluation.num_code_steps = 5
     return config
 
@@ -88,7 +96,7 @@ def test_a_training_step_changes_the_weights_as_ours_does(config, params, one_de
     network = DiffusionAutoencoder(config)
     load(network, params)
     average, optimizer = training_state(config, network)
-    loss_fn = partial(loss_of, network, torch.tensor(image_process(config).abar, dtype=torch.float32))
+    loss_fn = partial(loss_of, network, *process_of(config, "cpu"))
     images, eps = on_device(inputs.images, "cpu"), on_device(eps, "cpu")
     loss = train_step(
         network, average, optimizer, loss_fn, config.train.max_grad_norm, images, torch.from_numpy(t), eps
@@ -113,10 +121,10 @@ def test_a_training_step_changes_the_weights_as_ours_does(config, params, one_de
 def test_what_pytorch_cannot_do_is_refused(config):
     config = config.copy_and_resolve_references()
     check_comparable(config)
-    config.train.parameterization = "v"
-    with pytest.raises(UserError, match=r"train.parameterization=eps, but tiny has v: set --config.train.param"):
+    config.execution.remat = True
+    with pytest.raises(UserError, match=r"execution.remat=False, but tiny has True: set --config.execution.remat=Fa"):
         check_comparable(config)
-    config.train.parameterization = "eps"
+    config.execution.remat = False
     config.image_shape = (8, 8, 8, 1)
     with pytest.raises(UserError, match=r"two spatial axes, but tiny has z_dim 8 and image_shape \(8, 8, 8, 1\)"):
         check_comparable(config)
