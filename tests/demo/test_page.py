@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffae_jax.demo.images import images_at
+from diffae_jax import DiffAE
+from diffae_jax.demo.images import images_at, shipped_images
 from diffae_jax.demo.serving import served
-from diffae_jax.demo.sessions import DECODE_BATCH
+from diffae_jax.demo.sessions import DECODE_BATCH, Session, Shared
+from diffae_jax.demo.tabs import edit
 from tests.browser import launched
-from tests.demo.models import model_with_probes
+from tests.demo.models import model_with_probes, volumes
 from tests.demo.test_sessions import bomb
 from tests.demo.visitor import DESKTOP, FIRST_PICTURE, PHONE, Visitor
 from tests.runs import free_address
@@ -246,16 +248,46 @@ def test_bad_uploads_get_a_message_and_the_page_lives(person, tmp_path):
     person.change("#reconstruction", lambda: person.click("#images", 2))
 
 
-def test_a_folder_is_encoded_and_explored(person, tmp_path):
+@pytest.mark.parametrize("is_folder", [True, pytest.param(False, marks=pytest.mark.long)], ids=["folder", "files"])
+def test_uploaded_images_are_encoded_and_explored(person, tmp_path, is_folder):
     rng = np.random.default_rng(0)
     for i in range(40):
-        Image.fromarray(rng.integers(0, 256, (10, 12), np.uint8)).save(tmp_path / f"{i}.png")
-    (tmp_path / "damaged.png").write_text("no image")
+        path = tmp_path / "photos" / ("a" if i % 2 else "b") / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (10, 12), np.uint8)).save(path)
+    (tmp_path / "photos" / "damaged.png").write_text("no image")
+    paths = [tmp_path / "photos"] if is_folder else sorted((tmp_path / "photos").rglob("*.png"))
     person.open("Your folder")
-    person.change("#to-label", lambda: person.upload("#files", *sorted(tmp_path.iterdir())))
+    person.change("#to-label", lambda: person.upload("#folder" if is_folder else "#files", *paths))
     person.page.get_by_text("40 images encoded. 1 file was skipped. The first: damaged.png").wait_for()
     person.open("Explore")
     assert person.page.locator("#map circle[data-index]").count() == 40
+
+
+@pytest.mark.long
+def test_a_slice_of_a_volume_is_chosen_with_a_slider(one_device, browser):
+    port = int(free_address().rpartition(":")[2])
+    model, images = volumes(one_device)
+    with served(model, "volumes", images, port) as address:
+        person = Visitor(browser, address)
+        before = person.pictures("#reconstruction")
+        after = person.change("#reconstruction", lambda: person.slide("#slice", 0))
+        assert not set(before) & set(after)
+        person.context.close()
+
+
+@pytest.mark.long
+def test_an_edit_of_a_digit_answers_within_two_seconds(one_device, tmp_path):
+    """With the model that ships, after its functions are compiled. A slider only decodes."""
+    model = DiffAE.load("digits", one_device)
+    session = Session(Shared(model, "digits", shipped_images(model, "digits"), tmp_path))
+    edit.show(session, ["digit=2"], 0.1)
+    seconds = []
+    for strength in (0.2, 0.4, 0.6, 0.8, 1.0):
+        began = time.monotonic()
+        edit.show(session, ["digit=2"], strength)
+        seconds.append(time.monotonic() - began)
+    assert np.median(seconds) < 2, seconds
 
 
 def test_a_seed_out_of_range_gets_a_message(person):

@@ -9,19 +9,16 @@ import sys
 import urllib.error
 import urllib.request
 
-import numpy as np
 import pytest
 
 from diffae_jax.demo.guard import Guard
-from diffae_jax.demo.images import ImageSet, images_at, no_images
+from diffae_jax.demo.images import images_at, no_images
 from diffae_jax.demo.page import build
 from diffae_jax.demo.serving import check_installed, check_port
 from diffae_jax.demo.sessions import Session, Shared
-from diffae_jax.demo.snippets import Origin
 from diffae_jax.runtime.errors import UserError
-from tests.demo.models import model_with_probes
+from tests.demo.models import model_with_probes, volumes
 from tests.environment import ROOT, environment
-from tests.random_models import random_model
 from tests.runs import free_address
 
 
@@ -57,15 +54,12 @@ def test_a_volume_has_a_slice(one_device, tmp_path):
     """The slider is there for volumes alone, and another slice is another picture."""
     from diffae_jax.demo.tabs import reconstruct
 
-    model = random_model(one_device, image_shape=(4, 4, 4, 1))
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (2, 4, 4, 4, 1), np.uint8)
-    volumes = ImageSet(images, ["a", "b"], [Origin("a"), Origin("b")], {}, model.encode(images), Origin("[a, b]"))
-    page = build(shared_of(model, tmp_path, volumes))
+    model, images = volumes(one_device)
+    page = build(shared_of(model, tmp_path, images))
     sliders = {each["props"].get("elem_id"): each["props"] for each in page.config["components"]}
     assert (sliders["slice"]["visible"], sliders["slice"]["maximum"], sliders["slice"]["value"]) == (True, 3, 2)
 
-    session = Session(shared_of(model, tmp_path, volumes))
+    session = Session(shared_of(model, tmp_path, images))
     session.num_steps = 2
     pictures, *_ = reconstruct.show(session)
     session.slice = 0

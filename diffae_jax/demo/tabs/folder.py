@@ -49,7 +49,9 @@ def add(page: Page) -> None:
         "for, and some that do not. The new probe then appears in the tab Edit."
     )
     with gr.Row(elem_classes="settings"):
-        folder = gr.UploadButton("Upload a folder", file_count="directory", size="sm", min_width=150, scale=0)
+        folder = gr.UploadButton(
+            "Upload a folder", file_count="directory", size="sm", min_width=150, scale=0, elem_id="folder"
+        )
         files = gr.UploadButton(
             "Upload images",
             file_count="multiple",
