@@ -67,7 +67,7 @@ def test_image_gets_the_files_of_the_wheel_and_no_others(tmp_path):
         else:
             shutil.copy(ROOT / name, tmp_path / "project")
     sizes = [path.stat().st_size for path in (tmp_path / "project").rglob("*") if path.is_file()]
-    assert sum(sizes) < 5e6
+    assert sum(sizes) < 20e6  # of them 15 MB are the models of diffae_jax.pretrained
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", "wheel", "--no-deps"]
     command += ["--no-build-isolation", "--no-index", "--wheel-dir", tmp_path, tmp_path / "project"]
     subprocess.run(command, check=True, env=environment())
