@@ -38,7 +38,13 @@ TRAINING = (  # added to every training command: two steps of the tiny network
 QUICK = {  # added to a command
     "evaluate": "--num-images 16 --num-samples 16 --steps 2 --code-steps 2",
     "budget": "--num-images 4 --inversions ddim --grids even --steps 1 --target-mse 9",
+    "reconstruct": "--steps 2",
+    "interpolate": "--steps 2",
+    "edit": "--steps 2",
+    "sample": "--steps 2 --latent-steps 2",
 }
+MANY_STEPS = re.compile(r"(num_(?:latent_)?steps=)(?:10|20|50|100)\b")  # become 2: all pages share few compiled loops
+SECONDS = 0.1  # of measurements of speed
 INSTALLATIONS = ("pip", "make", ".venv/bin/python", ".venv/bin/ruff")  # these lines are not run
 NO_COMMANDS = ("runs/NAME/",)  # the first words of indented blocks that are not commands
 
@@ -66,7 +72,7 @@ def commands(block: str) -> list[list[str]]:
 def replaced(text: str) -> str:
     for old, new in REPLACED.items():
         text = text.replace(old, new)
-    return text
+    return MANY_STEPS.sub(r"\g<1>2", text)
 
 
 def prepare(folder: Path, trained: Path) -> None:
@@ -123,6 +129,9 @@ def run() -> None:
 
     A second argument "train" lets all training commands train.
     """
+    from diffae_jax.data.inspect import report
+
+    report.SECONDS = SECONDS
     path = Path(sys.argv[1])
     trains = path.stem in TRAINED or sys.argv[2:] == ["train"]
     names = {"__name__": "__main__", **own_data(path.stem)}
