@@ -227,7 +227,7 @@ def test_images_and_labels_of_each_format_are_counted(name, data_sets, tmp_path,
         assert line.count("(20)") == 2
 
 
-# Steps get what the tests above and below compare: arrays of the same shapes and types in all formats.
+# What steps get of the other formats, the tests above and below compare: arrays of these shapes.
 TRAINED = ("folder", "nifti")
 
 

@@ -98,7 +98,7 @@ def baseline(one_device):
 def everything(model, baseline, tmp_path_factory):
     """The results of all programs on random models, and their folder.
 
-    All sets have almost the same size, so that they share compiled functions. So do decodings of 10
+    All sets have almost the same size, so that they share compiled functions. So do those of 10
     steps, which the programs denoising and throughput take too.
     """
     folder = tmp_path_factory.mktemp("evaluation")
