@@ -58,7 +58,7 @@ def weights(size, have, start, length):
 
 
 def resized(image, size, finish=lambda values: values):
-    """Scales until the size is covered, about the center, axis by axis, the last first, in float64."""
+    """Scales until the size is covered, about the center, the last axis first, in float64."""
     result = image.astype(np.float64)
     scale = min(have / want for have, want in zip(image.shape, size, strict=False))
     for axis, want in reversed([*enumerate(size)]):

@@ -6,7 +6,6 @@ import resource
 import signal
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,7 @@ from diffae_jax.config import PROGRAMS as NAMES
 from diffae_jax.config import default
 from diffae_jax.data.sources import Arrays, choose
 from diffae_jax.data.transforms import to_float, to_uint8
-from diffae_jax.evaluation import results
+from diffae_jax.evaluation import results, study
 from diffae_jax.evaluation.chunk_cache import ChunkCache
 from diffae_jax.evaluation.evaluate import evaluate
 from diffae_jax.evaluation.frontier import Choice
@@ -66,8 +65,9 @@ def images(count, seed=0, labeled=True):
 
 
 def settings(**changes):
+    """Of as many images and steps in most tests, as networks are compiled for each number."""
     config = default().evaluation
-    config.update(num_images=24, num_steps=(2, 3), num_samples=24, num_sample_steps=(2,), num_code_steps=2)
+    config.update(num_images=57, num_steps=(2,), num_samples=58, num_sample_steps=(2,), num_code_steps=2)
     config.update(changes)
     return config
 
@@ -98,14 +98,15 @@ def baseline(one_device):
 def everything(model, baseline, tmp_path_factory):
     """The results of all programs on random models, and their folder.
 
-    All sets have almost the same size, so that they share compiled functions.
+    All sets have almost the same size, so that they share compiled functions. So do those of 10
+    steps, which the programs denoising and throughput take too.
     """
     folder = tmp_path_factory.mktemp("evaluation")
     found = evaluate(
         model,
         images(58, seed=1),
         images(62, seed=2),
-        settings(keep_images=True, num_images=57, num_samples=58),
+        settings(keep_images=True, num_steps=(2, 10)),
         folder,
         baseline=baseline,
         foreign=images(57, seed=3),
@@ -143,9 +144,8 @@ def test_the_frontier_measures_what_the_model_does(model, tmp_path, monkeypatch)
         return original(cache, name, compute)
 
     monkeypatch.setattr(ChunkCache, "load_or_compute", load_or_compute)
-    changes = dict(programs=("frontier",), num_images=16, num_steps=(2,))
-    found = evaluate(model, images(16), None, settings(**changes), tmp_path / "report")
-    section, x_0 = found.section("frontier"), to_float(images(16).images)
+    found = evaluate(model, images(57), None, settings(programs=("frontier",)), tmp_path / "report")
+    section, x_0 = found.section("frontier"), to_float(images(57).images)
     figure = section.find(frontier.RECONSTRUCTED, "ddim, even")
     assert figure.value == pytest.approx(mse(model.reconstruct(x_0, 2), x_0).mean(), rel=1e-4)
     assert section.find(frontier.CALLS, "ddim, even").value == 4
@@ -162,23 +162,23 @@ def test_the_frontier_measures_what_the_model_does(model, tmp_path, monkeypatch)
 
 
 def test_figures_by_sampler_and_inversion(model, tmp_path):
-    changes = dict(programs=("reconstruction", "sampling"), num_images=16, num_samples=16, num_steps=(2,))
+    changes, held_out = dict(programs=("reconstruction", "sampling")), images(116)
     names = dict(samplers=("ddim", "dpmpp_2m"), inversions=("ddim", "gaussian"))
-    found = evaluate(model, images(32), None, settings(**changes, **names), tmp_path / "report")
-    x_0 = to_float(images(32).images[choose_in_order(images(32), 16, seed=0)])
+    found = evaluate(model, held_out, None, settings(**changes, **names), tmp_path / "report")
+    x_0 = to_float(held_out.images[choose_in_order(held_out, 57, seed=0)])
     row = f"{reconstruction.INFERRED}, gaussian"
     expected = mse(model.reconstruct(x_0, 2, inversion="gaussian"), x_0).mean()
     assert found.section("reconstruction").find("MSE", row).value == pytest.approx(expected, rel=1e-3)
     rows = {figure.row for figure in found.section("sampling").figures}
     assert {sampling.SAMPLES, f"{sampling.SAMPLES}, dpmpp_2m"} <= rows
     with pytest.raises(UserError, match="no sampler euler"):
-        evaluate(model, images(32), None, settings(**changes, samplers=("euler",)), tmp_path / "other")
+        evaluate(model, held_out, None, settings(**changes, samplers=("euler",)), tmp_path / "other")
 
 
 def test_reconstruction_is_that_of_the_model(everything, model, baseline):
     section = everything[0].section("reconstruction")
     x_0 = to_float(images(58, seed=1).images[choose_in_order(images(58, seed=1), 57, seed=0)])
-    for num_steps in (2, 3):
+    for num_steps in (2, 10):
         for row, decoded in (
             (reconstruction.INFERRED, model.reconstruct(x_0, num_steps)),
             (reconstruction.RANDOM, model.reconstruct(x_0, num_steps, infer_x_T=False)),
@@ -217,7 +217,7 @@ def test_generated_images_are_kept_where_asked(everything, model):
     for i in (0, 57):
         kept = np.asarray(Image.open(folder / "sampling" / "samples-2" / f"{i:06d}.png"))
         np.testing.assert_allclose(kept, to_uint8(samples[i])[..., 0], atol=1)
-    assert len(list((folder / "reconstruction" / "inferred-3").iterdir())) == 57
+    assert len(list((folder / "reconstruction" / "inferred-10").iterdir())) == 57
 
 
 def test_labels_that_depend_on_brightness_are_predicted_from_pixels(everything):
@@ -255,7 +255,7 @@ def test_measured_images_are_a_random_choice_that_begins_with_all_classes():
 @pytest.mark.long  # a killed evaluation has chunks too
 def test_many_small_chunks_give_the_same_results(model, tmp_path, monkeypatch):
     monkeypatch.setattr("diffae_jax.evaluation.study.CHUNK", 7)
-    usual = settings(programs=("reconstruction", "sampling", "neighbors", "out_of_distribution"), num_steps=(2,))
+    usual = settings(programs=("reconstruction", "sampling", "neighbors", "out_of_distribution"))
     found = evaluate(model, images(30, seed=1), images(60, seed=2), usual, tmp_path / "small")
     monkeypatch.undo()
     whole = evaluate(model, images(30, seed=1), images(60, seed=2), usual, tmp_path / "whole")
@@ -272,8 +272,8 @@ def test_lpips_and_fid_are_measured_if_their_networks_are_available(one_device, 
     model = random_model(one_device, image_shape=shape)
     rng = np.random.default_rng(0)
     held_out, training = (
-        Arrays(rng.integers(0, 256, (count, *shape), np.uint8), [f"{count}-{i}" for i in range(count)])
-        for count in (12, 20)
+        Arrays(rng.integers(0, 256, (12, *shape), np.uint8), [f"{name}-{i}" for i in range(12)])
+        for name in ("held out", "training")
     )
     # LPIPS of random weights, and a space under the name of the one that is called FID
     distance = lpips_distances(split(LPIPS(rngs=nnx.Rngs(0)))[1], one_device)
@@ -283,7 +283,7 @@ def test_lpips_and_fid_are_measured_if_their_networks_are_available(one_device, 
         model,
         held_out,
         training,
-        settings(programs=("reconstruction", "sampling", "neighbors"), num_samples=12, num_steps=(2,)),
+        settings(programs=("reconstruction", "sampling", "neighbors"), num_samples=12),
         tmp_path,
         networks=Networks(space, distance),
     )
@@ -304,13 +304,20 @@ def test_lpips_and_fid_are_measured_if_their_networks_are_available(one_device, 
 # --- resuming ------------------------------------------------------------------------------------
 
 
+def evaluate_in_small_chunks():
+    """The command, for a process of its own."""
+    study.CHUNK = 24
+    cli.run()
+
+
 def start(bundle, folder):
+    """Starts an evaluation in two chunks of one size, for which networks are compiled once."""
     arguments = [
         *("evaluate", str(bundle), "--data", "digits", "--out", str(folder)),
-        *("--programs", "reconstruction", "variations", "sampling", "--steps", "2", "--num-images", "300"),
-        *("--num-samples", "300"),
+        *("--programs", "reconstruction", "variations", "sampling", "--steps", "2", "--num-images", "48"),
+        *("--num-samples", "48"),
     ]
-    return Forked("diffae_jax.cli:run", arguments)
+    return Forked(f"{__name__}:evaluate_in_small_chunks", arguments)
 
 
 def test_killed_evaluation_resumes_with_the_same_results(bundle, tmp_path):
@@ -331,7 +338,7 @@ def test_killed_evaluation_resumes_with_the_same_results(bundle, tmp_path):
 
 
 def test_further_program_keeps_earlier_results(model, tmp_path):
-    data, usual = (images(6, seed=1), images(60, seed=2)), partial(settings, num_steps=(2,))
+    data, usual = (images(58, seed=1), images(62, seed=2)), settings
     first = evaluate(model, *data, usual(programs=("variations",)), tmp_path)
     assert evaluate(model, *data, usual(programs=("variations",)), tmp_path) is None
     more = evaluate(model, *data, usual(programs=("reconstruction",)), tmp_path)
@@ -344,7 +351,7 @@ def test_further_program_keeps_earlier_results(model, tmp_path):
 
 
 def test_results_with_names_of_an_earlier_version_are_measured_again(model, tmp_path):
-    data, usual = images(6, seed=1), settings(programs=("variations",))
+    data, usual = images(58, seed=1), settings(programs=("variations",))
     first = evaluate(model, data, None, usual, tmp_path)
     content = json.loads((tmp_path / "results.json").read_text())
     del content["measured"]["names"]
@@ -356,7 +363,7 @@ def test_results_with_names_of_an_earlier_version_are_measured_again(model, tmp_
 
 
 def test_missing_report_is_written_from_the_results(model, tmp_path):
-    data, usual = images(6, seed=1), settings(programs=("reconstruction",), num_steps=(2,))
+    data, usual = images(58, seed=1), settings(programs=("reconstruction",))
     evaluate(model, data, None, usual, tmp_path)
     written = (tmp_path / "report.html").read_bytes()
     (tmp_path / "report.html").unlink()
@@ -367,7 +374,7 @@ def test_missing_report_is_written_from_the_results(model, tmp_path):
 
 
 def test_same_weights_under_another_schedule_are_another_model(model, tmp_path):
-    data, usual = images(6, seed=1), settings(programs=("reconstruction",), num_steps=(2,))
+    data, usual = images(58, seed=1), settings(programs=("reconstruction",))
     first = evaluate(model, data, None, usual, tmp_path)
     config = ConfigDict(model.config.to_dict())
     config.train.schedule = "linear" if config.train.schedule == "cosine" else "cosine"
@@ -421,7 +428,8 @@ def test_interval_of_a_share_is_that_of_wilson():
     assert half.high - half.low == pytest.approx(2 * z * 0.05, rel=0.03)
 
 
-def test_interval_of_the_kernel_distance_is_as_wide_as_fresh_sets_are_apart():
+def test_interval_of_the_kernel_distance_is_as_wide_as_fresh_sets_are_apart(monkeypatch):
+    monkeypatch.setattr(sampling, "spread_of_distance", lambda *_: 0.0)  # that of the FID takes seconds
     space = FeatureSpace("Inception", 8, lambda images: images, "FID", "KID")
 
     def figures(seed):
@@ -481,7 +489,9 @@ def test_planted_copies_are_found(model, tmp_path, monkeypatch):
     training, held_out = images(60, seed=2), images(30, seed=1)
     copies = to_float(training.images[:24])
     monkeypatch.setattr(type(model), "sample", lambda self, *_: copies)
-    found = evaluate(model, held_out, training, settings(programs=("neighbors",)), tmp_path)
+    found = evaluate(
+        model, held_out, training, settings(programs=("neighbors",), num_images=24, num_samples=24), tmp_path
+    )
     section = found.section("neighbors")
     assert section.find(neighbors.COPIES, "samples", "in pixels").value == 1
     assert section.find(neighbors.DISTANCE, "samples", "in pixels").value < 1e-3
@@ -580,7 +590,7 @@ def test_figures_of_the_paper_are_found_by_the_name_of_the_experiment():
 def test_programs_that_lack_something_are_skipped(model, baseline, tmp_path, capsys):
     one = images(1, labeled=False)
     programs = ("reconstruction", "labels", "variations", "sampling", "neighbors", "detection")
-    found = evaluate(model, one, None, settings(programs=programs, num_samples=5, num_steps=(2,)), tmp_path / "one")
+    found = evaluate(model, one, None, settings(programs=programs, num_samples=5), tmp_path / "one")
     said = capsys.readouterr().out
     for sentence in (
         "labels was skipped: it needs the training images, and none were given (--training).",
@@ -595,7 +605,7 @@ def test_programs_that_lack_something_are_skipped(model, baseline, tmp_path, cap
         "Skipped: it needs the training images, and none were given (--training).",
     )
     found = evaluate(
-        baseline, images(30, seed=1), None, settings(programs=("reconstruction", "variations")), tmp_path / "b"
+        baseline, images(57, seed=1), None, settings(programs=("reconstruction", "variations")), tmp_path / "b"
     )
     assert "variations was skipped: a DDIM baseline has no z." in capsys.readouterr().out
     assert {figure.row for figure in found.section("reconstruction").figures} == {reconstruction.BASELINE}
@@ -603,9 +613,10 @@ def test_programs_that_lack_something_are_skipped(model, baseline, tmp_path, cap
 
 def test_overlap_with_training_images_is_reported(model, tmp_path, capsys):
     training = images(60, seed=2)
-    shared = Arrays(training.images[5:11], [f"copy-{i}" for i in range(6)])
+    own = images(57, seed=1).images[6:]
+    shared = Arrays(np.concatenate([training.images[5:11], own]), [f"copy-{i}" for i in range(57)])
     found = evaluate(model, shared, training, settings(programs=("reconstruction",)), tmp_path / "arrays")
-    sentence = "6 of the 6 images are also training images (copy-0, copy-1, copy-2 and 3 more)"
+    sentence = "6 of the 57 images are also training images (copy-0, copy-1, copy-2 and 3 more)"
     assert sentence in capsys.readouterr().out
     assert sentence in found.about["note"]
     for name, source in (("training", training.images[:8]), ("test", training.images[6:12])):
@@ -619,19 +630,20 @@ def test_overlap_with_training_images_is_reported(model, tmp_path, capsys):
 
 def test_images_of_a_different_size_are_reported(model, tmp_path, capsys):
     (tmp_path / "photos").mkdir()
-    for i, size in enumerate(((8, 8), (20, 30))):
+    for i, size in enumerate([(8, 8)] * 56 + [(20, 30)]):
         Image.fromarray(RNG.integers(0, 256, size, np.uint8)).save(tmp_path / "photos" / f"{i}.png")
     evaluate(
         model, open_for(model, tmp_path / "photos"), None, settings(programs=("reconstruction",)), tmp_path / "out"
     )
-    assert "1 of the 2 images are scaled to 8x8 and cropped." in capsys.readouterr().out
+    assert "1 of the 57 images are scaled to 8x8 and cropped." in capsys.readouterr().out
 
 
-def test_weights_that_are_not_finite_are_reported(one_device, tmp_path):
-    broken = random_model(one_device)
-    broken.params["unet"]["conv_in"]["kernel"] = broken.params["unet"]["conv_in"]["kernel"] * np.nan
-    with pytest.raises(UserError, match="4 of 4 x_T hold values that are not finite"):
-        evaluate(broken, images(4), None, settings(programs=("reconstruction",)), tmp_path)
+def test_weights_that_are_not_finite_are_reported(model, tmp_path):
+    name = "unet.conv_in.kernel"
+    params = unflatten(flatten(model.params) | {name: flatten(model.params)[name] * np.nan})
+    broken = DiffAE(model.config, params, mesh=model.mesh)
+    with pytest.raises(UserError, match="57 of 57 x_T hold values that are not finite"):
+        evaluate(broken, images(57), None, settings(programs=("reconstruction",)), tmp_path)
     assert not list(tmp_path.glob("*.json"))
 
 
@@ -719,7 +731,7 @@ def test_labels_that_look_like_paths_stay_in_the_output_folder(model, tmp_path):
     training = images(60, seed=2)
     named = Arrays(training.images, training.ids, {"../../evil/x": training.labels["bright"]})
     folder = tmp_path / "a" / "b" / "out"
-    found = evaluate(model, images(30, seed=1), named, settings(programs=("conditional",), keep_images=True), folder)
+    found = evaluate(model, images(58, seed=1), named, settings(programs=("conditional",), keep_images=True), folder)
     assert {figure.row for figure in found.section("conditional").figures} == {"../../evil/x", "not ../../evil/x"}
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
     assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == ["out"]

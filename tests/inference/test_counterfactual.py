@@ -180,16 +180,22 @@ def test_flat_probability_reaches_the_target(model):
     assert ((found.f_after >= 0.6) & (found.f_after <= 1)).all()
 
 
-def test_volumes_on_several_devices(one_device):
+@pytest.mark.parametrize(
+    "shape",
+    [(8, 2), pytest.param((4, 4, 4, 2), marks=pytest.mark.long)],  # convolutions over three axes compile for long
+    ids=["signals", "volumes"],
+)
+def test_images_of_other_ranks_on_several_devices(one_device, shape):
     """Decoding the codes on one device gives the images that two devices found."""
-    volumes = np.random.default_rng(1).uniform(-1, 1, (2, 4, 4, 4, 2)).astype(np.float32)
+    images = np.random.default_rng(1).uniform(-1, 1, (2, *shape)).astype(np.float32)
+    axes = tuple(range(1, images.ndim))
     two_devices = make_mesh(jax.devices()[:2])
-    one, two = (random_model(mesh, image_shape=(4, 4, 4, 2)) for mesh in (one_device, two_devices))
-    found = two.counterfactual(volumes, lambda x: x.mean((1, 2, 3, 4)), 0.1, **BOTH | dict(steps=8))
-    assert found.images.shape == volumes.shape
+    one, two = (random_model(mesh, image_shape=shape) for mesh in (one_device, two_devices))
+    found = two.counterfactual(images, lambda x: x.mean(axes), 0.1, **BOTH | dict(steps=8))
+    assert found.images.shape == images.shape
     assert found.reached.all()
     np.testing.assert_allclose(found.images, one.decode(found.z, found.x_T, 2), atol=1e-3)
-    np.testing.assert_allclose(found.f_after, found.images.astype(np.float64).mean((1, 2, 3, 4)), atol=1e-5)
+    np.testing.assert_allclose(found.f_after, found.images.astype(np.float64).mean(axes), atol=1e-5)
 
 
 # --- how it runs ---------------------------------------------------------------------------------
@@ -216,6 +222,7 @@ def test_all_steps_are_one_loop_on_the_devices(model):
     assert not [name for name in names if "callback" in name or "device_put" in name]
 
 
+@pytest.mark.long  # the search decodes with remat=True, whose memory tests/diffusion measures
 def test_memory_grows_with_the_root_of_the_steps_of_the_decoder(model):
     few, many = (
         traced(model, num_steps=steps).lower().compile().memory_analysis().temp_size_in_bytes for steps in (4, 64)

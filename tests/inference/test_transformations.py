@@ -1,7 +1,5 @@
 """DiffAE under jit, grad and vmap: methods return the same as outside, or raise UserError."""
 
-import subprocess
-import sys
 from functools import partial
 
 import jax
@@ -16,8 +14,10 @@ from diffae_jax.models import split
 from diffae_jax.models.build import builder
 from diffae_jax.probes import ClassProbe, Probe
 from diffae_jax.runtime.errors import UserError
-from tests.environment import ROOT, environment
+from diffae_jax.runtime.sharding import make_mesh
+from tests.processes import Forked
 from tests.random_models import random_model
+from tests.runs import finish
 
 IMAGES = np.random.default_rng(1).uniform(-1, 1, (2, 8, 8, 1)).astype(np.float32)
 STEPS = 2
@@ -79,7 +79,10 @@ METHODS = {
 }
 
 
-SIMILAR = ("reconstruct from noise", "sweep", "edit to a value")  # others of METHODS call the same programs
+SIMILAR = (  # others of METHODS call the same programs, and tests below trace edits and decode noise
+    *("reconstruct from noise", "sweep", "edit to a value"),
+    *("invert by its own z", "decode noise", "edit"),
+)
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.long if n in SIMILAR else ()) for n in METHODS])
@@ -325,34 +328,23 @@ def test_baseline_without_z_is_traced_too(model, one_device):
         jax.jit(baseline.encode)(IMAGES)
 
 
-IN_64_BITS = """
-import re
+def in_64_bits():
+    """For a process of its own, in which types are not checked."""
+    jax.config.update("jax_enable_x64", True)
+    model = own_model(make_mesh())
+    z, x = np.random.default_rng(0).normal(size=(2, 8)), np.random.default_rng(1).uniform(-1, 1, (2, 8, 8, 1))
 
-import jax, numpy as np
-from diffae_jax.runtime.errors import UserError
-from diffae_jax.runtime.sharding import make_mesh
-from tests.inference.test_transformations import UNTYPED, own_model
+    def call(z, x):
+        return model.decode(z, x, STEPS), model.encode(x), model.move(z, "age", to=42), model.predict(z, "smile")
 
-model = own_model(make_mesh())
-z, x = np.random.default_rng(0).normal(size=(2, 8)), np.random.default_rng(1).uniform(-1, 1, (2, 8, 8, 1))
-
-def call(z, x):
-    return model.decode(z, x, 2), model.encode(x), model.move(z, "age", to=42), model.predict(z, "smile")
-
-for found, expected in zip(jax.jit(call)(z, x), call(z, x)):
-    assert found.dtype == expected.dtype == np.float32, (found.dtype, expected.dtype)
-    np.testing.assert_allclose(found, expected, atol=1e-4, rtol=1e-4)
-
-for name, (function, message) in UNTYPED.items():
-    try:
-        jax.jit(lambda x, z: function(model, x, z, x))(x, z)
-    except UserError as error:
-        assert re.search(message, str(error)), (name, str(error))
-        continue
-    raise AssertionError(name)
-"""
+    for found, expected in zip(jax.jit(call)(z, x), call(z, x), strict=True):
+        assert found.dtype == expected.dtype == np.float32, (found.dtype, expected.dtype)
+        np.testing.assert_allclose(found, expected, **CLOSE)
+    for name, (function, message) in UNTYPED.items():
+        print(name)  # the last one is that of an error
+        with pytest.raises(UserError, match=message):
+            jax.jit(lambda x, z, function=function: function(model, x, z, x))(x, z)
 
 
 def test_numbers_of_64_bits_become_those_of_32_and_plain_values_are_asked_for_in_one_sentence():
-    process = subprocess.run([sys.executable, "-c", IN_64_BITS], env=environment(JAX_ENABLE_X64="1"), cwd=ROOT)
-    assert process.returncode == 0
+    finish(Forked(f"{__name__}:in_64_bits", []))
