@@ -16,7 +16,7 @@ from diffae_jax.models.build import builder
 from diffae_jax.models.functional import flatten
 from diffae_jax.training.checkpoint import latest_step
 from diffae_jax.training.packing import Packing
-from tests.environment import ROOT, environment
+from tests.environment import ROOT, environment, flags
 from tests.processes import Forked
 
 MANY_STEPS = "--config.train.num_images=640"  # 40 steps: time enough to be killed in
@@ -65,8 +65,12 @@ def in_cluster(coordinator, number, of=2):
 
 
 def two_processes(workdir, *arguments, each=((), ()), settings=None):
-    """Starts a run of two processes of two devices each, with arguments for both and for each."""
+    """Starts a run of two processes of two devices each, with arguments for both and for each.
+
+    The cache of programs does not serve the second process, which compiles each of its own.
+    """
     coordinator = free_address()
+    settings = {"XLA_FLAGS": flags(2, level=0)} | (settings or {})
     return [
         start(workdir, *in_cluster(coordinator, i), *arguments, *each[i], devices=2, settings=settings)
         for i in range(2)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from diffae_jax.training.checkpoint import latest_step
-from tests.environment import ROOT, environment
+from tests.environment import ROOT, environment, flags
 from tests.runs import NO_GRIDS, TRAINING
 
 SCRIPT = ROOT / "launch" / "local.sh"
@@ -38,7 +38,7 @@ class Started:
         self._process = subprocess.Popen(
             [SCRIPT, str(count), "--config=tests/tiny.py", f"--workdir={self.folder}", *arguments],
             cwd=ROOT,
-            env=environment(**settings),
+            env=environment(**{"XLA_FLAGS": flags(1, level=0), **settings}),
             stdin=script_side,
             stdout=script_side,
             stderr=script_side,
