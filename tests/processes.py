@@ -70,7 +70,8 @@ def _call(
     os.chdir(folder)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started the tests in the background
     os.environ.update(settings)
-    os.environ["XLA_FLAGS"] = settings.get("XLA_FLAGS", flags(num_devices))  # XLA reads it when it is first asked for devices
+    # XLA reads it when it is first asked for devices
+    os.environ["XLA_FLAGS"] = settings.get("XLA_FLAGS", flags(num_devices))
     module, _, name = function.partition(":")
     sys.argv = [module, *map(str, arguments)]
     try:
