@@ -21,6 +21,8 @@ from tests.processes import Forked
 
 MANY_STEPS = "--config.train.num_images=640"  # 40 steps: time enough to be killed in
 TRAINING = "--stages=autoencoder"
+FEW_STEPS = "--config.train.num_images=64"  # 4 steps, the last of which saves and draws a grid
+NO_GRIDS = "--config.report.grid_every=10_000_000"  # but the last one; the first takes seconds to compile
 
 
 def start(workdir, *arguments, devices=1, function="diffae_jax.main:run", settings=None):

@@ -13,7 +13,7 @@ import pytest
 
 from diffae_jax.training.checkpoint import latest_step
 from tests.environment import ROOT, environment
-from tests.runs import TRAINING
+from tests.runs import NO_GRIDS, TRAINING
 
 SCRIPT = ROOT / "launch" / "local.sh"
 ENDLESS = "--config.train.num_images=1_000_000"
@@ -105,7 +105,7 @@ def last_step(run: Started) -> int:
 
 
 def test_ctrl_c_saves(tmp_path):
-    run = Started(tmp_path, TRAINING, ENDLESS)
+    run = Started(tmp_path, TRAINING, ENDLESS, NO_GRIDS)
     run.wait_for_step(4)
     run.press_ctrl_c()
     output = run.finish(code=128 + signal.SIGINT)

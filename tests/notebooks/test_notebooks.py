@@ -17,7 +17,14 @@ SHORT = {  # parameters for few steps of few images
     "quickstart": {"STEPS": 2},
     "reconstruct_and_interpolate": {"STEPS": 2, "STEP_COUNTS": (2,), "NUM_VARIATIONS": 6, "NUM_FRAMES": 4},
     "edit_attributes": {"STEPS": 2, "STRENGTHS": (0, 1.0)},
-    "sample": {"STEPS": 2, "STEP_COUNTS": (2,), "MANY_STEPS": 2, "NUM_IMAGES": 9, "PROBES": ("digit=0",), "PER_LABEL": 2},
+    "sample": {
+        "STEPS": 2,
+        "STEP_COUNTS": (2,),
+        "MANY_STEPS": 2,
+        "NUM_IMAGES": 9,
+        "PROBES": ("digit=0",),
+        "PER_LABEL": 2,
+    },
     "train_on_your_images": {
         "CONFIG": str(ROOT / "tests" / "tiny.py"),
         "STEPS": 2,

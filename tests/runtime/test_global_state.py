@@ -123,7 +123,7 @@ for name in ("path", "environment", "settings of jax", "threads", "warnings"):
 steps = lambda folder: [row["step"] for row in read_metrics(folder) if "loss" in row]
 
 def command():
-    main.run(["--config=tests/tiny.py", "--stages=autoencoder", f"--workdir={folder}"])
+    main.run(["--config=tests/tiny.py", "--config.train.num_images=64", "--stages=autoencoder", f"--workdir={folder}"])
 
 async def in_a_loop():
     of_the_loop = signals()
@@ -132,13 +132,15 @@ async def in_a_loop():
 
 def in_a_thread():
     try:
-        run_stages(get_config(), str(other), ["autoencoder"])
+        config = get_config()
+        config.train.num_images = 4 * config.train.batch_size
+        run_stages(config, str(other), ["autoencoder"])
     except BaseException as error:
         errors.append(error)
 
 command()
 assert not changed(before), changed(before)
-assert steps(folder)[-1] == 12
+assert steps(folder)[-1] == 4
 rows = read_metrics(folder)
 asyncio.run(in_a_loop())
 assert not changed(before), changed(before)
@@ -148,7 +150,7 @@ thread = threading.Thread(target=in_a_thread)
 thread.start()
 thread.join()
 assert not errors, errors
-assert steps(other)[-1] == 12
+assert steps(other)[-1] == 4
 assert not changed(before), changed(before)
 """
     run_program(program, tmp_path / "a", tmp_path / "b")

@@ -62,6 +62,8 @@ def assert_one_sentence(output, pattern):
         assert word not in output, output
 
 
+# the test below kills and resumes a run in S3, and one further below takes its lock twice
+@pytest.mark.parametrize("store", [pytest.param("s3", marks=pytest.mark.long), "gs"], indirect=True)
 def test_run_is_used_by_one_process_and_resumes_after_a_kill(store):
     workdir, endless = store.path("used"), "--config.train.num_images=1_000_000"
     process = start(workdir, endless, TRAINING, settings=store.settings)

@@ -17,6 +17,7 @@ from diffae_jax import main
 from tests.environment import ROOT, environment
 from tests.runs import (
     MANY_STEPS,
+    NO_GRIDS,
     TRAINING,
     command,
     finish,
@@ -64,7 +65,7 @@ def test_missing_task_of_a_scheduler_is_reported(tmp_path, present):
 
 @pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.long), 1])
 def test_killed_process_ends_the_training_of_the_other(tmp_path, victim):
-    processes = two_processes(tmp_path, LONG_TRAINING, TRAINING)
+    processes = two_processes(tmp_path, LONG_TRAINING, NO_GRIDS, TRAINING)
     wait_for_checkpoint(processes[0], tmp_path, 4)
     processes[victim].send_signal(signal.SIGKILL)
     killed = time.monotonic()

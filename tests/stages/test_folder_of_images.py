@@ -9,11 +9,11 @@ from PIL import Image
 
 from diffae_jax.evaluation import results
 from diffae_jax.inference.diffae import DiffAE
-from tests.runs import TRAINING, finish, start
+from tests.runs import FEW_STEPS, TRAINING, finish, start
 
 
 def test_other_images_are_refused(image_folder, tmp_path):
-    arguments = ["--stages=autoencoder"]
+    arguments = TRAINING, FEW_STEPS
     finish(start(tmp_path / "run", *arguments, f"--config.data.path={image_folder}"))
     others = tmp_path / "others"
     shutil.copytree(image_folder, others)
@@ -26,7 +26,7 @@ def test_images_that_cannot_be_used_are_refused_or_left_out_and_listed_at_the_en
     images = tmp_path / "images"
     shutil.copytree(image_folder, images)
     (images / "3.png").write_bytes(b"junk")
-    arguments = f"--config.data.path={images}", TRAINING
+    arguments = f"--config.data.path={images}", TRAINING, FEW_STEPS
     output = finish(start(tmp_path / "run", *arguments), code=2)
     assert re.search(
         r"3\.png cannot be read as an image .*To leave out such images, set --config\.data\.skip_bad=True\.", output
@@ -45,7 +45,7 @@ def test_the_grid_shows_held_out_images_of_all_folders(tmp_path):
         for i in range(20):
             Image.new("L", (8, 8), level).save(tmp_path / "images" / name / f"{i}.png")
     data = f"--config.data.path={tmp_path / 'images'}", "--config.data.held_out_share=0.5"
-    finish(start(tmp_path / "run", *data, TRAINING))
+    finish(start(tmp_path / "run", *data, TRAINING, FEW_STEPS))
     (grid,) = (tmp_path / "run" / "autoencoder" / "grids").iterdir()
     pixels = np.asarray(Image.open(grid).convert("L"), int)
     inputs = pixels[: len(pixels) // 5]  # within the first of four rows

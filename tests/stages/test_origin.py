@@ -44,7 +44,7 @@ from tests.runs import (
 )
 
 STILL = "--config.train.learning_rate=1e-30"  # smaller than the last bit of any weight that is not 0
-STEPS = "--config.train.num_images=384"  # 24 steps
+STEPS = "--config.train.num_images=192"  # 12 steps
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,7 @@ def test_killed_run_from_a_model_ends_as_if_it_had_not_been_and_needs_the_model_
     flags = f"--init={model}", STEPS, TRAINING, "--config.train.freeze=encoder"
     finish(start(tmp_path / "once", *flags))
     process = start(tmp_path / "killed", *flags)
-    wait_for_checkpoint(process, tmp_path / "killed", 8)
+    wait_for_checkpoint(process, tmp_path / "killed", 4)
     process.send_signal(signal.SIGKILL)
     process.wait()
     shutil.rmtree(model)
@@ -114,13 +114,13 @@ def test_killed_run_from_a_model_ends_as_if_it_had_not_been_and_needs_the_model_
     output = finish(start(tmp_path / "once", f"--init={whole[0]}", *flags[1:]), code=2)
     assert f"began from {model}, not from {whole[0]}. To resume it, leave out --init; " in output
     assert "Traceback" not in output
-    assert "finished, 384 images" in finish(start(tmp_path / "once", *flags[1:])), "the flag may be left out"
+    assert "finished, 192 images" in finish(start(tmp_path / "once", *flags[1:])), "the flag may be left out"
 
 
 def test_branch_with_twice_the_batch_continues_exactly(whole, tmp_path):
     parent = tmp_path / "whole"
     shutil.copytree(whole[0], parent)
-    flags = "--branch=large", "--config.train.batch_size=32", "--config.train.num_images=1280", TRAINING
+    flags = "--branch=large", "--config.train.batch_size=32", "--config.train.num_images=896", TRAINING
     changed = "--config.train.weight_decay=0.01", "--config.train.learning_rate=5e-4"  # Adam becomes AdamW
     process = start(parent, *flags, *changed)
     wait_for_checkpoint(process, tmp_path / "large", 20)
@@ -145,7 +145,7 @@ def test_branch_with_twice_the_batch_continues_exactly(whole, tmp_path):
     assert_same_run(again, tmp_path / "large")
     rows = [row for row in rows_of(again, "autoencoder") if "loss" in row]
     last = [row for row in rows_of(whole[0], "autoencoder") if "loss" in row][-1]
-    assert (rows[0]["images"], rows[-1]["images"]) == (22 * 32, 1280)
+    assert (rows[0]["images"], rows[-1]["images"]) == (22 * 32, 896)
     assert abs(rows[0]["loss"] / last["loss"] - 1) < 0.3, "and not the loss of new weights, which is about 1"
     assert DiffAE.load(again).origin["branch"] == {"run": "tiny", "images_seen": 640}
     message = "model.z_dim: 8 -> 9. To start a new run from the weights that fit, use --init="

@@ -8,7 +8,7 @@ import pytest
 
 from diffae_jax.inference.diffae import DiffAE
 from diffae_jax.runtime.errors import UserError
-from tests.runs import MANY_STEPS, assert_same_run, files, finish, rows, start
+from tests.runs import FEW_STEPS, MANY_STEPS, TRAINING, assert_same_run, files, finish, rows, start
 
 
 def test_finished_run_is_not_repeated(whole):
@@ -168,5 +168,5 @@ def test_latents_of_another_autoencoder_are_refused(whole, tmp_path):
 
 def test_fixed_mistake_is_accepted_in_the_same_folder(tmp_path):
     finish(start(tmp_path, "--config.model.base_channels=40"), code=2)
-    finish(start(tmp_path, "--stages=autoencoder"))
-    assert rows(tmp_path)[-1]["step"] == 12
+    finish(start(tmp_path, TRAINING, FEW_STEPS))
+    assert rows(tmp_path)[-1]["step"] == 4

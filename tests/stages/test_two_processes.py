@@ -15,7 +15,9 @@ from diffae_jax.data.latents import read_chunks
 from diffae_jax.inference.diffae import DiffAE
 from diffae_jax.training.checkpoint import find_undamaged, latest_step, steps_in
 from tests.runs import (
+    FEW_STEPS,
     MANY_STEPS,
+    NO_GRIDS,
     TRAINING,
     files,
     final_weights,
@@ -31,8 +33,9 @@ from tests.training.test_checkpoints import flips
 
 
 def test_two_processes_equal_one_and_can_be_stopped_and_continued_by_one(whole, tmp_path):
-    processes = two_processes(tmp_path, MANY_STEPS, TRAINING)
-    wait_for_checkpoint(processes[0], tmp_path, 12)
+    arguments = MANY_STEPS, NO_GRIDS, TRAINING  # test_buckets.py has a grid of two processes
+    processes = two_processes(tmp_path, *arguments)
+    wait_for_checkpoint(processes[0], tmp_path, 8)
     processes[1].send_signal(signal.SIGTERM)  # one gets the signal; all must save the same step
     outputs = [finish(process, code=143) for process in processes]
     assert "To resume, run the same command again." in outputs[0]
@@ -41,7 +44,7 @@ def test_two_processes_equal_one_and_can_be_stopped_and_continued_by_one(whole, 
     checkpoints = tmp_path / "autoencoder" / "checkpoints"
     manifest = json.loads((checkpoints / str(latest_step(checkpoints)) / "manifest.json").read_text())
     assert {"ocdbt.process_0", "ocdbt.process_1"} <= {part for name in manifest["files"] for part in name.split("/")}
-    finish(start(tmp_path, MANY_STEPS, TRAINING))
+    finish(start(tmp_path, *arguments))
     ours, expected = (rows_of(run, "autoencoder") for run in (tmp_path, whole[0]))
     assert stopped_at < 40
     assert [row["step"] for row in ours] == [row["step"] for row in expected]
@@ -111,7 +114,7 @@ def test_what_stops_one_process_stops_the_others(tmp_path):
     images.mkdir()
     for i in range(20):
         Image.new("L", (8, 8), 100).save(images / f"{i}.png")
-    arguments = tmp_path / "run", f"--config.data.path={images}"
+    arguments = tmp_path / "run", f"--config.data.path={images}", FEW_STEPS
     finish(start(*arguments, TRAINING))  # on its own, it does not need different images
     outputs = [finish(process, code=2) for process in two_processes(*arguments, "--stages=latents,prior")]
     assert re.search(r"all 20 images have the same value in \d of its 8 dimensions", outputs[0])
