@@ -76,8 +76,8 @@ def test_examples_fit_the_model_and_its_probes(name, one_device):
     z = model.statistics.normalize(model.encode(shown.images))
     for probe in model.probes.values():
         assert score(probe, z, shown.labels[probe.name]).value > 0.6
-    restored = model.reconstruct(shown.images, 20)
-    assert np.square((restored + 1) / 2 - shown.images / 255).mean() < 2e-3
+    few = shown.images[:8]
+    assert np.square((model.reconstruct(few, 20) + 1) / 2 - few / 255).mean() < 2e-3
 
 
 @every_model
