@@ -38,7 +38,6 @@ TRAINING = (  # added to every training command: two steps of the tiny network
 QUICK = {  # added to a command
     "evaluate": "--num-images 16 --num-samples 16 --steps 2 --code-steps 2",
     "budget": "--num-images 4 --inversions ddim --grids even --steps 1 --target-mse 9",
-    "reconstruct": "--steps 2",
     "interpolate": "--steps 2",
     "edit": "--steps 2",
     "sample": "--steps 2 --latent-steps 2",

@@ -31,11 +31,12 @@ class Forked:
         num_devices: int = 1,
         folder: Path = ROOT,
         settings: dict[str, str] | None = None,
+        level: int = 0,
     ):
         number, path = tempfile.mkstemp(prefix="output-", suffix=".txt")
         os.close(number)
         self._output = Path(path)
-        inside = (function, arguments, num_devices, folder, path, settings or {})
+        inside = (function, arguments, flags(num_devices, level), folder, path, settings or {})
         self._process = _forks.Process(target=_call, args=inside, daemon=True)
         self._process.start()
 
@@ -60,7 +61,7 @@ class Forked:
 
 
 def _call(
-    function: str, arguments: list[str], num_devices: int, folder: Path, output: str, settings: dict[str, str]
+    function: str, arguments: list[str], xla_flags: str, folder: Path, output: str, settings: dict[str, str]
 ) -> None:
     """Calls package.module:function with its output in a file, and ends as an interpreter does."""
     file = os.open(output, os.O_WRONLY)
@@ -70,7 +71,7 @@ def _call(
     os.chdir(folder)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started the tests in the background
     os.environ.update(settings)
-    os.environ["XLA_FLAGS"] = flags(num_devices)  # XLA reads it when it is first asked for devices
+    os.environ["XLA_FLAGS"] = xla_flags  # XLA reads it when it is first asked for devices
     module, _, name = function.partition(":")
     sys.argv = [module, *map(str, arguments)]
     try:
