@@ -22,6 +22,8 @@ REPLACED = {
     "(64, 64, 1)": "(8, 8, 1)",
     "steps=40, step_size=0.1": "steps=2",
     " --download": "",
+    "runs/faces/bundle": "runs/mine/bundle",
+    "folder=smile": "smile",
     "gs://BUCKET/faces.zip": "FOLDER",
     "gs://BUCKET/runs/faces": "runs/mine",
 }
