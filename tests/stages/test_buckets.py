@@ -154,7 +154,7 @@ def test_damaged_step_is_set_aside_and_trained_again(store, whole):
     assert content(workdir / "bundle") == files(whole[0] / "bundle")
 
 
-# test_two_processes.py has a checkpoint of two processes on a disk, and above is one of one process here
+# test_two_processes.py has a checkpoint of two on a disk; above is one of one process here
 @pytest.mark.long
 def test_two_processes_write_one_checkpoint(tmp_path):
     with contextlib.closing(Store("s3")) as store, store.used_here():
