@@ -13,6 +13,10 @@ out (the shipped model `cells`: 3,090 training images, 20 steps, images in [0, 1
 - MSE 5.0e-4 with inferred x_T, 4.4e-3 with random x_T
 - accuracy of the probe of the kind of cell: 99.4 %; R^2 of the probe of the diameter: 0.75
 
+On 13,165 gray faces, `--config.image_shape="(32, 32, 1)"`, after 48,000 images (held out: 697):
+- MSE 8.6e-4 with inferred x_T, 1.7e-2 with random x_T (20 steps, 64 images in [0, 1])
+- AUROC of the probe of a smile: 0.88
+
 The UNet predicts v. When it predicted the noise, with the same schedule, random x_T decoded to
 wrong colors and noise after 28,000 images: at the last time steps, hardly any of the image is
 left, and an error of the noise is amplified 1,000 times and more.

@@ -23,7 +23,7 @@ REPLACED = {
     "steps=40, step_size=0.1": "steps=2",
     " --download": "",
     "runs/faces/bundle": "runs/mine/bundle",
-    "folder=smile": "smile",
+    "--probe folder ": "--probe smile ",
     "gs://BUCKET/faces.zip": "FOLDER",
     "gs://BUCKET/runs/faces": "runs/mine",
 }
