@@ -160,7 +160,8 @@ def run_command(words: list[str], *, trains: bool) -> None:
         path = () if named else ("--config.data.path=FOLDER",)
         folder = Path(f"trained/{len(list(Path().glob('trained/*')))}")
         # a branch needs a run, and the networks of other models do not fit the tiny one
-        given = [word for word in words[2:] if not word.startswith(("--branch=", "--init="))]
+        left_out = ("--branch=", "--init=", "--config.image_shape=")
+        given = [word for word in words[2:] if not word.startswith(left_out)]
         arguments = [*given, *path, *TRAINING, f"--workdir={folder}"]
         cli.run(["train", *arguments]) if trains else check_training(arguments, folder)
     elif words[:2] == ["python", "-c"]:
