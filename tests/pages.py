@@ -159,7 +159,7 @@ def run_command(words: list[str], *, trains: bool) -> None:
         named = any("data.path" in word or "digits" in word for word in words)
         path = () if named else ("--config.data.path=FOLDER",)
         folder = Path(f"trained/{len(list(Path().glob('trained/*')))}")
-        # a branch needs a run, and the networks of other models do not fit the tiny one
+        # a branch needs a run, and networks and images of other models do not fit the tiny one
         left_out = ("--branch=", "--init=", "--config.image_shape=")
         given = [word for word in words[2:] if not word.startswith(left_out)]
         arguments = [*given, *path, *TRAINING, f"--workdir={folder}"]

@@ -338,14 +338,14 @@ def test_killed_evaluation_resumes_with_the_same_results(bundle, tmp_path):
 
 
 def test_further_program_keeps_earlier_results(model, tmp_path):
-    data, usual = (images(58, seed=1), images(62, seed=2)), settings
-    first = evaluate(model, *data, usual(programs=("variations",)), tmp_path)
-    assert evaluate(model, *data, usual(programs=("variations",)), tmp_path) is None
-    more = evaluate(model, *data, usual(programs=("reconstruction",)), tmp_path)
+    data = images(58, seed=1), images(62, seed=2)
+    first = evaluate(model, *data, settings(programs=("variations",)), tmp_path)
+    assert evaluate(model, *data, settings(programs=("variations",)), tmp_path) is None
+    more = evaluate(model, *data, settings(programs=("reconstruction",)), tmp_path)
     assert [section.name for section in more.sections] == ["reconstruction", "variations"]
     assert more.section("variations") == first.sections[0]
     # a different seed measures everything again and removes all earlier results
-    other = evaluate(model, *data, usual(programs=("reconstruction",)), tmp_path, seed=1)
+    other = evaluate(model, *data, settings(programs=("reconstruction",)), tmp_path, seed=1)
     assert [section.name for section in other.sections] == ["reconstruction"]
     assert not (tmp_path / "variations.png").exists()
 

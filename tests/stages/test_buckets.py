@@ -27,7 +27,7 @@ from diffae_jax.training.checkpoint import find_undamaged, latest_step, steps_in
 from tests.buckets import BUCKET, Store
 from tests.environment import ROOT, environment
 from tests.random_models import random_model
-from tests.runs import MANY_STEPS, TRAINING, files, finish, free_address, start, two_processes
+from tests.runs import FEW_STEPS, MANY_STEPS, TRAINING, files, finish, free_address, start, two_processes
 
 SCHEMES = ("s3", "gs")
 WITHOUT_EVALUATION = "--stages=autoencoder,latents,prior,probes,export"
@@ -154,13 +154,11 @@ def test_damaged_step_is_set_aside_and_trained_again(store, whole):
     assert content(workdir / "bundle") == files(whole[0] / "bundle")
 
 
-# test_two_processes.py has a checkpoint of two on a disk; above is one of one process here
-@pytest.mark.long
 def test_two_processes_write_one_checkpoint(tmp_path):
     with contextlib.closing(Store("s3")) as store, store.used_here():
         store.settings["XDG_CACHE_HOME"] = str(tmp_path)
         workdir = store.path("two")
-        for process in two_processes(workdir, TRAINING, "--config.train.num_images=64", settings=store.settings):
+        for process in two_processes(workdir, TRAINING, FEW_STEPS, settings=store.settings):
             finish(process)
         assert find_undamaged(workdir / "autoencoder" / "checkpoints") == (4, {})
         names = names_below(workdir)
