@@ -22,10 +22,10 @@ REPLACED = {
     "(64, 64, 1)": "(8, 8, 1)",
     "steps=40, step_size=0.1": "steps=2",
     " --download": "",
+    "gs://BUCKET/faces.zip": "FOLDER",
+    "gs://BUCKET/runs/faces": "runs/mine",  # before its part without a bucket
     "runs/faces/bundle": "runs/mine/bundle",
     "--probe folder ": "--probe smile ",
-    "gs://BUCKET/faces.zip": "FOLDER",
-    "gs://BUCKET/runs/faces": "runs/mine",
 }
 TRAINED = ("README",)  # pages whose training commands train; those of the others are checked
 TRAINING = (  # added to every training command: two steps of the tiny network
