@@ -14,7 +14,6 @@ from torch.nn import functional
 from diffae_jax.convert.names import LEAF
 from diffae_jax.models.functional import Params, flatten
 from diffae_jax.models.ops import NUM_GROUPS
-from diffae_jax.models.unet import BLOCKS_PER_LEVEL
 
 MAX_PERIOD = 10_000  # of the time embedding
 
@@ -128,6 +127,7 @@ class SemanticEncoder(nn.Module):
         attention_resolutions: tuple[int, ...],
         z_dim: int,
         num_heads: int,
+        num_res_blocks: int,
     ):
         super().__init__()
         channels = base_channels * channel_mults[0]
@@ -137,7 +137,7 @@ class SemanticEncoder(nn.Module):
             heads = num_heads if max(image_shape[:-1]) // 2**level in attention_resolutions else 0
             if level:
                 blocks.append(ResBlock(channels, channels, resample="down"))
-            for _ in range(BLOCKS_PER_LEVEL):
+            for _ in range(num_res_blocks):
                 blocks.append(ResBlock(channels, mult * base_channels, num_heads=heads))
                 channels = mult * base_channels
         blocks += [ResBlock(channels, channels, num_heads=num_heads), ResBlock(channels, channels)]
@@ -166,6 +166,7 @@ class UNet(nn.Module):
         embed_dim: int,
         z_dim: int,
         num_heads: int,
+        num_res_blocks: int,
         dropout: float,
     ):
         super().__init__()
@@ -185,13 +186,13 @@ class UNet(nn.Module):
             if level:
                 down.append(ResBlock(channels, channels, resample="down", **shared))
                 skips.append(channels)
-            for _ in range(BLOCKS_PER_LEVEL):
+            for _ in range(num_res_blocks):
                 down.append(ResBlock(channels, mult * base_channels, num_heads=heads(level), **shared))
                 channels = mult * base_channels
                 skips.append(channels)
         middle = [ResBlock(channels, channels, num_heads=num_heads, **shared), ResBlock(channels, channels, **shared)]
         for level, mult in reversed(list(enumerate(channel_mults))):
-            for _ in range(BLOCKS_PER_LEVEL + 1):
+            for _ in range(num_res_blocks + 1):
                 up.append(ResBlock(channels + skips.pop(), mult * base_channels, num_heads=heads(level), **shared))
                 channels = mult * base_channels
             if level:
@@ -235,6 +236,7 @@ class DiffusionAutoencoder(nn.Module):
             attention_resolutions=tuple(model.attention_resolutions),
             z_dim=model.z_dim,
             num_heads=model.num_heads,
+            num_res_blocks=model.num_res_blocks,
         )
         self.encoder = SemanticEncoder(channel_mults=model.encoder_channel_mults, **shared)
         self.unet = UNet(channel_mults=model.channel_mults, embed_dim=model.embed_dim, dropout=model.dropout, **shared)

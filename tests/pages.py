@@ -31,7 +31,8 @@ TRAINED = ("README",)  # pages whose training commands train; those of the other
 TRAINING = (  # added to every training command: two steps of the tiny network
     *("--config.image_shape=(8, 8, 1)", "--config.model.base_channels=32", "--config.model.channel_mults=(1,)"),
     *("--config.model.encoder_channel_mults=(1,)", "--config.model.attention_resolutions=()"),
-    *("--config.model.embed_dim=32", "--config.model.z_dim=8", "--config.train.batch_size=16"),
+    *("--config.model.embed_dim=32", "--config.model.z_dim=8", "--config.model.num_res_blocks=1"),
+    "--config.train.batch_size=16",
     *("--config.train.learning_rate=0.001", "--config.train.ema_decay=0.9"),  # as in tests/tiny.py: compiled once
     *("--config.train.num_images=32", "--config.report.num_grid_images=4", "--config.report.num_grid_steps=2"),
     "--config.train.warmup_images=0",  # fewer than the images

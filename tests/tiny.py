@@ -16,6 +16,7 @@ def get_config() -> ConfigDict:
         attention_resolutions=(),
         embed_dim=32,
         z_dim=8,
+        num_res_blocks=1,
     )
     config.train.update(batch_size=16, num_images=12 * 16, learning_rate=1e-3, ema_decay=0.9)
     config.prior.update(num_layers=3, width=32, batch_size=32, num_latents=80 * 32, learning_rate=1e-3, ema_decay=0.9)

@@ -95,6 +95,7 @@ MODEL = Section(
         embed_dim=Key(512, "width of the time embedding", **SIZE),
         z_dim=Key(512, "dimensions of z", **SIZE, none="the DDIM baseline without z"),
         num_heads=Key(1, "attention heads", low=1, high=1024),
+        num_res_blocks=Key(2, "residual blocks of each level; the upward half of the UNet has one more", low=1, high=8),
         dropout=Key(0.1, "fraction of activations set to zero during training", low=0.0, high=0.99),
     ),
 )

@@ -11,7 +11,8 @@ from collections.abc import Callable
 import numpy as np
 
 from diffae_jax.models.functional import Params, flatten
-from diffae_jax.models.unet import BLOCKS_PER_LEVEL
+
+NUM_RES_BLOCKS = 2  # of each level, in all official models
 
 # {our name: official name} in a residual block, an attention block and a latent MLP layer.
 RES_BLOCK = {
@@ -127,7 +128,7 @@ def _locate_up(i: int, blocks: Params) -> tuple[str, int]:
     The last block of a level and the upsampling after it are two entries of our list. Officially
     they share one sequence.
     """
-    per_level = BLOCKS_PER_LEVEL + 1
+    per_level = NUM_RES_BLOCKS + 1
     level, position = divmod(i, per_level + 1)
     if position < per_level:
         return f"output_blocks.{level * per_level + position}", 0

@@ -9,8 +9,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from diffae_jax.config import MAX_LEVELS, MAX_PRIOR_LAYERS, default
+from diffae_jax.convert.names import NUM_RES_BLOCKS
 from diffae_jax.diffusion.schedule import NUM_TIMESTEPS
-from diffae_jax.models.unet import BLOCKS_PER_LEVEL
 from diffae_jax.runtime.errors import UserError, shown
 from diffae_jax.torch_files.stored import StoredTensor
 
@@ -67,11 +67,11 @@ def read_settings(state: State, hyper: dict[str, Any], file: str, image_size: in
 
     def levels(prefix: str) -> tuple[tuple[int, ...], list[int]]:
         """Returns the channel multipliers of the downward half and the levels with attention."""
-        per_level = BLOCKS_PER_LEVEL + 1  # 1: the resampling block or, on level 0, the first convolution
+        per_level = NUM_RES_BLOCKS + 1  # 1: the resampling block or, on level 0, the first convolution
         num_blocks = count(f"{prefix}input_blocks.")
         if num_blocks % per_level or not 1 <= num_blocks // per_level <= MAX_LEVELS:
             raise UserError(
-                f"{file} has {num_blocks} {prefix}input_blocks. Only models with {BLOCKS_PER_LEVEL} residual blocks "
+                f"{file} has {num_blocks} {prefix}input_blocks. Only models with {NUM_RES_BLOCKS} residual blocks "
                 f"per level and 1 to {MAX_LEVELS} levels can be imported."
             )
         first = [f"{prefix}input_blocks.{per_level * level + 1}" for level in range(num_blocks // per_level)]
@@ -97,6 +97,7 @@ def read_settings(state: State, hyper: dict[str, Any], file: str, image_size: in
         encoder_channel_mults=levels("encoder.")[0] if has_encoder else channel_mults,
         attention_resolutions=tuple(size // 2**level for level in attention),
         embed_dim=embed_dim,
+        num_res_blocks=NUM_RES_BLOCKS,
         num_heads=_positive(hyper.get("net_beatgans_attn_head")) or 1,
     )
     config.model.z_dim = shape("encoder.out.3.weight", 4)[0] if has_encoder else None

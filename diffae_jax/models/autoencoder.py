@@ -28,6 +28,7 @@ class DiffusionAutoencoder(nnx.Module):
         embed_dim: Width of the time embedding.
         z_dim: Dimensions of z. None: the DDIM baseline, a UNet without encoder and z.
         num_heads: Attention heads.
+        num_res_blocks: Residual blocks of a level, of the encoder and of the downward half of the UNet.
         dropout: Fraction of activations of the UNet set to zero during training.
         remat: Whether to recompute activations in the backward pass to save memory.
         dtype: Type of the activations; None: float32. The weights are always float32.
@@ -52,6 +53,7 @@ class DiffusionAutoencoder(nnx.Module):
         embed_dim: int,
         z_dim: int | None,
         num_heads: int = 1,
+        num_res_blocks: int = 2,
         dropout: float = 0.0,
         remat: bool = False,
         dtype: DTypeLike | None = None,
@@ -64,6 +66,7 @@ class DiffusionAutoencoder(nnx.Module):
             base_channels=base_channels,
             attention_resolutions=tuple(attention_resolutions),
             num_heads=num_heads,
+            num_res_blocks=num_res_blocks,
             remat=remat,
             dtype=dtype,
             rngs=rngs,

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import lax
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
 from diffae_jax.models.ops import NUM_GROUPS, everywhere, group_statistics, norm_silu
@@ -21,7 +23,12 @@ Projection = Callable[[int, nnx.Rngs], nnx.Module]  # (channels of a block, rngs
 def uniform_init(fan_in: int) -> nnx.Initializer:
     """Initializes from U(-1/sqrt(fan_in), 1/sqrt(fan_in)), the default of PyTorch."""
     bound = 1 / math.sqrt(fan_in)
-    return lambda key, shape, dtype=jnp.float32, **_: (bound * (2 * random_uniform(key, shape) - 1)).astype(dtype)
+    return lambda key, shape, dtype=jnp.float32, **_: _uniform(key, bound, shape, dtype)
+
+
+@partial(jax.jit, static_argnums=(2, 3))  # traced once for all layers of one shape
+def _uniform(key: Key[Array, ""], bound: float | Array, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+    return (bound * (2 * random_uniform(key, shape) - 1)).astype(dtype)
 
 
 def initializers(fan_in: int, zero: bool = False) -> dict[str, nnx.Initializer]:

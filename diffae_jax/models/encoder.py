@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from diffae_jax.models.blocks import GroupNorm, ResBlock, conv, linear
 from diffae_jax.models.functional import checkpointed
-from diffae_jax.models.unet import BLOCKS_PER_LEVEL, check_divisible
+from diffae_jax.models.unet import check_divisible
 
 
 class SemanticEncoder(nnx.Module):
@@ -20,6 +20,7 @@ class SemanticEncoder(nnx.Module):
         attention_resolutions: Levels whose largest spatial size is listed get self-attention.
         z_dim: Dimensions of z.
         num_heads: Attention heads.
+        num_res_blocks: Residual blocks of a level.
         remat: Whether to recompute activations in the backward pass to save memory.
         dtype: Type of the activations; None: float32. The weights are always float32.
         rngs: Random numbers for the initial weights.
@@ -39,6 +40,7 @@ class SemanticEncoder(nnx.Module):
         attention_resolutions: tuple[int, ...],
         z_dim: int,
         num_heads: int = 1,
+        num_res_blocks: int = 2,
         remat: bool = False,
         dtype: DTypeLike | None = None,
         rngs: nnx.Rngs,
@@ -56,7 +58,7 @@ class SemanticEncoder(nnx.Module):
             heads = num_heads if max(spatial) // 2**level in attention_resolutions else 0
             if level:
                 blocks.append(ResBlock(channels, channels, resample="down", **layer))
-            for _ in range(BLOCKS_PER_LEVEL):
+            for _ in range(num_res_blocks):
                 blocks.append(ResBlock(channels, mult * base_channels, num_heads=heads, **layer))
                 channels = mult * base_channels
         blocks += [ResBlock(channels, channels, num_heads=num_heads, **layer), ResBlock(channels, channels, **layer)]

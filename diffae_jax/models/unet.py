@@ -12,8 +12,6 @@ from jaxtyping import Array, Float, Int, Key
 from diffae_jax.models.blocks import GroupNorm, ResBlock, conv, linear, row_of_time, timestep_embedding
 from diffae_jax.models.functional import checkpointed
 
-BLOCKS_PER_LEVEL = 2  # in the downward half; the upward half has one more
-
 
 def check_divisible(image_shape: tuple[int, ...], num_levels: int) -> None:
     """Raises ValueError if a spatial size cannot be halved between all levels."""
@@ -41,6 +39,7 @@ class UNet(nnx.Module):
         condition: Turns z into a modulation of each block: see `models.condition`. None: no z, as
             in the DDIM baseline.
         num_heads: Attention heads.
+        num_res_blocks: Residual blocks of a level in the downward half. The upward half has one more.
         dropout: Fraction of activations set to zero during training.
         remat: Whether to recompute activations in the backward pass to save memory.
         dtype: Type of the activations; None: float32. The weights are always float32.
@@ -62,6 +61,7 @@ class UNet(nnx.Module):
         embed_dim: int,
         condition: nnx.Module | None,
         num_heads: int = 1,
+        num_res_blocks: int = 2,
         dropout: float = 0.0,
         remat: bool = False,
         dtype: DTypeLike | None = None,
@@ -103,7 +103,7 @@ class UNet(nnx.Module):
             if level:
                 down.append(block(channels, channels, resample="down"))
                 skips.append(channels)
-            for _ in range(BLOCKS_PER_LEVEL):
+            for _ in range(num_res_blocks):
                 down.append(block(channels, mult * base_channels, heads=heads(level)))
                 channels = mult * base_channels
                 skips.append(channels)
@@ -112,7 +112,7 @@ class UNet(nnx.Module):
 
         up = []
         for level, mult in reversed(list(enumerate(channel_mults))):
-            for _ in range(BLOCKS_PER_LEVEL + 1):
+            for _ in range(num_res_blocks + 1):
                 up.append(block(channels + skips.pop(), mult * base_channels, heads=heads(level)))
                 channels = mult * base_channels
             if level:

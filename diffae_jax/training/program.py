@@ -63,6 +63,7 @@ def compile_program(
     """
 
     abstract_key = jax.eval_shape(jax.random.key, 0)
+    init_params = jax.jit(init_params)  # traced once, for shapes and for values
     packing, abstract_state, unpacked_state = abstract_states(
         jax.eval_shape(init_params, abstract_key), optimizer, mesh, sharding
     )

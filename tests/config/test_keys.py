@@ -94,6 +94,7 @@ def test_bounds_are_those_of_networks_that_a_machine_survives():
         "model.embed_dim": 65_536,
         "model.z_dim": 65_536,
         "model.num_heads": 1024,
+        "model.num_res_blocks": 8,
         "model.dropout": 0.99,
     }
     assert (FLAT_KEYS["prior.num_layers"].high, FLAT_KEYS["prior.width"].high) == (50, 65_536)

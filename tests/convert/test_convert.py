@@ -63,6 +63,7 @@ def test_config_is_inferred_from_the_file(model):
         embed_dim=48,
         z_dim=24,
         num_heads=1,
+        num_res_blocks=2,
         dropout=0.1,
     )
     assert (config.prior.num_layers, config.prior.width, config.prior.schedule) == (3, 40, "constant")
@@ -241,9 +242,9 @@ OUT = "ema_model.out.2.bias"
 
 
 def many(name):
-    """Adds a small tensor under 3,000 names."""
+    """Adds a small tensor under 1,000 names."""
     weight = np.zeros((32, 1, 1, 1), np.float32)
-    return lambda tree: tree["state_dict"].update({name.format(i): weight for i in range(3000)})
+    return lambda tree: tree["state_dict"].update({name.format(i): weight for i in range(1000)})
 
 
 def largest(tree):
@@ -265,9 +266,9 @@ def largest(tree):
 
 HOSTILE = {
     "largest network": (largest, "lacks ema_model"),
-    "too many layers": (many("ema_model.latent_net.layers.{}.linear.weight"), r"has 3,000 latent_net\.layers"),
-    "too many levels": (many("ema_model.input_blocks.{}.0.in_layers.2.weight"), "has 3000 input_blocks"),
-    "levels of the encoder": (many("ema_model.encoder.input_blocks.{}.0.x"), r"has 3000 encoder\.input_blocks"),
+    "too many layers": (many("ema_model.latent_net.layers.{}.linear.weight"), r"has 1,000 latent_net\.layers"),
+    "too many levels": (many("ema_model.input_blocks.{}.0.in_layers.2.weight"), "has 1000 input_blocks"),
+    "levels of the encoder": (many("ema_model.encoder.input_blocks.{}.0.x"), r"has 1000 encoder\.input_blocks"),
     "deep schedule": (hyper(beta_scheduler=DEEP), "beta_scheduler = a list"),
     "deep entry": (entry("note", DEEP), "not tensors: note"),
     "long schedule": (hyper(beta_scheduler="x" * 10**6), r"beta_scheduler = x{120}\."),

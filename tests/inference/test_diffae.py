@@ -15,6 +15,7 @@ from diffae_jax.inference import batching, programs
 from diffae_jax.models.functional import flatten
 from diffae_jax.probes import Probe
 from diffae_jax.runtime.errors import UserError
+from tests.environment import QUICKLY
 from tests.random_models import random_model
 
 IMAGES = np.random.default_rng(1).uniform(-1, 1, (4, 8, 8, 1)).astype(np.float32)
@@ -255,9 +256,9 @@ def test_gradient_of_decode_equals_finite_differences(model, codes):
     def distance(z, x_T):
         return jnp.square(model.decode(z, x_T, num_steps=20) - target).sum()
 
-    value, gradients = jax.jit(jax.value_and_grad(distance, (0, 1)))(z, x_T)
+    value, gradients = jax.jit(jax.value_and_grad(distance, (0, 1)), **QUICKLY)(z, x_T)
     assert np.isfinite(value)
-    compiled = jax.jit(distance)
+    compiled = jax.jit(distance, **QUICKLY)
     for place, gradient in enumerate(gradients):
         norm = jnp.linalg.norm(gradient)
         step = 2.5e-4 / norm * gradient  # short, because a predicted x_0 is clipped in each step

@@ -15,6 +15,7 @@ from diffae_jax.models.build import builder
 from diffae_jax.probes import ClassProbe, Probe
 from diffae_jax.runtime.errors import UserError
 from diffae_jax.runtime.sharding import make_mesh
+from tests.environment import QUICKLY
 from tests.processes import Forked
 from tests.random_models import random_model
 from tests.runs import finish
@@ -90,7 +91,7 @@ def test_method_is_the_same_under_jit(model, codes, name):
     arguments = (IMAGES, *codes)
     expected = METHODS[name](model, *arguments)
     assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(expected)), "outside it is what it was"
-    assert_same(jax.jit(partial(METHODS[name], model))(*arguments), expected)
+    assert_same(jax.jit(partial(METHODS[name], model), **QUICKLY)(*arguments), expected)
     shapes = jax.eval_shape(lambda: METHODS[name](model, *arguments))  # nothing but constants
     assert jax.tree.map(lambda a: (a.shape, a.dtype), shapes) == jax.tree.map(lambda a: (a.shape, a.dtype), expected)
 
@@ -99,7 +100,7 @@ def test_methods_of_constants_are_the_same_under_jit(model, codes):
     def calls():
         return model.encode(IMAGES), model.predict(codes[0], "smile"), model.noise(np.arange(2), 5)
 
-    assert_same(jax.jit(calls)(), calls())
+    assert_same(jax.jit(calls, **QUICKLY)(), calls())
 
 
 def test_methods_work_in_the_body_of_a_scan_and_for_shapes(model, codes):
@@ -132,7 +133,7 @@ def test_images_that_share_noise_under_vmap_and_those_of_seeds_that_are_traced(m
     seeds = jnp.array([5, 6])
     assert_same(jax.vmap(lambda seed: model.noise(np.arange(2), seed))(seeds)[1], model.noise(np.arange(2), 6))
     assert_same(jax.vmap(lambda seed: model.sample(2, seed, STEPS, 2))(seeds)[1], model.sample(2, 6, STEPS, 2))
-    drawn = jax.jit(lambda z, seed: model.decode(z, num_steps=STEPS, seed=seed))(z, 6)
+    drawn = jax.jit(lambda z, seed: model.decode(z, num_steps=STEPS, seed=seed), **QUICKLY)(z, 6)
     assert_same(drawn, model.decode(z, num_steps=STEPS, seed=jnp.int32(6)))
 
 
@@ -169,17 +170,18 @@ def test_images_of_every_kind_are_taken_while_jax_traces(model, tmp_path):
     pictures = [Image.fromarray(image[..., 0]) for image in as_bytes]
     for i, picture in enumerate(pictures):
         picture.save(tmp_path / f"{i}.png")
-    assert_same(jax.jit(model.encode)(as_bytes), expected)
+    assert_same(jax.jit(model.encode, **QUICKLY)(as_bytes), expected)
     for images in (as_bytes, pictures, tmp_path):
-        assert_same(jax.jit(lambda shift, images=images: model.encode(images) + shift)(1.0), expected + 1)
+        shifted = jax.jit(lambda shift, images=images: model.encode(images) + shift, **QUICKLY)(1.0)
+        assert_same(shifted, expected + 1)
     halves = model.encode(IMAGES.astype(np.float16))
-    assert_same(jax.jit(model.encode)(IMAGES.astype(np.float16)), halves)
+    assert_same(jax.jit(model.encode, **QUICKLY)(IMAGES.astype(np.float16)), halves)
 
 
 def test_model_is_saved_loaded_and_identified_while_jax_traces(model, codes, one_device, tmp_path):
     z = codes[0]
 
-    @jax.jit
+    @partial(jax.jit, **QUICKLY)
     def call(z):
         model.save(tmp_path / "bundle")
         loaded = DiffAE.load(tmp_path / "bundle", mesh=one_device)
@@ -193,7 +195,8 @@ def test_model_over_several_devices_is_traced_too(model, codes, eight_devices):
     many = random_model(eight_devices, probes=model.probes)
     one = jax.device_put(codes[0], jax.devices()[0])
     for z in (codes[0], one):
-        assert_same(jax.jit(lambda z: many.decode(z, num_steps=STEPS))(z), model.decode(codes[0], num_steps=STEPS))
+        decoded = jax.jit(lambda z: many.decode(z, num_steps=STEPS), **QUICKLY)(z)
+        assert_same(decoded, model.decode(codes[0], num_steps=STEPS))
         assert_same(jax.jit(many.predict, static_argnums=1)(z, "smile"), model.predict(codes[0], "smile"))
 
 
@@ -313,7 +316,7 @@ def test_traced_bytes_are_not_taken_for_values_of_an_intensity(model, one_device
     for dtype in (np.uint8, np.int32):
         with pytest.raises(UserError, match=r"range of values 0\.\.4095 .* 0 scaled to -1 and 4095 to 1"):
             jax.jit(ranged.encode)(counts.astype(dtype))
-    assert_same(jax.jit(ranged.encode)(scaled), ranged.encode(counts))
+    assert_same(jax.jit(ranged.encode, **QUICKLY)(scaled), ranged.encode(counts))
 
 
 def test_baseline_without_z_is_traced_too(model, one_device):
@@ -322,8 +325,8 @@ def test_baseline_without_z_is_traced_too(model, one_device):
     baseline = DiffAE(config, split(builder(config, "float32")(nnx.Rngs(0)))[1], mesh=one_device)
     x_T = baseline.noise(np.arange(2))
     call = partial(baseline.decode, None, num_steps=STEPS)
-    assert_same(jax.jit(call)(x_T), call(x_T))
-    assert_same(jax.jit(lambda: baseline.sample(2, num_steps=STEPS))(), call(x_T))
+    assert_same(jax.jit(call, **QUICKLY)(x_T), call(x_T))
+    assert_same(jax.jit(lambda: baseline.sample(2, num_steps=STEPS), **QUICKLY)(), call(x_T))
     with pytest.raises(UserError, match="it has no encoder and no z"):
         jax.jit(baseline.encode)(IMAGES)
 

@@ -30,7 +30,7 @@ from diffae_jax.models.build import builder
 from diffae_jax.stages.autoencoder import autoencoder_loss
 from diffae_jax.training.state import TrainState, make_optimizer
 from diffae_jax.training.step import train_step
-from tests.environment import ROOT
+from tests.environment import QUICKLY, ROOT
 from tests.jaxprs import equations
 
 CONFIGS = ROOT / "configs"
@@ -44,6 +44,7 @@ TINY = dict(
     z_dim=16,
     dropout=0.5,
 )
+ONE_LEVEL = dict(image_shape=(4, 4, 3), channel_mults=(1,), encoder_channel_mults=(1,), num_res_blocks=1)
 
 
 def tiny(**changes):
@@ -74,7 +75,7 @@ def structure(build):
 def compiled(module):
     """The module as one compiled function of arrays."""
     graphdef, params = split(module)
-    function = jax.jit(lambda params, *args: nnx.merge(graphdef, params)(*args))
+    function = jax.jit(lambda params, *args: nnx.merge(graphdef, params)(*args), **QUICKLY)
     return partial(function, params)
 
 
@@ -175,7 +176,7 @@ def timestep_embedding64(t, dim):
     return np.concatenate([np.cos(angles), np.sin(angles)], axis=-1)
 
 
-def unet64(unet, x_t, t, z, num_levels):
+def unet64(unet, x_t, t, z, num_levels, num_res_blocks=2):
     """The UNet as in the paper: per level two blocks down, three up, each with a skip."""
     psi = timestep_embedding64(t, unet.base_channels)
     embedding = linear64(unet.time_out, silu64(linear64(unet.time_in, psi)))
@@ -183,14 +184,14 @@ def unet64(unet, x_t, t, z, num_levels):
     h = conv64(unet.conv_in, x_t)
     skips = [h]
     for level in range(num_levels):
-        for index in range(2 + (level > 0)):
+        for index in range(num_res_blocks + (level > 0)):
             resample = "down" if level and not index else None
             h = res_block64(next(down), h, embedding, z, resample)
             skips.append(h)
     for block in unet.middle:
         h = res_block64(block, h, embedding, z)
     for level in reversed(range(num_levels)):
-        for _ in range(3):
+        for _ in range(num_res_blocks + 1):
             h = res_block64(next(up), np.concatenate([h, skips.pop()], axis=-1), embedding, z)
         if level:
             h = res_block64(next(up), h, embedding, z, "up")
@@ -426,7 +427,7 @@ def test_layers_start_uniform_within_the_inverse_root_of_fan_in(layer, fan_in):
 @pytest.fixture(scope="module")
 def fresh():
     """A model of one level, as it is initialized."""
-    return tiny(channel_mults=(1,), encoder_channel_mults=(1,), image_shape=(4, 4, 3))(rngs=nnx.Rngs(0))
+    return tiny(**ONE_LEVEL)(rngs=nnx.Rngs(0))
 
 
 def test_every_parameter_starts_as_the_official_framework_does(fresh):
@@ -491,19 +492,22 @@ def test_encoder_equals_float64_reference(model):
 
 
 @pytest.mark.parametrize(
-    "image_shape", [(16, 1), (4, 4, 4, 5)], ids=["signal of one channel", "volume of five channels"]
+    ("image_shape", "num_res_blocks"),
+    [((16, 1), 1), pytest.param((16, 1), 3, marks=pytest.mark.long), ((4, 4, 4, 5), 1)],
+    ids=["signal of one channel", "signal, more blocks", "volume of five channels"],
 )
-def test_baseline_equals_float64_reference_in_other_ranks(image_shape):
-    model = filled(tiny(image_shape=image_shape, channel_mults=(1, 1), z_dim=None))
+def test_baseline_equals_float64_reference_in_other_ranks(image_shape, num_res_blocks):
+    sizes = dict(image_shape=image_shape, channel_mults=(1, 1), num_res_blocks=num_res_blocks)
+    model = filled(tiny(**sizes, z_dim=None))
     x_t = normal(2, *image_shape)
-    expected = unet64(model.unet, x_t.astype(np.float64), T, None, num_levels=2)
+    expected = unet64(model.unet, x_t.astype(np.float64), T, None, 2, num_res_blocks)
     assert relative_error(compiled(model)(x_t, T), expected) < 1e-5
 
 
 @pytest.mark.parametrize("channels", [1, 2, 5])
 @pytest.mark.parametrize("spatial", [(8,), (8, 4), (8, 4, 2)])
 def test_images_of_any_rank_and_channels_pass(spatial, channels):
-    levels = dict(channel_mults=(1,), encoder_channel_mults=(1, 1))
+    levels = dict(channel_mults=(1,), encoder_channel_mults=(1, 1), num_res_blocks=1)
     graphdef, params = abstract_model(lambda rngs: tiny(image_shape=(*spatial, channels), **levels)(rngs=rngs))
 
     def forward(params, x_0, x_t, t):
@@ -515,6 +519,15 @@ def test_images_of_any_rank_and_channels_pass(spatial, channels):
     z, eps = jax.eval_shape(forward, params, x, x, jax.ShapeDtypeStruct((3,), jnp.int32))
     assert (z.shape, z.dtype) == ((3, 16), jnp.float32)
     assert (eps.shape, eps.dtype) == (x.shape, jnp.float32)
+
+
+def test_each_level_has_the_stated_number_of_blocks():
+    levels = dict(channel_mults=(1, 2, 2), encoder_channel_mults=(1, 2))
+    for number in (1, 2, 3):
+        model = structure(tiny(**levels, num_res_blocks=number))
+        assert len(model.unet.down) == 3 * number + 2  # with those that change the size
+        assert len(model.unet.up) == 3 * (number + 1) + 2
+        assert len(model.encoder.blocks) == 2 * number + 1 + 2  # with the middle
 
 
 def test_baseline_has_neither_encoder_nor_z():
@@ -547,7 +560,9 @@ GRID = jnp.arange(0, 1000, 100)
 
 def test_noise_predictor_equals_plain_call_at_every_step(model, unet):
     graphdef, params = split(model)
-    predict = jax.jit(lambda params, x_t, t, z: nnx.merge(graphdef, params).noise_predictor(GRID, z)(x_t, t))
+    predict = jax.jit(
+        lambda params, x_t, t, z: nnx.merge(graphdef, params).noise_predictor(GRID, z)(x_t, t), **QUICKLY
+    )
     for t in GRID:
         assert relative_error(predict(params, X_T, t, Z), unet(X_T, np.full(2, t), Z)) < 1e-6
     assert np.isnan(predict(params, X_T, np.int32(GRID[0] + 1), Z)).all(), "a step outside the grid must not pass"
@@ -583,7 +598,7 @@ def small():
     return filled(SMALL)
 
 
-SMALL = tiny(channel_mults=(1,), encoder_channel_mults=(1,), image_shape=(4, 4, 3), attention_resolutions=(4,))
+SMALL = tiny(**ONE_LEVEL, attention_resolutions=(4,))
 
 
 @pytest.fixture(scope="module")
@@ -643,8 +658,9 @@ def test_remat_changes_memory_and_not_gradients():
     x_t, t = jnp.asarray(normal(16, 16, 16, 3)), jnp.arange(16)
     gradients, kept_bytes, compiled_bytes = {}, {}, {}
     for remat in (False, True):
-        settings = dict(image_shape=(16, 16, 3), base_channels=32, channel_mults=(1,), attention_resolutions=())
-        graphdef, params = split(filled(partial(UNet, **settings, embed_dim=32, condition=None, remat=remat)))
+        settings = dict(image_shape=(16, 16, 3), base_channels=32, channel_mults=(1,), num_res_blocks=1)
+        sizes = dict(embed_dim=32, attention_resolutions=(), condition=None)
+        graphdef, params = split(filled(partial(UNet, **settings, **sizes, remat=remat)))
 
         def loss(params, graphdef=graphdef):
             return jnp.square(nnx.merge(graphdef, params)(x_t, t)).mean()
@@ -674,7 +690,7 @@ def forward_of(graphdef):
 def test_half_precision_results_are_float32_and_close(small, small_network, dtype, tolerance):
     graphdef, _ = abstract_model(lambda rngs: SMALL(dtype=dtype, rngs=rngs))
     x = X_T[:, ::2, ::2]
-    z, eps = jax.jit(forward_of(graphdef))(split(small)[1], x, x, T, Z)
+    z, eps = jax.jit(forward_of(graphdef), **QUICKLY)(split(small)[1], x, x, T, Z)
     for actual, expected in ((z, compiled(small.encoder)(x)), (eps, small_network(x, T, Z))):
         assert actual.dtype == jnp.float32
         assert relative_error(actual, expected) < tolerance
