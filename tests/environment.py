@@ -20,6 +20,6 @@ def flags(num_devices: int, level: int = 0) -> str:
     return f"{quick} --xla_force_host_platform_device_count={num_devices}"
 
 
-def environment(num_devices: int = 1, level: int = 0, **settings: str) -> dict[str, str]:
+def environment(num_devices: int = 1, **settings: str) -> dict[str, str]:
     """Returns the environment of a process that is started by a test."""
-    return os.environ | {"XLA_FLAGS": flags(num_devices, level)} | settings
+    return os.environ | {"XLA_FLAGS": flags(num_devices)} | settings

@@ -20,7 +20,8 @@ REPLACED = {
     '"configs/images.py"': '"tiny.py"',
     'from_file("digits")': 'from_file("tiny.py")',
     "(64, 64, 1)": "(8, 8, 1)",
-    "steps=40, step_size=0.1": "steps=2",
+    "steps=40, step_size=0.1": "steps=2, num_steps=2",
+    'DiffAE.load("digits")': 'DiffAE.load("runs/digits/bundle")',  # notebooks use the model that ships
     " --download": "",
     "gs://BUCKET/faces.zip": "FOLDER",
     "gs://BUCKET/runs/faces": "runs/mine",  # before its part without a bucket
@@ -46,6 +47,7 @@ QUICK = {  # added to a command
     "sample": "--steps 2 --latent-steps 2",
 }
 MANY_STEPS = re.compile(r"(num_(?:latent_)?steps=)(?:10|20|50|100)\b")  # become 2: all pages share few compiled loops
+STEPS = 2  # where a call or a command names none
 SECONDS = 0.1  # of measurements of speed
 INSTALLATIONS = ("pip", "make", ".venv/bin/python", ".venv/bin/ruff")  # these lines are not run
 NO_COMMANDS = ("runs/NAME/",)  # the first words of indented blocks that are not commands
@@ -132,8 +134,9 @@ def run() -> None:
     A second argument "train" lets all training commands train.
     """
     from diffae_jax.data.inspect import report
+    from diffae_jax.inference import recommended
 
-    report.SECONDS = SECONDS
+    report.SECONDS, recommended.DEFAULT_STEPS = SECONDS, STEPS
     path = Path(sys.argv[1])
     trains = path.stem in TRAINED or sys.argv[2:] == ["train"]
     names = {"__name__": "__main__", **own_data(path.stem)}

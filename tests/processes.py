@@ -31,12 +31,11 @@ class Forked:
         num_devices: int = 1,
         folder: Path = ROOT,
         settings: dict[str, str] | None = None,
-        level: int = 0,
     ):
         number, path = tempfile.mkstemp(prefix="output-", suffix=".txt")
         os.close(number)
         self._output = Path(path)
-        inside = (function, arguments, flags(num_devices, level), folder, path, settings or {})
+        inside = (function, arguments, flags(num_devices), folder, path, settings or {})
         self._process = _forks.Process(target=_call, args=inside, daemon=True)
         self._process.start()
 

@@ -14,7 +14,6 @@ from tests.processes import Forked
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 GALLERY = ROOT / "docs" / "gallery.md"
-SEARCHES = ("counterfactuals",)  # pages whose programs run for long: they are compiled to be fast
 every_page = pytest.mark.parametrize(
     "page", [page for page in PAGES if any(blocks(page.read_text()))], ids=lambda page: page.name
 )
@@ -49,8 +48,7 @@ def run(page, prepared, folder, hub, *arguments):
     if (folder / f"of {page.stem}").exists():
         shutil.copytree(folder / f"of {page.stem}", folder, dirs_exist_ok=True)
     settings = hub | {"HF_HOME": str(folder / "hub")}
-    level = int(page.stem in SEARCHES)
-    process = Forked("tests.pages:run", [str(page), *arguments], folder=folder, settings=settings, level=level)
+    process = Forked("tests.pages:run", [str(page), *arguments], folder=folder, settings=settings)
     assert process.wait() == 0, process.output
 
 

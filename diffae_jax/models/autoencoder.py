@@ -28,7 +28,7 @@ class DiffusionAutoencoder(nnx.Module):
         embed_dim: Width of the time embedding.
         z_dim: Dimensions of z. None: the DDIM baseline, a UNet without encoder and z.
         num_heads: Attention heads.
-        num_res_blocks: Residual blocks of a level, of the encoder and of the downward half of the UNet.
+        num_res_blocks: Residual blocks of each level: see `UNet`.
         dropout: Fraction of activations of the UNet set to zero during training.
         remat: Whether to recompute activations in the backward pass to save memory.
         dtype: Type of the activations; None: float32. The weights are always float32.

@@ -20,7 +20,7 @@ class SemanticEncoder(nnx.Module):
         attention_resolutions: Levels whose largest spatial size is listed get self-attention.
         z_dim: Dimensions of z.
         num_heads: Attention heads.
-        num_res_blocks: Residual blocks of a level.
+        num_res_blocks: Residual blocks of each level.
         remat: Whether to recompute activations in the backward pass to save memory.
         dtype: Type of the activations; None: float32. The weights are always float32.
         rngs: Random numbers for the initial weights.

@@ -3,8 +3,8 @@
 An encoder is a Flax NNX module that turns images [N, *shape], float32 in [-1, 1], into z [N, D].
 It is constructed with the keyword arguments `image_shape`, `z_dim`, `dtype` (the type of
 activations) and `rngs`. It also gets the sizes of the config: `base_channels`, `channel_mults`
-(those of the encoder), `attention_resolutions`, `num_heads`, `num_res_blocks` and `remat`. An encoder
-that does not use them accepts them as `**_`.
+(those of the encoder), `attention_resolutions`, `num_heads`, `num_res_blocks` and `remat`. An
+encoder that does not use them accepts them as `**_`.
 
 z must depend only on the image and the parameters, not on the other images of the batch, because
 batches are split and padded. Therefore the module is put into evaluation mode and its random state

@@ -39,7 +39,7 @@ class UNet(nnx.Module):
         condition: Turns z into a modulation of each block: see `models.condition`. None: no z, as
             in the DDIM baseline.
         num_heads: Attention heads.
-        num_res_blocks: Residual blocks of a level in the downward half. The upward half has one more.
+        num_res_blocks: Residual blocks of each level; the upward half has one more.
         dropout: Fraction of activations set to zero during training.
         remat: Whether to recompute activations in the backward pass to save memory.
         dtype: Type of the activations; None: float32. The weights are always float32.

@@ -254,7 +254,7 @@ def test_gradient_of_decode_equals_finite_differences(model, codes):
     target = jnp.asarray(IMAGES[2:])
 
     def distance(z, x_T):
-        return jnp.square(model.decode(z, x_T, num_steps=20) - target).sum()
+        return jnp.square(model.decode(z, x_T, num_steps=5) - target).sum()
 
     value, gradients = jax.jit(jax.value_and_grad(distance, (0, 1)), **QUICKLY)(z, x_T)
     assert np.isfinite(value)

@@ -6,18 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from PIL import Image
 
 from diffae_jax import DiffAE, to_uint8
-from diffae_jax.models import split
 from diffae_jax.models.build import builder
 from diffae_jax.probes import ClassProbe, Probe
 from diffae_jax.runtime.errors import UserError
 from diffae_jax.runtime.sharding import make_mesh
 from tests.environment import QUICKLY
 from tests.processes import Forked
-from tests.random_models import random_model
+from tests.random_models import initial, random_model
 from tests.runs import finish
 
 IMAGES = np.random.default_rng(1).uniform(-1, 1, (2, 8, 8, 1)).astype(np.float32)
@@ -322,7 +320,7 @@ def test_traced_bytes_are_not_taken_for_values_of_an_intensity(model, one_device
 def test_baseline_without_z_is_traced_too(model, one_device):
     config = model.config.copy_and_resolve_references()
     config.model.z_dim = None
-    baseline = DiffAE(config, split(builder(config, "float32")(nnx.Rngs(0)))[1], mesh=one_device)
+    baseline = DiffAE(config, initial(builder(config, "float32")), mesh=one_device)
     x_T = baseline.noise(np.arange(2))
     call = partial(baseline.decode, None, num_steps=STEPS)
     assert_same(jax.jit(call, **QUICKLY)(x_T), call(x_T))

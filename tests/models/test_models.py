@@ -560,9 +560,7 @@ GRID = jnp.arange(0, 1000, 100)
 
 def test_noise_predictor_equals_plain_call_at_every_step(model, unet):
     graphdef, params = split(model)
-    predict = jax.jit(
-        lambda params, x_t, t, z: nnx.merge(graphdef, params).noise_predictor(GRID, z)(x_t, t), **QUICKLY
-    )
+    predict = jax.jit(lambda params, x_t, t, z: nnx.merge(graphdef, params).noise_predictor(GRID, z)(x_t, t), **QUICKLY)
     for t in GRID:
         assert relative_error(predict(params, X_T, t, Z), unet(X_T, np.full(2, t), Z)) < 1e-6
     assert np.isnan(predict(params, X_T, np.int32(GRID[0] + 1), Z)).all(), "a step outside the grid must not pass"

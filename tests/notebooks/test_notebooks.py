@@ -34,7 +34,6 @@ SHORT = {  # parameters for few steps of few images
     "official_weights": {"STEPS": 2},
     "build_on_it": {"STEPS": 2, "NUM_UPDATES": 2, "NUM_TRAINING_STEPS": 3, "SEARCH_STEPS": 2},
 }
-SEARCHES = ("build_on_it",)  # its programs run for long: they are compiled to be fast
 NAMES = run.names()
 every_notebook = pytest.mark.parametrize("name", NAMES)
 
@@ -43,7 +42,7 @@ def executed(name, folder, parameters):
     """Executes a notebook in an empty folder, as a person would who has installed the package."""
     notebook = run.read(name)
     run.set_parameters(notebook, parameters)
-    run.execute(notebook, folder, environment(level=int(name in SEARCHES), PYTHONPATH=str(ROOT)))
+    run.execute(notebook, folder, environment(PYTHONPATH=str(ROOT)))
     return notebook
 
 

@@ -66,7 +66,9 @@ def test_half_precision_is_within_its_limits(name):
         assert half >= limit if limit < full else half <= limit, figure
 
 
-@every_model
+@pytest.mark.parametrize(
+    "name", [name if name == "digits" else pytest.param(name, marks=pytest.mark.long) for name in names()]
+)
 def test_examples_fit_the_model_and_its_probes(name, one_device):
     shown, model = examples(name), DiffAE.load(name, one_device)
     assert shown.images.shape == (32, *model.image_shape)

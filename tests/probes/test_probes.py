@@ -10,11 +10,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from diffae_jax import DiffAE, probes
-from diffae_jax.models import split
 from diffae_jax.models.build import builder
 from diffae_jax.probes import ClassProbe, Probe, Score
 from diffae_jax.runtime.errors import UserError
 from tests.messages import assert_is_one_sentence
+from tests.random_models import initial
 
 D = 6
 
@@ -342,14 +342,12 @@ def test_probes_are_described_in_a_line():
 
 @pytest.fixture(scope="module")
 def model(one_device):
-    from flax import nnx
-
     from diffae_jax.data.latents import LatentStatistics
     from tests.tiny import get_config
 
     config = get_config()
     statistics = LatentStatistics(*np.random.default_rng(0).uniform(1, 2, (2, 8)).astype(np.float32))
-    params = split(builder(config, "float32")(nnx.Rngs(0)))[1]
+    params = initial(builder(config, "float32"))
     return DiffAE(config, params, statistics=statistics, mesh=one_device)
 
 

@@ -4,16 +4,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 from diffae_jax.diffusion.process import image_process, latent_process
-from diffae_jax.models import abstract_model, split
+from diffae_jax.models import abstract_model
 from diffae_jax.models.build import builder, prior_builder
 from diffae_jax.models.functional import flatten, unflatten
 from diffae_jax.stages.autoencoder import autoencoder_loss
 from diffae_jax.stages.prior import prior_loss
 from diffae_jax.training.diagnosis import explain, first_bad_layer
 from diffae_jax.training.step import sample_keys
+from tests.random_models import initial
 
 NAMES = ["a.png", "b.png", "c.png", "d.png"]
 HUGE = 3e38  # a finite weight whose products are not
@@ -27,7 +27,7 @@ def parts_of(remat):
     config.model.update(attention_resolutions=(8,))
     config.execution.remat = remat
     graphdef, _ = abstract_model(builder(config, "float32"))
-    _, params = split(builder(config, "float32")(nnx.Rngs(0)))
+    params = initial(builder(config, "float32"))
     # layers that start at zero would hide what comes before them
     leaves, tree = jax.tree.flatten(params)
     params = jax.tree.unflatten(tree, [leaf + 0.01 for leaf in leaves])
@@ -99,7 +99,7 @@ def test_gradient_that_is_not_finite_is_named_if_the_loss_is_finite():
 
 def test_layer_of_the_prior_is_named(tiny_config):
     graphdef, _ = abstract_model(prior_builder(tiny_config, "float32"))
-    _, params = split(prior_builder(tiny_config, "float32")(nnx.Rngs(0)))
+    params = initial(prior_builder(tiny_config, "float32"))
     flat = flatten(params)
     flat["layers.1.linear.kernel"] = jnp.full_like(flat["layers.1.linear.kernel"], HUGE)
     z = jnp.asarray(np.random.default_rng(0).normal(size=(4, 8)), jnp.float32)

@@ -20,7 +20,7 @@ def compiled(eight_devices):
     from tests.tiny import get_config
 
     config = get_config()
-    config.model.base_channels = 64
+    config.model.update(base_channels=64, num_res_blocks=2)
     programs = {}
     for sharding, slices in (("replicated", 1), ("fsdp", 1), ("fsdp", 2)):
         config.execution.sharding = sharding
