@@ -2,13 +2,15 @@
 
 import fcntl
 import gc
+import itertools
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partialmethod
 from pathlib import Path
 
-from tests.environment import flags
+from tests.environment import QUICKLY, flags
 
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags(8, level=1)}"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".cache" / "compiled"))
@@ -37,30 +39,25 @@ def pytest_unconfigure() -> None:
     shutil.rmtree(os.environ["HF_HOME"], ignore_errors=True)
 
 
-SLOW = (  # files of slow tests: those of the first worker, and those of the second
-    (
-        "test_docs.py",
-        "test_notebooks.py",
-        "test_evaluation.py",
-        "test_own_data.py",
-        "test_wheel.py",
-        "test_structure.py",
-        "test_local.py",
-    ),
-    (
-        *("test_training.py", "test_transformations.py", "test_loss_terms.py", "test_two_processes.py"),
-        *("test_cluster_faults.py", "test_interrupted.py", "test_same_folder.py", "test_buckets.py"),
-    ),
+SLOW = (  # files of slow tests, the slowest first
+    *("test_docs.py", "test_notebooks.py", "test_buckets.py", "test_evaluation.py", "test_own_data.py"),
+    *("test_page.py", "test_transformations.py", "test_counterfactual.py", "test_training.py", "test_structure.py"),
+    *("test_wheel.py", "test_two_processes.py", "test_cluster_faults.py", "test_origin.py", "test_loss_terms.py"),
+    *("test_local.py", "test_interrupted.py", "test_same_folder.py"),
 )
 
 
 @pytest.hookimpl(trylast=True)  # of the tests that run
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts slow tests first in each half. Two workers begin with these, and end together."""
-    first, second = ([item for item in items if item.path.name in names] for names in SLOW)
-    others = [item for item in items if item not in {*first, *second}]
-    half = max(0, len(items) // 2 - len(first))
-    items[:] = [*first, *others[:half], *second, *others[half:]]
+    """Puts slow tests first in the part that each worker begins with, so that all end together."""
+    count = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    slow = [[item for name in SLOW[i::count] for item in items if item.path.name == name] for i in range(count)]
+    others = iter([item for item in items if item.path.name not in SLOW])
+    sizes = [max(0, len(items) // count - len(part)) for part in slow]
+    items[:] = [
+        item for part, size in zip(slow, sizes, strict=True) for item in (*part, *itertools.islice(others, size))
+    ]
+    items += others
 
 
 @pytest.fixture
@@ -69,6 +66,15 @@ def tiny_config() -> ConfigDict:
     from tests.tiny import get_config
 
     return get_config()
+
+
+@pytest.fixture(scope="module")
+def compiled_quickly() -> Iterator[None]:
+    """Training programs are compiled quickly, for tests that take few steps."""
+    compile_ = partialmethod(jax.stages.Lowered.compile, **QUICKLY)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax.stages.Lowered, "compile", compile_)
+        yield
 
 
 @pytest.fixture(scope="session")

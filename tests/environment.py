@@ -5,7 +5,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]  # of the repository
-QUICKLY = {"compiler_options": {"xla_backend_optimization_level": 0}}  # for `jax.jit` in this process: see `flags`
+QUICKLY = {"compiler_options": {"xla_backend_optimization_level": 0}}  # for `jax.jit` and `compile`: see `flags`
 
 
 def flags(num_devices: int, level: int = 0) -> str:

@@ -203,7 +203,7 @@ def test_batches_are_the_same_for_all_numbers_of_workers_and_processes(name, dat
 
 
 @pytest.fixture(scope="module")
-def programs(one_device):
+def programs(one_device, compiled_quickly):
     """Training steps of the tiny model, compiled once for each shape and type of images."""
     compiled = {}
 

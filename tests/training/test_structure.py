@@ -15,7 +15,7 @@ from diffae_jax.training.program import run_key
 
 
 @pytest.fixture(scope="module")
-def compiled(eight_devices):
+def compiled(eight_devices, compiled_quickly):
     """Programs for 8 devices by sharding and number of slices."""
     from tests.tiny import get_config
 
