@@ -285,7 +285,7 @@ def test_python_sequences_give_the_same_batches_to_workers(images, tmp_path):
     np.testing.assert_array_equal(stream(sources, 4, num_workers=2), batches)
 
 
-def test_python_sequence_is_trained_on_and_encoded(tmp_path, capsys, one_device):
+def test_python_sequence_is_trained_on_and_encoded(tmp_path, capsys, one_device, compiled_quickly):
     config = config_of("npy", "")
     with RunFolder(tmp_path, config):
         for stage in (autoencoder, latents):

@@ -51,7 +51,7 @@ def test_five_to_eight_images_share_their_programs_and_come_out_as_each_alone(mo
     for count in (5, 6, 7, 8):
         for found, expected in zip(results(model, 0, count), alone, strict=True):
             assert found.shape == expected[:count].shape
-            np.testing.assert_allclose(found, expected[:count], atol=1e-4)
+            np.testing.assert_allclose(found, expected[:count], atol=3e-4)
     assert compiled() == before
 
 

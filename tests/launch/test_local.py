@@ -104,6 +104,7 @@ def last_step(run: Started) -> int:
     return latest_step(run.folder / "autoencoder" / "checkpoints")
 
 
+@pytest.mark.long  # test_two_processes.py stops two processes, and the test below has what the script adds
 def test_ctrl_c_saves(tmp_path):
     run = Started(tmp_path, TRAINING, ENDLESS, NO_GRIDS)
     run.wait_for_step(4)

@@ -63,7 +63,10 @@ def test_all_are_here():
     assert [name for name in NAMES if f"[{name}]({name}.ipynb)" not in table] == []
 
 
-@every_notebook
+SIMILAR = ("reconstruct_and_interpolate", "sample", "train_on_your_images")  # pages of the docs have the same calls
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.long if n in SIMILAR else ()) for n in NAMES])
 def test_it_runs_in_short(name, tmp_path):
     notebook = executed(name, tmp_path, SHORT[name])
     assert any(

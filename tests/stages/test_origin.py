@@ -266,7 +266,9 @@ def test_other_sizes_start_anew_where_they_do_not_fit_and_are_named(recorded, mo
 
     tiny_config.model.z_dim = 9
     output = recorded(tiny_config, capsys)
-    assert "encoder.out.bias, encoder.out.kernel, unet.down.*.z_proj.kernel (2), " in output
+    assert (
+        "encoder.out.bias, encoder.out.kernel, unet.down.*.z_proj.kernel, unet.middle.*.z_proj.kernel (2), " in output
+    )
     assert f"The prior starts from nothing, because {model} has none of these shapes.\n" in output
 
     tiny_config.model.attention_resolutions = (16, 32)
