@@ -1,7 +1,9 @@
-"""The emulator of Google Cloud Storage, with two answers of the real service that it lacks.
+"""The emulator of Google Cloud Storage, with three answers of the real service that it lacks.
 
 It writes an object although there is one, if a request allows that for a new one only
 (ifGenerationMatch=0), and it knows no permissions. Here, a bucket called "denied" refuses all.
+It also drops the last byte of an object if this is a carriage return, because gcsfs ends the lines
+of a request with a line feed alone.
 
 python -m tests.gcs_server PORT BUCKET
 """
@@ -38,7 +40,18 @@ def real(handler):
 
 objects.insert, objects.ls, objects.get = real(objects.insert), real(objects.ls), real(objects.get)
 
-from gcp_storage_emulator.server import create_server  # noqa: E402, it collects the handlers when it is imported
+from gcp_storage_emulator import server  # noqa: E402, it collects the handlers when it is imported
+
+BOUNDARY = b"\n--==0=="  # of gcsfs
+decoded = server._decode_raw_data
+
+
+def with_whole_line_ends(*arguments):
+    content = decoded(*arguments)
+    return content and content.replace(BOUNDARY, b"\r" + BOUNDARY)
+
+
+server._decode_raw_data = with_whole_line_ends
 
 if __name__ == "__main__":
-    create_server("127.0.0.1", int(sys.argv[1]), in_memory=True, default_bucket=sys.argv[2]).run()
+    server.create_server("127.0.0.1", int(sys.argv[1]), in_memory=True, default_bucket=sys.argv[2]).run()

@@ -307,6 +307,13 @@ def test_images_in_a_bucket_are_those_of_a_disk(store, image_folder, tmp_path):
         open_images(f"{store.scheme}://tests/data/none", (12, 12, 1))
 
 
+@pytest.mark.parametrize("end", [b"\r", b"\n", b"\r\n", b"\0", b"--==0=="])
+def test_files_are_stored_to_the_last_byte(store, end):
+    path = store.path("bytes/file")
+    path.write_bytes(b"a" + end)
+    assert path.read_bytes() == b"a" + end
+
+
 def test_name_that_leads_out_of_a_folder_is_refused(store):
     if store.scheme == "gs":
         return  # the emulator does not take such a name
