@@ -39,9 +39,9 @@ from diffae_jax.training.program import abstract_states
 from diffae_jax.training.state import TrainState, make_optimizer
 
 INIT = "init"
-# keys that change what the outputs of a network mean, but not the shapes of its weights
+# keys that change what outputs mean or which block a weight is in, but not the shapes of weights
 MEANINGS = {
-    "autoencoder": ("model.num_heads", "train.schedule", "train.parameterization"),
+    "autoencoder": ("model.num_heads", "model.num_res_blocks", "train.schedule", "train.parameterization"),
     "prior": ("prior.schedule", "prior.parameterization"),
 }
 

@@ -271,9 +271,10 @@ def test_other_sizes_start_anew_where_they_do_not_fit_and_are_named(recorded, mo
     )
     assert f"The prior starts from nothing, because {model} has none of these shapes.\n" in output
 
-    tiny_config.model.attention_resolutions = (16, 32)
+    tiny_config.model.update(attention_resolutions=(16, 32), num_res_blocks=2)
     output = recorded(tiny_config, capsys)
     assert "  Random, because the model does not have them: encoder.blocks." in output
+    assert "  WARNING: the model was trained with model.num_res_blocks=1, not 2.\n" in output
 
 
 def test_model_that_does_not_fit_is_refused_and_the_folder_is_still_free(
