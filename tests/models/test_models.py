@@ -656,7 +656,7 @@ def test_remat_changes_memory_and_not_gradients():
     x_t, t = jnp.asarray(normal(16, 16, 16, 3)), jnp.arange(16)
     gradients, kept_bytes, compiled_bytes = {}, {}, {}
     for remat in (False, True):
-        settings = dict(image_shape=(16, 16, 3), base_channels=32, channel_mults=(1,), num_res_blocks=1)
+        settings = dict(image_shape=(16, 16, 3), base_channels=32, channel_mults=(1,))
         sizes = dict(embed_dim=32, attention_resolutions=(), condition=None)
         graphdef, params = split(filled(partial(UNet, **settings, **sizes, remat=remat)))
 
