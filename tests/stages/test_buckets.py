@@ -62,8 +62,8 @@ def assert_one_sentence(output, pattern):
         assert word not in output, output
 
 
-# the test below kills and resumes a run in GCS, and one further below takes its lock twice
-@pytest.mark.parametrize("store", ["s3", pytest.param("gs", marks=pytest.mark.long)], indirect=True)
+# the test below kills and resumes a run in S3, and one further below takes its lock twice
+@pytest.mark.parametrize("store", [pytest.param("s3", marks=pytest.mark.long), "gs"], indirect=True)
 def test_run_is_used_by_one_process_and_resumes_after_a_kill(store):
     workdir, endless = store.path("used"), "--config.train.num_images=1_000_000"
     process = start(workdir, endless, TRAINING, settings=store.settings)
@@ -79,7 +79,7 @@ def test_run_is_used_by_one_process_and_resumes_after_a_kill(store):
 
 
 # the test above kills and resumes a run in either kind of bucket
-@pytest.mark.parametrize("store", [pytest.param("s3", marks=pytest.mark.long), "gs"], indirect=True)
+@pytest.mark.parametrize("store", ["s3", pytest.param("gs", marks=pytest.mark.long)], indirect=True)
 def test_killed_run_ends_in_the_same_bundle_as_on_a_disk(store, whole):
     workdir = store.path("killed")
     process = start(workdir, MANY_STEPS, WITHOUT_EVALUATION, settings=store.settings)
