@@ -51,13 +51,12 @@ SLOW = (  # files of slow tests, the slowest first
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Puts slow tests first in the part that each worker begins with, so that all end together."""
     count = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    slow = [[item for name in SLOW[i::count] for item in items if item.path.name == name] for i in range(count)]
     others = iter([item for item in items if item.path.name not in SLOW])
-    sizes = [max(0, len(items) // count - len(part)) for part in slow]
-    items[:] = [
-        item for part, size in zip(slow, sizes, strict=True) for item in (*part, *itertools.islice(others, size))
-    ]
-    items += others
+    ordered = []
+    for i in range(count):
+        slow = [item for name in SLOW[i::count] for item in items if item.path.name == name]
+        ordered += [*slow, *itertools.islice(others, max(0, len(items) // count - len(slow)))]
+    items[:] = [*ordered, *others]
 
 
 @pytest.fixture

@@ -21,7 +21,6 @@ REPLACED = {
     'from_file("digits")': 'from_file("tiny.py")',
     "(64, 64, 1)": "(8, 8, 1)",
     "steps=40, step_size=0.1": "steps=2, num_steps=2",
-    'DiffAE.load("digits")': 'DiffAE.load("runs/digits/bundle")',  # notebooks use the model that ships
     " --download": "",
     "gs://BUCKET/faces.zip": "FOLDER",
     "gs://BUCKET/runs/faces": "runs/mine",  # before its part without a bucket

@@ -242,9 +242,9 @@ OUT = "ema_model.out.2.bias"
 
 
 def many(name):
-    """Adds a small tensor under 1,000 names."""
+    """Adds a small tensor under 3,000 names."""
     weight = np.zeros((32, 1, 1, 1), np.float32)
-    return lambda tree: tree["state_dict"].update({name.format(i): weight for i in range(1000)})
+    return lambda tree: tree["state_dict"].update({name.format(i): weight for i in range(3000)})
 
 
 def largest(tree):
@@ -266,9 +266,9 @@ def largest(tree):
 
 HOSTILE = {
     "largest network": (largest, "lacks ema_model"),
-    "too many layers": (many("ema_model.latent_net.layers.{}.linear.weight"), r"has 1,000 latent_net\.layers"),
-    "too many levels": (many("ema_model.input_blocks.{}.0.in_layers.2.weight"), "has 1000 input_blocks"),
-    "levels of the encoder": (many("ema_model.encoder.input_blocks.{}.0.x"), r"has 1000 encoder\.input_blocks"),
+    "too many layers": (many("ema_model.latent_net.layers.{}.linear.weight"), r"has 3,000 latent_net\.layers"),
+    "too many levels": (many("ema_model.input_blocks.{}.0.in_layers.2.weight"), "has 3000 input_blocks"),
+    "levels of the encoder": (many("ema_model.encoder.input_blocks.{}.0.x"), r"has 3000 encoder\.input_blocks"),
     "deep schedule": (hyper(beta_scheduler=DEEP), "beta_scheduler = a list"),
     "deep entry": (entry("note", DEEP), "not tensors: note"),
     "long schedule": (hyper(beta_scheduler="x" * 10**6), r"beta_scheduler = x{120}\."),

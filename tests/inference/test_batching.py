@@ -14,7 +14,7 @@ STEPS = 3
 
 @pytest.fixture(scope="module")
 def model(one_device):
-    return random_model(one_device, probes={"half": Probe("half", np.ones(8, np.float32), 0.1)})
+    return random_model(one_device, seed=2, probes={"half": Probe("half", np.ones(8, np.float32), 0.1)})
 
 
 def test_padding_is_bounded_and_makes_few_sizes():
@@ -51,7 +51,7 @@ def test_five_to_eight_images_share_their_programs_and_come_out_as_each_alone(mo
     for count in (5, 6, 7, 8):
         for found, expected in zip(results(model, 0, count), alone, strict=True):
             assert found.shape == expected[:count].shape
-            np.testing.assert_allclose(found, expected[:count], atol=3e-4)
+            np.testing.assert_allclose(found, expected[:count], atol=1e-4)
     assert compiled() == before
 
 
