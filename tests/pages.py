@@ -27,7 +27,8 @@ REPLACED = {
     "runs/faces/bundle": "runs/mine/bundle",
     "--probe folder ": "--probe smile ",
 }
-TRAINED = ("README",)  # pages whose training commands train; those of the others are checked
+TRAINED = ("README", "--config.name=mine")  # a page and the word of its training command that trains; others are checked
+SHIPPED = re.compile(r'(\bdiffae \w+ |load\(")digits\b')  # on all pages but README a smaller model takes its place
 TRAINING = (  # added to every training command: two steps of the tiny network
     *("--config.image_shape=(8, 8, 1)", "--config.model.base_channels=32", "--config.model.channel_mults=(1,)"),
     *("--config.model.encoder_channel_mults=(1,)", "--config.model.attention_resolutions=()"),
@@ -72,9 +73,11 @@ def commands(block: str) -> list[list[str]]:
     return [words for line in lines if (words := shlex.split(line, comments=True))]
 
 
-def replaced(text: str) -> str:
+def replaced(text: str, *, shipped: bool = False) -> str:
+    """Returns what runs instead of a block. With `shipped`, it keeps the model `digits` of the package."""
     for old, new in REPLACED.items():
         text = text.replace(old, new)
+    text = text if shipped else SHIPPED.sub(r"\g<1>runs/digits/bundle", text)
     return MANY_STEPS.sub(r"\g<1>2", text)
 
 
@@ -130,22 +133,23 @@ def own_data(page: str) -> dict[str, np.ndarray]:
 def run() -> None:
     """Runs the page that the first argument names, in the working folder of this process.
 
-    A second argument "train" lets all training commands train.
+    A second argument "train" lets all training commands train, and keeps the models of the package.
     """
     from diffae_jax.data.inspect import report
     from diffae_jax.inference import recommended
 
     report.SECONDS, recommended.DEFAULT_STEPS = SECONDS, STEPS
     path = Path(sys.argv[1])
-    trains = path.stem in TRAINED or sys.argv[2:] == ["train"]
+    all_train = sys.argv[2:] == ["train"]
     names = {"__name__": "__main__", **own_data(path.stem)}
     for kind, text in blocks(path.read_text()):
         print(f"--- {kind}\n{text}", flush=True)
+        text = replaced(text, shipped=all_train or path.stem == "README")
         if kind == "python":
-            exec(compile(replaced(text), f"{path.name}, a block", "exec"), names)
+            exec(compile(text, f"{path.name}, a block", "exec"), names)
         else:
-            for words in commands(replaced(text)):
-                run_command(words, trains=trains)
+            for words in commands(text):
+                run_command(words, trains=all_train or (path.stem == TRAINED[0] and TRAINED[1] in words))
 
 
 def run_command(words: list[str], *, trains: bool) -> None:

@@ -57,7 +57,9 @@ def test_blocks_run(page, prepared, tmp_path, hub):
     run(page, prepared, tmp_path / "folder", hub)
     if page == GALLERY:
         for picture in pictures(page.read_text()):
-            assert size_of(tmp_path / "folder" / picture) == size_of(page.parent / picture), picture
+            (size, frames), shown = size_of(tmp_path / "folder" / picture), size_of(page.parent / picture)
+            # equal frames are stored once, and those of the smaller model can be equal
+            assert (size, frames > 1) == (shown[0], shown[1] > 1), picture
 
 
 def test_each_picture_of_the_gallery_stands_below_the_lines_that_make_it():
@@ -75,6 +77,9 @@ def test_each_picture_of_the_gallery_stands_below_the_lines_that_make_it():
 @every_page
 def test_training_commands_of_all_pages_train(page, prepared, tmp_path, hub):
     run(page, prepared, tmp_path / "folder", hub, "train")
+    if page == GALLERY:
+        for picture in pictures(page.read_text()):
+            assert size_of(tmp_path / "folder" / picture) == size_of(page.parent / picture), picture
 
 
 def test_lines_are_commands():
