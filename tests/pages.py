@@ -27,7 +27,7 @@ REPLACED = {
     "runs/faces/bundle": "runs/mine/bundle",
     "--probe folder ": "--probe smile ",
 }
-TRAINED = ("README", "--config.name=mine")  # a page and the word of its training command that trains; others are checked
+TRAINED = "README", "--config.name=mine"  # the page and a word of the training command that trains; others are checked
 SHIPPED = re.compile(r'(\bdiffae \w+ |load\(")digits\b')  # on all pages but README a smaller model takes its place
 TRAINING = (  # added to every training command: two steps of the tiny network
     *("--config.image_shape=(8, 8, 1)", "--config.model.base_channels=32", "--config.model.channel_mults=(1,)"),
@@ -74,7 +74,7 @@ def commands(block: str) -> list[list[str]]:
 
 
 def replaced(text: str, *, shipped: bool = False) -> str:
-    """Returns what runs instead of a block. With `shipped`, it keeps the model `digits` of the package."""
+    """Returns what runs instead of a block. With `shipped`, it keeps the model of the package."""
     for old, new in REPLACED.items():
         text = text.replace(old, new)
     text = text if shipped else SHIPPED.sub(r"\g<1>runs/digits/bundle", text)
@@ -133,7 +133,7 @@ def own_data(page: str) -> dict[str, np.ndarray]:
 def run() -> None:
     """Runs the page that the first argument names, in the working folder of this process.
 
-    A second argument "train" lets all training commands train, and keeps the models of the package.
+    A second argument "train" lets all training commands train, with the model of the package.
     """
     from diffae_jax.data.inspect import report
     from diffae_jax.inference import recommended

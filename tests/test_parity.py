@@ -5,6 +5,7 @@ too, if its files are in ../shared/parity/tiny32. `pytest tests/test_parity.py -
 figures.
 """
 
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -23,6 +24,7 @@ from diffae_jax.evaluation import metrics
 from diffae_jax.models import abstract_model
 from diffae_jax.models.build import builder, prior_builder
 from diffae_jax.models.functional import flatten
+from tests.environment import QUICKLY
 
 MINI = Path(__file__).parent / "parity" / "mini16"
 LARGER = Path(__file__).parents[2] / "shared" / "parity" / "tiny32"
@@ -74,7 +76,7 @@ def test_single_passes(model, networks, expected):
     assert (
         difference("stylespace", model.network.unet.z_modulation(jnp.asarray(z)), expected["stylespace"]) <= SINGLE_PASS
     )
-    eps = jax.jit(autoencoder)(expected["x_t"], expected["t"].astype(np.int32), z)
+    eps = jax.jit(autoencoder, **QUICKLY)(expected["x_t"], expected["t"].astype(np.int32), z)
     assert difference("eps_pred", eps, expected["eps_pred"]) <= SINGLE_PASS
 
 
@@ -91,7 +93,7 @@ def test_loss_and_gradients(model, expected):
     graphdef, _ = abstract_model(builder(model.config, "float32"))
     x_0, t, eps = (jnp.asarray(expected[name]) for name in ("x0", "t", "eps"))
 
-    @jax.jit
+    @partial(jax.jit, **QUICKLY)
     def losses_and_grads(params):
         def mean_loss(params):
             network = nnx.merge(graphdef, params)
@@ -122,7 +124,7 @@ def test_loops(model, networks, expected):
     np.testing.assert_array_equal(grid.t, expected["timesteps"])
     assert difference("decode", model.decode(z, x_T, STEPS), expected["decode"]) <= LOOP
     unclipped = jax.jit(
-        lambda x: ddim_decode(autoencoder.noise_predictor(grid.t, jnp.asarray(z)), x, grid, clip=False)
+        lambda x: ddim_decode(autoencoder.noise_predictor(grid.t, jnp.asarray(z)), x, grid, clip=False), **QUICKLY
     )(x_T)
     assert difference("decode_unclipped", unclipped, expected["decode_unclipped"]) <= LOOP
     our_x_T = model.invert(expected["x0"], z, STEPS)
@@ -136,11 +138,11 @@ def test_loops(model, networks, expected):
 def test_latent_ddim(model, networks, expected):
     _, prior = networks
     z_t, t = jnp.asarray(expected["latent_in"]), jnp.asarray(expected["t"], jnp.int32)
-    assert difference("latent_eps_pred", jax.jit(prior)(z_t, t), expected["latent_eps_pred"]) <= SINGLE_PASS
+    assert difference("latent_eps_pred", jax.jit(prior, **QUICKLY)(z_t, t), expected["latent_eps_pred"]) <= SINGLE_PASS
     loss = diffusion_loss(latent_process(model.config), prior, z_t, t, jnp.asarray(expected["latent_noise"]))
     assert difference("latent_loss", loss, expected["latent_loss"]) <= SINGLE_PASS
     grid = ddim_grid("constant", STEPS)
-    sample = jax.jit(lambda z: ddim_decode(prior.noise_predictor(grid.t), z, grid, clip=False))(z_t)
+    sample = jax.jit(lambda z: ddim_decode(prior.noise_predictor(grid.t), z, grid, clip=False), **QUICKLY)(z_t)
     assert difference("latent_sample", sample, expected["latent_sample"]) <= LOOP
     z = model.statistics.denormalize(np.asarray(sample))
     assert difference("unconditional", model.decode(z, expected["x_T"], STEPS), expected["unconditional"]) <= LOOP
@@ -172,7 +174,7 @@ def test_baseline(fixture, expected, one_device):
     baseline = import_official(fixture / "ddpm.ckpt", mesh=one_device)
     assert baseline.config.model.z_dim is None
     network = nnx.merge(abstract_model(builder(baseline.config, "float32"))[0], baseline.params)
-    eps = jax.jit(network)(expected["x_t"], expected["t"].astype(np.int32))
+    eps = jax.jit(network, **QUICKLY)(expected["x_t"], expected["t"].astype(np.int32))
     assert difference("ddim_eps_pred", eps, expected["ddim_eps_pred"]) <= SINGLE_PASS
     assert difference("ddim_decode", baseline.decode(None, expected["x_T"], STEPS), expected["ddim_decode"]) <= LOOP
     x_T = baseline.invert(expected["x0"], num_steps=STEPS)

@@ -200,7 +200,7 @@ def test_batches_are_the_same_for_all_numbers_of_processes(name, data_sets, tmp_
     np.testing.assert_array_equal(np.concatenate(parts, axis=1), batches)
 
 
-# A worker takes seconds to start. These are opened in different ways, and the others as one of them.
+# A worker takes seconds to start. These are opened in different ways, the others like one of them.
 FOR_WORKERS = ("folder", "npy", "hdf5", "lmdb", "tfds", "zip", "parquet", "zarr", "dicom volumes", "tiff pages")
 
 

@@ -12,6 +12,7 @@ from diffae_jax.diffusion.loop import walk, walk_with_progress
 from diffae_jax.diffusion.process import Process
 from diffae_jax.diffusion.samplers import DDIM, DPMPP_2M, HEUN, SAMPLERS, stochastic_ddim
 from diffae_jax.diffusion.schedule import cumulative_alpha, timesteps
+from tests.environment import QUICKLY
 from tests.jaxprs import flops
 
 SCHEDULES = ("linear", "constant", "cosine")
@@ -138,7 +139,7 @@ def test_samplers_equal_float64_loops(name, clip):
     noise = [[jax.random.normal(jax.random.fold_in(key, step), (3, 2)) for key in keys] for step in t]
     expected = LOOPS[name](np.asarray(x, np.float64), steps, clip, np.asarray(noise, np.float64))
     predict, rows = process.predictor(lambda x, t: wavy(jnp, x, t), clip), sampler.rows(process.abar, 9)
-    found = jax.jit(lambda x, keys: walk(sampler, predict, x, rows, keys)[0])(x, keys)
+    found = jax.jit(lambda x, keys: walk(sampler, predict, x, rows, keys)[0], **QUICKLY)(x, keys)
     assert np.linalg.norm(found - expected) < 2e-5 * np.linalg.norm(expected)
     progress = walk_with_progress(sampler, predict, x, rows, keys)
     np.testing.assert_allclose(progress[-1], found, atol=1e-5)  # the last step ends at its x_0
@@ -215,7 +216,7 @@ def error_of(sampler, num_steps):
         table = jnp.asarray(abar)
         predict = process.predictor(lambda x, t: exact_eps(jnp, x, table[t]), clip=False)
         rows = jax.tree.map(lambda a: jnp.asarray(a[:-1]), sampler.rows(abar, num_steps))
-        found = np.asarray(jax.jit(lambda x: walk(sampler, predict, x, rows)[0])(jnp.asarray(x)))
+        found = np.asarray(jax.jit(lambda x: walk(sampler, predict, x, rows)[0], **QUICKLY)(jnp.asarray(x)))
     difference = found - exact_flow(x, abar[t[-1]], abar[0])
     return [np.sqrt(np.mean(part**2)) for part in (difference[:, :2], difference[:, 2:])]
 
@@ -260,10 +261,10 @@ def test_gradient_equals_finite_differences_with_and_without_remat(name):
             predict = process.predictor(lambda x, t: wavy(jnp, scale * x, t), clip=True)
             return jnp.sin(walk(sampler, predict, x, rows, keys, remat=remat)[0]).sum()
 
-        gradients = jax.jit(lambda x, s: [jax.grad(scalar, (0, 1))(x, s, remat) for remat in (False, True)])
+        gradients = jax.jit(lambda x, s: [jax.grad(scalar, (0, 1))(x, s, remat) for remat in (False, True)], **QUICKLY)
         (by_x, by_scale), with_remat = gradients(x, 0.7)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-8), with_remat, (by_x, by_scale))
-        value, step = jax.jit(lambda x, s: scalar(x, s, False)), 1e-6
+        value, step = jax.jit(lambda x, s: scalar(x, s, False), **QUICKLY), 1e-6
         ends = [value(x + sign * step * direction, 0.7 + sign * step) for sign in (1, -1)]
         finite = (ends[0] - ends[1]) / (2 * step)
         assert abs(finite) > 0.01

@@ -758,7 +758,7 @@ def test_latent_mlp_is_what_the_paper_draws():
         h = silu(h * p["layers"][i]["norm"]["scale"] + p["layers"][i]["norm"]["bias"])
     expected = dense(np.concatenate([h, x], axis=-1), p["out"])
     np.testing.assert_allclose(compiled(model)(z, t), expected, rtol=1e-4, atol=1e-5)
-    eps_fn = jax.jit(model.noise_predictor(t))
+    eps_fn = jax.jit(model.noise_predictor(t), **QUICKLY)
     np.testing.assert_allclose(eps_fn(z, 900)[1], expected[1], rtol=1e-4, atol=1e-5)
     assert np.isnan(eps_fn(z, 8)).all()
 
