@@ -1,8 +1,9 @@
-"""Runs the Python blocks and shell lines of a page, in order, in a folder with the files it names.
+"""Runs the Python blocks and shell lines of pages, in order, in folders with the files they name.
 
 A page runs as a reader would paste it, except for the constants below and `own_data`.
 """
 
+import os
 import re
 import shlex
 import shutil
@@ -28,7 +29,6 @@ REPLACED = {
     "--probe folder ": "--probe smile ",
 }
 TRAINED = "README", "--config.name=mine"  # the page and a word of the training command that trains; others are checked
-SHIPPED = re.compile(r'(\bdiffae \w+ |load\(")digits\b')  # on all pages but README a smaller model takes its place
 TRAINING = (  # added to every training command: two steps of the tiny network
     *("--config.image_shape=(8, 8, 1)", "--config.model.base_channels=32", "--config.model.channel_mults=(1,)"),
     *("--config.model.encoder_channel_mults=(1,)", "--config.model.attention_resolutions=()"),
@@ -73,11 +73,9 @@ def commands(block: str) -> list[list[str]]:
     return [words for line in lines if (words := shlex.split(line, comments=True))]
 
 
-def replaced(text: str, *, shipped: bool = False) -> str:
-    """Returns what runs instead of a block. With `shipped`, it keeps the model of the package."""
+def replaced(text: str) -> str:
     for old, new in REPLACED.items():
         text = text.replace(old, new)
-    text = text if shipped else SHIPPED.sub(r"\g<1>runs/digits/bundle", text)
     return MANY_STEPS.sub(r"\g<1>2", text)
 
 
@@ -131,25 +129,27 @@ def own_data(page: str) -> dict[str, np.ndarray]:
 
 
 def run() -> None:
-    """Runs the page that the first argument names, in the working folder of this process.
+    """Runs the pages that the arguments name, each in the subfolder of its name.
 
-    A second argument "train" lets all training commands train, with the model of the package.
+    They share a process and what it compiles. A first argument "train" lets all training commands
+    train.
     """
     from diffae_jax.data.inspect import report
     from diffae_jax.inference import recommended
 
     report.SECONDS, recommended.DEFAULT_STEPS = SECONDS, STEPS
-    path = Path(sys.argv[1])
-    all_train = sys.argv[2:] == ["train"]
-    names = {"__name__": "__main__", **own_data(path.stem)}
-    for kind, text in blocks(path.read_text()):
-        print(f"--- {kind}\n{text}", flush=True)
-        text = replaced(text, shipped=all_train or path.stem == "README")
-        if kind == "python":
-            exec(compile(text, f"{path.name}, a block", "exec"), names)
-        else:
-            for words in commands(text):
-                run_command(words, trains=all_train or (path.stem == TRAINED[0] and TRAINED[1] in words))
+    all_train, start = sys.argv[1] == "train", Path.cwd()
+    for page in map(Path, sys.argv[1 + all_train :]):
+        print(f"=== {page.name}", flush=True)
+        os.chdir(start / page.stem)
+        names = {"__name__": "__main__", **own_data(page.stem)}
+        for kind, text in blocks(page.read_text()):
+            print(f"--- {kind}\n{text}", flush=True)
+            if kind == "python":
+                exec(compile(replaced(text), f"{page.name}, a block", "exec"), names)
+            else:
+                for words in commands(replaced(text)):
+                    run_command(words, trains=all_train or (page.stem == TRAINED[0] and TRAINED[1] in words))
 
 
 def run_command(words: list[str], *, trains: bool) -> None:

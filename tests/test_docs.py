@@ -13,10 +13,11 @@ from tests.pages import blocks, commands, prepare
 from tests.processes import Forked
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [page for page in PAGES if any(blocks(page.read_text()))]
 GALLERY = ROOT / "docs" / "gallery.md"
-every_page = pytest.mark.parametrize(
-    "page", [page for page in PAGES if any(blocks(page.read_text()))], ids=lambda page: page.name
-)
+ALONE = ("README", "extend")  # the largest, and one that registers what is its own
+OTHERS = [page for page in PAGES if page.stem not in ALONE and page != GALLERY]
+GROUPS = [*([page] for page in PAGES if page.stem in ALONE), OTHERS[::2], OTHERS[1::2]]  # each runs in one process
 
 
 @pytest.fixture(scope="session")
@@ -43,23 +44,26 @@ def size_of(path):
         return picture.size, getattr(picture, "n_frames", 1)
 
 
-def run(page, prepared, folder, hub, *arguments):
-    shutil.copytree(prepared, folder)
-    if (folder / f"of {page.stem}").exists():
-        shutil.copytree(folder / f"of {page.stem}", folder, dirs_exist_ok=True)
+def run(pages, prepared, folder, hub, *arguments):
+    for page in pages:
+        shutil.copytree(prepared, folder / page.stem)
+        if (folder / page.stem / f"of {page.stem}").exists():
+            shutil.copytree(folder / page.stem / f"of {page.stem}", folder / page.stem, dirs_exist_ok=True)
     settings = hub | {"HF_HOME": str(folder / "hub")}
-    process = Forked("tests.pages:run", [str(page), *arguments], folder=folder, settings=settings)
-    assert process.wait() == 0, process.output
+    process = Forked("tests.pages:run", [*arguments, *pages], folder=folder, settings=settings)
+    assert process.wait(600) == 0, process.output
 
 
-@every_page
-def test_blocks_run(page, prepared, tmp_path, hub):
-    run(page, prepared, tmp_path / "folder", hub)
-    if page == GALLERY:
-        for picture in pictures(page.read_text()):
-            (size, frames), shown = size_of(tmp_path / "folder" / picture), size_of(page.parent / picture)
-            # equal frames are stored once, and those of the smaller model can be equal
-            assert (size, frames > 1) == (shown[0], shown[1] > 1), picture
+@pytest.mark.parametrize("pages", GROUPS, ids=lambda pages: pages[0].stem)
+def test_blocks_run(pages, prepared, tmp_path, hub):
+    run(pages, prepared, tmp_path, hub)
+
+
+@pytest.mark.long  # its calls are those of the pages that it names
+def test_gallery_makes_its_pictures(prepared, tmp_path, hub):
+    run([GALLERY], prepared, tmp_path, hub)
+    for picture in pictures(GALLERY.read_text()):
+        assert size_of(tmp_path / "gallery" / picture) == size_of(GALLERY.parent / picture), picture
 
 
 def test_each_picture_of_the_gallery_stands_below_the_lines_that_make_it():
@@ -74,12 +78,9 @@ def test_each_picture_of_the_gallery_stands_below_the_lines_that_make_it():
 
 
 @pytest.mark.long
-@every_page
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_training_commands_of_all_pages_train(page, prepared, tmp_path, hub):
-    run(page, prepared, tmp_path / "folder", hub, "train")
-    if page == GALLERY:
-        for picture in pictures(page.read_text()):
-            assert size_of(tmp_path / "folder" / picture) == size_of(page.parent / picture), picture
+    run([page], prepared, tmp_path, hub, "train")
 
 
 def test_lines_are_commands():

@@ -272,7 +272,7 @@ def test_lpips_and_fid_are_measured_if_their_networks_are_available(one_device, 
     model = random_model(one_device, image_shape=shape)
     rng = np.random.default_rng(0)
     held_out, training = (
-        Arrays(rng.integers(0, 256, (8, *shape), np.uint8), [f"{name}-{i}" for i in range(8)])
+        Arrays(rng.integers(0, 256, (4, *shape), np.uint8), [f"{name}-{i}" for i in range(4)])
         for name in ("held out", "training")
     )
     # LPIPS of random weights, and a space under the name of the one that is called FID
@@ -283,7 +283,7 @@ def test_lpips_and_fid_are_measured_if_their_networks_are_available(one_device, 
         model,
         held_out,
         training,
-        settings(programs=("reconstruction", "sampling", "neighbors"), num_samples=8),
+        settings(programs=("reconstruction", "sampling", "neighbors"), num_samples=4),
         tmp_path,
         networks=Networks(space, distance),
     )
@@ -291,12 +291,12 @@ def test_lpips_and_fid_are_measured_if_their_networks_are_available(one_device, 
     figure = found.section("reconstruction").find("LPIPS", reconstruction.INFERRED, "T = 2")
     assert figure.value == pytest.approx(distance(model.reconstruct(x_0, 2), x_0).mean(), rel=1e-3)
     sampled = found.section("sampling")
-    features = (space.features(images) for images in (model.sample(8, 0, 2, 2), x_0))
+    features = (space.features(images) for images in (model.sample(4, 0, 2, 2), x_0))
     fid = sampled.find("FID", sampling.SAMPLES)
     assert fid.value == pytest.approx(frechet_distance(*features), rel=1e-3)
     assert fid.low < fid.value < fid.high
     assert sampled.find("KID", sampling.SAMPLES).value == pytest.approx(
-        kernel_distance(space.features(model.sample(8, 0, 2, 2)), space.features(x_0), subset_size=4).mean, rel=1e-3
+        kernel_distance(space.features(model.sample(4, 0, 2, 2)), space.features(x_0), subset_size=2).mean, rel=1e-3
     )
     assert not found.section("reconstruction").notes[1:]
 

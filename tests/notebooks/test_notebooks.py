@@ -63,13 +63,13 @@ def test_all_are_here():
     assert [name for name in NAMES if f"[{name}]({name}.ipynb)" not in table] == []
 
 
-SIMILAR = ("reconstruct_and_interpolate", "sample", "train_on_your_images")  # pages of the docs have the same calls
+# pages of the docs have the same calls
+SIMILAR = ("reconstruct_and_interpolate", "sample", "train_on_your_images", "build_on_it")
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.long if n in SIMILAR else ()) for n in NAMES])
-def test_it_runs_in_short(name, whole, tmp_path):
-    smaller = {"MODEL": str(whole[0] / "bundle")} if name == "build_on_it" else {}  # it compiles many gradients
-    notebook = executed(name, tmp_path, SHORT[name] | smaller)
+def test_it_runs_in_short(name, tmp_path):
+    notebook = executed(name, tmp_path, SHORT[name])
     assert any(
         "image/png" in output.get("data", ()) for cell in notebook.cells for output in cell.get("outputs", ())
     ) or (name == "official_weights")
