@@ -22,6 +22,8 @@ REPLACED = {
     'from_file("digits")': 'from_file("tiny.py")',
     "(64, 64, 1)": "(8, 8, 1)",
     "steps=40, step_size=0.1": "steps=2, num_steps=2",
+    "jax.random.key(0), 302": "jax.random.key(0), 5",
+    "images=cells)": 'images=cells, stages=["autoencoder"])',
     " --download": "",
     "gs://BUCKET/faces.zip": "FOLDER",
     "gs://BUCKET/runs/faces": "runs/mine",  # before its part without a bucket
@@ -134,10 +136,13 @@ def run() -> None:
     They share a process and what it compiles. A first argument "train" lets all training commands
     train.
     """
+    from diffae_jax import DiffAE
     from diffae_jax.data.inspect import report
     from diffae_jax.inference import recommended
 
     report.SECONDS, recommended.DEFAULT_STEPS = SECONDS, STEPS
+    for method in (DiffAE.variations, DiffAE.sample, DiffAE.sample_class):
+        method.__defaults__ = tuple(STEPS if value == 100 else value for value in method.__defaults__)
     all_train, start = sys.argv[1] == "train", Path.cwd()
     for page in map(Path, sys.argv[1 + all_train :]):
         print(f"=== {page.name}", flush=True)
