@@ -31,6 +31,7 @@ _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*)$")
 _OPERANDS = re.compile(r"%([\w.\-]+)")
 _CALLED = re.compile(r"(?:calls|body|to_apply|called_computations)=\{?%?([\w.\-]+)")
 _TRIP_COUNT = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+_CONDITION = re.compile(r"condition=%?([\w.\-]+)")
 _LABELS = re.compile(r"dim_labels=(\w+)_(\w+)->(\w+)")
 _CONTRACTED = re.compile(r'lhs_contracting_dim(?:s=|ensions":)[{\[]([\d,"]*)[}\]]')  # of XLA and of cuBLAS
 
@@ -44,6 +45,7 @@ class Instruction:
     shapes: tuple[tuple[str, tuple[int, ...], bool], ...]  # of the result: (type, sizes, whether on chip)
     operands: tuple[str, ...]
     attributes: str
+    value: str  # of a constant
 
     @property
     def size(self) -> int:
@@ -160,7 +162,8 @@ def _parse(text: str) -> tuple[dict[str, dict[str, Instruction]], str]:
                 (kind, tuple(int(n) for n in sizes.split(",") if n), ON_CHIP in layout)
                 for kind, sizes, layout in _SHAPE.findall(result)
             )
-            current[name] = Instruction(name, opcode.strip(), shapes, tuple(_OPERANDS.findall(inside)), attributes)
+            operands, value = tuple(_OPERANDS.findall(inside)), inside if opcode.strip() == "constant" else ""
+            current[name] = Instruction(name, opcode.strip(), shapes, operands, attributes, value)
     return computations, entry
 
 
@@ -191,11 +194,31 @@ def _executed(
         if opcode in NO_KERNEL or opcode.endswith(("-done", "-update")):  # the end of what has started before
             continue
         if opcode in ("while", "call", "conditional", "async-start"):
-            trips = _TRIP_COUNT.search(instruction.attributes)
+            trips = _trip_count(computations, instruction)
             for called in _CALLED.findall(instruction.attributes):
-                yield from _executed(computations, called, times * int(trips[1] if trips else 1))
+                yield from _executed(computations, called, times * trips)
         else:
             yield computations[name], instruction, times
+
+
+def _trip_count(computations: dict[str, dict[str, Instruction]], instruction: Instruction) -> int:
+    """Returns how often a loop runs, or 1 for other instructions and if the program does not say.
+
+    The compiler for TPUs does not write it down: there, it is the bound that the counter of
+    `lax.scan`, which starts at zero, is compared with.
+    """
+    if trips := _TRIP_COUNT.search(instruction.attributes):
+        return int(trips[1])
+    condition = _CONDITION.search(instruction.attributes)
+    if not condition:
+        return 1
+    inside = computations[condition[1]]
+    *_, root = inside.values()
+    called = _CALLED.search(root.attributes)
+    *_, compared = computations[called[1]].values() if called else [root]
+    if compared.opcode != "compare" or "direction=LT" not in compared.attributes:
+        return 1
+    return next((int(inside[name].value) for name in root.operands if inside[name].opcode == "constant"), 1)
 
 
 def _kernel(

@@ -55,6 +55,14 @@ def test_digits_on_gpus(cache, digits, target):
     assert reduced == pytest.approx(4 * 1_361_000, rel=0.5)
 
 
+@pytest.mark.parametrize("target", ["v5e-8", "h100x8"])
+def test_every_step_of_a_decoding_counts(cache, digits, target):
+    (need,) = needs_of(digits, find_target(target), ["decode"])
+    steps = digits.evaluation.num_code_steps
+    inside = sum(kernel.flops for kernel in need.contents.kernels if kernel.times == steps)
+    assert inside * steps > 0.9 * need.contents.flops > 0
+
+
 def test_two_slices_of_tpus_reduce_over_the_network(cache, digits):
     (need,) = needs_of(digits, find_target("2xv5e-4"), ["train"])
     assert need.num_devices == 8

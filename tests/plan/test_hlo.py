@@ -45,6 +45,23 @@ def test_the_body_of_a_loop_counts_as_often_as_it_runs():
     assert {kernel.times for kernel in read.kernels if kernel.flops} == {13}
 
 
+def test_the_body_of_a_loop_counts_as_often_where_the_compiler_does_not_say_it():
+    """As that for TPUs, which leaves the bound in the condition."""
+
+    def loops(x, w):
+        def inner(x, _):
+            return lax.scan(lambda x, _: (jnp.tanh(x @ w), None), x, None, length=7)[0], None
+
+        return lax.scan(inner, x, None, length=13, reverse=True)[0]
+
+    abstract = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((32, 64), (64, 64)))
+    text = jax.jit(loops).lower(*abstract).compile().as_text()
+    assert text.count("known_trip_count") == 2
+    read = read_program(text.replace("known_trip_count", "unknown"))
+    assert read.flops == 7 * 13 * 2 * 32 * 64 * 64
+    assert {kernel.times for kernel in read.kernels if kernel.flops} == {7 * 13}
+
+
 def test_bytes_are_those_of_the_arrays_and_a_slice_reads_its_part():
     n = 2**16
     assert contents(lambda a, b: jnp.sin(a) + b, (n,), (n,)).bytes == 3 * 4 * n
