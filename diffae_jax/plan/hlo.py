@@ -218,7 +218,8 @@ def _trip_count(computations: dict[str, dict[str, Instruction]], instruction: In
     *_, compared = computations[called[1]].values() if called else [root]
     if compared.opcode != "compare" or "direction=LT" not in compared.attributes:
         return 1
-    return next((int(inside[name].value) for name in root.operands if inside[name].opcode == "constant"), 1)
+    bounds = (inside[name] for name in root.operands if inside[name].opcode == "constant")
+    return next((int(bound.value) for bound in bounds if bound.shapes[0][0] in ("s32", "s64")), 1)
 
 
 def _kernel(

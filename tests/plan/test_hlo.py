@@ -62,6 +62,13 @@ def test_the_body_of_a_loop_counts_as_often_where_the_compiler_does_not_say_it()
     assert {kernel.times for kernel in read.kernels if kernel.flops} == {7 * 13}
 
 
+def test_the_body_of_a_loop_without_a_number_of_steps_counts_once():
+    def until_large(x, w):
+        return lax.while_loop(lambda x: x[0, 0] < 2.5, lambda x: jnp.tanh(x @ w), x)
+
+    assert contents(until_large, (32, 64), (64, 64)).flops == 2 * 32 * 64 * 64
+
+
 def test_bytes_are_those_of_the_arrays_and_a_slice_reads_its_part():
     n = 2**16
     assert contents(lambda a, b: jnp.sin(a) + b, (n,), (n,)).bytes == 3 * 4 * n
