@@ -64,7 +64,7 @@ def test_the_body_of_a_loop_counts_as_often_where_the_compiler_does_not_say_it()
 
 def test_the_body_of_a_loop_without_a_number_of_steps_counts_once():
     def until_large(x, w):
-        return lax.while_loop(lambda x: x[0, 0] < 2.5, lambda x: jnp.tanh(x @ w), x)
+        return lax.while_loop(lambda state: state[0] < 2.5, lambda state: (state[1].sum(), state[1] @ w), (0.0, x))
 
     assert contents(until_large, (32, 64), (64, 64)).flops == 2 * 32 * 64 * 64
 
