@@ -52,6 +52,11 @@ class Instruction:
         """Bytes of the result in device memory."""
         return sum(_bytes(shape) for shape in self.shapes)
 
+    @property
+    def sizes(self) -> list[int]:
+        """Bytes of each array of the result, wherever it is."""
+        return [_bytes((kind, sizes, False)) for kind, sizes, _ in self.shapes]
+
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
@@ -123,17 +128,15 @@ def read_program(text: str) -> Contents:
     for computation, instruction, times in _executed(computations, entry, 1):
         kind = instruction.opcode.removesuffix("-start")
         if kind in COLLECTIVES:
-            read = sum(computation[name].size for name in instruction.operands if name in computation)
-            written = max((_bytes(shape) for shape in instruction.shapes), default=0)
-            if instruction.opcode == kind:
-                written = instruction.size
+            read = sum(sum(computation[name].sizes) for name in instruction.operands if name in computation)
+            written = sum(instruction.sizes) if instruction.opcode == kind else max(instruction.sizes, default=0)
             groups = re.search(
                 r"(?:replica_groups|source_target_pairs)=(.+?)(?:, (?!device_ids)[a-z_]+=|$)", instruction.attributes
             )
             collectives.append(Collective(kind, max(read, written), groups[1] if groups else "", times))
         elif kind in HOST_TRANSFERS and "Megascale" in instruction.attributes:  # a network between TPU slices
             if kind == "send":
-                size = sum(computation[name].size for name in instruction.operands if name in computation)
+                size = sum(sum(computation[name].sizes) for name in instruction.operands if name in computation)
                 collectives.append(Collective("all-reduce", size, "", times))
         elif kind in HOST_TRANSFERS or (kind == "custom-call" and "callback" in instruction.attributes):
             transfers += times

@@ -162,6 +162,28 @@ ENTRY %main (a: f32[256,128], b: f32[128,64]) -> f32[256,64] {
 }
 """
 
+SUMMED = """\
+HloModule tpu
+
+%add (x: f32[], y: f32[]) -> f32[] {
+  %x = f32[]{:T(128)} parameter(0)
+  %y = f32[]{:T(128)} parameter(1)
+  ROOT %sum = f32[]{:T(128)} add(%x, %y)
+}
+
+ENTRY %main (a: f32[256,128], b: f32[64]) -> (f32[256,128], f32[64]) {
+  %a = f32[256,128]{1,0:T(8,128)S(1)} parameter(0)
+  %b = f32[64]{0:T(128)} parameter(1)
+  ROOT %all = (f32[256,128]{1,0:T(8,128)S(1)}, f32[64]{0:T(128)}) all-reduce(%a, %b), replica_groups={{0,1}}, \
+to_apply=%add
+}
+"""
+
+
+def test_devices_exchange_what_is_in_their_fast_memory_too():
+    (collective,) = read_program(SUMMED).collectives
+    assert collective.bytes == 4 * (256 * 128 + 64)
+
 
 def test_kernel_of_cudnn():
     (kernel,) = read_program(CUDNN).kernels
