@@ -68,7 +68,6 @@ def plan(
     the devices. With `fit_memory`, it also does so if no settings fit.
     """
     from diffae_jax.plan.planning import needs_of, programs_of
-    from diffae_jax.runtime.console import say
 
     target = checked(config, target_name, program_names or ())
     if fit_memory:
@@ -81,12 +80,17 @@ def plan(
         config,
         target,
         program_names or programs_of(config),
-        lambda program, seconds: say(f"compiled {program} in {seconds:.0f} s"),
+        lambda program, seconds: _say(f"compiled {program} in {seconds:.0f} s"),
     )
     for line in describe(config, target, needs):
-        say(line)
+        _say(line)
     if file is not None:
         file.write_text(json.dumps([figures(config, need) for need in needs], indent=1) + "\n")
+
+
+def _say(line: str) -> None:
+    """Prints a line without looking for devices: JAX would complain of those that are absent."""
+    print(line, flush=True)
 
 
 def checked(config: "ConfigDict", target_name: str | None, program_names: Sequence[str]) -> "Target | None":
@@ -110,16 +114,16 @@ def checked(config: "ConfigDict", target_name: str | None, program_names: Sequen
 
 def _fitted(config: "ConfigDict", target: "Target") -> dict[str, Any]:
     from diffae_jax.plan.fitting import fit, flags_of
-    from diffae_jax.runtime.console import quantity, say
+    from diffae_jax.runtime.console import quantity
 
     def tried(settings, need):
         has = quantity(target.chip.usable, "B")
         fits = "fits" if need.memory <= target.chip.usable else "too much"
-        say(f"{quantity(need.memory, 'B'):>8} of {has}, {fits}: {flags_of(settings)}")
+        _say(f"{quantity(need.memory, 'B'):>8} of {has}, {fits}: {flags_of(settings)}")
 
     settings, _ = fit(config, target, tried)
     if settings:
-        say(f"\nTraining fits with these flags:\n\n    {flags_of(settings)}\n")
+        _say(f"\nTraining fits with these flags:\n\n    {flags_of(settings)}\n")
     return settings
 
 
