@@ -12,11 +12,11 @@ from tests.hub_server import TOKEN, serve
 from tests.pages import blocks, commands, prepare
 from tests.processes import Forked
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-PAGES = [page for page in PAGES if any(blocks(page.read_text()))]
+EVERY = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [page for page in EVERY if any(blocks(page.read_text()))]
 GALLERY = ROOT / "docs" / "gallery.md"
 ALONE = ("README", "extend")  # the largest, and one that registers what is its own
-OTHERS = [page for page in PAGES if page.stem not in ALONE and page != GALLERY]
+OTHERS = [page for page in PAGES if page.stem not in ALONE and page != GALLERY]  # the gallery repeats their calls
 GROUPS = [*([page] for page in PAGES if page.stem in ALONE), OTHERS[::2], OTHERS[1::2]]  # each runs in one process
 
 
@@ -46,9 +46,10 @@ def size_of(path):
 
 def run(pages, prepared, folder, hub, *arguments):
     for page in pages:
-        shutil.copytree(prepared, folder / page.stem)
-        if (folder / page.stem / f"of {page.stem}").exists():
-            shutil.copytree(folder / page.stem / f"of {page.stem}", folder / page.stem, dirs_exist_ok=True)
+        own = folder / page.stem
+        shutil.copytree(prepared, own)
+        if (own / f"of {page.stem}").exists():
+            shutil.copytree(own / f"of {page.stem}", own, dirs_exist_ok=True)
     settings = hub | {"HF_HOME": str(folder / "hub")}
     process = Forked("tests.pages:run", [*arguments, *pages], folder=folder, settings=settings)
     assert process.wait(600) == 0, process.output
@@ -57,13 +58,6 @@ def run(pages, prepared, folder, hub, *arguments):
 @pytest.mark.parametrize("pages", GROUPS, ids=lambda pages: pages[0].stem)
 def test_blocks_run(pages, prepared, tmp_path, hub):
     run(pages, prepared, tmp_path, hub)
-
-
-@pytest.mark.long  # its calls are those of the pages that it names
-def test_gallery_makes_its_pictures(prepared, tmp_path, hub):
-    run([GALLERY], prepared, tmp_path, hub)
-    for picture in pictures(GALLERY.read_text()):
-        assert size_of(tmp_path / "gallery" / picture) == size_of(GALLERY.parent / picture), picture
 
 
 def test_each_picture_of_the_gallery_stands_below_the_lines_that_make_it():
@@ -81,6 +75,9 @@ def test_each_picture_of_the_gallery_stands_below_the_lines_that_make_it():
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_training_commands_of_all_pages_train(page, prepared, tmp_path, hub):
     run([page], prepared, tmp_path, hub, "train")
+    if page == GALLERY:
+        for picture in pictures(page.read_text()):
+            assert size_of(tmp_path / "gallery" / picture) == size_of(page.parent / picture), picture
 
 
 def test_lines_are_commands():

@@ -128,7 +128,7 @@ def read_program(text: str) -> Contents:
     for computation, instruction, times in _executed(computations, entry, 1):
         kind = instruction.opcode.removesuffix("-start")
         if kind in COLLECTIVES:
-            read = sum(sum(computation[name].sizes) for name in instruction.operands if name in computation)
+            read = _sent(computation, instruction)
             written = sum(instruction.sizes) if instruction.opcode == kind else max(instruction.sizes, default=0)
             groups = re.search(
                 r"(?:replica_groups|source_target_pairs)=(.+?)(?:, (?!device_ids)[a-z_]+=|$)", instruction.attributes
@@ -136,13 +136,17 @@ def read_program(text: str) -> Contents:
             collectives.append(Collective(kind, max(read, written), groups[1] if groups else "", times))
         elif kind in HOST_TRANSFERS and "Megascale" in instruction.attributes:  # a network between TPU slices
             if kind == "send":
-                size = sum(sum(computation[name].sizes) for name in instruction.operands if name in computation)
-                collectives.append(Collective("all-reduce", size, "", times))
+                collectives.append(Collective("all-reduce", _sent(computation, instruction), "", times))
         elif kind in HOST_TRANSFERS or (kind == "custom-call" and "callback" in instruction.attributes):
             transfers += times
         else:
             kernels.append(_kernel(computations, computation, instruction, times))
     return Contents(tuple(kernels), tuple(collectives), transfers)
+
+
+def _sent(computation: dict[str, Instruction], instruction: Instruction) -> int:
+    """Returns the bytes of the operands, wherever they are."""
+    return sum(sum(computation[name].sizes) for name in instruction.operands if name in computation)
 
 
 def _parse(text: str) -> tuple[dict[str, dict[str, Instruction]], str]:
